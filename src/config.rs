@@ -1,0 +1,73 @@
+//! Settings, valid by construction.
+//!
+//! Every bound is checked where the value is made (`cli` for arguments), so the rest of the daemon
+//! takes a [`MountConfig`] as it is.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::ids::{DriveId, FileId, PartSize, Secret};
+
+/// What happens to a file that is unlinked or a folder that is removed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum RemoveMode {
+    /// To the drive's recycle bin.
+    #[default]
+    Trash,
+    /// For good.
+    Delete,
+}
+
+/// Everything that one mount needs to know.
+#[derive(Clone, Debug)]
+pub struct MountConfig {
+    /// Base URL of the API, without a path: `https://{domain_id}.api.aliyunpds.com`.
+    pub endpoint: url::Url,
+    /// The drive.
+    pub drive_id: DriveId,
+    /// The folder of the drive that becomes the root of the mount.
+    pub root_id: FileId,
+    /// The bearer token.
+    pub token: Secret<String>,
+    /// Where to mount; an existing folder.
+    pub mountpoint: PathBuf,
+    /// Let other users in.
+    pub allow_other: bool,
+    /// Refuse every change.
+    pub read_only: bool,
+    /// Owner of everything shown.
+    pub uid: u32,
+    /// Group of everything shown.
+    pub gid: u32,
+    /// Permission bits taken away from 0777 (folders) and 0666 (files).
+    pub umask: u16,
+    /// Size of upload parts.
+    pub part_size: PartSize,
+    /// Upper bound of parts in flight; the number adapts between 4 and this.
+    pub parts_in_flight_max: usize,
+    /// All write buffers together, in bytes.
+    pub buffer_bytes_max: u64,
+    /// Blocks kept for reading, in bytes.
+    pub read_cache_bytes_max: u64,
+    /// How long names and attributes are taken as true.
+    pub metadata_ttl: Duration,
+    /// How long close waits for the drive before it reports an error.
+    pub commit_timeout: Duration,
+    /// What unlink does.
+    pub remove: RemoveMode,
+    /// Where parts go that do not fit into memory; an existing folder.
+    pub spill_dir: PathBuf,
+}
+
+impl MountConfig {
+    /// Default of [`Self::parts_in_flight_max`].
+    pub const PARTS_IN_FLIGHT_MAX: usize = 32;
+    /// Default of [`Self::buffer_bytes_max`]: 256 MiB.
+    pub const BUFFER_BYTES_MAX: u64 = 256 << 20;
+    /// Default of [`Self::read_cache_bytes_max`]: 64 MiB.
+    pub const READ_CACHE_BYTES_MAX: u64 = 64 << 20;
+    /// Default of [`Self::metadata_ttl`]: 15 s.
+    pub const METADATA_TTL: Duration = Duration::from_secs(15);
+    /// Default of [`Self::commit_timeout`]: 10 min.
+    pub const COMMIT_TIMEOUT: Duration = Duration::from_secs(600);
+}

@@ -1,0 +1,2 @@
+//! The `pdsfs` program.
+fn main() {}

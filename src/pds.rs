@@ -1,0 +1,9 @@
+//! The remote drive: shapes, transport, authentication, and one typed method per endpoint.
+//!
+//! `types` is shapes only and is shared with the embedded server; everything else is the client's.
+
+pub mod auth;
+pub mod drive;
+pub mod retry;
+pub mod transport;
+pub mod types;

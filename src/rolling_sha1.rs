@@ -1,0 +1,123 @@
+//! SHA-1 over appended bytes, with the chaining value (midstate) at 64-byte boundaries.
+//!
+//! PDS takes parts of one file in parallel if each part comes with the SHA-1 state *before* it
+//! (`parallel_sha1_ctx`, API page `UploadPartInfo`). A front-to-back writer has that state for free.
+//! Pure: no I/O, and the compression function is the `sha1` crate's. The embedded server checks
+//! our midstates by another route (the crate's own state serialisation), never by this file.
+
+use sha1::block_api::compress;
+
+use crate::ids::Sha1Hash;
+
+const BLOCK_BYTES: usize = 64;
+const INITIAL: [u32; 5] = [0x6745_2301, 0xEFCD_AB89, 0x98BA_DCFE, 0x1032_5476, 0xC3D2_E1F0];
+
+/// The SHA-1 state before a part: the five chaining words after exactly `part_offset` bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sha1Ctx {
+    /// H0 to H4.
+    pub h: [u32; 5],
+    /// File bytes before the part; a multiple of 64.
+    pub part_offset: u64,
+}
+
+/// The running SHA-1 of everything appended so far.
+#[derive(Clone, Debug)]
+pub struct RollingSha1 {
+    state: [u32; 5],
+    tail: [u8; BLOCK_BYTES],
+    bytes: u64,
+}
+
+impl Default for RollingSha1 {
+    fn default() -> Self {
+        Self { state: INITIAL, tail: [0; BLOCK_BYTES], bytes: 0 }
+    }
+}
+
+impl RollingSha1 {
+    /// Bytes appended so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn tail_bytes(&self) -> usize {
+        // The remainder is below 64, so the conversion cannot lose anything.
+        (self.bytes % BLOCK_BYTES as u64) as usize
+    }
+
+    /// Appends `data`.
+    pub fn update(&mut self, mut data: &[u8]) {
+        let held = self.tail_bytes();
+        self.bytes += data.len() as u64;
+        if held > 0 {
+            let taken = data.len().min(BLOCK_BYTES - held);
+            self.tail[held..held + taken].copy_from_slice(&data[..taken]);
+            data = &data[taken..];
+            if held + taken < BLOCK_BYTES {
+                return;
+            }
+            compress(&mut self.state, &[self.tail]);
+        }
+        let (blocks, rest) = data.as_chunks::<BLOCK_BYTES>();
+        compress(&mut self.state, blocks);
+        self.tail[..rest.len()].copy_from_slice(rest);
+    }
+
+    /// The midstate here, or `None` where the length so far is not a multiple of 64.
+    pub fn ctx(&self) -> Option<Sha1Ctx> {
+        (self.tail_bytes() == 0).then_some(Sha1Ctx { h: self.state, part_offset: self.bytes })
+    }
+
+    /// The SHA-1 of everything appended so far; appending may go on afterwards.
+    pub fn digest(&self) -> Sha1Hash {
+        let mut end = self.clone();
+        let bits = self.bytes * 8;
+        let held = self.tail_bytes();
+        let pad_bytes = if held < 56 { 56 - held } else { 120 - held };
+        let mut padding = [0; 2 * BLOCK_BYTES];
+        padding[0] = 0x80;
+        padding[pad_bytes..pad_bytes + 8].copy_from_slice(&bits.to_be_bytes());
+        end.update(&padding[..pad_bytes + 8]);
+        let mut out = [0; 20];
+        for (chunk, word) in out.chunks_exact_mut(4).zip(end.state) {
+            chunk.copy_from_slice(&word.to_be_bytes());
+        }
+        Sha1Hash(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use sha1::{Digest, Sha1};
+
+    #[test]
+    fn known_answers() {
+        let mut rolling = RollingSha1::default();
+        assert_eq!(rolling.digest().to_string(), "DA39A3EE5E6B4B0D3255BFEF95601890AFD80709");
+        rolling.update(b"abc");
+        assert_eq!(rolling.digest().to_string(), "A9993E364706816ABA3E25717850C26C9CD0D89D");
+        assert!(rolling.ctx().is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn equals_sha1_under_any_chunking(data in prop::collection::vec(any::<u8>(), 0..2000),
+                                          cuts in prop::collection::vec(0usize..300, 0..20)) {
+            let mut rolling = RollingSha1::default();
+            let mut rest = &data[..];
+            for cut in cuts {
+                let (head, tail) = rest.split_at(cut.min(rest.len()));
+                rolling.update(head);
+                prop_assert_eq!(rolling.ctx().is_some(), rolling.bytes() % 64 == 0);
+                rest = tail;
+            }
+            rolling.update(rest);
+            let expected: [u8; 20] = Sha1::digest(&data).into();
+            prop_assert_eq!(rolling.digest().0, expected);
+            prop_assert_eq!(rolling.bytes(), data.len() as u64);
+        }
+    }
+}
