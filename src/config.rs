@@ -6,7 +6,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::ids::{DriveId, FileId, PartSize, Secret};
+use crate::ids::{DriveId, FileId, PartSize};
+pub use crate::pds::auth::Credential;
 
 /// What happens to a file that is unlinked or a folder that is removed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -27,8 +28,8 @@ pub struct MountConfig {
     pub drive_id: DriveId,
     /// The folder of the drive that becomes the root of the mount.
     pub root_id: FileId,
-    /// The bearer token.
-    pub token: Secret<String>,
+    /// Where the bearer token comes from.
+    pub credential: Credential,
     /// Where to mount; an existing folder.
     pub mountpoint: PathBuf,
     /// Let other users in.
@@ -53,6 +54,10 @@ pub struct MountConfig {
     pub metadata_ttl: Duration,
     /// How long close waits for the drive before it reports an error.
     pub commit_timeout: Duration,
+    /// Longest wait for the answer of one metadata call, in one attempt.
+    pub call_timeout: Duration,
+    /// Longest time without a byte moving in a transfer before the attempt is given up.
+    pub stall_timeout: Duration,
     /// What unlink does.
     pub remove: RemoveMode,
     /// Where parts go that do not fit into memory; an existing folder.
@@ -68,6 +73,10 @@ impl MountConfig {
     pub const READ_CACHE_BYTES_MAX: u64 = 64 << 20;
     /// Default of [`Self::metadata_ttl`]: 15 s.
     pub const METADATA_TTL: Duration = Duration::from_secs(15);
+    /// Default of [`Self::call_timeout`]: 30 s.
+    pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+    /// Default of [`Self::stall_timeout`]: 60 s.
+    pub const STALL_TIMEOUT: Duration = Duration::from_secs(60);
     /// Default of [`Self::commit_timeout`]: 10 min.
     pub const COMMIT_TIMEOUT: Duration = Duration::from_secs(600);
 }

@@ -1,1 +1,4 @@
-//! Placeholder.
+//! Placeholder: content.
+pub mod budget;
+pub mod in_flight;
+pub mod part;

@@ -1,1 +1,399 @@
-//! Placeholder.
+//! One typed method per endpoint of a drive: what calls mean.
+//!
+//! Adds the bearer, renews it once where it is refused, and *reconciles by reading* where a call
+//! may or may not have been carried out. Answers are checked before they become types.
+//! Uploading has its own file, `drive/upload.rs`.
+
+mod meta;
+mod upload;
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::config::{MountConfig, RemoveMode};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{DriveId, FileId, RevisionId, Secret};
+use crate::pds::auth::TokenSource;
+use crate::pds::retry::{Failure, Idempotency, RetryPolicy};
+use crate::pds::transport::{Call, GetAnswer, Timeouts, Transport};
+use crate::pds::types::{
+    AsyncResponse, AsyncTask, AsyncTaskRequest, BatchItem, BatchRequest, BatchResponse, CheckNameMode,
+    CreateRequest, CreateResponse, DownloadUrlRequest, DownloadUrlResponse, DriveInfo, DriveRequest, File,
+    FileRequest, FileType, ListRequest, ListResponse, MoveRequest, UpdateRequest,
+};
+
+pub use meta::FileMeta;
+pub use upload::{Created, Expected, NewFile, PutOutcome, Upload};
+
+/// Entries per listing page: the largest that the documents allow.
+const PAGE_ENTRIES: u32 = 100;
+/// Lifetime asked for a download URL.
+const DOWNLOAD_URL_TTL: Duration = Duration::from_secs(3600);
+/// How long a task of the service (trashing a large folder) is waited for.
+const TASK_ELAPSED_MAX: Duration = Duration::from_secs(50);
+/// Sub-requests of one `/v2/batch`.
+pub const BATCH_MAX: usize = 100;
+
+/// One page of a folder.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Page {
+    /// Its entries, in the order of their names.
+    pub items: Vec<FileMeta>,
+    /// `None` at the end.
+    pub next_marker: Option<String>,
+}
+
+/// Space on a drive.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Quota {
+    /// `None` is unlimited.
+    pub total_bytes: Option<u64>,
+    /// In use.
+    pub used_bytes: u64,
+}
+
+/// Where content can be read for a while.
+#[derive(Clone, Debug)]
+pub struct DownloadUrl {
+    /// Signed.
+    pub url: Secret<String>,
+    /// When to stop using it.
+    pub expires_at: Instant,
+    /// The revision that it serves, where the service says so.
+    pub revision: Option<RevisionId>,
+    /// Bytes of the content, where the service says so.
+    pub size: Option<u64>,
+}
+
+/// Why a range could not be read.
+#[derive(Clone, Debug)]
+pub enum RangeError {
+    /// The URL has expired: ask for a new one.
+    Expired,
+    /// Everything else; transient failures have been retried.
+    Failed(Error),
+}
+
+/// A drive of a domain. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Drive(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    transport: Transport,
+    tokens: TokenSource,
+    endpoint: url::Url,
+    drive_id: DriveId,
+    transfer: RetryPolicy,
+    /// Cleared for good when the domain refuses parallel uploads.
+    parallel: AtomicBool,
+}
+
+impl Drive {
+    /// A drive as configured; no call is made yet.
+    pub fn new(config: &MountConfig) -> Result<Self> {
+        let timeouts = Timeouts {
+            connect: Duration::from_secs(10),
+            call: config.call_timeout,
+            stall: config.stall_timeout,
+        };
+        let loopback = match config.endpoint.host() {
+            Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+            Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+            Some(url::Host::Domain(name)) => name == "localhost",
+            None => false,
+        };
+        Ok(Self(Arc::new(Inner {
+            transport: Transport::new(timeouts, loopback)?,
+            tokens: TokenSource::new(config.credential.clone())?,
+            endpoint: config.endpoint.clone(),
+            drive_id: config.drive_id.clone(),
+            transfer: RetryPolicy::transfer(config.commit_timeout),
+            parallel: AtomicBool::new(true),
+        })))
+    }
+
+    /// The drive's id.
+    pub fn id(&self) -> &DriveId {
+        &self.0.drive_id
+    }
+
+    /// One call with the bearer; a refused token is renewed once.
+    async fn call<A: DeserializeOwned>(
+        &self,
+        path: &str,
+        idempotency: Idempotency,
+        policy: RetryPolicy,
+        body: &impl Serialize,
+    ) -> std::result::Result<A, Failure> {
+        let inner = &*self.0;
+        let mut url = inner.endpoint.clone();
+        url.set_path(path);
+        let bearer = inner.tokens.bearer();
+        let call = Call { url: &url, bearer: Some(&bearer), idempotency, policy };
+        let failure = match inner.transport.json(call, body).await {
+            Err(failure) if failure.error.kind() == ErrorKind::Unauthenticated => failure,
+            answer => return answer,
+        };
+        if let Err(error) = inner.tokens.renew(&bearer, &inner.transport, &inner.endpoint).await {
+            return Err(Failure { error, ..failure });
+        }
+        let bearer = inner.tokens.bearer();
+        inner.transport.json(Call { bearer: Some(&bearer), ..call }, body).await
+    }
+
+    async fn ask<A: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> std::result::Result<A, Failure> {
+        self.call(path, Idempotency::Safe, RetryPolicy::INTERACTIVE, body).await
+    }
+
+    /// One page of a folder, ordered by name; `marker` is empty for the first one.
+    pub async fn list_page(&self, parent: &FileId, marker: &str) -> Result<Page> {
+        let request = ListRequest {
+            drive_id: self.id(),
+            parent_file_id: parent,
+            limit: PAGE_ENTRIES,
+            marker,
+            order_by: "name",
+            order_direction: "ASC",
+        };
+        let page: ListResponse = self.ask("/v2/file/list", &request).await?;
+        let mut items = Vec::with_capacity(page.items.len());
+        for file in page.items {
+            match FileMeta::try_from(file) {
+                Ok(meta) => items.push(meta),
+                Err(error) => tracing::warn!(%error, "an entry of a listing cannot be shown"),
+            }
+        }
+        Ok(Page { items, next_marker: Some(page.next_marker).filter(|m| !m.is_empty()) })
+    }
+
+    /// One object. `NotFound` where it is gone, in the recycle bin, or still uploading.
+    pub async fn get(&self, file: &FileId) -> Result<FileMeta> {
+        let file: File =
+            self.ask("/v2/file/get", &FileRequest { drive_id: self.id(), file_id: file }).await?;
+        FileMeta::try_from(file)
+    }
+
+    /// Makes a folder; `Exists` where the name is taken.
+    pub async fn create_folder(&self, parent: &FileId, name: &str) -> Result<FileMeta> {
+        let request = CreateRequest {
+            drive_id: self.id(),
+            parent_file_id: parent,
+            name,
+            file_type: FileType::Folder,
+            check_name_mode: CheckNameMode::Refuse,
+            file_id: None,
+            size: None,
+            parallel_upload: None,
+            part_info_list: Vec::new(),
+            content_hash: None,
+            content_hash_name: None,
+            local_modified_at: None,
+        };
+        let attempt = || {
+            self.call::<CreateResponse>(
+                "/v2/file/create",
+                Idempotency::Once,
+                RetryPolicy::INTERACTIVE,
+                &request,
+            )
+        };
+        let mut perhaps_ours = false;
+        let mut answer = attempt().await;
+        if matches!(&answer, Err(f) if f.sent == crate::pds::retry::Sent::Maybe) {
+            // The first call may have made the folder: then the second one finds it.
+            perhaps_ours = true;
+            answer = attempt().await;
+        }
+        let answer = answer?;
+        let is_folder = answer.file_type != Some(FileType::File);
+        if answer.exist && !(perhaps_ours && is_folder) {
+            return Err(Error::new(ErrorKind::Exists, format!("{name:?} exists on the drive")));
+        }
+        self.get(&answer.file_id).await
+    }
+
+    /// To the recycle bin, or away for good. An object that is gone already is a success.
+    pub async fn remove(&self, file: &FileId, mode: RemoveMode) -> Result<()> {
+        let path = match mode {
+            RemoveMode::Trash => "/v2/recyclebin/trash",
+            RemoveMode::Delete => "/v2/file/delete",
+        };
+        let request = FileRequest { drive_id: self.id(), file_id: file };
+        match self.ask::<Option<AsyncResponse>>(path, &request).await {
+            Ok(answer) => self.finish_task(answer).await,
+            Err(failure) if failure.error.kind() == ErrorKind::NotFound => Ok(()),
+            Err(failure) => Err(failure.error),
+        }
+    }
+
+    /// Gives an object another name in its folder; `Exists` where it is taken.
+    pub async fn rename(&self, file: &FileId, name: &str) -> Result<FileMeta> {
+        let request = UpdateRequest {
+            drive_id: self.id(),
+            file_id: file,
+            name: Some(name),
+            check_name_mode: Some(CheckNameMode::Refuse),
+            local_modified_at: None,
+        };
+        let meta = match self.ask::<File>("/v2/file/update", &request).await {
+            Ok(file) => FileMeta::try_from(file)?,
+            // A second attempt may find the name taken by the first one.
+            Err(failure) if failure.error.kind() == ErrorKind::Exists => self.get(file).await?,
+            Err(failure) => return Err(failure.error),
+        };
+        if meta.name == name && meta.file_id == *file {
+            return Ok(meta);
+        }
+        Err(Error::new(ErrorKind::Exists, format!("{name:?} exists on the drive")))
+    }
+
+    /// Moves an object to another folder under its name; `Exists` where that is taken there.
+    pub async fn relocate(&self, file: &FileId, to_parent: &FileId) -> Result<()> {
+        let request = MoveRequest {
+            drive_id: self.id(),
+            file_id: file,
+            to_parent_file_id: to_parent,
+            check_name_mode: CheckNameMode::Refuse,
+        };
+        let taken = match self.ask::<Option<AsyncResponse>>("/v2/file/move", &request).await {
+            Ok(Some(answer)) if answer.exist => {
+                Error::new(ErrorKind::Exists, "the name exists in that folder")
+            }
+            Ok(answer) => return self.finish_task(answer).await,
+            Err(failure) if failure.error.kind() == ErrorKind::Exists => failure.error,
+            Err(failure) => return Err(failure.error),
+        };
+        // A second attempt may find the name taken by the first one.
+        if self.get(file).await?.parent_id.as_ref() == Some(to_parent) { Ok(()) } else { Err(taken) }
+    }
+
+    /// Stores a modification time (milliseconds).
+    pub async fn set_mtime(&self, file: &FileId, mtime: SystemTime) -> Result<FileMeta> {
+        let request = self.mtime_request(file, mtime);
+        FileMeta::try_from(self.ask::<File>("/v2/file/update", &request).await?)
+    }
+
+    fn mtime_request<'a>(&'a self, file: &'a FileId, mtime: SystemTime) -> UpdateRequest<'a> {
+        let local_modified_at = meta::wire_time(mtime);
+        UpdateRequest {
+            drive_id: self.id(),
+            file_id: file,
+            name: None,
+            check_name_mode: None,
+            local_modified_at,
+        }
+    }
+
+    /// Stores the modification times of up to [`BATCH_MAX`] objects in one call; the outcome of
+    /// each, in order.
+    pub async fn set_mtimes(&self, changes: &[(FileId, SystemTime)]) -> Result<Vec<Result<()>>> {
+        let requests = changes.iter().enumerate().map(|(index, (file, mtime))| BatchItem {
+            id: index.to_string(),
+            method: "POST",
+            url: "/file/update",
+            body: self.mtime_request(file, *mtime),
+        });
+        let request = BatchRequest { resource: "file", requests: requests.collect() };
+        let answer: BatchResponse = self.ask("/v2/batch", &request).await?;
+        let mut outcomes: Vec<Result<()>> =
+            vec![Err(Error::new(ErrorKind::Protocol, "the batch answer leaves this one out")); changes.len()];
+        for response in answer.responses {
+            let Some(outcome) = response.id.parse::<usize>().ok().and_then(|index| outcomes.get_mut(index))
+            else {
+                continue;
+            };
+            *outcome = match response.status {
+                200..300 => Ok(()),
+                404 => Err(Error::new(ErrorKind::NotFound, "the file is gone")),
+                status => Err(Error::new(ErrorKind::Io, format!("update in a batch: status {status}"))),
+            };
+        }
+        Ok(outcomes)
+    }
+
+    /// Space of the drive.
+    pub async fn quota(&self) -> Result<Quota> {
+        let drive: DriveInfo = self.ask("/v2/drive/get", &DriveRequest { drive_id: self.id() }).await?;
+        Ok(Quota {
+            total_bytes: u64::try_from(drive.total_size).ok(),
+            used_bytes: u64::try_from(drive.used_size).unwrap_or(0),
+        })
+    }
+
+    /// A URL to read a revision (`None`: the newest) for about an hour.
+    pub async fn download_url(&self, file: &FileId, revision: Option<&RevisionId>) -> Result<DownloadUrl> {
+        let request = DownloadUrlRequest {
+            drive_id: self.id(),
+            file_id: file,
+            revision_id: revision,
+            expire_sec: DOWNLOAD_URL_TTL.as_secs() as u32,
+        };
+        let asked_at = Instant::now();
+        let answer: DownloadUrlResponse = self.ask("/v2/file/get_download_url", &request).await?;
+        Ok(DownloadUrl {
+            url: Secret::new(answer.url),
+            expires_at: asked_at + DOWNLOAD_URL_TTL,
+            revision: answer.revision_id,
+            size: answer.size,
+        })
+    }
+
+    /// Exactly the bytes of `range`, which must not be empty.
+    pub async fn read_range(
+        &self,
+        url: &DownloadUrl,
+        range: Range<u64>,
+    ) -> std::result::Result<Bytes, RangeError> {
+        let answer =
+            self.0.transport.get_range(&url.url, range.start, range.end, RetryPolicy::INTERACTIVE).await;
+        match answer {
+            Ok(GetAnswer::Bytes(bytes, total)) => match (total, url.size) {
+                (Some(total), Some(size)) if total != size => {
+                    let detail = format!("the content has {total} bytes, not the {size} that were announced");
+                    Err(RangeError::Failed(Error::new(ErrorKind::Stale, detail)))
+                }
+                _ => Ok(bytes),
+            },
+            Ok(GetAnswer::Expired) => Err(RangeError::Expired),
+            Err(failure) => Err(RangeError::Failed(failure.error)),
+        }
+    }
+
+    /// Waits for a task that the service goes on with after its answer.
+    async fn finish_task(&self, answer: Option<AsyncResponse>) -> Result<()> {
+        let Some(id) = answer.map(|a| a.async_task_id).filter(|id| !id.is_empty()) else {
+            return Ok(());
+        };
+        let start = Instant::now();
+        let mut pause = Duration::from_millis(50);
+        loop {
+            let task: AsyncTask =
+                self.ask("/v2/async_task/get", &AsyncTaskRequest { async_task_id: &id }).await?;
+            match task.state.as_str() {
+                "Succeed" => return Ok(()),
+                "Failed" | "PartialSucceed" => {
+                    let detail = format!("the service gave up: {} {}", task.error_code, task.error_message);
+                    return Err(Error::new(ErrorKind::Io, detail));
+                }
+                _ if start.elapsed() > TASK_ELAPSED_MAX => {
+                    let detail = "the service has not finished; it goes on by itself";
+                    return Err(Error::new(ErrorKind::Timeout, detail));
+                }
+                // There is no event to wait for: the API offers polling only.
+                _ => tokio::time::sleep(pause).await,
+            }
+            pause = (pause * 2).min(Duration::from_secs(5));
+        }
+    }
+}

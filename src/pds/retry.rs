@@ -1,1 +1,189 @@
-//! Placeholder.
+//! The one retry policy: what may be tried again, how often, and after which pause.
+//!
+//! Whether an attempt may be repeated is the product of two facts: how it failed ([`Sent`]) and
+//! what a second attempt would do ([`Idempotency`]). Everything else is a bounded, jittered
+//! schedule. Nobody outside `transport.rs` repeats a request.
+
+use std::time::{Duration, Instant};
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+
+use crate::error::Error;
+
+/// What a second attempt of a request would do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Idempotency {
+    /// Nothing that the first one did not do: list, get, part URLs, ranged GET, PUT of a part.
+    Safe,
+    /// Perhaps something else: retried only where the first attempt was surely not carried out.
+    Once,
+}
+
+/// How far a failed attempt got.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sent {
+    /// The server refused before doing anything (429) or never saw the request.
+    No,
+    /// The request may have been carried out: the answer was lost or unusable.
+    Maybe,
+    /// The server answered, and the answer is final.
+    Answered,
+}
+
+/// A failed attempt, or the last one of a failed request.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// For the program that asked.
+    pub error: Error,
+    /// The service's code (`NotFound.UploadId`), or empty.
+    pub code: String,
+    /// How far it got.
+    pub sent: Sent,
+    /// The pause that the server asked for.
+    pub retry_after: Option<Duration>,
+}
+
+impl Failure {
+    /// Whether the code is `class` or begins with `class.`.
+    pub fn is(&self, class: &str) -> bool {
+        self.code.strip_prefix(class).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        failure.error
+    }
+}
+
+/// Bounds of the repetition of one request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RetryPolicy {
+    /// Attempts in all.
+    pub attempts_max: usize,
+    /// From the first attempt to the start of the last.
+    pub elapsed_max: Duration,
+    /// Pause after the first attempt; doubles from there, plus a random part of itself.
+    pub delay_base: Duration,
+    /// Longest pause of our own making.
+    pub delay_max: Duration,
+}
+
+impl RetryPolicy {
+    /// A request that somebody at a terminal waits for.
+    pub const INTERACTIVE: Self = Self {
+        attempts_max: 8,
+        elapsed_max: Duration::from_secs(30),
+        delay_base: Duration::from_millis(100),
+        delay_max: Duration::from_secs(5),
+    };
+
+    /// A transfer that must not fail while there is time left.
+    pub fn transfer(elapsed_max: Duration) -> Self {
+        Self {
+            attempts_max: 1000,
+            elapsed_max,
+            delay_base: Duration::from_millis(200),
+            delay_max: Duration::from_secs(10),
+        }
+    }
+
+    /// The pauses between attempts.
+    fn delays(self) -> impl Iterator<Item = Duration> {
+        ExponentialBuilder::new()
+            .with_min_delay(self.delay_base)
+            .with_max_delay(self.delay_max)
+            .with_max_times(self.attempts_max.saturating_sub(1))
+            .with_jitter()
+            .build()
+    }
+
+    /// Runs `attempt` until it succeeds, fails for good, or the bounds are reached.
+    pub async fn run<T, F, A>(self, idempotency: Idempotency, mut attempt: F) -> Result<T, Failure>
+    where
+        F: FnMut() -> A,
+        A: Future<Output = Result<T, Failure>>,
+    {
+        let start = Instant::now();
+        let mut delays = self.delays();
+        loop {
+            let failure = match attempt().await {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => failure,
+            };
+            let Some(delay) = may_repeat(idempotency, failure.sent).then(|| delays.next()).flatten() else {
+                return Err(failure);
+            };
+            let pause = failure.retry_after.map_or(delay, |asked| asked.max(delay));
+            if start.elapsed() + pause > self.elapsed_max {
+                return Err(failure);
+            }
+            tracing::debug!(error = %failure.error, pause_ms = pause.as_millis(), "trying again");
+            tokio::time::sleep(pause).await;
+        }
+    }
+}
+
+fn may_repeat(idempotency: Idempotency, sent: Sent) -> bool {
+    match (idempotency, sent) {
+        (_, Sent::Answered) | (Idempotency::Once, Sent::Maybe) => false,
+        (_, Sent::No) | (Idempotency::Safe, Sent::Maybe) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    fn failure(sent: Sent) -> Failure {
+        Failure {
+            error: Error::new(ErrorKind::Io, "x"),
+            code: "NotFound.UploadId".into(),
+            sent,
+            retry_after: None,
+        }
+    }
+
+    #[test]
+    fn once_is_not_repeated_when_it_may_have_been_done() {
+        assert!(!may_repeat(Idempotency::Once, Sent::Maybe));
+        assert!(may_repeat(Idempotency::Once, Sent::No));
+        assert!(may_repeat(Idempotency::Safe, Sent::Maybe));
+        assert!(!may_repeat(Idempotency::Safe, Sent::Answered));
+    }
+
+    #[test]
+    fn pauses_grow_and_stay_bounded() {
+        let delays: Vec<_> = RetryPolicy::INTERACTIVE.delays().collect();
+        assert_eq!(delays.len(), 7);
+        assert!(delays[0] >= Duration::from_millis(100) && delays[0] <= Duration::from_millis(200));
+        assert!(delays.iter().all(|d| *d <= Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn codes_match_by_class() {
+        assert!(failure(Sent::No).is("NotFound"));
+        assert!(failure(Sent::No).is("NotFound.UploadId"));
+        assert!(!failure(Sent::No).is("NotFound.Upload"));
+    }
+
+    #[tokio::test]
+    async fn attempts_are_bounded_in_count_and_time() {
+        let policy =
+            RetryPolicy { attempts_max: 3, delay_base: Duration::from_millis(1), ..RetryPolicy::INTERACTIVE };
+        let mut calls = 0;
+        let count = &mut calls;
+        let outcome: Result<(), _> = policy
+            .run(Idempotency::Safe, || {
+                *count += 1;
+                async { Err(failure(Sent::Maybe)) }
+            })
+            .await;
+        assert!(outcome.is_err());
+        assert_eq!(calls, 3);
+        let policy = RetryPolicy { elapsed_max: Duration::ZERO, ..RetryPolicy::INTERACTIVE };
+        let outcome: Result<(), _> = policy.run(Idempotency::Safe, || async { Err(failure(Sent::No)) }).await;
+        assert!(outcome.is_err());
+    }
+}

@@ -1,1 +1,579 @@
-//! Placeholder.
+//! Getting an answer: sends one request, classifies what came back, repeats it where that is
+//! allowed. The only file that imports reqwest.
+//!
+//! It is handed a bearer and knows nothing of tokens, so `auth.rs` may use it without a cycle.
+//! Metadata and bulk data use separate connection pools, so that a full pipe of parts never
+//! delays a listing. Every body read is bounded; signed URLs are logged as host only.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body::{Body, SizeHint};
+use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, RANGE};
+use reqwest::{Client, Response, StatusCode, Url};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::Secret;
+use crate::pds::retry::{Failure, Idempotency, RetryPolicy, Sent};
+use crate::pds::types::{PartUrl, ServiceError};
+
+/// Largest JSON answer that is read, in bytes. A page of 100 entries with every field is below 1 MiB.
+const JSON_BYTES_MAX: usize = 16 << 20;
+/// Largest error body that is read, in bytes.
+const ERROR_BYTES_MAX: usize = 64 << 10;
+
+/// How long to wait for what, in one attempt.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Timeouts {
+    /// Until a connection stands.
+    pub connect: Duration,
+    /// A whole metadata call.
+    pub call: Duration,
+    /// Without a byte moving in a transfer.
+    pub stall: Duration,
+}
+
+/// Two connection pools and the timeouts of their attempts.
+#[derive(Clone, Debug)]
+pub struct Transport {
+    calls: Client,
+    bulk: Client,
+    timeouts: Timeouts,
+}
+
+/// One JSON call.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'a> {
+    /// Absolute.
+    pub url: &'a Url,
+    /// `None` for calls that need no token.
+    pub bearer: Option<&'a Secret<String>>,
+    /// What a second attempt would do.
+    pub idempotency: Idempotency,
+    /// How long to go on.
+    pub policy: RetryPolicy,
+}
+
+/// How the store answered the PUT of a part, as far as it is not a failure.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum PutAnswer {
+    /// The bytes are there; CRC-64 of what the store has, where it says so.
+    Stored {
+        /// `x-oss-hash-crc64ecma`.
+        crc64: Option<u64>,
+    },
+    /// The URL has expired: ask for a new one.
+    Expired,
+    /// Ordered mode: this part was stored by an earlier attempt.
+    AlreadyStored,
+    /// The upload session is gone: completed, aborted or swept.
+    NoSuchUpload,
+}
+
+/// How the store answered a ranged GET, as far as it is not a failure.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum GetAnswer {
+    /// Exactly the bytes asked for, and the size of the whole object where the store says so.
+    Bytes(Bytes, Option<u64>),
+    /// The URL has expired: ask for a new one.
+    Expired,
+}
+
+impl Transport {
+    /// Opens the pools; no connection is made yet.
+    pub fn new(timeouts: Timeouts, loopback: bool) -> Result<Self> {
+        // A provider installed earlier by somebody else serves as well.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = |idle_max: usize| {
+            let builder = Client::builder()
+                .user_agent(concat!("pdsfs/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(timeouts.connect)
+                .read_timeout(timeouts.stall)
+                .redirect(reqwest::redirect::Policy::none())
+                .pool_max_idle_per_host(idle_max)
+                .http1_only()
+                .tcp_nodelay(true);
+            let builder = if loopback { builder.no_proxy() } else { builder };
+            builder.build().map_err(|e| Error::new(ErrorKind::Io, format!("cannot set up HTTP: {e}")))
+        };
+        Ok(Self { calls: client(16)?, bulk: client(64)?, timeouts })
+    }
+
+    /// Sends a JSON call and reads a JSON answer. An empty answer reads as `null`.
+    pub async fn json<A: DeserializeOwned>(
+        &self,
+        call: Call<'_>,
+        body: &impl Serialize,
+    ) -> std::result::Result<A, Failure> {
+        let body =
+            Bytes::from(serde_json::to_vec(body).map_err(|e| protocol(format!("cannot encode: {e}")))?);
+        call.policy.run(call.idempotency, || self.json_once(call, body.clone())).await
+    }
+
+    async fn json_once<A: DeserializeOwned>(
+        &self,
+        call: Call<'_>,
+        body: Bytes,
+    ) -> std::result::Result<A, Failure> {
+        let mut request = self
+            .calls
+            .post(call.url.clone())
+            .header(CONTENT_TYPE, "application/json")
+            .timeout(self.timeouts.call);
+        if let Some(bearer) = call.bearer {
+            request = request.header(AUTHORIZATION, format!("Bearer {}", bearer.expose()));
+        }
+        let path = call.url.path();
+        let response = request.body(body).send().await.map_err(|e| lost(path, &e))?;
+        let status = response.status();
+        if !status.is_success() {
+            return Err(refused(path, response).await);
+        }
+        let text = read_body(path, response, JSON_BYTES_MAX).await?;
+        let text = if text.is_empty() { Bytes::from_static(b"null") } else { text };
+        serde_json::from_slice(&text).map_err(|e| Failure {
+            sent: Sent::Maybe,
+            ..protocol(format!("{path}: the answer makes no sense: {e}"))
+        })
+    }
+
+    /// PUTs one part. Repeats on anything transient; a stall of [`Timeouts::stall`] is transient.
+    pub async fn put_part(
+        &self,
+        url: &PartUrl,
+        body: &[Frame],
+        policy: RetryPolicy,
+    ) -> std::result::Result<PutAnswer, Failure> {
+        policy.run(Idempotency::Safe, || self.put_once(url, body)).await
+    }
+
+    async fn put_once(&self, url: &PartUrl, frames: &[Frame]) -> std::result::Result<PutAnswer, Failure> {
+        let (body, moved) = PartBody::new(frames);
+        let target = parse_signed(&url.upload_url)?;
+        let mut request = self.bulk.put(target).header(CONTENT_LENGTH, body.bytes_left);
+        if let Some(content_type) = url.content_type.as_deref().filter(|t| !t.is_empty()) {
+            request = request.header(CONTENT_TYPE, content_type);
+        }
+        let send = request.body(reqwest::Body::wrap(body)).send();
+        let response = tokio::select! {
+            response = send => response.map_err(|e| lost("PUT of a part", &e))?,
+            () = stalled(&moved, self.timeouts.stall) => return Err(stall("PUT of a part")),
+        };
+        let status = response.status();
+        if status.is_success() {
+            let crc64 = header_number(response.headers(), "x-oss-hash-crc64ecma");
+            // Reading the (empty) body to its end gives the connection back to the pool.
+            read_body("PUT of a part", response, ERROR_BYTES_MAX).await?;
+            return Ok(PutAnswer::Stored { crc64 });
+        }
+        let error = StoreError::read("PUT of a part", response).await?;
+        match error.code.as_str() {
+            _ if error.is_expired() => Ok(PutAnswer::Expired),
+            "PartAlreadyExist" => Ok(PutAnswer::AlreadyStored),
+            "NoSuchUpload" => Ok(PutAnswer::NoSuchUpload),
+            _ => Err(error.into_failure()),
+        }
+    }
+
+    /// GETs bytes `start..end` of a signed URL: exactly those, or a failure.
+    pub async fn get_range(
+        &self,
+        url: &Secret<String>,
+        start: u64,
+        end: u64,
+        policy: RetryPolicy,
+    ) -> std::result::Result<GetAnswer, Failure> {
+        policy.run(Idempotency::Safe, || self.get_once(url, start, end)).await
+    }
+
+    async fn get_once(
+        &self,
+        url: &Secret<String>,
+        start: u64,
+        end: u64,
+    ) -> std::result::Result<GetAnswer, Failure> {
+        const WHAT: &str = "GET of content";
+        let request =
+            self.bulk.get(parse_signed(url.expose())?).header(RANGE, format!("bytes={start}-{}", end - 1));
+        let response = tokio::time::timeout(self.timeouts.stall, request.send())
+            .await
+            .map_err(|_| stall(WHAT))?
+            .map_err(|e| lost(WHAT, &e))?;
+        match response.status() {
+            StatusCode::PARTIAL_CONTENT => {
+                let total = check_content_range(response.headers(), start, end)?;
+                Ok(GetAnswer::Bytes(read_exact(response, 0, end - start).await?, total))
+            }
+            // Some CDNs ignore Range and send everything: skip to the part that was asked for.
+            StatusCode::OK => {
+                let total = header_number(response.headers(), CONTENT_LENGTH.as_str());
+                Ok(GetAnswer::Bytes(read_exact(response, start, end - start).await?, total))
+            }
+            _ => {
+                let error = StoreError::read(WHAT, response).await?;
+                if error.is_expired() { Ok(GetAnswer::Expired) } else { Err(error.into_failure()) }
+            }
+        }
+    }
+}
+
+/// A piece of a part: in memory, or in a local file.
+#[derive(Clone, Debug)]
+pub enum Frame {
+    /// Reference-counted.
+    Memory(Bytes),
+    /// Read when its turn comes; short enough for one read.
+    Stored {
+        /// Ours alone: nobody else changes it.
+        file: Arc<std::fs::File>,
+        /// Where in the file.
+        offset: u64,
+        /// Length.
+        bytes: u64,
+    },
+}
+
+impl Frame {
+    /// Length in bytes.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Memory(bytes) => bytes.len() as u64,
+            Self::Stored { bytes, .. } => *bytes,
+        }
+    }
+
+    /// The bytes themselves. Blocks for one local read where they are stored.
+    pub fn load(&self) -> std::io::Result<Bytes> {
+        use std::os::unix::fs::FileExt;
+        match self {
+            Self::Memory(bytes) => Ok(bytes.clone()),
+            Self::Stored { file, offset, bytes } => {
+                let mut buffer = vec![0; *bytes as usize];
+                file.read_exact_at(&mut buffer, *offset)?;
+                Ok(buffer.into())
+            }
+        }
+    }
+}
+
+/// A request body of frames with an exact length.
+struct PartBody {
+    frames: VecDeque<Frame>,
+    bytes_left: u64,
+    moved: Arc<AtomicU64>,
+}
+
+impl PartBody {
+    fn new(frames: &[Frame]) -> (Self, Arc<AtomicU64>) {
+        let moved = Arc::new(AtomicU64::new(0));
+        let bytes_left = frames.iter().map(Frame::bytes).sum();
+        (Self { frames: frames.iter().cloned().collect(), bytes_left, moved: moved.clone() }, moved)
+    }
+}
+
+impl Body for PartBody {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<std::io::Result<http_body::Frame<Bytes>>>> {
+        let Some(frame) = self.frames.pop_front() else {
+            return Poll::Ready(None);
+        };
+        self.bytes_left -= frame.bytes();
+        self.moved.fetch_add(frame.bytes() + 1, Ordering::Relaxed);
+        Poll::Ready(Some(frame.load().map(http_body::Frame::data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.bytes_left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.bytes_left)
+    }
+}
+
+/// Resolves when nothing was taken from the body for `limit`.
+async fn stalled(moved: &AtomicU64, limit: Duration) {
+    let mut seen = moved.load(Ordering::Relaxed);
+    loop {
+        tokio::time::sleep(limit).await;
+        let now = moved.load(Ordering::Relaxed);
+        if now == seen {
+            return;
+        }
+        seen = now;
+    }
+}
+
+fn parse_signed(url: &str) -> std::result::Result<Url, Failure> {
+    Url::parse(url).map_err(|_| protocol("the service gave a URL that cannot be parsed".into()))
+}
+
+fn protocol(detail: String) -> Failure {
+    let error = Error::new(ErrorKind::Protocol, detail);
+    Failure { error, code: String::new(), sent: Sent::Answered, retry_after: None }
+}
+
+fn stall(what: &str) -> Failure {
+    let error = Error::new(ErrorKind::Timeout, format!("{what}: nothing moved for too long"));
+    Failure { error, code: String::new(), sent: Sent::Maybe, retry_after: None }
+}
+
+/// No answer came, or it broke off. The URL is left out: it may be signed.
+fn lost(what: &str, e: &reqwest::Error) -> Failure {
+    let kind = if e.is_timeout() { ErrorKind::Timeout } else { ErrorKind::Unreachable };
+    let sent = if e.is_connect() { Sent::No } else { Sent::Maybe };
+    let mut detail = format!("{what}: no answer");
+    let mut cause = std::error::Error::source(e);
+    while let Some(e) = cause {
+        detail.push_str(": ");
+        detail.push_str(&e.to_string());
+        cause = e.source();
+    }
+    Failure { error: Error::new(kind, detail), code: String::new(), sent, retry_after: None }
+}
+
+async fn read_body(
+    what: &str,
+    mut response: Response,
+    bytes_max: usize,
+) -> std::result::Result<Bytes, Failure> {
+    let mut body = BytesMut::new();
+    while let Some(chunk) = response.chunk().await.map_err(|e| lost(what, &e))? {
+        if body.len() + chunk.len() > bytes_max {
+            return Err(protocol(format!("{what}: the answer is larger than {bytes_max} bytes")));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body.freeze())
+}
+
+/// Reads `wanted` bytes after skipping `skip`; more is not read, less is a failure.
+async fn read_exact(
+    mut response: Response,
+    mut skip: u64,
+    wanted: u64,
+) -> std::result::Result<Bytes, Failure> {
+    const WHAT: &str = "GET of content";
+    let mut body = BytesMut::with_capacity(wanted as usize);
+    while let Some(mut chunk) = response.chunk().await.map_err(|e| lost(WHAT, &e))? {
+        let skipped = skip.min(chunk.len() as u64);
+        skip -= skipped;
+        let chunk = chunk.split_off(skipped as usize);
+        let room = wanted as usize - body.len();
+        body.extend_from_slice(&chunk[..room.min(chunk.len())]);
+        if body.len() as u64 == wanted && chunk.len() > room {
+            break;
+        }
+    }
+    if (body.len() as u64) < wanted {
+        let detail = format!("{WHAT}: {} bytes came where {wanted} were asked for", body.len());
+        return Err(Failure { sent: Sent::Maybe, ..protocol(detail) });
+    }
+    Ok(body.freeze())
+}
+
+/// Checks that `Content-Range: bytes a-b/total` is what was asked for and gives the total.
+fn check_content_range(
+    headers: &HeaderMap,
+    start: u64,
+    end: u64,
+) -> std::result::Result<Option<u64>, Failure> {
+    let text = headers.get(CONTENT_RANGE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let wrong = || protocol(format!("GET of content: asked for bytes {start}-{}, got {text:?}", end - 1));
+    let (range, total) = text.strip_prefix("bytes ").and_then(|r| r.split_once('/')).ok_or_else(wrong)?;
+    if range != format!("{start}-{}", end - 1) {
+        return Err(wrong());
+    }
+    Ok(total.parse().ok())
+}
+
+fn header_number(headers: &HeaderMap, name: &str) -> Option<u64> {
+    headers.get(name)?.to_str().ok()?.trim().parse().ok()
+}
+
+/// `Retry-After` is in seconds, `x-retry-after` in milliseconds. An absurd wish is cut to a minute.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let asked = header_number(headers, "x-retry-after")
+        .map(Duration::from_millis)
+        .or_else(|| header_number(headers, "retry-after").map(Duration::from_secs))?;
+    Some(asked.min(Duration::from_secs(60)))
+}
+
+/// A non-2xx answer of the API: JSON body, or gateway headers where the body is empty.
+async fn refused(path: &str, response: Response) -> Failure {
+    let status = response.status();
+    let retry_after = retry_after(response.headers());
+    let header = |name: &str| {
+        response.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned()
+    };
+    let gateway = ServiceError { code: header("x-ca-error-code"), message: header("x-ca-error-message") };
+    let request_id = header("x-ca-request-id");
+    let body = match read_body(path, response, ERROR_BYTES_MAX).await {
+        Ok(body) => body,
+        Err(failure) => return failure,
+    };
+    let service = serde_json::from_slice::<ServiceError>(&body).unwrap_or(gateway);
+    let kind = kind_of_refusal(status, &service.code);
+    let detail =
+        format!("{path}: {} {} {} (request {request_id})", status.as_u16(), service.code, service.message);
+    Failure { error: Error::new(kind, detail), sent: sent_of(status), code: service.code, retry_after }
+}
+
+fn sent_of(status: StatusCode) -> Sent {
+    match status.as_u16() {
+        429 => Sent::No,
+        500..=599 | 408 => Sent::Maybe,
+        _ => Sent::Answered,
+    }
+}
+
+/// The wire table: HTTP status and PDS code to error kind (`pds-api` error table).
+fn kind_of_refusal(status: StatusCode, code: &str) -> ErrorKind {
+    let class = code.split('.').next().unwrap_or_default();
+    match (class, code) {
+        (_, "InvalidParameter.Name") => ErrorKind::InvalidName,
+        (_, "InvalidParameter.ContentHash" | "InvalidParameter.Crc64Hash") => ErrorKind::Integrity,
+        ("InvalidParameterNotSupported", _) => ErrorKind::Unsupported,
+        ("NotFound" | "ForbiddenFileInTheRecycleBin", _) => ErrorKind::NotFound,
+        ("AlreadyExist", _) => ErrorKind::Exists,
+        ("QuotaExhausted", _) => ErrorKind::QuotaExceeded,
+        ("AccessTokenInvalid" | "AccessTokenExpired" | "TokenExpired", _) => ErrorKind::Unauthenticated,
+        ("Forbidden" | "ForbiddenNoPermission" | "ForbiddenDriveLocked" | "ForbiddenDriveNotValid", _) => {
+            ErrorKind::Denied
+        }
+        ("TooManyRequests", _) => ErrorKind::Throttled,
+        _ => kind_of_status(status),
+    }
+}
+
+fn kind_of_status(status: StatusCode) -> ErrorKind {
+    match status.as_u16() {
+        401 => ErrorKind::Unauthenticated,
+        403 => ErrorKind::Denied,
+        404 => ErrorKind::NotFound,
+        413 => ErrorKind::TooLarge,
+        429 => ErrorKind::Throttled,
+        504 => ErrorKind::Timeout,
+        500..=599 => ErrorKind::Io,
+        _ => ErrorKind::Protocol,
+    }
+}
+
+/// An error of the object store: XML with `Code` and `Message`.
+struct StoreError {
+    what: &'static str,
+    status: StatusCode,
+    code: String,
+    message: String,
+    retry_after: Option<Duration>,
+}
+
+impl StoreError {
+    async fn read(what: &'static str, response: Response) -> std::result::Result<Self, Failure> {
+        let status = response.status();
+        let retry_after = retry_after(response.headers());
+        let body = read_body(what, response, ERROR_BYTES_MAX).await?;
+        let text = String::from_utf8_lossy(&body);
+        Ok(Self {
+            what,
+            status,
+            code: element(&text, "Code"),
+            message: element(&text, "Message"),
+            retry_after,
+        })
+    }
+
+    fn is_expired(&self) -> bool {
+        self.status == StatusCode::FORBIDDEN
+            && self.code == "AccessDenied"
+            && self.message.to_ascii_lowercase().contains("expired")
+    }
+
+    fn into_failure(self) -> Failure {
+        let kind = match (self.code.as_str(), self.status.as_u16()) {
+            ("AccessDenied" | "SignatureDoesNotMatch", _) => ErrorKind::Denied,
+            ("InvalidDigest", _) => ErrorKind::Integrity,
+            (_, 507) => ErrorKind::QuotaExceeded,
+            _ => kind_of_status(self.status),
+        };
+        let sent = match self.code.as_str() {
+            "RequestTimeout" | "InvalidDigest" | "PartNotSequential" => Sent::Maybe,
+            _ => sent_of(self.status),
+        };
+        let detail = format!("{}: {} {} {}", self.what, self.status.as_u16(), self.code, self.message);
+        Failure { error: Error::new(kind, detail), code: self.code, sent, retry_after: self.retry_after }
+    }
+}
+
+/// The text of the first `<name>` element, or empty.
+fn element(xml: &str, name: &str) -> String {
+    let start = xml.split_once(&format!("<{name}>")).map(|(_, rest)| rest);
+    let inner = start.and_then(|rest| rest.split_once(&format!("</{name}>"))).map(|(inner, _)| inner);
+    inner.unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_become_kinds() {
+        let table = [
+            (404, "NotFound.File", ErrorKind::NotFound),
+            (400, "NotFound.File", ErrorKind::NotFound),
+            (400, "InvalidParameter.Name", ErrorKind::InvalidName),
+            (400, "InvalidParameter.ContentHash", ErrorKind::Integrity),
+            (400, "InvalidParameterNotSupported.ParallelUpload", ErrorKind::Unsupported),
+            (409, "AlreadyExist.File", ErrorKind::Exists),
+            (403, "QuotaExhausted.Drive", ErrorKind::QuotaExceeded),
+            (403, "ForbiddenNoPermission.File", ErrorKind::Denied),
+            (401, "AccessTokenExpired", ErrorKind::Unauthenticated),
+            (429, "", ErrorKind::Throttled),
+            (504, "D504TO", ErrorKind::Timeout),
+            (418, "", ErrorKind::Protocol),
+        ];
+        for (status, code, kind) in table {
+            assert_eq!(kind_of_refusal(StatusCode::from_u16(status).unwrap(), code), kind, "{status} {code}");
+        }
+    }
+
+    #[test]
+    fn content_range_must_be_what_was_asked_for() {
+        let headers = |text: &str| HeaderMap::from_iter([(CONTENT_RANGE, text.parse().unwrap())]);
+        assert_eq!(check_content_range(&headers("bytes 0-9/100"), 0, 10).unwrap(), Some(100));
+        assert_eq!(check_content_range(&headers("bytes 0-9/*"), 0, 10).unwrap(), None);
+        for wrong in ["bytes 0-8/100", "bytes 1-9/100", "items 0-9/100", ""] {
+            assert!(check_content_range(&headers(wrong), 0, 10).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn waits_that_servers_ask_for_are_bounded() {
+        let headers = |name: &'static str, text: &str| {
+            HeaderMap::from_iter([(name.parse().unwrap(), text.parse().unwrap())])
+        };
+        assert_eq!(retry_after(&headers("retry-after", "2")), Some(Duration::from_secs(2)));
+        assert_eq!(retry_after(&headers("x-retry-after", "1500")), Some(Duration::from_millis(1500)));
+        assert_eq!(retry_after(&headers("retry-after", "999999")), Some(Duration::from_secs(60)));
+        assert_eq!(retry_after(&headers("retry-after", "soon")), None);
+    }
+
+    #[test]
+    fn xml_errors_are_read() {
+        let xml = "<?xml version=\"1.0\"?><Error><Code>AccessDenied</Code><Message>Request has expired.</Message></Error>";
+        assert_eq!(element(xml, "Code"), "AccessDenied");
+        assert_eq!(element(xml, "Missing"), "");
+    }
+}

@@ -256,8 +256,6 @@ pub struct ListRequest<'a> {
     pub order_by: &'static str,
     /// `ASC`.
     pub order_direction: &'static str,
-    /// Extra fields.
-    pub fields: &'static str,
 }
 
 /// A page of a listing. An empty page with a marker is not the end.
@@ -312,6 +310,8 @@ pub struct MoveRequest<'a> {
 }
 
 /// The answer to `move`, `trash`, `delete` and `copy` where it has a body.
+///
+/// [`Option`] where the answer may be empty.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct AsyncResponse {
@@ -404,6 +404,45 @@ pub struct DriveInfo {
     /// Bytes.
     #[serde(default)]
     pub used_size: i64,
+}
+
+/// `POST /v2/batch`: up to 100 calls in one.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct BatchRequest<'a> {
+    /// `file`.
+    pub resource: &'static str,
+    /// The calls.
+    pub requests: Vec<BatchItem<'a>>,
+}
+
+/// One call of a batch.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct BatchItem<'a> {
+    /// Chosen by us, echoed.
+    pub id: String,
+    /// `POST`.
+    pub method: &'static str,
+    /// Without `/v2`.
+    pub url: &'static str,
+    /// What the call itself takes.
+    pub body: UpdateRequest<'a>,
+}
+
+/// The answer to `batch`.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+pub struct BatchResponse {
+    /// One per call, in any order.
+    #[serde(default)]
+    pub responses: Vec<BatchOutcome>,
+}
+
+/// The outcome of one call of a batch.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+pub struct BatchOutcome {
+    /// As sent.
+    pub id: String,
+    /// HTTP status.
+    pub status: u16,
 }
 
 /// The body of a service error. Documents print it capitalised, services in lower case.

@@ -1,0 +1,307 @@
+//! How many parts are on their way at once, over the whole mount.
+//!
+//! On a fast connection four are enough; where a connection is limited by its window, 32 are three
+//! times as fast. The rule is that of TCP Vegas: the quickest PUT seen lately tells how long a part
+//! takes when nothing queues; how much longer parts take now tells how many of those in flight are
+//! only queueing. Few: send more. Many: send fewer. A throttled answer halves the number.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Parts in flight at the least.
+pub const IN_FLIGHT_MIN: usize = 4;
+/// Below this many queueing parts, one more is allowed per finished part.
+const QUEUEING_LOW: f64 = 2.0;
+/// Above this many, one fewer.
+const QUEUEING_HIGH: f64 = 4.0;
+/// PUT times that are remembered to find the quickest.
+const TIMES_KEPT: usize = 64;
+/// The span over which the upload rate is measured.
+const RATE_SPAN: Duration = Duration::from_secs(3);
+/// How many seconds of upload a writer may be ahead of the drive.
+const AHEAD: Duration = Duration::from_secs(3);
+
+/// The numbers behind the gate: pure, told the time.
+#[derive(Debug)]
+struct Control {
+    limit: usize,
+    limit_max: usize,
+    part_bytes: u64,
+    times: VecDeque<Duration>,
+    done: VecDeque<(Instant, u64)>,
+    busy_since: Option<Instant>,
+    in_flight: usize,
+}
+
+impl Control {
+    fn new(limit_max: usize, part_bytes: u64) -> Self {
+        let limit_max = limit_max.max(1);
+        Self {
+            limit: IN_FLIGHT_MIN.min(limit_max),
+            limit_max,
+            part_bytes,
+            times: VecDeque::with_capacity(TIMES_KEPT),
+            done: VecDeque::new(),
+            busy_since: None,
+            in_flight: 0,
+        }
+    }
+
+    fn started(&mut self, now: Instant) {
+        if self.in_flight == 0 {
+            self.busy_since = Some(now);
+            self.done.clear();
+        }
+        self.in_flight += 1;
+    }
+
+    fn finished(&mut self, now: Instant, bytes: u64, elapsed: Duration, others_wait: bool) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.done.push_back((now, bytes));
+        while self.done.front().is_some_and(|(at, _)| now.duration_since(*at) > RATE_SPAN) {
+            self.done.pop_front();
+        }
+        if bytes < self.part_bytes {
+            return;
+        }
+        if self.times.len() == TIMES_KEPT {
+            self.times.pop_front();
+        }
+        self.times.push_back(elapsed);
+        let quickest = self.times.iter().min().map_or(elapsed, |t| *t).as_secs_f64();
+        let queueing = self.limit as f64 * (1.0 - quickest / elapsed.as_secs_f64().max(1e-9));
+        if queueing < QUEUEING_LOW && others_wait {
+            self.limit = (self.limit + 1).min(self.limit_max);
+        } else if queueing > QUEUEING_HIGH {
+            self.limit = (self.limit - 1).max(IN_FLIGHT_MIN.min(self.limit_max));
+        }
+    }
+
+    fn throttled(&mut self) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.limit = (self.limit / 2).max(IN_FLIGHT_MIN.min(self.limit_max));
+    }
+
+    /// Bytes per second over the last seconds of work; `None` until enough has been seen.
+    fn rate(&self, now: Instant) -> Option<f64> {
+        let since = self.busy_since?;
+        let span = now.duration_since(since).min(RATE_SPAN);
+        if self.done.len() < 2 || span < Duration::from_millis(200) {
+            return None;
+        }
+        let bytes: u64 = self.done.iter().map(|(_, bytes)| bytes).sum();
+        Some(bytes as f64 / span.as_secs_f64())
+    }
+
+    /// How many full parts of one file may be unacknowledged.
+    fn parts_ahead_max(&self, now: Instant) -> usize {
+        let by_count = self.limit + 2;
+        let by_rate = self
+            .rate(now)
+            .map_or(by_count, |rate| (rate * AHEAD.as_secs_f64() / self.part_bytes as f64) as usize);
+        by_rate.clamp(2, by_count)
+    }
+}
+
+/// Lets parts through, as many at once as pays.
+#[derive(Debug)]
+pub struct Gate {
+    slots: Arc<Semaphore>,
+    /// A leaf lock.
+    control: Mutex<Balance>,
+}
+
+/// The limit, and the permits that are to be taken back when their holders are done.
+#[derive(Debug)]
+struct Balance {
+    control: Control,
+    debt: usize,
+}
+
+/// The right to send one part.
+#[derive(Debug)]
+pub struct Slot {
+    gate: Arc<Gate>,
+    started: Instant,
+    outcome: Outcome,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Outcome {
+    Abandoned,
+    Stored(u64),
+}
+
+impl Gate {
+    /// At most `in_flight_max` parts of `part_bytes`.
+    pub fn new(in_flight_max: usize, part_bytes: u64) -> Arc<Self> {
+        let control = Control::new(in_flight_max, part_bytes);
+        let slots = Arc::new(Semaphore::new(control.limit));
+        Arc::new(Self { slots, control: Mutex::new(Balance { control, debt: 0 }) })
+    }
+
+    /// Changes the numbers and makes the semaphore follow the limit.
+    fn adjust<T>(&self, change: impl FnOnce(&mut Control) -> T) -> T {
+        let mut balance = self.control.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = balance.control.limit;
+        let result = change(&mut balance.control);
+        let after = balance.control.limit;
+        if after > before {
+            let forgiven = balance.debt.min(after - before);
+            balance.debt -= forgiven;
+            self.slots.add_permits(after - before - forgiven);
+        } else if after < before {
+            balance.debt += before - after - self.slots.forget_permits(before - after);
+        }
+        result
+    }
+
+    /// Whether a permit that is given back must be taken away.
+    fn collect_debt(&self) -> bool {
+        let mut balance = self.control.lock().unwrap_or_else(PoisonError::into_inner);
+        let owed = balance.debt > 0;
+        balance.debt -= usize::from(owed);
+        owed
+    }
+
+    /// Waits for a turn; first come, first served.
+    pub async fn enter(self: &Arc<Self>) -> Slot {
+        // The semaphore is never closed, so there is always a permit.
+        let permit = self.slots.clone().acquire_owned().await.ok();
+        let started = Instant::now();
+        self.adjust(|control| control.started(started));
+        Slot { gate: self.clone(), started, outcome: Outcome::Abandoned, permit }
+    }
+
+    /// How many full parts of one file may be unacknowledged now.
+    pub fn parts_ahead_max(&self) -> usize {
+        self.adjust(|control| control.parts_ahead_max(Instant::now()))
+    }
+
+    /// Parts that may be in flight now.
+    pub fn limit(&self) -> usize {
+        self.adjust(|control| control.limit)
+    }
+}
+
+impl Slot {
+    /// The store has the part.
+    pub fn stored(mut self, bytes: u64) {
+        self.outcome = Outcome::Stored(bytes);
+    }
+
+    /// The time of the PUT starts again: what was before was not the connection's doing.
+    pub fn restart(&mut self) {
+        self.started = Instant::now();
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        let others_wait = self.gate.slots.available_permits() == 0;
+        let elapsed = now.duration_since(self.started);
+        self.gate.adjust(|control| match self.outcome {
+            Outcome::Stored(bytes) => control.finished(now, bytes, elapsed, others_wait),
+            Outcome::Abandoned => control.throttled(),
+        });
+        if self.gate.collect_debt()
+            && let Some(permit) = self.permit.take()
+        {
+            permit.forget();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PART: u64 = 8 << 20;
+
+    fn run(control: &mut Control, parts: usize, elapsed_ms: impl Fn(usize) -> u64) {
+        let mut now = Instant::now();
+        for _ in 0..parts {
+            control.started(now);
+            let elapsed = Duration::from_millis(elapsed_ms(control.limit));
+            now += elapsed / control.limit as u32;
+            control.finished(now, PART, elapsed, true);
+        }
+    }
+
+    #[test]
+    fn a_window_limited_connection_gets_all_the_parts() {
+        let mut control = Control::new(32, PART);
+        run(&mut control, 60, |_| 160);
+        assert_eq!(control.limit, 32);
+    }
+
+    #[test]
+    fn a_shared_bottleneck_stays_with_few() {
+        let mut control = Control::new(32, PART);
+        run(&mut control, 1, |_| 10);
+        run(&mut control, 200, |in_flight| 10 * in_flight as u64);
+        assert!(control.limit <= 8, "{}", control.limit);
+    }
+
+    #[test]
+    fn throttling_halves_the_number() {
+        let mut control = Control::new(32, PART);
+        run(&mut control, 60, |_| 160);
+        control.throttled();
+        assert_eq!(control.limit, 16);
+        for _ in 0..9 {
+            control.throttled();
+        }
+        assert_eq!(control.limit, IN_FLIGHT_MIN);
+    }
+
+    #[test]
+    fn a_slow_drive_keeps_the_writer_close() {
+        let mut control = Control::new(32, PART);
+        let start = Instant::now();
+        control.started(start);
+        assert_eq!(control.parts_ahead_max(start), 6);
+        // 1 MiB/s: three seconds are less than a part, and two parts are the least.
+        for i in 1..10 {
+            control.started(start + Duration::from_secs(8 * i));
+            control.finished(start + Duration::from_secs(8 * i), PART, Duration::from_secs(8), false);
+            control.finished(start + Duration::from_secs(8 * i), PART, Duration::from_secs(8), false);
+        }
+        assert_eq!(control.parts_ahead_max(start + Duration::from_secs(80)), 6.min(control.limit + 2).max(2));
+    }
+
+    #[tokio::test]
+    async fn a_lower_limit_takes_effect_as_parts_finish() {
+        let gate = Gate::new(32, PART);
+        gate.adjust(|control| control.limit = 8);
+        let mut slots = Vec::new();
+        for _ in 0..8 {
+            slots.push(gate.enter().await);
+        }
+        gate.adjust(|control| control.limit = 5);
+        slots.drain(..3).for_each(|slot| slot.stored(1));
+        assert_eq!(gate.slots.available_permits(), 0);
+        slots.drain(..).for_each(|slot| slot.stored(1));
+        assert_eq!(gate.slots.available_permits(), 5);
+    }
+
+    #[tokio::test]
+    async fn no_more_than_the_limit_get_through() {
+        let gate = Gate::new(4, PART);
+        let mut slots = Vec::new();
+        for _ in 0..4 {
+            slots.push(gate.enter().await);
+        }
+        assert_eq!(gate.slots.available_permits(), 0);
+        if let Some(slot) = slots.pop() {
+            slot.stored(PART);
+        }
+        assert_eq!(gate.slots.available_permits(), 1);
+        gate.enter().await.stored(1);
+    }
+}

@@ -1,0 +1,234 @@
+//! The bytes of one part: while it fills, and once it is frozen.
+//!
+//! A part lives in slabs of the budget. Where the budget has none left that would come back by
+//! themselves, the rest of the part goes to an unlinked local file.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use crc_fast::CrcAlgorithm;
+
+use super::budget::{Budget, Grant, Slab};
+use crate::error::{Error, ErrorKind, Result};
+use crate::pds::transport::Frame;
+
+/// Longest stored frame in bytes: what one PUT keeps in memory of a spilled part.
+const STORED_FRAME_BYTES: u64 = 256 << 10;
+
+/// A part that takes more bytes.
+#[derive(Debug, Default)]
+pub struct Filling {
+    slabs: Vec<Slab>,
+    /// What came after the last slab was full and the budget had none left.
+    spilled: Option<Spilled>,
+    bytes: u64,
+}
+
+#[derive(Debug)]
+struct Spilled {
+    file: Arc<File>,
+    bytes: u64,
+}
+
+/// How much a part took.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Taken {
+    /// Bytes taken.
+    pub bytes: usize,
+    /// Memory has run out for the moment; the rest may be offered again when the budget changes.
+    pub must_wait: bool,
+}
+
+impl Filling {
+    /// Bytes so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Takes bytes until the part has `part_bytes`.
+    pub fn take(
+        &mut self,
+        data: &[u8],
+        part_bytes: u64,
+        budget: &Arc<Budget>,
+        spill_dir: &Path,
+    ) -> Result<Taken> {
+        let wanted = &data[..data.len().min((part_bytes - self.bytes) as usize)];
+        let mut rest = wanted;
+        while !rest.is_empty() {
+            if let Some(spilled) = &mut self.spilled {
+                let stored = spilled.file.write_all_at(rest, spilled.bytes);
+                stored.map_err(|e| Error::from(e).context("cannot put a part aside"))?;
+                spilled.bytes += rest.len() as u64;
+                self.bytes += rest.len() as u64;
+                break;
+            }
+            let filled = self.slabs.last_mut().map_or(0, |slab| slab.fill(rest, usize::MAX));
+            self.bytes += filled as u64;
+            rest = &rest[filled..];
+            if rest.is_empty() {
+                break;
+            }
+            match budget.take() {
+                Grant::Slab(slab) => self.slabs.push(slab),
+                Grant::Wait => return Ok(Taken { bytes: wanted.len() - rest.len(), must_wait: true }),
+                Grant::Spill => {
+                    self.spilled = Some(Spilled { file: Arc::new(unlinked_file(spill_dir)?), bytes: 0 })
+                }
+            }
+        }
+        Ok(Taken { bytes: wanted.len(), must_wait: false })
+    }
+
+    /// Copies bytes `offset..` of the part into `out`, as many as there are.
+    pub fn read(&self, mut offset: u64, out: &mut [u8]) -> Result<usize> {
+        let mut done = 0;
+        for slab in &self.slabs {
+            let bytes = slab.bytes();
+            if offset < bytes.len() as u64 {
+                let piece = &bytes[offset as usize..];
+                let count = piece.len().min(out.len() - done);
+                out[done..done + count].copy_from_slice(&piece[..count]);
+                done += count;
+                offset = 0;
+            } else {
+                offset -= bytes.len() as u64;
+            }
+        }
+        if let Some(spilled) = &self.spilled {
+            let count = (out.len() - done).min(spilled.bytes.saturating_sub(offset) as usize);
+            spilled.file.read_exact_at(&mut out[done..done + count], offset)?;
+            done += count;
+        }
+        Ok(done)
+    }
+
+    /// No more bytes: the frames in order.
+    pub fn freeze(self) -> Vec<Frame> {
+        let mut frames = Vec::with_capacity(self.slabs.len());
+        for mut slab in self.slabs {
+            slab.set_on_its_way();
+            frames.push(Frame::Memory(Bytes::from_owner(slab)));
+        }
+        if let Some(spilled) = self.spilled {
+            let mut offset = 0;
+            while offset < spilled.bytes {
+                let bytes = STORED_FRAME_BYTES.min(spilled.bytes - offset);
+                frames.push(Frame::Stored { file: spilled.file.clone(), offset, bytes });
+                offset += bytes;
+            }
+        }
+        frames
+    }
+}
+
+/// CRC-64/XZ of frozen frames. Blocks for local reads where they are stored.
+pub fn crc64(frames: &[Frame]) -> Result<u64> {
+    let mut digest = crc_fast::Digest::new(CrcAlgorithm::Crc64Xz);
+    for frame in frames {
+        digest.update(&frame.load()?);
+    }
+    Ok(digest.finalize())
+}
+
+/// CRC-64/XZ of two neighbours from theirs.
+pub fn combine_crc64(first: u64, second: u64, second_bytes: u64) -> u64 {
+    crc_fast::checksum_combine(CrcAlgorithm::Crc64Xz, first, second, second_bytes)
+}
+
+/// A file without a name in `folder`: nothing is left behind whatever happens.
+fn unlinked_file(folder: &Path) -> Result<File> {
+    tempfile::tempfile_in(folder).map_err(|e| {
+        let detail = format!("write buffers are full and {} takes no temporary file: {e}", folder.display());
+        Error::new(ErrorKind::NoSpace, detail)
+    })
+}
+
+/// Copies bytes `offset..` of frozen frames into `out`, as many as there are.
+pub fn read_frames(frames: &[Frame], mut offset: u64, out: &mut [u8]) -> Result<usize> {
+    let mut done = 0;
+    for frame in frames {
+        if done == out.len() {
+            break;
+        }
+        if offset < frame.bytes() {
+            let piece = frame.load()?.slice(offset as usize..);
+            let count = piece.len().min(out.len() - done);
+            out[done..done + count].copy_from_slice(&piece[..count]);
+            done += count;
+            offset = 0;
+        } else {
+            offset -= frame.bytes();
+        }
+    }
+    Ok(done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(frames: &[Frame]) -> Vec<u8> {
+        frames.iter().flat_map(|f| f.load().unwrap()).collect()
+    }
+
+    #[test]
+    fn what_does_not_fit_into_memory_goes_to_disk_and_comes_back_in_order() {
+        let budget = Budget::new(128, 64);
+        let folder = tempfile::tempdir().unwrap();
+        let data: Vec<u8> = (0..300u32).map(|i| i as u8).collect();
+        let mut part = Filling::default();
+        let taken = part.take(&data, 256, &budget, folder.path()).unwrap();
+        assert_eq!(taken, Taken { bytes: 256, must_wait: false });
+        assert_eq!(budget.bytes_in_use(), 128);
+        let mut out = [0; 300];
+        assert_eq!(part.read(100, &mut out).unwrap(), 156);
+        assert_eq!(out[..156], data[100..256]);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        let frames = part.freeze();
+        assert_eq!(bytes(&frames), data[..256]);
+        assert_eq!(read_frames(&frames, 120, &mut out).unwrap(), 136);
+        assert_eq!(out[..136], data[120..256]);
+        drop(frames);
+        assert_eq!(budget.bytes_in_use(), 0);
+    }
+
+    #[test]
+    fn crc64_is_the_one_that_the_store_prints() {
+        let frames = |data: &'static [u8]| vec![Frame::Memory(Bytes::from_static(data))];
+        assert_eq!(crc64(&frames(b"123456789")).unwrap(), 11_051_210_869_376_104_954);
+        let (first, second) = (crc64(&frames(b"1234")).unwrap(), crc64(&frames(b"56789")).unwrap());
+        assert_eq!(combine_crc64(first, second, 5), 11_051_210_869_376_104_954);
+    }
+
+    #[test]
+    fn a_part_waits_while_another_is_on_its_way() {
+        let budget = Budget::new(64, 64);
+        let folder = tempfile::tempdir().unwrap();
+        let mut first = Filling::default();
+        first.take(&[1; 64], 64, &budget, folder.path()).unwrap();
+        let first = first.freeze();
+        let mut second = Filling::default();
+        assert_eq!(
+            second.take(&[2; 64], 64, &budget, folder.path()).unwrap(),
+            Taken { bytes: 0, must_wait: true }
+        );
+        drop(first);
+        assert_eq!(
+            second.take(&[2; 64], 64, &budget, folder.path()).unwrap(),
+            Taken { bytes: 64, must_wait: false }
+        );
+    }
+
+    #[test]
+    fn a_spill_folder_that_is_gone_is_no_space() {
+        let budget = Budget::new(64, 64);
+        let mut first = Filling::default();
+        first.take(&[1; 32], 128, &budget, Path::new("/nonexistent")).unwrap();
+        let error = first.take(&[1; 64], 128, &budget, Path::new("/nonexistent")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NoSpace);
+    }
+}

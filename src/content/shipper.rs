@@ -1,0 +1,306 @@
+//! The uploader: takes frozen parts in order and brings them to the drive, many at once.
+//!
+//! Two loops. *Hashing* walks the parts in order: a part may go as soon as the SHA-1 state before
+//! it is known, that is while it is still being hashed itself. *Sending* asks for URLs (all parts
+//! that wait share one call), and starts one PUT per part; in ordered mode one after the other.
+//!
+//! **Failure**: the first one ends everything and goes to the [`Flow`], where the writer meets it.
+//! **Cancellation**: dropping the future drops every PUT. The session on the drive stays behind,
+//! invisible, until the service sweeps it: the API has no abort call.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::budget::Budget;
+use super::flow::Flow;
+use super::in_flight::Gate;
+use super::part::{combine_crc64, crc64};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{FileId, PartNumber, PartSize, Sha1Hash};
+use crate::pds::drive::{Created, Drive, NewFile, PutOutcome, Upload};
+use crate::pds::transport::Frame;
+use crate::pds::types::{FileType, PartUrl};
+use crate::rolling_sha1::{RollingSha1, Sha1Ctx};
+use crate::status::Transfer;
+
+/// New URLs for one part, at most: a service that signs only expired ones must not be asked for ever.
+const RESIGN_MAX: usize = 10;
+/// Parts in one `get_upload_url`, at most.
+const URLS_PER_CALL_MAX: usize = 32;
+
+/// What every upload of a mount uses.
+#[derive(Debug)]
+pub struct Env {
+    /// The drive.
+    pub drive: Drive,
+    /// Memory.
+    pub budget: Arc<Budget>,
+    /// Parts in flight.
+    pub gate: Arc<Gate>,
+    /// Size of parts.
+    pub part_size: PartSize,
+    /// Where parts go that do not fit into memory.
+    pub spill_dir: PathBuf,
+    /// How long a commit may take.
+    pub commit_timeout: Duration,
+}
+
+/// Where a file goes on the drive.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Destination {
+    /// The folder.
+    pub parent: FileId,
+    /// The name there.
+    pub name: String,
+    /// The file that gets a new revision.
+    pub overwrite: Option<FileId>,
+    /// The modification time to store with it.
+    pub mtime: Option<SystemTime>,
+}
+
+/// A part that takes no more bytes.
+#[derive(Clone, Debug)]
+pub struct FrozenPart {
+    /// Its number.
+    pub number: PartNumber,
+    /// Where it begins in the file.
+    pub offset: u64,
+    /// Its length.
+    pub bytes: u64,
+    /// Its content.
+    pub frames: Arc<[Frame]>,
+}
+
+/// A file whose parts are all on the drive, but not yet made a revision.
+#[derive(Clone, Debug)]
+pub struct Shipped {
+    /// The session.
+    pub upload: Upload,
+    /// Of the whole content.
+    pub sha1: Sha1Hash,
+    /// CRC-64/XZ of the whole content.
+    pub crc64: u64,
+    /// The place that the session was begun for.
+    pub destination: Destination,
+}
+
+/// Brings all parts that come through `parts` to the drive, until the sender is dropped.
+pub async fn ship(
+    env: Arc<Env>,
+    destination: Destination,
+    parts: mpsc::UnboundedReceiver<FrozenPart>,
+    flow: Arc<Flow>,
+    transfer: Arc<Transfer>,
+) -> Result<Shipped> {
+    let (ready, queue) = mpsc::unbounded_channel();
+    let sender = Sender { env, flow: flow.clone(), transfer, puts: JoinSet::new(), crcs: BTreeMap::new() };
+    let outcome = tokio::try_join!(hash(parts, ready), sender.run(destination, queue));
+    match outcome {
+        Ok((sha1, (upload, crc64, destination))) => Ok(Shipped { upload, sha1, crc64, destination }),
+        Err(error) => {
+            flow.fail(&error);
+            Err(error)
+        }
+    }
+}
+
+type Ready = (FrozenPart, Sha1Ctx);
+
+/// Passes each part on with the SHA-1 state before it; the SHA-1 of everything in the end.
+async fn hash(
+    mut parts: mpsc::UnboundedReceiver<FrozenPart>,
+    ready: mpsc::UnboundedSender<Ready>,
+) -> Result<Sha1Hash> {
+    let mut rolling = RollingSha1::default();
+    while let Some(part) = parts.recv().await {
+        // Part sizes are multiples of 64, so a state exists at every boundary.
+        let ctx = rolling.ctx().ok_or_else(|| Error::new(ErrorKind::Io, "a part begins off the SHA-1 grid"))?;
+        let frames = part.frames.clone();
+        if ready.send((part, ctx)).is_err() {
+            // The other loop has ended, with an error that tells more than this one could.
+            return std::future::pending().await;
+        }
+        rolling = tokio::task::spawn_blocking(move || hash_frames(rolling, &frames))
+            .await
+            .map_err(|e| Error::new(ErrorKind::Io, format!("hashing stopped: {e}")))??;
+    }
+    Ok(rolling.digest())
+}
+
+/// Continues a SHA-1 over frames. Blocks.
+pub fn hash_frames(mut rolling: RollingSha1, frames: &[Frame]) -> Result<RollingSha1> {
+    for frame in frames {
+        rolling.update(&frame.load()?);
+    }
+    Ok(rolling)
+}
+
+struct Sender {
+    env: Arc<Env>,
+    flow: Arc<Flow>,
+    transfer: Arc<Transfer>,
+    puts: JoinSet<Result<(PartNumber, u64, u64)>>,
+    crcs: BTreeMap<PartNumber, (u64, u64)>,
+}
+
+impl Sender {
+    async fn run(
+        mut self,
+        mut destination: Destination,
+        mut queue: mpsc::UnboundedReceiver<Ready>,
+    ) -> Result<(Upload, u64, Destination)> {
+        let mut upload = None;
+        while let Some(batch) = self.next_batch(&mut queue).await? {
+            let (session, urls) = match upload.take() {
+                Some(session) => {
+                    let urls = self.env.drive.part_urls(&session, &numbers(&batch)).await?;
+                    (session, urls)
+                }
+                None => begin(&self.env.drive, &mut destination, &numbers(&batch)).await?,
+            };
+            for ((part, ctx), url) in batch.into_iter().zip(urls) {
+                self.send(&session, part, ctx, url).await?;
+            }
+            upload = Some(session);
+        }
+        while let Some(done) = self.puts.join_next().await {
+            self.note(done)?;
+        }
+        let upload = upload.ok_or_else(|| Error::new(ErrorKind::Io, "an upload without parts"))?;
+        let crc64 = self.crcs.values().fold(0, |crc, (next, bytes)| combine_crc64(crc, *next, *bytes));
+        Ok((upload, crc64, destination))
+    }
+
+    /// Everything that waits to be sent, as soon as there is something; `None` at the end. Notes
+    /// finished PUTs meanwhile, so that a failure is met at once.
+    async fn next_batch(&mut self, queue: &mut mpsc::UnboundedReceiver<Ready>) -> Result<Option<Vec<Ready>>> {
+        loop {
+            tokio::select! {
+                first = queue.recv() => {
+                    let Some(first) = first else { return Ok(None) };
+                    let mut batch = vec![first];
+                    while batch.len() < URLS_PER_CALL_MAX && let Ok(next) = queue.try_recv() {
+                        batch.push(next);
+                    }
+                    return Ok(Some(batch));
+                }
+                Some(done) = self.puts.join_next() => self.note(done)?,
+            }
+        }
+    }
+
+    fn note(&mut self, done: std::result::Result<Result<(PartNumber, u64, u64)>, tokio::task::JoinError>) -> Result<()> {
+        let (number, bytes, crc) = done.map_err(|e| Error::new(ErrorKind::Io, format!("an upload stopped: {e}")))??;
+        self.crcs.insert(number, (crc, bytes));
+        Ok(())
+    }
+
+    async fn send(&mut self, upload: &Upload, part: FrozenPart, ctx: Sha1Ctx, url: PartUrl) -> Result<()> {
+        if !upload.parallel {
+            // Ordered mode: the part before must be stored.
+            while let Some(done) = self.puts.join_next().await {
+                self.note(done)?;
+            }
+        }
+        let put = Put {
+            env: self.env.clone(),
+            flow: self.flow.clone(),
+            transfer: self.transfer.clone(),
+            upload: upload.clone(),
+            part,
+            ctx,
+        };
+        self.puts.spawn(put.run(url));
+        Ok(())
+    }
+}
+
+fn numbers(batch: &[Ready]) -> Vec<(PartNumber, Sha1Ctx)> {
+    batch.iter().map(|(part, ctx)| (part.number, *ctx)).collect()
+}
+
+/// Begins a session. A file of that name that somebody else made meanwhile gets a new revision.
+async fn begin(
+    drive: &Drive,
+    destination: &mut Destination,
+    parts: &[(PartNumber, Sha1Ctx)],
+) -> Result<(Upload, Vec<PartUrl>)> {
+    match create(drive, destination, None, parts).await? {
+        Created::Session(upload, urls) => Ok((upload, urls)),
+        Created::Instant(_) | Created::Taken(..) => {
+            Err(Error::new(ErrorKind::Protocol, "create: the service began no upload"))
+        }
+    }
+}
+
+/// `create` for a destination; where the name was taken meanwhile by a file, a new revision of it.
+pub async fn create(
+    drive: &Drive,
+    destination: &mut Destination,
+    content: Option<(u64, Sha1Hash)>,
+    parts: &[(PartNumber, Sha1Ctx)],
+) -> Result<Created> {
+    for _ in 0..2 {
+        let file = NewFile {
+            parent: &destination.parent,
+            name: &destination.name,
+            overwrite: destination.overwrite.as_ref(),
+            content,
+            mtime: destination.mtime,
+            parts,
+        };
+        match drive.create_file(&file).await? {
+            Created::Taken(file_id, FileType::File) => destination.overwrite = Some(file_id),
+            Created::Taken(_, FileType::Folder) => {
+                return Err(Error::new(ErrorKind::IsDirectory, "a folder of that name exists on the drive"));
+            }
+            created => return Ok(created),
+        }
+    }
+    Err(Error::new(ErrorKind::Exists, "the name on the drive keeps changing hands"))
+}
+
+struct Put {
+    env: Arc<Env>,
+    flow: Arc<Flow>,
+    transfer: Arc<Transfer>,
+    upload: Upload,
+    part: FrozenPart,
+    ctx: Sha1Ctx,
+}
+
+impl Put {
+    async fn run(self, url: PartUrl) -> Result<(PartNumber, u64, u64)> {
+        let crc = tokio::task::block_in_place(|| crc64(&self.part.frames))?;
+        let mut slot = self.env.gate.enter().await;
+        self.transfer.part_started();
+        let outcome = self.put(url, crc, &mut slot).await;
+        self.transfer.part_done(self.part.bytes, outcome.is_ok());
+        outcome?;
+        slot.stored(self.part.bytes);
+        self.flow.acknowledge(self.part.offset, self.part.bytes);
+        Ok((self.part.number, self.part.bytes, crc))
+    }
+
+    async fn put(&self, mut url: PartUrl, crc: u64, slot: &mut super::in_flight::Slot) -> Result<()> {
+        for _ in 0..RESIGN_MAX {
+            match self.env.drive.put_part(&url, &self.part.frames, crc).await? {
+                PutOutcome::Stored => return Ok(()),
+                PutOutcome::NoSuchUpload => {
+                    return Err(Error::new(ErrorKind::Stale, "the service has dropped the upload session"));
+                }
+                PutOutcome::Expired => {
+                    let mut urls = self.env.drive.part_urls(&self.upload, &[(self.part.number, self.ctx)]).await?;
+                    url = urls.pop().ok_or_else(|| Error::new(ErrorKind::Protocol, "no URL for a part"))?;
+                    slot.restart();
+                }
+            }
+        }
+        Err(Error::new(ErrorKind::Protocol, "the service signs only URLs that have expired"))
+    }
+}

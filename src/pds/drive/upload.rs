@@ -1,0 +1,273 @@
+//! The calls of an upload: create, part URLs, PUT, complete.
+//!
+//! A file being uploaded is invisible to everybody until `complete`, so a `create` whose answer
+//! was lost may simply be sent again: what the first one began expires by itself. A lost answer to
+//! `complete` is reconciled by reading: the file being there with our hash is a success.
+
+use std::sync::atomic::Ordering;
+use std::time::SystemTime;
+
+use super::{Drive, FileMeta, meta};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{FileId, PartNumber, Sha1Hash, UploadId};
+use crate::pds::retry::{Failure, Idempotency, Sent};
+use crate::pds::transport::{Frame, PutAnswer};
+use crate::pds::types::{
+    CheckNameMode, CompleteRequest, CreateRequest, CreateResponse, File, FileType, PartRequest, PartUrl,
+    UploadUrlRequest, UploadUrlResponse, WireSha1Ctx,
+};
+use crate::rolling_sha1::Sha1Ctx;
+
+/// A file to be uploaded.
+#[derive(Clone, Debug)]
+pub struct NewFile<'a> {
+    /// The folder.
+    pub parent: &'a FileId,
+    /// The name there.
+    pub name: &'a str,
+    /// The file that gets a new revision; `None` makes a new file.
+    pub overwrite: Option<&'a FileId>,
+    /// Size and SHA-1 where the whole content is known: the service may have it already.
+    pub content: Option<(u64, Sha1Hash)>,
+    /// The client's modification time.
+    pub mtime: Option<SystemTime>,
+    /// The parts whose URLs shall come with the answer; not empty.
+    pub parts: &'a [(PartNumber, Sha1Ctx)],
+}
+
+/// An upload session.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Upload {
+    /// The file it will become a revision of.
+    pub file_id: FileId,
+    /// The session.
+    pub upload_id: UploadId,
+    /// Parts may be sent in any order. Otherwise one at a time, in order.
+    pub parallel: bool,
+}
+
+/// What `create` led to.
+#[derive(Clone, Debug)]
+pub enum Created {
+    /// A session, and the URLs asked for, in that order.
+    Session(Upload, Vec<PartUrl>),
+    /// The service had the bytes: the file is complete.
+    Instant(FileId),
+    /// Nothing was created: the name belongs to this object.
+    Taken(FileId, FileType),
+}
+
+/// How the PUT of a part ended, as far as it did not fail.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PutOutcome {
+    /// The store has it.
+    Stored,
+    /// The URL has expired: ask for a new one.
+    Expired,
+    /// The session is gone.
+    NoSuchUpload,
+}
+
+/// What a completed file must turn out to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Expected {
+    /// Bytes.
+    pub size: u64,
+    /// Of the whole content.
+    pub sha1: Sha1Hash,
+    /// CRC-64/XZ of the whole content.
+    pub crc64: u64,
+}
+
+impl Drive {
+    /// Whether parts may be sent in any order, as far as is known.
+    pub fn is_parallel(&self) -> bool {
+        self.0.parallel.load(Ordering::Relaxed)
+    }
+
+    /// Begins an upload. Falls back to the ordered mode, for good, where the domain wants that.
+    pub async fn create_file(&self, file: &NewFile<'_>) -> Result<Created> {
+        let parallel = self.is_parallel();
+        match self.create_once(file, parallel).await {
+            Err(failure) if parallel && failure.is("InvalidParameterNotSupported.ParallelUpload") => {
+                tracing::info!("the domain refuses parallel uploads: parts go one at a time, in order");
+                self.0.parallel.store(false, Ordering::Relaxed);
+                Ok(self.create_once(file, false).await?)
+            }
+            outcome => Ok(outcome?),
+        }
+    }
+
+    async fn create_once(&self, file: &NewFile<'_>, parallel: bool) -> std::result::Result<Created, Failure> {
+        let request = CreateRequest {
+            drive_id: self.id(),
+            parent_file_id: file.parent,
+            name: file.name,
+            file_type: FileType::File,
+            check_name_mode: CheckNameMode::Refuse,
+            file_id: file.overwrite,
+            size: file.content.map(|(size, _)| size),
+            parallel_upload: Some(parallel),
+            part_info_list: part_requests(file.parts, parallel),
+            content_hash: file.content.map(|(_, sha1)| sha1.to_string()),
+            content_hash_name: file.content.map(|_| "sha1"),
+            local_modified_at: file.mtime.and_then(meta::wire_time),
+        };
+        let answer: CreateResponse =
+            self.call("/v2/file/create", Idempotency::Safe, self.0.transfer, &request).await?;
+        if answer.exist && file.overwrite.is_none() {
+            return Ok(Created::Taken(answer.file_id, answer.file_type.unwrap_or(FileType::File)));
+        }
+        if file.overwrite.is_some_and(|target| *target != answer.file_id) {
+            return Err(nonsense("create: the service answers for another file than the one to overwrite"));
+        }
+        if answer.rapid_upload || answer.status.as_deref() == Some("available") && answer.upload_id.is_none()
+        {
+            return Ok(Created::Instant(answer.file_id));
+        }
+        let Some(upload_id) = answer.upload_id else {
+            return Err(nonsense("create: the answer has neither an upload_id nor a finished file"));
+        };
+        check_urls(file.parts.iter().map(|(number, _)| *number), &answer.part_info_list)?;
+        Ok(Created::Session(Upload { file_id: answer.file_id, upload_id, parallel }, answer.part_info_list))
+    }
+
+    /// URLs for parts, in the order asked for.
+    pub async fn part_urls(&self, upload: &Upload, parts: &[(PartNumber, Sha1Ctx)]) -> Result<Vec<PartUrl>> {
+        let request = UploadUrlRequest {
+            drive_id: self.id(),
+            file_id: &upload.file_id,
+            upload_id: &upload.upload_id,
+            part_info_list: part_requests(parts, upload.parallel),
+        };
+        let answer: UploadUrlResponse =
+            self.call("/v2/file/get_upload_url", Idempotency::Safe, self.0.transfer, &request).await?;
+        check_urls(parts.iter().map(|(number, _)| *number), &answer.part_info_list)?;
+        Ok(answer.part_info_list)
+    }
+
+    /// Sends a part. The store's CRC-64, where it gives one, must be `crc64`.
+    pub async fn put_part(&self, url: &PartUrl, body: &[Frame], crc64: u64) -> Result<PutOutcome> {
+        const DAMAGED_MAX: usize = 3;
+        for _ in 0..DAMAGED_MAX {
+            match self.0.transport.put_part(url, body, self.0.transfer).await? {
+                PutAnswer::Stored { crc64: Some(stored) } if stored != crc64 => {
+                    tracing::warn!(part = %url.part_number, "a part was damaged on its way; sending it again");
+                }
+                PutAnswer::Stored { .. } | PutAnswer::AlreadyStored => return Ok(PutOutcome::Stored),
+                PutAnswer::Expired => return Ok(PutOutcome::Expired),
+                PutAnswer::NoSuchUpload => return Ok(PutOutcome::NoSuchUpload),
+            }
+        }
+        let detail = format!("part {} arrived damaged {DAMAGED_MAX} times", url.part_number);
+        Err(Error::new(ErrorKind::Integrity, detail))
+    }
+
+    /// Makes the uploaded parts the newest revision of the file. The answer is checked against
+    /// what we know of the content.
+    pub async fn complete(&self, upload: &Upload, expected: &Expected) -> Result<FileMeta> {
+        let request = CompleteRequest {
+            drive_id: self.id(),
+            file_id: &upload.file_id,
+            upload_id: &upload.upload_id,
+            crc64_hash: Some(expected.crc64.to_string()),
+        };
+        let answer =
+            self.call::<File>("/v2/file/complete", Idempotency::Safe, self.0.transfer, &request).await;
+        let mut meta = match answer {
+            Ok(file) => FileMeta::try_from(file)?,
+            Err(failure) if is_ambiguous(&failure) => match self.get(&upload.file_id).await {
+                Ok(meta) if expected.check(&meta).is_ok() => meta,
+                _ => return Err(failure.error),
+            },
+            Err(failure) => return Err(failure.error),
+        };
+        if meta.sha1.is_none() && meta.crc64.is_none() {
+            meta = self.get(&upload.file_id).await?;
+        }
+        expected.check(&meta)?;
+        Ok(meta)
+    }
+
+    /// The committed file behind an instant upload, checked like a completed one.
+    pub async fn committed(&self, file: &FileId, expected: &Expected) -> Result<FileMeta> {
+        let meta = self.get(file).await?;
+        expected.check(&meta)?;
+        Ok(meta)
+    }
+
+    /// Gives `target` a new revision with the content of `source` by instant upload. `None` where
+    /// the service does not do that; then nothing has changed.
+    pub async fn replace(&self, target: &FileMeta, source: &FileMeta) -> Result<Option<FileMeta>> {
+        let (Some(sha1), Some(parent)) = (source.sha1, &target.parent_id) else {
+            return Ok(None);
+        };
+        let first = crate::rolling_sha1::RollingSha1::default().ctx();
+        let parts: Vec<_> = first.map(|ctx| (PartNumber::FIRST, ctx)).into_iter().collect();
+        let file = NewFile {
+            parent,
+            name: &target.name,
+            overwrite: Some(&target.file_id),
+            content: Some((source.size, sha1)),
+            mtime: Some(source.mtime),
+            parts: &parts,
+        };
+        let Created::Instant(file_id) = self.create_file(&file).await? else {
+            return Ok(None);
+        };
+        let meta = self.get(&file_id).await?;
+        if meta.size != source.size || meta.sha1 != Some(sha1) {
+            return Err(Error::new(ErrorKind::Integrity, "the instant upload gave the file other bytes"));
+        }
+        Ok(Some(meta))
+    }
+}
+
+impl Expected {
+    /// Whether the drive has what we sent.
+    pub fn check(&self, meta: &FileMeta) -> Result<()> {
+        let wrong = |what: &str| {
+            let detail = format!("the drive holds other bytes than were written: {what}");
+            Err(Error::new(ErrorKind::Integrity, detail))
+        };
+        if meta.size != self.size {
+            return wrong(&format!("{} bytes instead of {}", meta.size, self.size));
+        }
+        if meta.sha1.is_some_and(|sha1| sha1 != self.sha1) {
+            return wrong("the SHA-1 differs");
+        }
+        if meta.crc64.is_some_and(|crc64| crc64 != self.crc64) {
+            return wrong("the CRC-64 differs");
+        }
+        Ok(())
+    }
+}
+
+/// An upload session that is gone, or an answer that was lost: the file itself tells.
+fn is_ambiguous(failure: &Failure) -> bool {
+    failure.is("NotFound.UploadId") || failure.is("AlreadyExist") || failure.sent == Sent::Maybe
+}
+
+fn part_requests(parts: &[(PartNumber, Sha1Ctx)], parallel: bool) -> Vec<PartRequest> {
+    let request = |&(part_number, ctx): &(PartNumber, Sha1Ctx)| PartRequest {
+        part_number,
+        parallel_sha1_ctx: parallel.then(|| WireSha1Ctx::from(ctx)),
+    };
+    parts.iter().map(request).collect()
+}
+
+/// One URL per part, in the order asked for.
+fn check_urls(
+    asked: impl ExactSizeIterator<Item = PartNumber>,
+    given: &[PartUrl],
+) -> std::result::Result<(), Failure> {
+    if asked.len() == given.len() && asked.eq(given.iter().map(|url| url.part_number)) {
+        return Ok(());
+    }
+    Err(nonsense("the service gave URLs for other parts than were asked for"))
+}
+
+fn nonsense(detail: &str) -> Failure {
+    let error = Error::new(ErrorKind::Protocol, detail);
+    Failure { error, code: String::new(), sent: Sent::Answered, retry_after: None }
+}
