@@ -1,1 +1,156 @@
-//! Placeholder.
+//! The command line: arguments to one function per command, and nothing else.
+//!
+//! Only here and below does anything print. Exit codes: 0, everything was done and everything
+//! written is on the drive; 1, something failed, and the last lines on stderr say what; 2, the
+//! arguments make no sense.
+
+#![allow(clippy::doc_markdown, reason = "doc comments of arguments are help texts, shown as they are")]
+
+use std::fmt::Display;
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::error::{Error, ErrorKind, Result};
+
+pub mod demo;
+pub mod mount;
+mod quantities;
+pub mod serve;
+mod signals;
+pub mod umount;
+
+/// How long background work may take to notice that the program ends.
+const RUNTIME_END_MAX: Duration = Duration::from_secs(2);
+/// What is logged unless somebody says otherwise.
+const LOG_DEFAULT: &str = "warn,pdsfs=info";
+/// Exit code of arguments that make no sense; clap uses the same.
+const EXIT_USAGE: u8 = 2;
+
+/// An Alibaba Cloud PDS drive as a Linux directory whose files are uploaded while they are written.
+#[derive(Debug, Parser)]
+#[command(
+    name = "pdsfs",
+    version,
+    max_term_width = 100,
+    after_help = "Exit codes: 0 done and everything \
+    written is on the drive, 1 something failed (stderr says what), 2 wrong arguments."
+)]
+struct Cli {
+    /// What to log, as level or target=level, comma-separated: error, warn, info, debug or trace
+    /// [default: $PDSFS_LOG, else $RUST_LOG, else warn,pdsfs=info]
+    #[arg(long, global = true, value_name = "FILTER", display_order = 900)]
+    log: Option<String>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Mount a drive and serve it until it is unmounted or the program is told to stop
+    Mount(Box<mount::MountArgs>),
+    /// Unmount a drive
+    #[command(alias = "unmount")]
+    Umount(umount::UmountArgs),
+    /// Be a PDS-compatible drive on this machine
+    Serve(Box<serve::ServeArgs>),
+    /// Show it all on this machine: an embedded drive, mounted, with the uploads on the screen
+    Demo(demo::DemoArgs),
+}
+
+/// Reads the arguments, runs the command, and says what went wrong if it did.
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Help goes to stdout with code 0, mistakes to stderr with code 2.
+            e.print().ok();
+            return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(EXIT_USAGE));
+        }
+    };
+    let outcome = start_log(cli.log.as_deref()).and_then(|()| dispatch(cli.command));
+    outcome.unwrap_or_else(|mistake| {
+        say(format_args!("pdsfs: {mistake}"));
+        ExitCode::from(EXIT_USAGE)
+    })
+}
+
+/// An error from here is a mistake in the arguments.
+fn dispatch(command: Command) -> Result<ExitCode> {
+    Ok(tell(match command {
+        Command::Mount(args) => on_runtime(mount::run(args.into_config()?)),
+        Command::Umount(args) => umount::run(&args),
+        Command::Serve(args) => on_runtime(serve::run(args.check()?)),
+        Command::Demo(args) => on_runtime(demo::run(args)),
+    }))
+}
+
+/// Says what a command failed of.
+fn tell(outcome: Result<ExitCode>) -> ExitCode {
+    outcome.unwrap_or_else(|error| {
+        say(format_args!("pdsfs: {error}"));
+        ExitCode::FAILURE
+    })
+}
+
+/// Runs a command on a runtime with a worker for each core, and at least two.
+fn on_runtime(command: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
+    let workers = std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .enable_all()
+        .build()
+        .map_err(|e| Error::from(e).context("cannot start"))?;
+    let outcome = runtime.block_on(command);
+    runtime.shutdown_timeout(RUNTIME_END_MAX);
+    outcome
+}
+
+fn start_log(filter: Option<&str>) -> Result<()> {
+    let env = |name| std::env::var(name).ok().filter(|v| !v.is_empty());
+    let filter = filter.map(str::to_owned).or_else(|| env("PDSFS_LOG")).or_else(|| env("RUST_LOG"));
+    let filter = filter.as_deref().unwrap_or(LOG_DEFAULT);
+    let parsed = EnvFilter::try_new(filter)
+        .map_err(|e| Error::new(ErrorKind::Invalid, format!("log filter {filter:?}: {e}")))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(parsed)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .try_init()
+        .map_err(|e| Error::new(ErrorKind::Io, format!("cannot log: {e}")))
+}
+
+/// One line on stderr, for people. If nobody can read it, nobody can be told.
+fn say(line: impl Display) {
+    writeln!(std::io::stderr().lock(), "{line}").ok();
+}
+
+/// One line on stdout, for programs that wait for it.
+fn announce(line: impl Display) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}").and_then(|()| out.flush()).map_err(|e| Error::from(e).context("stdout"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_argument_is_explained() {
+        for command in Cli::command().get_subcommands() {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+            for arg in command.get_arguments() {
+                assert!(arg.get_help().is_some(), "{} {}", command.get_name(), arg.get_id());
+            }
+        }
+    }
+}

@@ -1,1 +1,126 @@
-//! Placeholder.
+//! The fuser adaptor: the only module that imports fuser.
+//!
+//! `adaptor` turns the kernel's requests into calls of [`Vfs`], `dispatch` answers each of them
+//! once and within a deadline, `mountinfo` and `unmount` know what is mounted and how to end it.
+//! [`KernelMount`] is one mount from its beginning to its end.
+//!
+//! Unmounting is done here and not by fuser: 0.18.0 gives up when a file is open, and takes a
+//! mount that is gone for one that is still there, so that it could unmount whatever came after it
+//! at the same path. Its handle is therefore never dropped.
+
+use std::mem::ManuallyDrop;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+
+use crate::config::MountConfig;
+use crate::error::{Error, ErrorKind, Result};
+use crate::vfs::Vfs;
+use adaptor::Adaptor;
+
+mod adaptor;
+mod capabilities;
+mod convert;
+mod dispatch;
+pub mod mountinfo;
+pub mod unmount;
+
+/// Two threads are best on two cores; they only hand requests on.
+const SESSION_THREADS: usize = 2;
+
+/// A drive that is mounted. Dropping this does not unmount it.
+#[derive(Debug)]
+pub struct KernelMount {
+    path: PathBuf,
+    device: String,
+    ended: watch::Receiver<bool>,
+    /// Closed when the session is over and every request is answered.
+    busy: mpsc::Receiver<()>,
+    /// Dropping it would unmount by path, whatever is there by then.
+    _session: ManuallyDrop<BackgroundSession>,
+}
+
+impl KernelMount {
+    /// Mounts at `config.mountpoint`, which is absolute and without links. The kernel's requests
+    /// are served from now on. Must be called on a runtime.
+    pub async fn start(vfs: Arc<Vfs>, config: &MountConfig) -> Result<Self> {
+        let (ended, has_ended) = watch::channel(false);
+        let (busy, is_busy) = mpsc::channel(1);
+        let adaptor = Adaptor::new(vfs.clone(), Handle::current(), config.commit_timeout, ended, busy);
+        let (options, path) = (session_options(config), config.mountpoint.clone());
+        let session = tokio::task::spawn_blocking(move || -> std::io::Result<_> {
+            let session = Session::new(adaptor, &path, &options)?.spawn()?;
+            Ok(ManuallyDrop::new(session))
+        })
+        .await
+        .map_err(|e| Error::new(ErrorKind::Io, format!("mounting was given up: {e}")))?
+        .map_err(|e| Error::from(e).context(format!("cannot mount at {}", config.mountpoint.display())))?;
+        let mount =
+            mountinfo::at(&config.mountpoint)?.filter(mountinfo::Mount::is_ours).ok_or_else(|| {
+                let path = config.mountpoint.display();
+                Error::new(ErrorKind::Io, format!("the new mount is not seen at {path}"))
+            })?;
+        vfs.mounted_on(&mount.device);
+        Ok(Self {
+            path: config.mountpoint.clone(),
+            device: mount.device,
+            ended: has_ended,
+            busy: is_busy,
+            _session: session,
+        })
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns when the kernel has let go of the mount: somebody unmounted it and no file of it is
+    /// open any more.
+    pub async fn wait(&self) {
+        // An error means that the adaptor is gone, which is the end too.
+        self.ended.clone().wait_for(|ended| *ended).await.ok();
+    }
+
+    /// Takes the mount out of the name space, also while files of it are open: those stay usable
+    /// for as long as this process lives. Nothing else that may be mounted there is touched.
+    pub async fn detach(&self) -> Result<()> {
+        if *self.ended.borrow() {
+            return Ok(());
+        }
+        let (path, device) = (self.path.clone(), self.device.clone());
+        let detached = tokio::task::spawn_blocking(move || match mountinfo::at(&path)? {
+            Some(mount) if mount.is_ours() && mount.device == device => unmount::lazily(&path),
+            _ => Ok(()),
+        });
+        detached.await.map_err(|e| Error::new(ErrorKind::Io, e.to_string()))?
+    }
+
+    /// Waits until every request that came is answered, and programs have closed what was open;
+    /// `false` if that is not so within `limit`.
+    pub async fn finish(&mut self, limit: Duration) -> bool {
+        tokio::time::timeout(limit, self.busy.recv()).await.is_ok()
+    }
+}
+
+fn session_options(config: &MountConfig) -> Config {
+    let mut options = Config::default();
+    options.mount_options = vec![
+        MountOption::FSName(format!("pds:{}", config.drive_id)),
+        // As a custom option, so that it reaches the kernel also without fusermount3.
+        MountOption::CUSTOM("subtype=pdsfs".to_owned()),
+        MountOption::DefaultPermissions,
+        MountOption::NoSuid,
+        MountOption::NoDev,
+    ];
+    if config.read_only {
+        options.mount_options.push(MountOption::RO);
+    }
+    options.acl = if config.allow_other { SessionACL::All } else { SessionACL::Owner };
+    options.n_threads = Some(SESSION_THREADS);
+    options
+}

@@ -4,6 +4,7 @@
 
 pub mod auth;
 pub mod drive;
+pub mod frame;
 pub mod retry;
 pub mod transport;
 pub mod types;

@@ -21,6 +21,11 @@ pub struct Sha1Ctx {
     pub part_offset: u64,
 }
 
+impl Sha1Ctx {
+    /// Before the first byte.
+    pub const START: Self = Self { h: INITIAL, part_offset: 0 };
+}
+
 /// The running SHA-1 of everything appended so far.
 #[derive(Clone, Debug)]
 pub struct RollingSha1 {

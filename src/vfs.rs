@@ -3,14 +3,39 @@
 //! `fuse.rs` is the only caller. Names live in `vfs/names.rs` and `vfs/dirs.rs` (on the `tree`),
 //! bytes in `vfs/files.rs` (on `content`). No table lock is held across an await.
 
-use std::ffi::OsStr;
+mod callers;
+mod changes;
+mod commit;
+mod dirs;
+mod files;
+mod names;
+mod times;
+
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
+use lru::LruCache;
+use tokio::task::JoinSet;
 
+use crate::config::MountConfig;
+use crate::content::budget::Budget;
+use crate::content::in_flight::Gate;
+use crate::content::open_files::OpenFiles;
+use crate::content::reader::Reader;
+use crate::content::shipper::Env;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::Ino;
+use crate::ids::{Ino, RevisionId};
+use crate::pds::drive::Drive;
 use crate::pds::types::FileType;
+use crate::status::Progress;
+use crate::tree::Tree;
+
+use callers::Device;
+use dirs::Dirs;
+use files::Handles;
+use names::QuotaCache;
+use times::PendingTimes;
 
 /// Attributes as `stat` shows them.
 #[derive(Clone, Debug, PartialEq)]
@@ -133,94 +158,141 @@ pub enum RenameMode {
 
 /// The file system: operations on inodes.
 #[derive(Debug)]
-pub struct Vfs {}
-
-#[allow(
-    clippy::unused_async,
-    unused_variables,
-    missing_docs,
-    clippy::unused_self,
-    clippy::trivially_copy_pass_by_ref
-)]
-impl Vfs {
-    /// The root is known without the network.
-    pub async fn lookup(&self, parent: Ino, name: &OsStr) -> Result<Option<Entry>> {
-        missing()
-    } // None: remembered as absent; a Some was counted once
-    pub fn negative_ttl(&self) -> Duration {
-        Duration::ZERO
-    }
-    pub fn forget(&self, ino: Ino, lookups: u64) {}
-    pub fn count_lookup(&self, ino: Ino) {} // before a readdirplus entry is put into the reply; forget(ino, 1) if it did not fit
-    pub async fn getattr(&self, ino: Ino) -> Result<Entry> {
-        missing()
-    }
-    pub async fn setattr(&self, ino: Ino, fh: Option<Fh>, set: SetAttr) -> Result<Entry> {
-        missing()
-    }
-    pub async fn mkdir(&self, parent: Ino, name: &OsStr) -> Result<Entry> {
-        missing()
-    }
-    pub async fn unlink(&self, parent: Ino, name: &OsStr) -> Result<()> {
-        missing()
-    }
-    pub async fn rmdir(&self, parent: Ino, name: &OsStr) -> Result<()> {
-        missing()
-    }
-    pub async fn rename(&self, from: (Ino, &OsStr), to: (Ino, &OsStr), mode: RenameMode) -> Result<()> {
-        missing()
-    }
-    pub async fn access(&self, ino: Ino, mask: i32, caller: Caller) -> Result<()> {
-        missing()
-    }
-    pub async fn statfs(&self) -> Statfs {
-        Statfs { blocks: 0, blocks_free: 0 }
-    }
-    pub async fn opendir(&self, ino: Ino) -> Result<Fh> {
-        missing()
-    }
-    /// Up to a few hundred entries after `cookie`; empty at the end.
-    pub async fn readdir(&self, dh: Fh, cookie: u64, plus: bool) -> Result<Vec<DirEntry>> {
-        missing()
-    }
-    pub fn releasedir(&self, dh: Fh) {}
-    pub async fn open(&self, ino: Ino, flags: i32, caller: Caller) -> Result<Opened> {
-        missing()
-    } // flags: open(2)
-    pub async fn create(
-        &self,
-        parent: Ino,
-        name: &OsStr,
-        flags: i32,
-        caller: Caller,
-    ) -> Result<(Entry, Opened)> {
-        missing()
-    }
-    pub async fn read(&self, fh: Fh, offset: u64, size: u32) -> Result<Bytes> {
-        missing()
-    }
-    /// The fast path of a write: takes the bytes if that needs no waiting, else `None` and nothing was taken.
-    pub fn write_now(&self, fh: Fh, offset: u64, bytes: &[u8]) -> Option<Result<u32>> {
-        None
-    }
-    pub async fn write(&self, fh: Fh, offset: u64, bytes: Bytes) -> Result<u32> {
-        missing()
-    }
-    pub async fn flush(&self, fh: Fh, caller: Caller) -> Result<()> {
-        missing()
-    }
-    pub async fn release(&self, fh: Fh) -> Result<()> {
-        missing()
-    }
-    pub async fn fsync(&self, fh: Fh) -> Result<()> {
-        missing()
-    }
-    /// Settles everything open; the names and errors of what could not be settled.
-    pub async fn drain(&self) -> Vec<(String, Error)> {
-        Vec::new()
-    }
+pub struct Vfs {
+    this: Weak<Self>,
+    config: Arc<MountConfig>,
+    drive: Drive,
+    /// Names. Never held across an await; locked before no other lock.
+    tree: Mutex<Tree>,
+    dirs: Dirs,
+    quota: QuotaCache,
+    /// Bytes of files that are open.
+    files: OpenFiles,
+    handles: Handles,
+    reader: Arc<Reader>,
+    env: Arc<Env>,
+    progress: Arc<Progress>,
+    times: Arc<PendingTimes>,
+    /// What the kernel calls this mount; known once it is mounted.
+    device: OnceLock<Device>,
+    /// The revision that the kernel's page cache has of an inode. A leaf lock.
+    cached: Mutex<LruCache<Ino, RevisionId>>,
 }
 
-fn missing<T>() -> Result<T> {
-    Err(Error::new(ErrorKind::Unsupported, "not offered"))
+/// Inodes whose page cache is remembered to be good.
+const CACHED_INODES_MAX: NonZeroUsize = NonZeroUsize::new(65_536).unwrap();
+
+impl Vfs {
+    /// A file system on a drive. Makes no call; must be called within a tokio runtime.
+    pub fn new(config: Arc<MountConfig>, drive: Drive, progress: Arc<Progress>) -> Arc<Self> {
+        let part_bytes = config.part_size.get();
+        // One part's worth of buffers is left to a part that fills.
+        let in_flight_max = (config.buffer_bytes_max / part_bytes).saturating_sub(1);
+        let in_flight_max = in_flight_max.clamp(1, config.parts_in_flight_max as u64);
+        let env = Arc::new(Env {
+            drive: drive.clone(),
+            budget: Budget::new(config.buffer_bytes_max, part_bytes),
+            gate: Gate::new(in_flight_max as usize, part_bytes),
+            part_size: config.part_size,
+            spill_dir: config.spill_dir.clone(),
+            runtime: tokio::runtime::Handle::current(),
+        });
+        let vfs = Arc::new_cyclic(|this| Self {
+            this: this.clone(),
+            tree: Mutex::new(Tree::new(&config.root_id, config.metadata_ttl, SystemTime::now())),
+            dirs: Dirs::new(),
+            quota: QuotaCache::new(),
+            files: OpenFiles::default(),
+            handles: Handles::default(),
+            reader: Reader::new(drive.clone(), config.read_cache_bytes_max),
+            env,
+            progress,
+            times: Arc::default(),
+            device: OnceLock::new(),
+            cached: Mutex::new(LruCache::new(CACHED_INODES_MAX)),
+            drive,
+            config,
+        });
+        let (times, drive) = (vfs.times.clone(), vfs.drive.clone());
+        tokio::spawn(async move { times.run(&drive).await });
+        vfs
+    }
+
+    /// The mount has this device number (`major:minor`).
+    pub fn mounted_on(&self, device: &str) {
+        if let Some(device) = Device::parse(device) {
+            // Mounted once; a second call would say the same.
+            let _ = self.device.set(device);
+        }
+    }
+
+    /// The drive.
+    pub fn drive(&self) -> &Drive {
+        &self.drive
+    }
+
+    fn tree(&self) -> MutexGuard<'_, Tree> {
+        self.tree.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn this(&self) -> Result<Arc<Self>> {
+        self.this.upgrade().ok_or_else(|| Error::new(ErrorKind::Cancelled, "the mount is going away"))
+    }
+
+    /// Whether the page cache of an inode is of this revision; remembers that it is from now on.
+    fn page_cache_is_of(&self, ino: Ino, revision: Option<RevisionId>) -> bool {
+        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(revision) = revision else {
+            cached.pop(&ino);
+            return false;
+        };
+        cached.put(ino, revision.clone()) == Some(revision)
+    }
+
+    /// Changes attributes and gives them as they are then.
+    pub async fn setattr(&self, ino: Ino, fh: Option<Fh>, set: SetAttr) -> Result<Entry> {
+        self.check_writable()?;
+        if let Some(size) = set.size {
+            self.set_size(ino, fh, size).await?;
+        }
+        if let Some(mode) = set.mode {
+            self.tree().set_perm(ino, (mode & 0o7777) as u16)?;
+        }
+        if let Some(mtime) = set.mtime {
+            self.set_mtime(ino, mtime)?;
+        }
+        self.getattr(ino).await
+    }
+
+    /// Sets a modification time: with the commit where one is to come, else by itself, soon.
+    fn set_mtime(&self, ino: Ino, mtime: SystemTime) -> Result<()> {
+        let taken = self.files.get(ino).is_some_and(|file| file.set_mtime(mtime));
+        let mut tree = self.tree();
+        tree.set_mtime(ino, mtime)?;
+        if let (false, Some(meta)) = (taken, tree.meta(ino)) {
+            self.times.set(meta.file_id.clone(), mtime);
+        }
+        Ok(())
+    }
+
+    /// Settles everything open; the names and errors of what could not be settled.
+    pub async fn drain(&self) -> Vec<(String, Error)> {
+        let mut settles = JoinSet::new();
+        for file in self.files.all() {
+            let Ok(vfs) = self.this() else { break };
+            settles.spawn(async move {
+                let outcome = vfs.settle(&file).await;
+                outcome.err().map(|error| (vfs.name_of(file.ino()), error))
+            });
+        }
+        let mut unsaved: Vec<_> = settles.join_all().await.into_iter().flatten().collect();
+        if let Err(error) = self.times.flush(&self.drive).await {
+            unsaved.push(("modification times".into(), error));
+        }
+        unsaved
+    }
+
+    fn name_of(&self, ino: Ino) -> String {
+        self.tree().display_path(ino)
+    }
 }

@@ -3,11 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use tokio::sync::Notify;
 
 use super::part::read_frames;
 use crate::error::{Error, Result};
-use crate::pds::transport::Frame;
+use crate::pds::frame::Frame;
+
+/// Bytes at the beginning of a file that stay readable while it is open.
+const HEAD_BYTES_MAX: usize = 64 << 10;
 
 /// Frozen parts that the drive does not have yet, and the first failure.
 #[derive(Debug, Default)]
@@ -21,10 +25,13 @@ pub struct Flow {
 struct State {
     /// By file offset.
     held: BTreeMap<u64, Arc<[Frame]>>,
-    /// Kept beyond its acknowledgement: file managers look at the first block of what they copy.
-    head: Option<Frame>,
+    /// A copy of the first bytes that outlives their acknowledgement: file managers look at the
+    /// first block of what they copy. A copy, because a slab that is kept would never come back.
+    head: Bytes,
     /// Stored parts, in bytes.
     acknowledged_bytes: u64,
+    /// Acknowledged parts stay readable.
+    keep_all: bool,
     failed: Option<Error>,
 }
 
@@ -36,8 +43,11 @@ impl Flow {
     /// A part was frozen.
     pub fn hold(&self, offset: u64, frames: Arc<[Frame]>, keep_head: bool) {
         let mut state = self.lock();
-        if offset == 0 && keep_head {
-            state.head = frames.first().filter(|f| matches!(f, Frame::Memory(_))).cloned();
+        if offset == 0
+            && keep_head
+            && let Some(Frame::Memory(first)) = frames.first()
+        {
+            state.head = Bytes::copy_from_slice(&first[..first.len().min(HEAD_BYTES_MAX)]);
         }
         state.held.insert(offset, frames);
     }
@@ -45,10 +55,17 @@ impl Flow {
     /// The store has a part.
     pub fn acknowledge(&self, offset: u64, bytes: u64) {
         let mut state = self.lock();
-        state.held.remove(&offset);
+        if !state.keep_all {
+            state.held.remove(&offset);
+        }
         state.acknowledged_bytes += bytes;
         drop(state);
         self.changed.notify_waiters();
+    }
+
+    /// From now on, parts stay readable after their acknowledgement.
+    pub fn keep_all(&self) {
+        self.lock().keep_all = true;
     }
 
     /// The upload has failed; the first failure stays.
@@ -90,7 +107,7 @@ impl Flow {
                 return Ok(Some(count));
             }
         }
-        let count = read_frames(head.as_slice(), offset, out)?;
+        let count = read_frames(&[Frame::Memory(head)], offset, out)?;
         Ok((count > 0).then_some(count))
     }
 }
@@ -99,7 +116,6 @@ impl Flow {
 mod tests {
     use super::*;
     use crate::error::ErrorKind;
-    use bytes::Bytes;
 
     fn frames(text: &'static str) -> Arc<[Frame]> {
         [Frame::Memory(Bytes::from_static(text.as_bytes()))].into()

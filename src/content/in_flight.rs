@@ -17,8 +17,10 @@ pub const IN_FLIGHT_MIN: usize = 4;
 const QUEUEING_LOW: f64 = 2.0;
 /// Above this many, one fewer.
 const QUEUEING_HIGH: f64 = 4.0;
-/// PUT times that are remembered to find the quickest.
-const TIMES_KEPT: usize = 64;
+/// How much the quickest PUT is forgotten per part: a path that became longer is learnt of in time.
+const QUICKEST_DECAY: f64 = 1.002;
+/// Finished parts that count for the rate however old they are.
+const DONE_KEPT_MIN: usize = 4;
 /// The span over which the upload rate is measured.
 const RATE_SPAN: Duration = Duration::from_secs(3);
 /// How many seconds of upload a writer may be ahead of the drive.
@@ -30,9 +32,12 @@ struct Control {
     limit: usize,
     limit_max: usize,
     part_bytes: u64,
-    times: VecDeque<Duration>,
+    /// How long a part takes when nothing queues, in seconds.
+    quickest: f64,
+    /// Parts that were finished since the drive was last idle.
     done: VecDeque<(Instant, u64)>,
-    busy_since: Option<Instant>,
+    /// Bytes per second before the drive was last idle.
+    last_rate: Option<f64>,
     in_flight: usize,
 }
 
@@ -43,16 +48,16 @@ impl Control {
             limit: IN_FLIGHT_MIN.min(limit_max),
             limit_max,
             part_bytes,
-            times: VecDeque::with_capacity(TIMES_KEPT),
+            quickest: f64::INFINITY,
             done: VecDeque::new(),
-            busy_since: None,
+            last_rate: None,
             in_flight: 0,
         }
     }
 
     fn started(&mut self, now: Instant) {
         if self.in_flight == 0 {
-            self.busy_since = Some(now);
+            self.last_rate = self.rate(now);
             self.done.clear();
         }
         self.in_flight += 1;
@@ -61,18 +66,17 @@ impl Control {
     fn finished(&mut self, now: Instant, bytes: u64, elapsed: Duration, others_wait: bool) {
         self.in_flight = self.in_flight.saturating_sub(1);
         self.done.push_back((now, bytes));
-        while self.done.front().is_some_and(|(at, _)| now.duration_since(*at) > RATE_SPAN) {
+        while self.done.len() > DONE_KEPT_MIN
+            && self.done.front().is_some_and(|(at, _)| now.duration_since(*at) > RATE_SPAN)
+        {
             self.done.pop_front();
         }
         if bytes < self.part_bytes {
             return;
         }
-        if self.times.len() == TIMES_KEPT {
-            self.times.pop_front();
-        }
-        self.times.push_back(elapsed);
-        let quickest = self.times.iter().min().map_or(elapsed, |t| *t).as_secs_f64();
-        let queueing = self.limit as f64 * (1.0 - quickest / elapsed.as_secs_f64().max(1e-9));
+        let elapsed = elapsed.as_secs_f64().max(1e-9);
+        self.quickest = (self.quickest * QUICKEST_DECAY).min(elapsed);
+        let queueing = self.limit as f64 * (1.0 - self.quickest / elapsed);
         if queueing < QUEUEING_LOW && others_wait {
             self.limit = (self.limit + 1).min(self.limit_max);
         } else if queueing > QUEUEING_HIGH {
@@ -85,23 +89,24 @@ impl Control {
         self.limit = (self.limit / 2).max(IN_FLIGHT_MIN.min(self.limit_max));
     }
 
-    /// Bytes per second over the last seconds of work; `None` until enough has been seen.
+    /// Bytes per second of late; `None` until enough has been seen.
     fn rate(&self, now: Instant) -> Option<f64> {
-        let since = self.busy_since?;
-        let span = now.duration_since(since).min(RATE_SPAN);
-        if self.done.len() < 2 || span < Duration::from_millis(200) {
-            return None;
-        }
-        let bytes: u64 = self.done.iter().map(|(_, bytes)| bytes).sum();
-        Some(bytes as f64 / span.as_secs_f64())
+        let Some((first, _)) = self.done.front().filter(|_| self.done.len() > 1) else {
+            return self.last_rate;
+        };
+        // The first one only marks the beginning: its bytes were sent before it.
+        let bytes: u64 = self.done.iter().skip(1).map(|(_, bytes)| bytes).sum();
+        let span = now.duration_since(*first).as_secs_f64();
+        (span > 0.05).then(|| bytes as f64 / span).or(self.last_rate)
     }
 
     /// How many full parts of one file may be unacknowledged.
     fn parts_ahead_max(&self, now: Instant) -> usize {
         let by_count = self.limit + 2;
-        let by_rate = self
-            .rate(now)
-            .map_or(by_count, |rate| (rate * AHEAD.as_secs_f64() / self.part_bytes as f64) as usize);
+        let by_rate = match self.rate(now) {
+            Some(rate) => (rate * AHEAD.as_secs_f64() / self.part_bytes as f64) as usize,
+            None => IN_FLIGHT_MIN,
+        };
         by_rate.clamp(2, by_count)
     }
 }
@@ -262,17 +267,38 @@ mod tests {
 
     #[test]
     fn a_slow_drive_keeps_the_writer_close() {
-        let mut control = Control::new(32, PART);
         let start = Instant::now();
-        control.started(start);
-        assert_eq!(control.parts_ahead_max(start), 6);
-        // 1 MiB/s: three seconds are less than a part, and two parts are the least.
-        for i in 1..10 {
-            control.started(start + Duration::from_secs(8 * i));
-            control.finished(start + Duration::from_secs(8 * i), PART, Duration::from_secs(8), false);
-            control.finished(start + Duration::from_secs(8 * i), PART, Duration::from_secs(8), false);
+        let ahead = |seconds_per_part: u64| {
+            let mut control = Control::new(32, PART);
+            control.started(start);
+            assert_eq!(control.parts_ahead_max(start), IN_FLIGHT_MIN);
+            let mut now = start;
+            for _ in 1..10 {
+                control.started(now);
+                now += Duration::from_secs(seconds_per_part);
+                control.finished(now, PART, Duration::from_secs(seconds_per_part), false);
+            }
+            control.parts_ahead_max(now)
+        };
+        // Three seconds of upload are less than a part, and two parts are the least.
+        assert_eq!(ahead(8), 2);
+        assert_eq!(ahead(1), 3);
+    }
+
+    #[test]
+    fn the_rate_is_remembered_over_a_pause() {
+        let mut control = Control::new(32, PART);
+        let mut now = Instant::now();
+        for _ in 0..10 {
+            control.started(now);
+            control.started(now);
+            now += Duration::from_secs(4);
+            control.finished(now, PART, Duration::from_secs(4), false);
+            control.finished(now, PART, Duration::from_secs(4), false);
         }
-        assert_eq!(control.parts_ahead_max(start + Duration::from_secs(80)), 6.min(control.limit + 2).max(2));
+        now += Duration::from_secs(3600);
+        control.started(now);
+        assert_eq!(control.parts_ahead_max(now), 2);
     }
 
     #[tokio::test]

@@ -13,7 +13,7 @@ use crc_fast::CrcAlgorithm;
 
 use super::budget::{Budget, Grant, Slab};
 use crate::error::{Error, ErrorKind, Result};
-use crate::pds::transport::Frame;
+use crate::pds::frame::Frame;
 
 /// Longest stored frame in bytes: what one PUT keeps in memory of a spilled part.
 const STORED_FRAME_BYTES: u64 = 256 << 10;
@@ -33,6 +33,15 @@ struct Spilled {
     bytes: u64,
 }
 
+impl Spilled {
+    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        let stored = self.file.write_all_at(bytes, self.bytes);
+        stored.map_err(|e| Error::from(e).context("cannot put a part aside"))?;
+        self.bytes += bytes.len() as u64;
+        Ok(())
+    }
+}
+
 /// How much a part took.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Taken {
@@ -48,21 +57,20 @@ impl Filling {
         self.bytes
     }
 
-    /// Takes bytes until the part has `part_bytes`.
+    /// Takes bytes until the part has `part_bytes`. Without a `spill_dir` it never touches the disk,
+    /// and the caller must come again with one.
     pub fn take(
         &mut self,
         data: &[u8],
         part_bytes: u64,
         budget: &Arc<Budget>,
-        spill_dir: &Path,
+        spill_dir: Option<&Path>,
     ) -> Result<Taken> {
         let wanted = &data[..data.len().min((part_bytes - self.bytes) as usize)];
         let mut rest = wanted;
         while !rest.is_empty() {
-            if let Some(spilled) = &mut self.spilled {
-                let stored = spilled.file.write_all_at(rest, spilled.bytes);
-                stored.map_err(|e| Error::from(e).context("cannot put a part aside"))?;
-                spilled.bytes += rest.len() as u64;
+            if let (Some(spilled), Some(_)) = (&mut self.spilled, spill_dir) {
+                spilled.append(rest)?;
                 self.bytes += rest.len() as u64;
                 break;
             }
@@ -72,11 +80,15 @@ impl Filling {
             if rest.is_empty() {
                 break;
             }
-            match budget.take() {
-                Grant::Slab(slab) => self.slabs.push(slab),
-                Grant::Wait => return Ok(Taken { bytes: wanted.len() - rest.len(), must_wait: true }),
-                Grant::Spill => {
-                    self.spilled = Some(Spilled { file: Arc::new(unlinked_file(spill_dir)?), bytes: 0 })
+            let must_wait = Taken { bytes: wanted.len() - rest.len(), must_wait: true };
+            if self.spilled.is_some() {
+                return Ok(must_wait);
+            }
+            match (budget.take(), spill_dir) {
+                (Grant::Slab(slab), _) => self.slabs.push(slab),
+                (Grant::Wait, _) | (Grant::Spill, None) => return Ok(must_wait),
+                (Grant::Spill, Some(folder)) => {
+                    self.spilled = Some(Spilled { file: Arc::new(unlinked_file(folder)?), bytes: 0 });
                 }
             }
         }
@@ -104,6 +116,27 @@ impl Filling {
             done += count;
         }
         Ok(done)
+    }
+
+    /// Moves everything to the local disk, so that it may be kept for as long as it takes.
+    pub fn put_aside(&mut self, spill_dir: &Path) -> Result<()> {
+        let spilled = match self.spilled.take() {
+            Some(spilled) if self.slabs.is_empty() => spilled,
+            later => {
+                let mut aside = Spilled { file: Arc::new(unlinked_file(spill_dir)?), bytes: 0 };
+                for slab in self.slabs.drain(..) {
+                    aside.append(slab.bytes())?;
+                }
+                if let Some(later) = later {
+                    let mut rest = vec![0; later.bytes as usize];
+                    later.file.read_exact_at(&mut rest, 0)?;
+                    aside.append(&rest)?;
+                }
+                aside
+            }
+        };
+        self.spilled = Some(spilled);
+        Ok(())
     }
 
     /// No more bytes: the frames in order.
@@ -136,6 +169,10 @@ pub fn crc64(frames: &[Frame]) -> Result<u64> {
 
 /// CRC-64/XZ of two neighbours from theirs.
 pub fn combine_crc64(first: u64, second: u64, second_bytes: u64) -> u64 {
+    // A sum of 0 is the state before the first byte, and combining is slow.
+    if first == 0 {
+        return second;
+    }
     crc_fast::checksum_combine(CrcAlgorithm::Crc64Xz, first, second, second_bytes)
 }
 
@@ -181,7 +218,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let data: Vec<u8> = (0..300u32).map(|i| i as u8).collect();
         let mut part = Filling::default();
-        let taken = part.take(&data, 256, &budget, folder.path()).unwrap();
+        let taken = part.take(&data, 256, &budget, Some(folder.path())).unwrap();
         assert_eq!(taken, Taken { bytes: 256, must_wait: false });
         assert_eq!(budget.bytes_in_use(), 128);
         let mut out = [0; 300];
@@ -209,26 +246,39 @@ mod tests {
         let budget = Budget::new(64, 64);
         let folder = tempfile::tempdir().unwrap();
         let mut first = Filling::default();
-        first.take(&[1; 64], 64, &budget, folder.path()).unwrap();
+        first.take(&[1; 64], 64, &budget, Some(folder.path())).unwrap();
         let first = first.freeze();
         let mut second = Filling::default();
         assert_eq!(
-            second.take(&[2; 64], 64, &budget, folder.path()).unwrap(),
+            second.take(&[2; 64], 64, &budget, Some(folder.path())).unwrap(),
             Taken { bytes: 0, must_wait: true }
         );
         drop(first);
         assert_eq!(
-            second.take(&[2; 64], 64, &budget, folder.path()).unwrap(),
+            second.take(&[2; 64], 64, &budget, Some(folder.path())).unwrap(),
             Taken { bytes: 64, must_wait: false }
         );
+    }
+
+    #[test]
+    fn a_part_that_is_put_aside_gives_its_memory_back() {
+        let budget = Budget::new(128, 64);
+        let folder = tempfile::tempdir().unwrap();
+        let data: Vec<u8> = (0..200u32).map(|i| i as u8).collect();
+        let mut part = Filling::default();
+        part.take(&data, 200, &budget, Some(folder.path())).unwrap();
+        part.put_aside(folder.path()).unwrap();
+        assert_eq!(budget.bytes_in_use(), 0);
+        part.put_aside(folder.path()).unwrap();
+        assert_eq!(bytes(&part.freeze()), data);
     }
 
     #[test]
     fn a_spill_folder_that_is_gone_is_no_space() {
         let budget = Budget::new(64, 64);
         let mut first = Filling::default();
-        first.take(&[1; 32], 128, &budget, Path::new("/nonexistent")).unwrap();
-        let error = first.take(&[1; 64], 128, &budget, Path::new("/nonexistent")).unwrap_err();
+        first.take(&[1; 32], 128, &budget, Some(Path::new("/nonexistent"))).unwrap();
+        let error = first.take(&[1; 64], 128, &budget, Some(Path::new("/nonexistent"))).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NoSpace);
     }
 }

@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -23,7 +23,7 @@ use super::part::{combine_crc64, crc64};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, PartNumber, PartSize, Sha1Hash};
 use crate::pds::drive::{Created, Drive, NewFile, PutOutcome, Upload};
-use crate::pds::transport::Frame;
+use crate::pds::frame::Frame;
 use crate::pds::types::{FileType, PartUrl};
 use crate::rolling_sha1::{RollingSha1, Sha1Ctx};
 use crate::status::Transfer;
@@ -32,6 +32,9 @@ use crate::status::Transfer;
 const RESIGN_MAX: usize = 10;
 /// Parts in one `get_upload_url`, at most.
 const URLS_PER_CALL_MAX: usize = 32;
+
+/// A whole file up to this size is hashed where it stands: that is quicker than handing it over.
+const INLINE_HASH_BYTES_MAX: u64 = 256 << 10;
 
 /// What every upload of a mount uses.
 #[derive(Debug)]
@@ -46,8 +49,8 @@ pub struct Env {
     pub part_size: PartSize,
     /// Where parts go that do not fit into memory.
     pub spill_dir: PathBuf,
-    /// How long a commit may take.
-    pub commit_timeout: Duration,
+    /// Where tasks run: writes come from threads outside of it.
+    pub runtime: tokio::runtime::Handle,
 }
 
 /// Where a file goes on the drive.
@@ -119,7 +122,8 @@ async fn hash(
     let mut rolling = RollingSha1::default();
     while let Some(part) = parts.recv().await {
         // Part sizes are multiples of 64, so a state exists at every boundary.
-        let ctx = rolling.ctx().ok_or_else(|| Error::new(ErrorKind::Io, "a part begins off the SHA-1 grid"))?;
+        let ctx =
+            rolling.ctx().ok_or_else(|| Error::new(ErrorKind::Io, "a part begins off the SHA-1 grid"))?;
         let frames = part.frames.clone();
         if ready.send((part, ctx)).is_err() {
             // The other loop has ended, with an error that tells more than this one could.
@@ -194,8 +198,12 @@ impl Sender {
         }
     }
 
-    fn note(&mut self, done: std::result::Result<Result<(PartNumber, u64, u64)>, tokio::task::JoinError>) -> Result<()> {
-        let (number, bytes, crc) = done.map_err(|e| Error::new(ErrorKind::Io, format!("an upload stopped: {e}")))??;
+    fn note(
+        &mut self,
+        done: std::result::Result<Result<(PartNumber, u64, u64)>, tokio::task::JoinError>,
+    ) -> Result<()> {
+        let (number, bytes, crc) =
+            done.map_err(|e| Error::new(ErrorKind::Io, format!("an upload stopped: {e}")))??;
         self.crcs.insert(number, (crc, bytes));
         Ok(())
     }
@@ -265,37 +273,55 @@ pub async fn create(
     Err(Error::new(ErrorKind::Exists, "the name on the drive keeps changing hands"))
 }
 
-struct Put {
-    env: Arc<Env>,
-    flow: Arc<Flow>,
-    transfer: Arc<Transfer>,
-    upload: Upload,
-    part: FrozenPart,
-    ctx: Sha1Ctx,
+/// SHA-1 of a part that is the whole file: at once where it is small and in memory, elsewhere
+/// where that would hold up others.
+pub async fn digest_whole(part: &FrozenPart) -> Result<Sha1Hash> {
+    let is_quick = part.bytes <= INLINE_HASH_BYTES_MAX
+        && part.frames.iter().all(|frame| matches!(frame, Frame::Memory(_)));
+    if is_quick {
+        return hash_frames(RollingSha1::default(), &part.frames).map(|rolling| rolling.digest());
+    }
+    let frames = part.frames.clone();
+    let hashed = tokio::task::spawn_blocking(move || hash_frames(RollingSha1::default(), &frames)).await;
+    hashed
+        .map_err(|e| Error::new(ErrorKind::Io, format!("hashing stopped: {e}")))?
+        .map(|rolling| rolling.digest())
+}
+
+/// The way of one part to the drive.
+pub(super) struct Put {
+    pub(super) env: Arc<Env>,
+    pub(super) flow: Arc<Flow>,
+    pub(super) transfer: Arc<Transfer>,
+    pub(super) upload: Upload,
+    pub(super) part: FrozenPart,
+    pub(super) ctx: Sha1Ctx,
 }
 
 impl Put {
-    async fn run(self, url: PartUrl) -> Result<(PartNumber, u64, u64)> {
-        let crc = tokio::task::block_in_place(|| crc64(&self.part.frames))?;
+    /// Sends the part, with a new URL where the given one has expired; number, length and CRC-64.
+    pub(super) async fn run(self, url: PartUrl) -> Result<(PartNumber, u64, u64)> {
         let mut slot = self.env.gate.enter().await;
         self.transfer.part_started();
-        let outcome = self.put(url, crc, &mut slot).await;
+        let outcome = self.put(url, &mut slot).await;
         self.transfer.part_done(self.part.bytes, outcome.is_ok());
-        outcome?;
+        let crc = outcome?;
         slot.stored(self.part.bytes);
         self.flow.acknowledge(self.part.offset, self.part.bytes);
         Ok((self.part.number, self.part.bytes, crc))
     }
 
-    async fn put(&self, mut url: PartUrl, crc: u64, slot: &mut super::in_flight::Slot) -> Result<()> {
+    async fn put(&self, mut url: PartUrl, slot: &mut super::in_flight::Slot) -> Result<u64> {
         for _ in 0..RESIGN_MAX {
-            match self.env.drive.put_part(&url, &self.part.frames, crc).await? {
-                PutOutcome::Stored => return Ok(()),
+            match self.env.drive.put_part(&url, &self.part.frames).await? {
+                PutOutcome::Stored { crc64 } => return Ok(crc64),
+                PutOutcome::StoredBefore => return crc64(&self.part.frames),
                 PutOutcome::NoSuchUpload => {
                     return Err(Error::new(ErrorKind::Stale, "the service has dropped the upload session"));
                 }
                 PutOutcome::Expired => {
-                    let mut urls = self.env.drive.part_urls(&self.upload, &[(self.part.number, self.ctx)]).await?;
+                    let asked = [(self.part.number, self.ctx)];
+                    let mut urls = self.env.drive.part_urls(&self.upload, &asked).await?;
                     url = urls.pop().ok_or_else(|| Error::new(ErrorKind::Protocol, "no URL for a part"))?;
                     slot.restart();
                 }

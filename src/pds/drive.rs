@@ -237,13 +237,14 @@ impl Drive {
         }
     }
 
-    /// Gives an object another name in its folder; `Exists` where it is taken.
-    pub async fn rename(&self, file: &FileId, name: &str) -> Result<FileMeta> {
+    /// Gives an object another name in its folder. Where that is taken: `Exists`, or (with
+    /// [`CheckNameMode::Ignore`]) two siblings of one name.
+    pub async fn rename(&self, file: &FileId, name: &str, mode: CheckNameMode) -> Result<FileMeta> {
         let request = UpdateRequest {
             drive_id: self.id(),
             file_id: file,
             name: Some(name),
-            check_name_mode: Some(CheckNameMode::Refuse),
+            check_name_mode: Some(mode),
             local_modified_at: None,
         };
         let meta = match self.ask::<File>("/v2/file/update", &request).await {
@@ -258,13 +259,14 @@ impl Drive {
         Err(Error::new(ErrorKind::Exists, format!("{name:?} exists on the drive")))
     }
 
-    /// Moves an object to another folder under its name; `Exists` where that is taken there.
-    pub async fn relocate(&self, file: &FileId, to_parent: &FileId) -> Result<()> {
+    /// Moves an object to another folder under its name. Where that is taken there: as
+    /// [`Self::rename`].
+    pub async fn relocate(&self, file: &FileId, to_parent: &FileId, mode: CheckNameMode) -> Result<()> {
         let request = MoveRequest {
             drive_id: self.id(),
             file_id: file,
             to_parent_file_id: to_parent,
-            check_name_mode: CheckNameMode::Refuse,
+            check_name_mode: mode,
         };
         let taken = match self.ask::<Option<AsyncResponse>>("/v2/file/move", &request).await {
             Ok(Some(answer)) if answer.exist => {

@@ -5,15 +5,9 @@
 //! Metadata and bulk data use separate connection pools, so that a full pipe of parts never
 //! delays a listing. Every body read is bounded; signed URLs are logged as host only.
 
-use std::collections::VecDeque;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http_body::{Body, SizeHint};
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, RANGE};
 use reqwest::{Client, Response, StatusCode, Url};
 use serde::Serialize;
@@ -21,6 +15,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Secret;
+use crate::pds::frame::{Frame, PartBody, stalled};
 use crate::pds::retry::{Failure, Idempotency, RetryPolicy, Sent};
 use crate::pds::types::{PartUrl, ServiceError};
 
@@ -67,7 +62,9 @@ pub enum PutAnswer {
     /// The bytes are there; CRC-64 of what the store has, where it says so.
     Stored {
         /// `x-oss-hash-crc64ecma`.
-        crc64: Option<u64>,
+        stored_crc64: Option<u64>,
+        /// Of what was sent.
+        sent_crc64: u64,
     },
     /// The URL has expired: ask for a new one.
     Expired,
@@ -155,23 +152,23 @@ impl Transport {
     }
 
     async fn put_once(&self, url: &PartUrl, frames: &[Frame]) -> std::result::Result<PutAnswer, Failure> {
-        let (body, moved) = PartBody::new(frames);
+        let (body, sent) = PartBody::new(frames);
         let target = parse_signed(&url.upload_url)?;
-        let mut request = self.bulk.put(target).header(CONTENT_LENGTH, body.bytes_left);
+        let mut request = self.bulk.put(target).header(CONTENT_LENGTH, body.bytes_left());
         if let Some(content_type) = url.content_type.as_deref().filter(|t| !t.is_empty()) {
             request = request.header(CONTENT_TYPE, content_type);
         }
         let send = request.body(reqwest::Body::wrap(body)).send();
         let response = tokio::select! {
             response = send => response.map_err(|e| lost("PUT of a part", &e))?,
-            () = stalled(&moved, self.timeouts.stall) => return Err(stall("PUT of a part")),
+            () = stalled(&sent, self.timeouts.stall) => return Err(stall("PUT of a part")),
         };
         let status = response.status();
         if status.is_success() {
-            let crc64 = header_number(response.headers(), "x-oss-hash-crc64ecma");
+            let stored_crc64 = header_number(response.headers(), "x-oss-hash-crc64ecma");
             // Reading the (empty) body to its end gives the connection back to the pool.
             read_body("PUT of a part", response, ERROR_BYTES_MAX).await?;
-            return Ok(PutAnswer::Stored { crc64 });
+            return Ok(PutAnswer::Stored { stored_crc64, sent_crc64: sent.crc64() });
         }
         let error = StoreError::read("PUT of a part", response).await?;
         match error.code.as_str() {
@@ -221,98 +218,6 @@ impl Transport {
                 if error.is_expired() { Ok(GetAnswer::Expired) } else { Err(error.into_failure()) }
             }
         }
-    }
-}
-
-/// A piece of a part: in memory, or in a local file.
-#[derive(Clone, Debug)]
-pub enum Frame {
-    /// Reference-counted.
-    Memory(Bytes),
-    /// Read when its turn comes; short enough for one read.
-    Stored {
-        /// Ours alone: nobody else changes it.
-        file: Arc<std::fs::File>,
-        /// Where in the file.
-        offset: u64,
-        /// Length.
-        bytes: u64,
-    },
-}
-
-impl Frame {
-    /// Length in bytes.
-    pub fn bytes(&self) -> u64 {
-        match self {
-            Self::Memory(bytes) => bytes.len() as u64,
-            Self::Stored { bytes, .. } => *bytes,
-        }
-    }
-
-    /// The bytes themselves. Blocks for one local read where they are stored.
-    pub fn load(&self) -> std::io::Result<Bytes> {
-        use std::os::unix::fs::FileExt;
-        match self {
-            Self::Memory(bytes) => Ok(bytes.clone()),
-            Self::Stored { file, offset, bytes } => {
-                let mut buffer = vec![0; *bytes as usize];
-                file.read_exact_at(&mut buffer, *offset)?;
-                Ok(buffer.into())
-            }
-        }
-    }
-}
-
-/// A request body of frames with an exact length.
-struct PartBody {
-    frames: VecDeque<Frame>,
-    bytes_left: u64,
-    moved: Arc<AtomicU64>,
-}
-
-impl PartBody {
-    fn new(frames: &[Frame]) -> (Self, Arc<AtomicU64>) {
-        let moved = Arc::new(AtomicU64::new(0));
-        let bytes_left = frames.iter().map(Frame::bytes).sum();
-        (Self { frames: frames.iter().cloned().collect(), bytes_left, moved: moved.clone() }, moved)
-    }
-}
-
-impl Body for PartBody {
-    type Data = Bytes;
-    type Error = std::io::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<std::io::Result<http_body::Frame<Bytes>>>> {
-        let Some(frame) = self.frames.pop_front() else {
-            return Poll::Ready(None);
-        };
-        self.bytes_left -= frame.bytes();
-        self.moved.fetch_add(frame.bytes() + 1, Ordering::Relaxed);
-        Poll::Ready(Some(frame.load().map(http_body::Frame::data)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.bytes_left == 0
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.bytes_left)
-    }
-}
-
-/// Resolves when nothing was taken from the body for `limit`.
-async fn stalled(moved: &AtomicU64, limit: Duration) {
-    let mut seen = moved.load(Ordering::Relaxed);
-    loop {
-        tokio::time::sleep(limit).await;
-        let now = moved.load(Ordering::Relaxed);
-        if now == seen {
-            return;
-        }
-        seen = now;
     }
 }
 

@@ -10,8 +10,9 @@ use std::time::SystemTime;
 use super::{Drive, FileMeta, meta};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, PartNumber, Sha1Hash, UploadId};
+use crate::pds::frame::Frame;
 use crate::pds::retry::{Failure, Idempotency, Sent};
-use crate::pds::transport::{Frame, PutAnswer};
+use crate::pds::transport::PutAnswer;
 use crate::pds::types::{
     CheckNameMode, CompleteRequest, CreateRequest, CreateResponse, File, FileType, PartRequest, PartUrl,
     UploadUrlRequest, UploadUrlResponse, WireSha1Ctx,
@@ -61,7 +62,12 @@ pub enum Created {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PutOutcome {
     /// The store has it.
-    Stored,
+    Stored {
+        /// CRC-64/XZ of the part.
+        crc64: u64,
+    },
+    /// Ordered mode: the store has it from an attempt whose answer was lost.
+    StoredBefore,
     /// The URL has expired: ask for a new one.
     Expired,
     /// The session is gone.
@@ -75,8 +81,8 @@ pub struct Expected {
     pub size: u64,
     /// Of the whole content.
     pub sha1: Sha1Hash,
-    /// CRC-64/XZ of the whole content.
-    pub crc64: u64,
+    /// CRC-64/XZ of the whole content; `None` where nothing was sent.
+    pub crc64: Option<u64>,
 }
 
 impl Drive {
@@ -146,18 +152,20 @@ impl Drive {
         Ok(answer.part_info_list)
     }
 
-    /// Sends a part. The store's CRC-64, where it gives one, must be `crc64`.
-    pub async fn put_part(&self, url: &PartUrl, body: &[Frame], crc64: u64) -> Result<PutOutcome> {
+    /// Sends a part. Where the store gives a CRC-64, it is that of what was sent.
+    pub async fn put_part(&self, url: &PartUrl, body: &[Frame]) -> Result<PutOutcome> {
         const DAMAGED_MAX: usize = 3;
         for _ in 0..DAMAGED_MAX {
-            match self.0.transport.put_part(url, body, self.0.transfer).await? {
-                PutAnswer::Stored { crc64: Some(stored) } if stored != crc64 => {
-                    tracing::warn!(part = %url.part_number, "a part was damaged on its way; sending it again");
-                }
-                PutAnswer::Stored { .. } | PutAnswer::AlreadyStored => return Ok(PutOutcome::Stored),
+            let (stored, sent) = match self.0.transport.put_part(url, body, self.0.transfer).await? {
+                PutAnswer::Stored { stored_crc64, sent_crc64 } => (stored_crc64, sent_crc64),
+                PutAnswer::AlreadyStored => return Ok(PutOutcome::StoredBefore),
                 PutAnswer::Expired => return Ok(PutOutcome::Expired),
                 PutAnswer::NoSuchUpload => return Ok(PutOutcome::NoSuchUpload),
+            };
+            if stored.is_none_or(|stored| stored == sent) {
+                return Ok(PutOutcome::Stored { crc64: sent });
             }
+            tracing::warn!(part = %url.part_number, "a part was damaged on its way; sending it again");
         }
         let detail = format!("part {} arrived damaged {DAMAGED_MAX} times", url.part_number);
         Err(Error::new(ErrorKind::Integrity, detail))
@@ -170,7 +178,7 @@ impl Drive {
             drive_id: self.id(),
             file_id: &upload.file_id,
             upload_id: &upload.upload_id,
-            crc64_hash: Some(expected.crc64.to_string()),
+            crc64_hash: expected.crc64.map(|crc64| crc64.to_string()),
         };
         let answer =
             self.call::<File>("/v2/file/complete", Idempotency::Safe, self.0.transfer, &request).await;
@@ -202,15 +210,13 @@ impl Drive {
         let (Some(sha1), Some(parent)) = (source.sha1, &target.parent_id) else {
             return Ok(None);
         };
-        let first = crate::rolling_sha1::RollingSha1::default().ctx();
-        let parts: Vec<_> = first.map(|ctx| (PartNumber::FIRST, ctx)).into_iter().collect();
         let file = NewFile {
             parent,
             name: &target.name,
             overwrite: Some(&target.file_id),
             content: Some((source.size, sha1)),
             mtime: Some(source.mtime),
-            parts: &parts,
+            parts: &[(PartNumber::FIRST, Sha1Ctx::START)],
         };
         let Created::Instant(file_id) = self.create_file(&file).await? else {
             return Ok(None);
@@ -236,7 +242,7 @@ impl Expected {
         if meta.sha1.is_some_and(|sha1| sha1 != self.sha1) {
             return wrong("the SHA-1 differs");
         }
-        if meta.crc64.is_some_and(|crc64| crc64 != self.crc64) {
+        if meta.crc64.zip(self.crc64).is_some_and(|(theirs, ours)| theirs != ours) {
             return wrong("the CRC-64 differs");
         }
         Ok(())

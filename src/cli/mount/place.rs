@@ -1,0 +1,231 @@
+//! The folder that is mounted at: looked at, freed of a dead mount of ours, and never of anything
+//! else. Every refusal says what to do.
+//!
+//! A mount whose daemon hangs blocks whoever looks into it, so what the kernel lists as mounted is
+//! read first, and a look into a mount has a time limit.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::fuse::mountinfo::{self, Mount};
+use crate::fuse::unmount;
+
+/// How long a mount has to answer before it counts as alive but hanging.
+const ANSWER_MAX: Duration = Duration::from_secs(3);
+/// Dead mounts that may lie on top of each other.
+const DEAD_MOUNTS_MAX: usize = 8;
+/// Where fusermount3 learns what ordinary users may do.
+const FUSE_CONF: &str = "/etc/fuse.conf";
+
+/// Checks that a drive can be mounted at `path`, and returns the path without links.
+pub(super) fn prepare(path: &Path, allow_other: bool) -> Result<PathBuf> {
+    let path = resolve(path).map_err(|e| missing(path, &e))?;
+    clear(&path)?;
+    let shown = path.display();
+    let metadata = path.metadata().map_err(|e| missing(&path, &e))?;
+    if !metadata.is_dir() {
+        return Err(Error::new(ErrorKind::NotDirectory, format!("{shown} is not a folder")));
+    }
+    if path.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
+        tracing::warn!("{shown} is not empty; what it holds is hidden until the drive is unmounted");
+    }
+    may_mount(allow_other)?;
+    Ok(path)
+}
+
+/// Absolute and without links, also where a mount does not answer: the last component is looked at
+/// only if nothing is mounted there.
+pub(in crate::cli) fn resolve(path: &Path) -> io::Result<PathBuf> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return path.canonicalize();
+    };
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    let joined = parent.canonicalize()?.join(name);
+    if mountinfo::at(&joined)?.is_some() { Ok(joined) } else { joined.canonicalize() }
+}
+
+fn missing(path: &Path, e: &io::Error) -> Error {
+    let path = path.display();
+    let (kind, detail) = match e.kind() {
+        io::ErrorKind::NotFound => {
+            (ErrorKind::NotFound, format!("{path} does not exist; make it with: mkdir -p '{path}'"))
+        }
+        io::ErrorKind::NotConnected => {
+            (ErrorKind::Stale, format!("{path} is inside a mount whose program has died; unmount that first"))
+        }
+        _ => (ErrorKind::Io, format!("cannot look at {path}: {e}")),
+    };
+    Error::new(kind, detail)
+}
+
+/// Who is at a path.
+#[derive(PartialEq, Eq, Debug)]
+enum Occupant {
+    Nobody,
+    /// A mount of ours whose daemon is gone.
+    Dead,
+    /// A mount of ours whose daemon lives, though it may hang.
+    Alive,
+    Foreign,
+}
+
+/// `answer` is what looking into the mount brought; `None` if nothing within the time limit.
+fn occupant(mount: Option<&Mount>, answer: impl FnOnce() -> Option<io::Result<()>>) -> Occupant {
+    match mount {
+        None => Occupant::Nobody,
+        Some(mount) if !mount.is_ours() => Occupant::Foreign,
+        Some(_) => match answer() {
+            Some(Err(e)) if is_dead(&e) => Occupant::Dead,
+            // Refused is an answer too: somebody else's mount.
+            Some(_) | None => Occupant::Alive,
+        },
+    }
+}
+
+fn is_dead(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::NotConnected | io::ErrorKind::ConnectionAborted)
+}
+
+/// Looks into a mount from a thread that may hang as long as it likes.
+fn ask(path: &Path) -> Option<io::Result<()>> {
+    let (told, heard) = channel();
+    let path = path.to_owned();
+    std::thread::spawn(move || told.send(path.metadata().map(|_| ())).ok());
+    heard.recv_timeout(ANSWER_MAX).ok()
+}
+
+/// Takes away what a killed daemon has left, and refuses what is in use.
+fn clear(path: &Path) -> Result<()> {
+    let shown = path.display();
+    for _ in 0..DEAD_MOUNTS_MAX {
+        let mount = mountinfo::at(path)?;
+        match (occupant(mount.as_ref(), || ask(path)), mount) {
+            (Occupant::Nobody, _) | (_, None) => return Ok(()),
+            (Occupant::Dead, _) => {
+                tracing::info!("taking away the mount at {shown} that an earlier run has left");
+                unmount::lazily(path)?;
+            }
+            (Occupant::Alive, Some(mount)) => {
+                let what = format!(
+                    "{} is already mounted at {shown}; unmount it with: pdsfs umount '{shown}'",
+                    mount.source
+                );
+                return Err(Error::new(ErrorKind::Exists, what));
+            }
+            (Occupant::Foreign, Some(mount)) => {
+                let what = format!(
+                    "{shown} is a mount already ({} of type {}); take another folder",
+                    mount.source, mount.fs_type
+                );
+                return Err(Error::new(ErrorKind::Exists, what));
+            }
+        }
+    }
+    Err(Error::new(ErrorKind::Exists, format!("too many dead mounts lie on each other at {shown}")))
+}
+
+/// Whether this user may mount here at all.
+fn may_mount(allow_other: bool) -> Result<()> {
+    if let Err(e) = OpenOptions::new().read(true).write(true).open("/dev/fuse") {
+        return Err(no_device(&e));
+    }
+    // SAFETY: the call only reads the process's own id and cannot fail.
+    if unsafe { libc::geteuid() } == 0 {
+        return Ok(());
+    }
+    if unmount::fusermount_path().is_none() {
+        let detail = "only root may mount here: fusermount3 is not installed (package fuse3)";
+        return Err(Error::new(ErrorKind::Denied, detail));
+    }
+    if allow_other && !allows_other(&std::fs::read_to_string(FUSE_CONF).unwrap_or_default()) {
+        let detail = format!(
+            "--allow-other is not allowed to ordinary users: root has to put user_allow_other into {FUSE_CONF}"
+        );
+        return Err(Error::new(ErrorKind::Denied, detail));
+    }
+    Ok(())
+}
+
+fn no_device(e: &io::Error) -> Error {
+    let (kind, remedy) = match e.kind() {
+        io::ErrorKind::NotFound => (
+            ErrorKind::NotFound,
+            "load the module with: modprobe fuse (in a container: --device /dev/fuse --cap-add SYS_ADMIN)",
+        ),
+        io::ErrorKind::PermissionDenied => {
+            (ErrorKind::Denied, "root has to allow it with: chmod 666 /dev/fuse")
+        }
+        _ => (ErrorKind::Io, "the kernel may lack FUSE; try: modprobe fuse"),
+    };
+    Error::new(kind, format!("cannot open /dev/fuse: {e}; {remedy}"))
+}
+
+/// Options stand on lines of their own; `#` begins a comment.
+fn allows_other(conf: &str) -> bool {
+    conf.lines().any(|line| line.split('#').next().is_some_and(|option| option.trim() == "user_allow_other"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mount(fs_type: &str) -> Mount {
+        Mount { device: "0:50".into(), path: "/m".into(), fs_type: fs_type.into(), source: "pds:1".into() }
+    }
+
+    fn error(kind: io::ErrorKind) -> io::Result<()> {
+        Err(kind.into())
+    }
+
+    #[test]
+    fn only_a_mount_of_ours_that_says_so_is_dead() {
+        let ours = mount(mountinfo::FS_TYPE);
+        assert_eq!(occupant(Some(&ours), || Some(error(io::ErrorKind::NotConnected))), Occupant::Dead);
+        assert_eq!(occupant(Some(&ours), || Some(Ok(()))), Occupant::Alive);
+        assert_eq!(occupant(Some(&ours), || Some(error(io::ErrorKind::PermissionDenied))), Occupant::Alive);
+        assert_eq!(occupant(Some(&ours), || None), Occupant::Alive, "hanging is not dead");
+    }
+
+    #[test]
+    fn a_foreign_mount_is_not_even_asked() {
+        for fs_type in ["fuse.sshfs", "fuse", "tmpfs", "fuse.pdsfs2"] {
+            let seen = occupant(Some(&mount(fs_type)), || unreachable!("asked {fs_type}"));
+            assert_eq!(seen, Occupant::Foreign);
+        }
+        assert_eq!(occupant(None, || unreachable!("asked nothing")), Occupant::Nobody);
+    }
+
+    #[test]
+    fn links_are_followed_and_missing_folders_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let real = dir.path().canonicalize().unwrap().join("real");
+        std::fs::create_dir(&real).unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        assert_eq!(resolve(&link).unwrap(), real);
+        assert_eq!(resolve(&real.join("../link/.")).unwrap(), real);
+        assert_eq!(resolve(Path::new("/")).unwrap(), Path::new("/"));
+        let error = prepare(&dir.path().join("none"), false).unwrap_err();
+        assert!(error.kind() == ErrorKind::NotFound && error.to_string().contains("mkdir"), "{error}");
+    }
+
+    #[test]
+    fn files_and_foreign_mounts_are_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert_eq!(prepare(file.path(), false).unwrap_err().kind(), ErrorKind::NotDirectory);
+        let error = prepare(Path::new("/proc"), false).unwrap_err();
+        assert!(error.kind() == ErrorKind::Exists && error.to_string().contains("type proc"), "{error}");
+    }
+
+    #[test]
+    fn fuse_conf_is_read_line_by_line() {
+        assert!(allows_other("mount_max = 9\n  user_allow_other  \n"));
+        assert!(allows_other("user_allow_other # for backups"));
+        assert!(!allows_other("#user_allow_other\n# user_allow_other\nuser_allow_others"));
+        assert!(!allows_other(""));
+    }
+}

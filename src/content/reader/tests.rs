@@ -1,0 +1,92 @@
+//! What a read makes of addresses: renewal, and content that is no longer the one that was opened.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::ids::Secret;
+
+/// A content of `size` bytes of the file `name`.
+pub(super) fn target(name: &str, size: u64) -> ReadTarget {
+    let (file_id, revision) = (FileId::new(name).unwrap(), RevisionId::new("r1").ok());
+    ReadTarget { file_id, revision, size, sha1: None }
+}
+
+fn url(revision: Option<&str>, size: Option<u64>) -> DownloadUrl {
+    DownloadUrl {
+        url: Secret::new("http://127.0.0.1/".to_owned()),
+        expires_at: Instant::now() + Duration::from_secs(900),
+        revision: revision.map(|r| RevisionId::new(r).unwrap()),
+        size,
+    }
+}
+
+/// Compiles only if a read can move between threads.
+#[allow(dead_code)]
+fn a_read_is_a_task(reader: Arc<Reader>, target: ReadTarget, cursor: Arc<ReadCursor>) {
+    tokio::spawn(async move { reader.read(&target, &cursor, 0, 1).await });
+}
+
+#[test]
+fn an_address_of_other_content_is_refused() {
+    let unversioned = ReadTarget { revision: None, ..target("a", 10) };
+    let wanted = target("a", 10);
+    let gone = || Err(Error::new(ErrorKind::NotFound, "no such file"));
+    let table = [
+        (&wanted, Ok(url(Some("r1"), Some(10))), None),
+        (&wanted, Ok(url(Some("r1"), None)), None),
+        (&wanted, Ok(url(None, None)), None),
+        (&wanted, Ok(url(Some("r2"), Some(10))), Some(ErrorKind::Stale)),
+        (&wanted, Ok(url(Some("r1"), Some(11))), Some(ErrorKind::Integrity)),
+        (&wanted, Ok(url(None, Some(9))), Some(ErrorKind::Stale)),
+        (&wanted, gone(), Some(ErrorKind::Stale)),
+        (&wanted, Err(Error::new(ErrorKind::Denied, "no")), Some(ErrorKind::Denied)),
+        (&unversioned, Ok(url(Some("r2"), Some(10))), None),
+        (&unversioned, Ok(url(Some("r2"), Some(11))), Some(ErrorKind::Stale)),
+    ];
+    for (target, answer, expected) in table {
+        let what = format!("{answer:?}");
+        match checked(target, answer) {
+            Ok(url) => assert_eq!((url.size, expected), (Some(target.size), None), "{what}"),
+            Err(error) => assert_eq!(Some(error.kind()), expected, "{what}"),
+        }
+    }
+}
+
+/// Reads one range from a store that refuses the first `expired` addresses; the outcome, and how
+/// many addresses were asked for.
+async fn fetch_after(expired: u32) -> (Result<Bytes>, u32) {
+    let (urls, file, asked, refused) = (UrlCache::new(), target("a", 1), Cell::new(0), Cell::new(0));
+    let ask = || {
+        asked.set(asked.get() + 1);
+        async { Ok(url(Some("r1"), Some(1))) }
+    };
+    let get = |_| {
+        refused.set(refused.get() + 1);
+        let expired = refused.get() <= expired;
+        async move { if expired { Err(RangeError::Expired) } else { Ok(Bytes::from_static(b"x")) } }
+    };
+    let outcome = fetch_range(&urls, &file, ask, get).await;
+    (outcome, asked.get())
+}
+
+#[tokio::test]
+async fn an_expired_address_is_renewed_but_not_for_ever() {
+    for expired in 0..EXPIRED_MAX {
+        let (outcome, asked) = fetch_after(expired).await;
+        assert_eq!((outcome.unwrap().as_ref(), asked), (&b"x"[..], expired + 1));
+    }
+    let (outcome, asked) = fetch_after(EXPIRED_MAX).await;
+    assert_eq!((outcome.unwrap_err().kind(), asked), (ErrorKind::Protocol, EXPIRED_MAX));
+}
+
+#[tokio::test]
+async fn other_failures_are_not_retried() {
+    let (urls, file, sent) = (UrlCache::new(), target("a", 1), Cell::new(0));
+    let get = |_| {
+        sent.set(sent.get() + 1);
+        async { Err(RangeError::Failed(Error::new(ErrorKind::Unreachable, "no network"))) }
+    };
+    let outcome = fetch_range(&urls, &file, || async { Ok(url(None, None)) }, get).await;
+    assert_eq!((outcome.unwrap_err().kind(), sent.get()), (ErrorKind::Unreachable, 1));
+}

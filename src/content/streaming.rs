@@ -1,0 +1,314 @@
+//! A live upload: a file that is being written front to back.
+//!
+//! `append` only copies; everything that waits for the network is a task. The first full part
+//! starts the uploader; a file that ends before that goes the short way at the end: one `create`
+//! with the hash of everything, and one PUT if the service does not have the bytes.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::flow::Flow;
+use super::part::Filling;
+use super::shipper::{Destination, Env, FrozenPart, Put, Shipped, create, digest_whole, ship};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::PartNumber;
+use crate::pds::drive::{Created, Expected, FileMeta};
+use crate::rolling_sha1::Sha1Ctx;
+use crate::status::{Commit, Transfer};
+
+/// The live upload of one file.
+#[derive(Debug)]
+pub struct Streaming {
+    env: Arc<Env>,
+    flow: Arc<Flow>,
+    transfer: Arc<Transfer>,
+    filling: Filling,
+    /// Where the filling part begins in the file.
+    offset: u64,
+    /// Number of the filling part; `None` when all numbers are used up.
+    number: Option<PartNumber>,
+    uploader: Option<Uploader>,
+}
+
+#[derive(Debug)]
+struct Uploader {
+    /// `None` once the last part is on its way.
+    parts: Option<mpsc::UnboundedSender<FrozenPart>>,
+    task: JoinHandle<Result<Shipped>>,
+}
+
+impl Drop for Uploader {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// What a writer who could not append everything waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wait {
+    /// Memory of the budget.
+    Memory,
+    /// The drive: too much is not acknowledged.
+    Drive,
+}
+
+/// How much was appended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Appended {
+    /// Bytes.
+    pub bytes: usize,
+    /// Why not all of them.
+    pub wait: Option<Wait>,
+}
+
+impl Streaming {
+    /// An empty one; nothing happens on the drive before the first full part or [`Self::finish`].
+    pub fn new(env: Arc<Env>, transfer: Arc<Transfer>) -> Self {
+        Self {
+            env,
+            flow: Arc::default(),
+            transfer,
+            filling: Filling::default(),
+            offset: 0,
+            number: Some(PartNumber::FIRST),
+            uploader: None,
+        }
+    }
+
+    /// Bytes so far: where the next write has to begin.
+    pub fn frontier(&self) -> u64 {
+        self.offset + self.filling.bytes()
+    }
+
+    /// What is shared with the uploader and with readers.
+    pub fn flow(&self) -> &Arc<Flow> {
+        &self.flow
+    }
+
+    /// Whether parts have left already, so that the content is no longer whole here.
+    pub fn has_shipped(&self) -> bool {
+        self.uploader.is_some()
+    }
+
+    /// The progress of this upload.
+    pub fn transfer(&self) -> &Arc<Transfer> {
+        &self.transfer
+    }
+
+    /// Appends as much as memory and the drive allow now. `destination` is asked when the first
+    /// part is full. Only with `may_block` are parts put aside on the local disk.
+    pub fn append(
+        &mut self,
+        mut data: &[u8],
+        destination: &dyn Fn() -> Option<Destination>,
+        may_block: bool,
+    ) -> Result<Appended> {
+        self.flow.check()?;
+        let part_bytes = self.env.part_size.get();
+        let offered = data.len();
+        let mut wait = None;
+        while !data.is_empty() {
+            if self.number.is_none() {
+                return Err(self.too_large());
+            }
+            // A writer may be ahead of the drive by whole parts only, so this is asked once a part.
+            let ahead = if self.uploader.is_some() { self.flow.parts_held() } else { 0 };
+            if self.filling.bytes() == 0 && ahead >= self.env.gate.parts_ahead_max() {
+                wait = Some(Wait::Drive);
+                break;
+            }
+            let spill_dir = may_block.then_some(self.env.spill_dir.as_path());
+            let taken = self.filling.take(data, part_bytes, &self.env.budget, spill_dir)?;
+            data = &data[taken.bytes..];
+            if self.filling.bytes() == part_bytes && !self.ship(destination, may_block)? {
+                wait = Some(Wait::Memory);
+                break;
+            }
+            if taken.must_wait {
+                wait = Some(Wait::Memory);
+                break;
+            }
+        }
+        let bytes = offered - data.len();
+        self.transfer.wrote(bytes as u64);
+        Ok(Appended { bytes, wait })
+    }
+
+    fn too_large(&self) -> Error {
+        let detail = format!(
+            "the file is larger than {} parts of {} bytes; mount with a larger --part-size",
+            PartNumber::MAX,
+            self.env.part_size.get()
+        );
+        Error::new(ErrorKind::TooLarge, detail)
+    }
+
+    /// Sends the filling part on its way and begins the next one. `false` where the file has no
+    /// place on the drive any more and the part could only be put aside on the local disk.
+    fn ship(&mut self, destination: &dyn Fn() -> Option<Destination>, may_block: bool) -> Result<bool> {
+        if self.uploader.is_none() {
+            match destination() {
+                Some(destination) => {
+                    let (parts, queue) = mpsc::unbounded_channel();
+                    let (flow, transfer) = (self.flow.clone(), self.transfer.clone());
+                    let run = ship(self.env.clone(), destination, queue, flow, transfer);
+                    let task = self.env.runtime.spawn(run);
+                    self.uploader = Some(Uploader { parts: Some(parts), task });
+                }
+                None if may_block => self.filling.put_aside(&self.env.spill_dir)?,
+                None => return Ok(false),
+            }
+        }
+        let Some(part) = self.freeze() else {
+            return Err(self.too_large());
+        };
+        if let Some(parts) = self.uploader.as_ref().and_then(|uploader| uploader.parts.as_ref()) {
+            // The uploader is gone only after a failure, which the flow tells.
+            let _ = parts.send(part);
+        }
+        self.flow.check().map(|()| true)
+    }
+
+    /// Freezes the filling part.
+    fn freeze(&mut self) -> Option<FrozenPart> {
+        let number = self.number?;
+        let filled = std::mem::take(&mut self.filling);
+        let (offset, bytes) = (self.offset, filled.bytes());
+        let frames: Arc<[_]> = filled.freeze().into();
+        self.flow.hold(offset, frames.clone(), self.env.budget.is_roomy());
+        self.offset += bytes;
+        self.number = number.next();
+        Some(FrozenPart { number, offset, bytes, frames })
+    }
+
+    /// Copies what is still held from `offset` on into `out`, as many bytes as there are.
+    pub fn read(&self, mut offset: u64, out: &mut [u8]) -> Result<usize> {
+        let mut done = 0;
+        while done < out.len() && offset < self.frontier() {
+            let count = if offset >= self.offset {
+                self.filling.read(offset - self.offset, &mut out[done..])?
+            } else {
+                let room = (self.offset - offset).min((out.len() - done) as u64) as usize;
+                self.flow.read(offset, &mut out[done..done + room])?.ok_or_else(not_held)?
+            };
+            done += count;
+            offset += count as u64;
+        }
+        Ok(done)
+    }
+
+    /// Brings the rest to the drive and makes everything the newest revision.
+    ///
+    /// `base` is the content that the file has on the drive: where that is the same bytes, nothing
+    /// is committed.
+    pub fn finish(mut self, destination: Destination, base: Option<FileMeta>) -> Finish {
+        let last = (self.filling.bytes() > 0 || self.uploader.is_none()).then(|| self.freeze()).flatten();
+        Finish { streaming: self, last, destination, base }
+    }
+}
+
+/// The error of reading what has left already.
+pub fn not_held() -> Error {
+    let detail =
+        "this part of the file is on its way to the drive and cannot be read before the file is closed";
+    Error::new(ErrorKind::Unsupported, detail)
+}
+
+/// A live upload that is being committed.
+#[derive(Debug)]
+pub struct Finish {
+    streaming: Streaming,
+    last: Option<FrozenPart>,
+    destination: Destination,
+    base: Option<FileMeta>,
+}
+
+/// A committed file.
+#[derive(Clone, Debug)]
+pub struct Finished {
+    /// As the drive has it.
+    pub meta: FileMeta,
+    /// How it got there.
+    pub how: Commit,
+    /// The place that was used.
+    pub destination: Destination,
+}
+
+impl Finish {
+    /// For readers meanwhile.
+    pub fn flow(&self) -> &Arc<Flow> {
+        self.streaming.flow()
+    }
+
+    /// Runs the commit.
+    pub async fn run(mut self) -> Result<Finished> {
+        self.streaming.transfer.committing();
+        match self.streaming.uploader.take() {
+            Some(uploader) => self.finish_parts(uploader).await,
+            None => self.finish_small().await,
+        }
+    }
+
+    fn unchanged(&self, expected: &Expected) -> Option<Finished> {
+        let base = self.base.as_ref()?;
+        let same = base.size == expected.size && base.sha1 == Some(expected.sha1);
+        same.then(|| Finished {
+            meta: base.clone(),
+            how: Commit::Unchanged,
+            destination: self.destination.clone(),
+        })
+    }
+
+    async fn finish_parts(self, mut uploader: Uploader) -> Result<Finished> {
+        // The uploader ends when its sender is gone; it is gone itself only after a failure.
+        if let (Some(parts), Some(last)) = (uploader.parts.take(), &self.last) {
+            let _ = parts.send(last.clone());
+        }
+        let shipped = (&mut uploader.task)
+            .await
+            .map_err(|e| Error::new(ErrorKind::Cancelled, format!("the upload was stopped: {e}")))??;
+        let size = self.streaming.offset;
+        let expected = Expected { size, sha1: shipped.sha1, crc64: Some(shipped.crc64) };
+        if let Some(finished) = self.unchanged(&expected) {
+            return Ok(finished);
+        }
+        let meta = self.streaming.env.drive.complete(&shipped.upload, &expected).await?;
+        Ok(Finished { meta, how: Commit::Uploaded, destination: shipped.destination })
+    }
+
+    async fn finish_small(mut self) -> Result<Finished> {
+        let Some(part) = self.last.clone() else {
+            return Err(self.streaming.too_large());
+        };
+        let expected = Expected { size: part.bytes, sha1: digest_whole(&part).await?, crc64: None };
+        if let Some(finished) = self.unchanged(&expected) {
+            return Ok(finished);
+        }
+        let drive = self.streaming.env.drive.clone();
+        let parts = [(PartNumber::FIRST, Sha1Ctx::START)];
+        let content = Some((expected.size, expected.sha1));
+        let (upload, urls) = match create(&drive, &mut self.destination, content, &parts).await? {
+            Created::Session(upload, urls) => (upload, urls),
+            Created::Instant(file_id) => {
+                let meta = drive.committed(&file_id, &expected).await?;
+                return Ok(Finished { meta, how: Commit::Instant, destination: self.destination });
+            }
+            Created::Taken(..) => {
+                return Err(Error::new(ErrorKind::Exists, "the name on the drive is taken"));
+            }
+        };
+        let url =
+            urls.into_iter().next().ok_or_else(|| Error::new(ErrorKind::Protocol, "no URL for a part"))?;
+        let ctx = parts[0].1;
+        let flow = self.flow().clone();
+        // Readers meanwhile are served from here until the file is committed.
+        flow.keep_all();
+        let (env, transfer) = (self.streaming.env.clone(), self.streaming.transfer.clone());
+        let put = Put { env, flow, transfer, upload: upload.clone(), part, ctx };
+        let (_, _, crc64) = put.run(url).await?;
+        let meta = drive.complete(&upload, &Expected { crc64: Some(crc64), ..expected }).await?;
+        Ok(Finished { meta, how: Commit::Uploaded, destination: self.destination })
+    }
+}

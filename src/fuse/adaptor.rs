@@ -1,0 +1,471 @@
+//! fuser's trait on top of [`Vfs`]: types are converted, requests dispatched, nothing is decided.
+
+use std::ffi::OsStr;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use fuser::{
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, INodeNo, IoctlFlags, KernelConfig,
+    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
+};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+use tracing::Instrument;
+
+use super::capabilities;
+use super::convert::{self, GENERATION};
+use super::dispatch::{Op, OpenedFolder, Outcome, Reply, Seen, answer_within, refuse};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::Ino;
+use crate::vfs::{Caller, Fh, SetAttr, Vfs};
+
+/// Longest wait for anything that moves no content.
+const METADATA_WAIT_MAX: Duration = Duration::from_secs(60);
+/// Longest wait for one READ.
+const READ_WAIT_MAX: Duration = Duration::from_secs(120);
+/// What is added to the commit timeout, so that the better message of the layer below comes first.
+const COMMIT_MARGIN: Duration = Duration::from_secs(30);
+
+/// The file system as fuser drives it.
+pub(super) struct Adaptor {
+    vfs: Arc<Vfs>,
+    runtime: Handle,
+    commit_wait_max: Duration,
+    /// Set when the session is over.
+    ended: watch::Sender<bool>,
+    /// Cloned into every task: the receiver's end is the end of all of them and of the session.
+    busy: mpsc::Sender<()>,
+}
+
+impl Adaptor {
+    pub(super) fn new(
+        vfs: Arc<Vfs>,
+        runtime: Handle,
+        commit_timeout: Duration,
+        ended: watch::Sender<bool>,
+        busy: mpsc::Sender<()>,
+    ) -> Self {
+        Self { vfs, runtime, commit_wait_max: commit_timeout + COMMIT_MARGIN, ended, busy }
+    }
+
+    /// Runs `work` on the runtime; the reply goes with it.
+    fn dispatch<R: Reply, T: Outcome>(
+        &self,
+        op: Op,
+        limit: Duration,
+        reply: R,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+        answer: impl FnOnce(R, T) + Send + 'static,
+    ) {
+        let (vfs, busy) = (self.vfs.clone(), self.busy.clone());
+        let task = async move {
+            if let Some(late) = answer_within(op, limit, reply, work, answer).await {
+                late.take_back(&vfs).await;
+            }
+            drop(busy);
+        };
+        self.runtime.spawn(task.instrument(op.span()));
+    }
+
+    fn never(op: Op, kind: ErrorKind, reply: impl Reply) {
+        refuse(op, reply, &Error::new(kind, "not offered by this file system"));
+    }
+}
+
+fn caller(request: &Request) -> Caller {
+    Caller { uid: request.uid(), gid: request.gid(), tid: request.pid() }
+}
+
+/// The signatures are fuser's.
+#[allow(clippy::too_many_arguments)]
+impl Filesystem for Adaptor {
+    fn init(&mut self, _: &Request, kernel: &mut KernelConfig) -> std::io::Result<()> {
+        capabilities::negotiate(kernel);
+        Ok(())
+    }
+
+    fn destroy(&mut self) {
+        self.ended.send_replace(true);
+    }
+
+    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let (vfs, name) = (self.vfs.clone(), name.to_owned());
+        let absent_ttl = vfs.negative_ttl();
+        let op = Op::on("lookup", parent.0);
+        let work = async move { vfs.lookup(Ino(parent.0), &name).await };
+        self.dispatch(op, METADATA_WAIT_MAX, reply, work, move |reply, found| match found {
+            Some(entry) => convert::entry(reply, &entry),
+            // Inode 0 is "no such name", to be remembered for that long.
+            None if absent_ttl > Duration::ZERO => reply.entry(&absent_ttl, &convert::ABSENT, GENERATION),
+            None => refuse(op, reply, &Error::new(ErrorKind::NotFound, "no such name")),
+        });
+    }
+
+    /// Without reply and without I/O, so it is done here; a batch comes one by one.
+    fn forget(&self, _: &Request, ino: INodeNo, lookups: u64) {
+        self.vfs.forget(Ino(ino.0), lookups);
+    }
+
+    fn getattr(&self, _: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        let vfs = self.vfs.clone();
+        let op = Op::on("getattr", ino.0).with_handle(fh.map_or(0, |fh| fh.0));
+        let work = async move { vfs.getattr(Ino(ino.0)).await.map(Seen) };
+        self.dispatch(op, METADATA_WAIT_MAX, reply, work, |reply, Seen(entry)| {
+            reply.attr(&entry.ttl, &convert::attr(&entry.attr));
+        });
+    }
+
+    fn setattr(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let vfs = self.vfs.clone();
+        let op = Op::on("setattr", ino.0).with_handle(fh.map_or(0, |fh| fh.0)).over(0, size.unwrap_or(0));
+        let set = SetAttr {
+            mode: mode.map(|mode| mode & 0o7777),
+            uid,
+            gid,
+            size,
+            atime: atime.map(convert::time),
+            mtime: mtime.map(convert::time),
+        };
+        // A new size may have to wait for content.
+        let limit = if size.is_some() { self.commit_wait_max } else { METADATA_WAIT_MAX };
+        let work = async move { vfs.setattr(Ino(ino.0), fh.map(|fh| Fh(fh.0)), set).await.map(Seen) };
+        self.dispatch(op, limit, reply, work, |reply, Seen(entry)| {
+            reply.attr(&entry.ttl, &convert::attr(&entry.attr));
+        });
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        _rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let op = Op::on("mknod", parent.0);
+        if !convert::is_regular(mode) {
+            return Self::never(op, ErrorKind::NotPermitted, reply);
+        }
+        let (vfs, name, caller) = (self.vfs.clone(), name.to_owned(), caller(request));
+        let work = async move {
+            let (entry, opened) = vfs.create(Ino(parent.0), &name, convert::CREATE_NEW, caller).await?;
+            let settled = vfs.flush(opened.fh, caller).await;
+            let closed = settled.and(vfs.release(opened.fh).await);
+            if closed.is_err() {
+                vfs.forget(entry.attr.ino, 1);
+            }
+            closed.map(|()| entry)
+        };
+        self.dispatch(op, self.commit_wait_max, reply, work, |reply, entry| convert::entry(reply, &entry));
+    }
+
+    fn mkdir(&self, _: &Request, parent: INodeNo, name: &OsStr, _mode: u32, _umask: u32, reply: ReplyEntry) {
+        let (vfs, name) = (self.vfs.clone(), name.to_owned());
+        let work = async move { vfs.mkdir(Ino(parent.0), &name).await };
+        self.dispatch(Op::on("mkdir", parent.0), METADATA_WAIT_MAX, reply, work, |reply, entry| {
+            convert::entry(reply, &entry);
+        });
+    }
+
+    fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (vfs, name) = (self.vfs.clone(), name.to_owned());
+        let work = async move { vfs.unlink(Ino(parent.0), &name).await };
+        self.dispatch(Op::on("unlink", parent.0), METADATA_WAIT_MAX, reply, work, |reply, ()| reply.ok());
+    }
+
+    fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (vfs, name) = (self.vfs.clone(), name.to_owned());
+        let work = async move { vfs.rmdir(Ino(parent.0), &name).await };
+        self.dispatch(Op::on("rmdir", parent.0), METADATA_WAIT_MAX, reply, work, |reply, ()| reply.ok());
+    }
+
+    fn symlink(&self, _: &Request, parent: INodeNo, _: &OsStr, _: &std::path::Path, reply: ReplyEntry) {
+        Self::never(Op::on("symlink", parent.0), ErrorKind::NotPermitted, reply);
+    }
+
+    fn link(&self, _: &Request, ino: INodeNo, _: INodeNo, _: &OsStr, reply: ReplyEntry) {
+        Self::never(Op::on("link", ino.0), ErrorKind::NotPermitted, reply);
+    }
+
+    fn rename(
+        &self,
+        _: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let op = Op::on("rename", parent.0);
+        let mode = match convert::rename_mode(flags) {
+            Ok(mode) => mode,
+            Err(error) => return refuse(op, reply, &error),
+        };
+        let (vfs, name, new_name) = (self.vfs.clone(), name.to_owned(), new_name.to_owned());
+        let work =
+            async move { vfs.rename((Ino(parent.0), &name), (Ino(new_parent.0), &new_name), mode).await };
+        // Giving the target the content of the source may have to move it.
+        self.dispatch(op, self.commit_wait_max, reply, work, |reply, ()| reply.ok());
+    }
+
+    fn access(&self, request: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+        let (vfs, caller) = (self.vfs.clone(), caller(request));
+        let work = async move { vfs.access(Ino(ino.0), mask.bits(), caller).await };
+        self.dispatch(Op::on("access", ino.0), METADATA_WAIT_MAX, reply, work, |reply, ()| reply.ok());
+    }
+
+    fn statfs(&self, _: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        let vfs = self.vfs.clone();
+        let work = async move { Ok(vfs.statfs().await) };
+        self.dispatch(Op::on("statfs", ino.0), METADATA_WAIT_MAX, reply, work, convert::statfs);
+    }
+
+    fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        let vfs = self.vfs.clone();
+        let work = async move { vfs.opendir(Ino(ino.0)).await.map(OpenedFolder) };
+        self.dispatch(Op::on("opendir", ino.0), METADATA_WAIT_MAX, reply, work, |reply, folder| {
+            reply.opened(FileHandle(folder.0.0), fuser::FopenFlags::empty());
+        });
+    }
+
+    fn readdir(&self, _: &Request, ino: INodeNo, dh: FileHandle, cookie: u64, reply: ReplyDirectory) {
+        let vfs = self.vfs.clone();
+        let op = Op::on("readdir", ino.0).with_handle(dh.0).over(cookie, 0);
+        let work = async move { vfs.readdir(Fh(dh.0), cookie, false).await };
+        self.dispatch(op, METADATA_WAIT_MAX, reply, work, |mut reply, entries| {
+            convert::fill(&mut reply, entries);
+            reply.ok();
+        });
+    }
+
+    fn readdirplus(&self, _: &Request, ino: INodeNo, dh: FileHandle, cookie: u64, reply: ReplyDirectoryPlus) {
+        let (vfs, counting) = (self.vfs.clone(), self.vfs.clone());
+        let op = Op::on("readdirplus", ino.0).with_handle(dh.0).over(cookie, 0);
+        let work = async move { vfs.readdir(Fh(dh.0), cookie, true).await };
+        self.dispatch(op, METADATA_WAIT_MAX, reply, work, move |mut reply, entries| {
+            convert::fill_plus(&mut reply, entries, &counting);
+            reply.ok();
+        });
+    }
+
+    fn releasedir(&self, _: &Request, _: INodeNo, dh: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
+        self.vfs.releasedir(Fh(dh.0));
+        reply.ok();
+    }
+
+    /// Changes of a folder are on the drive when they are answered.
+    fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let (vfs, caller) = (self.vfs.clone(), caller(request));
+        let work = async move { vfs.open(Ino(ino.0), flags.0, caller).await };
+        // A file that is just being committed is opened when that is over.
+        self.dispatch(Op::on("open", ino.0), self.commit_wait_max, reply, work, |reply, opened| {
+            reply.opened(FileHandle(opened.fh.0), convert::open_flags(opened));
+        });
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let (vfs, name, caller) = (self.vfs.clone(), name.to_owned(), caller(request));
+        let op = Op::on("create", parent.0);
+        let work = async move { vfs.create(Ino(parent.0), &name, flags, caller).await };
+        self.dispatch(op, METADATA_WAIT_MAX, reply, work, |reply, (entry, opened)| {
+            let (attr, fh) = (convert::attr(&entry.attr), FileHandle(opened.fh.0));
+            reply.created(&entry.ttl, &attr, GENERATION, fh, convert::open_flags(opened));
+        });
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let vfs = self.vfs.clone();
+        let op = Op::on("read", ino.0).with_handle(fh.0).over(offset, size.into());
+        let work = async move { vfs.read(Fh(fh.0), offset, size).await };
+        self.dispatch(op, READ_WAIT_MAX, reply, work, |reply, bytes| reply.data(&bytes));
+    }
+
+    /// The common case is answered here, without a copy and without a task: the bytes fit into a
+    /// part buffer.
+    fn write(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        bytes: &[u8],
+        _: WriteFlags,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let op = Op::on("write", ino.0).with_handle(fh.0).over(offset, bytes.len() as u64);
+        let taken = match self.vfs.write_now(Fh(fh.0), offset, bytes) {
+            Ok(taken) if taken == bytes.len() => return reply.written(bytes.len() as u32),
+            Ok(taken) => taken,
+            Err(error) => return refuse(op, reply, &error),
+        };
+        let (vfs, rest) = (self.vfs.clone(), Bytes::copy_from_slice(&bytes[taken..]));
+        let work = async move {
+            match vfs.write(Fh(fh.0), offset + taken as u64, rest).await {
+                // What was taken stays taken; the error comes with the next call.
+                Err(_) if taken > 0 => Ok(taken as u32),
+                outcome => outcome.map(|written| (taken + written) as u32),
+            }
+        };
+        self.dispatch(op, self.commit_wait_max, reply, work, ReplyWrite::written);
+    }
+
+    fn flush(&self, request: &Request, ino: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        let (vfs, caller) = (self.vfs.clone(), caller(request));
+        let op = Op::on("flush", ino.0).with_handle(fh.0);
+        let work = async move { vfs.flush(Fh(fh.0), caller).await };
+        self.dispatch(op, self.commit_wait_max, reply, work, |reply, ()| reply.ok());
+    }
+
+    fn fsync(&self, _: &Request, ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        let vfs = self.vfs.clone();
+        let op = Op::on("fsync", ino.0).with_handle(fh.0);
+        let work = async move { vfs.fsync(Fh(fh.0)).await };
+        self.dispatch(op, self.commit_wait_max, reply, work, |reply, ()| reply.ok());
+    }
+
+    fn release(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        let vfs = self.vfs.clone();
+        let op = Op::on("release", ino.0).with_handle(fh.0);
+        let work = async move { vfs.release(Fh(fh.0)).await };
+        self.dispatch(op, self.commit_wait_max, reply, work, |reply, ()| reply.ok());
+    }
+
+    fn fallocate(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let op = Op::on("fallocate", ino.0).with_handle(fh.0).over(offset, length);
+        let grows = match convert::preallocation(mode) {
+            Ok(grows) => grows,
+            Err(error) => return refuse(op, reply, &error),
+        };
+        let vfs = self.vfs.clone();
+        let work = async move {
+            let end = offset.checked_add(length).filter(|end| i64::try_from(*end).is_ok());
+            let end = end.ok_or_else(|| Error::new(ErrorKind::TooLarge, "beyond the largest offset"))?;
+            // The kernel holds the inode's lock, so the size cannot change in between.
+            if grows && vfs.getattr(Ino(ino.0)).await?.attr.size < end {
+                let set = SetAttr { size: Some(end), ..SetAttr::default() };
+                vfs.setattr(Ino(ino.0), Some(Fh(fh.0)), set).await?;
+            }
+            Ok(())
+        };
+        self.dispatch(op, self.commit_wait_max, reply, work, |reply, ()| reply.ok());
+    }
+
+    // From here on: refused once, after which the kernel knows and answers by itself.
+
+    fn setxattr(&self, _: &Request, ino: INodeNo, _: &OsStr, _: &[u8], _: i32, _: u32, reply: ReplyEmpty) {
+        Self::never(Op::on("setxattr", ino.0), ErrorKind::NotImplemented, reply);
+    }
+
+    fn getxattr(&self, _: &Request, ino: INodeNo, _: &OsStr, _: u32, reply: ReplyXattr) {
+        Self::never(Op::on("getxattr", ino.0), ErrorKind::NotImplemented, reply);
+    }
+
+    fn listxattr(&self, _: &Request, ino: INodeNo, _: u32, reply: ReplyXattr) {
+        Self::never(Op::on("listxattr", ino.0), ErrorKind::NotImplemented, reply);
+    }
+
+    fn removexattr(&self, _: &Request, ino: INodeNo, _: &OsStr, reply: ReplyEmpty) {
+        Self::never(Op::on("removexattr", ino.0), ErrorKind::NotImplemented, reply);
+    }
+
+    fn lseek(&self, _: &Request, ino: INodeNo, _: FileHandle, _: i64, _: i32, reply: ReplyLseek) {
+        Self::never(Op::on("lseek", ino.0), ErrorKind::NotImplemented, reply);
+    }
+
+    fn ioctl(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        _: IoctlFlags,
+        _: u32,
+        _: &[u8],
+        _: u32,
+        reply: ReplyIoctl,
+    ) {
+        Self::never(Op::on("ioctl", ino.0), ErrorKind::NotImplemented, reply);
+    }
+
+    fn copy_file_range(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        _: u64,
+        _: INodeNo,
+        _: FileHandle,
+        _: u64,
+        _: u64,
+        _: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        Self::never(Op::on("copy_file_range", ino.0), ErrorKind::NotImplemented, reply);
+    }
+}

@@ -1,0 +1,243 @@
+//! From a request of the kernel to its one answer.
+//!
+//! A request never waits in a session thread: its reply moves into a task of the runtime, so a
+//! stalled transfer holds up nobody but the program that asked. Every task has a deadline. When it
+//! passes, the program gets ETIMEDOUT; the operation itself is not cut off in the middle (`vfs`
+//! bounds what it does), and what it still hands out afterwards, a handle or a counted name, is
+//! taken back, because the kernel will never hear of it.
+
+use std::future::Future;
+use std::pin::pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use fuser::Errno;
+use tracing::{Level, Span};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::vfs::{DirEntry, Entry, Fh, Opened, Statfs, Vfs};
+
+/// One request, as the log knows it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Op {
+    pub(super) name: &'static str,
+    pub(super) ino: u64,
+    pub(super) fh: u64,
+    pub(super) offset: u64,
+    pub(super) len: u64,
+}
+
+impl Op {
+    pub(super) fn on(name: &'static str, ino: u64) -> Self {
+        Self { name, ino, fh: 0, offset: 0, len: 0 }
+    }
+
+    pub(super) fn with_handle(self, fh: u64) -> Self {
+        Self { fh, ..self }
+    }
+
+    pub(super) fn over(self, offset: u64, len: u64) -> Self {
+        Self { offset, len, ..self }
+    }
+
+    /// Costs one comparison unless `debug` is on.
+    pub(super) fn span(self) -> Span {
+        let Self { name, ino, fh, offset, len } = self;
+        tracing::debug_span!("fuse", op = name, ino, fh, offset, len)
+    }
+
+    fn log(self, error: &Error) {
+        let Self { name: op, ino, fh, offset, len } = self;
+        match error.kind().level() {
+            Level::ERROR => tracing::error!(op, ino, fh, offset, len, "{error}"),
+            Level::WARN => tracing::warn!(op, ino, fh, offset, len, "{error}"),
+            _ => tracing::debug!(op, ino, fh, offset, len, "{error}"),
+        }
+    }
+}
+
+/// A place for one answer. Dropped without one, fuser answers EIO.
+pub(super) trait Reply: Send + 'static {
+    /// Answers with an error.
+    fn fail(self, errno: Errno);
+}
+
+macro_rules! replies {
+    ($($reply:ident),+) => {
+        $(impl Reply for fuser::$reply {
+            fn fail(self, errno: Errno) {
+                self.error(errno);
+            }
+        })+
+    };
+}
+
+replies!(
+    ReplyAttr,
+    ReplyCreate,
+    ReplyData,
+    ReplyDirectory,
+    ReplyDirectoryPlus,
+    ReplyEmpty,
+    ReplyEntry,
+    ReplyIoctl,
+    ReplyLseek,
+    ReplyOpen,
+    ReplyStatfs,
+    ReplyWrite,
+    ReplyXattr
+);
+
+/// The one place where an error becomes a log line and an errno.
+pub(super) fn refuse(op: Op, reply: impl Reply, error: &Error) {
+    op.log(error);
+    reply.fail(Errno::from_i32(error.errno()));
+}
+
+/// What an operation hands out.
+pub(super) trait Outcome: Send + 'static {
+    /// Gives back what the kernel will not hear of.
+    fn take_back(self, vfs: &Vfs) -> impl Future<Output = ()> + Send;
+}
+
+/// Attributes of an inode that the kernel knows already: nothing was counted.
+pub(super) struct Seen(pub(super) Entry);
+
+/// A handle of a folder.
+pub(super) struct OpenedFolder(pub(super) Fh);
+
+macro_rules! nothing_to_take_back {
+    ($($outcome:ty),+) => {
+        $(impl Outcome for $outcome {
+            async fn take_back(self, _: &Vfs) {}
+        })+
+    };
+}
+
+nothing_to_take_back!((), u32, Bytes, Statfs, Vec<DirEntry>, Seen);
+
+impl Outcome for Entry {
+    async fn take_back(self, vfs: &Vfs) {
+        vfs.forget(self.attr.ino, 1);
+    }
+}
+
+impl Outcome for Option<Entry> {
+    async fn take_back(self, vfs: &Vfs) {
+        if let Some(entry) = self {
+            entry.take_back(vfs).await;
+        }
+    }
+}
+
+impl Outcome for Opened {
+    async fn take_back(self, vfs: &Vfs) {
+        if let Err(error) = vfs.release(self.fh).await {
+            Op::on("late release", 0).with_handle(self.fh.0).log(&error);
+        }
+    }
+}
+
+impl Outcome for (Entry, Opened) {
+    async fn take_back(self, vfs: &Vfs) {
+        self.1.take_back(vfs).await;
+        self.0.take_back(vfs).await;
+    }
+}
+
+impl Outcome for OpenedFolder {
+    async fn take_back(self, vfs: &Vfs) {
+        vfs.releasedir(self.0);
+    }
+}
+
+/// Runs `work` and answers once: with its outcome, its error, or ETIMEDOUT after `limit`. An
+/// outcome that comes later is returned.
+pub(super) async fn answer_within<R: Reply, T>(
+    op: Op,
+    limit: Duration,
+    reply: R,
+    work: impl Future<Output = Result<T>>,
+    answer: impl FnOnce(R, T),
+) -> Option<T> {
+    let mut work = pin!(work);
+    match tokio::time::timeout(limit, &mut work).await {
+        Ok(Ok(outcome)) => {
+            answer(reply, outcome);
+            None
+        }
+        Ok(Err(error)) => {
+            refuse(op, reply, &error);
+            None
+        }
+        Err(_) => {
+            let late = Error::new(ErrorKind::Timeout, format!("no outcome within {} s", limit.as_secs()));
+            refuse(op, reply, &late);
+            work.await.ok()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::{Sender, channel};
+
+    /// Records what the kernel would have been told.
+    struct Recorder(Sender<std::result::Result<u32, i32>>);
+
+    impl Reply for Recorder {
+        fn fail(self, errno: Errno) {
+            self.0.send(Err(errno.code())).unwrap();
+        }
+    }
+
+    impl Recorder {
+        fn written(self, count: u32) {
+            self.0.send(Ok(count)).unwrap();
+        }
+    }
+
+    const OP: Op = Op { name: "write", ino: 1, fh: 2, offset: 3, len: 4 };
+
+    #[tokio::test]
+    async fn an_outcome_is_answered_once() {
+        let (told, heard) = channel();
+        let late =
+            answer_within(OP, Duration::from_secs(9), Recorder(told), async { Ok(7) }, Recorder::written)
+                .await;
+        assert_eq!((late, heard.iter().collect::<Vec<_>>()), (None, vec![Ok(7)]));
+    }
+
+    #[tokio::test]
+    async fn an_error_becomes_its_errno() {
+        let (told, heard) = channel();
+        let work = async { Err(Error::new(ErrorKind::QuotaExceeded, "full")) };
+        let late = answer_within(OP, Duration::from_secs(9), Recorder(told), work, Recorder::written).await;
+        assert_eq!(late, None);
+        assert_eq!(heard.iter().collect::<Vec<_>>(), vec![Err(ErrorKind::QuotaExceeded.errno())]);
+    }
+
+    #[tokio::test]
+    async fn after_the_deadline_the_answer_is_a_timeout_and_the_outcome_comes_back() {
+        let (told, heard) = channel();
+        let (go, gone) = tokio::sync::oneshot::channel();
+        let work = async {
+            gone.await.unwrap();
+            Ok(7)
+        };
+        let task = tokio::spawn(answer_within(
+            OP,
+            Duration::from_millis(1),
+            Recorder(told),
+            work,
+            Recorder::written,
+        ));
+        // The answer comes while the operation is still held up.
+        let first = tokio::task::spawn_blocking(move || (heard.recv(), heard)).await.unwrap();
+        assert_eq!(first.0, Ok(Err(ErrorKind::Timeout.errno())));
+        go.send(()).unwrap();
+        assert_eq!(task.await.unwrap(), Some(7));
+        assert!(first.1.recv().is_err(), "answered twice");
+    }
+}

@@ -1,0 +1,136 @@
+//! The body of a part: reference-counted pieces in memory or on the local disk, with an exact
+//! length, so that an attempt can be repeated without copying anything.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use crc_fast::CrcAlgorithm;
+use http_body::{Body, SizeHint};
+
+/// A piece of a part: in memory, or in a local file.
+#[derive(Clone, Debug)]
+pub enum Frame {
+    /// Reference-counted.
+    Memory(Bytes),
+    /// Read when its turn comes; short enough for one read.
+    Stored {
+        /// Ours alone: nobody else changes it.
+        file: Arc<std::fs::File>,
+        /// Where in the file.
+        offset: u64,
+        /// Length.
+        bytes: u64,
+    },
+}
+
+impl Frame {
+    /// Length in bytes.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Memory(bytes) => bytes.len() as u64,
+            Self::Stored { bytes, .. } => *bytes,
+        }
+    }
+
+    /// The bytes themselves. Blocks for one local read where they are stored.
+    pub fn load(&self) -> std::io::Result<Bytes> {
+        use std::os::unix::fs::FileExt;
+        match self {
+            Self::Memory(bytes) => Ok(bytes.clone()),
+            Self::Stored { file, offset, bytes } => {
+                let mut buffer = vec![0; *bytes as usize];
+                file.read_exact_at(&mut buffer, *offset)?;
+                Ok(buffer.into())
+            }
+        }
+    }
+}
+
+/// A request body of frames with an exact length.
+pub(super) struct PartBody {
+    frames: VecDeque<Frame>,
+    bytes_left: u64,
+    crc: crc_fast::Digest,
+    sent: Arc<Sent>,
+}
+
+/// What a connection has taken from a body.
+#[derive(Debug, Default)]
+pub(super) struct Sent {
+    /// Grows with every frame.
+    moved: AtomicU64,
+    /// CRC-64/XZ of the frames so far. Summed up while the connection copies them anyway.
+    crc64: AtomicU64,
+}
+
+impl Sent {
+    /// CRC-64/XZ of what was taken.
+    pub(super) fn crc64(&self) -> u64 {
+        self.crc64.load(Ordering::Relaxed)
+    }
+}
+
+impl PartBody {
+    /// The body, and what the connection has taken from it.
+    pub(super) fn new(frames: &[Frame]) -> (Self, Arc<Sent>) {
+        let sent = Arc::<Sent>::default();
+        let bytes_left = frames.iter().map(Frame::bytes).sum();
+        let (frames, crc) = (frames.iter().cloned().collect(), crc_fast::Digest::new(CrcAlgorithm::Crc64Xz));
+        (Self { frames, bytes_left, crc, sent: sent.clone() }, sent)
+    }
+}
+
+impl PartBody {
+    /// Bytes that are still to be sent.
+    pub(super) fn bytes_left(&self) -> u64 {
+        self.bytes_left
+    }
+}
+
+impl Body for PartBody {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<std::io::Result<http_body::Frame<Bytes>>>> {
+        let Some(frame) = self.frames.pop_front() else {
+            return Poll::Ready(None);
+        };
+        self.bytes_left -= frame.bytes();
+        let bytes = frame.load();
+        if let Ok(bytes) = &bytes {
+            self.crc.update(bytes);
+            self.sent.crc64.store(self.crc.finalize(), Ordering::Relaxed);
+        }
+        self.sent.moved.fetch_add(frame.bytes() + 1, Ordering::Relaxed);
+        Poll::Ready(Some(bytes.map(http_body::Frame::data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.bytes_left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.bytes_left)
+    }
+}
+
+/// Resolves when nothing was taken from the body for `limit`.
+pub(super) async fn stalled(sent: &Sent, limit: Duration) {
+    let mut seen = sent.moved.load(Ordering::Relaxed);
+    loop {
+        tokio::time::sleep(limit).await;
+        let now = sent.moved.load(Ordering::Relaxed);
+        if now == seen {
+            return;
+        }
+        seen = now;
+    }
+}

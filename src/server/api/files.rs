@@ -1,0 +1,352 @@
+//! Single objects: look, change, move, copy, tag, download.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::removal::accepted;
+use super::request::{
+    USER_TAGS_MAX, check_description, check_labels, check_name, check_tags, check_time, lenient, list, mode,
+    need,
+};
+use super::view::{DirSize, FileView, download_url};
+use crate::ids::{DriveId, FileId};
+use crate::pds::types::UserTag;
+use crate::server::DOMAIN_ID;
+use crate::server::catalog::{Edits, State};
+use crate::server::clock::rfc3339;
+use crate::server::errors::ApiError;
+use crate::server::http::{Call, Outcome, refused};
+use crate::server::reply::{Answer, ReplyBody, response};
+
+/// Longest life of a download URL, in seconds.
+const DOWNLOAD_TTL_MAX_S: u32 = 115_200;
+
+#[derive(Deserialize)]
+pub(super) struct Get {
+    #[serde(default, deserialize_with = "lenient")]
+    drive_id: Option<DriveId>,
+    #[serde(default, deserialize_with = "lenient")]
+    file_id: Option<FileId>,
+    fields: Option<String>,
+    #[serde(default, deserialize_with = "lenient")]
+    url_expire_sec: Option<u32>,
+}
+
+/// Whether a `fields` list asks for something.
+pub(super) fn wants(fields: Option<&str>, field: &str) -> bool {
+    fields.unwrap_or("").split(',').any(|asked| matches!(asked.trim(), "*") || asked.trim() == field)
+}
+
+/// `file/get`.
+pub(super) fn get(call: &Call, ask: Get) -> Result<Answer, ApiError> {
+    let drive = need(ask.drive_id, "drive_id")?;
+    let file = need(ask.file_id, "file_id")?;
+    let no_tags = BTreeMap::new();
+    call.app.catalog.read(|state| {
+        if file.as_str() == "root" && call.app.config.quirks.get_root {
+            return Answer::json(200, &FileView::of_root(state.drive(&drive)?, &file, &no_tags));
+        }
+        let node = state.live(&drive, &file)?;
+        let mut view = FileView::of(call, node);
+        // All fields are the default of `get`, but not of `list`.
+        if let Some(newest) = node.newest()
+            && ask.fields.as_deref().is_none_or(|fields| wants(Some(fields), "url"))
+        {
+            let ttl_s = ask.url_expire_sec.unwrap_or(call.app.config.url_ttl_s);
+            view.download_url = Some(download_url(call, node, newest, ttl_s).0);
+        }
+        if node.is_folder()
+            && ask.fields.as_deref().is_some_and(|f| f.split(',').any(|f| f.trim() == "dir_size"))
+        {
+            let (size, count) = dir_size(state, &drive, &file);
+            view.size = Some(size);
+            view.dir_size_info = Some(count);
+        }
+        Answer::json(200, &view)
+    })
+}
+
+fn dir_size(state: &State, drive: &DriveId, folder: &FileId) -> (u64, DirSize) {
+    let (mut size, mut count) = (0, DirSize { dir_count: 0, file_count: 0 });
+    for node in state.below(drive, folder).iter().skip(1).filter_map(|id| state.any(drive, id).ok()) {
+        size += node.size();
+        if node.is_folder() {
+            count.dir_count += 1;
+        } else {
+            count.file_count += 1;
+        }
+    }
+    (size, count)
+}
+
+#[derive(Deserialize)]
+pub(super) struct GetByPath {
+    #[serde(default, deserialize_with = "lenient")]
+    drive_id: Option<DriveId>,
+    file_path: Option<String>,
+}
+
+/// `file/get_by_path`.
+pub(super) fn get_by_path(call: &Call, ask: GetByPath) -> Result<Answer, ApiError> {
+    if call.app.config.quirks.no_get_by_path {
+        return Err(ApiError::no_route());
+    }
+    let drive = need(ask.drive_id, "drive_id")?;
+    let path = need(ask.file_path, "file_path")?;
+    call.app.catalog.read(|state| Answer::json(200, &FileView::of(call, state.by_path(&drive, &path)?)))
+}
+
+#[derive(Deserialize)]
+pub(super) struct Update {
+    #[serde(default, deserialize_with = "lenient")]
+    drive_id: Option<DriveId>,
+    #[serde(default, deserialize_with = "lenient")]
+    file_id: Option<FileId>,
+    #[serde(default, deserialize_with = "lenient")]
+    name: Option<String>,
+    check_name_mode: Option<String>,
+    #[serde(default, deserialize_with = "lenient")]
+    local_modified_at: Option<String>,
+    hidden: Option<bool>,
+    starred: Option<bool>,
+    description: Option<String>,
+    labels: Option<Vec<String>>,
+    user_meta: Option<String>,
+}
+
+/// `file/update`.
+pub(super) async fn update(call: &Call, ask: Update) -> Result<Answer, ApiError> {
+    let app = &call.app;
+    let drive = need(ask.drive_id, "drive_id")?;
+    let file = need(ask.file_id, "file_id")?;
+    if let Some(name) = &ask.name {
+        check_name(name)?;
+    }
+    check_time(ask.local_modified_at.as_ref(), "local_modified_at")?;
+    check_description(ask.description.as_ref())?;
+    check_labels(ask.labels.as_deref().unwrap_or_default())?;
+    let edits = Edits {
+        name: ask.name,
+        mode: mode(ask.check_name_mode.as_deref(), None)?,
+        local_modified_at: ask.local_modified_at,
+        hidden: ask.hidden,
+        starred: ask.starred,
+        description: ask.description,
+        labels: ask.labels,
+        user_meta: ask.user_meta,
+    };
+    let now_ms = app.clock.now_ms();
+    app.catalog
+        .change(|state| {
+            state.update(&drive, &file, edits, now_ms)?;
+            Answer::json(200, &FileView::of(call, state.live(&drive, &file)?))
+        })
+        .await
+}
+
+#[derive(Deserialize)]
+pub(super) struct Relocate {
+    #[serde(default, deserialize_with = "lenient")]
+    drive_id: Option<DriveId>,
+    #[serde(default, deserialize_with = "lenient")]
+    file_id: Option<FileId>,
+    #[serde(default, deserialize_with = "lenient")]
+    to_parent_file_id: Option<FileId>,
+    #[serde(default, deserialize_with = "lenient")]
+    to_drive_id: Option<DriveId>,
+    #[serde(default, deserialize_with = "lenient")]
+    new_name: Option<String>,
+    check_name_mode: Option<String>,
+    auto_rename: Option<bool>,
+}
+
+/// `file/move`.
+pub(super) async fn relocate(call: &Call, ask: Relocate) -> Result<Answer, ApiError> {
+    let app = &call.app;
+    let drive = need(ask.drive_id, "drive_id")?;
+    let file = need(ask.file_id, "file_id")?;
+    let to = need(ask.to_parent_file_id, "to_parent_file_id")?;
+    let mode = mode(ask.check_name_mode.as_deref(), ask.auto_rename)?;
+    if let Some(name) = &ask.new_name {
+        check_name(name)?;
+    }
+    if ask.to_drive_id.is_some_and(|to_drive| to_drive != drive) {
+        return Err(ApiError::invalid("to_drive_id", "Objects do not move between drives."));
+    }
+    let now_ms = app.clock.now_ms();
+    let (moved, is_folder) = app
+        .catalog
+        .change(|state| {
+            let is_folder = state.live(&drive, &file)?.is_folder();
+            let moved = state.relocate(&drive, &file, &to, ask.new_name.as_deref(), mode, now_ms)?;
+            let body = if let Err(sibling) = moved {
+                serde_json::json!({
+                    "domain_id": DOMAIN_ID, "drive_id": drive.as_str(), "file_id": sibling.as_str(),
+                    "exist": true, "async_task_id": "",
+                })
+            } else {
+                let node = state.live(&drive, &file)?;
+                serde_json::json!({
+                    "domain_id": DOMAIN_ID, "drive_id": drive.as_str(), "file_id": file.as_str(),
+                    "file_name": node.name, "async_task_id": "", "updated_at": rfc3339(node.updated_ms),
+                })
+            };
+            Ok((body, is_folder))
+        })
+        .await?;
+    let done = Answer::json(200, &moved)?;
+    if moved.get("exist").is_some() { Ok(done) } else { accepted(call, &drive, &file, is_folder, done) }
+}
+
+/// `file/copy`.
+pub(super) async fn copy(call: &Call, ask: Relocate) -> Result<Answer, ApiError> {
+    let app = &call.app;
+    let drive = need(ask.drive_id, "drive_id")?;
+    let file = need(ask.file_id, "file_id")?;
+    let to = need(ask.to_parent_file_id, "to_parent_file_id")?;
+    let to_drive = ask.to_drive_id.unwrap_or_else(|| drive.clone());
+    let mode = mode(ask.check_name_mode.as_deref(), ask.auto_rename)?;
+    if let Some(name) = &ask.new_name {
+        check_name(name)?;
+    }
+    let now_ms = app.clock.now_ms();
+    let (new_id, is_folder) = app
+        .catalog
+        .change(|state| {
+            let is_folder = state.live(&drive, &file)?.is_folder();
+            let name = ask.new_name.as_deref();
+            Ok((state.copy((&drive, &file), (&to_drive, &to), name, mode, now_ms)?, is_folder))
+        })
+        .await?;
+    let body = serde_json::json!({
+        "domain_id": DOMAIN_ID, "drive_id": to_drive.as_str(), "file_id": new_id.as_str(),
+    });
+    accepted(call, &to_drive, &new_id, is_folder, Answer::json(201, &body)?)
+}
+
+#[derive(Deserialize)]
+#[allow(clippy::struct_field_names)] // Named as on the wire.
+pub(super) struct Tags {
+    #[serde(default, deserialize_with = "lenient")]
+    drive_id: Option<DriveId>,
+    #[serde(default, deserialize_with = "lenient")]
+    file_id: Option<FileId>,
+    #[serde(default, deserialize_with = "list")]
+    user_tags: Vec<UserTag>,
+    #[serde(default, deserialize_with = "list")]
+    key_list: Vec<String>,
+}
+
+/// `file/put_usertags`.
+pub(super) async fn put_usertags(call: &Call, ask: Tags) -> Result<Answer, ApiError> {
+    let app = &call.app;
+    let drive = need(ask.drive_id, "drive_id")?;
+    let file = need(ask.file_id, "file_id")?;
+    let given = check_tags(ask.user_tags)?;
+    let replaces = app.config.quirks.replace_user_tags;
+    let now_ms = app.clock.now_ms();
+    app.catalog
+        .change(|state| {
+            state.tag(&drive, &file, now_ms, |tags| {
+                if replaces {
+                    tags.clear();
+                }
+                tags.extend(given);
+                if tags.len() > USER_TAGS_MAX {
+                    return Err(ApiError::invalid("user_tags", "There are more than 1000."));
+                }
+                Ok(())
+            })
+        })
+        .await?;
+    Answer::json(200, &serde_json::json!({ "file_id": file.as_str() }))
+}
+
+/// `file/delete_usertags`.
+pub(super) async fn delete_usertags(call: &Call, ask: Tags) -> Result<Answer, ApiError> {
+    let app = &call.app;
+    let drive = need(ask.drive_id, "drive_id")?;
+    let file = need(ask.file_id, "file_id")?;
+    let now_ms = app.clock.now_ms();
+    app.catalog
+        .change(|state| {
+            state.tag(&drive, &file, now_ms, |tags| {
+                tags.retain(|key, _| !ask.key_list.contains(key));
+                Ok(())
+            })
+        })
+        .await?;
+    Ok(Answer::empty(204))
+}
+
+#[derive(Deserialize)]
+pub(super) struct DownloadUrl {
+    #[serde(default, deserialize_with = "lenient")]
+    drive_id: Option<DriveId>,
+    #[serde(default, deserialize_with = "lenient")]
+    file_id: Option<FileId>,
+    #[serde(default, deserialize_with = "lenient")]
+    revision_id: Option<String>,
+    #[serde(default, deserialize_with = "lenient")]
+    expire_sec: Option<u32>,
+}
+
+/// `file/get_download_url`.
+pub(super) fn get_download_url(call: &Call, ask: DownloadUrl) -> Result<Answer, ApiError> {
+    let drive = need(ask.drive_id, "drive_id")?;
+    let file = need(ask.file_id, "file_id")?;
+    let ttl_s = ask.expire_sec.unwrap_or(call.app.config.url_ttl_s);
+    if !(1..=DOWNLOAD_TTL_MAX_S).contains(&ttl_s) {
+        return Err(ApiError::invalid("expire_sec", "It is not within 1 to 115200."));
+    }
+    call.app.catalog.read(|state| {
+        let node = state.live(&drive, &file)?;
+        if node.is_folder() {
+            return Err(ApiError::invalid("file_id", "It is not a file."));
+        }
+        let revision = match &ask.revision_id {
+            None => node.newest(),
+            Some(id) => node.revisions().iter().find(|revision| revision.revision_id.as_str() == id),
+        };
+        let revision = revision.ok_or_else(|| ApiError::not_found("Revision"))?;
+        let (url, expires_s) = download_url(call, node, revision, ttl_s);
+        let body = serde_json::json!({
+            "domain_id": DOMAIN_ID,
+            "drive_id": drive.as_str(),
+            "file_id": file.as_str(),
+            "revision_id": revision.revision_id.as_str(),
+            "url": url,
+            "internal_url": "",
+            "cdn_url": "",
+            "expiration": rfc3339(expires_s * 1000),
+            "method": "GET",
+            "size": revision.size,
+            "crc64_hash": revision.crc64.to_string(),
+            "content_hash": revision.hash,
+            "content_hash_name": call.app.config.quirks.hash_name.as_str(),
+        });
+        Answer::json(200, &body)
+    })
+}
+
+/// `GET /v2/file/download`: a redirect to the signed URL.
+pub(in crate::server) fn download(call: &Call) -> Outcome {
+    let query: serde_json::Map<_, _> =
+        url::form_urlencoded::parse(call.head.uri.query().unwrap_or("").as_bytes())
+            .map(|(key, value)| (key.into_owned(), value.into_owned().into()))
+            .collect();
+    let body = serde_json::Value::Object(query).to_string();
+    let answer = super::request::parse(body.as_bytes()).and_then(|ask| get_download_url(call, ask));
+    let url = answer.and_then(|answer| {
+        let body: serde_json::Value = super::request::parse(&answer.body)?;
+        body["url"].as_str().map(str::to_owned).ok_or_else(|| ApiError::not_found("File"))
+    });
+    match url {
+        Ok(url) => {
+            let headers = [("location", url), ("x-ca-request-id", call.request_id.clone())];
+            response(302, &headers, ReplyBody::whole(""))
+        }
+        Err(error) => refused(call, &error),
+    }
+}

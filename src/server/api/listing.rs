@@ -1,0 +1,309 @@
+//! Pages: folders, the recycle bin, the whole drive, searches, the change feed.
+
+use serde::{Deserialize, Serialize};
+
+use super::files::wants;
+use super::query::Query;
+use super::request::{lenient, limit, need};
+use super::view::{FileView, category, download_url};
+use crate::ids::{DriveId, FileId};
+use crate::pds::types::FileType;
+use crate::server::catalog::records::{Node, Op};
+use crate::server::catalog::{Marker, Order, compare};
+use crate::server::clock::{hex, unhex};
+use crate::server::errors::ApiError;
+use crate::server::http::Call;
+use crate::server::reply::Answer;
+
+/// Entries looked at for one page; a filter that lets few through makes short pages.
+const LOOKED_AT_MAX: usize = 10_000;
+
+/// Longest query of a search, in characters.
+const QUERY_CHARS_MAX: usize = 4096;
+
+#[derive(Deserialize)]
+pub(super) struct List {
+    #[serde(default, deserialize_with = "lenient")]
+    drive_id: Option<DriveId>,
+    #[serde(default, deserialize_with = "lenient")]
+    parent_file_id: Option<FileId>,
+    #[serde(default, deserialize_with = "lenient")]
+    limit: Option<u32>,
+    #[serde(default, deserialize_with = "lenient")]
+    marker: Option<String>,
+    #[serde(default, deserialize_with = "lenient")]
+    order_by: Option<String>,
+    #[serde(default, deserialize_with = "lenient")]
+    order_direction: Option<String>,
+    #[serde(rename = "type")]
+    #[serde(default, deserialize_with = "lenient")]
+    file_type: Option<String>,
+    #[serde(default, deserialize_with = "lenient")]
+    category: Option<String>,
+    #[serde(default, deserialize_with = "lenient")]
+    status: Option<String>,
+    starred: Option<bool>,
+    fields: Option<String>,
+    #[serde(default, deserialize_with = "lenient")]
+    url_expire_sec: Option<u32>,
+    #[serde(default, deserialize_with = "lenient")]
+    query: Option<String>,
+    return_total_count: Option<bool>,
+}
+
+#[derive(Serialize)]
+struct Page<'a> {
+    items: Vec<FileView<'a>>,
+    next_marker: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    total_count: Option<usize>,
+}
+
+fn order(text: Option<&str>) -> Result<Order, ApiError> {
+    match text {
+        None | Some("created_at") => Ok(Order::CreatedAt),
+        Some("updated_at") => Ok(Order::UpdatedAt),
+        Some("size") => Ok(Order::Size),
+        Some("name" | "name_enhanced") => Ok(Order::Name),
+        Some(_) => Err(ApiError::invalid("order_by", "It is created_at, updated_at, size or name.")),
+    }
+}
+
+fn is_descending(text: Option<&str>) -> Result<bool, ApiError> {
+    match text {
+        None => Ok(false),
+        Some(text) if text.eq_ignore_ascii_case("asc") => Ok(false),
+        Some(text) if text.eq_ignore_ascii_case("desc") => Ok(true),
+        Some(_) => Err(ApiError::invalid("order_direction", "It is ASC or DESC.")),
+    }
+}
+
+impl List {
+    fn takes(&self, node: &Node) -> bool {
+        let is_type = self.file_type.as_deref().is_none_or(|wanted| match node.file_type() {
+            FileType::File => wanted == "file",
+            FileType::Folder => wanted == "folder",
+        });
+        is_type
+            && self
+                .category
+                .as_deref()
+                .is_none_or(|wanted| !node.is_folder() && category(&node.name) == wanted)
+            && self.starred.is_none_or(|wanted| node.traits.starred == wanted)
+    }
+
+    fn show<'a>(&self, call: &Call, node: &'a Node) -> FileView<'a> {
+        let mut view = FileView::of(call, node);
+        if let Some(newest) = node.newest()
+            && wants(self.fields.as_deref(), "url")
+        {
+            let ttl_s = self.url_expire_sec.unwrap_or(call.app.config.url_ttl_s);
+            view.download_url = Some(download_url(call, node, newest, ttl_s).0);
+        }
+        view
+    }
+}
+
+/// `file/list`.
+pub(super) fn list(call: &Call, ask: &List) -> Result<Answer, ApiError> {
+    let quirks = &call.app.config.quirks;
+    let drive = need(ask.drive_id.clone(), "drive_id")?;
+    let parent = need(ask.parent_file_id.clone(), "parent_file_id")?;
+    let limit = limit(ask.limit, 50, 200)?.min(quirks.list_page_max.max(1) as usize);
+    let (order, descending) =
+        (order(ask.order_by.as_deref())?, is_descending(ask.order_direction.as_deref())?);
+    let fresh =
+        Marker { order, descending, parent: parent.clone(), last: None, pause: quirks.list_empty_pages };
+    let marker = match &ask.marker {
+        None => fresh,
+        Some(word) => Marker::decode(word)
+            .filter(|m| m.order == order && m.descending == descending && m.parent == parent)
+            .ok_or_else(|| ApiError::invalid("marker", "It is not one of this listing."))?,
+    };
+    if marker.pause {
+        let next_marker = Marker { pause: false, ..marker }.encode();
+        return Answer::json(200, &Page { items: Vec::new(), next_marker, total_count: None });
+    }
+    call.app.catalog.read(|state| {
+        state.check_folder(&drive, &parent)?;
+        if ask.status.as_deref() == Some("uploading") {
+            let here = state.uploads().filter(|upload| upload.drive_id == drive);
+            let views = here.filter_map(FileView::of_upload).filter(|view| view.is_in(&parent));
+            return Answer::json(
+                200,
+                &Page { items: views.collect(), next_marker: String::new(), total_count: None },
+            );
+        }
+        let (mut items, mut last, mut looked_at, mut is_end) = (Vec::new(), marker.last.clone(), 0, true);
+        if let Some(folder) = state.folder(&drive, &parent) {
+            for entry in folder.walk(order, descending, marker.last.as_ref()) {
+                let Ok(node) = state.any(&drive, &entry.1) else { continue };
+                let is_taken = ask.takes(node);
+                if (is_taken && items.len() == limit) || looked_at == LOOKED_AT_MAX {
+                    is_end = false;
+                    break;
+                }
+                looked_at += 1;
+                last = Some(entry.clone());
+                if is_taken {
+                    items.push(ask.show(call, node));
+                }
+            }
+        }
+        let next = Marker { last, pause: quirks.list_empty_pages, ..marker.clone() };
+        let next_marker = if is_end { String::new() } else { next.encode() };
+        Answer::json(200, &Page { items, next_marker, total_count: None })
+    })
+}
+
+/// `file/scan` and `file/walk`: the whole drive by id. The marker is the last id.
+pub(super) fn scan(call: &Call, ask: &List) -> Result<Answer, ApiError> {
+    let drive = need(ask.drive_id.clone(), "drive_id")?;
+    let limit = limit(ask.limit, 100, 5000)?;
+    let after = match &ask.marker {
+        None => None,
+        Some(id) => Some(FileId::new(id).map_err(|_| ApiError::invalid("marker", "It was never given."))?),
+    };
+    call.app.catalog.read(|state| {
+        state.drive(&drive)?;
+        let mut rest = state.scan(&drive, after.as_ref()).filter(|node| ask.takes(node));
+        let page: Vec<_> = rest.by_ref().take(limit).collect();
+        let last = page.last().map(|node| node.file_id.to_string());
+        let next_marker = rest.next().and(last).unwrap_or_default();
+        let items = page.into_iter().map(|node| ask.show(call, node)).collect();
+        Answer::json(200, &Page { items, next_marker, total_count: None })
+    })
+}
+
+/// `file/search`. The marker is the number of results before the page.
+pub(super) fn search(call: &Call, ask: &List) -> Result<Answer, ApiError> {
+    let drive = need(ask.drive_id.clone(), "drive_id")?;
+    let limit = limit(ask.limit, 100, 100)?;
+    let text = ask.query.clone().unwrap_or_default();
+    if text.chars().count() > QUERY_CHARS_MAX {
+        return Err(ApiError::invalid("query", "It has more than 4096 characters."));
+    }
+    let query = Query::parse(&text)?;
+    let orders = orders(ask.order_by.as_deref().unwrap_or(""))?;
+    let skip: usize = match &ask.marker {
+        None => 0,
+        Some(marker) => marker.parse().map_err(|_| ApiError::invalid("marker", "It was never given."))?,
+    };
+    call.app.catalog.read(|state| {
+        state.drive(&drive)?;
+        let mut found: Vec<_> = state.scan(&drive, None).filter(|node| query.matches(node)).collect();
+        found.sort_by(|a, b| {
+            orders
+                .iter()
+                .map(|(order, descending)| {
+                    let ordering = compare(*order, a, b);
+                    if *descending { ordering.reverse() } else { ordering }
+                })
+                .find(|ordering| ordering.is_ne())
+                .unwrap_or_else(|| a.file_id.cmp(&b.file_id))
+        });
+        let total = found.len();
+        let items: Vec<_> =
+            found.into_iter().skip(skip).take(limit).map(|node| ask.show(call, node)).collect();
+        let seen = skip + items.len();
+        let next_marker = if seen < total { seen.to_string() } else { String::new() };
+        let total_count = (ask.return_total_count == Some(true)).then_some(total);
+        Answer::json(200, &Page { items, next_marker, total_count })
+    })
+}
+
+/// `name ASC,created_at DESC`.
+fn orders(text: &str) -> Result<Vec<(Order, bool)>, ApiError> {
+    text.split(',')
+        .map(str::trim)
+        .filter(|one| !one.is_empty())
+        .map(|one| {
+            let (by, direction) = one.split_once(' ').map_or((one, None), |(by, d)| (by, Some(d.trim())));
+            Ok((order(Some(by))?, is_descending(direction)?))
+        })
+        .collect()
+}
+
+/// `recyclebin/list`, newest first.
+pub(super) fn bin(call: &Call, ask: &List) -> Result<Answer, ApiError> {
+    let drive = need(ask.drive_id.clone(), "drive_id")?;
+    let limit = limit(ask.limit, 50, 200)?;
+    let bad = || ApiError::invalid("marker", "It was never given.");
+    let after = match &ask.marker {
+        None => None,
+        Some(word) => {
+            let raw = unhex(word).ok_or_else(bad)?;
+            Some(serde_json::from_slice::<(i64, FileId)>(&raw).map_err(|_| bad())?)
+        }
+    };
+    call.app.catalog.read(|state| {
+        state.drive(&drive)?;
+        let mut rest = state.bin(&drive, after.as_ref());
+        let page: Vec<_> = rest.by_ref().take(limit).collect();
+        let last = page.last().and_then(|(entry, _)| serde_json::to_vec(entry).ok()).map(|raw| hex(&raw));
+        let next_marker = rest.next().and(last).unwrap_or_default();
+        let items = page.into_iter().map(|(_, node)| ask.show(call, node)).collect();
+        Answer::json(200, &Page { items, next_marker, total_count: None })
+    })
+}
+
+#[derive(Deserialize)]
+pub(super) struct OfFeed {
+    #[serde(default, deserialize_with = "lenient")]
+    drive_id: Option<DriveId>,
+    #[serde(default, deserialize_with = "lenient")]
+    cursor: Option<String>,
+    #[serde(default, deserialize_with = "lenient")]
+    limit: Option<u32>,
+}
+
+#[derive(Serialize)]
+struct DeltaView<'a> {
+    file_id: &'a FileId,
+    op: Op,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<FileView<'a>>,
+}
+
+/// `file/get_last_cursor`.
+pub(super) fn get_last_cursor(call: &Call, ask: OfFeed) -> Result<Answer, ApiError> {
+    let drive = need(ask.drive_id, "drive_id")?;
+    call.app.catalog.read(|state| {
+        state.drive(&drive)?;
+        Answer::json(200, &serde_json::json!({ "cursor": state.last_cursor().to_string() }))
+    })
+}
+
+/// `file/list_delta`. An object that is gone, or in the recycle bin, comes as its id alone.
+pub(super) fn list_delta(call: &Call, ask: OfFeed) -> Result<Answer, ApiError> {
+    let quirks = &call.app.config.quirks;
+    let drive = need(ask.drive_id, "drive_id")?;
+    let limit = limit(ask.limit, 100, 100)?;
+    let given: Option<u64> = match &ask.cursor {
+        None => None,
+        Some(text) => Some(text.parse().map_err(|_| ApiError::invalid("cursor", "It was never given."))?),
+    };
+    call.app.catalog.read(|state| {
+        let cursor = match given {
+            Some(cursor) => cursor,
+            None if quirks.delta_empty_cursor_is_now => state.last_cursor(),
+            None => state.first_cursor(),
+        };
+        let (deltas, next, has_more) = if quirks.delta_always_empty {
+            state.drive(&drive)?;
+            (Vec::new(), cursor, false)
+        } else {
+            state.deltas(&drive, cursor, limit)?
+        };
+        let view = |(delta, node): (&'_ crate::server::catalog::records::Delta, Option<&'_ Node>)| {
+            serde_json::to_value(DeltaView {
+                file_id: &delta.file_id,
+                op: delta.op,
+                file: node.map(|node| FileView::of(call, node)),
+            })
+        };
+        let items: Vec<_> = deltas.into_iter().filter_map(|delta| view(delta).ok()).collect();
+        let body = serde_json::json!({ "items": items, "cursor": next.to_string(), "has_more": has_more });
+        Answer::json(200, &body)
+    })
+}

@@ -1,0 +1,196 @@
+//! The query language of `search`, as far as a file system needs it: comparisons joined by `and`.
+
+use crate::pds::types::FileType;
+use crate::server::catalog::records::Node;
+use crate::server::clock::rfc3339;
+use crate::server::errors::ApiError;
+
+use super::view::category;
+
+/// How a field is compared.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Comparison {
+    Equal,
+    NotEqual,
+    Less,
+    LessOrEqual,
+    Greater,
+    GreaterOrEqual,
+    /// The text occurs in the field, in any case.
+    Match,
+}
+
+/// A parsed query: all terms must hold.
+#[derive(Debug, Default)]
+pub(super) struct Query {
+    terms: Vec<(String, Comparison, String)>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Word {
+    Plain(String),
+    Quoted(String),
+    Operator(String),
+}
+
+fn bad(detail: &str) -> ApiError {
+    ApiError::invalid("query", detail)
+}
+
+/// Splits into words, quoted texts and operators.
+fn words(text: &str) -> Result<Vec<Word>, ApiError> {
+    let mut words = Vec::new();
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            c if c.is_whitespace() => {}
+            '"' => {
+                let mut quoted = String::new();
+                loop {
+                    match chars.next() {
+                        Some('"') => break,
+                        Some('\\') => quoted.extend(chars.next()),
+                        Some(c) => quoted.push(c),
+                        None => return Err(bad("A quotation mark is missing.")),
+                    }
+                }
+                words.push(Word::Quoted(quoted));
+            }
+            '=' | '<' | '>' | '!' => {
+                let mut operator = String::from(c);
+                operator.extend(chars.next_if_eq(&'='));
+                words.push(Word::Operator(operator));
+            }
+            c => {
+                let mut plain = String::from(c);
+                let is_plain = |c: &char| !c.is_whitespace() && !"=<>!\"".contains(*c);
+                while let Some(c) = chars.next_if(is_plain) {
+                    plain.push(c);
+                }
+                words.push(Word::Plain(plain));
+            }
+        }
+    }
+    Ok(words)
+}
+
+impl Query {
+    /// Reads a query; the empty one matches everything.
+    pub(super) fn parse(text: &str) -> Result<Self, ApiError> {
+        let words = words(text)?;
+        let mut terms = Vec::new();
+        for (index, chunk) in words.chunks(4).enumerate() {
+            let (term, joint) = chunk.split_at(chunk.len().min(3));
+            let [Word::Plain(field), comparison, value] = term else {
+                return Err(bad("A term is a field, a comparison and a value."));
+            };
+            let is_last = (index + 1) * 4 >= words.len();
+            let is_joined = matches!(joint, [Word::Plain(and)] if and.eq_ignore_ascii_case("and"));
+            if is_last != joint.is_empty() || (!is_last && !is_joined) {
+                return Err(bad("Terms are joined by and."));
+            }
+            let comparison = match comparison {
+                Word::Operator(operator) => match operator.as_str() {
+                    "=" | "==" => Comparison::Equal,
+                    "!=" => Comparison::NotEqual,
+                    "<" => Comparison::Less,
+                    "<=" => Comparison::LessOrEqual,
+                    ">" => Comparison::Greater,
+                    ">=" => Comparison::GreaterOrEqual,
+                    _ => return Err(bad("There is no such comparison.")),
+                },
+                Word::Plain(word) if word.eq_ignore_ascii_case("match") => Comparison::Match,
+                _ => return Err(bad("There is no such comparison.")),
+            };
+            let value = match value {
+                Word::Plain(value) | Word::Quoted(value) => value.clone(),
+                Word::Operator(_) => return Err(bad("A value is missing.")),
+            };
+            if field_of(field, None).is_none() {
+                return Err(bad("There is no such field."));
+            }
+            terms.push((field.clone(), comparison, value));
+        }
+        Ok(Self { terms })
+    }
+
+    /// Whether all terms hold.
+    pub(super) fn matches(&self, node: &Node) -> bool {
+        self.terms.iter().all(|(field, comparison, wanted)| {
+            field_of(field, Some(node)).is_some_and(|value| holds(&value, *comparison, wanted))
+        })
+    }
+}
+
+/// A field of a node as text; without a node, only whether there is such a field.
+fn field_of(field: &str, node: Option<&Node>) -> Option<String> {
+    let value: fn(&Node) -> String = match field {
+        "parent_file_id" => |node| node.parent.to_string(),
+        "file_id" => |node| node.file_id.to_string(),
+        "name" => |node| node.name.clone(),
+        "type" => |node| if node.file_type() == FileType::File { "file".into() } else { "folder".into() },
+        "status" => |_| "available".into(),
+        "category" => |node| if node.is_folder() { String::new() } else { category(&node.name).into() },
+        "content_hash" => |node| node.newest().map(|newest| newest.hash.clone()).unwrap_or_default(),
+        "size" => |node| node.size().to_string(),
+        "hidden" => |node| node.traits.hidden.to_string(),
+        "starred" => |node| node.traits.starred.to_string(),
+        "created_at" => |node| rfc3339(node.created_ms),
+        "updated_at" => |node| rfc3339(node.updated_ms),
+        "description" => |node| node.traits.description.clone().unwrap_or_default(),
+        _ => return None,
+    };
+    Some(node.map(value).unwrap_or_default())
+}
+
+fn holds(value: &str, comparison: Comparison, wanted: &str) -> bool {
+    let ordering = match (value.parse::<u64>(), wanted.parse::<u64>()) {
+        (Ok(value), Ok(wanted)) => value.cmp(&wanted),
+        _ => value.cmp(wanted),
+    };
+    match comparison {
+        Comparison::Equal => value == wanted,
+        Comparison::NotEqual => value != wanted,
+        Comparison::Less => ordering.is_lt(),
+        Comparison::LessOrEqual => ordering.is_le(),
+        Comparison::Greater => ordering.is_gt(),
+        Comparison::GreaterOrEqual => ordering.is_ge(),
+        Comparison::Match => value.to_lowercase().contains(&wanted.to_lowercase()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{DriveId, FileId};
+    use crate::server::catalog::records::{Kind, Traits};
+
+    fn node(name: &str) -> Node {
+        Node {
+            file_id: FileId::new("f").unwrap(),
+            drive_id: DriveId::new("1").unwrap(),
+            parent: FileId::root(),
+            name: name.into(),
+            kind: Kind::Folder,
+            created_ms: 1_566_283_887_292,
+            updated_ms: 0,
+            trashed_ms: None,
+            traits: Traits::default(),
+        }
+    }
+
+    #[test]
+    fn terms_are_joined_by_and() {
+        let holds = |text: &str| Query::parse(text).unwrap().matches(&node(r#"Ä "x" b"#));
+        assert!(holds(""));
+        assert!(holds(r#"parent_file_id = "root" and name = "Ä \"x\" b""#));
+        assert!(holds(r#"name match "X" and type="folder" and size < 9"#));
+        assert!(holds(r#"created_at >= "2019-08-20T00:00:00""#));
+        assert!(!holds(r#"name match "y""#) && !holds(r#"type != "folder""#));
+        for text in
+            ["name", "name =", r#"name = "a" or name = "b""#, r#"name = "a" and"#, "x = 1", r#"name = "a"#]
+        {
+            assert!(Query::parse(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! The change feed: a numbered list of what happened, with a bound.
+
+use super::journal::Table;
+use super::records::{Delta, Node, Op};
+use super::{ApiError, DriveId, FileId, State};
+
+/// Changes that are kept. A cursor that points before them cannot be used any more.
+const DELTAS_MAX: usize = 100_000;
+
+/// A change with the object, if it can still be reached.
+pub(in crate::server) type Changed<'a> = (&'a Delta, Option<&'a Node>);
+
+impl State {
+    /// Notes that something happened to an object.
+    pub(super) fn note(&mut self, drive: &DriveId, file: &FileId, op: Op) -> Result<(), ApiError> {
+        let delta = Delta { seq: self.next_seq, drive_id: drive.clone(), file_id: file.clone(), op };
+        self.put(Table::Deltas, &delta.seq.to_be_bytes(), &delta)?;
+        self.next_seq += 1;
+        self.deltas.push_back(delta);
+        if self.deltas.len() > DELTAS_MAX
+            && let Some(oldest) = self.deltas.pop_front()
+        {
+            self.erase(Table::Deltas, &oldest.seq.to_be_bytes());
+        }
+        Ok(())
+    }
+
+    /// The cursor that stands after everything.
+    pub(in crate::server) fn last_cursor(&self) -> u64 {
+        self.next_seq
+    }
+
+    /// The cursor that stands before everything that is kept.
+    pub(in crate::server) fn first_cursor(&self) -> u64 {
+        self.deltas.front().map_or(self.next_seq, |delta| delta.seq)
+    }
+
+    /// At most `limit` changes of a drive from `cursor` on, each with the object if it can still
+    /// be reached; then the next cursor, and whether more is waiting there.
+    pub(in crate::server) fn deltas(
+        &self,
+        drive: &DriveId,
+        cursor: u64,
+        limit: usize,
+    ) -> Result<(Vec<Changed<'_>>, u64, bool), ApiError> {
+        self.drive(drive)?;
+        if cursor < self.first_cursor() || cursor > self.next_seq {
+            return Err(ApiError::invalid("cursor", "It is too old or was never given."));
+        }
+        let from = usize::try_from(cursor - self.first_cursor()).unwrap_or(usize::MAX);
+        let mut items = Vec::new();
+        let mut next = cursor;
+        for delta in self.deltas.range(from.min(self.deltas.len())..) {
+            if delta.drive_id == *drive {
+                if items.len() == limit {
+                    return Ok((items, next, true));
+                }
+                items.push((delta, self.live(drive, &delta.file_id).ok()));
+            }
+            next = delta.seq + 1;
+        }
+        Ok((items, next, false))
+    }
+}

@@ -1,0 +1,204 @@
+//! The catalog at start: read from the disk, brought into agreement with the files, swept.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::thread::JoinHandle;
+
+use serde::de::DeserializeOwned;
+
+use super::journal::{self, Records, Table};
+use super::records::{BlobRecord, Delta, Drive, Node, Part, Token, Upload};
+use super::{Catalog, Held, State};
+use crate::ids::{DriveId, UploadId};
+use crate::server::blobs::Store;
+use crate::server::clock::random_hex;
+use crate::server::config::ServerConfig;
+
+/// Keeps others away from the data while it lives. The journal has it: nothing else changes what
+/// another server would read.
+#[derive(Debug)]
+pub(super) struct DataLock {
+    _file: File,
+}
+
+/// A catalog and what must be kept beside it.
+pub(in crate::server) struct Opened {
+    pub(in crate::server) catalog: Catalog,
+    pub(in crate::server) store: Store,
+    pub(in crate::server) journal: JoinHandle<()>,
+}
+
+/// Opens the data of a server, or makes it.
+pub(in crate::server) fn open(config: &ServerConfig, now_ms: i64) -> io::Result<Opened> {
+    std::fs::create_dir_all(&config.data_dir)?;
+    let lock = lock(&config.data_dir)?;
+    let store = Store::open(&config.data_dir, config.fsync, now_ms)?;
+    let path = config.data_dir.join("catalog.redb");
+    let (database, tables) = journal::open(&path, config.fsync).map_err(io::Error::other)?;
+    let mut state = State::from(config);
+    for (table, records) in Table::ALL.into_iter().zip(tables) {
+        state.load(table, records, &store)?;
+    }
+    state.agree(&store)?;
+    let (journal, thread) = journal::start(database, lock)?;
+    state.journal = Some(journal);
+    state.found(config.drives, now_ms)?;
+    state.burn_old(now_ms - i64::try_from(config.upload_age_max.as_millis()).unwrap_or(i64::MAX), &store);
+    let queued = std::mem::take(&mut state.change);
+    if let Some(journal) = &state.journal
+        && !queued.is_empty()
+    {
+        journal.queue(queued).blocking_recv().map_err(io::Error::other)?;
+    }
+    Ok(Opened { catalog: Catalog::new(state), store, journal: thread })
+}
+
+fn lock(dir: &Path) -> io::Result<DataLock> {
+    let file = File::options().create(true).truncate(false).write(true).open(dir.join("lock"))?;
+    file.try_lock().map_err(|error| {
+        io::Error::new(
+            io::ErrorKind::ResourceBusy,
+            format!("{} is in use by another server: {error}", dir.display()),
+        )
+    })?;
+    Ok(DataLock { _file: file })
+}
+
+fn parse<T: DeserializeOwned>(value: &[u8]) -> io::Result<T> {
+    serde_json::from_slice(value).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+impl State {
+    fn load(&mut self, table: Table, records: Records, store: &Store) -> io::Result<()> {
+        for (key, value) in records {
+            let text = String::from_utf8_lossy(&key).into_owned();
+            match table {
+                Table::Meta => {
+                    self.meta.insert(text, value);
+                }
+                Table::Drives => {
+                    let drive: Drive = parse(&value)?;
+                    self.drives.insert(drive.drive_id.clone(), drive);
+                }
+                Table::Nodes => {
+                    let node: Node = parse(&value)?;
+                    self.nodes.insert(node.file_id.clone(), node);
+                }
+                Table::Uploads => {
+                    let upload: Upload = parse(&value)?;
+                    self.uploads.insert(upload.upload_id.clone(), upload);
+                }
+                Table::Parts => self.load_part(&key, parse(&value)?),
+                Table::Blobs => {
+                    let record: BlobRecord = parse(&value)?;
+                    self.heads.entry(record.pre_hash.clone()).or_default().push(record.size);
+                    let hash = record.hash.clone();
+                    self.blobs.insert(hash, Held { blob: store.blob(record), revisions: 0 });
+                }
+                Table::Deltas => {
+                    let delta: Delta = parse(&value)?;
+                    self.next_seq = delta.seq + 1;
+                    self.deltas.push_back(delta);
+                }
+                Table::Tokens => {
+                    let token: Token = parse(&value)?;
+                    self.tokens.insert(text, token);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Part records follow the uploads and are keyed by upload, slash and number.
+    fn load_part(&mut self, key: &[u8], part: Part) {
+        let Some((id, number)) = key.len().checked_sub(5).map(|at| key.split_at(at)) else { return };
+        let id = UploadId::new(&String::from_utf8_lossy(id)).ok();
+        let number = number.get(1..).and_then(|raw| raw.try_into().ok()).map(u32::from_be_bytes);
+        if let (Some(id), Some(number)) = (id, number)
+            && let Some(upload) = self.uploads.get_mut(&id)
+        {
+            upload.parts.insert(number, part);
+        }
+    }
+
+    /// Derives what is not stored, and sweeps files without a record.
+    fn agree(&mut self, store: &Store) -> io::Result<()> {
+        let nodes = std::mem::take(&mut self.nodes);
+        for node in nodes.values() {
+            self.index(node);
+            if let Some(drive) = self.drives.get_mut(&node.drive_id) {
+                drive.used_bytes += node.held_bytes();
+            }
+            for revision in node.revisions() {
+                let held = self.blobs.get_mut(&revision.hash).ok_or_else(|| {
+                    let detail = format!("{} has no content {}", node.file_id, revision.hash);
+                    io::Error::new(io::ErrorKind::InvalidData, detail)
+                })?;
+                held.revisions += 1;
+            }
+        }
+        self.nodes = nodes;
+        let unheld: Vec<_> =
+            self.blobs.iter().filter(|(_, held)| held.revisions == 0).map(|(hash, _)| hash.clone()).collect();
+        for hash in unheld {
+            self.release(&hash);
+        }
+        let known: std::collections::HashSet<&str> =
+            self.blobs.values().map(|held| held.blob.record.dir.as_str()).collect();
+        let parts: HashMap<_, Vec<_>> = self
+            .uploads
+            .values()
+            .map(|upload| {
+                (upload.upload_id.clone(), upload.parts.values().map(|part| part.file.clone()).collect())
+            })
+            .collect();
+        store.sweep(&|dir| known.contains(dir), &parts)?;
+        self.drop_lost_parts(store);
+        Ok(())
+    }
+
+    /// Forgets parts whose file is not there any more, and uploads without a folder.
+    fn drop_lost_parts(&mut self, store: &Store) {
+        let mut lost = Vec::new();
+        for upload in self.uploads.values_mut() {
+            let dir = store.upload_dir(&upload.upload_id);
+            if dir.is_dir() {
+                let is_whole =
+                    |part: &Part| dir.join(&part.file).metadata().is_ok_and(|m| m.len() == part.len);
+                upload.parts.retain(|_, part| is_whole(part));
+            } else {
+                lost.push(upload.upload_id.clone());
+            }
+        }
+        for upload in lost {
+            self.forget_upload(&upload);
+        }
+    }
+
+    /// Makes what every server has: its key and its drives.
+    fn found(&mut self, drives: u32, now_ms: i64) -> io::Result<()> {
+        let stored = |error: crate::server::errors::ApiError| io::Error::other(error.message);
+        if !self.meta.contains_key("key") {
+            let key = random_hex(32)?.into_bytes();
+            self.change.writes.push(journal::Write {
+                table: Table::Meta,
+                key: b"key".to_vec(),
+                value: Some(key.clone()),
+            });
+            self.meta.insert("key".into(), key);
+        }
+        for number in 1..=drives.max(1) {
+            let drive_id = DriveId::new(&number.to_string()).map_err(io::Error::other)?;
+            if self.drives.contains_key(&drive_id) {
+                continue;
+            }
+            let name = if number == 1 { "Default".to_owned() } else { format!("Drive {number}") };
+            let drive = Drive { drive_id: drive_id.clone(), name, created_ms: now_ms, used_bytes: 0 };
+            self.put(Table::Drives, drive_id.as_str().as_bytes(), &drive).map_err(stored)?;
+            self.drives.insert(drive_id, drive);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,112 @@
+//! Who closes a descriptor: facts about calling processes from `/proc`.
+//!
+//! FUSE gives the id of a thread. Whether its process is the one that opened a file, and whether
+//! it still has the file open through another descriptor, decides whether a FLUSH is the close that
+//! commits. Where `/proc` does not tell (another user's process), the answer is `None`.
+
+use std::ffi::CString;
+use std::fs;
+
+use crate::ids::Ino;
+
+/// The thread group (process) of a thread.
+pub fn thread_group(tid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
+    parse_thread_group(&status)
+}
+
+fn parse_thread_group(status: &str) -> Option<u32> {
+    status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()
+}
+
+/// A device as the kernel numbers it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Device {
+    major: u32,
+    minor: u32,
+}
+
+impl Device {
+    /// Reads `major:minor`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (major, minor) = text.split_once(':')?;
+        Some(Self { major: major.parse().ok()?, minor: minor.parse().ok()? })
+    }
+}
+
+/// Whether a process has an inode of a device open (the descriptor that is being closed is no
+/// longer among its descriptors).
+pub fn holds_open(tgid: u32, ino: Ino, device: Device) -> Option<bool> {
+    for entry in fs::read_dir(format!("/proc/{tgid}/fdinfo")).ok()? {
+        // A descriptor may be closed between the steps.
+        let Ok(entry) = entry else { continue };
+        let Ok(text) = fs::read_to_string(entry.path()) else { continue };
+        if parse_ino(&text) != Some(ino.0) {
+            continue;
+        }
+        // Other file systems have an inode of this number too.
+        let link = format!("/proc/{tgid}/fd/{}", entry.file_name().display());
+        if device_of(&link).is_none_or(|other| other == device) {
+            return Some(true);
+        }
+    }
+    Some(false)
+}
+
+/// The device of an open file, from what the kernel knows of it: asking the file system behind it
+/// would be asking ourselves.
+fn device_of(link: &str) -> Option<Device> {
+    let path = CString::new(link).ok()?;
+    let flags = libc::AT_STATX_DONT_SYNC | libc::AT_NO_AUTOMOUNT;
+    // SAFETY: zeroed is a valid statx; path and buffer outlive the call.
+    let (failed, facts) = unsafe {
+        let mut facts: libc::statx = std::mem::zeroed();
+        let failed = libc::statx(libc::AT_FDCWD, path.as_ptr(), flags, libc::STATX_TYPE, &raw mut facts);
+        (failed, facts)
+    };
+    (failed == 0).then_some(Device { major: facts.stx_dev_major, minor: facts.stx_dev_minor })
+}
+
+fn parse_ino(fdinfo: &str) -> Option<u64> {
+    fdinfo.lines().find_map(|line| line.strip_prefix("ino:"))?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn our_own_threads_are_in_our_group() {
+        let tid = std::thread::spawn(|| {
+            let link = fs::read_link("/proc/thread-self").unwrap();
+            link.file_name().unwrap().to_str().unwrap().parse::<u32>().unwrap()
+        });
+        // The thread may have ended, so ask for one that lives: our own.
+        let _ = tid.join().unwrap();
+        assert_eq!(thread_group(std::process::id()), Some(std::process::id()));
+        assert_eq!(thread_group(u32::MAX), None);
+    }
+
+    #[test]
+    fn an_open_file_is_seen_on_its_device_only() {
+        let file = tempfile::tempfile().unwrap();
+        let facts = file.metadata().unwrap();
+        let ino = Ino(facts.ino());
+        let device = Device { major: libc::major(facts.dev()), minor: libc::minor(facts.dev()) };
+        let other = Device { minor: device.minor + 1, ..device };
+        assert_eq!(holds_open(std::process::id(), ino, device), Some(true));
+        assert_eq!(holds_open(std::process::id(), ino, other), Some(false));
+        drop(file);
+        assert_eq!(holds_open(u32::MAX, ino, device), None);
+    }
+
+    #[test]
+    fn kernel_texts_are_read() {
+        assert_eq!(parse_thread_group("Name:\tcp\nTgid:\t42\nPid:\t43\n"), Some(42));
+        assert_eq!(parse_ino("pos:\t0\nflags:\t02\nmnt_id:\t1\nino:\t7\n"), Some(7));
+        assert_eq!(parse_ino("pos:\t0\n"), None);
+        assert_eq!(Device::parse("0:52"), Some(Device { major: 0, minor: 52 }));
+        assert_eq!(Device::parse("52"), None);
+    }
+}

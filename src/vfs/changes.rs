@@ -1,0 +1,415 @@
+//! Changing names: mkdir, unlink, rmdir, rename.
+//!
+//! The drive is changed first and the tree after it, so that a failure leaves what was believed.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::time::{Duration, Instant};
+
+use super::{Entry, RenameMode, Vfs};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{FileId, Ino};
+use crate::pds::drive::FileMeta;
+use crate::pds::types::{CheckNameMode, FileType};
+use crate::tree::{Identity, Name};
+
+/// Pages that are read to find out that a folder is empty.
+const EMPTY_PAGES_MAX: usize = 100;
+/// How long what is known of a file's content is good enough for removing the file.
+const CONTENT_TTL: Duration = Duration::from_secs(2);
+
+/// A name in a folder.
+#[derive(Clone, Debug)]
+struct At {
+    dir: Ino,
+    name: Name,
+}
+
+impl Vfs {
+    /// Makes a folder.
+    pub async fn mkdir(&self, parent: Ino, name: &OsStr) -> Result<Entry> {
+        self.check_writable()?;
+        let name = Name::for_new(name)?;
+        if self.resolve(parent, &name).await?.is_some() {
+            return Err(Error::new(ErrorKind::Exists, format!("{name} exists")));
+        }
+        let folder = self.folder_id(parent)?;
+        let made = self.drive.create_folder(&folder, name.as_str()).await;
+        let meta = made.inspect_err(|error| {
+            if error.kind() == ErrorKind::Exists {
+                self.tree().distrust(parent, Instant::now());
+            }
+        })?;
+        let ino = {
+            let mut tree = self.tree();
+            let ino = tree.insert(parent, &name, meta, Instant::now())?;
+            // For the entry that is returned.
+            let _ = tree.count_lookup(ino);
+            ino
+        };
+        self.entry(ino)
+    }
+
+    fn folder_id(&self, dir: Ino) -> Result<FileId> {
+        let tree = self.tree();
+        if tree.kind(dir)? != FileType::Folder {
+            return Err(Error::new(ErrorKind::NotDirectory, "not a folder"));
+        }
+        match tree.identity(dir) {
+            Some(Identity::Remote(file_id)) => Ok(file_id),
+            Some(Identity::Local) | None => Err(Error::new(ErrorKind::NotFound, "the folder was removed")),
+        }
+    }
+
+    /// Removes a file: to the recycle bin, or for good.
+    pub async fn unlink(&self, parent: Ino, name: &OsStr) -> Result<()> {
+        self.check_writable()?;
+        let name = Name::new(name)?;
+        let ino = self.resolve_existing(parent, &name).await?;
+        if self.tree().kind(ino)? == FileType::Folder {
+            return Err(Error::new(ErrorKind::IsDirectory, format!("{name} is a folder")));
+        }
+        self.remove_file(ino).await
+    }
+
+    /// A file is an orphan only when the drive has let go of it: where that fails, it is what it
+    /// was, and what is written to it is not lost.
+    async fn remove_file(&self, ino: Ino) -> Result<()> {
+        let mut removed = HashSet::new();
+        loop {
+            let next = {
+                let mut tree = self.tree();
+                let object = match tree.identity(ino) {
+                    Some(Identity::Remote(file_id)) => Some(file_id),
+                    Some(Identity::Local) | None => None,
+                };
+                let replaced = tree.replaces(ino).map(|meta| meta.file_id.clone());
+                // A commit that ended meanwhile has made another object.
+                let next = [object, replaced].into_iter().flatten().find(|id| !removed.contains(id));
+                if next.is_none() {
+                    if let Some(file) = self.files.get(ino) {
+                        // From now on no commit of it begins; one that runs removes what it makes.
+                        file.unlinked();
+                    }
+                    tree.unlink(ino, Instant::now());
+                }
+                next
+            };
+            let Some(file_id) = next else { break };
+            self.drive.remove(&file_id, self.config.remove).await?;
+            self.times.forget(&file_id);
+            removed.insert(file_id);
+        }
+        let mut tree = self.tree();
+        for file_id in removed {
+            tree.entomb(file_id, Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Removes an empty folder.
+    pub async fn rmdir(&self, parent: Ino, name: &OsStr) -> Result<()> {
+        self.check_writable()?;
+        let name = Name::new(name)?;
+        let ino = self.resolve_existing(parent, &name).await?;
+        if self.tree().kind(ino)? == FileType::File {
+            return Err(Error::new(ErrorKind::NotDirectory, format!("{name} is a file")));
+        }
+        self.remove_folder(ino).await
+    }
+
+    async fn remove_folder(&self, ino: Ino) -> Result<()> {
+        let folder = self.folder_id(ino)?;
+        self.check_empty(ino, &folder).await?;
+        self.drive.remove(&folder, self.config.remove).await?;
+        self.tree().unlink(ino, Instant::now());
+        Ok(())
+    }
+
+    /// Asks the drive, not the tree: removing a folder takes everything in it along.
+    async fn check_empty(&self, ino: Ino, folder: &FileId) -> Result<()> {
+        let not_empty = || Error::new(ErrorKind::NotEmpty, "the folder is not empty");
+        let started = Instant::now();
+        let own = self.tree().own_entries(ino, started);
+        for entry in own {
+            let Some(file) = entry else { return Err(not_empty()) };
+            // No listing need show it yet, but somebody else may have taken it away.
+            match self.drive.get(&file).await {
+                Ok(meta) if meta.parent_id.as_ref() == Some(folder) => return Err(not_empty()),
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                Ok(_) | Err(_) => {}
+            }
+        }
+        let mut marker = String::new();
+        for _ in 0..EMPTY_PAGES_MAX {
+            let page = self.drive.list_page(folder, &marker).await?;
+            let tree = self.tree();
+            // A listing may still show what was removed here a moment ago.
+            if page.items.iter().any(|item| !tree.is_removed(ino, &item.file_id, started)) {
+                return Err(not_empty());
+            }
+            match page.next_marker {
+                Some(next) => marker = next,
+                None => return Ok(()),
+            }
+        }
+        Err(not_empty())
+    }
+
+    /// Renames a file or folder.
+    pub async fn rename(&self, from: (Ino, &OsStr), to: (Ino, &OsStr), mode: RenameMode) -> Result<()> {
+        self.check_writable()?;
+        if mode == RenameMode::Exchange {
+            return Err(Error::new(ErrorKind::Invalid, "the drive cannot swap two names"));
+        }
+        let from = At { dir: from.0, name: Name::new(from.1)? };
+        let to = At { dir: to.0, name: Name::for_new(to.1)? };
+        match self.rename_once(&from, &to, mode).await {
+            // Somebody else has made the name since the folder was read: look again, once.
+            Err(error) if error.kind() == ErrorKind::Exists && mode == RenameMode::Replace => {
+                self.tree().distrust(to.dir, Instant::now());
+                self.rename_once(&from, &to, mode).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn rename_once(&self, from: &At, to: &At, mode: RenameMode) -> Result<()> {
+        let source = self.resolve_existing(from.dir, &from.name).await?;
+        let target = self.resolve(to.dir, &to.name).await?;
+        if target == Some(source) {
+            return Ok(());
+        }
+        if target.is_some() && mode == RenameMode::NoReplace {
+            return Err(Error::new(ErrorKind::Exists, format!("{} exists", to.name)));
+        }
+        let kind = self.check_kinds(source, target, to)?;
+        if kind == FileType::Folder {
+            if let Some(target) = target {
+                self.remove_folder(target).await?;
+            }
+            return self.move_object(source, to).await;
+        }
+        let open = self.files.get(source);
+        let is_local = self.tree().identity(source) == Some(Identity::Local);
+        if is_local || open.as_ref().is_some_and(|file| file.is_unsaved()) {
+            return self.rename_unsaved(source, target, to).await;
+        }
+        match target {
+            Some(target) => self.replace(source, target, to).await,
+            None => self.move_object(source, to).await,
+        }?;
+        if let Some(open) = open {
+            open.renamed(to.name.as_str());
+        }
+        Ok(())
+    }
+
+    fn check_kinds(&self, source: Ino, target: Option<Ino>, to: &At) -> Result<FileType> {
+        let tree = self.tree();
+        let kind = tree.kind(source)?;
+        if kind == FileType::Folder && tree.is_below(to.dir, source) {
+            return Err(Error::new(ErrorKind::Invalid, "a folder cannot be moved below itself"));
+        }
+        let Some(target) = target else { return Ok(kind) };
+        match (kind, tree.kind(target)?) {
+            (FileType::File, FileType::Folder) => {
+                Err(Error::new(ErrorKind::IsDirectory, format!("{} is a folder", to.name)))
+            }
+            (FileType::Folder, FileType::File) => {
+                Err(Error::new(ErrorKind::NotDirectory, format!("{} is a file", to.name)))
+            }
+            _ => Ok(kind),
+        }
+    }
+
+    /// Only the dentry: the commit to come brings the file to its new place.
+    async fn rename_unsaved(&self, source: Ino, target: Option<Ino>, to: &At) -> Result<()> {
+        let superseded = {
+            let mut tree = self.tree();
+            let superseded = tree.rename_unsaved(source, to.dir, &to.name, Instant::now())?;
+            if let Some(file) = target.and_then(|target| self.files.get(target)) {
+                file.unlinked();
+            }
+            superseded
+        };
+        if let Some(file) = self.files.get(source) {
+            file.renamed(to.name.as_str());
+        }
+        for meta in superseded {
+            self.drive.remove(&meta.file_id, self.config.remove).await?;
+            self.tree().entomb(meta.file_id, Instant::now());
+        }
+        Ok(())
+    }
+
+    /// A committed file over another file.
+    async fn replace(&self, source: Ino, target: Ino, to: &At) -> Result<()> {
+        let target_meta = {
+            let tree = self.tree();
+            match tree.identity(target) {
+                Some(Identity::Remote(_)) => tree.meta(target).cloned(),
+                Some(Identity::Local) | None => tree.replaces(target).cloned(),
+            }
+        };
+        let Some(mut target_meta) = target_meta else {
+            // The target was never on the drive.
+            self.move_object(source, to).await?;
+            if let Some(file) = self.files.get(target) {
+                file.unlinked();
+            }
+            return Ok(());
+        };
+        let source_meta = self.current(source).await?;
+        target_meta.parent_id = Some(self.folder_id(to.dir)?);
+        let held = self.hold(&[source, target]);
+        let replaced = self.replace_committed(&target_meta, &source_meta).await;
+        drop(held);
+        let meta = replaced.inspect_err(|_| {
+            // Some of it may have happened.
+            let mut tree = self.tree();
+            tree.distrust(to.dir, Instant::now());
+            if let Some(parent) = tree.parent(source) {
+                tree.distrust(parent, Instant::now());
+            }
+        })?;
+        self.reader.forget(&meta.file_id);
+        if let Some(file) = self.files.get(source) {
+            file.rebased(&meta);
+        }
+        let gone = if meta.file_id == source_meta.file_id { target_meta } else { source_meta };
+        if let Some(mtime) = self.times.get(&gone.file_id) {
+            self.times.forget(&gone.file_id);
+            self.times.set(meta.file_id.clone(), mtime);
+        }
+        let mut tree = self.tree();
+        if let Some(file) = self.files.get(target) {
+            // Whoever has it open goes on with what it was; nothing of that comes to the drive.
+            file.unlinked();
+        }
+        tree.entomb(gone.file_id, Instant::now());
+        tree.replaced(source, target, meta, Instant::now())
+    }
+
+    /// The object behind an inode as it is now: its content is about to be put elsewhere, and the
+    /// object removed.
+    async fn current(&self, ino: Ino) -> Result<FileMeta> {
+        let (meta, left) = {
+            let tree = self.tree();
+            (tree.meta(ino).cloned().ok_or_else(gone)?, tree.attrs_fresh_for(ino, Instant::now()))
+        };
+        if left + CONTENT_TTL > self.config.metadata_ttl {
+            return Ok(meta);
+        }
+        let meta = self.drive.get(&meta.file_id).await?;
+        self.tree().observe(meta.clone(), Instant::now());
+        Ok(meta)
+    }
+
+    /// Puts the content of `source` in the place of `target`, which exists at every moment: by a new
+    /// revision of it, or (where the service has no instant upload) by two siblings of one name, of
+    /// which the older one then goes.
+    pub(super) async fn replace_committed(&self, target: &FileMeta, source: &FileMeta) -> Result<FileMeta> {
+        if let Some(meta) = self.drive.replace(target, source).await? {
+            self.drive.remove(&source.file_id, self.config.remove).await?;
+            return Ok(meta);
+        }
+        let way = target.parent_id.as_ref().zip(source.parent_id.as_ref()).filter(|(to, from)| to != from);
+        if let Some((to, _)) = way {
+            self.drive.relocate(&source.file_id, to, CheckNameMode::Ignore).await?;
+        }
+        let renamed = self.drive.rename(&source.file_id, &target.name, CheckNameMode::Ignore).await;
+        let meta = match (renamed, way) {
+            (Err(error), Some((_, from))) => {
+                self.move_back(&source.file_id, from).await;
+                return Err(error);
+            }
+            (renamed, _) => renamed?,
+        };
+        self.drive.remove(&target.file_id, self.config.remove).await?;
+        Ok(meta)
+    }
+
+    /// The second step of a change has failed: the first one is undone.
+    async fn move_back(&self, file: &FileId, folder: &FileId) {
+        if let Err(error) = self.drive.relocate(file, folder, CheckNameMode::Ignore).await {
+            tracing::error!(%file, %error, "a rename was half done and could not be undone");
+        }
+    }
+
+    /// A committed object to a name that is free.
+    async fn move_object(&self, ino: Ino, to: &At) -> Result<()> {
+        let to_folder = self.folder_id(to.dir)?;
+        let (meta, place) = {
+            let tree = self.tree();
+            (tree.meta(ino).cloned().ok_or_else(gone)?, tree.place(ino).ok_or_else(gone)?)
+        };
+        let old_name_is_free = place.parent == to.dir || self.tree().child(to.dir, &meta.name).is_none();
+        let held = self.hold(&[ino]);
+        let moved = self
+            .move_on_drive(&meta, (&place.parent_id, &to_folder), to.name.as_str(), old_name_is_free)
+            .await;
+        drop(held);
+        let moved = moved.inspect_err(|error| {
+            if error.kind() == ErrorKind::NotFound {
+                self.tree().distrust(place.parent, Instant::now());
+            }
+        })?;
+        self.tree().moved(ino, to.dir, &to.name, moved, Instant::now())
+    }
+
+    /// Two calls where both folder and name change; the first is undone where the second fails.
+    async fn move_on_drive(
+        &self,
+        meta: &FileMeta,
+        (from, to): (&FileId, &FileId),
+        name: &str,
+        old_name_is_free: bool,
+    ) -> Result<FileMeta> {
+        const REFUSE: CheckNameMode = CheckNameMode::Refuse;
+        let file = &meta.file_id;
+        if from == to {
+            return self.drive.rename(file, name, REFUSE).await;
+        }
+        if meta.name == name {
+            self.drive.relocate(file, to, REFUSE).await?;
+            return self.drive.get(file).await;
+        }
+        let mode = if old_name_is_free { REFUSE } else { CheckNameMode::Ignore };
+        self.drive.relocate(file, to, mode).await?;
+        match self.drive.rename(file, name, REFUSE).await {
+            Ok(meta) => Ok(meta),
+            Err(error) => {
+                self.move_back(file, from).await;
+                Err(error)
+            }
+        }
+    }
+
+    fn hold(&self, inodes: &[Ino]) -> Held<'_> {
+        let mut tree = self.tree();
+        for &ino in inodes {
+            tree.hold(ino);
+        }
+        Held { vfs: self, inodes: inodes.to_vec() }
+    }
+}
+
+/// Inodes that calls under way are moving. They are released also where the task is stopped.
+struct Held<'a> {
+    vfs: &'a Vfs,
+    inodes: Vec<Ino>,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        let mut tree = self.vfs.tree();
+        for &ino in &self.inodes {
+            tree.release(ino);
+        }
+    }
+}
+
+fn gone() -> Error {
+    Error::new(ErrorKind::NotFound, "the file was removed")
+}

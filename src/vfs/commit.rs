@@ -1,0 +1,142 @@
+//! From written to on the drive: settling a file, and what follows from a commit for its name.
+//!
+//! A commit is a task of its own: whoever asked for it may be interrupted, the commit goes on.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::Vfs;
+use crate::content::open_file::{OpenFile, Settle, Ticket};
+use crate::content::shipper::Destination;
+use crate::content::streaming::{Finish, Finished};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::Ino;
+use crate::pds::drive::FileMeta;
+use crate::pds::types::CheckNameMode;
+use crate::tree::Identity;
+
+/// The drive keeps modification times to the millisecond.
+const TIME_GRAIN: Duration = Duration::from_millis(1);
+
+impl Vfs {
+    /// Makes the drive equal to what was written to the file; returns when it is.
+    pub async fn settle(&self, file: &Arc<OpenFile>) -> Result<()> {
+        let mut outcome = match file.settle(|| self.destination(file.ino()))? {
+            Settle::Settled => return Ok(()),
+            Settle::Join(outcome) => outcome,
+            Settle::Run(finish, ticket) => {
+                let outcome = ticket.outcome();
+                let commit = self.this()?.commit(file.clone(), *finish, ticket);
+                tokio::spawn(commit);
+                outcome
+            }
+        };
+        let ended = outcome.wait_for(Option::is_some).await;
+        let stopped = || Err(Error::new(ErrorKind::Cancelled, "the commit was stopped"));
+        ended.map_or_else(|_| stopped(), |result| result.clone().unwrap_or_else(stopped))
+    }
+
+    /// Where a file goes, by the names of now; `None` where it was deleted.
+    pub(super) fn destination(&self, ino: Ino) -> Option<Destination> {
+        let tree = self.tree();
+        let place = tree.place(ino)?;
+        let overwrite = match tree.identity(ino) {
+            Some(Identity::Remote(file_id)) => Some(file_id),
+            Some(Identity::Local) | None => tree.replaces(ino).map(|meta| meta.file_id.clone()),
+        };
+        Some(Destination { parent: place.parent_id, name: place.name.to_string(), overwrite, mtime: None })
+    }
+
+    async fn commit(self: Arc<Self>, file: Arc<OpenFile>, finish: Finish, ticket: Ticket) {
+        let late = || {
+            let seconds = self.config.commit_timeout.as_secs();
+            Err(Error::new(ErrorKind::Timeout, format!("the drive did not take the file within {seconds} s")))
+        };
+        let finished =
+            tokio::time::timeout(self.config.commit_timeout, finish.run()).await.unwrap_or_else(|_| late());
+        let landed = match finished {
+            Ok(finished) => self.land(&file, finished).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = &landed {
+            tracing::error!(ino = %file.ino(), %error, "a file could not be brought to the drive");
+        }
+        ticket.done(&landed);
+    }
+
+    /// The drive has the content: the name may have changed meanwhile, and the tree must learn.
+    async fn land(&self, file: &Arc<OpenFile>, mut finished: Finished) -> Result<Finished> {
+        let ino = file.ino();
+        let written_at = file.mtime();
+        if file.is_orphan() {
+            self.remove_orphan(&finished).await?;
+            return Ok(finished);
+        }
+        if let Some(moved) = self.follow_rename(ino, &finished).await? {
+            finished.meta = moved;
+        }
+        if differs(written_at, finished.meta.mtime) {
+            self.times.set(finished.meta.file_id.clone(), written_at);
+        } else {
+            self.times.forget(&finished.meta.file_id);
+        }
+        finished.meta.mtime = written_at;
+        self.reader.forget(&finished.meta.file_id);
+        let was_deleted = {
+            let mut tree = self.tree();
+            let was_deleted = file.is_orphan();
+            if !was_deleted {
+                // Whoever deletes from now on finds the new object in the tree.
+                tree.adopt(ino, finished.meta.clone(), Instant::now());
+            }
+            was_deleted
+        };
+        if was_deleted {
+            self.remove_orphan(&finished).await?;
+        }
+        Ok(finished)
+    }
+
+    /// Deleted while the commit ran: what came to be goes where deleted files go, unless it has
+    /// become another file's.
+    async fn remove_orphan(&self, finished: &Finished) -> Result<()> {
+        let file_id = &finished.meta.file_id;
+        if self.tree().is_wanted(file_id) {
+            return Ok(());
+        }
+        self.drive.remove(file_id, self.config.remove).await?;
+        self.tree().entomb(file_id.clone(), Instant::now());
+        Ok(())
+    }
+
+    /// Brings a committed file to the place that it was renamed to while it was uploading.
+    async fn follow_rename(&self, ino: Ino, finished: &Finished) -> Result<Option<FileMeta>> {
+        let (place, replaces) = {
+            let tree = self.tree();
+            (tree.place(ino), tree.replaces(ino).cloned())
+        };
+        let Some(place) = place else { return Ok(None) };
+        let used = &finished.destination;
+        if let Some(target) = replaces.filter(|target| target.file_id != finished.meta.file_id) {
+            return self.replace_committed(&target, &finished.meta).await.map(Some);
+        }
+        // The content is committed: whatever has the name by now must not keep it from its place.
+        // The drive's word on where it is counts: it keeps the place of a file that gets a new revision.
+        let mut moved = None;
+        if place.parent_id != *finished.meta.parent_id.as_ref().unwrap_or(&used.parent) {
+            self.drive.relocate(&finished.meta.file_id, &place.parent_id, CheckNameMode::Ignore).await?;
+            moved = Some(self.drive.get(&finished.meta.file_id).await?);
+        }
+        if *place.name != *finished.meta.name {
+            moved =
+                Some(self.drive.rename(&finished.meta.file_id, &place.name, CheckNameMode::Ignore).await?);
+        }
+        Ok(moved)
+    }
+}
+
+/// Whether two times are different to the drive.
+fn differs(one: SystemTime, other: SystemTime) -> bool {
+    let apart = one.duration_since(other).unwrap_or_else(|e| e.duration());
+    apart >= TIME_GRAIN
+}

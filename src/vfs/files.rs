@@ -1,0 +1,380 @@
+//! Bytes: open, create, read, write, flush, release, fsync, and cutting to size.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime};
+
+use bytes::Bytes;
+
+use super::callers::{holds_open, thread_group};
+use super::{Caller, Entry, Fh, Opened, Vfs};
+use crate::content::flow::Flow;
+use crate::content::open_file::{OpenFile, ReadFrom, Wrote};
+use crate::content::open_files::Left;
+use crate::content::reader::{ReadCursor, ReadTarget};
+use crate::content::streaming::Wait;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::Ino;
+use crate::pds::types::FileType;
+use crate::tree::Name;
+
+/// A cursor on an open file.
+#[derive(Debug)]
+pub(super) struct Handle {
+    file: Arc<OpenFile>,
+    access: Access,
+    /// The process that opened it.
+    opener: Option<u32>,
+    /// Something was written through this handle.
+    wrote: AtomicBool,
+    cursor: ReadCursor,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Access {
+    Read,
+    Write { append: bool },
+}
+
+impl Access {
+    fn of(flags: i32) -> Self {
+        if flags & libc::O_ACCMODE == libc::O_RDONLY {
+            Self::Read
+        } else {
+            Self::Write { append: flags & libc::O_APPEND != 0 }
+        }
+    }
+
+    fn writes(self) -> bool {
+        matches!(self, Self::Write { .. })
+    }
+}
+
+/// The open handles of a mount.
+#[derive(Debug, Default)]
+pub(super) struct Handles {
+    /// A leaf lock.
+    open: Mutex<HashMap<Fh, Arc<Handle>>>,
+    next: AtomicU64,
+}
+
+impl Handles {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Fh, Arc<Handle>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, handle: Handle) -> Fh {
+        let fh = Fh(self.next.fetch_add(1, Ordering::Relaxed) + 1);
+        self.lock().insert(fh, Arc::new(handle));
+        fh
+    }
+
+    fn get(&self, fh: Fh) -> Result<Arc<Handle>> {
+        self.lock().get(&fh).cloned().ok_or_else(|| Error::new(ErrorKind::BadHandle, "no such open file"))
+    }
+
+    fn remove(&self, fh: Fh) -> Option<Arc<Handle>> {
+        self.lock().remove(&fh)
+    }
+}
+
+impl Vfs {
+    /// Opens a file. `flags` are those of open(2).
+    pub async fn open(&self, ino: Ino, flags: i32, caller: Caller) -> Result<Opened> {
+        let access = Access::of(flags);
+        if access.writes() {
+            self.check_writable()?;
+        }
+        let file = self.open_file(ino, access.writes())?;
+        if access.writes()
+            && flags & libc::O_TRUNC != 0
+            && let Err(error) = self.truncate(&file, 0).await
+        {
+            self.close_file(&file, true);
+            return Err(error);
+        }
+        Ok(self.add_handle(file, access, caller))
+    }
+
+    /// One more handle of an inode: its open file, made where this is the first.
+    fn open_file(&self, ino: Ino, writes: bool) -> Result<Arc<OpenFile>> {
+        let (file, meta) = {
+            let mut tree = self.tree();
+            if tree.kind(ino)? == FileType::Folder {
+                return Err(Error::new(ErrorKind::IsDirectory, "a folder cannot be opened as a file"));
+            }
+            if tree.place(ino).is_none() && self.files.get(ino).is_none() {
+                // The kernel looks the name up again when it hears this.
+                return Err(Error::new(ErrorKind::Stale, "the file was removed"));
+            }
+            tree.pin(ino)?;
+            let (meta, name) = (tree.meta(ino).cloned(), tree.display_path(ino));
+            let (env, progress) = (self.env.clone(), self.progress.clone());
+            let make = || OpenFile::new(ino, env, progress, &name, meta.clone());
+            (self.files.open(ino, writes, make), meta)
+        };
+        if let (false, Some(meta)) = (file.is_unsaved(), meta)
+            && file.base().is_none_or(|base| base.revision != meta.revision)
+        {
+            // Somebody else has changed the file since it was first opened here.
+            file.rebased(&meta);
+        }
+        Ok(file)
+    }
+
+    fn add_handle(&self, file: Arc<OpenFile>, access: Access, caller: Caller) -> Opened {
+        let ino = file.ino();
+        let fresh = file.is_unsaved();
+        let revision = file.base().and_then(|base| base.revision).filter(|_| !fresh);
+        let keep_cache = !access.writes() && self.page_cache_is_of(ino, revision);
+        let handle = Handle {
+            file,
+            access,
+            opener: thread_group(caller.tid),
+            wrote: AtomicBool::new(false),
+            cursor: self.reader.cursor(),
+        };
+        // What is still growing must not be cached by the kernel; streams are twice as fast past it.
+        let direct_io = access.writes() || fresh;
+        Opened { fh: self.handles.add(handle), direct_io, keep_cache: keep_cache && !direct_io }
+    }
+
+    /// Creates a file and opens it. Nothing happens on the drive before there is a full part, or
+    /// the file is closed.
+    pub async fn create(
+        &self,
+        parent: Ino,
+        name: &OsStr,
+        flags: i32,
+        caller: Caller,
+    ) -> Result<(Entry, Opened)> {
+        self.check_writable()?;
+        if let Some(entry) = self.lookup(parent, name).await? {
+            let opened = if flags & libc::O_EXCL != 0 {
+                Err(Error::new(ErrorKind::Exists, format!("{} exists", name.display())))
+            } else {
+                self.open(entry.attr.ino, flags, caller).await
+            };
+            // The lookup counts for the entry that is returned, and for nothing else.
+            return opened
+                .map(|opened| (entry.clone(), opened))
+                .inspect_err(|_| self.forget(entry.attr.ino, 1));
+        }
+        let ino = {
+            let mut tree = self.tree();
+            let ino = tree.create_local(parent, &Name::for_new(name)?, Instant::now(), SystemTime::now())?;
+            // For the entry that is returned.
+            let _ = tree.count_lookup(ino);
+            ino
+        };
+        let access = Access::of(flags);
+        let file = self.open_file(ino, access.writes())?;
+        let opened = self.add_handle(file, access, caller);
+        Ok((self.getattr(ino).await?, opened))
+    }
+
+    /// Bytes at `offset`; fewer than asked for only at the end.
+    pub async fn read(&self, fh: Fh, offset: u64, size: u32) -> Result<Bytes> {
+        let handle = self.handles.get(fh)?;
+        match handle.file.read(offset, size as usize)? {
+            ReadFrom::Held(bytes) => Ok(bytes),
+            ReadFrom::Drive(base) => {
+                let target = ReadTarget {
+                    file_id: base.file_id,
+                    revision: base.revision,
+                    size: base.size,
+                    sha1: base.sha1,
+                };
+                self.reader.read(&target, &handle.cursor, offset, size.into()).await
+            }
+        }
+    }
+
+    /// The fast path of a write: takes as many bytes as need no waiting, perhaps none.
+    pub fn write_now(&self, fh: Fh, offset: u64, data: &[u8]) -> Result<usize> {
+        let handle = self.handles.get(fh)?;
+        let offset = handle.write_offset(offset)?;
+        match handle.file.write(offset, data, &|| self.destination(handle.file.ino()), false)? {
+            Wrote::Some(appended) => {
+                self.note_written(&handle, appended.bytes);
+                Ok(appended.bytes)
+            }
+            Wrote::Committing => Ok(0),
+        }
+    }
+
+    /// The first bytes through a handle make the file unsaved for the tree too.
+    fn note_written(&self, handle: &Handle, bytes: usize) {
+        if bytes > 0 && !handle.wrote.swap(true, Ordering::Relaxed) {
+            self.tree().mark_unsaved(handle.file.ino());
+        }
+    }
+
+    /// Writes all of `data`, waiting for the drive where it has to. A short count where an error
+    /// comes after some bytes were taken.
+    pub async fn write(&self, fh: Fh, offset: u64, data: Bytes) -> Result<usize> {
+        let handle = self.handles.get(fh)?;
+        let deadline = tokio::time::Instant::now() + self.config.commit_timeout;
+        let mut done = 0;
+        while done < data.len() {
+            let flow = handle.file.flow();
+            // Created before the attempt, so that no change between the two is missed.
+            let flow_changed = flow.as_deref().map(Flow::changed);
+            let state_changed = handle.file.state_changed();
+            let memory_changed = self.env.budget.changed();
+            let offset = handle.write_offset(offset + done as u64)?;
+            let destination = || self.destination(handle.file.ino());
+            let step =
+                tokio::task::block_in_place(|| handle.file.write(offset, &data[done..], &destination, true));
+            let wait = match step {
+                Ok(Wrote::Some(appended)) => {
+                    self.note_written(&handle, appended.bytes);
+                    done += appended.bytes;
+                    appended.wait
+                }
+                Ok(Wrote::Committing) => None,
+                Err(error) if done == 0 => return Err(error),
+                Err(_) => break,
+            };
+            if done == data.len() || (wait == Some(Wait::Drive) && flow.is_none()) {
+                continue;
+            }
+            tokio::select! {
+                () = notified(flow_changed) => {}
+                () = state_changed => {}
+                () = memory_changed => {}
+                () = tokio::time::sleep_until(deadline) => break,
+            }
+        }
+        if done == 0 && !data.is_empty() {
+            return Err(Error::new(ErrorKind::Timeout, "the drive takes no bytes"));
+        }
+        Ok(done)
+    }
+
+    /// A descriptor was closed. Commits where that was the last one of the process that opened the
+    /// file; otherwise only reports.
+    pub async fn flush(&self, fh: Fh, caller: Caller) -> Result<()> {
+        let handle = self.handles.get(fh)?;
+        if !handle.access.writes() {
+            return Ok(());
+        }
+        handle.file.check()?;
+        if handle.file.is_unsaved() && self.is_last_close(&handle, caller) {
+            return self.settle(&handle.file).await;
+        }
+        Ok(())
+    }
+
+    /// Whether the close behind a FLUSH is the one that commits: the last one of the process that
+    /// opened the file.
+    fn is_last_close(&self, handle: &Handle, caller: Caller) -> bool {
+        let closer = thread_group(caller.tid);
+        if closer.is_some() && handle.opener.is_some() && closer != handle.opener {
+            return false;
+        }
+        let held = closer
+            .zip(self.device.get())
+            .and_then(|(closer, device)| holds_open(closer, handle.file.ino(), *device));
+        // Where it cannot be found out, a handle that was written through is committed.
+        held.map_or_else(|| handle.wrote.load(Ordering::Relaxed), |held| !held)
+    }
+
+    /// Brings everything to the drive, the modification time too.
+    pub async fn fsync(&self, fh: Fh) -> Result<()> {
+        let handle = self.handles.get(fh)?;
+        if handle.access.writes() {
+            self.settle(&handle.file).await?;
+            self.times.flush(&self.drive).await?;
+        }
+        Ok(())
+    }
+
+    /// The last descriptor of a handle is gone. What nobody committed yet is committed now.
+    pub async fn release(&self, fh: Fh) -> Result<()> {
+        let Some(handle) = self.handles.remove(fh) else {
+            return Err(Error::new(ErrorKind::BadHandle, "no such open file"));
+        };
+        let writes = handle.access.writes();
+        let last_writer = writes && self.files.is_last_writer(handle.file.ino());
+        let settled = if last_writer { self.settle(&handle.file).await } else { Ok(()) };
+        self.close_file(&handle.file, writes);
+        settled
+    }
+
+    /// One handle less.
+    pub(super) fn close_file(&self, file: &Arc<OpenFile>, writes: bool) {
+        let failed = file.check().is_err();
+        let left = {
+            // Under the tree's lock, as opening is: a name is not discarded under a new handle.
+            let mut tree = self.tree();
+            let left = self.files.close(file.ino(), writes);
+            if left == Left::Nothing && failed {
+                // It did not come to the drive, and its error has been told.
+                tree.discard(file.ino(), Instant::now());
+            }
+            tree.unpin(file.ino());
+            left
+        };
+        if left == Left::Readers {
+            file.no_more_writers();
+        }
+    }
+
+    /// Cuts a file to a size, waiting for a commit that is under way.
+    pub(super) async fn truncate(&self, file: &Arc<OpenFile>, size: u64) -> Result<()> {
+        loop {
+            let changed = file.state_changed();
+            match file.truncate(size)? {
+                Wrote::Some(_) => {
+                    if file.is_unsaved() {
+                        self.tree().mark_unsaved(file.ino());
+                    }
+                    return Ok(());
+                }
+                Wrote::Committing => changed.await,
+            }
+        }
+    }
+
+    /// `truncate(2)`: cuts a file that nobody may have open, and commits that.
+    pub(super) async fn set_size(&self, ino: Ino, fh: Option<Fh>, size: u64) -> Result<()> {
+        if let Some(fh) = fh {
+            return self.truncate(&self.handles.get(fh)?.file, size).await;
+        }
+        let file = self.open_file(ino, true)?;
+        let mut done = self.truncate(&file, size).await;
+        if done.is_ok() && self.files.is_last_writer(ino) {
+            done = self.settle(&file).await;
+        }
+        self.close_file(&file, true);
+        done
+    }
+
+    pub(super) fn check_writable(&self) -> Result<()> {
+        if self.config.read_only {
+            return Err(Error::new(ErrorKind::ReadOnly, "mounted read-only"));
+        }
+        Ok(())
+    }
+}
+
+/// Waits for a change that may come; for ever, where none can.
+async fn notified(change: Option<tokio::sync::futures::Notified<'_>>) {
+    match change {
+        Some(change) => change.await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Handle {
+    fn write_offset(&self, offset: u64) -> Result<u64> {
+        match self.access {
+            Access::Read => Err(Error::new(ErrorKind::BadHandle, "not open for writing")),
+            Access::Write { append: true } => Ok(self.file.size()),
+            Access::Write { append: false } => Ok(offset),
+        }
+    }
+}
