@@ -1,0 +1,241 @@
+//! The demo as a whole: what a user starts, sees and leaves behind.
+//!
+//! Each test has folders of its own and looks only at processes that descend from what it started.
+
+// A whole file of tests: helpers may fail as tests do.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+/// How long something that should happen at once may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long `demo --once` may take in an unoptimised build on a busy machine.
+const ONCE_MAX: Duration = Duration::from_secs(280);
+
+/// A mount test that cannot run says why; where mounts are required it fails.
+fn can_mount() -> bool {
+    let device = std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse");
+    let reason = match device {
+        Ok(_) => return true,
+        Err(e) => format!("/dev/fuse: {e}"),
+    };
+    assert!(std::env::var_os("PDSFS_REQUIRE_FUSE").is_none(), "mounts are required here, but {reason}");
+    let _ = writeln!(std::io::stderr(), "skipped: {reason}");
+    false
+}
+
+/// A running demo; killed when it is dropped.
+struct Demo {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+    mountpoint: PathBuf,
+}
+
+impl Demo {
+    /// Starts the interactive demo and waits until it has mounted.
+    fn start(data: &Path, mountpoint: &Path) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_pdsfs"))
+            .args(["demo", "--data"])
+            .args([data, mountpoint])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
+        let demo = Self { child, lines, mountpoint: mountpoint.to_owned() };
+        demo.wait_for_line("mounted at");
+        assert!(is_mounted(mountpoint), "it says that it is mounted, and it is not");
+        demo
+    }
+
+    fn wait_for_line(&self, part: &str) -> String {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let line = self.lines.recv_timeout(left).unwrap_or_else(|e| panic!("no line with {part:?}: {e}"));
+            if line.contains(part) {
+                return line;
+            }
+        }
+    }
+
+    fn signal(&self, signal: i32) {
+        let pid = libc::pid_t::try_from(self.child.id()).unwrap();
+        // SAFETY: the pid is a child of this process that was not waited for.
+        assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+    }
+
+    fn wait(&mut self) -> ExitStatus {
+        wait(&mut self.child, PATIENCE)
+    }
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if is_mounted(&self.mountpoint) {
+            let _ = Command::new("fusermount3").args(["-u", "-z"]).arg(&self.mountpoint).status();
+        }
+    }
+}
+
+/// Waits for a child, and kills it when it takes too long.
+fn wait(child: &mut Child, longest: Duration) -> ExitStatus {
+    let end = Instant::now() + longest;
+    until(end, || child.try_wait().unwrap()).unwrap_or_else(|| {
+        child.kill().unwrap();
+        child.wait().unwrap();
+        panic!("not done after {longest:?}");
+    })
+}
+
+/// The kernel offers no event for what is asked here, so it is asked again and again.
+fn until<T>(end: Instant, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
+    loop {
+        if let Some(answer) = ask() {
+            return Some(answer);
+        }
+        if Instant::now() > end {
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn is_mounted(path: &Path) -> bool {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let path = path.to_str().unwrap();
+    mounts.lines().any(|line| line.split(' ').nth(4) == Some(path))
+}
+
+/// Processes whose parent is `parent`, with their start times: a pid alone may be used again.
+fn children(parent: u32) -> Vec<(u32, String)> {
+    let pids = std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    pids.filter_map(|pid: u32| {
+        let (its_parent, start) = stat(pid)?;
+        (its_parent == parent).then_some((pid, start))
+    })
+    .collect()
+}
+
+/// Parent and start time of a process that lives.
+fn stat(pid: u32) -> Option<(u32, String)> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
+    (fields[0] != "Z").then_some((fields[1].parse().ok()?, fields[19].to_owned()))
+}
+
+fn lives(process: &(u32, String)) -> bool {
+    stat(process.0).is_some_and(|(_, start)| start == process.1)
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+#[test]
+fn the_demo_without_a_human_checks_everything_and_leaves_nothing() {
+    if !can_mount() {
+        return;
+    }
+    let temporary = tempfile::tempdir().unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_pdsfs"))
+        .args(["demo", "--once"])
+        .env("TMPDIR", temporary.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = child.id();
+    let mut stdout = child.stdout.take().unwrap();
+    let reader = std::thread::spawn(move || std::io::read_to_string(&mut stdout).unwrap());
+    let mut seen = Vec::new();
+    let end = Instant::now() + ONCE_MAX;
+    let status = until(end, || {
+        seen.extend(children(pid));
+        child.try_wait().unwrap()
+    });
+    let status = status.unwrap_or_else(|| wait(&mut child, Duration::ZERO));
+    let text = reader.join().unwrap();
+    assert!(status.success(), "{status}\n{text}");
+    assert!(text.contains("came back as it was written"), "{text}");
+    let figure = |row: &str| {
+        let line = text.lines().find(|line| line.trim_start().starts_with(row));
+        line.unwrap_or_else(|| panic!("no figure {row:?} in\n{text}")).trim_start()[row.len()..]
+            .trim()
+            .to_owned()
+    };
+    let parts: u32 = figure("at the server while still open").split(' ').next().unwrap().parse().unwrap();
+    assert!(parts >= 1, "{text}");
+    let how = figure("uploaded / instant / unchanged");
+    let instant: u32 = how.split(" / ").nth(1).unwrap().parse().unwrap();
+    assert!(instant >= 10, "files that repeat a content were sent again: {how}");
+    assert!(!seen.is_empty(), "no server was ever seen");
+    assert!(!seen.iter().any(lives), "a process was left behind");
+    assert_eq!(entries(temporary.path()), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_demo_that_is_told_to_stop_leaves_no_mount_and_no_process_and_keeps_the_files() {
+    if !can_mount() {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let root = place.path().canonicalize().unwrap();
+    let (data, folder) = (root.join("data"), root.join("drive"));
+    let mut demo = Demo::start(&data, &folder);
+    let processes = children(demo.child.id());
+    assert_eq!(processes.len(), 1, "one server");
+    std::fs::write(folder.join("hello.txt"), "hello").unwrap();
+    let line = demo.wait_for_line("hello.txt");
+    assert!(line.starts_with("on the drive"), "{line}");
+    demo.signal(libc::SIGTERM);
+    assert!(demo.wait().success());
+    assert!(!lives(&processes[0]), "the server outlived the demo");
+    assert!(!is_mounted(&folder) && !folder.exists(), "the folder was made by the demo and goes with it");
+    let mut demo = Demo::start(&data, &folder);
+    assert_eq!(std::fs::read(folder.join("hello.txt")).unwrap(), b"hello");
+    demo.signal(libc::SIGINT);
+    assert!(demo.wait().success());
+}
+
+#[test]
+fn the_server_dies_with_a_demo_that_is_killed() {
+    if !can_mount() {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let root = place.path().canonicalize().unwrap();
+    let mut demo = Demo::start(&root.join("data"), &root.join("drive"));
+    let processes = children(demo.child.id());
+    assert_eq!(processes.len(), 1, "one server");
+    demo.signal(libc::SIGKILL);
+    assert!(!demo.wait().success());
+    let gone = until(Instant::now() + PATIENCE, || (!lives(&processes[0])).then_some(()));
+    assert!(gone.is_some(), "the server outlived the demo");
+}
+
+#[test]
+fn a_folder_with_something_in_it_is_refused() {
+    let place = tempfile::tempdir().unwrap();
+    std::fs::write(place.path().join("precious"), "x").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_pdsfs"))
+        .args(["demo", "--data"])
+        .args([&place.path().join("data"), place.path()])
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("not empty"), "{output:?}");
+    assert!(place.path().join("precious").is_file());
+}

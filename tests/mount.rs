@@ -1,0 +1,22 @@
+//! Tests through real mounts of the built binary, against the embedded server.
+
+// A whole file of tests: helpers may fail as tests do.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
+
+#[path = "mount/rig.rs"]
+mod rig;
+
+#[path = "mount/bounds.rs"]
+mod bounds;
+#[path = "mount/crash.rs"]
+mod crash;
+#[path = "mount/faults.rs"]
+mod faults;
+#[path = "mount/model.rs"]
+mod model;
+#[path = "mount/names.rs"]
+mod names;
+#[path = "mount/programs.rs"]
+mod programs;
+#[path = "mount/streaming.rs"]
+mod streaming;

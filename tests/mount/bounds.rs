@@ -1,0 +1,71 @@
+//! Memory is bounded, whatever programs do.
+
+use std::fs::{self, File};
+use std::io::Write;
+
+use crate::rig::{Rig, fresh_bytes};
+
+const MIB: usize = 1 << 20;
+
+#[test]
+fn five_hundred_files_open_at_once_finish_inside_the_budget() {
+    let rig = Rig::new();
+    let spill = tempfile::tempdir().unwrap();
+    let spill_dir = spill.path().to_str().unwrap();
+    let mount = rig.mount_with(&["--part-size", "1MiB", "--buffer-size", "32MiB", "--spill-dir", spill_dir]);
+    let bytes = fresh_bytes(MIB + MIB / 2);
+    // One thread writes to all of them in turn: waiting for another file's part would wait for ever.
+    let mut files: Vec<_> = (0..500).map(|i| File::create(mount.at(format!("f{i:03}"))).unwrap()).collect();
+    for (turn, piece) in bytes.chunks(128 << 10).enumerate() {
+        for (i, file) in files.iter_mut().enumerate() {
+            let mut piece = piece.to_vec();
+            piece[0] = i as u8;
+            piece[1] = turn as u8;
+            piece[2] = (i >> 8) as u8;
+            file.write_all(&piece).unwrap();
+        }
+    }
+    files.into_iter().enumerate().for_each(|(i, file)| {
+        file.sync_all().unwrap_or_else(|e| panic!("file {i}: {e}"));
+    });
+    let peak = mount.peak_memory_bytes();
+    assert!(peak < 160 << 20, "{} MiB", peak >> 20);
+    assert_eq!(fs::read_dir(spill.path()).unwrap().count(), 0, "what was put aside has no name");
+    assert_eq!(rig.client().names("").len(), 500);
+    for i in [0, 255, 256, 499] {
+        let mut expected = bytes.clone();
+        for (turn, piece) in expected.chunks_mut(128 << 10).enumerate() {
+            piece[0] = i as u8;
+            piece[1] = turn as u8;
+            piece[2] = (i >> 8) as u8;
+        }
+        assert_eq!(rig.client().read(&format!("f{i:03}")).unwrap(), expected, "file {i}");
+    }
+}
+
+#[test]
+fn a_file_beyond_ten_thousand_parts_is_efbig_and_names_the_option() {
+    let rig = Rig::new();
+    let mount = rig.mount_with(&["--part-size", "64"]);
+    let mut file = File::create(mount.at("f")).unwrap();
+    let bytes = fresh_bytes(640_000);
+    file.write_all(&bytes).unwrap();
+    assert_eq!(crate::rig::errno(file.write(b"x")), libc::EFBIG);
+    drop(file);
+    assert_eq!(rig.client().read("f").unwrap(), bytes, "what was written before stays committable");
+    assert!(mount.log().iter().any(|line| line.contains("--part-size")), "{:?}", mount.log());
+}
+
+#[test]
+fn reading_keeps_within_the_cache() {
+    let rig = Rig::new();
+    let bytes = fresh_bytes(200 * MIB);
+    {
+        let mount = rig.mount();
+        fs::write(mount.at("f"), &bytes).unwrap();
+    }
+    let mount = rig.mount_with(&["--read-cache", "16MiB"]);
+    assert!(fs::read(mount.at("f")).unwrap() == bytes);
+    let peak = mount.peak_memory_bytes();
+    assert!(peak < 160 << 20, "{} MiB", peak >> 20);
+}

@@ -1,0 +1,99 @@
+//! Daemons and servers that die: nothing that was committed is lost, nothing half is seen.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::time::Duration;
+
+use pdsfs::server::{FaultAction, FaultRule};
+
+use crate::rig::{Mount, Rig, fresh_bytes, is_mount};
+
+const PART: usize = 64 << 10;
+
+/// Delays of up to a third of a second that differ from round to round.
+fn moment(round: u64) -> Duration {
+    Duration::from_micros((round * 7919 + u64::from(std::process::id()) * 31) % 330_000)
+}
+
+#[test]
+fn kill_9_during_an_overwrite_leaves_the_old_revision_or_the_new_one() {
+    let rig = Rig::new();
+    // Slow enough that kills come before, during and after the commit.
+    rig.server().faults().add(FaultRule::new("put_part", FaultAction::Delay { ms: 20 }));
+    let mut folder = tempfile::tempdir().unwrap();
+    let mut current = fresh_bytes(20 * PART);
+    let mut outcomes = [0, 0];
+    for round in 0..12 {
+        let mount = Mount::start(&rig.endpoint(), &["--part-size", "64KiB"], folder);
+        if round == 0 {
+            fs::write(mount.at("f"), &current).unwrap();
+        }
+        let next = fresh_bytes(30 * PART + round as usize);
+        let (path, bytes) = (mount.at("f"), next.clone());
+        let writer = std::thread::spawn(move || {
+            // Dies with the mount; what it returns does not matter.
+            let _ = File::create(path).and_then(|mut file| {
+                bytes.chunks(PART).try_for_each(|piece| file.write_all(piece))?;
+                file.sync_all()
+            });
+        });
+        std::thread::sleep(moment(round));
+        let dead = mount.kill();
+        writer.join().unwrap();
+        let found = rig.client().read("f").unwrap();
+        assert!(found == current || found == next, "round {round}: neither revision: {} bytes", found.len());
+        assert_eq!(rig.client().names(""), ["f"], "round {round}");
+        outcomes[usize::from(found == next)] += 1;
+        current = found;
+        folder = dead.into_folder();
+        assert!(is_mount(folder.path()), "the dead mount is what the next start has to clear");
+    }
+    let mount = Mount::start(&rig.endpoint(), &[], folder);
+    assert_eq!(fs::read(mount.at("f")).unwrap(), current);
+    assert!(outcomes[0] > 0, "every kill came too late to test anything: {outcomes:?}");
+}
+
+#[test]
+fn kill_9_while_a_new_file_is_written_leaves_no_partial_file() {
+    let rig = Rig::new();
+    for round in 0..4 {
+        let mount = rig.mount_with(&["--part-size", "64KiB"]);
+        let mut file = File::create(mount.at("f")).unwrap();
+        file.write_all(&fresh_bytes(3 * PART + round)).unwrap();
+        let dead = mount.kill();
+        drop(file);
+        drop(dead);
+        assert_eq!(rig.client().names(""), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn sigterm_settles_what_is_open() {
+    let rig = Rig::new();
+    let mount = rig.mount_with(&["--part-size", "64KiB"]);
+    let bytes = fresh_bytes(3 * PART + 17);
+    let mut file = File::create(mount.at("f")).unwrap();
+    file.write_all(&bytes).unwrap();
+    assert_eq!(mount.stop(), 0);
+    assert_eq!(rig.client().read("f").unwrap(), bytes);
+}
+
+#[test]
+fn a_server_that_restarts_is_waited_for() {
+    let mut rig = Rig::new();
+    let mount = rig.mount_with(&["--part-size", "64KiB", "--commit-timeout", "60s"]);
+    let bytes = fresh_bytes(20 * PART);
+    let mut file = File::create(mount.at("f")).unwrap();
+    let (first, second) = bytes.split_at(5 * PART);
+    file.write_all(first).unwrap();
+    rig.stop();
+    let rest = second.to_vec();
+    let writer = std::thread::spawn(move || {
+        file.write_all(&rest).unwrap();
+        file.sync_all().unwrap();
+    });
+    std::thread::sleep(Duration::from_millis(500));
+    rig.resume();
+    writer.join().unwrap();
+    assert_eq!(rig.client().read("f").unwrap(), bytes);
+}

@@ -1,0 +1,327 @@
+//! What goes wrong on the way, and what must come of it: transient faults cost time, permanent ones
+//! reach the program with their errno, and the old revision is never harmed.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
+
+use pdsfs::ids::Secret;
+use pdsfs::server::{FaultAction, FaultRule};
+
+use crate::rig::{Mount, Rig, errno, fresh_bytes, wait_until};
+
+const PART: usize = 64 << 10;
+const ARGUMENTS: [&str; 6] = ["--part-size", "64KiB", "--stall-timeout", "1s", "--commit-timeout", "60s"];
+
+fn mount(rig: &Rig) -> Mount {
+    rig.mount_with(&ARGUMENTS)
+}
+
+fn status(status: u16, code: &str) -> FaultAction {
+    FaultAction::Status {
+        status,
+        code: code.into(),
+        message: "on purpose".into(),
+        retry_after_s: None,
+        x_retry_after_ms: None,
+        empty_body: code.is_empty(),
+    }
+}
+
+fn throttled(retry_after_s: Option<u32>, x_retry_after_ms: Option<u32>) -> FaultAction {
+    FaultAction::Status {
+        status: 429,
+        code: String::new(),
+        message: String::new(),
+        retry_after_s,
+        x_retry_after_ms,
+        empty_body: true,
+    }
+}
+
+/// One rule at a time: a new file of several parts, an overwrite, and a small file must commit.
+fn survives(rig: &Rig, mount: &Mount, rule: &FaultRule) {
+    let what = format!("{rule:?}");
+    for (name, size) in [("large", 5 * PART + 100), ("large", 4 * PART), ("small", 1000)] {
+        rig.server().faults().clear();
+        rig.server().faults().add(rule.clone());
+        let bytes = fresh_bytes(size);
+        fs::write(mount.at(name), &bytes).unwrap_or_else(|e| panic!("{what}: {name}: {e}"));
+        assert_eq!(rig.client().read(name).unwrap(), bytes, "{what}");
+    }
+    rig.server().faults().clear();
+}
+
+#[test]
+fn transient_faults_of_parts_cost_only_time() {
+    let rig = Rig::new();
+    let mount = mount(&rig);
+    for action in [
+        status(500, "InternalError"),
+        status(503, "ServiceUnavailable"),
+        throttled(None, None),
+        throttled(Some(1), None),
+        throttled(None, Some(300)),
+        FaultAction::Reset,
+        FaultAction::Cut { bytes: 1000 },
+        FaultAction::CloseAfter,
+        FaultAction::Expire,
+        FaultAction::Stall,
+    ] {
+        survives(&rig, &mount, &FaultRule::times("put_part", 1, action.clone()).part(1));
+        survives(&rig, &mount, &FaultRule::times("put_part", 3, action));
+    }
+}
+
+#[test]
+fn transient_faults_of_calls_cost_only_time() {
+    let rig = Rig::new();
+    let mount = mount(&rig);
+    for endpoint in ["file/create", "file/get_upload_url", "file/complete"] {
+        for action in [
+            status(500, "InternalError"),
+            status(503, "ServiceUnavailable"),
+            status(504, ""),
+            throttled(None, Some(100)),
+            FaultAction::Reset,
+            FaultAction::CloseAfter,
+        ] {
+            survives(&rig, &mount, &FaultRule::times(endpoint, 1, action));
+        }
+    }
+}
+
+#[test]
+fn a_wish_to_wait_is_honoured() {
+    let rig = Rig::new();
+    let mount = mount(&rig);
+    rig.server().faults().add(FaultRule::times("file/create", 1, throttled(Some(2), None)));
+    let start = Instant::now();
+    fs::write(mount.at("f"), b"x").unwrap();
+    assert!(start.elapsed() >= Duration::from_secs(2));
+}
+
+#[test]
+fn a_lost_answer_to_complete_is_found_out_by_reading() {
+    let rig = Rig::new();
+    let mount = mount(&rig);
+    let bytes = fresh_bytes(3 * PART);
+    rig.server().faults().add(FaultRule::times("file/complete", 1, FaultAction::CloseAfter));
+    fs::write(mount.at("f"), &bytes).unwrap();
+    assert_eq!(rig.client().read("f").unwrap(), bytes);
+    assert_eq!(rig.client().names(""), ["f"]);
+}
+
+#[test]
+fn an_expired_token_is_renewed_while_a_file_is_written() {
+    let rig = Rig::with(|config| config.logins.refresh_token = Some(Secret::new("refresh-1".into())));
+    let token_file = tempfile::NamedTempFile::new().unwrap();
+    let access_token = crate::rig::TOKEN;
+    let text = format!(r#"{{"access_token":"{access_token}","refresh_token":"refresh-1","app_id":"app"}}"#);
+    fs::write(token_file.path(), text).unwrap();
+    let path = token_file.path().to_str().unwrap().to_owned();
+    let mount = rig.mount_with(&["--token-file", &path, "--part-size", "64KiB"]);
+    let bytes = fresh_bytes(10 * PART);
+    let mut file = File::create(mount.at("f")).unwrap();
+    let (first, second) = bytes.split_at(5 * PART);
+    file.write_all(first).unwrap();
+    rig.server().faults().add(FaultRule::times("file/get_upload_url", 1, FaultAction::Revoke));
+    rig.server().faults().add(FaultRule::times("file/complete", 1, FaultAction::Revoke));
+    file.write_all(second).unwrap();
+    file.sync_all().unwrap();
+    rig.server().faults().clear();
+    assert_eq!(rig.client().read("f").unwrap(), bytes);
+    let renewed = fs::read_to_string(token_file.path()).unwrap();
+    assert!(!renewed.contains(access_token), "the file still has the dead token");
+    assert_eq!(fs::metadata(token_file.path()).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn a_dead_token_is_eacces() {
+    let rig = Rig::new();
+    let mount = mount(&rig);
+    rig.server().faults().add(FaultRule::new("file/create", status(401, "AccessTokenInvalid")));
+    assert_eq!(close_errno(&mount, "f", 10), libc::EACCES);
+}
+
+/// A permanent failure: the errno reaches the program, the old revision stays, nothing else appears.
+fn refused(rule: &FaultRule, expected: i32) {
+    let rig = Rig::new();
+    let mount = mount(&rig);
+    let old = fresh_bytes(2 * PART);
+    fs::write(mount.at("old"), &old).unwrap();
+    rig.server().faults().add(rule.clone());
+    for name in ["old", "new"] {
+        for size in [10, 40 * PART] {
+            let code = close_errno(&mount, name, size);
+            assert_eq!(code, expected, "{rule:?} {name} {size}");
+        }
+    }
+    rig.server().faults().clear();
+    wait_until("the failed file is gone here", || (!mount.at("new").exists()).then_some(()));
+    assert_eq!(rig.client().names(""), ["old"]);
+    assert_eq!(rig.client().read("old").unwrap(), old);
+    assert_eq!(fs::read(mount.at("old")).unwrap(), old);
+    // The drive is willing again, and so are we.
+    fs::write(mount.at("new"), b"fine").unwrap();
+    assert_eq!(rig.client().read("new").unwrap(), b"fine");
+}
+
+/// Writes a file and gives the first errno of write or close.
+fn close_errno(mount: &Mount, name: &str, size: usize) -> i32 {
+    use std::os::fd::IntoRawFd;
+    let mut file = File::create(mount.at(name)).unwrap();
+    let written = file.write_all(&fresh_bytes(size));
+    let fd = file.into_raw_fd();
+    // SAFETY: the descriptor is ours and not used afterwards.
+    let closed = unsafe { libc::close(fd) };
+    let close_error = std::io::Error::last_os_error();
+    match written {
+        Err(error) => error.raw_os_error().unwrap(),
+        Ok(()) if closed != 0 => close_error.raw_os_error().unwrap(),
+        Ok(()) => 0,
+    }
+}
+
+#[test]
+fn a_full_quota_is_enospc() {
+    refused(&FaultRule::new("file/create", status(403, "QuotaExhausted.Drive")), libc::ENOSPC);
+}
+
+#[test]
+fn a_missing_permission_is_eacces() {
+    refused(&FaultRule::new("file/create", status(403, "ForbiddenNoPermission.File")), libc::EACCES);
+}
+
+#[test]
+fn a_refused_name_is_einval() {
+    refused(&FaultRule::new("file/create", status(400, "InvalidParameter.Name")), libc::EINVAL);
+}
+
+#[test]
+fn a_hash_mismatch_is_eio() {
+    refused(&FaultRule::new("file/complete", status(400, "InvalidParameter.ContentHash")), libc::EIO);
+}
+
+#[test]
+fn a_refused_part_is_eacces() {
+    refused(&FaultRule::new("put_part", status(403, "SignatureDoesNotMatch")), libc::EACCES);
+}
+
+#[test]
+fn the_error_is_told_again_until_the_file_is_closed() {
+    let rig = Rig::new();
+    let mount = mount(&rig);
+    rig.server().faults().add(FaultRule::new("put_part", status(403, "AccessDenied")));
+    let mut file = File::create(mount.at("f")).unwrap();
+    let first = wait_until("a write fails", || file.write_all(&fresh_bytes(PART)).err());
+    assert_eq!(first.raw_os_error(), Some(libc::EACCES));
+    for _ in 0..3 {
+        assert_eq!(errno(file.write(b"x")), libc::EACCES);
+        assert_eq!(errno(file.sync_all()), libc::EACCES);
+    }
+}
+
+#[test]
+fn the_ordered_mode_is_found_out_and_remembered() {
+    let rig = Rig::with(|config| config.quirks.parallel_refused = true);
+    let mount = mount(&rig);
+    for name in ["a", "b"] {
+        let bytes = fresh_bytes(5 * PART + 1);
+        fs::write(mount.at(name), &bytes).unwrap();
+        assert_eq!(rig.client().read(name).unwrap(), bytes);
+    }
+}
+
+#[test]
+fn a_server_that_ignores_ranges_is_read_right() {
+    let rig = Rig::with(|config| config.quirks.ignore_range = true);
+    let mount = mount(&rig);
+    let bytes = fresh_bytes(3_000_000);
+    fs::write(mount.at("f"), &bytes).unwrap();
+    drop(mount);
+    let mount = rig.mount();
+    assert_eq!(fs::read(mount.at("f")).unwrap(), bytes);
+}
+
+#[test]
+fn short_and_broken_downloads_are_repeated() {
+    let rig = Rig::new();
+    let bytes = fresh_bytes(3_000_000);
+    {
+        let mount = mount(&rig);
+        fs::write(mount.at("f"), &bytes).unwrap();
+    }
+    for action in [
+        FaultAction::Short { bytes: 1000 },
+        FaultAction::Cut { bytes: 1000 },
+        FaultAction::Reset,
+        FaultAction::Expire,
+        status(503, "ServiceUnavailable"),
+        FaultAction::Stall,
+    ] {
+        let mount = mount(&rig);
+        rig.server().faults().clear();
+        rig.server().faults().add(FaultRule::times("get_object", 2, action.clone()));
+        assert_eq!(fs::read(mount.at("f")).unwrap(), bytes, "{action:?}");
+    }
+}
+
+#[test]
+fn a_stalled_server_blocks_the_writer_and_nobody_else() {
+    let rig = Rig::new();
+    let mount = rig.mount_with(&["--part-size", "64KiB", "--buffer-size", "4MiB"]);
+    fs::write(mount.at("known"), b"x").unwrap();
+    rig.server().faults().add(FaultRule::new("put_part", FaultAction::Stall));
+    let bytes = fresh_bytes(32 << 20);
+    let (path, copy) = (mount.at("big"), bytes.clone());
+    let (progress, seen) = std::sync::mpsc::channel();
+    let writer = std::thread::spawn(move || {
+        let mut file = File::create(path).unwrap();
+        for piece in copy.chunks(PART) {
+            file.write_all(piece).unwrap();
+            progress.send(piece.len()).unwrap();
+        }
+    });
+    rig.block_on(rig.server().faults().wait_for_hits(1));
+    // What the writer got rid of stays within the window.
+    let mut taken = 0;
+    while let Ok(bytes) = seen.recv_timeout(Duration::from_secs(2)) {
+        taken += bytes;
+    }
+    assert!(taken <= 4 << 20, "{taken} bytes were taken while the drive took none");
+    let start = Instant::now();
+    assert_eq!(fs::metadata(mount.at("known")).unwrap().len(), 1);
+    assert!(fs::read_dir(mount.path()).unwrap().count() >= 2);
+    assert!(fs::metadata(mount.at("big")).unwrap().len() > 0);
+    assert!(start.elapsed() < Duration::from_secs(5));
+    assert!(mount.peak_memory_bytes() < 128 << 20);
+    rig.server().faults().clear();
+    writer.join().unwrap();
+    assert_eq!(rig.client().read("big").unwrap(), bytes);
+}
+
+#[test]
+fn the_first_part_is_there_before_the_fifth_is_written() {
+    let rig = Rig::new();
+    let mount = mount(&rig);
+    let bytes = fresh_bytes(10 * PART);
+    let mut file = File::create(mount.at("f")).unwrap();
+    for (number, piece) in bytes.chunks(PART).enumerate() {
+        if number == 4 {
+            wait_until("the server has part 1", || {
+                rig.server()
+                    .stats()
+                    .open_uploads
+                    .iter()
+                    .any(|u| u.parts.iter().any(|p| p.part_number == 1))
+                    .then_some(())
+            });
+            assert!(rig.client().find("f").is_none());
+        }
+        file.write_all(piece).unwrap();
+    }
+    drop(file);
+    assert_eq!(rig.client().read("f").unwrap(), bytes);
+}

@@ -1,0 +1,261 @@
+//! Names: what a local folder does, the mount does.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use pdsfs::ids::FileId;
+
+use crate::rig::{Rig, errno, fresh_bytes, wait_until};
+
+fn calls(rig: &Rig) -> u64 {
+    rig.server().stats().requests.values().sum()
+}
+
+fn listed(path: &Path) -> BTreeSet<String> {
+    fs::read_dir(path).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[test]
+fn folders_are_made_and_removed() {
+    let rig = Rig::new();
+    let mount = rig.mount();
+    fs::create_dir(mount.at("d")).unwrap();
+    assert_eq!(errno(fs::create_dir(mount.at("d"))), libc::EEXIST);
+    fs::write(mount.at("d/f"), b"x").unwrap();
+    assert_eq!(errno(fs::remove_dir(mount.at("d"))), libc::ENOTEMPTY);
+    assert_eq!(errno(fs::remove_file(mount.at("d"))), libc::EISDIR);
+    assert_eq!(errno(fs::remove_dir(mount.at("d/f"))), libc::ENOTDIR);
+    fs::remove_file(mount.at("d/f")).unwrap();
+    fs::remove_dir(mount.at("d")).unwrap();
+    assert_eq!(rig.client().names(""), Vec::<String>::new());
+}
+
+#[test]
+fn a_folder_that_somebody_else_filled_is_not_removed() {
+    let rig = Rig::new();
+    let mount = rig.mount();
+    fs::create_dir(mount.at("d")).unwrap();
+    assert_eq!(listed(&mount.at("d")).len(), 0);
+    let folder = rig.client().find("d").unwrap().file_id;
+    rig.block_on(rig.client().drive.create_folder(&folder, "theirs")).unwrap();
+    assert_eq!(errno(fs::remove_dir(mount.at("d"))), libc::ENOTEMPTY);
+    assert!(rig.client().find("d/theirs").is_some());
+}
+
+#[test]
+fn ten_thousand_entries_are_listed_once_each() {
+    let rig = Rig::new();
+    {
+        let client = rig.client();
+        let folder = rig.block_on(client.drive.create_folder(&FileId::root(), "many")).unwrap().file_id;
+        rig.block_on(async {
+            let mut made = tokio::task::JoinSet::new();
+            for worker in 0..20 {
+                let (drive, folder) = (client.drive.clone(), folder.clone());
+                made.spawn(async move {
+                    for i in 0..500 {
+                        drive
+                            .create_folder(&folder, &format!("entry-{:05}", worker * 500 + i))
+                            .await
+                            .unwrap();
+                    }
+                });
+            }
+            while let Some(done) = made.join_next().await {
+                done.unwrap();
+            }
+        });
+    }
+    let mount = rig.mount();
+    let names = listed(&mount.at("many"));
+    assert_eq!(names.len(), 10_000);
+    assert_eq!(names.first().unwrap(), "entry-00000");
+    assert_eq!(names.last().unwrap(), "entry-09999");
+    assert_eq!(listed(&mount.at("many")), names);
+}
+
+#[test]
+fn renames_inside_and_across_folders() {
+    let rig = Rig::new();
+    let mount = rig.mount();
+    fs::create_dir_all(mount.at("a/deep")).unwrap();
+    fs::create_dir(mount.at("b")).unwrap();
+    fs::write(mount.at("a/f"), b"content").unwrap();
+    let id = rig.client().find("a/f").unwrap().file_id;
+    fs::rename(mount.at("a/f"), mount.at("a/g")).unwrap();
+    fs::rename(mount.at("a/g"), mount.at("b/h")).unwrap();
+    assert_eq!(rig.client().find("b/h").unwrap().file_id, id);
+    assert_eq!(rig.client().names("a"), ["deep"]);
+    fs::rename(mount.at("a"), mount.at("b/a2")).unwrap();
+    assert_eq!(rig.client().names(""), ["b"]);
+    assert_eq!(rig.client().names("b"), ["a2", "h"]);
+    assert!(mount.at("b/a2/deep").is_dir());
+    assert_eq!(errno(fs::rename(mount.at("b"), mount.at("b/a2/x"))), libc::EINVAL);
+    assert_eq!(errno(fs::rename(mount.at("nothing"), mount.at("x"))), libc::ENOENT);
+    assert_eq!(errno(fs::rename(mount.at("b/h"), mount.at("b/a2"))), libc::EISDIR);
+    assert_eq!(errno(fs::rename(mount.at("b/a2"), mount.at("b/h"))), libc::ENOTDIR);
+}
+
+#[test]
+fn the_target_of_a_rename_is_never_missing() {
+    let rig = Rig::new();
+    let mount = rig.mount();
+    let mut current = fresh_bytes(1000);
+    fs::write(mount.at("target"), &current).unwrap();
+    let id = rig.client().find("target").unwrap().file_id;
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            let (client, mut looks) = (rig.client(), 0);
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                assert!(client.find("target").is_some(), "the target was missing for another client");
+                looks += 1;
+            }
+            looks
+        });
+        for i in 0..20 {
+            current = fresh_bytes(1000 + i);
+            fs::write(mount.at("source"), &current).unwrap();
+            fs::rename(mount.at("source"), mount.at("target")).unwrap();
+            assert_eq!(fs::read(mount.at("target")).unwrap(), current);
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(watcher.join().unwrap() > 0);
+    });
+    assert_eq!(rig.client().names(""), ["target"]);
+    assert_eq!(rig.client().read("target").unwrap(), current);
+    assert_eq!(rig.client().find("target").unwrap().file_id, id);
+}
+
+#[test]
+fn a_rename_over_a_file_works_without_instant_upload_too() {
+    let rig = Rig::with(|config| config.quirks.instant_upload = false);
+    let mount = rig.mount();
+    fs::create_dir(mount.at("d")).unwrap();
+    for (source, target) in [("s", "t"), ("d/s", "t"), ("s", "d/t")] {
+        fs::write(mount.at(target), b"old").unwrap();
+        fs::write(mount.at(source), b"new").unwrap();
+        fs::rename(mount.at(source), mount.at(target)).unwrap();
+        assert_eq!(fs::read(mount.at(target)).unwrap(), b"new", "{source} {target}");
+        assert_eq!(rig.client().read(target).unwrap(), b"new", "{source} {target}");
+        assert!(rig.client().find(source).is_none(), "{source} {target}");
+    }
+    assert_eq!(rig.client().names(""), ["d", "t"]);
+    assert_eq!(rig.client().names("d"), ["t"]);
+}
+
+#[test]
+fn a_file_renamed_while_it_uploads_ends_under_its_new_name() {
+    use std::io::Write;
+    let rig = Rig::new();
+    let mount = rig.mount_with(&["--part-size", "64KiB"]);
+    fs::create_dir(mount.at("d")).unwrap();
+    for size in [100, 300_000] {
+        let bytes = fresh_bytes(size);
+        let mut file = fs::File::create(mount.at("before")).unwrap();
+        file.write_all(&bytes[..size / 2]).unwrap();
+        fs::rename(mount.at("before"), mount.at("d/after")).unwrap();
+        file.write_all(&bytes[size / 2..]).unwrap();
+        drop(file);
+        assert_eq!(rig.client().names(""), ["d"], "{size}");
+        assert_eq!(rig.client().names("d"), ["after"], "{size}");
+        assert_eq!(rig.client().read("d/after").unwrap(), bytes, "{size}");
+        assert_eq!(fs::read(mount.at("d/after")).unwrap(), bytes, "{size}");
+    }
+}
+
+#[test]
+fn deleted_files_are_in_the_recycle_bin() {
+    let rig = Rig::new();
+    let mount = rig.mount();
+    fs::write(mount.at("f"), b"x").unwrap();
+    let id = rig.client().find("f").unwrap().file_id;
+    fs::remove_file(mount.at("f")).unwrap();
+    assert_eq!(errno(fs::metadata(mount.at("f"))), libc::ENOENT);
+    assert_eq!(rig.client().names(""), Vec::<String>::new());
+    assert!(rig.server().stats().count("recyclebin/trash") >= 1, "{id} was deleted for good");
+}
+
+#[test]
+fn a_file_deleted_while_it_is_written_leaves_nothing() {
+    use std::io::Write;
+    let rig = Rig::new();
+    let mount = rig.mount_with(&["--part-size", "64KiB"]);
+    for size in [0, 100, 300_000] {
+        let mut file = fs::File::create(mount.at("f")).unwrap();
+        file.write_all(&fresh_bytes(size)).unwrap();
+        fs::remove_file(mount.at("f")).unwrap();
+        drop(file);
+    }
+    assert_eq!(mount.stop(), 0);
+    assert_eq!(rig.client().names(""), Vec::<String>::new());
+}
+
+#[test]
+fn names_that_linux_refuses_are_refused() {
+    let rig = Rig::new();
+    let mount = rig.mount();
+    assert_eq!(errno(fs::write(mount.at("x".repeat(256)), b"")), libc::ENAMETOOLONG);
+    assert_eq!(errno(fs::create_dir(mount.at("back\\slash"))), libc::EINVAL);
+    let long = "y".repeat(255);
+    fs::write(mount.at(&long), b"long").unwrap();
+    assert_eq!(rig.client().read(&long).unwrap(), b"long");
+    for name in [" spaces ", "\u{65e5}\u{672c}", "new\nline", "quote\"'", "%2F", "-rf", "..."] {
+        fs::write(mount.at(name), name).unwrap();
+        assert_eq!(rig.client().read(name).unwrap(), name.as_bytes());
+    }
+}
+
+#[test]
+fn over_long_names_of_the_drive_are_shown_and_work() {
+    let rig = Rig::new();
+    let long = "\u{65e5}".repeat(200);
+    rig.block_on(rig.client().drive.create_folder(&FileId::root(), &long)).unwrap();
+    let mount = rig.mount();
+    let names = listed(mount.path());
+    assert_eq!(names.len(), 1);
+    let shown = names.first().unwrap();
+    assert!(shown.len() <= 255, "{shown}");
+    fs::write(mount.at(shown).join("inside"), b"x").unwrap();
+    fs::rename(mount.at(shown), mount.at("short")).unwrap();
+    assert_eq!(rig.client().names(""), ["short"]);
+}
+
+#[test]
+fn changes_of_others_are_seen_after_the_ttl() {
+    let rig = Rig::new();
+    let mount = rig.mount_with(&["--metadata-ttl", "1s"]);
+    assert_eq!(errno(fs::metadata(mount.at("theirs"))), libc::ENOENT);
+    rig.block_on(rig.client().drive.create_folder(&FileId::root(), "theirs")).unwrap();
+    wait_until("the folder of another client is seen", || mount.at("theirs").is_dir().then_some(()));
+    let id = rig.client().find("theirs").unwrap().file_id;
+    rig.block_on(rig.client().drive.remove(&id, pdsfs::config::RemoveMode::Trash)).unwrap();
+    wait_until("its removal is seen", || (!mount.at("theirs").exists()).then_some(()));
+}
+
+#[test]
+fn the_root_answers_while_the_server_does_not() {
+    let mut rig = Rig::new();
+    let mount = rig.mount();
+    rig.stop();
+    let start = Instant::now();
+    assert!(fs::metadata(mount.path()).unwrap().is_dir());
+    assert!(start.elapsed() < Duration::from_secs(3));
+    rig.resume();
+}
+
+#[test]
+fn absent_names_are_remembered() {
+    let rig = Rig::new();
+    let mount = rig.mount();
+    assert_eq!(errno(fs::metadata(mount.at(".Trash"))), libc::ENOENT);
+    let before = calls(&rig);
+    for _ in 0..50 {
+        for name in [".Trash", ".Trash-0", ".hidden", ".directory"] {
+            assert_eq!(errno(fs::metadata(mount.at(name))), libc::ENOENT);
+        }
+    }
+    assert_eq!(calls(&rig), before);
+}
