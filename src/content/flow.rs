@@ -49,7 +49,9 @@ impl Flow {
         {
             state.head = Bytes::copy_from_slice(&first[..first.len().min(HEAD_BYTES_MAX)]);
         }
-        state.held.insert(offset, frames);
+        if state.failed.is_none() {
+            state.held.insert(offset, frames);
+        }
     }
 
     /// The store has a part.
@@ -70,7 +72,13 @@ impl Flow {
 
     /// The upload has failed; the first failure stays.
     pub fn fail(&self, error: &Error) {
-        self.lock().failed.get_or_insert_with(|| error.clone());
+        let dropped = {
+            let mut state = self.lock();
+            state.failed.get_or_insert_with(|| error.clone());
+            // Nothing of it will be acknowledged, and others may wait for the memory.
+            std::mem::take(&mut state.held)
+        };
+        drop(dropped);
         self.changed.notify_waiters();
     }
 

@@ -46,6 +46,8 @@ pub struct OpenFile {
     inner: Mutex<Inner>,
     /// Deleted here: nothing of it shall come to be on the drive.
     orphan: AtomicBool,
+    /// The tree knows of the unsaved content.
+    marked: AtomicBool,
     state_changed: Notify,
 }
 
@@ -103,6 +105,7 @@ impl OpenFile {
             progress,
             inner: Mutex::new(Inner { content, name: name.to_owned(), mtime }),
             orphan: AtomicBool::new(false),
+            marked: AtomicBool::new(false),
             state_changed: Notify::new(),
         })
     }
@@ -192,13 +195,32 @@ impl OpenFile {
         let mut inner = self.lock();
         match &mut inner.content {
             Content::New => {}
-            Content::Clean { base, .. } => *base = meta.clone(),
+            Content::Clean { base, resume } => {
+                if meta.sha1.is_none() || meta.sha1 != base.sha1 || meta.size != base.size {
+                    // What is still here is not what the drive has now.
+                    *resume = None;
+                }
+                *base = meta.clone();
+            }
             Content::Streaming { base, .. }
             | Content::Committing { base, .. }
             | Content::Failed { base, .. } => {
                 *base = Some(meta.clone());
             }
         }
+    }
+
+    /// The commit that is under way.
+    pub fn running(&self) -> Option<Outcome> {
+        match &self.lock().content {
+            Content::Committing { outcome, .. } => Some(outcome.clone()),
+            Content::New | Content::Clean { .. } | Content::Streaming { .. } | Content::Failed { .. } => None,
+        }
+    }
+
+    /// Whether the tree has not been told yet that there is unsaved content; it is told now.
+    pub fn mark(&self) -> bool {
+        !self.marked.swap(true, Ordering::Relaxed)
     }
 
     /// Resolves when the state has changed after the call.
@@ -359,6 +381,7 @@ impl OpenFile {
         let Content::Committing { flow, base, .. } = &inner.content else {
             return;
         };
+        self.marked.store(false, Ordering::Relaxed);
         inner.content = match result {
             Ok(finished) => {
                 let whole = finished.meta.size <= RESUME_BYTES_MAX;

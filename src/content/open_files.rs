@@ -50,17 +50,20 @@ impl OpenFiles {
         opened.file.clone()
     }
 
-    /// A writing handle is about to go; whether it was the last one.
-    pub fn is_last_writer(&self, ino: Ino) -> bool {
-        self.lock().get(&ino).is_none_or(|opened| opened.writers <= 1)
+    /// A handle will write no more, before it is closed; whether it was the last one that could. Of
+    /// several that leave at once exactly one is told so: it settles.
+    pub fn leave_writer(&self, ino: Ino) -> bool {
+        let mut files = self.lock();
+        let Some(opened) = files.get_mut(&ino) else { return true };
+        opened.writers -= 1;
+        opened.writers == 0
     }
 
-    /// One handle less; what is left.
-    pub fn close(&self, ino: Ino, writes: bool) -> Left {
+    /// One handle less, which writes no more; what is left.
+    pub fn close(&self, ino: Ino) -> Left {
         let mut files = self.lock();
         let Some(opened) = files.get_mut(&ino) else { return Left::Nothing };
         opened.handles -= 1;
-        opened.writers -= usize::from(writes);
         match (opened.handles, opened.writers) {
             (0, _) => {
                 files.remove(&ino);

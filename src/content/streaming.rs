@@ -52,6 +52,8 @@ pub enum Wait {
     Memory,
     /// The drive: too much is not acknowledged.
     Drive,
+    /// A commit that is under way.
+    Commit,
 }
 
 /// How much was appended.
@@ -107,7 +109,7 @@ impl Streaming {
     ) -> Result<Appended> {
         self.flow.check()?;
         let part_bytes = self.env.part_size.get();
-        let offered = data.len();
+        let (offered, start) = (data.len(), self.frontier());
         let mut wait = None;
         while !data.is_empty() {
             if self.number.is_none() {
@@ -120,7 +122,18 @@ impl Streaming {
                 break;
             }
             let spill_dir = may_block.then_some(self.env.spill_dir.as_path());
-            let taken = self.filling.take(data, part_bytes, &self.env.budget, spill_dir)?;
+            let taken = match self.filling.take(data, part_bytes, &self.env.budget, spill_dir) {
+                Ok(taken) => taken,
+                Err(error) => {
+                    let bytes = (self.frontier() - start) as usize;
+                    if bytes == 0 {
+                        return Err(error);
+                    }
+                    // What was taken stays taken; the next call meets the error.
+                    self.transfer.wrote(bytes as u64);
+                    return Ok(Appended { bytes, wait: None });
+                }
+            };
             data = &data[taken.bytes..];
             if self.filling.bytes() == part_bytes && !self.ship(destination, may_block)? {
                 wait = Some(Wait::Memory);
@@ -149,7 +162,8 @@ impl Streaming {
     /// place on the drive any more and the part could only be put aside on the local disk.
     fn ship(&mut self, destination: &dyn Fn() -> Option<Destination>, may_block: bool) -> Result<bool> {
         if self.uploader.is_none() {
-            match destination() {
+            // Parts that were put aside are never sent, so no upload begins behind them.
+            match destination().filter(|_| self.offset == 0) {
                 Some(destination) => {
                     let (parts, queue) = mpsc::unbounded_channel();
                     let (flow, transfer) = (self.flow.clone(), self.transfer.clone());
@@ -282,6 +296,9 @@ impl Finish {
         let Some(part) = self.last.clone() else {
             return Err(self.streaming.too_large());
         };
+        if part.offset != 0 {
+            return Err(Error::new(ErrorKind::NotFound, "the file was deleted while it was being written"));
+        }
         let expected = Expected { size: part.bytes, sha1: digest_whole(&part).await?, crc64: None };
         if let Some(finished) = self.unchanged(&expected) {
             return Ok(finished);

@@ -126,8 +126,13 @@ impl TokenSource {
         if let Some(rotated) = answer.refresh_token.filter(|t| !t.is_empty()) {
             file.refresh_token = Some(rotated);
         }
-        write_token_file(path, &file)?;
+        let stored = write_token_file(path, &file);
         self.set(file.access_token);
+        if let Err(error) = stored {
+            // The service has rotated the token already: using the new one is all that is left.
+            tracing::error!(%error, "the renewed token could not be stored; the mount works until it expires");
+            return Ok(());
+        }
         tracing::info!("the access token was renewed");
         Ok(())
     }

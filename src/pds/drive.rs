@@ -318,6 +318,8 @@ impl Drive {
             *outcome = match response.status {
                 200..300 => Ok(()),
                 404 => Err(Error::new(ErrorKind::NotFound, "the file is gone")),
+                400 => Err(Error::new(ErrorKind::Invalid, "update in a batch: refused")),
+                403 => Err(Error::new(ErrorKind::Denied, "update in a batch: not allowed")),
                 status => Err(Error::new(ErrorKind::Io, format!("update in a batch: status {status}"))),
             };
         }

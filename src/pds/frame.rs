@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -66,6 +66,8 @@ pub(super) struct Sent {
     moved: AtomicU64,
     /// CRC-64/XZ of the frames so far. Summed up while the connection copies them anyway.
     crc64: AtomicU64,
+    /// Nothing is left to be taken.
+    is_whole: AtomicBool,
 }
 
 impl Sent {
@@ -109,6 +111,7 @@ impl Body for PartBody {
             self.crc.update(bytes);
             self.sent.crc64.store(self.crc.finalize(), Ordering::Relaxed);
         }
+        self.sent.is_whole.store(self.bytes_left == 0, Ordering::Relaxed);
         self.sent.moved.fetch_add(frame.bytes() + 1, Ordering::Relaxed);
         Poll::Ready(Some(bytes.map(http_body::Frame::data)))
     }
@@ -122,13 +125,21 @@ impl Body for PartBody {
     }
 }
 
-/// Resolves when nothing was taken from the body for `limit`.
+/// How many times longer the answer may take than a step of the body: the rest of it drains from
+/// the socket's buffer first.
+const ANSWER_LIMITS: u32 = 3;
+
+/// Resolves when nothing was taken from the body for `limit`, and no answer came for a few times
+/// that after the last of it was taken.
 pub(super) async fn stalled(sent: &Sent, limit: Duration) {
     let mut seen = sent.moved.load(Ordering::Relaxed);
     loop {
         tokio::time::sleep(limit).await;
         let now = sent.moved.load(Ordering::Relaxed);
         if now == seen {
+            if sent.is_whole.load(Ordering::Relaxed) {
+                tokio::time::sleep(limit * (ANSWER_LIMITS - 1)).await;
+            }
             return;
         }
         seen = now;

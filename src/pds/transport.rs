@@ -35,11 +35,12 @@ pub struct Timeouts {
     pub stall: Duration,
 }
 
-/// Two connection pools and the timeouts of their attempts.
+/// The connection pools and the timeouts of their attempts.
 #[derive(Clone, Debug)]
 pub struct Transport {
     calls: Client,
-    bulk: Client,
+    gets: Client,
+    puts: Client,
     timeouts: Timeouts,
 }
 
@@ -88,19 +89,25 @@ impl Transport {
     pub fn new(timeouts: Timeouts, loopback: bool) -> Result<Self> {
         // A provider installed earlier by somebody else serves as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = |idle_max: usize| {
+        let client = |idle_max: usize, answer_max: Option<Duration>| {
             let builder = Client::builder()
                 .user_agent(concat!("pdsfs/", env!("CARGO_PKG_VERSION")))
                 .connect_timeout(timeouts.connect)
-                .read_timeout(timeouts.stall)
                 .redirect(reqwest::redirect::Policy::none())
                 .pool_max_idle_per_host(idle_max)
                 .http1_only()
                 .tcp_nodelay(true);
             let builder = if loopback { builder.no_proxy() } else { builder };
+            let builder = match answer_max {
+                Some(limit) => builder.read_timeout(limit),
+                None => builder,
+            };
             builder.build().map_err(|e| Error::new(ErrorKind::Io, format!("cannot set up HTTP: {e}")))
         };
-        Ok(Self { calls: client(16)?, bulk: client(64)?, timeouts })
+        let stall = Some(timeouts.stall);
+        // A read timeout runs from the first byte sent, so a slow PUT must not have one: its progress
+        // is watched instead.
+        Ok(Self { calls: client(16, stall)?, gets: client(64, stall)?, puts: client(64, None)?, timeouts })
     }
 
     /// Sends a JSON call and reads a JSON answer. An empty answer reads as `null`.
@@ -154,7 +161,7 @@ impl Transport {
     async fn put_once(&self, url: &PartUrl, frames: &[Frame]) -> std::result::Result<PutAnswer, Failure> {
         let (body, sent) = PartBody::new(frames);
         let target = parse_signed(&url.upload_url)?;
-        let mut request = self.bulk.put(target).header(CONTENT_LENGTH, body.bytes_left());
+        let mut request = self.puts.put(target).header(CONTENT_LENGTH, body.bytes_left());
         if let Some(content_type) = url.content_type.as_deref().filter(|t| !t.is_empty()) {
             request = request.header(CONTENT_TYPE, content_type);
         }
@@ -167,10 +174,13 @@ impl Transport {
         if status.is_success() {
             let stored_crc64 = header_number(response.headers(), "x-oss-hash-crc64ecma");
             // Reading the (empty) body to its end gives the connection back to the pool.
-            read_body("PUT of a part", response, ERROR_BYTES_MAX).await?;
+            let end = read_body("PUT of a part", response, ERROR_BYTES_MAX);
+            tokio::time::timeout(self.timeouts.stall, end).await.map_err(|_| stall("PUT of a part"))??;
             return Ok(PutAnswer::Stored { stored_crc64, sent_crc64: sent.crc64() });
         }
-        let error = StoreError::read("PUT of a part", response).await?;
+        let error = StoreError::read("PUT of a part", response);
+        let error =
+            tokio::time::timeout(self.timeouts.stall, error).await.map_err(|_| stall("PUT of a part"))??;
         match error.code.as_str() {
             _ if error.is_expired() => Ok(PutAnswer::Expired),
             "PartAlreadyExist" => Ok(PutAnswer::AlreadyStored),
@@ -198,7 +208,7 @@ impl Transport {
     ) -> std::result::Result<GetAnswer, Failure> {
         const WHAT: &str = "GET of content";
         let request =
-            self.bulk.get(parse_signed(url.expose())?).header(RANGE, format!("bytes={start}-{}", end - 1));
+            self.gets.get(parse_signed(url.expose())?).header(RANGE, format!("bytes={start}-{}", end - 1));
         let response = tokio::time::timeout(self.timeouts.stall, request.send())
             .await
             .map_err(|_| stall(WHAT))?

@@ -34,14 +34,14 @@ impl Device {
     }
 }
 
-/// Whether a process has an inode of a device open (the descriptor that is being closed is no
+/// Whether a process has an inode of a device open for writing (the descriptor that is being closed is no
 /// longer among its descriptors).
 pub fn holds_open(tgid: u32, ino: Ino, device: Device) -> Option<bool> {
     for entry in fs::read_dir(format!("/proc/{tgid}/fdinfo")).ok()? {
         // A descriptor may be closed between the steps.
         let Ok(entry) = entry else { continue };
         let Ok(text) = fs::read_to_string(entry.path()) else { continue };
-        if parse_ino(&text) != Some(ino.0) {
+        if parse_ino(&text) != Some(ino.0) || !can_write(&text) {
             continue;
         }
         // Other file systems have an inode of this number too.
@@ -65,6 +65,14 @@ fn device_of(link: &str) -> Option<Device> {
         (failed, facts)
     };
     (failed == 0).then_some(Device { major: facts.stx_dev_major, minor: facts.stx_dev_minor })
+}
+
+/// Whether a descriptor was opened for writing; one that does not tell may have been.
+fn can_write(fdinfo: &str) -> bool {
+    let flags = fdinfo.lines().find_map(|line| line.strip_prefix("flags:"));
+    flags
+        .and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok())
+        .is_none_or(|flags| flags & libc::O_ACCMODE != libc::O_RDONLY)
 }
 
 fn parse_ino(fdinfo: &str) -> Option<u64> {
@@ -106,6 +114,8 @@ mod tests {
         assert_eq!(parse_thread_group("Name:\tcp\nTgid:\t42\nPid:\t43\n"), Some(42));
         assert_eq!(parse_ino("pos:\t0\nflags:\t02\nmnt_id:\t1\nino:\t7\n"), Some(7));
         assert_eq!(parse_ino("pos:\t0\n"), None);
+        assert!(can_write("flags:\t0100001\n") && can_write("flags:\t02\n") && can_write(""));
+        assert!(!can_write("flags:\t0100000\n"));
         assert_eq!(Device::parse("0:52"), Some(Device { major: 0, minor: 52 }));
         assert_eq!(Device::parse("52"), None);
     }

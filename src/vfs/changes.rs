@@ -184,6 +184,12 @@ impl Vfs {
             return Err(Error::new(ErrorKind::Exists, format!("{} exists", to.name)));
         }
         let kind = self.check_kinds(source, target, to)?;
+        if let Some(open) = target.and_then(|target| self.files.get(target))
+            && let Some(mut running) = open.running()
+        {
+            // It would land on top of what is to replace it. How it ends does not matter.
+            let _ = running.wait_for(Option::is_some).await.is_ok();
+        }
         if kind == FileType::Folder {
             if let Some(target) = target {
                 self.remove_folder(target).await?;

@@ -15,6 +15,8 @@ use crate::pds::drive::FileMeta;
 use crate::pds::types::CheckNameMode;
 use crate::tree::Identity;
 
+/// Renames that are followed after one commit.
+const LATE_RENAMES_MAX: usize = 8;
 /// The drive keeps modification times to the millisecond.
 const TIME_GRAIN: Duration = Duration::from_millis(1);
 
@@ -62,6 +64,29 @@ impl Vfs {
             tracing::error!(ino = %file.ino(), %error, "a file could not be brought to the drive");
         }
         ticket.done(&landed);
+        if let Ok(finished) = landed {
+            self.follow_late_renames(&file, finished).await;
+        }
+    }
+
+    /// A rename that came while the commit was ending has changed the tree only.
+    async fn follow_late_renames(&self, file: &Arc<OpenFile>, mut finished: Finished) {
+        for _ in 0..LATE_RENAMES_MAX {
+            if file.is_orphan() || file.is_unsaved() {
+                return;
+            }
+            match self.follow_rename(file.ino(), &finished).await {
+                Ok(Some(moved)) => {
+                    finished.meta = FileMeta { mtime: file.mtime(), ..moved };
+                    self.tree().adopt(file.ino(), finished.meta.clone(), Instant::now());
+                }
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::error!(ino = %file.ino(), %error, "a renamed file is not at its new place");
+                    return;
+                }
+            }
+        }
     }
 
     /// The drive has the content: the name may have changed meanwhile, and the tree must learn.

@@ -92,7 +92,8 @@ impl Vfs {
             && flags & libc::O_TRUNC != 0
             && let Err(error) = self.truncate(&file, 0).await
         {
-            self.close_file(&file, true);
+            self.files.leave_writer(ino);
+            self.close_file(&file);
             return Err(error);
         }
         Ok(self.add_handle(file, access, caller))
@@ -205,10 +206,13 @@ impl Vfs {
         }
     }
 
-    /// The first bytes through a handle make the file unsaved for the tree too.
+    /// The first bytes after a commit make the file unsaved for the tree too.
     fn note_written(&self, handle: &Handle, bytes: usize) {
-        if bytes > 0 && !handle.wrote.swap(true, Ordering::Relaxed) {
-            self.tree().mark_unsaved(handle.file.ino());
+        if bytes > 0 {
+            handle.wrote.store(true, Ordering::Relaxed);
+            if handle.file.mark() {
+                self.tree().mark_unsaved(handle.file.ino());
+            }
         }
     }
 
@@ -234,11 +238,11 @@ impl Vfs {
                     done += appended.bytes;
                     appended.wait
                 }
-                Ok(Wrote::Committing) => None,
+                Ok(Wrote::Committing) => Some(Wait::Commit),
                 Err(error) if done == 0 => return Err(error),
                 Err(_) => break,
             };
-            if done == data.len() || (wait == Some(Wait::Drive) && flow.is_none()) {
+            if done == data.len() || wait.is_none() || (wait == Some(Wait::Drive) && flow.is_none()) {
                 continue;
             }
             tokio::select! {
@@ -298,19 +302,19 @@ impl Vfs {
             return Err(Error::new(ErrorKind::BadHandle, "no such open file"));
         };
         let writes = handle.access.writes();
-        let last_writer = writes && self.files.is_last_writer(handle.file.ino());
+        let last_writer = writes && self.files.leave_writer(handle.file.ino());
         let settled = if last_writer { self.settle(&handle.file).await } else { Ok(()) };
-        self.close_file(&handle.file, writes);
+        self.close_file(&handle.file);
         settled
     }
 
-    /// One handle less.
-    pub(super) fn close_file(&self, file: &Arc<OpenFile>, writes: bool) {
+    /// One handle less, which writes no more.
+    pub(super) fn close_file(&self, file: &Arc<OpenFile>) {
         let failed = file.check().is_err();
         let left = {
             // Under the tree's lock, as opening is: a name is not discarded under a new handle.
             let mut tree = self.tree();
-            let left = self.files.close(file.ino(), writes);
+            let left = self.files.close(file.ino());
             if left == Left::Nothing && failed {
                 // It did not come to the drive, and its error has been told.
                 tree.discard(file.ino(), Instant::now());
@@ -346,10 +350,10 @@ impl Vfs {
         }
         let file = self.open_file(ino, true)?;
         let mut done = self.truncate(&file, size).await;
-        if done.is_ok() && self.files.is_last_writer(ino) {
+        if self.files.leave_writer(ino) && done.is_ok() {
             done = self.settle(&file).await;
         }
-        self.close_file(&file, true);
+        self.close_file(&file);
         done
     }
 

@@ -4,6 +4,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 
+use pdsfs::server::{FaultAction, FaultRule};
+
 use crate::rig::{Rig, errno, fresh_bytes};
 
 #[test]
@@ -74,5 +76,44 @@ fn the_same_bytes_again_are_not_uploaded() {
         let before = rig.client().find("f").unwrap();
         fs::write(mount.at("f"), &bytes).unwrap();
         assert_eq!(rig.client().find("f").unwrap().revision, before.revision, "{size} bytes");
+    }
+}
+
+/// Only descriptors that can write put off a commit.
+#[test]
+fn regression_a_reader_in_the_same_process_does_not_put_off_the_commit() {
+    let rig = Rig::new();
+    let mount = rig.mount();
+    fs::write(mount.at("f"), b"old").unwrap();
+    let reader = File::open(mount.at("f")).unwrap();
+    fs::write(mount.at("f"), b"new content").unwrap();
+    assert_eq!(rig.client().read("f").unwrap(), b"new content");
+    drop(reader);
+}
+
+/// A failed stream that stays open must not keep the memory that others wait for.
+#[test]
+fn regression_a_failed_file_gives_its_memory_back() {
+    let rig = Rig::new();
+    let mount =
+        rig.mount_with(&["--part-size", "256KiB", "--buffer-size", "1MiB", "--commit-timeout", "20s"]);
+    rig.server().faults().add(FaultRule::new("put_part", refused()));
+    let mut failed = File::create(mount.at("failed")).unwrap();
+    while failed.write_all(&fresh_bytes(256 << 10)).is_ok() {}
+    rig.server().faults().clear();
+    let bytes = fresh_bytes(3 << 20);
+    fs::write(mount.at("other"), &bytes).unwrap();
+    assert_eq!(rig.client().read("other").unwrap(), bytes);
+    drop(failed);
+}
+
+fn refused() -> FaultAction {
+    FaultAction::Status {
+        status: 403,
+        code: "AccessDenied".into(),
+        message: "on purpose".into(),
+        retry_after_s: None,
+        x_retry_after_ms: None,
+        empty_body: false,
     }
 }
