@@ -28,8 +28,10 @@ fn five_hundred_files_open_at_once_finish_inside_the_budget() {
     files.into_iter().enumerate().for_each(|(i, file)| {
         file.sync_all().unwrap_or_else(|e| panic!("file {i}: {e}"));
     });
+    // The budget, the first 64 KiB of each file (for whoever looks at it), and the daemon itself: far
+    // from the 750 MiB that were written.
     let peak = mount.peak_memory_bytes();
-    assert!(peak < 160 << 20, "{} MiB", peak >> 20);
+    assert!(peak < 128 << 20, "{} MiB", peak >> 20);
     assert_eq!(fs::read_dir(spill.path()).unwrap().count(), 0, "what was put aside has no name");
     assert_eq!(rig.client().names("").len(), 500);
     for i in [0, 255, 256, 499] {
