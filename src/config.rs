@@ -65,6 +65,33 @@ pub struct MountConfig {
 }
 
 impl MountConfig {
+    /// A drive with every default: owned by root, mounted nowhere yet, parts put aside in the system's
+    /// temporary folder.
+    pub fn new(endpoint: url::Url, drive_id: DriveId, credential: Credential) -> Self {
+        Self {
+            endpoint,
+            drive_id,
+            root_id: FileId::root(),
+            credential,
+            mountpoint: PathBuf::new(),
+            allow_other: false,
+            read_only: false,
+            uid: 0,
+            gid: 0,
+            umask: 0o022,
+            part_size: PartSize::DEFAULT,
+            parts_in_flight_max: Self::PARTS_IN_FLIGHT_MAX,
+            buffer_bytes_max: Self::BUFFER_BYTES_MAX,
+            read_cache_bytes_max: Self::READ_CACHE_BYTES_MAX,
+            metadata_ttl: Self::METADATA_TTL,
+            commit_timeout: Self::COMMIT_TIMEOUT,
+            call_timeout: Self::CALL_TIMEOUT,
+            stall_timeout: Self::STALL_TIMEOUT,
+            remove: RemoveMode::default(),
+            spill_dir: std::env::temp_dir(),
+        }
+    }
+
     /// Default of [`Self::parts_in_flight_max`].
     pub const PARTS_IN_FLIGHT_MAX: usize = 32;
     /// Default of [`Self::buffer_bytes_max`]: 256 MiB.

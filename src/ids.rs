@@ -116,7 +116,7 @@ impl FileId {
 }
 
 /// Reads a JSON string, or a JSON integer as its decimal digits (PDS documents both for ids).
-fn lenient_string<'de, D: Deserializer<'de>>(d: D) -> Result<String, D::Error> {
+pub(crate) fn lenient_string<'de, D: Deserializer<'de>>(d: D) -> Result<String, D::Error> {
     struct Visitor;
     impl serde::de::Visitor<'_> for Visitor {
         type Value = String;

@@ -7,13 +7,13 @@
 // A whole file of tests: helpers may fail as tests do.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
-use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
 use pdsfs::ErrorKind;
 use pdsfs::config::{Credential, MountConfig, RemoveMode};
 use pdsfs::content::part::{combine_crc64, crc64};
-use pdsfs::ids::{DriveId, FileId, PartNumber, PartSize, Secret, Sha1Hash};
+use pdsfs::ids::{DriveId, FileId, PartNumber, Secret, Sha1Hash};
 use pdsfs::pds::drive::{Created, Drive, Expected, FileMeta, NewFile, PutOutcome, RangeError, Upload};
 use pdsfs::pds::frame::Frame;
 use pdsfs::pds::types::{CheckNameMode, FileType, PartUrl};
@@ -43,7 +43,12 @@ impl Place {
             let server = Server::start(listener, config).await.unwrap();
             (format!("http://{}", server.addr()), "token".into(), "1".into(), Some((server, data)))
         };
-        let drive = Drive::new(&config(&endpoint, token, &drive_id)).unwrap();
+        let credential = Credential::Token(Secret::new(token));
+        let config = MountConfig {
+            commit_timeout: Duration::from_secs(60),
+            ..MountConfig::new(endpoint.parse().unwrap(), DriveId::new(&drive_id).unwrap(), credential)
+        };
+        let drive = Drive::new(&config).unwrap();
         let stamp = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos();
         let folder = drive.create_folder(&FileId::root(), &format!("pdsfs-contract-{stamp}")).await.unwrap();
         Self { drive, folder: folder.file_id, local }
@@ -104,7 +109,7 @@ impl Place {
 
 async fn put(drive: &Drive, url: &PartUrl, frame: &Frame) {
     let frames = [frame.clone()];
-    let outcome = drive.put_part(url, &frames).await.unwrap();
+    let outcome = drive.put_part(url, &frames, &AtomicBool::new(false)).await.unwrap();
     assert_eq!(outcome, PutOutcome::Stored { crc64: crc64(&frames).unwrap() });
 }
 
@@ -139,31 +144,6 @@ fn fresh_bytes(len: usize) -> Vec<u8> {
     let seed = format!("{:?} {}", SystemTime::now(), CALLS.fetch_add(1, Ordering::Relaxed));
     let blocks = (0u64..).flat_map(|i| sha1::Sha1::digest(format!("{seed} {i}")).to_vec());
     blocks.take(len).collect()
-}
-
-fn config(endpoint: &str, token: String, drive_id: &str) -> MountConfig {
-    MountConfig {
-        endpoint: endpoint.parse().unwrap(),
-        drive_id: DriveId::new(drive_id).unwrap(),
-        root_id: FileId::root(),
-        credential: Credential::Token(Secret::new(token)),
-        mountpoint: PathBuf::new(),
-        allow_other: false,
-        read_only: false,
-        uid: 0,
-        gid: 0,
-        umask: 0,
-        part_size: PartSize::DEFAULT,
-        parts_in_flight_max: 4,
-        buffer_bytes_max: MountConfig::BUFFER_BYTES_MAX,
-        read_cache_bytes_max: MountConfig::READ_CACHE_BYTES_MAX,
-        metadata_ttl: MountConfig::METADATA_TTL,
-        commit_timeout: Duration::from_secs(60),
-        call_timeout: MountConfig::CALL_TIMEOUT,
-        stall_timeout: MountConfig::STALL_TIMEOUT,
-        remove: RemoveMode::Trash,
-        spill_dir: std::env::temp_dir(),
-    }
 }
 
 #[tokio::test]
@@ -305,7 +285,7 @@ async fn contract_a_broken_chain_of_midstates_is_refused() {
     };
     for ((_, _, frame), url) in parts.iter().zip(&urls) {
         let frames = [frame.clone()];
-        let _ = place.drive.put_part(url, &frames).await;
+        let _ = place.drive.put_part(url, &frames, &AtomicBool::new(false)).await;
     }
     assert!(place.drive.complete(&upload, &expected(&bytes)).await.is_err());
     assert!(place.names(&place.folder).await.is_empty());

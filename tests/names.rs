@@ -6,12 +6,11 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pdsfs::ErrorKind;
-use pdsfs::config::{Credential, MountConfig, RemoveMode};
+use pdsfs::config::{Credential, MountConfig};
 use pdsfs::ids::{DriveId, FileId, Ino, PartSize, Secret};
 use pdsfs::pds::drive::{Drive, FileMeta};
 use pdsfs::pds::types::CheckNameMode;
@@ -42,27 +41,14 @@ impl Rig {
         configure(&mut config);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = Server::start(listener, config).await.unwrap();
+        let endpoint = format!("http://{}", server.addr()).parse().unwrap();
+        let credential = Credential::Token(Secret::new("token".into()));
         let config = Arc::new(MountConfig {
-            endpoint: format!("http://{}", server.addr()).parse().unwrap(),
-            drive_id: DriveId::new("1").unwrap(),
-            root_id: FileId::root(),
-            credential: Credential::Token(Secret::new("token".into())),
-            mountpoint: PathBuf::new(),
-            allow_other: false,
-            read_only: false,
-            uid: 0,
-            gid: 0,
-            umask: 0o022,
             part_size: PartSize::new(64).unwrap(),
             parts_in_flight_max: 4,
-            buffer_bytes_max: MountConfig::BUFFER_BYTES_MAX,
-            read_cache_bytes_max: MountConfig::READ_CACHE_BYTES_MAX,
             metadata_ttl,
             commit_timeout: Duration::from_secs(30),
-            call_timeout: MountConfig::CALL_TIMEOUT,
-            stall_timeout: MountConfig::STALL_TIMEOUT,
-            remove: RemoveMode::Trash,
-            spill_dir: std::env::temp_dir(),
+            ..MountConfig::new(endpoint, DriveId::new("1").unwrap(), credential)
         });
         let drive = Drive::new(&config).unwrap();
         let vfs = mount(&config);

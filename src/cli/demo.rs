@@ -16,9 +16,9 @@ use tokio::time::MissedTickBehavior;
 
 use crate::cli::mount::mount_in_process;
 use crate::cli::signals::Signals;
-use crate::config::{Credential, MountConfig, RemoveMode};
+use crate::config::{Credential, MountConfig};
 use crate::error::Result;
-use crate::ids::{DriveId, FileId, PartSize, Secret};
+use crate::ids::{DriveId, Secret};
 use crate::status::{Event, Progress};
 
 mod backend;
@@ -126,27 +126,14 @@ fn mount_config(
 ) -> Result<MountConfig> {
     // SAFETY: both calls only read the process's own ids and cannot fail.
     let (uid, gid) = unsafe { (libc::getuid(), libc::getgid()) };
+    let credential = Credential::Token(token);
     Ok(MountConfig {
-        endpoint: backend.url().clone(),
-        drive_id: DriveId::new(DRIVE_ID)?,
-        root_id: FileId::root(),
-        credential: Credential::Token(token),
         mountpoint: mountpoint.to_owned(),
-        allow_other: false,
-        read_only: false,
         uid,
         gid,
-        umask: 0o022,
-        part_size: PartSize::DEFAULT,
-        parts_in_flight_max: MountConfig::PARTS_IN_FLIGHT_MAX,
-        buffer_bytes_max: MountConfig::BUFFER_BYTES_MAX,
-        read_cache_bytes_max: MountConfig::READ_CACHE_BYTES_MAX,
-        metadata_ttl: MountConfig::METADATA_TTL,
         commit_timeout: COMMIT_TIMEOUT,
-        call_timeout: MountConfig::CALL_TIMEOUT,
-        stall_timeout: MountConfig::STALL_TIMEOUT,
-        remove: RemoveMode::Trash,
         spill_dir,
+        ..MountConfig::new(backend.url().clone(), DriveId::new(DRIVE_ID)?, credential)
     })
 }
 

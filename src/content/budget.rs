@@ -60,7 +60,8 @@ impl Budget {
     }
 
     /// Bytes in use.
-    pub fn bytes_in_use(&self) -> u64 {
+    #[cfg(test)]
+    pub(super) fn bytes_in_use(&self) -> u64 {
         (self.lock().in_use * self.slab_bytes) as u64
     }
 

@@ -84,8 +84,11 @@ impl Control {
         }
     }
 
-    fn throttled(&mut self) {
+    fn abandoned(&mut self) {
         self.in_flight = self.in_flight.saturating_sub(1);
+    }
+
+    fn throttled(&mut self) {
         self.limit = (self.limit / 2).max(IN_FLIGHT_MIN.min(self.limit_max));
     }
 
@@ -138,7 +141,7 @@ pub struct Slot {
 #[derive(Clone, Copy, Debug)]
 enum Outcome {
     Abandoned,
-    Stored(u64),
+    Stored { bytes: u64, throttled: bool },
 }
 
 impl Gate {
@@ -194,9 +197,9 @@ impl Gate {
 }
 
 impl Slot {
-    /// The store has the part.
-    pub fn stored(mut self, bytes: u64) {
-        self.outcome = Outcome::Stored(bytes);
+    /// The store has the part; on the way it may have asked for fewer requests.
+    pub fn stored(mut self, bytes: u64, throttled: bool) {
+        self.outcome = Outcome::Stored { bytes, throttled };
     }
 
     /// The time of the PUT starts again: what was before was not the connection's doing.
@@ -211,8 +214,13 @@ impl Drop for Slot {
         let others_wait = self.gate.slots.available_permits() == 0;
         let elapsed = now.duration_since(self.started);
         self.gate.adjust(|control| match self.outcome {
-            Outcome::Stored(bytes) => control.finished(now, bytes, elapsed, others_wait),
-            Outcome::Abandoned => control.throttled(),
+            Outcome::Stored { bytes, throttled } => {
+                control.finished(now, bytes, elapsed, others_wait);
+                if throttled {
+                    control.throttled();
+                }
+            }
+            Outcome::Abandoned => control.abandoned(),
         });
         if self.gate.collect_debt()
             && let Some(permit) = self.permit.take()
@@ -310,10 +318,20 @@ mod tests {
             slots.push(gate.enter().await);
         }
         gate.adjust(|control| control.limit = 5);
-        slots.drain(..3).for_each(|slot| slot.stored(1));
+        slots.drain(..3).for_each(|slot| slot.stored(1, false));
         assert_eq!(gate.slots.available_permits(), 0);
-        slots.drain(..).for_each(|slot| slot.stored(1));
+        slots.drain(..).for_each(|slot| slot.stored(1, false));
         assert_eq!(gate.slots.available_permits(), 5);
+    }
+
+    #[tokio::test]
+    async fn a_throttled_part_halves_the_number_and_an_abandoned_one_does_not() {
+        let gate = Gate::new(32, PART);
+        gate.adjust(|control| control.limit = 16);
+        drop(gate.enter().await);
+        assert_eq!(gate.limit(), 16);
+        gate.enter().await.stored(1, true);
+        assert_eq!(gate.limit(), 8);
     }
 
     #[tokio::test]
@@ -325,9 +343,9 @@ mod tests {
         }
         assert_eq!(gate.slots.available_permits(), 0);
         if let Some(slot) = slots.pop() {
-            slot.stored(PART);
+            slot.stored(PART, false);
         }
         assert_eq!(gate.slots.available_permits(), 1);
-        gate.enter().await.stored(1);
+        gate.enter().await.stored(1, false);
     }
 }

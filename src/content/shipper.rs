@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
 use tokio::sync::mpsc;
@@ -18,7 +19,7 @@ use tokio::task::JoinSet;
 
 use super::budget::Budget;
 use super::flow::Flow;
-use super::in_flight::Gate;
+use super::in_flight::{Gate, Slot};
 use super::part::{combine_crc64, crc64};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, PartNumber, PartSize, Sha1Hash};
@@ -303,17 +304,18 @@ impl Put {
     pub(super) async fn run(self, url: PartUrl) -> Result<(PartNumber, u64, u64)> {
         let mut slot = self.env.gate.enter().await;
         self.transfer.part_started();
-        let outcome = self.put(url, &mut slot).await;
+        let throttled = AtomicBool::new(false);
+        let outcome = self.put(url, &mut slot, &throttled).await;
         self.transfer.part_done(self.part.bytes, outcome.is_ok());
         let crc = outcome?;
-        slot.stored(self.part.bytes);
+        slot.stored(self.part.bytes, throttled.into_inner());
         self.flow.acknowledge(self.part.offset, self.part.bytes);
         Ok((self.part.number, self.part.bytes, crc))
     }
 
-    async fn put(&self, mut url: PartUrl, slot: &mut super::in_flight::Slot) -> Result<u64> {
+    async fn put(&self, mut url: PartUrl, slot: &mut Slot, throttled: &AtomicBool) -> Result<u64> {
         for _ in 0..RESIGN_MAX {
-            match self.env.drive.put_part(&url, &self.part.frames).await? {
+            match self.env.drive.put_part(&url, &self.part.frames, throttled).await? {
                 PutOutcome::Stored { crc64 } => return Ok(crc64),
                 PutOutcome::StoredBefore => return crc64(&self.part.frames),
                 PutOutcome::NoSuchUpload => {

@@ -5,6 +5,7 @@
 //! Metadata and bulk data use separate connection pools, so that a full pipe of parts never
 //! delays a listing. Every body read is bounded; signed URLs are logged as host only.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -148,14 +149,23 @@ impl Transport {
         })
     }
 
-    /// PUTs one part. Repeats on anything transient; a stall of [`Timeouts::stall`] is transient.
+    /// PUTs one part. Repeats on anything transient; a stall of [`Timeouts::stall`] is transient. Sets
+    /// `throttled` where the store asked for fewer requests, whatever came of it.
     pub async fn put_part(
         &self,
         url: &PartUrl,
         body: &[Frame],
         policy: RetryPolicy,
+        throttled: &AtomicBool,
     ) -> std::result::Result<PutAnswer, Failure> {
-        policy.run(Idempotency::Safe, || self.put_once(url, body)).await
+        let attempt = async || {
+            let answer = self.put_once(url, body).await;
+            if answer.as_ref().is_err_and(|failure| failure.error.kind() == ErrorKind::Throttled) {
+                throttled.store(true, Ordering::Relaxed);
+            }
+            answer
+        };
+        policy.run(Idempotency::Safe, attempt).await
     }
 
     async fn put_once(&self, url: &PartUrl, frames: &[Frame]) -> std::result::Result<PutAnswer, Failure> {

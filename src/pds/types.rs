@@ -461,17 +461,24 @@ fn null_is_empty<'de, D: serde::Deserializer<'de>>(d: D) -> Result<String, D::Er
     Ok(Option::<String>::deserialize(d)?.unwrap_or_default())
 }
 
-/// Services write absent values as `""`, `null` or not at all.
+/// Services write absent values as `""`, `null` or not at all, and numbers as strings or numbers.
 fn empty_is_none<'de, D, T>(d: D) -> Result<Option<T>, D::Error>
 where
     D: serde::Deserializer<'de>,
-    T: serde::de::DeserializeOwned,
+    T: std::str::FromStr,
+    T::Err: std::fmt::Display,
 {
     use serde::de::Error;
-    match Option::<serde_json::Value>::deserialize(d)? {
-        None => Ok(None),
-        Some(serde_json::Value::String(text)) if text.is_empty() => Ok(None),
-        Some(value) => serde_json::from_value(value).map(Some).map_err(D::Error::custom),
+    let text = Option::<LenientText>::deserialize(d)?.filter(|text| !text.0.is_empty());
+    text.map(|text| text.0.parse().map_err(D::Error::custom)).transpose()
+}
+
+/// A JSON string, or an integer as its digits.
+struct LenientText(String);
+
+impl<'de> Deserialize<'de> for LenientText {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        crate::ids::lenient_string(d).map(Self)
     }
 }
 

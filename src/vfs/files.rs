@@ -25,7 +25,7 @@ use crate::tree::Name;
 pub(super) struct Handle {
     file: Arc<OpenFile>,
     access: Access,
-    /// The process that opened it.
+    /// The process that opened it for writing.
     opener: Option<u32>,
     /// Something was written through this handle.
     wrote: AtomicBool,
@@ -133,7 +133,7 @@ impl Vfs {
         let handle = Handle {
             file,
             access,
-            opener: thread_group(caller.tid),
+            opener: access.writes().then(|| thread_group(caller.tid)).flatten(),
             wrote: AtomicBool::new(false),
             cursor: self.reader.cursor(),
         };
@@ -291,7 +291,9 @@ impl Vfs {
         let handle = self.handles.get(fh)?;
         if handle.access.writes() {
             self.settle(&handle.file).await?;
-            self.times.flush(&self.drive).await?;
+            if let Some(base) = handle.file.base() {
+                self.times.flush_file(&self.drive, &base.file_id).await?;
+            }
         }
         Ok(())
     }

@@ -63,35 +63,46 @@ impl PendingTimes {
         }
     }
 
-    /// Sends everything now. What could not be sent stays.
+    /// Sends the change of one file now, if there is one.
+    pub async fn flush_file(&self, drive: &Drive, file: &FileId) -> Result<()> {
+        let _one_at_a_time = self.sending.lock().await;
+        let Some(mtime) = self.get(file) else { return Ok(()) };
+        let outcome = drive.set_mtime(file, mtime).await.map(|_| ());
+        self.settle(file, mtime, outcome)
+    }
+
+    /// Sends everything now. What could not be sent stays; the first failure of it.
     pub async fn flush(&self, drive: &Drive) -> Result<()> {
         let _one_at_a_time = self.sending.lock().await;
         let changes: Vec<_> = self.lock().iter().map(|(file, mtime)| (file.clone(), *mtime)).collect();
+        let mut first_failure = Ok(());
         for batch in changes.chunks(BATCH_MAX) {
             let outcomes = match batch {
                 [(file, mtime)] => vec![drive.set_mtime(file, *mtime).await.map(|_| ())],
-                batch => drive.set_mtimes(batch).await?,
+                batch => match drive.set_mtimes(batch).await {
+                    Ok(outcomes) => outcomes,
+                    Err(error) => vec![Err(error); batch.len()],
+                },
             };
-            let mut first_failure = None;
             for ((file, mtime), outcome) in batch.iter().zip(outcomes) {
-                match outcome {
-                    // Whatever is final for this file will not get better by repeating it.
-                    Err(error) if !is_final(&error) => first_failure = first_failure.or(Some(error)),
-                    outcome => {
-                        if let Err(error) = outcome {
-                            tracing::warn!(%file, %error, "the drive keeps no modification time for this file");
-                        }
-                        let mut changes = self.lock();
-                        // A later change for the file stays for the next round.
-                        if changes.get(file) == Some(mtime) {
-                            changes.remove(file);
-                        }
-                    }
-                }
+                first_failure = first_failure.and(self.settle(file, *mtime, outcome));
             }
-            if let Some(error) = first_failure {
+        }
+        first_failure
+    }
+
+    /// Forgets a change that the drive took, or that it will never take.
+    fn settle(&self, file: &FileId, mtime: SystemTime, outcome: Result<()>) -> Result<()> {
+        if let Err(error) = outcome {
+            if !is_final(&error) {
                 return Err(error);
             }
+            tracing::warn!(%file, %error, "the drive keeps no modification time for this file");
+        }
+        let mut changes = self.lock();
+        // A later change for the file stays for the next round.
+        if changes.get(file) == Some(&mtime) {
+            changes.remove(file);
         }
         Ok(())
     }

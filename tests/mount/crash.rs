@@ -37,6 +37,7 @@ fn kill_9_during_an_overwrite_leaves_the_old_revision_or_the_new_one() {
                 file.sync_all()
             });
         });
+        // A moment that nothing announces is what this is about.
         std::thread::sleep(moment(round));
         let dead = mount.kill();
         writer.join().unwrap();
@@ -92,6 +93,7 @@ fn a_server_that_restarts_is_waited_for() {
         file.write_all(&rest).unwrap();
         file.sync_all().unwrap();
     });
+    // An outage has to last for a while; there is no event in it to wait for.
     std::thread::sleep(Duration::from_millis(500));
     rig.resume();
     writer.join().unwrap();

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use pdsfs::ids::FileId;
+use pdsfs::pds::types::CheckNameMode;
 
 use crate::rig::{Rig, errno, fresh_bytes, wait_until};
 
@@ -258,4 +259,40 @@ fn absent_names_are_remembered() {
         }
     }
     assert_eq!(calls(&rig), before);
+}
+
+#[test]
+fn siblings_of_one_name_are_numbered_and_each_is_itself() {
+    let rig = Rig::new();
+    {
+        let mount = rig.mount();
+        fs::write(mount.at("a.txt"), b"first").unwrap();
+        fs::write(mount.at("b.txt"), b"second").unwrap();
+    }
+    let other = rig.client().find("b.txt").unwrap().file_id;
+    rig.block_on(rig.client().drive.rename(&other, "a.txt", CheckNameMode::Ignore)).unwrap();
+    assert_eq!(rig.client().names(""), ["a.txt", "a.txt"]);
+    let mount = rig.mount();
+    assert_eq!(listed(mount.path()), BTreeSet::from(["a (2).txt".to_owned(), "a.txt".to_owned()]));
+    let mut contents = [fs::read(mount.at("a.txt")).unwrap(), fs::read(mount.at("a (2).txt")).unwrap()];
+    contents.sort();
+    assert_eq!(contents, [b"first".to_vec(), b"second".to_vec()]);
+    fs::remove_file(mount.at("a (2).txt")).unwrap();
+    assert_eq!(rig.client().names(""), ["a.txt"]);
+}
+
+#[test]
+fn free_space_is_the_drives_quota() {
+    const QUOTA_BYTES: u64 = 100 << 20;
+    let rig = Rig::with(|config| config.quota_bytes = Some(QUOTA_BYTES));
+    {
+        let mount = rig.mount();
+        fs::write(mount.at("f"), fresh_bytes(1 << 20)).unwrap();
+    }
+    let mount = rig.mount();
+    let output = std::process::Command::new("stat").args(["-f", "-c", "%s %b %f"]).arg(mount.path()).output();
+    let output = String::from_utf8(output.unwrap().stdout).unwrap();
+    let numbers: Vec<u64> = output.split_whitespace().map(|number| number.parse().unwrap()).collect();
+    assert_eq!(numbers[0] * numbers[1], QUOTA_BYTES);
+    assert_eq!(numbers[0] * numbers[2], QUOTA_BYTES - (1 << 20));
 }

@@ -166,19 +166,25 @@ fn a_shell_group_writes_many_lines_through_one_descriptor() {
     let text = "line 1\nline 2\nline 3\nline 4\nline 5\nchild\nlast\n";
     assert_eq!(fs::read_to_string(mount.at("list")).unwrap(), text);
     wait_until("the drive has the list", || (rig.client().read("list")? == text.as_bytes()).then_some(()));
+    assert_eq!(rig.server().stats().count("file/complete"), 1, "one upload, not one per line");
 }
 
 #[test]
 fn a_redirected_command_commits_once() {
     let rig = Rig::new();
     let mount = small_parts(&rig);
-    let script = "cat /dev/null > empty; echo one > small; (sleep 0; echo two) >> small2";
+    let script =
+        "cat /dev/null > empty; { echo one; echo more; } > small; (cat /dev/null; echo two) >> small2";
     let status =
         std::process::Command::new("sh").args(["-c", script]).current_dir(mount.path()).status().unwrap();
     assert!(status.success());
     wait_until("the drive has all three", || {
         (rig.client().names("") == ["empty", "small", "small2"]).then_some(())
     });
-    assert_eq!(rig.client().read("small").unwrap(), b"one\n");
+    assert_eq!(rig.client().read("small").unwrap(), b"one\nmore\n");
     assert_eq!(rig.client().read("small2").unwrap(), b"two\n");
+    let stats = rig.server().stats();
+    // Three files; an empty one may be made without a byte where the drive had one before.
+    assert_eq!(stats.count("file/create"), 3, "each file once");
+    assert!(stats.count("file/complete") <= 3);
 }

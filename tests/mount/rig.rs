@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use pdsfs::config::{Credential, MountConfig, RemoveMode};
-use pdsfs::ids::{DriveId, FileId, PartSize, Secret};
+use pdsfs::config::{Credential, MountConfig};
+use pdsfs::ids::{DriveId, FileId, Secret};
 use pdsfs::pds::drive::{Drive, FileMeta};
 use pdsfs::server::{Server, ServerConfig};
 
@@ -83,7 +83,12 @@ impl Rig {
 
     /// A client of its own: what everybody else sees.
     pub fn client(&self) -> Client<'_> {
-        let config = client_config(&self.endpoint());
+        let credential = Credential::Token(Secret::new(TOKEN.into()));
+        let drive_id = DriveId::new("1").unwrap();
+        let config = MountConfig {
+            commit_timeout: Duration::from_secs(30),
+            ..MountConfig::new(self.endpoint().parse().unwrap(), drive_id, credential)
+        };
         Client { rig: self, drive: Drive::new(&config).unwrap() }
     }
 
@@ -106,32 +111,6 @@ impl Rig {
 impl Drop for Rig {
     fn drop(&mut self) {
         self.stop();
-    }
-}
-
-/// The configuration of a client without a mount.
-pub fn client_config(endpoint: &str) -> MountConfig {
-    MountConfig {
-        endpoint: endpoint.parse().unwrap(),
-        drive_id: DriveId::new("1").unwrap(),
-        root_id: FileId::root(),
-        credential: Credential::Token(Secret::new(TOKEN.into())),
-        mountpoint: PathBuf::new(),
-        allow_other: false,
-        read_only: false,
-        uid: 0,
-        gid: 0,
-        umask: 0o022,
-        part_size: PartSize::new(64).unwrap(),
-        parts_in_flight_max: 4,
-        buffer_bytes_max: MountConfig::BUFFER_BYTES_MAX,
-        read_cache_bytes_max: MountConfig::READ_CACHE_BYTES_MAX,
-        metadata_ttl: MountConfig::METADATA_TTL,
-        commit_timeout: Duration::from_secs(30),
-        call_timeout: MountConfig::CALL_TIMEOUT,
-        stall_timeout: MountConfig::STALL_TIMEOUT,
-        remove: RemoveMode::Trash,
-        spill_dir: std::env::temp_dir(),
     }
 }
 

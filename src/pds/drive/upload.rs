@@ -4,7 +4,7 @@
 //! was lost may simply be sent again: what the first one began expires by itself. A lost answer to
 //! `complete` is reconciled by reading: the file being there with our hash is a success.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use super::{Drive, FileMeta, meta};
@@ -152,16 +152,23 @@ impl Drive {
         Ok(answer.part_info_list)
     }
 
-    /// Sends a part. Where the store gives a CRC-64, it is that of what was sent.
-    pub async fn put_part(&self, url: &PartUrl, body: &[Frame]) -> Result<PutOutcome> {
+    /// Sends a part. Where the store gives a CRC-64, it is that of what was sent. Sets `throttled` where
+    /// the store asked for fewer requests, whatever came of it.
+    pub async fn put_part(
+        &self,
+        url: &PartUrl,
+        body: &[Frame],
+        throttled: &AtomicBool,
+    ) -> Result<PutOutcome> {
         const DAMAGED_MAX: usize = 3;
         for _ in 0..DAMAGED_MAX {
-            let (stored, sent) = match self.0.transport.put_part(url, body, self.0.transfer).await? {
-                PutAnswer::Stored { stored_crc64, sent_crc64 } => (stored_crc64, sent_crc64),
-                PutAnswer::AlreadyStored => return Ok(PutOutcome::StoredBefore),
-                PutAnswer::Expired => return Ok(PutOutcome::Expired),
-                PutAnswer::NoSuchUpload => return Ok(PutOutcome::NoSuchUpload),
-            };
+            let (stored, sent) =
+                match self.0.transport.put_part(url, body, self.0.transfer, throttled).await? {
+                    PutAnswer::Stored { stored_crc64, sent_crc64 } => (stored_crc64, sent_crc64),
+                    PutAnswer::AlreadyStored => return Ok(PutOutcome::StoredBefore),
+                    PutAnswer::Expired => return Ok(PutOutcome::Expired),
+                    PutAnswer::NoSuchUpload => return Ok(PutOutcome::NoSuchUpload),
+                };
             if stored.is_none_or(|stored| stored == sent) {
                 return Ok(PutOutcome::Stored { crc64: sent });
             }

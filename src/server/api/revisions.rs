@@ -99,9 +99,7 @@ pub(super) fn list(call: &Call, ask: OfRevision) -> Result<Answer, ApiError> {
 
 /// `file/revision/get`.
 pub(super) fn get(call: &Call, ask: OfRevision) -> Result<Answer, ApiError> {
-    let drive = need(ask.drive_id, "drive_id")?;
-    let file = need(ask.file_id, "file_id")?;
-    let id = need(ask.revision_id, "revision_id")?;
+    let (drive, file, id) = named(ask.drive_id, ask.file_id, ask.revision_id)?;
     call.app.catalog.read(|state| {
         let node = state.live(&drive, &file)?;
         Answer::json(200, &RevisionView::of(call, node, find(node, &id)?))
@@ -110,9 +108,7 @@ pub(super) fn get(call: &Call, ask: OfRevision) -> Result<Answer, ApiError> {
 
 /// `file/revision/update`.
 pub(super) async fn update(call: &Call, ask: OfRevision) -> Result<Answer, ApiError> {
-    let drive = need(ask.drive_id, "drive_id")?;
-    let file = need(ask.file_id, "file_id")?;
-    let id = need(ask.revision_id, "revision_id")?;
+    let (drive, file, id) = named(ask.drive_id, ask.file_id, ask.revision_id)?;
     check_description(ask.revision_description.as_ref())?;
     let now_ms = call.app.clock.now_ms();
     call.app
@@ -126,11 +122,18 @@ pub(super) async fn update(call: &Call, ask: OfRevision) -> Result<Answer, ApiEr
         .await
 }
 
+/// The three ids that name a revision.
+fn named(
+    drive: Option<DriveId>,
+    file: Option<FileId>,
+    revision: Option<String>,
+) -> Result<(DriveId, FileId, String), ApiError> {
+    Ok((need(drive, "drive_id")?, need(file, "file_id")?, need(revision, "revision_id")?))
+}
+
 /// `file/revision/restore`: an old content becomes the newest, as a revision of its own.
 pub(super) async fn restore(call: &Call, ask: OfRevision) -> Result<Answer, ApiError> {
-    let drive = need(ask.drive_id, "drive_id")?;
-    let file = need(ask.file_id, "file_id")?;
-    let id = need(ask.revision_id, "revision_id")?;
+    let (drive, file, id) = named(ask.drive_id, ask.file_id, ask.revision_id)?;
     let now_ms = call.app.clock.now_ms();
     call.app
         .catalog
@@ -148,9 +151,7 @@ pub(super) async fn restore(call: &Call, ask: OfRevision) -> Result<Answer, ApiE
 
 /// `file/revision/delete`, of all but the newest.
 pub(super) async fn delete(call: &Call, ask: OfRevision) -> Result<Answer, ApiError> {
-    let drive = need(ask.drive_id, "drive_id")?;
-    let file = need(ask.file_id, "file_id")?;
-    let id = need(ask.revision_id, "revision_id")?;
+    let (drive, file, id) = named(ask.drive_id, ask.file_id, ask.revision_id)?;
     let now_ms = call.app.clock.now_ms();
     call.app
         .catalog
