@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use pdsfs::ErrorKind;
 use pdsfs::config::{Credential, MountConfig, RemoveMode};
-use pdsfs::content::part::{combine_crc64, crc64};
+use pdsfs::content::part::crc64;
 use pdsfs::ids::{DriveId, FileId, PartNumber, Secret, Sha1Hash};
 use pdsfs::pds::drive::{Created, Drive, Expected, FileMeta, NewFile, PutOutcome, RangeError, Upload};
 use pdsfs::pds::frame::Frame;
@@ -126,7 +126,7 @@ fn split(bytes: &[u8]) -> Vec<(PartNumber, Sha1Ctx, Frame)> {
 
 fn expected(bytes: &[u8]) -> Expected {
     let crc = bytes.chunks(PART).fold(0, |crc, piece| {
-        combine_crc64(crc, crc64(&[Frame::Memory(piece.to_vec().into())]).unwrap(), piece.len() as u64)
+        pdsfs::crc64::append(crc, crc64(&[Frame::Memory(piece.to_vec().into())]).unwrap(), piece.len() as u64)
     });
     Expected { size: bytes.len() as u64, sha1: sha1(bytes), crc64: Some(crc) }
 }

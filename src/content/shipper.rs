@@ -20,7 +20,8 @@ use tokio::task::JoinSet;
 use super::budget::Budget;
 use super::flow::Flow;
 use super::in_flight::{Gate, Slot};
-use super::part::{combine_crc64, crc64};
+use super::part;
+use crate::crc64;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, PartNumber, PartSize, Sha1Hash};
 use crate::pds::drive::{Created, Drive, NewFile, PutOutcome, Upload};
@@ -177,7 +178,7 @@ impl Sender {
             self.note(done)?;
         }
         let upload = upload.ok_or_else(|| Error::new(ErrorKind::Io, "an upload without parts"))?;
-        let crc64 = self.crcs.values().fold(0, |crc, (next, bytes)| combine_crc64(crc, *next, *bytes));
+        let crc64 = self.crcs.values().fold(0, |crc, (next, bytes)| crc64::append(crc, *next, *bytes));
         Ok((upload, crc64, destination))
     }
 
@@ -317,7 +318,7 @@ impl Put {
         for _ in 0..RESIGN_MAX {
             match self.env.drive.put_part(&url, &self.part.frames, throttled).await? {
                 PutOutcome::Stored { crc64 } => return Ok(crc64),
-                PutOutcome::StoredBefore => return crc64(&self.part.frames),
+                PutOutcome::StoredBefore => return part::crc64(&self.part.frames),
                 PutOutcome::NoSuchUpload => {
                     return Err(Error::new(ErrorKind::Stale, "the service has dropped the upload session"));
                 }

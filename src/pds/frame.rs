@@ -9,7 +9,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use crc_fast::CrcAlgorithm;
 use http_body::{Body, SizeHint};
 
 /// A piece of a part: in memory, or in a local file.
@@ -82,7 +81,7 @@ impl PartBody {
     pub(super) fn new(frames: &[Frame]) -> (Self, Arc<Sent>) {
         let sent = Arc::<Sent>::default();
         let bytes_left = frames.iter().map(Frame::bytes).sum();
-        let (frames, crc) = (frames.iter().cloned().collect(), crc_fast::Digest::new(CrcAlgorithm::Crc64Xz));
+        let (frames, crc) = (frames.iter().cloned().collect(), crate::crc64::digest());
         (Self { frames, bytes_left, crc, sent: sent.clone() }, sent)
     }
 }

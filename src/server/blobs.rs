@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
-use crc_fast::CrcAlgorithm::Crc64Xz;
 use md5::Md5;
 use sha1::{Digest as _, Sha1};
 
@@ -21,6 +20,7 @@ use super::catalog::journal::{remove, sync_dir};
 use super::catalog::records::BlobRecord;
 use super::clock::hex;
 use super::digest::Hasher;
+use crate::crc64;
 use crate::ids::UploadId;
 
 /// Bytes whose hash is the `pre_hash` of a file.
@@ -63,7 +63,7 @@ impl Store {
         let name = format!("{upload}.{part:05}.{reception:x}");
         let path = self.upload_dir(upload).join(&name);
         let file = File::create_new(&path)?;
-        let crc = crc_fast::Digest::new(Crc64Xz);
+        let crc = crc64::digest();
         let head = (part == 1).then(Vec::new);
         Ok(PartSink { file: Some(file), path, name, crc, head, checks, len: 0, fsync: self.fsync })
     }
@@ -230,12 +230,6 @@ impl Drop for PartSink {
     }
 }
 
-/// CRC-64/XZ of two stretches one after the other.
-pub(super) fn crc64_append(before: u64, after: u64, after_len: u64) -> u64 {
-    // A sum of 0 is the state before the first byte, and combining is slow.
-    if before == 0 { after } else { crc_fast::checksum_combine(Crc64Xz, before, after, after_len) }
-}
-
 /// The content of revisions. Its folder goes when it was doomed and nobody reads it any more.
 #[derive(Debug)]
 pub(super) struct Blob {
@@ -358,13 +352,6 @@ mod tests {
             }
             assert_eq!(all, &b"hello world"[usize::try_from(from).unwrap()..usize::try_from(to).unwrap()]);
         }
-        let both = crc64_append(parts[0].crc64, parts[1].crc64, 5);
-        assert_eq!(both, crc_fast::checksum(Crc64Xz, b"hello world"));
-    }
-
-    #[test]
-    fn the_crc_is_that_of_the_service() {
-        assert_eq!(crc_fast::checksum(Crc64Xz, b"123456789"), 11_051_210_869_376_104_954);
     }
 
     #[test]

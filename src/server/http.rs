@@ -28,7 +28,7 @@ use super::{App, Stop, api, auth, control, oss};
 const JSON_BYTES_MAX: usize = 16 << 20;
 
 /// Read buffer of a connection, and so the largest piece of a part's body.
-const READ_BUFFER_BYTES: usize = 1 << 20;
+const READ_BUFFER_BYTES: usize = 256 << 10;
 
 /// Most connections at a time.
 const CONNECTIONS_MAX: usize = 4096;

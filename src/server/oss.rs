@@ -9,7 +9,6 @@ use http_body_util::BodyExt as _;
 use hyper::Method;
 use hyper::body::{Body as _, Incoming};
 use md5::{Digest as _, Md5};
-use tokio::sync::mpsc;
 
 use super::App;
 use super::auth::unbase64;
@@ -24,12 +23,6 @@ use super::wire::Link;
 
 /// Largest part, in bytes.
 const PART_BYTES_MAX: u64 = 5 << 30;
-
-/// Bodies up to this size are written by the task that receives them.
-const INLINE_BYTES_MAX: u64 = 256 << 10;
-
-/// Pieces of a body that wait to be written.
-const PIECES_AHEAD: usize = 4;
 
 /// Most bytes of a body that are thrown away so that the client hears why it was refused.
 const DRAIN_BYTES_MAX: u64 = 1 << 30;
@@ -197,11 +190,7 @@ async fn receive(
     let md5 = (!content_md5.is_empty()).then(Md5::new);
     let checks = Checks { hasher: begun.hasher, md5 };
     let limits = Limits::of(verdict);
-    let received = if len <= INLINE_BYTES_MAX {
-        receive_small(app, body, part, checks, &limits).await?
-    } else {
-        receive_large(app, body, part, checks, &limits).await?
-    };
+    let received = receive_body(app, body, part, checks, &limits).await?;
     app.counters.received(received.len);
     if received.len != len {
         app.store.discard(&part.upload, &received);
@@ -315,55 +304,26 @@ fn begin(app: &App, part: &PartOf, checks: Checks) -> Result<PartSink, OssError>
     })
 }
 
-async fn receive_small(
+/// Receives and writes piece by piece on one task: what was just received is still in the
+/// processor's cache, and a piece for the page cache takes a tenth of a millisecond. A disk that
+/// makes writers wait holds up one of the runtime's threads; clients see a slow server, as they
+/// should.
+async fn receive_body(
     app: &App,
     body: &mut Incoming,
     part: &PartOf,
     checks: Checks,
     limits: &Limits,
 ) -> Result<Received, Ended> {
-    let (mut pieces, mut bytes) = (Vec::new(), 0);
-    while let Some(piece) = limits.next(app, body, &mut bytes).await? {
-        pieces.push(piece);
-    }
+    let mut received = 0;
+    let mut piece = limits.next(app, body, &mut received).await?;
+    // Not before something has come: connections that wait hold no file open.
     let mut sink = begin(app, part, checks)?;
-    for piece in &pieces {
-        sink.write(piece)?;
+    while let Some(bytes) = piece {
+        sink.write(&bytes)?;
+        piece = limits.next(app, body, &mut received).await?;
     }
     Ok(sink.finish()?)
-}
-
-/// Receives on one task and writes on another thread, so that neither waits for the other.
-async fn receive_large(
-    app: &Arc<App>,
-    body: &mut Incoming,
-    part: &PartOf,
-    checks: Checks,
-    limits: &Limits,
-) -> Result<Received, Ended> {
-    let (pieces, mut queue) = mpsc::channel::<Option<Bytes>>(PIECES_AHEAD);
-    let (writing, of) = (Arc::clone(app), part.clone());
-    let writer = tokio::task::spawn_blocking(move || -> Result<Received, OssError> {
-        let mut sink = begin(&writing, &of, checks)?;
-        while let Some(piece) = queue.blocking_recv() {
-            match piece {
-                Some(bytes) => sink.write(&bytes)?,
-                None => return Ok(sink.finish()?),
-            }
-        }
-        // The receiver gave up: the sink takes its file along.
-        Err(OssError::internal("the body was cut"))
-    });
-    let mut bytes = 0;
-    while let Some(piece) = limits.next(app, body, &mut bytes).await? {
-        if pieces.send(Some(piece)).await.is_err() {
-            break;
-        }
-    }
-    // A writer that failed has closed the queue; it says why below.
-    let _ = pieces.send(None).await;
-    drop(pieces);
-    Ok(writer.await.map_err(|error| OssError::internal(error.to_string()))??)
 }
 
 async fn get(call: &Call) -> Result<hyper::Response<ReplyBody>, Ended> {

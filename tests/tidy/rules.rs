@@ -12,17 +12,18 @@ pub const LONG_FILES: &[(&str, &str)] = &[];
 /// and `pds` are looked up by their longest name first. A module may always name itself.
 pub const IMPORTS: &[(&str, &[&str])] = &[
     ("ids", &[]),
+    ("crc64", &[]),
     ("rolling_sha1", &["ids"]),
     ("error", &["ids"]),
     ("config", &["error", "ids", "pds::auth"]),
     ("pds::types", &["ids", "rolling_sha1"]),
-    ("pds", &["config", "error", "ids", "rolling_sha1"]),
+    ("pds", &["config", "crc64", "error", "ids", "rolling_sha1"]),
     ("status", &["error"]),
     ("tree", &["config", "error", "ids", "pds"]),
-    ("content", &["config", "error", "ids", "pds", "rolling_sha1", "status"]),
+    ("content", &["config", "crc64", "error", "ids", "pds", "rolling_sha1", "status"]),
     ("vfs", &["config", "content", "error", "ids", "pds", "status", "tree"]),
     ("fuse", &["config", "error", "ids", "pds::types", "vfs"]),
-    ("server", &["ids", "pds::types"]),
+    ("server", &["crc64", "ids", "pds::types"]),
     ("cli", &["config", "error", "fuse", "ids", "pds", "server", "status", "vfs"]),
     ("main", &["cli"]),
 ];

@@ -9,8 +9,9 @@ use std::path::Path;
 use super::journal::Table;
 use super::records::{BlobRecord, Part, Revision, Target, Upload};
 use super::{ApiError, Catalog, DriveId, FileId, Held, State, UploadId};
+use crate::crc64;
 use crate::ids::RevisionId;
-use crate::server::blobs::{PRE_HASH_BYTES, Reader, Store, crc64_append};
+use crate::server::blobs::{PRE_HASH_BYTES, Reader, Store};
 use crate::server::clock::{hex, unhex};
 use crate::server::config::{Quirks, Verify};
 use crate::server::digest::{HashName, Hasher};
@@ -294,7 +295,7 @@ impl Plan {
             None => self.read_head(&dir)?,
         };
         let crcs = self.parts.iter().map(|part| (part.crc64, part.len));
-        let crc64 = crcs.reduce(|(crc, len), (next, more)| (crc64_append(crc, next, more), len + more));
+        let crc64 = crcs.reduce(|(crc, len), (next, more)| (crc64::append(crc, next, more), len + more));
         let crc64 = crc64.map_or(0, |(crc, _)| crc);
         let parts = self.parts.iter().map(|part| (part.file.clone(), part.len)).collect();
         Ok(Assembled { hash, size, crc64, pre_hash, parts })
