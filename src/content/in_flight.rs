@@ -3,7 +3,8 @@
 //! On a fast connection four are enough; where a connection is limited by its window, 32 are three
 //! times as fast. The rule is that of TCP Vegas: the quickest PUT seen lately tells how long a part
 //! takes when nothing queues; how much longer parts take now tells how many of those in flight are
-//! only queueing. Few: send more. Many: send fewer. A throttled answer halves the number.
+//! only queueing. Few: send more; quickly until the first time that some do queue. Many: send
+//! fewer. A throttled answer halves the number.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,6 +14,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Parts in flight at the least.
 pub const IN_FLIGHT_MIN: usize = 4;
+/// Full parts of one file that may wait for their turn, at the least: with fewer, a connection that
+/// could carry more would never be asked to, as finding that out takes parts that wait.
+const WAITING_MIN: usize = 8;
 /// Below this many queueing parts, one more is allowed per finished part.
 const QUEUEING_LOW: f64 = 2.0;
 /// Above this many, one fewer.
@@ -32,6 +36,8 @@ struct Control {
     limit: usize,
     limit_max: usize,
     part_bytes: u64,
+    /// No queueing was seen yet: the number triples with every round instead of doubling.
+    is_starting: bool,
     /// How long a part takes when nothing queues, in seconds.
     quickest: f64,
     /// Parts that were finished since the drive was last idle.
@@ -48,6 +54,7 @@ impl Control {
             limit: IN_FLIGHT_MIN.min(limit_max),
             limit_max,
             part_bytes,
+            is_starting: true,
             quickest: f64::INFINITY,
             done: VecDeque::new(),
             last_rate: None,
@@ -77,8 +84,10 @@ impl Control {
         let elapsed = elapsed.as_secs_f64().max(1e-9);
         self.quickest = (self.quickest * QUICKEST_DECAY).min(elapsed);
         let queueing = self.limit as f64 * (1.0 - self.quickest / elapsed);
-        if queueing < QUEUEING_LOW && others_wait {
-            self.limit = (self.limit + 1).min(self.limit_max);
+        self.is_starting &= queueing < QUEUEING_HIGH;
+        let more = if self.is_starting { 2 } else { usize::from(queueing < QUEUEING_LOW) };
+        if more > 0 && others_wait {
+            self.limit = (self.limit + more).min(self.limit_max);
         } else if queueing > QUEUEING_HIGH {
             self.limit = (self.limit - 1).max(IN_FLIGHT_MIN.min(self.limit_max));
         }
@@ -89,6 +98,7 @@ impl Control {
     }
 
     fn throttled(&mut self) {
+        self.is_starting = false;
         self.limit = (self.limit / 2).max(IN_FLIGHT_MIN.min(self.limit_max));
     }
 
@@ -105,7 +115,7 @@ impl Control {
 
     /// How many full parts of one file may be unacknowledged.
     fn parts_ahead_max(&self, now: Instant) -> usize {
-        let by_count = self.limit + 2;
+        let by_count = self.limit + (self.limit / 2).max(WAITING_MIN);
         let by_rate = match self.rate(now) {
             Some(rate) => (rate * AHEAD.as_secs_f64() / self.part_bytes as f64) as usize,
             None => IN_FLIGHT_MIN,
@@ -250,6 +260,15 @@ mod tests {
     fn a_window_limited_connection_gets_all_the_parts() {
         let mut control = Control::new(32, PART);
         run(&mut control, 60, |_| 160);
+        assert_eq!(control.limit, 32);
+    }
+
+    #[test]
+    fn the_start_takes_two_rounds() {
+        let mut control = Control::new(32, PART);
+        run(&mut control, 4, |_| 160);
+        assert_eq!(control.limit, 12);
+        run(&mut control, 10, |_| 160);
         assert_eq!(control.limit, 32);
     }
 
