@@ -18,7 +18,7 @@ use tracing::Instrument;
 
 use super::capabilities;
 use super::convert::{self, GENERATION};
-use super::dispatch::{Op, OpenedFolder, Outcome, Reply, Seen, answer_within, refuse};
+use super::dispatch::{self, Op, OpenedFolder, Outcome, Reply, Seen, answer_within, refuse};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Ino;
 use crate::vfs::{Caller, Fh, SetAttr, Vfs};
@@ -52,7 +52,8 @@ impl Adaptor {
         Self { vfs, runtime, commit_wait_max: commit_timeout + COMMIT_MARGIN, ended, busy }
     }
 
-    /// Runs `work` on the runtime; the reply goes with it.
+    /// Runs `work`; the reply goes with it. As far as it comes without waiting it runs here, which
+    /// for what is cached is the whole way and costs no change of threads; the rest is a task.
     fn dispatch<R: Reply, T: Outcome>(
         &self,
         op: Op,
@@ -68,7 +69,10 @@ impl Adaptor {
             }
             drop(busy);
         };
-        self.runtime.spawn(task.instrument(op.span()));
+        let _inside = self.runtime.enter();
+        if let Some(rest) = dispatch::started(Box::pin(task.instrument(op.span()))) {
+            self.runtime.spawn(rest);
+        }
     }
 
     fn never(op: Op, kind: ErrorKind, reply: impl Reply) {

@@ -1,13 +1,15 @@
 //! From a request of the kernel to its one answer.
 //!
-//! A request never waits in a session thread: its reply moves into a task of the runtime, so a
-//! stalled transfer holds up nobody but the program that asked. Every task has a deadline. When it
+//! A request never waits in a session thread: where it has to, its reply moves into a task of the
+//! runtime, so a stalled transfer holds up nobody but the program that asked. Every task has a deadline. When it
 //! passes, the program gets ETIMEDOUT; the operation itself is not cut off in the middle (`vfs`
 //! bounds what it does), and what it still hands out afterwards, a handle or a counted name, is
 //! taken back, because the kernel will never hear of it.
 
 use std::future::Future;
-use std::pin::pin;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -178,6 +180,22 @@ pub(super) async fn answer_within<R: Reply, T>(
     }
 }
 
+/// Takes the first step of a request; gives it back where that was not the last.
+pub(super) fn started<F: Future<Output = ()>>(mut request: Pin<Box<F>>) -> Option<Pin<Box<F>>> {
+    // Whoever polls it next leaves a waker of its own, so this one may wake nobody.
+    let mut nobody = Context::from_waker(Waker::noop());
+    // The session thread must outlive a mistake; the reply that is dropped answers EIO.
+    let step = catch_unwind(AssertUnwindSafe(|| request.as_mut().poll(&mut nobody)));
+    match step {
+        Ok(Poll::Pending) => Some(request),
+        Ok(Poll::Ready(())) => None,
+        Err(_) => {
+            tracing::error!("a request of the kernel stopped at a mistake in this program");
+            None
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -207,6 +225,34 @@ mod tests {
             answer_within(OP, Duration::from_secs(9), Recorder(told), async { Ok(7) }, Recorder::written)
                 .await;
         assert_eq!((late, heard.iter().collect::<Vec<_>>()), (None, vec![Ok(7)]));
+    }
+
+    #[tokio::test]
+    async fn what_need_not_wait_is_answered_at_once_and_the_rest_goes_on_elsewhere() {
+        let (told, heard) = channel();
+        let (go, gone) = tokio::sync::oneshot::channel();
+        assert!(started(Box::pin(async {})).is_none());
+        let rest = started(Box::pin(async move {
+            told.send(1).unwrap();
+            gone.await.unwrap();
+            told.send(2).unwrap();
+        }));
+        assert_eq!(heard.try_recv(), Ok(1));
+        let rest = tokio::spawn(rest.unwrap());
+        go.send(()).unwrap();
+        rest.await.unwrap();
+        assert_eq!(heard.recv(), Ok(2));
+    }
+
+    #[test]
+    fn a_mistake_in_a_request_ends_the_request_alone() {
+        let (told, heard) = channel::<()>();
+        let rest = started(Box::pin(async move {
+            let _reply = told;
+            panic!("a mistake");
+        }));
+        assert!(rest.is_none());
+        assert!(heard.recv().is_err(), "the reply was kept");
     }
 
     #[tokio::test]

@@ -111,8 +111,8 @@ impl Catalog {
         change: impl FnOnce(&mut State) -> Result<T, ApiError>,
         must_wait: impl FnOnce(&T) -> bool,
     ) -> Result<T, ApiError> {
-        let (out, stored) = self.queue(change)?;
-        if let Some(stored) = stored.filter(|_| must_wait(&out)) {
+        let (out, stored) = self.queue(change, must_wait)?;
+        if let Some(stored) = stored {
             stored.await.map_err(|_| ApiError::internal("the catalog cannot be written"))?;
         }
         Ok(out)
@@ -125,12 +125,14 @@ impl Catalog {
         &self,
         change: impl FnOnce(&mut State) -> Result<T, ApiError>,
     ) -> Result<T, ApiError> {
-        self.queue(change).map(|(out, _)| out)
+        self.queue(change, |_| false).map(|(out, _)| out)
     }
 
+    /// Changes memory and gives the change to the journal; the receiver only where the outcome asks for it.
     fn queue<T>(
         &self,
         change: impl FnOnce(&mut State) -> Result<T, ApiError>,
+        must_wait: impl FnOnce(&T) -> bool,
     ) -> Result<(T, Option<oneshot::Receiver<()>>), ApiError> {
         let mut state = self.lock();
         if state.journal.is_none() {
@@ -140,7 +142,10 @@ impl Catalog {
         let queued = std::mem::take(&mut state.change);
         debug_assert!(out.is_ok() || queued.is_empty(), "an error after a change");
         let stored = match &state.journal {
-            Some(journal) if !queued.is_empty() => Some(journal.queue(queued)),
+            Some(journal) if !queued.is_empty() => {
+                let is_awaited = out.as_ref().is_ok_and(must_wait);
+                Some(journal.queue(queued, is_awaited)).filter(|_| is_awaited)
+            }
             _ => None,
         };
         Ok((out?, stored))

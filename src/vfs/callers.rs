@@ -6,13 +6,41 @@
 
 use std::ffi::CString;
 use std::fs;
+use std::io::Read as _;
+use std::os::fd::{FromRawFd as _, OwnedFd};
 
 use crate::ids::Ino;
 
+/// Longest text that is read of a file in `/proc`: what is looked for stands at its beginning.
+const PROC_TEXT_BYTES: usize = 4096;
+
 /// The thread group (process) of a thread.
 pub fn thread_group(tid: u32) -> Option<u32> {
-    let status = fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
-    parse_thread_group(&status)
+    if leads_its_group(tid) {
+        return Some(tid);
+    }
+    parse_thread_group(&read_proc(&format!("/proc/{tid}/status"))?)
+}
+
+/// Whether a thread is the first of its process: a descriptor exists for processes only. Most callers
+/// are, and asking costs a tenth of what the text costs.
+fn leads_its_group(tid: u32) -> bool {
+    // SAFETY: no pointers are passed, and the descriptor is ours to close.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_pidfd_open, libc::c_long::from(tid), 0 as libc::c_long);
+        let Ok(fd @ 0..) = i32::try_from(fd) else { return false };
+        drop(OwnedFd::from_raw_fd(fd));
+    }
+    true
+}
+
+/// The beginning of a file in `/proc`, in one read: those texts are made anew for each.
+fn read_proc(path: &str) -> Option<String> {
+    let mut text = vec![0; PROC_TEXT_BYTES];
+    let bytes = fs::File::open(path).ok()?.read(&mut text).ok()?;
+    text.truncate(bytes);
+    // The name of a process may be anything.
+    Some(String::from_utf8_lossy(&text).into_owned())
 }
 
 fn parse_thread_group(status: &str) -> Option<u32> {
@@ -40,12 +68,13 @@ pub fn holds_open(tgid: u32, ino: Ino, device: Device) -> Option<bool> {
     for entry in fs::read_dir(format!("/proc/{tgid}/fdinfo")).ok()? {
         // A descriptor may be closed between the steps.
         let Ok(entry) = entry else { continue };
-        let Ok(text) = fs::read_to_string(entry.path()) else { continue };
+        let name = entry.file_name();
+        let Some(text) = read_proc(&format!("/proc/{tgid}/fdinfo/{}", name.display())) else { continue };
         if parse_ino(&text) != Some(ino.0) || !can_write(&text) {
             continue;
         }
         // Other file systems have an inode of this number too.
-        let link = format!("/proc/{tgid}/fd/{}", entry.file_name().display());
+        let link = format!("/proc/{tgid}/fd/{}", name.display());
         if device_of(&link).is_none_or(|other| other == device) {
             return Some(true);
         }
@@ -86,13 +115,16 @@ mod tests {
 
     #[test]
     fn our_own_threads_are_in_our_group() {
-        let tid = std::thread::spawn(|| {
+        let own = Some(std::process::id());
+        let (tid, group) = std::thread::spawn(|| {
             let link = fs::read_link("/proc/thread-self").unwrap();
-            link.file_name().unwrap().to_str().unwrap().parse::<u32>().unwrap()
-        });
-        // The thread may have ended, so ask for one that lives: our own.
-        let _ = tid.join().unwrap();
-        assert_eq!(thread_group(std::process::id()), Some(std::process::id()));
+            let tid = link.file_name().unwrap().to_str().unwrap().parse::<u32>().unwrap();
+            (Some(tid), thread_group(tid))
+        })
+        .join()
+        .unwrap();
+        assert_ne!(tid, own);
+        assert_eq!((group, thread_group(std::process::id())), (own, own));
         assert_eq!(thread_group(u32::MAX), None);
     }
 

@@ -206,12 +206,11 @@ impl Vfs {
     /// Reads a folder to its end. Gives what a listing should show by now and did not.
     async fn read_pages(&self, pass: &Pass, folder: &FileId, reading: &Reading) -> Result<Vec<FileId>> {
         let mut markers = HashSet::from([String::new()]);
-        let mut marker = String::new();
         let mut barren_pages = 0;
         // Siblings of one name must be seen together, so the last name of a page waits for the next.
         let mut held: Vec<FileMeta> = Vec::new();
+        let mut page = self.drive.list_page(folder, "").await?;
         for _ in 0..PAGES_MAX {
-            let page = self.drive.list_page(folder, &marker).await?;
             held.extend(page.items);
             let Some(next) = page.next_marker else {
                 let mut tree = self.tree();
@@ -225,7 +224,6 @@ impl Vfs {
             if !markers.insert(next.clone()) {
                 return Err(nonsense("the listing goes in circles: a marker comes again"));
             }
-            marker = next;
             let last = held.last().map(|meta| meta.name.clone()).unwrap_or_default();
             let keep = match held.iter().rposition(|meta| meta.name != last) {
                 Some(index) => index + 1,
@@ -234,12 +232,20 @@ impl Vfs {
             };
             let rest = held.split_off(keep);
             let whole = std::mem::replace(&mut held, rest);
-            let listed = self.tree().merge_page(pass, whole, Instant::now());
-            barren_pages = if listed.is_empty() { barren_pages + 1 } else { 0 };
+            let merge = async {
+                // The next page is asked for meanwhile: the connection must be let at its socket.
+                tokio::task::yield_now().await;
+                let listed = self.tree().merge_page(pass, whole, Instant::now());
+                let is_barren = listed.is_empty();
+                reading.add(listed);
+                is_barren
+            };
+            let (ahead, is_barren) = tokio::join!(self.drive.list_page(folder, &next), merge);
+            barren_pages = if is_barren { barren_pages + 1 } else { 0 };
             if barren_pages > BARREN_PAGES_MAX {
                 return Err(nonsense("the listing goes on without anything new"));
             }
-            reading.add(listed);
+            page = ahead?;
         }
         Err(nonsense("the folder has more entries than can be shown; move some into folders"))
     }

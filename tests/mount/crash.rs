@@ -10,9 +10,9 @@ use crate::rig::{Mount, Rig, fresh_bytes, is_mount};
 
 const PART: usize = 64 << 10;
 
-/// Delays of up to a third of a second that differ from round to round.
+/// Delays of up to a quarter of a second: spread over the rounds, and differing from run to run.
 fn moment(round: u64) -> Duration {
-    Duration::from_micros((round * 7919 + u64::from(std::process::id()) * 31) % 330_000)
+    Duration::from_micros(round * 20_000 + u64::from(std::process::id()) * 31 % 20_000)
 }
 
 #[test]

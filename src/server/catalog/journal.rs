@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use redb::backends::FileBackend;
 use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
@@ -91,8 +92,13 @@ impl Change {
 
 struct Job {
     change: Change,
+    is_awaited: bool,
     done: oneshot::Sender<()>,
 }
+
+/// How long a change that nobody waits for may wait for company, as a transaction costs more than
+/// what it stores.
+const COMPANY_WAIT_MAX: Duration = Duration::from_millis(20);
 
 /// Most changes in one transaction.
 const JOBS_MAX: usize = 4096;
@@ -105,10 +111,10 @@ pub(in crate::server) struct Journal {
 
 impl Journal {
     /// Queues a change. The receiver hears when it is on the disk, or is dropped when it is not.
-    pub(in crate::server) fn queue(&self, change: Change) -> oneshot::Receiver<()> {
+    pub(in crate::server) fn queue(&self, change: Change, is_awaited: bool) -> oneshot::Receiver<()> {
         let (done, heard) = oneshot::channel();
         // A closed queue drops the sender, which the receiver hears.
-        let _ = self.queue.send(Job { change, done });
+        let _ = self.queue.send(Job { change, is_awaited, done });
         heard
     }
 }
@@ -158,14 +164,23 @@ pub(super) fn start(database: Database, lock: DataLock) -> std::io::Result<(Jour
 
 fn run(database: &Database, jobs: &Receiver<Job>) {
     while let Ok(first) = jobs.recv() {
+        let deadline = Instant::now() + COMPANY_WAIT_MAX;
+        let mut is_awaited = first.is_awaited;
         let mut batch = vec![first];
+        while !is_awaited
+            && batch.len() < JOBS_MAX
+            && let Ok(next) = jobs.recv_timeout(deadline.saturating_duration_since(Instant::now()))
+        {
+            is_awaited = next.is_awaited;
+            batch.push(next);
+        }
         batch.extend(jobs.try_iter().take(JOBS_MAX));
         if let Err(error) = store(database, &batch) {
             // Dropping the jobs tells their requests; dropping the queue refuses all later ones.
             tracing::error!(%error, "the catalog cannot be written; no change is accepted any more");
             return;
         }
-        for Job { change, done } in batch {
+        for Job { change, done, .. } in batch {
             // The request may have gone away; its change is stored all the same.
             let _ = done.send(());
             for blob in change.doomed_blobs {

@@ -50,7 +50,7 @@ pub(in crate::server) fn open(config: &ServerConfig, now_ms: i64) -> io::Result<
     if let Some(journal) = &state.journal
         && !queued.is_empty()
     {
-        journal.queue(queued).blocking_recv().map_err(io::Error::other)?;
+        journal.queue(queued, true).blocking_recv().map_err(io::Error::other)?;
     }
     Ok(Opened { catalog: Catalog::new(state), store, journal: thread })
 }
