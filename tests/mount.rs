@@ -20,3 +20,5 @@ mod names;
 mod programs;
 #[path = "mount/streaming.rs"]
 mod streaming;
+#[path = "mount/users.rs"]
+mod users;

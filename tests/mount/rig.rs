@@ -184,7 +184,16 @@ impl Mount {
     /// Mounts `endpoint`'s drive "1" and waits until it answers. Fails, with the daemon's own words,
     /// where it cannot.
     pub fn start(endpoint: &str, arguments: &[&str], folder: tempfile::TempDir) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pdsfs"));
+        Self::start_by(Command::new(env!("CARGO_BIN_EXE_pdsfs")), endpoint, arguments, folder)
+    }
+
+    /// The same by a command that may run as somebody else.
+    pub fn start_by(
+        mut command: Command,
+        endpoint: &str,
+        arguments: &[&str],
+        folder: tempfile::TempDir,
+    ) -> Self {
         command
             .args(["mount", "--endpoint", endpoint, "--drive-id", "1"])
             .args(arguments)

@@ -1,0 +1,135 @@
+//! Who may mount, and who may see a mount.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use crate::rig::{Mount, Rig, TOKEN, errno};
+
+/// A user that owns nothing.
+const NOBODY: u32 = 65_534;
+
+fn is_root() -> bool {
+    // SAFETY: reads an id of this process.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// An ordinary user: `NOBODY` where this is root, else whoever this is.
+struct Ordinary {
+    /// Holds a copy of the binary: the checkout may lie where nobody else may look.
+    _place: tempfile::TempDir,
+    binary: PathBuf,
+    home: tempfile::TempDir,
+}
+
+impl Ordinary {
+    fn new() -> Self {
+        let place = tempfile::tempdir().unwrap();
+        fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let binary = place.path().join("pdsfs");
+        fs::copy(env!("CARGO_BIN_EXE_pdsfs"), &binary).unwrap();
+        Self { _place: place, binary, home: Self::folder() }
+    }
+
+    fn folder() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        if is_root() {
+            chown(folder.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+        folder
+    }
+
+    /// Runs as that user, with a home of its own.
+    fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        if is_root() {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        command.env("HOME", self.home.path()).env_remove("XDG_CACHE_HOME").current_dir("/");
+        command
+    }
+
+    /// The outcome of a script whose `$0` is a folder.
+    fn runs(&self, script: &str, folder: &Path) -> Output {
+        self.command(Path::new("/bin/sh")).args(["-c", script]).arg(folder).output().unwrap()
+    }
+
+    /// A mount that cannot come to be.
+    fn refused(&self, rig: &Rig, arguments: &[&str]) -> String {
+        let folder = Self::folder();
+        let mut command = self.command(&self.binary);
+        command.args(["mount", "--endpoint", &rig.endpoint(), "--drive-id", "1"]).args(arguments);
+        let Output { status, stderr, .. } =
+            command.arg(folder.path()).env("PDSFS_TOKEN", TOKEN).output().unwrap();
+        assert!(!status.success());
+        String::from_utf8(stderr).unwrap()
+    }
+}
+
+/// What keeps every ordinary user of this machine from mounting, in the words of the program.
+fn obstacle() -> Option<&'static str> {
+    if fs::metadata("/dev/fuse").unwrap().permissions().mode() & 0o006 != 0o006 {
+        return Some("root has to allow it with: chmod 666 /dev/fuse");
+    }
+    let has_fusermount = Command::new("fusermount3").arg("-V").output().is_ok();
+    (!has_fusermount).then_some("fusermount3 is not installed (package fuse3)")
+}
+
+/// `fuse.conf` lets ordinary users share their mounts.
+fn may_share() -> bool {
+    let conf = fs::read_to_string("/etc/fuse.conf").unwrap_or_default();
+    conf.lines().any(|line| line.trim() == "user_allow_other")
+}
+
+#[test]
+fn an_ordinary_user_mounts_and_nobody_else_sees_it() {
+    let (rig, user) = (Rig::new(), Ordinary::new());
+    if let Some(obstacle) = obstacle() {
+        let said = user.refused(&rig, &[]);
+        assert!(said.contains(obstacle), "{said}");
+        return;
+    }
+    let command = user.command(&user.binary);
+    let mount = Mount::start_by(command, &rig.endpoint(), &[], Ordinary::folder());
+    let done = user.runs("cd \"$0\" && echo hello >f && cat f", mount.path());
+    assert_eq!(String::from_utf8_lossy(&done.stdout), "hello\n", "{done:?}");
+    assert_eq!(rig.client().read("f").unwrap(), b"hello\n");
+    if is_root() {
+        assert_eq!(errno(fs::metadata(mount.at("f"))), libc::EACCES);
+    }
+    assert_eq!(mount.stop(), 0);
+}
+
+#[test]
+fn an_ordinary_user_shares_a_mount_only_where_root_allows_it() {
+    let (rig, user) = (Rig::new(), Ordinary::new());
+    if obstacle().is_none() && may_share() {
+        let command = user.command(&user.binary);
+        let mount = Mount::start_by(command, &rig.endpoint(), &["--allow-other"], Ordinary::folder());
+        fs::write(mount.at("f"), "hello").unwrap();
+        assert_eq!(mount.stop(), 0);
+        return;
+    }
+    let said = user.refused(&rig, &["--allow-other"]);
+    let expected = obstacle().unwrap_or("root has to put user_allow_other into /etc/fuse.conf");
+    assert!(said.contains(expected), "{said}");
+}
+
+#[test]
+fn root_shares_a_mount_with_allow_other_only() {
+    if !is_root() {
+        // An ordinary user cannot act as two; what may be shared is the test above.
+        return;
+    }
+    let (rig, user) = (Rig::new(), Ordinary::new());
+    let script = "cat \"$0/f\"";
+    for (arguments, expected) in [(&[][..], ""), (&["--allow-other"][..], "hello")] {
+        let mount = rig.mount_with(arguments);
+        fs::write(mount.at("f"), "hello").unwrap();
+        let seen = user.runs(script, mount.path());
+        assert_eq!(String::from_utf8_lossy(&seen.stdout), expected, "{seen:?}");
+        assert_eq!(mount.stop(), 0);
+    }
+}
