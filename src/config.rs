@@ -60,8 +60,12 @@ pub struct MountConfig {
     pub stall_timeout: Duration,
     /// What unlink does.
     pub remove: RemoveMode,
-    /// Where parts go that do not fit into memory; an existing folder.
+    /// Where parts go that do not fit into memory, and staged copies; an existing folder.
     pub spill_dir: PathBuf,
+    /// All staged copies together, in bytes; `None` for a tenth of the disk, at most 20 GiB.
+    pub staged_bytes_max: Option<u64>,
+    /// What staged copies leave free on the disk, in bytes.
+    pub free_bytes_min: u64,
 }
 
 impl MountConfig {
@@ -89,6 +93,8 @@ impl MountConfig {
             stall_timeout: Self::STALL_TIMEOUT,
             remove: RemoveMode::default(),
             spill_dir: std::env::temp_dir(),
+            staged_bytes_max: None,
+            free_bytes_min: Self::FREE_BYTES_MIN,
         }
     }
 
@@ -98,6 +104,8 @@ impl MountConfig {
     pub const BUFFER_BYTES_MAX: u64 = 256 << 20;
     /// Default of [`Self::read_cache_bytes_max`]: 64 MiB.
     pub const READ_CACHE_BYTES_MAX: u64 = 64 << 20;
+    /// Default of [`Self::free_bytes_min`]: 512 MiB.
+    pub const FREE_BYTES_MIN: u64 = 512 << 20;
     /// Default of [`Self::metadata_ttl`]: 15 s.
     pub const METADATA_TTL: Duration = Duration::from_secs(15);
     /// Default of [`Self::call_timeout`]: 30 s.

@@ -24,6 +24,7 @@ use crate::content::in_flight::Gate;
 use crate::content::open_files::OpenFiles;
 use crate::content::reader::Reader;
 use crate::content::shipper::Env;
+use crate::content::space::Space;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Ino, RevisionId};
 use crate::pds::drive::Drive;
@@ -189,12 +190,15 @@ impl Vfs {
         // One part's worth of buffers is left to a part that fills.
         let in_flight_max = (config.buffer_bytes_max / part_bytes).saturating_sub(1);
         let in_flight_max = in_flight_max.clamp(1, config.parts_in_flight_max as u64);
+        let reader = Reader::new(drive.clone(), config.read_cache_bytes_max);
         let env = Arc::new(Env {
             drive: drive.clone(),
             budget: Budget::new(config.buffer_bytes_max, part_bytes),
             gate: Gate::new(in_flight_max as usize, part_bytes),
             part_size: config.part_size,
             spill_dir: config.spill_dir.clone(),
+            space: Space::new(&config.spill_dir, config.staged_bytes_max, config.free_bytes_min),
+            reader: reader.clone(),
             runtime: tokio::runtime::Handle::current(),
         });
         let vfs = Arc::new_cyclic(|this| Self {
@@ -204,7 +208,7 @@ impl Vfs {
             quota: QuotaCache::new(),
             files: OpenFiles::default(),
             handles: Handles::default(),
-            reader: Reader::new(drive.clone(), config.read_cache_bytes_max),
+            reader,
             env,
             progress,
             times: Arc::default(),

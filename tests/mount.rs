@@ -18,6 +18,8 @@ mod model;
 mod names;
 #[path = "mount/programs.rs"]
 mod programs;
+#[path = "mount/staged.rs"]
+mod staged;
 #[path = "mount/streaming.rs"]
 mod streaming;
 #[path = "mount/users.rs"]

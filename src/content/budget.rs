@@ -103,6 +103,19 @@ impl Slab {
         taken
     }
 
+    /// Changes bytes `at..`; how many of `data` there was something to change for.
+    pub fn patch(&mut self, at: usize, data: &[u8]) -> usize {
+        let held = &mut self.bytes[at..];
+        let count = held.len().min(data.len());
+        held[..count].copy_from_slice(&data[..count]);
+        count
+    }
+
+    /// Keeps the first `bytes` only.
+    pub fn cut(&mut self, bytes: usize) {
+        self.bytes.truncate(bytes);
+    }
+
     /// What it holds.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes

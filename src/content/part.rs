@@ -17,6 +17,9 @@ use crate::pds::frame::Frame;
 /// Longest stored frame in bytes: what one PUT keeps in memory of a spilled part.
 const STORED_FRAME_BYTES: u64 = 256 << 10;
 
+/// What promised zeros are made of.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
 /// A part that takes more bytes.
 #[derive(Debug, Default)]
 pub struct Filling {
@@ -24,6 +27,8 @@ pub struct Filling {
     /// What came after the last slab was full and the budget had none left.
     spilled: Option<Spilled>,
     bytes: u64,
+    /// How many of `bytes` are zeros at the end, of which nothing is kept. Only before the freezing.
+    zeros: u64,
 }
 
 #[derive(Debug)]
@@ -117,6 +122,51 @@ impl Filling {
         Ok(done)
     }
 
+    /// Changes bytes `offset..` of the part; how many of `data` it had a place for.
+    pub fn patch(&mut self, mut offset: u64, data: &[u8]) -> Result<usize> {
+        let mut done = 0;
+        for slab in &mut self.slabs {
+            let held = slab.bytes().len() as u64;
+            if offset < held {
+                done += slab.patch(offset as usize, &data[done..]);
+                offset = 0;
+            } else {
+                offset -= held;
+            }
+        }
+        if let Some(spilled) = &self.spilled {
+            let count = (data.len() - done).min(spilled.bytes.saturating_sub(offset) as usize);
+            spilled.file.write_all_at(&data[done..done + count], offset)?;
+            done += count;
+        }
+        Ok(done)
+    }
+
+    /// Forgets everything from `bytes` on.
+    pub fn cut(&mut self, bytes: u64) -> Result<()> {
+        let mut left = bytes;
+        for slab in &mut self.slabs {
+            let held = slab.bytes().len() as u64;
+            slab.cut(left.min(held) as usize);
+            left = left.saturating_sub(held);
+        }
+        self.slabs.retain(|slab| !slab.bytes().is_empty());
+        if left == 0 {
+            self.spilled = None;
+        } else if let Some(spilled) = &mut self.spilled {
+            spilled.file.set_len(left)?;
+            spilled.bytes = spilled.bytes.min(left);
+        }
+        self.bytes = self.bytes.min(bytes);
+        Ok(())
+    }
+
+    /// Ends the part with zeros; after this it is frozen.
+    pub fn add_zeros(&mut self, bytes: u64) {
+        self.zeros += bytes;
+        self.bytes += bytes;
+    }
+
     /// Moves everything to the local disk, so that it may be kept for as long as it takes.
     pub fn put_aside(&mut self, spill_dir: &Path) -> Result<()> {
         let spilled = match self.spilled.take() {
@@ -152,6 +202,12 @@ impl Filling {
                 frames.push(Frame::Stored { file: spilled.file.clone(), offset, bytes });
                 offset += bytes;
             }
+        }
+        let mut zeros = self.zeros as usize;
+        while zeros > 0 {
+            let piece = &ZEROS[..zeros.min(ZEROS.len())];
+            frames.push(Frame::Memory(Bytes::from_static(piece)));
+            zeros -= piece.len();
         }
         frames
     }

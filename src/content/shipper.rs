@@ -21,6 +21,8 @@ use super::budget::Budget;
 use super::flow::Flow;
 use super::in_flight::{Gate, Slot};
 use super::part;
+use super::reader::Reader;
+use super::space::Space;
 use crate::crc64;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, PartNumber, PartSize, Sha1Hash};
@@ -35,9 +37,6 @@ const RESIGN_MAX: usize = 10;
 /// Parts in one `get_upload_url`, at most.
 const URLS_PER_CALL_MAX: usize = 32;
 
-/// A whole file up to this size is hashed where it stands: that is quicker than handing it over.
-const INLINE_HASH_BYTES_MAX: u64 = 256 << 10;
-
 /// What every upload of a mount uses.
 #[derive(Debug)]
 pub struct Env {
@@ -51,6 +50,10 @@ pub struct Env {
     pub part_size: PartSize,
     /// Where parts go that do not fit into memory.
     pub spill_dir: PathBuf,
+    /// Room for staged copies.
+    pub space: Arc<Space>,
+    /// For what a staged copy does not have.
+    pub reader: Arc<Reader>,
     /// Where tasks run: writes come from threads outside of it.
     pub runtime: tokio::runtime::Handle,
 }
@@ -114,7 +117,47 @@ pub async fn ship(
     }
 }
 
-type Ready = (FrozenPart, Sha1Ctx);
+/// A part, and the SHA-1 state before it.
+pub type Ready = (FrozenPart, Sha1Ctx);
+
+/// Brings parts that are all known to a session whose first URLs are known; CRC-64 of everything.
+pub async fn ship_known(
+    env: Arc<Env>,
+    upload: &Upload,
+    first_urls: Vec<PartUrl>,
+    parts: Vec<Ready>,
+    flow: Arc<Flow>,
+    transfer: Arc<Transfer>,
+) -> Result<u64> {
+    let mut sender = Sender { env, flow, transfer, puts: JoinSet::new(), crcs: BTreeMap::new() };
+    let (mut urls, mut rest) = (first_urls, parts);
+    loop {
+        if urls.is_empty() {
+            if rest.is_empty() {
+                break;
+            }
+            // URLs age: they are asked for when they will soon be used.
+            while sender.puts.len() > URLS_PER_CALL_MAX
+                && let Some(done) = sender.puts.join_next().await
+            {
+                sender.note(done)?;
+            }
+            let asked = &rest[..rest.len().min(URLS_PER_CALL_MAX)];
+            urls = sender.env.drive.part_urls(upload, &numbers(asked)).await?;
+        }
+        let later = rest.split_off(urls.len().min(rest.len()));
+        for ((part, ctx), url) in rest.into_iter().zip(std::mem::take(&mut urls)) {
+            sender.send(upload, part, ctx, url).await?;
+        }
+        rest = later;
+    }
+    sender.all_stored().await
+}
+
+/// The numbers of parts whose URLs one call may ask for.
+pub fn first_numbers(parts: &[Ready]) -> Vec<(PartNumber, Sha1Ctx)> {
+    numbers(&parts[..parts.len().min(URLS_PER_CALL_MAX)])
+}
 
 /// Passes each part on with the SHA-1 state before it; the SHA-1 of everything in the end.
 async fn hash(
@@ -174,12 +217,16 @@ impl Sender {
             }
             upload = Some(session);
         }
+        let upload = upload.ok_or_else(|| Error::new(ErrorKind::Io, "an upload without parts"))?;
+        Ok((upload, self.all_stored().await?, destination))
+    }
+
+    /// Waits for the PUTs that are under way; CRC-64 of everything that was sent.
+    async fn all_stored(mut self) -> Result<u64> {
         while let Some(done) = self.puts.join_next().await {
             self.note(done)?;
         }
-        let upload = upload.ok_or_else(|| Error::new(ErrorKind::Io, "an upload without parts"))?;
-        let crc64 = self.crcs.values().fold(0, |crc, (next, bytes)| crc64::append(crc, *next, *bytes));
-        Ok((upload, crc64, destination))
+        Ok(self.crcs.values().fold(0, |crc, (next, bytes)| crc64::append(crc, *next, *bytes)))
     }
 
     /// Everything that waits to be sent, as soon as there is something; `None` at the end. Notes
@@ -273,21 +320,6 @@ pub async fn create(
         }
     }
     Err(Error::new(ErrorKind::Exists, "the name on the drive keeps changing hands"))
-}
-
-/// SHA-1 of a part that is the whole file: at once where it is small and in memory, elsewhere
-/// where that would hold up others.
-pub async fn digest_whole(part: &FrozenPart) -> Result<Sha1Hash> {
-    let is_quick = part.bytes <= INLINE_HASH_BYTES_MAX
-        && part.frames.iter().all(|frame| matches!(frame, Frame::Memory(_)));
-    if is_quick {
-        return hash_frames(RollingSha1::default(), &part.frames).map(|rolling| rolling.digest());
-    }
-    let frames = part.frames.clone();
-    let hashed = tokio::task::spawn_blocking(move || hash_frames(RollingSha1::default(), &frames)).await;
-    hashed
-        .map_err(|e| Error::new(ErrorKind::Io, format!("hashing stopped: {e}")))?
-        .map(|rolling| rolling.digest())
 }
 
 /// The way of one part to the drive.

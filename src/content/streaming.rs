@@ -9,14 +9,15 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::finish::{Finish, Written};
 use super::flow::Flow;
 use super::part::Filling;
-use super::shipper::{Destination, Env, FrozenPart, Put, Shipped, create, digest_whole, ship};
+use super::shipper::{Destination, Env, FrozenPart, Shipped, ship};
+use super::staged::too_large;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::PartNumber;
-use crate::pds::drive::{Created, Expected, FileMeta};
-use crate::rolling_sha1::Sha1Ctx;
-use crate::status::{Commit, Transfer};
+use crate::pds::drive::FileMeta;
+use crate::status::Transfer;
 
 /// The live upload of one file.
 #[derive(Debug)]
@@ -30,13 +31,28 @@ pub struct Streaming {
     /// Number of the filling part; `None` when all numbers are used up.
     number: Option<PartNumber>,
     uploader: Option<Uploader>,
+    /// The size that was set; what is not written up to there is zeros.
+    promised: u64,
 }
 
+/// The task that sends the parts; stopped when this is dropped.
 #[derive(Debug)]
-struct Uploader {
+pub(super) struct Uploader {
     /// `None` once the last part is on its way.
     parts: Option<mpsc::UnboundedSender<FrozenPart>>,
     task: JoinHandle<Result<Shipped>>,
+}
+
+impl Uploader {
+    /// Sends the last part and waits until all are stored.
+    pub(super) async fn finish(&mut self, last: Option<FrozenPart>) -> Result<Shipped> {
+        // The uploader ends when its sender is gone; it is gone itself only after a failure.
+        if let (Some(parts), Some(last)) = (self.parts.take(), last) {
+            let _ = parts.send(last);
+        }
+        let ended = (&mut self.task).await;
+        ended.map_err(|e| Error::new(ErrorKind::Cancelled, format!("the upload was stopped: {e}")))?
+    }
 }
 
 impl Drop for Uploader {
@@ -76,7 +92,36 @@ impl Streaming {
             offset: 0,
             number: Some(PartNumber::FIRST),
             uploader: None,
+            promised: 0,
         }
+    }
+
+    /// Bytes of the content: what was written, and the zeros that were promised behind it.
+    pub fn size(&self) -> u64 {
+        self.frontier().max(self.promised)
+    }
+
+    /// From where on what was written can still be changed.
+    pub fn here_from(&self) -> u64 {
+        self.offset
+    }
+
+    /// Changes bytes between [`Self::here_from`] and [`Self::frontier`]; how many of `data` lay there.
+    pub fn patch(&mut self, offset: u64, data: &[u8]) -> Result<usize> {
+        self.filling.patch(offset - self.offset, data)
+    }
+
+    /// Sets the size: a larger one is a promise of zeros, a smaller one cuts what has not left yet.
+    /// `false`, and nothing has changed, where it would cut more than that.
+    pub fn set_size(&mut self, size: u64) -> Result<bool> {
+        if size < self.offset {
+            return Ok(false);
+        }
+        if size < self.frontier() {
+            self.filling.cut(size - self.offset)?;
+        }
+        self.promised = size;
+        Ok(true)
     }
 
     /// Bytes so far: where the next write has to begin.
@@ -150,12 +195,7 @@ impl Streaming {
     }
 
     fn too_large(&self) -> Error {
-        let detail = format!(
-            "the file is larger than {} parts of {} bytes; mount with a larger --part-size",
-            PartNumber::MAX,
-            self.env.part_size.get()
-        );
-        Error::new(ErrorKind::TooLarge, detail)
+        Error::new(ErrorKind::TooLarge, too_large(self.env.part_size))
     }
 
     /// Sends the filling part on its way and begins the next one. `false` where the file has no
@@ -197,7 +237,7 @@ impl Streaming {
         Some(FrozenPart { number, offset, bytes, frames })
     }
 
-    /// Copies what is still held from `offset` on into `out`, as many bytes as there are.
+    /// Copies what is still held from `offset` on into `out`, as many bytes as were written.
     pub fn read(&self, mut offset: u64, out: &mut [u8]) -> Result<usize> {
         let mut done = 0;
         while done < out.len() && offset < self.frontier() {
@@ -213,13 +253,37 @@ impl Streaming {
         Ok(done)
     }
 
-    /// Brings the rest to the drive and makes everything the newest revision.
-    ///
-    /// `base` is the content that the file has on the drive: where that is the same bytes, nothing
-    /// is committed.
+    /// Everything that was written, for its commit. `base` is the content that the file has on the drive.
     pub fn finish(mut self, destination: Destination, base: Option<FileMeta>) -> Finish {
+        let written = self.written(&destination).unwrap_or_else(Written::Lost);
+        let Self { env, flow, transfer, .. } = self;
+        Finish { env, flow, transfer, destination, base, written }
+    }
+
+    fn written(&mut self, destination: &Destination) -> Result<Written> {
+        self.keep_promise(destination)?;
         let last = (self.filling.bytes() > 0 || self.uploader.is_none()).then(|| self.freeze()).flatten();
-        Finish { streaming: self, last, destination, base }
+        match (self.uploader.take(), last) {
+            (Some(uploader), last) => Ok(Written::Shipping { uploader, last, size: self.offset }),
+            (None, Some(part)) if part.offset == 0 => Ok(Written::Whole(part)),
+            (None, Some(_)) => {
+                Err(Error::new(ErrorKind::NotFound, "the file was deleted while it was being written"))
+            }
+            (None, None) => Err(self.too_large()),
+        }
+    }
+
+    /// Adds the zeros that a size was set for and nothing was written to.
+    fn keep_promise(&mut self, destination: &Destination) -> Result<()> {
+        let part_bytes = self.env.part_size.get();
+        while self.frontier() < self.promised {
+            let room = part_bytes - self.filling.bytes();
+            self.filling.add_zeros(room.min(self.promised - self.frontier()));
+            if self.filling.bytes() == part_bytes {
+                self.ship(&|| Some(destination.clone()), true)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -228,104 +292,4 @@ pub fn not_held() -> Error {
     let detail =
         "this part of the file is on its way to the drive and cannot be read before the file is closed";
     Error::new(ErrorKind::Unsupported, detail)
-}
-
-/// A live upload that is being committed.
-#[derive(Debug)]
-pub struct Finish {
-    streaming: Streaming,
-    last: Option<FrozenPart>,
-    destination: Destination,
-    base: Option<FileMeta>,
-}
-
-/// A committed file.
-#[derive(Clone, Debug)]
-pub struct Finished {
-    /// As the drive has it.
-    pub meta: FileMeta,
-    /// How it got there.
-    pub how: Commit,
-    /// The place that was used.
-    pub destination: Destination,
-}
-
-impl Finish {
-    /// For readers meanwhile.
-    pub fn flow(&self) -> &Arc<Flow> {
-        self.streaming.flow()
-    }
-
-    /// Runs the commit.
-    pub async fn run(mut self) -> Result<Finished> {
-        self.streaming.transfer.committing();
-        match self.streaming.uploader.take() {
-            Some(uploader) => self.finish_parts(uploader).await,
-            None => self.finish_small().await,
-        }
-    }
-
-    fn unchanged(&self, expected: &Expected) -> Option<Finished> {
-        let base = self.base.as_ref()?;
-        let same = base.size == expected.size && base.sha1 == Some(expected.sha1);
-        same.then(|| Finished {
-            meta: base.clone(),
-            how: Commit::Unchanged,
-            destination: self.destination.clone(),
-        })
-    }
-
-    async fn finish_parts(self, mut uploader: Uploader) -> Result<Finished> {
-        // The uploader ends when its sender is gone; it is gone itself only after a failure.
-        if let (Some(parts), Some(last)) = (uploader.parts.take(), &self.last) {
-            let _ = parts.send(last.clone());
-        }
-        let shipped = (&mut uploader.task)
-            .await
-            .map_err(|e| Error::new(ErrorKind::Cancelled, format!("the upload was stopped: {e}")))??;
-        let size = self.streaming.offset;
-        let expected = Expected { size, sha1: shipped.sha1, crc64: Some(shipped.crc64) };
-        if let Some(finished) = self.unchanged(&expected) {
-            return Ok(finished);
-        }
-        let meta = self.streaming.env.drive.complete(&shipped.upload, &expected).await?;
-        Ok(Finished { meta, how: Commit::Uploaded, destination: shipped.destination })
-    }
-
-    async fn finish_small(mut self) -> Result<Finished> {
-        let Some(part) = self.last.clone() else {
-            return Err(self.streaming.too_large());
-        };
-        if part.offset != 0 {
-            return Err(Error::new(ErrorKind::NotFound, "the file was deleted while it was being written"));
-        }
-        let expected = Expected { size: part.bytes, sha1: digest_whole(&part).await?, crc64: None };
-        if let Some(finished) = self.unchanged(&expected) {
-            return Ok(finished);
-        }
-        let drive = self.streaming.env.drive.clone();
-        let parts = [(PartNumber::FIRST, Sha1Ctx::START)];
-        let content = Some((expected.size, expected.sha1));
-        let (upload, urls) = match create(&drive, &mut self.destination, content, &parts).await? {
-            Created::Session(upload, urls) => (upload, urls),
-            Created::Instant(file_id) => {
-                let meta = drive.committed(&file_id, &expected).await?;
-                return Ok(Finished { meta, how: Commit::Instant, destination: self.destination });
-            }
-            Created::Taken(..) => {
-                return Err(Error::new(ErrorKind::Exists, "the name on the drive is taken"));
-            }
-        };
-        let url =
-            urls.into_iter().next().ok_or_else(|| Error::new(ErrorKind::Protocol, "no URL for a part"))?;
-        let ctx = parts[0].1;
-        let flow = self.flow().clone();
-        // Readers meanwhile are served from here until the file is committed.
-        flow.keep_all();
-        let (env, transfer) = (self.streaming.env.clone(), self.streaming.transfer.clone());
-        let put = Put { env, flow, transfer, upload: upload.clone(), part, ctx };
-        let (_, _, crc64) = put.run(url).await?;
-        let meta = drive.complete(&upload, &Expected { crc64: Some(crc64), ..expected }).await?;
-        Ok(Finished { meta, how: Commit::Uploaded, destination: self.destination })
-    }
 }

@@ -403,16 +403,19 @@ impl Filesystem for Adaptor {
         reply: ReplyEmpty,
     ) {
         let op = Op::on("fallocate", ino.0).with_handle(fh.0).over(offset, length);
-        let grows = match convert::preallocation(mode) {
-            Ok(grows) => grows,
+        let wanted = match convert::allocation(mode) {
+            Ok(wanted) => wanted,
             Err(error) => return refuse(op, reply, &error),
         };
         let vfs = self.vfs.clone();
         let work = async move {
             let end = offset.checked_add(length).filter(|end| i64::try_from(*end).is_ok());
             let end = end.ok_or_else(|| Error::new(ErrorKind::TooLarge, "beyond the largest offset"))?;
+            if wanted.zeroes {
+                vfs.punch(Fh(fh.0), offset, length).await?;
+            }
             // The kernel holds the inode's lock, so the size cannot change in between.
-            if grows && vfs.getattr(Ino(ino.0)).await?.attr.size < end {
+            if wanted.grows && vfs.getattr(Ino(ino.0)).await?.attr.size < end {
                 let set = SetAttr { size: Some(end), ..SetAttr::default() };
                 vfs.setattr(Ino(ino.0), Some(Fh(fh.0)), set).await?;
             }

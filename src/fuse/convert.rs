@@ -103,14 +103,29 @@ pub(super) fn rename_mode(flags: RenameFlags) -> Result<RenameMode> {
     }
 }
 
-/// Whether an fallocate of this mode makes the file longer. The drive reserves no space, so all
-/// that is left of a preallocation is the size; nothing but that is offered.
-pub(super) fn preallocation(mode: i32) -> Result<bool> {
-    match mode {
-        0 => Ok(true),
-        libc::FALLOC_FL_KEEP_SIZE => Ok(false),
-        _ => Err(Error::new(ErrorKind::Unsupported, "holes and shifted ranges are not offered")),
-    }
+/// What an fallocate does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Allocation {
+    /// The stretch becomes zeros.
+    pub(super) zeroes: bool,
+    /// The file becomes as long as the stretch reaches.
+    pub(super) grows: bool,
+}
+
+/// The meaning of an fallocate mode. The drive reserves no space, so all that is left of a
+/// preallocation is the size.
+pub(super) fn allocation(mode: i32) -> Result<Allocation> {
+    const KEEP: i32 = libc::FALLOC_FL_KEEP_SIZE;
+    let (zeroes, grows) = match mode {
+        0 => (false, true),
+        KEEP => (false, false),
+        libc::FALLOC_FL_ZERO_RANGE => (true, true),
+        _ if mode == KEEP | libc::FALLOC_FL_ZERO_RANGE || mode == KEEP | libc::FALLOC_FL_PUNCH_HOLE => {
+            (true, false)
+        }
+        _ => return Err(Error::new(ErrorKind::Unsupported, "shifted ranges are not offered")),
+    };
+    Ok(Allocation { zeroes, grows })
 }
 
 pub(super) fn statfs(reply: ReplyStatfs, space: Statfs) {
@@ -186,12 +201,20 @@ mod tests {
     }
 
     #[test]
-    fn only_plain_preallocation_is_offered() {
-        assert!(preallocation(0).unwrap());
-        assert!(!preallocation(libc::FALLOC_FL_KEEP_SIZE).unwrap());
-        let punch = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-        for mode in [punch, libc::FALLOC_FL_ZERO_RANGE, libc::FALLOC_FL_COLLAPSE_RANGE] {
-            assert_eq!(preallocation(mode).unwrap_err().kind(), ErrorKind::Unsupported);
+    fn every_allocation_but_shifting_is_offered() {
+        let keep = libc::FALLOC_FL_KEEP_SIZE;
+        let table = [
+            (0, false, true),
+            (keep, false, false),
+            (libc::FALLOC_FL_PUNCH_HOLE | keep, true, false),
+            (libc::FALLOC_FL_ZERO_RANGE, true, true),
+            (libc::FALLOC_FL_ZERO_RANGE | keep, true, false),
+        ];
+        for (mode, zeroes, grows) in table {
+            assert_eq!(allocation(mode).unwrap(), Allocation { zeroes, grows });
+        }
+        for mode in [libc::FALLOC_FL_COLLAPSE_RANGE, libc::FALLOC_FL_INSERT_RANGE] {
+            assert_eq!(allocation(mode).unwrap_err().kind(), ErrorKind::Unsupported);
         }
     }
 

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::Vfs;
+use crate::content::finish::{Finish, Finished};
 use crate::content::open_file::{OpenFile, Settle, Ticket};
 use crate::content::shipper::Destination;
-use crate::content::streaming::{Finish, Finished};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Ino;
 use crate::pds::drive::FileMeta;

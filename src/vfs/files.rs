@@ -6,14 +6,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::callers::{holds_open, thread_group};
 use super::{Caller, Entry, Fh, Opened, Vfs};
+use crate::content::finish::target;
 use crate::content::flow::Flow;
 use crate::content::open_file::{OpenFile, ReadFrom, Wrote};
 use crate::content::open_files::Left;
-use crate::content::reader::{ReadCursor, ReadTarget};
+use crate::content::reader::ReadCursor;
+use crate::content::staged::Piece;
 use crate::content::streaming::Wait;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Ino;
@@ -84,12 +86,17 @@ impl Vfs {
     /// Opens a file. `flags` are those of open(2).
     pub async fn open(&self, ino: Ino, flags: i32, caller: Caller) -> Result<Opened> {
         let access = Access::of(flags);
-        if access.writes() {
+        let truncates = flags & libc::O_TRUNC != 0;
+        if access.writes() || truncates {
             self.check_writable()?;
+        }
+        if truncates && !access.writes() {
+            // Nobody else will commit it.
+            self.set_size(ino, None, 0).await?;
         }
         let file = self.open_file(ino, access.writes())?;
         if access.writes()
-            && flags & libc::O_TRUNC != 0
+            && truncates
             && let Err(error) = self.truncate(&file, 0).await
         {
             self.files.leave_writer(ino);
@@ -182,15 +189,32 @@ impl Vfs {
         match handle.file.read(offset, size as usize)? {
             ReadFrom::Held(bytes) => Ok(bytes),
             ReadFrom::Drive(base) => {
-                let target = ReadTarget {
-                    file_id: base.file_id,
-                    revision: base.revision,
-                    size: base.size,
-                    sha1: base.sha1,
-                };
-                self.reader.read(&target, &handle.cursor, offset, size.into()).await
+                self.reader.read(&target(&base), &handle.cursor, offset, size.into()).await
+            }
+            ReadFrom::Pieces(pieces) => self.join(&handle, pieces).await,
+        }
+    }
+
+    /// Puts a read together from what is here and what the drive has.
+    async fn join(&self, handle: &Handle, mut pieces: Vec<Piece>) -> Result<Bytes> {
+        if let [Piece::Here(bytes)] = &mut pieces[..] {
+            return Ok(std::mem::take(bytes));
+        }
+        let mut all = BytesMut::new();
+        for piece in pieces {
+            match piece {
+                Piece::Here(bytes) => all.extend_from_slice(&bytes),
+                Piece::Base { target, offset, len } => {
+                    let bytes = self.reader.read(&target, &handle.cursor, offset, len).await?;
+                    if bytes.len() as u64 != len {
+                        let detail = "the base of a changed file is shorter than it was";
+                        return Err(Error::new(ErrorKind::Integrity, detail));
+                    }
+                    all.extend_from_slice(&bytes);
+                }
             }
         }
+        Ok(all.freeze())
     }
 
     /// The fast path of a write: takes as many bytes as need no waiting, perhaps none.
@@ -202,7 +226,7 @@ impl Vfs {
                 self.note_written(&handle, appended.bytes);
                 Ok(appended.bytes)
             }
-            Wrote::Committing => Ok(0),
+            Wrote::Committing | Wrote::MustSettle => Ok(0),
         }
     }
 
@@ -239,6 +263,11 @@ impl Vfs {
                     appended.wait
                 }
                 Ok(Wrote::Committing) => Some(Wait::Commit),
+                Ok(Wrote::MustSettle) => match self.settle(&handle.file).await {
+                    Ok(()) => continue,
+                    Err(error) if done == 0 => return Err(error),
+                    Err(_) => break,
+                },
                 Err(error) if done == 0 => return Err(error),
                 Err(_) => break,
             };
@@ -329,11 +358,28 @@ impl Vfs {
         }
     }
 
-    /// Cuts a file to a size, waiting for a commit that is under way.
+    /// Cuts a file to a size, or lets it grow by zeros.
     pub(super) async fn truncate(&self, file: &Arc<OpenFile>, size: u64) -> Result<()> {
+        self.reshape(file, || file.truncate(size)).await
+    }
+
+    /// Makes zeros of a stretch of a file, as far as it reaches.
+    pub async fn punch(&self, fh: Fh, offset: u64, len: u64) -> Result<()> {
+        let handle = self.handles.get(fh)?;
+        if !handle.access.writes() {
+            return Err(Error::new(ErrorKind::BadHandle, "not open for writing"));
+        }
+        let file = &handle.file;
+        self.reshape(file, || file.punch(offset, len)).await?;
+        handle.wrote.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Changes a content as a whole, after a commit that is under way or has to come first.
+    async fn reshape(&self, file: &Arc<OpenFile>, change: impl Fn() -> Result<Wrote>) -> Result<()> {
         loop {
             let changed = file.state_changed();
-            match file.truncate(size)? {
+            match tokio::task::block_in_place(&change)? {
                 Wrote::Some(_) => {
                     if file.is_unsaved() {
                         self.tree().mark_unsaved(file.ino());
@@ -341,6 +387,7 @@ impl Vfs {
                     return Ok(());
                 }
                 Wrote::Committing => changed.await,
+                Wrote::MustSettle => self.settle(file).await?,
             }
         }
     }

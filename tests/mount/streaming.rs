@@ -1,12 +1,11 @@
 //! Files are uploaded while they are written.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::FileExt;
+use std::fs::{self, File};
+use std::io::{Read, Write};
 
 use pdsfs::server::{FaultAction, FaultRule};
 
-use crate::rig::{Rig, errno, fresh_bytes};
+use crate::rig::{Rig, fresh_bytes};
 
 #[test]
 fn a_file_is_on_the_drive_when_close_returns() {
@@ -51,19 +50,6 @@ fn overwriting_makes_a_new_revision_and_the_old_content_stays_until_then() {
     assert_eq!(rig.client().read("f").unwrap(), new);
     assert_eq!(after.file_id, before.file_id);
     assert_ne!(after.revision, before.revision);
-}
-
-#[test]
-fn a_write_elsewhere_is_refused_and_what_was_written_stays() {
-    let rig = Rig::new();
-    let mount = rig.mount();
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(mount.at("f")).unwrap();
-    file.write_all(b"front to back").unwrap();
-    file.seek(SeekFrom::Start(2)).unwrap();
-    assert_eq!(errno(file.write(b"x")), libc::EOPNOTSUPP);
-    assert_eq!(errno(file.write_at(b"x", 100)), libc::EOPNOTSUPP);
-    drop(file);
-    assert_eq!(rig.client().read("f").unwrap(), b"front to back");
 }
 
 #[test]

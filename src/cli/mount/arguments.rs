@@ -82,7 +82,14 @@ pub struct MountArgs {
     /// Permissions taken away from files (0666) and folders (0777), in octal, 0 to 777
     #[arg(long, value_name = "OCTAL", default_value = "022", value_parser = umask)]
     umask: u16,
-    /// Where parts go that do not fit into memory [default: pdsfs in the user's cache folder]
+    /// Local copies of files that are not written front to back, all together, 1MiB to 1PiB, or "off"
+    /// [default: a tenth of the disk, at most 20GiB]
+    #[arg(long, value_name = "SIZE", value_parser = cache_size)]
+    cache_size: Option<u64>,
+    /// What those copies leave free on their disk, 0 to 1PiB
+    #[arg(long, value_name = "SIZE", default_value = "512MiB", value_parser = bytes_within(0, MIB << 30))]
+    cache_min_free: u64,
+    /// Where those copies lie, and parts that do not fit into memory [default: pdsfs in the user's cache folder]
     #[arg(long, value_name = "DIR")]
     spill_dir: Option<PathBuf>,
     /// The folder to mount at
@@ -146,8 +153,14 @@ impl MountArgs {
                 Remove::Delete => RemoveMode::Delete,
             },
             spill_dir,
+            staged_bytes_max: self.cache_size,
+            free_bytes_min: self.cache_min_free,
         })
     }
+}
+
+fn cache_size(text: &str) -> std::result::Result<u64, String> {
+    if text == "off" { Ok(0) } else { bytes_within(MIB, MIB << 30)(text) }
 }
 
 fn invalid(detail: impl AsRef<str>) -> Error {

@@ -1,0 +1,222 @@
+//! From everything written to a committed revision.
+//!
+//! Where parts have left already, the last one follows them. Where the content is known as a whole, its
+//! hash goes first: the drive may have the bytes, or the file may have had them before.
+
+use std::sync::Arc;
+
+use super::flow::Flow;
+use super::reader::ReadTarget;
+use super::shipper::{
+    Destination, Env, FrozenPart, Put, Ready, create, first_numbers, hash_frames, ship_known,
+};
+use super::staged::Staged;
+use super::streaming::Uploader;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::Sha1Hash;
+use crate::pds::drive::{Created, Expected, FileMeta};
+use crate::pds::frame::Frame;
+use crate::rolling_sha1::RollingSha1;
+use crate::status::{Commit, Transfer};
+
+/// A whole file up to this size is hashed where it stands: that is quicker than handing it over.
+const INLINE_HASH_BYTES_MAX: u64 = 256 << 10;
+/// Bytes of the base that one read asks for.
+const FILL_BYTES: u64 = 4 << 20;
+
+/// A content that is being committed.
+#[derive(Debug)]
+pub struct Finish {
+    pub(super) env: Arc<Env>,
+    pub(super) flow: Arc<Flow>,
+    pub(super) transfer: Arc<Transfer>,
+    pub(super) destination: Destination,
+    /// The content that the file has on the drive: where that is the same bytes, nothing is committed.
+    pub(super) base: Option<FileMeta>,
+    pub(super) written: Written,
+}
+
+/// What there is to commit.
+#[derive(Debug)]
+pub(super) enum Written {
+    /// Parts have left; the last follows.
+    Shipping { uploader: Uploader, last: Option<FrozenPart>, size: u64 },
+    /// One part, which is the whole.
+    Whole(FrozenPart),
+    /// A staged copy.
+    Copied(Arc<Staged>),
+    /// Nothing that could be sent.
+    Lost(Error),
+}
+
+/// A committed file.
+#[derive(Clone, Debug)]
+pub struct Finished {
+    /// As the drive has it.
+    pub meta: FileMeta,
+    /// How it got there.
+    pub how: Commit,
+    /// The place that was used.
+    pub destination: Destination,
+}
+
+/// A content that is known before any of it is sent.
+struct Known {
+    size: u64,
+    sha1: Sha1Hash,
+    parts: Vec<Ready>,
+}
+
+impl Finish {
+    /// For readers meanwhile.
+    pub fn flow(&self) -> &Arc<Flow> {
+        &self.flow
+    }
+
+    /// Runs the commit.
+    pub async fn run(mut self) -> Result<Finished> {
+        self.transfer.committing();
+        match std::mem::replace(&mut self.written, Written::Lost(taken())) {
+            Written::Shipping { uploader, last, size } => self.end_of_stream(uploader, last, size).await,
+            Written::Whole(part) => {
+                // Readers meanwhile are served from here until the file is committed.
+                self.flow.keep_all();
+                let known = hash_whole(part).await?;
+                self.commit(known).await
+            }
+            Written::Copied(copy) => {
+                self.fill(&copy).await?;
+                let part_size = self.env.part_size;
+                let known = run_blocking(move || hash_all(copy.parts(part_size)?)).await?;
+                self.transfer.expect_bytes(known.size);
+                self.commit(known).await
+            }
+            Written::Lost(error) => Err(error),
+        }
+    }
+
+    fn unchanged(&self, expected: &Expected) -> Option<Finished> {
+        let base = self.base.as_ref()?;
+        let same = base.size == expected.size && base.sha1 == Some(expected.sha1);
+        same.then(|| Finished {
+            meta: base.clone(),
+            how: Commit::Unchanged,
+            destination: self.destination.clone(),
+        })
+    }
+
+    async fn end_of_stream(
+        self,
+        mut uploader: Uploader,
+        last: Option<FrozenPart>,
+        size: u64,
+    ) -> Result<Finished> {
+        let shipped = uploader.finish(last).await?;
+        let expected = Expected { size, sha1: shipped.sha1, crc64: Some(shipped.crc64) };
+        if let Some(finished) = self.unchanged(&expected) {
+            return Ok(finished);
+        }
+        let meta = self.env.drive.complete(&shipped.upload, &expected).await?;
+        Ok(Finished { meta, how: Commit::Uploaded, destination: shipped.destination })
+    }
+
+    /// Fetches what the copy lacks.
+    async fn fill(&self, copy: &Arc<Staged>) -> Result<()> {
+        let cursor = self.env.reader.cursor();
+        while let Some((target, offset, len)) = copy.next_gap(FILL_BYTES) {
+            let bytes = self.env.reader.read(&target, &cursor, offset, len).await?;
+            if bytes.is_empty() {
+                return Err(Error::new(
+                    ErrorKind::Integrity,
+                    "the base of a changed file is shorter than it was",
+                ));
+            }
+            let copy = copy.clone();
+            run_blocking(move || copy.fill(offset, &bytes)).await?;
+        }
+        Ok(())
+    }
+
+    async fn commit(mut self, known: Known) -> Result<Finished> {
+        let expected = Expected { size: known.size, sha1: known.sha1, crc64: None };
+        if let Some(finished) = self.unchanged(&expected) {
+            return Ok(finished);
+        }
+        let drive = self.env.drive.clone();
+        let content = Some((known.size, known.sha1));
+        let first = first_numbers(&known.parts);
+        let (upload, urls) = match create(&drive, &mut self.destination, content, &first).await? {
+            Created::Session(upload, urls) => (upload, urls),
+            Created::Instant(file_id) => {
+                let meta = drive.committed(&file_id, &expected).await?;
+                return Ok(Finished { meta, how: Commit::Instant, destination: self.destination });
+            }
+            Created::Taken(..) => {
+                return Err(Error::new(ErrorKind::Exists, "the name on the drive is taken"));
+            }
+        };
+        let crc64 = self.send(&upload, urls, known.parts).await?;
+        let meta = drive.complete(&upload, &Expected { crc64: Some(crc64), ..expected }).await?;
+        Ok(Finished { meta, how: Commit::Uploaded, destination: self.destination })
+    }
+
+    async fn send(
+        &self,
+        upload: &crate::pds::drive::Upload,
+        mut urls: Vec<crate::pds::types::PartUrl>,
+        mut parts: Vec<Ready>,
+    ) -> Result<u64> {
+        let (env, flow, transfer) = (self.env.clone(), self.flow.clone(), self.transfer.clone());
+        if parts.len() > 1 {
+            return ship_known(env, upload, urls, parts, flow, transfer).await;
+        }
+        // The usual file is small: its one part needs no task of its own.
+        let (Some((part, ctx)), Some(url)) = (parts.pop(), urls.pop()) else {
+            return Err(Error::new(ErrorKind::Protocol, "no URL for a part"));
+        };
+        let put = Put { env, flow, transfer, upload: upload.clone(), part, ctx };
+        put.run(url).await.map(|(_, _, crc64)| crc64)
+    }
+}
+
+fn taken() -> Error {
+    Error::new(ErrorKind::Cancelled, "a commit was run twice")
+}
+
+async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let stopped = |e| Error::new(ErrorKind::Io, format!("local work stopped: {e}"));
+    tokio::task::spawn_blocking(work).await.map_err(stopped)?
+}
+
+/// Hashes one part, which is the whole: at once where it is small and in memory, elsewhere where that
+/// would hold up others.
+async fn hash_whole(part: FrozenPart) -> Result<Known> {
+    let is_quick = part.bytes <= INLINE_HASH_BYTES_MAX
+        && part.frames.iter().all(|frame| matches!(frame, Frame::Memory(_)));
+    if is_quick { hash_all(vec![part]) } else { run_blocking(move || hash_all(vec![part])).await }
+}
+
+/// Hashes parts in order. Blocks.
+fn hash_all(parts: Vec<FrozenPart>) -> Result<Known> {
+    let mut rolling = RollingSha1::default();
+    let (mut size, mut ready) = (0, Vec::with_capacity(parts.len()));
+    for part in parts {
+        // Part sizes are multiples of 64, so a state exists at every boundary.
+        let ctx =
+            rolling.ctx().ok_or_else(|| Error::new(ErrorKind::Io, "a part begins off the SHA-1 grid"))?;
+        rolling = hash_frames(rolling, &part.frames)?;
+        size += part.bytes;
+        ready.push((part, ctx));
+    }
+    Ok(Known { size, sha1: rolling.digest(), parts: ready })
+}
+
+/// What a staged copy of a committed file lies over.
+pub fn target(base: &FileMeta) -> ReadTarget {
+    ReadTarget {
+        file_id: base.file_id.clone(),
+        revision: base.revision.clone(),
+        size: base.size,
+        sha1: base.sha1,
+    }
+}

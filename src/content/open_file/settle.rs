@@ -1,0 +1,150 @@
+//! Settling: a content on its way to the drive, and what is known when it has arrived.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::sync::watch;
+
+use super::{Content, Here, OpenFile, Source, read_flow};
+use crate::content::finish::{Finish, Finished, Written};
+use crate::content::shipper::Destination;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Largest content that stays in memory after its commit, so that a handle may write on, in bytes.
+const RESUME_BYTES_MAX: u64 = 256 << 10;
+
+/// The outcome of a commit; `None` while it runs.
+pub type Outcome = watch::Receiver<Option<Result<()>>>;
+
+/// What a settle has to do.
+#[derive(Debug)]
+pub enum Settle {
+    /// Nothing: the drive has everything.
+    Settled,
+    /// A commit is under way: wait for it.
+    Join(Outcome),
+    /// Run this, then report to the ticket.
+    Run(Box<Finish>, Ticket),
+}
+
+impl OpenFile {
+    /// Begins to make the drive equal to what was written; tells what is left to do.
+    pub fn settle(self: &Arc<Self>, destination: impl FnOnce() -> Option<Destination>) -> Result<Settle> {
+        let mut inner = self.lock();
+        match &inner.content {
+            Content::Clean { .. } => return Ok(Settle::Settled),
+            Content::Failed { error, .. } => return Err(error.clone()),
+            Content::Committing { outcome, .. } => return Ok(Settle::Join(outcome.clone())),
+            Content::New | Content::Streaming { .. } | Content::Staged { .. } => {}
+        }
+        if self.is_orphan() {
+            return Ok(Settle::Settled);
+        }
+        let gone = || Error::new(ErrorKind::NotFound, "the file was deleted while it was being written");
+        let destination = destination().ok_or_else(gone)?;
+        let destination = Destination { mtime: Some(inner.mtime), ..destination };
+        let (report, outcome) = watch::channel(None);
+        let (finish, source, bytes, base) = match std::mem::replace(&mut inner.content, Content::New) {
+            Content::Staged { copy, base } => {
+                let (flow, transfer) = (Arc::default(), self.progress.begin(&inner.name));
+                let (source, bytes, written) =
+                    (Source::Copy(copy.clone()), copy.size(), Written::Copied(copy));
+                let env = self.env.clone();
+                (
+                    Finish { env, flow, transfer, destination, base: base.clone(), written },
+                    source,
+                    bytes,
+                    base,
+                )
+            }
+            content => {
+                let (live, base) = match content {
+                    Content::Streaming { live, base } => (live, base),
+                    // An empty file is real.
+                    _ => (self.live(&inner.name), None),
+                };
+                let bytes = live.size();
+                let finish = live.finish(destination, base.clone());
+                let source = Source::Flow(finish.flow().clone());
+                (finish, source, bytes, base)
+            }
+        };
+        let transfer = finish.transfer.clone();
+        inner.content = Content::Committing { source, bytes, base, outcome };
+        Ok(Settle::Run(Box::new(finish), Ticket { file: self.clone(), report, transfer, done: false }))
+    }
+
+    fn finished(&self, result: &Result<Finished>) {
+        let mut inner = self.lock();
+        let Content::Committing { source, base, .. } = &inner.content else {
+            return;
+        };
+        self.marked.store(false, Ordering::Relaxed);
+        inner.content = match result {
+            Ok(finished) => {
+                let base = finished.meta.clone();
+                Content::Clean { here: source.kept(base.size), base }
+            }
+            Err(error) => Content::Failed { error: error.clone(), base: base.clone() },
+        };
+        if let (Err(_), Content::Failed { base: Some(base), .. }) = (result, &inner.content) {
+            inner.mtime = base.mtime;
+        }
+        drop(inner);
+        self.state_changed.notify_waiters();
+    }
+}
+
+impl Source {
+    /// What stays of a committed content of so many bytes.
+    fn kept(&self, bytes: u64) -> Here {
+        match self {
+            Self::Copy(copy) => Here::Copy(copy.clone()),
+            Self::Flow(flow) if bytes <= RESUME_BYTES_MAX => {
+                let held = read_flow(flow, 0, bytes as usize).ok();
+                held.filter(|held| held.len() as u64 == bytes).map_or(Here::Nothing, Here::Bytes)
+            }
+            Self::Flow(_) => Here::Nothing,
+        }
+    }
+}
+
+/// The duty to report how a commit ended. Dropped without a report, it has failed.
+#[derive(Debug)]
+pub struct Ticket {
+    file: Arc<OpenFile>,
+    report: watch::Sender<Option<Result<()>>>,
+    transfer: Arc<crate::status::Transfer>,
+    done: bool,
+}
+
+impl Ticket {
+    /// Who waits for the commit may wait here.
+    pub fn outcome(&self) -> Outcome {
+        self.report.subscribe()
+    }
+
+    /// The commit has ended.
+    pub fn done(mut self, result: &Result<Finished>) {
+        self.report_result(result);
+    }
+
+    fn report_result(&mut self, result: &Result<Finished>) {
+        self.done = true;
+        match result {
+            Ok(finished) => self.transfer.committed(finished.meta.size, finished.how),
+            Err(error) => self.transfer.failed(error),
+        }
+        self.file.finished(result);
+        self.report.send_replace(Some(result.as_ref().map(|_| ()).map_err(Clone::clone)));
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if !self.done {
+            let stopped = Error::new(ErrorKind::Cancelled, "the commit was stopped before it ended");
+            self.report_result(&Err(stopped));
+        }
+    }
+}

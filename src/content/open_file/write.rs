@@ -1,0 +1,290 @@
+//! Writing and cutting: what changes a content.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::{Content, Here, Inner, OpenFile, take_base};
+use crate::content::finish::target;
+use crate::content::shipper::Destination;
+use crate::content::staged::{Staged, too_large};
+use crate::content::streaming::{Appended, Streaming, Wait};
+use crate::content::{Plan, Shape, plan_write};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::PartNumber;
+
+/// Bytes that are moved at once from a live upload into a staged copy.
+const MOVED_BYTES: u64 = 1 << 20;
+/// Zeros for a gap that the stream runs over.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+/// How a write went, as far as it did not fail.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wrote {
+    /// All of it, or as much as there was room for; the rest has to wait.
+    Some(Appended),
+    /// Nothing: a commit is under way.
+    Committing,
+    /// Nothing: what was streamed is not here any more, so it has to be committed first.
+    MustSettle,
+}
+
+/// Nothing was taken; the caller has to come again where the local disk may be used.
+const NOT_HERE: Wrote = Wrote::Some(Appended { bytes: 0, wait: Some(Wait::Memory) });
+
+impl OpenFile {
+    pub(super) fn live(&self, name: &str) -> Streaming {
+        Streaming::new(self.env.clone(), self.progress.begin(name))
+    }
+
+    /// Writes `data` at `offset`, as much as there is room for now. Never waits for the network, and
+    /// only with `may_block` for the local disk.
+    pub fn write(
+        &self,
+        offset: u64,
+        data: &[u8],
+        destination: &dyn Fn() -> Option<Destination>,
+        may_block: bool,
+    ) -> Result<Wrote> {
+        let mut inner = self.lock();
+        if data.is_empty() {
+            return Ok(Wrote::Some(Appended { bytes: 0, wait: None }));
+        }
+        loop {
+            match plan_write(self.shape(&inner.content), offset) {
+                Plan::Start => self.start(&mut inner),
+                Plan::Resume => self.resume(&mut inner, destination)?,
+                Plan::Append => return append(&mut inner, data, destination, may_block),
+                Plan::Patch => return patch(&mut inner, offset, data),
+                Plan::Pad => {
+                    let padded = pad(&mut inner, offset, destination, may_block)?;
+                    if padded.wait.is_some() {
+                        return Ok(Wrote::Some(padded));
+                    }
+                }
+                Plan::Stage | Plan::Copy if !may_block => return Ok(NOT_HERE),
+                Plan::Copy => return self.write_copy(&mut inner, offset, data),
+                Plan::Stage => {
+                    if !self.stage(&mut inner)? {
+                        return Ok(Wrote::MustSettle);
+                    }
+                }
+                Plan::Wait => return Ok(Wrote::Committing),
+                Plan::Refuse => return refuse(&inner.content),
+            }
+        }
+    }
+
+    fn shape(&self, content: &Content) -> Shape {
+        match content {
+            Content::New => Shape::New,
+            Content::Clean { base, here } => {
+                Shape::Clean { size: base.size, resumable: matches!(here, Here::Bytes(_)) }
+            }
+            Content::Streaming { live, .. } => Shape::Streaming {
+                here_from: live.here_from(),
+                frontier: live.frontier(),
+                pad_max: self.env.part_size.get(),
+            },
+            Content::Staged { .. } => Shape::Staged,
+            Content::Committing { .. } => Shape::Committing,
+            Content::Failed { .. } => Shape::Failed,
+        }
+    }
+
+    fn start(&self, inner: &mut Inner) {
+        let live = self.live(&inner.name);
+        let base = take_base(&mut inner.content);
+        inner.content = Content::Streaming { live, base };
+    }
+
+    /// Makes a committed file that is still here a live upload again.
+    fn resume(&self, inner: &mut Inner, destination: &dyn Fn() -> Option<Destination>) -> Result<()> {
+        let mut live = self.live(&inner.name);
+        if let Content::Clean { here: Here::Bytes(bytes), .. } = &inner.content {
+            let held = bytes.len();
+            let appended = live.append(bytes, destination, true)?;
+            if appended.bytes < held {
+                return Err(Error::new(ErrorKind::NoSpace, "no memory to go on writing; try again"));
+            }
+        }
+        let base = take_base(&mut inner.content);
+        inner.content = Content::Streaming { live, base };
+        Ok(())
+    }
+
+    /// Makes a content that is not written front to back a staged copy. `false`, and nothing has
+    /// changed, where it has to be committed first.
+    fn stage(&self, inner: &mut Inner) -> Result<bool> {
+        let space = &self.env.space;
+        let copy = match &inner.content {
+            Content::Staged { .. } => return Ok(true),
+            Content::Clean { here: Here::Copy(copy), .. } => copy.clone(),
+            Content::Clean { here: Here::Bytes(bytes), .. } => {
+                let copy = Staged::new(space, None)?;
+                copy.write(0, bytes)?;
+                copy
+            }
+            Content::Clean { base, here: Here::Nothing } => Staged::new(space, Some(target(base)))?,
+            Content::Streaming { live, .. } if live.has_shipped() => {
+                if self.is_orphan() {
+                    let detail = "a deleted file that was streamed can only be written on at its end";
+                    return Err(Error::new(ErrorKind::Unsupported, detail));
+                }
+                return Ok(false);
+            }
+            Content::Streaming { live, .. } => {
+                let copy = Staged::new(space, None)?;
+                move_into(live, &copy)?;
+                copy
+            }
+            _ => Staged::new(space, None)?,
+        };
+        let base = take_base(&mut inner.content);
+        inner.content = Content::Staged { copy, base };
+        Ok(true)
+    }
+
+    fn write_copy(&self, inner: &mut Inner, offset: u64, data: &[u8]) -> Result<Wrote> {
+        let Content::Staged { copy, .. } = &inner.content else {
+            return Ok(Wrote::Committing);
+        };
+        let bytes_max = self.env.part_size.get() * u64::from(PartNumber::MAX);
+        if offset.checked_add(data.len() as u64).is_none_or(|end| end > bytes_max) {
+            return Err(Error::new(ErrorKind::TooLarge, too_large(self.env.part_size)));
+        }
+        copy.write(offset, data)?;
+        inner.mtime = SystemTime::now();
+        Ok(Wrote::Some(Appended { bytes: data.len(), wait: None }))
+    }
+
+    /// Cuts the content to `size`, or lets it grow by zeros. Blocks for the local disk.
+    pub fn truncate(&self, size: u64) -> Result<Wrote> {
+        const DONE: Wrote = Wrote::Some(Appended { bytes: 0, wait: None });
+        let bytes_max = self.env.part_size.get() * u64::from(PartNumber::MAX);
+        if size > bytes_max {
+            return Err(Error::new(ErrorKind::TooLarge, too_large(self.env.part_size)));
+        }
+        let mut inner = self.lock();
+        match &inner.content {
+            Content::Committing { .. } => return Ok(Wrote::Committing),
+            Content::Failed { error, .. } if size != 0 => return Err(error.clone()),
+            // A new beginning is what a failed file needs.
+            Content::Failed { .. } => self.start(&mut inner),
+            content if content.bytes() == size => return Ok(DONE),
+            _ if size == 0 => self.start(&mut inner),
+            _ => {
+                if !self.set_size(&mut inner, size)? {
+                    return Ok(Wrote::MustSettle);
+                }
+            }
+        }
+        inner.mtime = SystemTime::now();
+        Ok(DONE)
+    }
+
+    /// `false`, and nothing has changed, where the content has to be committed first.
+    fn set_size(&self, inner: &mut Inner, size: u64) -> Result<bool> {
+        if matches!(inner.content, Content::New) {
+            self.start(inner);
+        }
+        if let Content::Streaming { live, .. } = &mut inner.content
+            && live.set_size(size)?
+        {
+            return Ok(true);
+        }
+        if !self.stage(inner)? {
+            return Ok(false);
+        }
+        if let Content::Staged { copy, .. } = &inner.content {
+            copy.truncate(size)?;
+        }
+        Ok(true)
+    }
+
+    /// Makes zeros of a stretch, as far as the content reaches. Blocks for the local disk.
+    pub fn punch(&self, offset: u64, len: u64) -> Result<Wrote> {
+        let mut inner = self.lock();
+        match &inner.content {
+            Content::Committing { .. } => return Ok(Wrote::Committing),
+            Content::Failed { error, .. } => return Err(error.clone()),
+            _ => {}
+        }
+        if !self.stage(&mut inner)? {
+            return Ok(Wrote::MustSettle);
+        }
+        if let Content::Staged { copy, .. } = &inner.content {
+            copy.punch(offset, len)?;
+        }
+        inner.mtime = SystemTime::now();
+        Ok(Wrote::Some(Appended { bytes: 0, wait: None }))
+    }
+}
+
+fn append(
+    inner: &mut Inner,
+    data: &[u8],
+    destination: &dyn Fn() -> Option<Destination>,
+    may_block: bool,
+) -> Result<Wrote> {
+    let Content::Streaming { live, .. } = &mut inner.content else {
+        return Ok(Wrote::Committing);
+    };
+    let appended = live.append(data, destination, may_block)?;
+    if appended.bytes > 0 {
+        inner.mtime = SystemTime::now();
+    }
+    Ok(Wrote::Some(appended))
+}
+
+/// Changes what has not left yet; what lies beyond it is for the next call.
+fn patch(inner: &mut Inner, offset: u64, data: &[u8]) -> Result<Wrote> {
+    let Content::Streaming { live, .. } = &mut inner.content else {
+        return Ok(Wrote::Committing);
+    };
+    let bytes = live.patch(offset, data)?;
+    inner.mtime = SystemTime::now();
+    Ok(Wrote::Some(Appended { bytes, wait: None }))
+}
+
+/// Streams zeros up to `offset`, as many as there is room for.
+fn pad(
+    inner: &mut Inner,
+    offset: u64,
+    destination: &dyn Fn() -> Option<Destination>,
+    may_block: bool,
+) -> Result<Appended> {
+    let Content::Streaming { live, .. } = &mut inner.content else {
+        return Ok(Appended { bytes: 0, wait: Some(Wait::Commit) });
+    };
+    while live.frontier() < offset {
+        let zeros = &ZEROS[..ZEROS.len().min((offset - live.frontier()) as usize)];
+        let appended = live.append(zeros, destination, may_block)?;
+        if let Some(wait) = appended.wait {
+            return Ok(Appended { bytes: 0, wait: Some(wait) });
+        }
+    }
+    Ok(Appended { bytes: 0, wait: None })
+}
+
+fn refuse(content: &Content) -> Result<Wrote> {
+    match content {
+        Content::Failed { error, .. } => Err(error.clone()),
+        _ => Ok(Wrote::Committing),
+    }
+}
+
+/// Moves everything that was written, all of which is still held.
+fn move_into(live: &Streaming, copy: &Arc<Staged>) -> Result<()> {
+    let mut buffer = vec![0; MOVED_BYTES.min(live.frontier()) as usize];
+    let mut at = 0;
+    while at < live.frontier() {
+        let count = buffer.len().min((live.frontier() - at) as usize);
+        live.read(at, &mut buffer[..count])?;
+        copy.write(at, &buffer[..count])?;
+        at += count as u64;
+    }
+    if live.size() > live.frontier() {
+        copy.truncate(live.size())?;
+    }
+    Ok(())
+}

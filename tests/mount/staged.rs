@@ -1,0 +1,408 @@
+//! Writes that do not go front to back: the same operations as on a plain folder, byte for byte, on the
+//! mount, on the drive, and through the next mount.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+use crate::rig::{Mount, Rig, errno, fresh_bytes};
+
+const PART: usize = 256;
+
+fn small_parts(rig: &Rig) -> Mount {
+    rig.mount_with(&["--part-size", "256"])
+}
+
+fn read_write(path: &Path) -> File {
+    OpenOptions::new().read(true).write(true).open(path).unwrap()
+}
+
+/// Does the same to a file of the mount and to a local one: both, the drive, and a fresh mount must have
+/// the same bytes then.
+fn same(before: Option<&[u8]>, change: impl Fn(&Path)) {
+    let (rig, plain) = (Rig::new(), tempfile::tempdir().unwrap());
+    let mount = small_parts(&rig);
+    for path in [plain.path().join("f"), mount.at("f")] {
+        if let Some(bytes) = before {
+            fs::write(&path, bytes).unwrap();
+        }
+        change(&path);
+    }
+    let expected = fs::read(plain.path().join("f")).unwrap();
+    assert_eq!(fs::read(mount.at("f")).unwrap(), expected, "through the same mount");
+    assert_eq!(fs::metadata(mount.at("f")).unwrap().len(), expected.len() as u64);
+    assert_eq!(rig.client().read("f").unwrap(), expected, "on the drive");
+    assert_eq!(fs::read(small_parts(&rig).at("f")).unwrap(), expected, "through a fresh mount");
+}
+
+#[test]
+fn a_header_is_written_last() {
+    let bytes = fresh_bytes(20 * PART);
+    same(None, |path| {
+        let mut file = File::create(path).unwrap();
+        file.write_all(&[0; 100]).unwrap();
+        file.write_all(&bytes).unwrap();
+        file.seek(SeekFrom::Start(10)).unwrap();
+        file.write_all(b"the header").unwrap();
+    });
+}
+
+#[test]
+fn what_has_not_left_yet_is_changed_without_a_detour() {
+    let rig = Rig::new();
+    let mount = rig.mount_with(&["--part-size", "64KiB"]);
+    let mut expected = fresh_bytes(100_000);
+    let file = File::create(mount.at("f")).unwrap();
+    file.write_all_at(&expected[..80_000], 0).unwrap();
+    // Into the part that fills, ahead of the frontier, and into that gap.
+    file.write_all_at(&[1; 100], 70_000).unwrap();
+    file.write_all_at(&expected[90_000..], 90_000).unwrap();
+    file.write_all_at(&expected[80_000..90_000], 80_000).unwrap();
+    expected[70_000..70_100].fill(1);
+    drop(file);
+    assert_eq!(rig.client().read("f").unwrap(), expected);
+    let stats = rig.server().stats();
+    assert_eq!((stats.count("file/complete"), stats.count("put_part")), (1, 2), "{stats:?}");
+}
+
+#[test]
+fn a_committed_file_is_changed_in_place() {
+    let bytes = fresh_bytes(10 * PART + 77);
+    same(Some(&bytes), |path| {
+        let file = read_write(path);
+        file.write_all_at(b"middle", 1000).unwrap();
+        file.write_all_at(b"front", 0).unwrap();
+        file.write_all_at(b"behind the end", bytes.len() as u64 + 300).unwrap();
+    });
+}
+
+#[test]
+fn a_file_is_appended_to() {
+    let bytes = fresh_bytes(5 * PART + 1);
+    same(Some(&bytes), |path| {
+        for line in ["one\n", "two\n"] {
+            let mut file = OpenOptions::new().append(true).open(path).unwrap();
+            file.write_all(line.as_bytes()).unwrap();
+        }
+    });
+}
+
+#[test]
+fn two_appenders_do_not_overwrite_each_other() {
+    same(None, |path| {
+        let open = || OpenOptions::new().append(true).create(true).open(path).unwrap();
+        let (mut one, mut two) = (open(), open());
+        for round in 0..50 {
+            writeln!(one, "first {round}").unwrap();
+            writeln!(two, "second {round}").unwrap();
+        }
+    });
+}
+
+#[test]
+fn files_are_cut_and_grow() {
+    let bytes = fresh_bytes(8 * PART);
+    for (first, second) in [(3 * PART, 6 * PART), (0, 5), (9 * PART, 10), (700, 700), (8 * PART + 1, 100)] {
+        same(Some(&bytes), |path| {
+            let file = read_write(path);
+            file.set_len(first as u64).unwrap();
+            file.set_len(second as u64).unwrap();
+        });
+        same(None, |path| {
+            let mut file = File::create(path).unwrap();
+            file.write_all(&bytes).unwrap();
+            file.set_len(first as u64).unwrap();
+            file.write_all(b"at the old place").unwrap();
+            file.set_len(second as u64).unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_sparse_file_is_zeros_in_between() {
+    same(None, |path| {
+        let file = File::create(path).unwrap();
+        file.write_all_at(b"far", 40 * PART as u64).unwrap();
+        file.write_all_at(b"near", 3).unwrap();
+    });
+}
+
+#[test]
+fn holes_are_punched_and_ranges_zeroed() {
+    let bytes = fresh_bytes(9 * PART);
+    let allocate = |file: &File, mode: i32, offset: usize, len: usize| {
+        // SAFETY: the descriptor is open; no pointers are passed.
+        let failed = unsafe {
+            libc::fallocate(file.as_raw_fd(), mode, offset.cast_signed() as i64, len.cast_signed() as i64)
+        };
+        assert_eq!(failed, 0, "{}", std::io::Error::last_os_error());
+    };
+    same(Some(&bytes), |path| {
+        let file = read_write(path);
+        allocate(&file, libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, 100, 900);
+        allocate(&file, libc::FALLOC_FL_ZERO_RANGE, 8 * PART, 2 * PART);
+        allocate(&file, 0, 0, 12 * PART);
+        file.write_all_at(b"x", 500).unwrap();
+    });
+}
+
+#[test]
+fn what_was_written_is_read_back_at_once() {
+    let bytes = fresh_bytes(12 * PART);
+    same(Some(&bytes), |path| {
+        let mut file = read_write(path);
+        file.write_all_at(b"changed", 1500).unwrap();
+        let mut seen = Vec::new();
+        file.read_to_end(&mut seen).unwrap();
+        let mut expected = bytes.clone();
+        expected[1500..1507].copy_from_slice(b"changed");
+        assert!(seen == expected);
+        // A second handle sees the same, and so does one that comes after the commit.
+        assert!(fs::read(path).unwrap() == expected);
+    });
+}
+
+#[test]
+fn two_writers_share_one_content() {
+    let bytes = fresh_bytes(6 * PART);
+    same(Some(&bytes), |path| {
+        let (one, two) = (read_write(path), read_write(path));
+        one.write_all_at(b"one", 10).unwrap();
+        two.write_all_at(b"two", 12).unwrap();
+        one.write_all_at(b"!", 6 * PART as u64).unwrap();
+        drop(one);
+        two.write_all_at(b"later", 700).unwrap();
+    });
+}
+
+#[test]
+fn a_shared_mapping_is_written_through() {
+    let bytes = fresh_bytes(40_000);
+    same(Some(&bytes), |path| {
+        let file = read_write(path);
+        // SAFETY: the mapping is as long as the file, and taken away before it is closed.
+        unsafe {
+            let len = 40_000;
+            let (protection, shared) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+            let at = libc::mmap(std::ptr::null_mut(), len, protection, shared, file.as_raw_fd(), 0);
+            assert_ne!(at, libc::MAP_FAILED, "{}", std::io::Error::last_os_error());
+            std::slice::from_raw_parts_mut(at.cast::<u8>(), len)[30_000..30_005].copy_from_slice(b"local");
+            assert_eq!(libc::munmap(at, len), 0);
+        }
+    });
+}
+
+#[test]
+fn every_way_to_open_does_what_it_does_on_a_local_file() {
+    let (rig, plain) = (Rig::new(), tempfile::tempdir().unwrap());
+    let mount = small_parts(&rig);
+    let bytes = fresh_bytes(3 * PART);
+    let flags = [libc::O_CREAT, libc::O_EXCL, libc::O_TRUNC, libc::O_APPEND];
+    for access in [libc::O_RDONLY, libc::O_WRONLY, libc::O_RDWR] {
+        for chosen in 0..1 << flags.len() {
+            for exists in [false, true] {
+                let extra = flags.iter().enumerate().filter(|(bit, _)| chosen >> bit & 1 == 1);
+                let extra = extra.fold(0, |all, (_, flag)| all | flag);
+                if extra & libc::O_EXCL != 0 && extra & libc::O_CREAT == 0 {
+                    // Undefined by POSIX.
+                    continue;
+                }
+                let run = |folder: &Path| {
+                    let path = folder.join(format!("f-{access}-{chosen}-{exists}"));
+                    if exists {
+                        fs::write(&path, &bytes).unwrap();
+                    }
+                    // The bare call: the library refuses some of these by itself.
+                    let name = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
+                    // SAFETY: the path is a valid string; the descriptor is owned by the file.
+                    let opened = unsafe {
+                        let fd = libc::open(name.as_ptr(), access | extra | libc::O_CLOEXEC, 0o644);
+                        if fd < 0 {
+                            Err(std::io::Error::last_os_error().raw_os_error())
+                        } else {
+                            Ok(<File as std::os::fd::FromRawFd>::from_raw_fd(fd))
+                        }
+                    };
+                    let wrote = opened.map(|mut file| {
+                        let wrote = file.write(b"new").map_err(|e| e.raw_os_error());
+                        let mut seen = Vec::new();
+                        let read = file.read_to_end(&mut seen).map_err(|e| e.raw_os_error());
+                        (wrote, read, seen)
+                    });
+                    (wrote, fs::read(&path).map_err(|e| e.raw_os_error()))
+                };
+                assert_eq!(run(mount.path()), run(plain.path()), "{access:o} {extra:o} {exists}");
+            }
+        }
+    }
+}
+
+#[test]
+fn direct_io_is_taken() {
+    same(None, |path| {
+        #[repr(align(4096))]
+        struct Aligned([u8; 8192]);
+        let mut options = OpenOptions::new();
+        let file = options.write(true).create(true).custom_flags(libc::O_DIRECT).open(path).unwrap();
+        file.write_all_at(&Aligned([7; 8192]).0, 0).unwrap();
+        file.write_all_at(&Aligned([8; 8192]).0, 4096).unwrap();
+    });
+}
+
+#[test]
+fn a_promised_size_does_not_end_the_stream() {
+    let rig = Rig::new();
+    let mount = small_parts(&rig);
+    let bytes = fresh_bytes(10 * PART);
+    for (name, written) in [("whole", 10 * PART), ("less", 4 * PART + 3), ("nothing", 0)] {
+        let mut file = File::create(mount.at(name)).unwrap();
+        file.set_len(10 * PART as u64).unwrap();
+        assert_eq!(fs::metadata(mount.at(name)).unwrap().len(), 10 * PART as u64);
+        let before = rig.server().stats().count("put_part");
+        file.write_all(&bytes[..written]).unwrap();
+        if written > 2 * PART {
+            crate::rig::wait_until("parts leave while the file is open", || {
+                (rig.server().stats().count("put_part") > before).then_some(())
+            });
+        }
+        drop(file);
+        let mut expected = bytes[..written].to_vec();
+        expected.resize(10 * PART, 0);
+        assert_eq!(rig.client().read(name).unwrap(), expected, "{name}");
+    }
+    assert_eq!(rig.server().stats().count("file/complete"), 3);
+}
+
+#[test]
+fn a_change_of_nothing_uploads_nothing() {
+    let rig = Rig::new();
+    let mount = small_parts(&rig);
+    let bytes = fresh_bytes(7 * PART);
+    fs::write(mount.at("f"), &bytes).unwrap();
+    let before = rig.server().stats().count("put_part");
+    let file = read_write(&mount.at("f"));
+    file.write_all_at(&bytes[300..400], 300).unwrap();
+    drop(file);
+    assert_eq!(rig.server().stats().count("put_part"), before);
+    assert_eq!(rig.client().read("f").unwrap(), bytes);
+}
+
+#[test]
+fn past_the_cap_a_random_writer_hears_of_no_space_and_a_stream_goes_on() {
+    let rig = Rig::new();
+    let mount = rig.mount_with(&["--part-size", "64KiB", "--cache-size", "1MiB"]);
+    let bytes = fresh_bytes(3 << 20);
+    fs::write(mount.at("f"), &bytes).unwrap();
+    let file = read_write(&mount.at("f"));
+    file.write_all_at(&[1; 1000], 5).unwrap();
+    assert_eq!(errno(file.write_all_at(&bytes[..2 << 20], 100_000)), libc::ENOSPC);
+    fs::write(mount.at("g"), &bytes).unwrap();
+    assert_eq!(rig.client().read("g").unwrap(), bytes);
+    // Committing the first would take the whole of it: it is refused, and the drive keeps what it has.
+    assert_eq!(errno(file.sync_all()), libc::ENOSPC);
+    drop(file);
+    assert_eq!(rig.client().read("f").unwrap(), bytes);
+}
+
+#[test]
+fn without_a_cache_streams_work_and_other_writes_hear_of_no_space() {
+    let rig = Rig::new();
+    let mount = rig.mount_with(&["--part-size", "64KiB", "--cache-size", "off"]);
+    let bytes = fresh_bytes(500_000);
+    fs::write(mount.at("f"), &bytes).unwrap();
+    assert_eq!(errno(read_write(&mount.at("f")).write_all_at(b"x", 5)), libc::ENOSPC);
+    assert_eq!(rig.client().read("f").unwrap(), bytes);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Write { at: u64, len: usize, append: bool },
+    Read { at: u64, len: usize },
+    Cut { size: u64 },
+    Sync,
+    Reopen { truncate: bool },
+    SecondHandle { at: u64, len: usize },
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let at = || prop_oneof![3 => 0..3000_u64, 1 => Just(0_u64), 1 => (0..12_u64).prop_map(|n| n * 256)];
+    let len = || prop_oneof![1..700_usize, Just(256_usize), Just(1_usize)];
+    let step = prop_oneof![
+        6 => (at(), len(), any::<bool>()).prop_map(|(at, len, append)| Step::Write { at, len, append }),
+        3 => (at(), len()).prop_map(|(at, len)| Step::Read { at, len }),
+        2 => at().prop_map(|size| Step::Cut { size }),
+        1 => Just(Step::Sync),
+        1 => any::<bool>().prop_map(|truncate| Step::Reopen { truncate }),
+        1 => (at(), len()).prop_map(|(at, len)| Step::SecondHandle { at, len }),
+    ];
+    prop::collection::vec(step, 1..30)
+}
+
+/// What a program sees of the steps.
+fn run(path: &Path, steps: &[Step], bytes: &[u8]) -> Vec<String> {
+    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).unwrap();
+    let mut seen = Vec::new();
+    for (index, step) in steps.iter().enumerate() {
+        let data = |len: usize| &bytes[index * 7..index * 7 + len];
+        seen.push(match step {
+            Step::Write { at, len, append } => {
+                let at = if *append { file.metadata().unwrap().len() } else { *at };
+                format!("{:?}", file.write_all_at(data(*len), at).map_err(|e| e.raw_os_error()))
+            }
+            Step::Read { at, len } => {
+                let mut buffer = vec![0; *len];
+                let count = file.read_at(&mut buffer, *at).map_err(|e| e.raw_os_error());
+                format!("{count:?} {buffer:?}")
+            }
+            Step::Cut { size } => format!("{:?}", file.set_len(*size).map_err(|e| e.raw_os_error())),
+            Step::Sync => format!("{:?}", file.sync_all().map_err(|e| e.raw_os_error())),
+            Step::Reopen { truncate } => {
+                drop(file);
+                file = OpenOptions::new().read(true).write(true).truncate(*truncate).open(path).unwrap();
+                format!("{}", file.metadata().unwrap().len())
+            }
+            Step::SecondHandle { at, len } => {
+                let other = OpenOptions::new().write(true).open(path).unwrap();
+                format!("{:?}", other.write_all_at(data(*len), *at).map_err(|e| e.raw_os_error()))
+            }
+        });
+    }
+    drop(file);
+    seen.push(format!("{:?}", fs::read(path).unwrap()));
+    seen
+}
+
+fn check(rig: &Rig, mount: &Mount, name: &str, steps: &[Step]) -> Result<(), TestCaseError> {
+    let (plain, bytes) = (tempfile::tempdir().unwrap(), fresh_bytes(2000));
+    let expected = run(&plain.path().join(name), steps, &bytes);
+    let seen = run(&mount.at(name), steps, &bytes);
+    for (index, (seen, expected)) in seen.iter().zip(&expected).enumerate() {
+        prop_assert_eq!(seen, expected, "step {} {:?}", index, steps.get(index));
+    }
+    prop_assert_eq!(
+        rig.client().read(name).unwrap(),
+        fs::read(plain.path().join(name)).unwrap(),
+        "the drive"
+    );
+    Ok(())
+}
+
+#[test]
+fn random_writes_do_what_a_local_file_does() {
+    let rig = Rig::new();
+    let mount = small_parts(&rig);
+    let cases = std::env::var("PDSFS_MODEL_CASES").map_or(60, |text| text.parse().unwrap());
+    let config = Config { cases, max_shrink_iters: 300, failure_persistence: None, ..Config::default() };
+    let case = std::cell::Cell::new(0);
+    TestRunner::new(config)
+        .run(&steps(), |steps| {
+            case.set(case.get() + 1);
+            check(&rig, &mount, &format!("case-{}", case.get()), &steps)
+        })
+        .unwrap();
+}
