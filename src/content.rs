@@ -35,6 +35,7 @@ pub mod shipper;
 pub mod space;
 pub mod staged;
 pub mod streaming;
+pub mod tee;
 
 /// The state of a content, as far as a write needs to know it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -12,6 +12,7 @@ use super::shipper::{
 };
 use super::staged::Staged;
 use super::streaming::Uploader;
+use super::tee::Tee;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Sha1Hash;
 use crate::pds::drive::{Created, Expected, FileMeta};
@@ -29,6 +30,7 @@ const FILL_BYTES: u64 = 4 << 20;
 pub struct Finish {
     pub(super) env: Arc<Env>,
     pub(super) flow: Arc<Flow>,
+    pub(super) tee: Option<Tee>,
     pub(super) transfer: Arc<Transfer>,
     pub(super) destination: Destination,
     /// The content that the file has on the drive: where that is the same bytes, nothing is committed.

@@ -17,7 +17,8 @@ use tokio::sync::Notify;
 use super::flow::Flow;
 use super::shipper::Env;
 use super::staged::{Piece, Staged};
-use super::streaming::{Streaming, not_held};
+use super::streaming::{Streaming, read_left};
+use super::tee::Tee;
 use crate::error::{Error, Result};
 use crate::ids::Ino;
 use crate::pds::drive::FileMeta;
@@ -50,7 +51,7 @@ enum Here {
 /// Where readers find a content that is being committed.
 #[derive(Debug)]
 enum Source {
-    Flow(Arc<Flow>),
+    Flow(Arc<Flow>, Option<Tee>),
     Copy(Arc<Staged>),
 }
 
@@ -247,7 +248,7 @@ impl OpenFile {
     pub fn flow(&self) -> Option<Arc<Flow>> {
         match &self.lock().content {
             Content::Streaming { live, .. } => Some(live.flow().clone()),
-            Content::Committing { source: Source::Flow(flow), .. } => Some(flow.clone()),
+            Content::Committing { source: Source::Flow(flow, _), .. } => Some(flow.clone()),
             Content::New
             | Content::Clean { .. }
             | Content::Staged { .. }
@@ -274,8 +275,9 @@ impl OpenFile {
                 live.read(offset, &mut out)?;
                 Ok(ReadFrom::Held(out.into()))
             }
-            Content::Committing { source: Source::Flow(flow), bytes, .. } => {
-                let out = read_flow(flow, offset, len.min(bytes.saturating_sub(offset) as usize))?;
+            Content::Committing { source: Source::Flow(flow, tee), bytes, .. } => {
+                let len = len.min(bytes.saturating_sub(offset) as usize);
+                let out = read_flow(flow, tee.as_ref(), offset, len)?;
                 Ok(ReadFrom::Held(out))
             }
             Content::Clean { here: Here::Copy(copy), .. }
@@ -308,11 +310,11 @@ fn take_base(content: &mut Content) -> Option<FileMeta> {
     }
 }
 
-fn read_flow(flow: &Flow, offset: u64, len: usize) -> Result<Bytes> {
+fn read_flow(flow: &Flow, tee: Option<&Tee>, offset: u64, len: usize) -> Result<Bytes> {
     let mut out = vec![0; len];
     let mut done = 0;
     while done < len {
-        done += flow.read(offset + done as u64, &mut out[done..])?.ok_or_else(not_held)?;
+        done += read_left(flow, tee, offset + done as u64, &mut out[done..])?;
     }
     Ok(out.into())
 }

@@ -13,11 +13,15 @@ use super::finish::{Finish, Written};
 use super::flow::Flow;
 use super::part::Filling;
 use super::shipper::{Destination, Env, FrozenPart, Shipped, ship};
-use super::staged::too_large;
+use super::staged::{Staged, too_large};
+use super::tee::Tee;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::PartNumber;
 use crate::pds::drive::FileMeta;
 use crate::status::Transfer;
+
+/// Bytes that are moved at once into a copy.
+const COPIED_BYTES: u64 = 1 << 20;
 
 /// The live upload of one file.
 #[derive(Debug)]
@@ -31,6 +35,8 @@ pub struct Streaming {
     /// Number of the filling part; `None` when all numbers are used up.
     number: Option<PartNumber>,
     uploader: Option<Uploader>,
+    /// The copy of the parts that have left, from the first on.
+    tee: Option<Tee>,
     /// The size that was set; what is not written up to there is zeros.
     promised: u64,
 }
@@ -92,6 +98,7 @@ impl Streaming {
             offset: 0,
             number: Some(PartNumber::FIRST),
             uploader: None,
+            tee: None,
             promised: 0,
         }
     }
@@ -210,6 +217,7 @@ impl Streaming {
                     let run = ship(self.env.clone(), destination, queue, flow, transfer);
                     let task = self.env.runtime.spawn(run);
                     self.uploader = Some(Uploader { parts: Some(parts), task });
+                    self.tee = Tee::new(&self.env.space);
                 }
                 None if may_block => self.filling.put_aside(&self.env.spill_dir)?,
                 None => return Ok(false),
@@ -234,7 +242,36 @@ impl Streaming {
         self.flow.hold(offset, frames.clone(), self.env.budget.is_roomy());
         self.offset += bytes;
         self.number = number.next();
-        Some(FrozenPart { number, offset, bytes, frames })
+        let part = FrozenPart { number, offset, bytes, frames };
+        if let Some(tee) = &self.tee {
+            tee.push(&part, &self.env.runtime);
+        }
+        Some(part)
+    }
+
+    /// A copy of everything that was written, where there is one or one can be made. Blocks for the local
+    /// disk.
+    pub fn copy(&self) -> Result<Option<Arc<Staged>>> {
+        let copy = match &self.tee {
+            _ if !self.has_shipped() => Staged::new(&self.env.space, None)?,
+            Some(tee) => match tee.copy_of(self.offset) {
+                Some(copy) => copy,
+                None => return Ok(None),
+            },
+            None => return Ok(None),
+        };
+        let mut buffer = vec![0; COPIED_BYTES.min(self.frontier()) as usize];
+        let mut at = if self.has_shipped() { self.offset } else { 0 };
+        while at < self.frontier() {
+            let count = buffer.len().min((self.frontier() - at) as usize);
+            self.read(at, &mut buffer[..count])?;
+            copy.write(at, &buffer[..count])?;
+            at += count as u64;
+        }
+        if copy.size() != self.size() {
+            copy.truncate(self.size())?;
+        }
+        Ok(Some(copy))
     }
 
     /// Copies what is still held from `offset` on into `out`, as many bytes as were written.
@@ -245,7 +282,7 @@ impl Streaming {
                 self.filling.read(offset - self.offset, &mut out[done..])?
             } else {
                 let room = (self.offset - offset).min((out.len() - done) as u64) as usize;
-                self.flow.read(offset, &mut out[done..done + room])?.ok_or_else(not_held)?
+                read_left(&self.flow, self.tee.as_ref(), offset, &mut out[done..done + room])?
             };
             done += count;
             offset += count as u64;
@@ -256,8 +293,8 @@ impl Streaming {
     /// Everything that was written, for its commit. `base` is the content that the file has on the drive.
     pub fn finish(mut self, destination: Destination, base: Option<FileMeta>) -> Finish {
         let written = self.written(&destination).unwrap_or_else(Written::Lost);
-        let Self { env, flow, transfer, .. } = self;
-        Finish { env, flow, transfer, destination, base, written }
+        let Self { env, flow, tee, transfer, .. } = self;
+        Finish { env, flow, tee, transfer, destination, base, written }
     }
 
     fn written(&mut self, destination: &Destination) -> Result<Written> {
@@ -287,8 +324,16 @@ impl Streaming {
     }
 }
 
-/// The error of reading what has left already.
-pub fn not_held() -> Error {
+/// Reads what has left: from memory while it is held, else from the copy. At least one byte.
+pub(super) fn read_left(flow: &Flow, tee: Option<&Tee>, offset: u64, out: &mut [u8]) -> Result<usize> {
+    if let Some(count) = flow.read(offset, out)? {
+        return Ok(count);
+    }
+    let count = tee.map_or(Ok(0), |tee| tee.read(offset, out))?;
+    if count == 0 && !out.is_empty() { Err(not_held()) } else { Ok(count) }
+}
+
+fn not_held() -> Error {
     let detail =
         "this part of the file is on its way to the drive and cannot be read before the file is closed";
     Error::new(ErrorKind::Unsupported, detail)

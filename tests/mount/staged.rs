@@ -53,6 +53,53 @@ fn a_header_is_written_last() {
 }
 
 #[test]
+fn going_back_in_a_stream_costs_one_commit_and_no_download() {
+    let rig = Rig::new();
+    let mount = rig.mount_with(&["--part-size", "64KiB"]);
+    let mut expected = fresh_bytes(2 << 20);
+    let mut file = File::create(mount.at("f")).unwrap();
+    file.write_all(&expected).unwrap();
+    file.write_all_at(b"the header", 40).unwrap();
+    expected[40..50].copy_from_slice(b"the header");
+    let mut seen = vec![0; expected.len()];
+    assert_eq!(errno(file.read_at(&mut seen, 0)), libc::EBADF);
+    assert_eq!(fs::read(mount.at("f")).unwrap(), expected, "before the close");
+    drop(file);
+    assert_eq!(rig.client().read("f").unwrap(), expected);
+    let stats = rig.server().stats();
+    assert_eq!(stats.count("file/complete"), 1, "{stats:?}");
+    assert!(stats.received_bytes <= 2 * expected.len() as u64 + 4096, "{stats:?}");
+}
+
+#[test]
+fn a_stream_that_is_synced_in_the_middle_goes_on_without_a_download() {
+    let rig = Rig::new();
+    let mount = rig.mount_with(&["--part-size", "64KiB"]);
+    let bytes = fresh_bytes(3 << 20);
+    let mut file = File::create(mount.at("f")).unwrap();
+    for piece in bytes.chunks(1 << 20) {
+        file.write_all(piece).unwrap();
+        file.sync_all().unwrap();
+    }
+    drop(file);
+    assert_eq!(rig.server().stats().count("get_object"), 0);
+    assert_eq!(rig.client().read("f").unwrap(), bytes);
+}
+
+#[test]
+fn what_is_being_streamed_can_be_read_back_whole() {
+    let rig = Rig::new();
+    let mount = rig.mount_with(&["--part-size", "64KiB"]);
+    let bytes = fresh_bytes(2 << 20);
+    let mut file = File::create(mount.at("f")).unwrap();
+    file.write_all(&bytes).unwrap();
+    assert!(fs::read(mount.at("f")).unwrap() == bytes);
+    assert_eq!(rig.server().stats().count("file/complete"), 0);
+    drop(file);
+    assert_eq!(rig.client().read("f").unwrap(), bytes);
+}
+
+#[test]
 fn what_has_not_left_yet_is_changed_without_a_detour() {
     let rig = Rig::new();
     let mount = rig.mount_with(&["--part-size", "64KiB"]);

@@ -51,7 +51,7 @@ impl OpenFile {
                     (Source::Copy(copy.clone()), copy.size(), Written::Copied(copy));
                 let env = self.env.clone();
                 (
-                    Finish { env, flow, transfer, destination, base: base.clone(), written },
+                    Finish { env, flow, tee: None, transfer, destination, base: base.clone(), written },
                     source,
                     bytes,
                     base,
@@ -65,7 +65,7 @@ impl OpenFile {
                 };
                 let bytes = live.size();
                 let finish = live.finish(destination, base.clone());
-                let source = Source::Flow(finish.flow().clone());
+                let source = Source::Flow(finish.flow().clone(), finish.tee.clone());
                 (finish, source, bytes, base)
             }
         };
@@ -100,11 +100,14 @@ impl Source {
     fn kept(&self, bytes: u64) -> Here {
         match self {
             Self::Copy(copy) => Here::Copy(copy.clone()),
-            Self::Flow(flow) if bytes <= RESUME_BYTES_MAX => {
-                let held = read_flow(flow, 0, bytes as usize).ok();
+            Self::Flow(flow, tee) if bytes <= RESUME_BYTES_MAX => {
+                let held = read_flow(flow, tee.as_ref(), 0, bytes as usize).ok();
                 held.filter(|held| held.len() as u64 == bytes).map_or(Here::Nothing, Here::Bytes)
             }
-            Self::Flow(_) => Here::Nothing,
+            Self::Flow(_, tee) => {
+                let copy = tee.as_ref().and_then(|tee| tee.finished_copy(bytes));
+                copy.map_or(Here::Nothing, Here::Copy)
+            }
         }
     }
 }

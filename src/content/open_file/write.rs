@@ -1,6 +1,5 @@
 //! Writing and cutting: what changes a content.
 
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::{Content, Here, Inner, OpenFile, take_base};
@@ -12,8 +11,6 @@ use crate::content::{Plan, Shape, plan_write};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::PartNumber;
 
-/// Bytes that are moved at once from a live upload into a staged copy.
-const MOVED_BYTES: u64 = 1 << 20;
 /// Zeros for a gap that the stream runs over.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
@@ -125,18 +122,14 @@ impl OpenFile {
                 copy
             }
             Content::Clean { base, here: Here::Nothing } => Staged::new(space, Some(target(base)))?,
-            Content::Streaming { live, .. } if live.has_shipped() => {
-                if self.is_orphan() {
+            Content::Streaming { live, .. } => match live.copy()? {
+                Some(copy) => copy,
+                None if self.is_orphan() => {
                     let detail = "a deleted file that was streamed can only be written on at its end";
                     return Err(Error::new(ErrorKind::Unsupported, detail));
                 }
-                return Ok(false);
-            }
-            Content::Streaming { live, .. } => {
-                let copy = Staged::new(space, None)?;
-                move_into(live, &copy)?;
-                copy
-            }
+                None => return Ok(false),
+            },
             _ => Staged::new(space, None)?,
         };
         let base = take_base(&mut inner.content);
@@ -271,20 +264,4 @@ fn refuse(content: &Content) -> Result<Wrote> {
         Content::Failed { error, .. } => Err(error.clone()),
         _ => Ok(Wrote::Committing),
     }
-}
-
-/// Moves everything that was written, all of which is still held.
-fn move_into(live: &Streaming, copy: &Arc<Staged>) -> Result<()> {
-    let mut buffer = vec![0; MOVED_BYTES.min(live.frontier()) as usize];
-    let mut at = 0;
-    while at < live.frontier() {
-        let count = buffer.len().min((live.frontier() - at) as usize);
-        live.read(at, &mut buffer[..count])?;
-        copy.write(at, &buffer[..count])?;
-        at += count as u64;
-    }
-    if live.size() > live.frontier() {
-        copy.truncate(live.size())?;
-    }
-    Ok(())
 }

@@ -1,0 +1,189 @@
+//! The copy of what is streamed, made behind the writer's back.
+//!
+//! Parts that have left are gone from memory once the drive has them. The tee writes them to a staged
+//! copy as well, on a thread of its own, so that a program may still go back to them. It is worth
+//! something and never needed: where the disk is slower than the drive, or has no room, the stream goes
+//! on without it.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::part::read_frames;
+use super::shipper::FrozenPart;
+use super::space::Space;
+use super::staged::{Piece, Staged};
+use crate::error::Result;
+
+/// Parts that may wait for the disk: they keep memory that the stream needs.
+const BACKLOG_PARTS_MAX: usize = 4;
+
+/// What a live upload copies to.
+#[derive(Clone, Debug)]
+pub struct Tee(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    copy: Arc<Staged>,
+    /// A leaf lock.
+    state: Mutex<State>,
+    caught_up: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// In order, those being written too.
+    backlog: std::collections::VecDeque<FrozenPart>,
+    /// A thread is at work on the backlog.
+    is_busy: bool,
+    /// From the beginning of the file to here, everything is in the copy.
+    copied: u64,
+    /// The disk has failed or was too slow; nothing is added any more.
+    is_broken: bool,
+}
+
+impl Tee {
+    /// A tee into a new copy; none where there is no room for one.
+    pub fn new(space: &Arc<Space>) -> Option<Self> {
+        let copy = Staged::new(space, None).ok()?;
+        Some(Self(Arc::new(Inner { copy, state: Mutex::default(), caught_up: Condvar::new() })))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the next part. Does not wait.
+    pub fn push(&self, part: &FrozenPart, runtime: &tokio::runtime::Handle) {
+        let mut state = self.lock();
+        if state.is_broken {
+            return;
+        }
+        if state.backlog.len() >= BACKLOG_PARTS_MAX {
+            tracing::debug!("a stream is faster than the local disk; it goes on without a copy");
+            state.is_broken = true;
+            return;
+        }
+        state.backlog.push_back(part.clone());
+        if !state.is_busy {
+            state.is_busy = true;
+            let tee = self.clone();
+            runtime.spawn_blocking(move || tee.work());
+        }
+    }
+
+    /// Writes until nothing is left to write.
+    fn work(&self) {
+        loop {
+            let Some(part) = self.lock().backlog.front().cloned() else { return };
+            let written = self.write(&part);
+            drop(part);
+            let mut state = self.lock();
+            let done = state.backlog.pop_front();
+            match (written, done) {
+                (Ok(()), Some(done)) => state.copied = done.offset + done.bytes,
+                (Err(error), _) => {
+                    tracing::debug!(%error, "a stream goes on without a local copy");
+                    state.is_broken = true;
+                    state.backlog.clear();
+                }
+                (Ok(()), None) => {}
+            }
+            if state.backlog.is_empty() {
+                state.is_busy = false;
+                drop(state);
+                self.0.caught_up.notify_all();
+                return;
+            }
+        }
+    }
+
+    fn write(&self, part: &FrozenPart) -> Result<()> {
+        let mut at = part.offset;
+        for frame in &*part.frames {
+            self.0.copy.write(at, &frame.load()?)?;
+            at += frame.bytes();
+        }
+        Ok(())
+    }
+
+    /// The copy of the first `bytes`, if it has all of them; what is under way is waited for. Blocks for
+    /// the local disk.
+    pub fn copy_of(&self, bytes: u64) -> Option<Arc<Staged>> {
+        let mut state = self.lock();
+        while state.is_busy {
+            state = self.0.caught_up.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        (!state.is_broken && state.copied == bytes).then(|| self.0.copy.clone())
+    }
+
+    /// The copy, if it is one of exactly `bytes` already.
+    pub fn finished_copy(&self, bytes: u64) -> Option<Arc<Staged>> {
+        let state = self.lock();
+        let is_whole = !state.is_broken && state.copied == bytes && self.0.copy.size() == bytes;
+        is_whole.then(|| self.0.copy.clone())
+    }
+
+    /// Copies bytes at `offset` into `out`: at least one of what was pushed, unless the tee is broken.
+    pub fn read(&self, offset: u64, out: &mut [u8]) -> Result<usize> {
+        let (copied, waiting) = {
+            let state = self.lock();
+            let holds = |part: &&FrozenPart| (part.offset..part.offset + part.bytes).contains(&offset);
+            (state.copied, state.backlog.iter().find(holds).cloned())
+        };
+        if let Some(part) = waiting {
+            return read_frames(&part.frames, offset - part.offset, out);
+        }
+        let len = copied.saturating_sub(offset).min(out.len() as u64);
+        let mut done = 0;
+        for piece in self.0.copy.read(offset, len)? {
+            if let Piece::Here(bytes) = piece {
+                out[done..done + bytes.len()].copy_from_slice(&bytes);
+                done += bytes.len();
+            }
+        }
+        Ok(done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::PartNumber;
+    use crate::pds::frame::Frame;
+
+    fn part(offset: u64, bytes: &'static [u8]) -> FrozenPart {
+        let frames = [Frame::Memory(bytes::Bytes::from_static(bytes))].into();
+        FrozenPart { number: PartNumber::FIRST, offset, bytes: bytes.len() as u64, frames }
+    }
+
+    #[tokio::test]
+    async fn parts_come_to_the_copy_in_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let tee = Tee::new(&Space::new(folder.path(), None, 0)).unwrap();
+        let runtime = tokio::runtime::Handle::current();
+        tee.push(&part(0, b"abc"), &runtime);
+        tee.push(&part(3, b"def"), &runtime);
+        let (waiting, pieces) = (tee.clone(), b"abcdef");
+        let copy = tokio::task::spawn_blocking(move || waiting.copy_of(6)).await.unwrap().unwrap();
+        assert_eq!(copy.read(0, 9).unwrap(), [Piece::Here(bytes::Bytes::from_static(pieces))]);
+        let mut out = [0; 4];
+        assert_eq!((tee.read(4, &mut out).unwrap(), &out[..2]), (2, &b"ef"[..]));
+        assert_eq!(tee.read(6, &mut out).unwrap(), 0);
+        tee.lock().backlog.push_back(part(6, b"ghi"));
+        assert_eq!((tee.read(7, &mut out).unwrap(), &out[..2]), (2, &b"hi"[..]));
+        tee.lock().backlog.clear();
+        assert!(tee.finished_copy(6).is_some() && tee.finished_copy(5).is_none());
+    }
+
+    #[tokio::test]
+    async fn without_room_there_is_no_copy_and_nothing_else_happens() {
+        let folder = tempfile::tempdir().unwrap();
+        let tee = Tee::new(&Space::new(folder.path(), Some(4), 0)).unwrap();
+        let runtime = tokio::runtime::Handle::current();
+        tee.push(&part(0, b"abc"), &runtime);
+        tee.push(&part(3, b"def"), &runtime);
+        let waiting = tee.clone();
+        assert!(tokio::task::spawn_blocking(move || waiting.copy_of(6)).await.unwrap().is_none());
+        tee.push(&part(6, b"g"), &runtime);
+        assert!(tee.finished_copy(7).is_none());
+    }
+}
