@@ -23,6 +23,7 @@
 //! ```
 
 pub mod budget;
+mod direct;
 pub mod finish;
 pub mod flow;
 pub mod in_flight;

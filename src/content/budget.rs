@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+use super::direct::Block;
+
 /// Usual size of a slab in bytes.
 const SLAB_BYTES: u64 = 256 << 10;
 /// Free slabs that are kept for the next writer when nothing is in use.
@@ -29,7 +31,7 @@ pub struct Budget {
 struct State {
     in_use: usize,
     on_their_way: usize,
-    free: Vec<Vec<u8>>,
+    free: Vec<Block>,
 }
 
 /// What a writer who needs memory shall do.
@@ -77,7 +79,7 @@ impl Budget {
             return if state.on_their_way > 0 { Grant::Wait } else { Grant::Spill };
         }
         state.in_use += 1;
-        let bytes = state.free.pop().unwrap_or_else(|| Vec::with_capacity(self.slab_bytes));
+        let bytes = state.free.pop().unwrap_or_else(|| Block::with_capacity(self.slab_bytes));
         Grant::Slab(Slab { bytes, budget: self.clone(), on_its_way: false })
     }
 
@@ -90,7 +92,7 @@ impl Budget {
 /// A buffer on loan from the budget.
 #[derive(Debug)]
 pub struct Slab {
-    bytes: Vec<u8>,
+    bytes: Block,
     budget: Arc<Budget>,
     on_its_way: bool,
 }
@@ -98,14 +100,13 @@ pub struct Slab {
 impl Slab {
     /// Takes as much of `data` as there is room for; how much that was.
     pub fn fill(&mut self, data: &[u8], room_max: usize) -> usize {
-        let taken = data.len().min(self.budget.slab_bytes - self.bytes.len()).min(room_max);
-        self.bytes.extend_from_slice(&data[..taken]);
-        taken
+        let taken = data.len().min(self.budget.slab_bytes - self.bytes().len()).min(room_max);
+        self.bytes.extend(&data[..taken])
     }
 
     /// Changes bytes `at..`; how many of `data` there was something to change for.
     pub fn patch(&mut self, at: usize, data: &[u8]) -> usize {
-        let held = &mut self.bytes[at..];
+        let held = &mut self.bytes.bytes_mut()[at..];
         let count = held.len().min(data.len());
         held[..count].copy_from_slice(&data[..count]);
         count
@@ -118,7 +119,7 @@ impl Slab {
 
     /// What it holds.
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+        self.bytes.bytes()
     }
 
     /// The part is complete: the slab will come back without its writer's doing.
@@ -132,14 +133,14 @@ impl Slab {
 
 impl AsRef<[u8]> for Slab {
     fn as_ref(&self) -> &[u8] {
-        &self.bytes
+        self.bytes.bytes()
     }
 }
 
 impl Drop for Slab {
     fn drop(&mut self) {
         let mut bytes = std::mem::take(&mut self.bytes);
-        bytes.clear();
+        bytes.truncate(0);
         let mut state = self.budget.lock();
         state.in_use -= 1;
         state.on_their_way -= usize::from(self.on_its_way);

@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
+use super::direct::{ALIGN_BYTES, DirectFile, is_aligned};
 use super::ranges::Ranges;
 use super::reader::ReadTarget;
 use super::shipper::FrozenPart;
@@ -35,6 +36,8 @@ const FRAME_BYTES: u64 = 256 << 10;
 #[derive(Debug)]
 pub struct Staged {
     file: Arc<File>,
+    /// Another way to write it, where there is one.
+    direct: Option<DirectFile>,
     /// A leaf lock, held over reads and writes of the local file.
     state: Mutex<State>,
 }
@@ -75,7 +78,8 @@ impl Staged {
         let size = base.as_ref().map_or(0, |base| base.size);
         file.set_len(size)?;
         let state = State { size, base, base_bytes: size, present: Ranges::default(), share: space.share() };
-        Ok(Arc::new(Self { file: Arc::new(file), state: Mutex::new(state) }))
+        let direct = DirectFile::of(&file);
+        Ok(Arc::new(Self { file: Arc::new(file), direct, state: Mutex::new(state) }))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -96,6 +100,47 @@ impl Staged {
         state.present.insert(offset..end);
         state.size = state.size.max(end);
         Ok(())
+    }
+
+    /// Writes the frames of a part. Not at the same time as any other write.
+    pub fn write_part(&self, part: &FrozenPart) -> Result<()> {
+        let end = part.offset + part.bytes;
+        self.lock().reserve(part.offset..end)?;
+        // Without the lock: readers of what is here already need not wait for the disk.
+        let mut at = part.offset;
+        let whole = self.write_direct(part)?;
+        for (index, frame) in part.frames.iter().enumerate() {
+            if index >= whole {
+                self.file.write_all_at(&frame.load()?, at)?;
+            }
+            at += frame.bytes();
+        }
+        let mut state = self.lock();
+        state.present.insert(part.offset..end);
+        state.size = state.size.max(end);
+        Ok(())
+    }
+
+    /// Writes the first frames past the page cache, as far as that is possible; how many.
+    fn write_direct(&self, part: &FrozenPart) -> Result<usize> {
+        let Some(direct) = self.direct.as_ref().filter(|_| part.offset.is_multiple_of(ALIGN_BYTES as u64))
+        else {
+            return Ok(0);
+        };
+        let pieces: Vec<&[u8]> = part
+            .frames
+            .iter()
+            .map_while(|frame| match frame {
+                Frame::Memory(bytes) if is_aligned(bytes) => Some(&bytes[..]),
+                Frame::Memory(_) | Frame::Stored { .. } => None,
+            })
+            .collect();
+        match direct.write_all_at(&pieces, part.offset) {
+            Ok(()) => Ok(pieces.len()),
+            // The file system said yes when it was opened and means no.
+            Err(e) if e.kind() == std::io::ErrorKind::InvalidInput => Ok(0),
+            Err(e) => Err(e.into()),
+        }
     }
 
     /// Cuts the content, or lets it grow by zeros.

@@ -14,7 +14,7 @@ use super::staged::{Piece, Staged};
 use crate::error::Result;
 
 /// Parts that may wait for the disk: they keep memory that the stream needs.
-const BACKLOG_PARTS_MAX: usize = 4;
+const BACKLOG_PARTS_MAX: usize = 8;
 
 /// What a live upload copies to.
 #[derive(Clone, Debug)]
@@ -74,7 +74,7 @@ impl Tee {
     fn work(&self) {
         loop {
             let Some(part) = self.lock().backlog.front().cloned() else { return };
-            let written = self.write(&part);
+            let written = self.0.copy.write_part(&part);
             drop(part);
             let mut state = self.lock();
             let done = state.backlog.pop_front();
@@ -94,15 +94,6 @@ impl Tee {
                 return;
             }
         }
-    }
-
-    fn write(&self, part: &FrozenPart) -> Result<()> {
-        let mut at = part.offset;
-        for frame in &*part.frames {
-            self.0.copy.write(at, &frame.load()?)?;
-            at += frame.bytes();
-        }
-        Ok(())
     }
 
     /// The copy of the first `bytes`, if it has all of them; what is under way is waited for. Blocks for

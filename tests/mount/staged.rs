@@ -72,6 +72,22 @@ fn going_back_in_a_stream_costs_one_commit_and_no_download() {
 }
 
 #[test]
+fn a_stream_without_a_copy_is_committed_before_it_goes_back() {
+    let rig = Rig::new();
+    let mount = rig.mount_with(&["--part-size", "64KiB", "--cache-size", "2MiB"]);
+    let mut expected = fresh_bytes(3 << 20);
+    let mut file = File::create(mount.at("f")).unwrap();
+    file.write_all(&expected).unwrap();
+    file.set_len(1 << 20).unwrap();
+    file.write_all_at(b"the header", 40).unwrap();
+    drop(file);
+    expected.truncate(1 << 20);
+    expected[40..50].copy_from_slice(b"the header");
+    assert_eq!(rig.client().read("f").unwrap(), expected);
+    assert_eq!(rig.server().stats().count("file/complete"), 2);
+}
+
+#[test]
 fn a_stream_that_is_synced_in_the_middle_goes_on_without_a_download() {
     let rig = Rig::new();
     let mount = rig.mount_with(&["--part-size", "64KiB"]);
