@@ -20,6 +20,8 @@ use pdsfs::pds::types::{CheckNameMode, FileType, PartUrl};
 use pdsfs::rolling_sha1::{RollingSha1, Sha1Ctx};
 use pdsfs::server::{Server, ServerConfig};
 
+/// Of addresses that are used at once.
+const URL_LIFETIME: Duration = Duration::from_secs(600);
 /// The store refuses smaller parts, other than the last one.
 const PART: usize = 128 << 10;
 
@@ -165,7 +167,7 @@ async fn contract_parallel_upload_without_a_size() {
         let bytes = fresh_bytes(len);
         let meta = place.upload(&format!("f{len}"), None, &bytes).await;
         assert_eq!((meta.size, meta.sha1), (len as u64, Some(sha1(&bytes))));
-        let url = place.drive.download_url(&meta.file_id, None).await.unwrap();
+        let url = place.drive.download_url(&meta.file_id, None, URL_LIFETIME).await.unwrap();
         assert_eq!(place.drive.read_range(&url, 0..len as u64).await.unwrap(), bytes);
     }
     place.done().await;
@@ -190,7 +192,7 @@ async fn contract_overwriting_keeps_the_id_and_the_old_content_until_complete() 
     let (old, new) = (fresh_bytes(PART + 5), fresh_bytes(3 * PART));
     let first = place.upload("f", None, &old).await;
     let (upload, expected) = place.send("f", Some(&first.file_id), &new).await;
-    let url = place.drive.download_url(&first.file_id, None).await.unwrap();
+    let url = place.drive.download_url(&first.file_id, None, URL_LIFETIME).await.unwrap();
     assert_eq!(place.drive.read_range(&url, 0..old.len() as u64).await.unwrap(), old);
     let second = place.drive.complete(&upload, &expected).await.unwrap();
     assert_eq!(second.file_id, first.file_id);
@@ -324,7 +326,7 @@ async fn contract_ranges_and_pages() {
     let place = Place::new().await;
     let bytes = fresh_bytes(3 * PART);
     let meta = place.upload("f", None, &bytes).await;
-    let url = place.drive.download_url(&meta.file_id, meta.revision.as_ref()).await.unwrap();
+    let url = place.drive.download_url(&meta.file_id, meta.revision.as_ref(), URL_LIFETIME).await.unwrap();
     for (start, end) in [(0, 1), (PART - 1, PART + 1), (3 * PART - 1, 3 * PART)] {
         assert_eq!(place.drive.read_range(&url, start as u64..end as u64).await.unwrap(), bytes[start..end]);
     }

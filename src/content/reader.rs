@@ -25,6 +25,7 @@ use std::future::Future;
 use std::hash::{Hash, Hasher};
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -32,9 +33,12 @@ pub use blocks::ReadCursor;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, RevisionId, Sha1Hash};
-use crate::pds::drive::{DownloadUrl, Drive, RangeError};
+use crate::pds::drive::{DOWNLOAD_URL_LIFETIME_MAX, DownloadUrl, Drive, RangeError};
 use blocks::Blocks;
 use urls::{LiveUrl, UrlCache};
+
+/// Lifetime asked for an address.
+const URL_LIFETIME: Duration = Duration::from_secs(3600);
 
 /// How often one request may be told that its address has expired.
 const EXPIRED_MAX: u32 = 3;
@@ -101,6 +105,20 @@ impl Reader {
         self.urls.forget(file_id);
     }
 
+    /// Keeps a content readable whose file is about to be deleted, until [`Self::let_go`] or for as long as
+    /// an address can live: signed addresses outlive the file's way to the recycle bin.
+    pub async fn hold(&self, target: &ReadTarget) -> Result<()> {
+        let (asked_at, revision) = (Instant::now(), target.revision.as_ref());
+        let answer = self.drive.download_url(&target.file_id, revision, DOWNLOAD_URL_LIFETIME_MAX).await;
+        self.urls.hold(target, Arc::new(LiveUrl::new(checked(target, answer)?, asked_at)));
+        Ok(())
+    }
+
+    /// Nobody reads a held content any more.
+    pub fn let_go(&self, target: &ReadTarget) {
+        self.urls.let_go(target);
+    }
+
     /// Bytes that the cache holds now.
     pub fn cached_bytes(&self) -> u64 {
         self.blocks.cached_bytes()
@@ -110,7 +128,8 @@ impl Reader {
         let ask = || {
             let (drive, target) = (self.drive.clone(), target.clone());
             async move {
-                let answer = drive.download_url(&target.file_id, target.revision.as_ref()).await;
+                let revision = target.revision.as_ref();
+                let answer = drive.download_url(&target.file_id, revision, URL_LIFETIME).await;
                 checked(&target, answer)
             }
         };

@@ -33,8 +33,8 @@ pub use upload::{Created, Expected, NewFile, PutOutcome, Upload};
 
 /// Entries per listing page: the largest that the documents allow.
 const PAGE_ENTRIES: u32 = 100;
-/// Lifetime asked for a download URL.
-const DOWNLOAD_URL_TTL: Duration = Duration::from_secs(3600);
+/// Longest lifetime of a download URL (`expire_sec` of `get_download_url`).
+pub const DOWNLOAD_URL_LIFETIME_MAX: Duration = Duration::from_secs(115_200);
 /// How long a task of the service (trashing a large folder) is waited for.
 const TASK_ELAPSED_MAX: Duration = Duration::from_secs(50);
 /// Sub-requests of one `/v2/batch`.
@@ -335,19 +335,25 @@ impl Drive {
         })
     }
 
-    /// A URL to read a revision (`None`: the newest) for about an hour.
-    pub async fn download_url(&self, file: &FileId, revision: Option<&RevisionId>) -> Result<DownloadUrl> {
+    /// A URL to read a revision (`None`: the newest) for so long, at most
+    /// [`DOWNLOAD_URL_LIFETIME_MAX`].
+    pub async fn download_url(
+        &self,
+        file: &FileId,
+        revision: Option<&RevisionId>,
+        lifetime: Duration,
+    ) -> Result<DownloadUrl> {
         let request = DownloadUrlRequest {
             drive_id: self.id(),
             file_id: file,
             revision_id: revision,
-            expire_sec: DOWNLOAD_URL_TTL.as_secs() as u32,
+            expire_sec: lifetime.as_secs() as u32,
         };
         let asked_at = Instant::now();
         let answer: DownloadUrlResponse = self.ask("/v2/file/get_download_url", &request).await?;
         Ok(DownloadUrl {
             url: Secret::new(answer.url),
-            expires_at: asked_at + DOWNLOAD_URL_TTL,
+            expires_at: asked_at + lifetime,
             revision: answer.revision_id,
             size: answer.size,
         })

@@ -7,6 +7,7 @@ use std::ffi::OsStr;
 use std::time::{Duration, Instant};
 
 use super::{Entry, RenameMode, Vfs};
+use crate::content::finish::target;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, Ino};
 use crate::pds::drive::FileMeta;
@@ -96,6 +97,7 @@ impl Vfs {
                 next
             };
             let Some(file_id) = next else { break };
+            self.hold_open(ino, &file_id).await;
             self.drive.remove(&file_id, self.config.remove).await?;
             self.times.forget(&file_id);
             removed.insert(file_id);
@@ -105,6 +107,16 @@ impl Vfs {
             tree.entomb(file_id, Instant::now());
         }
         Ok(())
+    }
+
+    /// Who has a file open goes on reading it when it is deleted.
+    async fn hold_open(&self, ino: Ino, file_id: &FileId) {
+        let base = self.files.get(ino).and_then(|file| file.base());
+        let Some(base) = base.filter(|base| base.file_id == *file_id && base.size > 0) else { return };
+        if let Err(error) = self.reader.hold(&target(&base)).await {
+            // The deletion itself will tell of a drive that does not answer.
+            tracing::debug!(%file_id, %error, "an open file will not be readable once it is deleted");
+        }
     }
 
     /// Removes an empty folder.

@@ -353,6 +353,12 @@ impl Vfs {
             tree.unpin(file.ino());
             left
         };
+        if left == Left::Nothing
+            && file.is_orphan()
+            && let Some(base) = file.base()
+        {
+            self.reader.let_go(&target(&base));
+        }
         if left == Left::Readers {
             file.no_more_writers();
         }

@@ -20,6 +20,8 @@ use pdsfs::ids::{DriveId, FileId, Secret};
 use pdsfs::pds::drive::{Drive, FileMeta};
 use pdsfs::server::{Server, ServerConfig};
 
+/// Of addresses that are used at once.
+const URL_LIFETIME: Duration = Duration::from_secs(600);
 /// The bearer of every test server.
 pub const TOKEN: &str = "test-token";
 /// How long a thing that should happen at once may take on a busy machine.
@@ -155,7 +157,7 @@ impl Client<'_> {
             return Some(Vec::new());
         }
         let bytes = self.rig.block_on(async {
-            let url = self.drive.download_url(&meta.file_id, None).await.unwrap();
+            let url = self.drive.download_url(&meta.file_id, None, URL_LIFETIME).await.unwrap();
             self.drive.read_range(&url, 0..meta.size).await
         });
         match bytes {

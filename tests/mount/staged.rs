@@ -382,6 +382,27 @@ fn without_a_cache_streams_work_and_other_writes_hear_of_no_space() {
     assert_eq!(rig.client().read("f").unwrap(), bytes);
 }
 
+#[test]
+fn a_deleted_file_is_read_and_written_by_those_who_have_it_open() {
+    let rig = Rig::new();
+    let mount = rig.mount_with(&["--part-size", "64KiB", "--read-cache", "1MiB"]);
+    let mut expected = fresh_bytes(3 << 20);
+    fs::write(mount.at("f"), &expected).unwrap();
+    let (reader, file) = (File::open(mount.at("f")).unwrap(), read_write(&mount.at("f")));
+    fs::remove_file(mount.at("f")).unwrap();
+    assert!(fs::metadata(mount.at("f")).is_err());
+    assert_eq!(rig.client().names(""), Vec::<String>::new());
+    let mut seen = vec![0; expected.len()];
+    reader.read_exact_at(&mut seen, 0).unwrap();
+    assert!(seen == expected);
+    file.write_all_at(b"nobody's", 1 << 20).unwrap();
+    expected[1 << 20..(1 << 20) + 8].copy_from_slice(b"nobody's");
+    file.read_exact_at(&mut seen, 0).unwrap();
+    assert!(seen == expected);
+    drop((reader, file));
+    assert_eq!(rig.client().names(""), Vec::<String>::new());
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Write { at: u64, len: usize, append: bool },

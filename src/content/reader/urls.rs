@@ -1,6 +1,7 @@
 //! Download addresses: asked for once however many requests need one, kept until shortly before
 //! they expire.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,7 +29,7 @@ pub(super) struct LiveUrl {
 }
 
 impl LiveUrl {
-    fn new(url: DownloadUrl, asked_at: Instant) -> Self {
+    pub(super) fn new(url: DownloadUrl, asked_at: Instant) -> Self {
         let lifetime = url.expires_at.saturating_duration_since(asked_at);
         let margin = RENEW_MARGIN.min(lifetime / 10);
         let renew_at = url.expires_at.checked_sub(margin).unwrap_or(asked_at);
@@ -48,11 +49,27 @@ enum Slot {
 #[derive(Debug)]
 pub(super) struct UrlCache {
     slots: Mutex<LruCache<ReadTarget, Slot>>,
+    /// Addresses that cannot be asked for again. A leaf lock.
+    held: Mutex<HashMap<ReadTarget, Arc<LiveUrl>>>,
 }
 
 impl UrlCache {
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self { slots: Mutex::new(LruCache::new(URLS_MAX)) })
+        Arc::new(Self { slots: Mutex::new(LruCache::new(URLS_MAX)), held: Mutex::default() })
+    }
+
+    fn held(&self) -> MutexGuard<'_, HashMap<ReadTarget, Arc<LiveUrl>>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps an address until it is let go.
+    pub(super) fn hold(&self, target: &ReadTarget, live: Arc<LiveUrl>) {
+        self.held().insert(target.clone(), live);
+    }
+
+    /// Forgets a held address.
+    pub(super) fn let_go(&self, target: &ReadTarget) {
+        self.held().remove(target);
     }
 
     fn slots(&self) -> MutexGuard<'_, LruCache<ReadTarget, Slot>> {
@@ -69,6 +86,9 @@ impl UrlCache {
     where
         Fut: Future<Output = Result<DownloadUrl>> + Send + 'static,
     {
+        if let Some(live) = self.held().get(target) {
+            return Ok(live.clone());
+        }
         let (flight, pilot) = {
             let mut slots = self.slots();
             match slots.get(target) {
@@ -98,6 +118,7 @@ impl UrlCache {
 
     /// Forgets `used` because the store refuses it, unless somebody has renewed it meanwhile.
     pub(super) fn discard(&self, target: &ReadTarget, used: &Arc<LiveUrl>) {
+        self.let_go(target);
         let mut slots = self.slots();
         if matches!(slots.peek(target), Some(Slot::Live(live)) if Arc::ptr_eq(live, used)) {
             slots.pop(target);
