@@ -2,6 +2,8 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::time::Duration;
 
 use pdsfs::server::{FaultAction, FaultRule};
@@ -17,6 +19,28 @@ fn moment(round: u64) -> Duration {
 
 #[test]
 fn kill_9_during_an_overwrite_leaves_the_old_revision_or_the_new_one() {
+    kill_during(|path, bytes| {
+        let mut file = File::create(path)?;
+        bytes.chunks(PART).try_for_each(|piece| file.write_all(piece))?;
+        file.sync_all()
+    });
+}
+
+#[test]
+fn kill_9_during_a_change_in_place_leaves_the_old_revision_or_the_new_one() {
+    kill_during(|path, bytes| {
+        let file = File::options().write(true).open(path)?;
+        // From the back to the front: nothing of it can be streamed.
+        for (index, piece) in bytes.chunks(PART).enumerate().rev() {
+            file.write_all_at(piece, (index * PART) as u64)?;
+        }
+        file.set_len(bytes.len() as u64)?;
+        file.sync_all()
+    });
+}
+
+/// Kills the daemon while `change` makes the file something else.
+fn kill_during(change: fn(&Path, &[u8]) -> std::io::Result<()>) {
     let rig = Rig::new();
     // Slow enough that kills come before, during and after the commit.
     rig.server().faults().add(FaultRule::new("put_part", FaultAction::Delay { ms: 20 }));
@@ -32,10 +56,7 @@ fn kill_9_during_an_overwrite_leaves_the_old_revision_or_the_new_one() {
         let (path, bytes) = (mount.at("f"), next.clone());
         let writer = std::thread::spawn(move || {
             // Dies with the mount; what it returns does not matter.
-            let _ = File::create(path).and_then(|mut file| {
-                bytes.chunks(PART).try_for_each(|piece| file.write_all(piece))?;
-                file.sync_all()
-            });
+            let _ = change(&path, &bytes);
         });
         // A moment that nothing announces is what this is about.
         std::thread::sleep(moment(round));

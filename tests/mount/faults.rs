@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::time::{Duration, Instant};
 
 use pdsfs::ids::Secret;
@@ -40,7 +40,8 @@ fn throttled(retry_after_s: Option<u32>, x_retry_after_ms: Option<u32>) -> Fault
     }
 }
 
-/// One rule at a time: a new file of several parts, an overwrite, and a small file must commit.
+/// One rule at a time: a new file of several parts, an overwrite, a small file, and a change in the
+/// middle must commit.
 fn survives(rig: &Rig, mount: &Mount, rule: &FaultRule) {
     let what = format!("{rule:?}");
     for (name, size) in [("large", 5 * PART + 100), ("large", 4 * PART), ("small", 1000)] {
@@ -50,6 +51,16 @@ fn survives(rig: &Rig, mount: &Mount, rule: &FaultRule) {
         fs::write(mount.at(name), &bytes).unwrap_or_else(|e| panic!("{what}: {name}: {e}"));
         assert_eq!(rig.client().read(name).unwrap(), bytes, "{what}");
     }
+    let mut bytes = rig.client().read("large").unwrap();
+    rig.server().faults().add(rule.clone());
+    let edited = File::options().write(true).open(mount.at("large")).and_then(|file| {
+        let change = fresh_bytes(1000);
+        bytes[PART..PART + 1000].copy_from_slice(&change);
+        file.write_all_at(&change, PART as u64)?;
+        file.sync_all()
+    });
+    edited.unwrap_or_else(|e| panic!("{what}: a change: {e}"));
+    assert_eq!(rig.client().read("large").unwrap(), bytes, "{what}: a change");
     rig.server().faults().clear();
 }
 
