@@ -24,3 +24,5 @@ mod staged;
 mod streaming;
 #[path = "mount/users.rs"]
 mod users;
+#[path = "mount/writes.rs"]
+mod writes;

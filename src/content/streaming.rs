@@ -136,6 +136,12 @@ impl Streaming {
         self.offset + self.filling.bytes()
     }
 
+    /// Forgets what has left: the file was removed, and its upload failed with that. What is written from
+    /// now on stays here.
+    pub fn abandon(&mut self) {
+        (self.uploader, self.tee, self.flow) = (None, None, Arc::default());
+    }
+
     /// What is shared with the uploader and with readers.
     pub fn flow(&self) -> &Arc<Flow> {
         &self.flow

@@ -76,6 +76,9 @@ impl Vfs {
     /// A file is an orphan only when the drive has let go of it: where that fails, it is what it
     /// was, and what is written to it is not lost.
     async fn remove_file(&self, ino: Ino) -> Result<()> {
+        if let Some(file) = self.files.get(ino) {
+            tokio::task::block_in_place(|| file.take_back());
+        }
         let mut removed = HashSet::new();
         loop {
             let next = {

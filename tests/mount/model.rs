@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
@@ -27,6 +28,11 @@ enum Op {
     RenameWhileWriting { path: usize, to: usize, len: usize },
     RemoveWhileWriting { path: usize, len: usize },
     SetTime { path: usize, seconds: u32 },
+    Edit { path: usize, at: usize, len: usize },
+    Append { path: usize, len: usize },
+    SetLen { path: usize, size: usize },
+    EditWhileRenaming { path: usize, to: usize, at: usize, len: usize },
+    EditRemoved { path: usize, at: usize, len: usize },
 }
 
 /// Any number is a valid path: depth 0 to 2 over four names.
@@ -54,8 +60,19 @@ fn op() -> impl Strategy<Value = Op> {
         1 => path().prop_map(|path| Op::Cut { path }),
         2 => (path(), path(), len()).prop_map(|(path, to, len)| Op::RenameWhileWriting { path, to, len }),
         1 => (path(), len()).prop_map(|(path, len)| Op::RemoveWhileWriting { path, len }),
+        3 => (path(), len(), len()).prop_map(|(path, at, len)| Op::Edit { path, at, len }),
+        2 => (path(), len()).prop_map(|(path, len)| Op::Append { path, len }),
+        2 => (path(), len()).prop_map(|(path, size)| Op::SetLen { path, size }),
+        2 => (path(), path(), len(), len())
+            .prop_map(|(path, to, at, len)| Op::EditWhileRenaming { path, to, at, len }),
+        1 => (path(), len(), len()).prop_map(|(path, at, len)| Op::EditRemoved { path, at, len }),
         1 => (path(), 1..2_000_000_000u32).prop_map(|(path, seconds)| Op::SetTime { path, seconds }),
     ]
+}
+
+/// A file that must be there, for reading and writing.
+fn existing(path: &Path) -> std::io::Result<File> {
+    fs::OpenOptions::new().read(true).write(true).open(path)
 }
 
 /// What a program would notice of an operation.
@@ -90,6 +107,32 @@ fn apply(base: &Path, op: &Op, bytes: &[u8]) -> Result<String, Option<i32>> {
             fs::remove_file(path(base, *p))?;
             file.write_all(&bytes[len / 2..*len])?;
             Ok(String::new())
+        }),
+        Op::Edit { path: p, at, len } => existing(&path(base, *p)).and_then(|file| {
+            file.write_all_at(&bytes[..*len], *at as u64)?;
+            let mut seen = vec![0; 600];
+            let count = file.read_at(&mut seen, at.saturating_sub(300) as u64)?;
+            Ok(format!("{:?}", &seen[..count]))
+        }),
+        Op::Append { path: p, len } => {
+            let file = fs::OpenOptions::new().append(true).create(true).open(path(base, *p));
+            file.and_then(|mut file| file.write_all(&bytes[..*len])).map(|()| String::new())
+        }
+        Op::SetLen { path: p, size } => {
+            existing(&path(base, *p)).and_then(|file| file.set_len(*size as u64)).map(|()| String::new())
+        }
+        Op::EditWhileRenaming { path: p, to, at, len } => existing(&path(base, *p)).and_then(|file| {
+            file.write_all_at(&bytes[..len / 2], *at as u64)?;
+            let renamed = fs::rename(path(base, *p), path(base, *to)).map_err(|e| e.raw_os_error());
+            file.write_all_at(&bytes[len / 2..*len], (at / 2) as u64)?;
+            Ok(format!("{renamed:?}"))
+        }),
+        Op::EditRemoved { path: p, at, len } => existing(&path(base, *p)).and_then(|file| {
+            fs::remove_file(path(base, *p))?;
+            file.write_all_at(&bytes[..*len], *at as u64)?;
+            let mut seen = vec![0; 12_000];
+            let count = file.read_at(&mut seen, 0)?;
+            Ok(format!("{:?}", &seen[..count]))
         }),
         Op::SetTime { path: p, seconds } => File::open(path(base, *p)).and_then(|file| {
             let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs((*seconds).into());

@@ -46,6 +46,12 @@ impl OpenFile {
         if data.is_empty() {
             return Ok(Wrote::Some(Appended { bytes: 0, wait: None }));
         }
+        if let Content::Streaming { live, .. } = &mut inner.content
+            && self.is_orphan()
+            && live.flow().check().is_err()
+        {
+            live.abandon();
+        }
         loop {
             match plan_write(self.shape(&inner.content), offset) {
                 Plan::Start => self.start(&mut inner),
@@ -68,6 +74,17 @@ impl OpenFile {
                 Plan::Wait => return Ok(Wrote::Committing),
                 Plan::Refuse => return refuse(&inner.content),
             }
+        }
+    }
+
+    /// Takes a live upload back to a local copy, where one can be had: the file is about to be removed
+    /// from the drive, and its upload would end with it. Blocks for the local disk.
+    pub fn take_back(&self) {
+        let mut inner = self.lock();
+        if matches!(inner.content, Content::Streaming { .. })
+            && let Err(error) = self.stage(&mut inner)
+        {
+            tracing::debug!(%error, "a file that is being removed goes on without a local copy");
         }
     }
 
