@@ -90,8 +90,8 @@ pub enum Plan {
     Refuse,
 }
 
-/// What a write of at least one byte at `offset` does. Begun is a live upload only for bytes that it
-/// can take then.
+/// What a write of at least one byte at `offset` does. Some plans prepare the content only; it is planned
+/// again then.
 pub fn plan_write(shape: Shape, offset: u64) -> Plan {
     match shape {
         Shape::New | Shape::Clean { size: 0, .. } if offset == 0 => Plan::Start,
