@@ -183,6 +183,12 @@ pub struct Vfs {
 /// Inodes whose page cache is remembered to be good.
 const CACHED_INODES_MAX: NonZeroUsize = NonZeroUsize::new(65_536).unwrap();
 
+/// Leaves the thread of whoever asked, which must not wait for the local disk: what follows runs in a
+/// task.
+async fn leave_session_thread() {
+    tokio::task::yield_now().await;
+}
+
 impl Vfs {
     /// A file system on a drive. Makes no call; must be called within a tokio runtime.
     pub fn new(config: Arc<MountConfig>, drive: Drive, progress: Arc<Progress>) -> Arc<Self> {

@@ -257,6 +257,18 @@ impl OpenFile {
         }
     }
 
+    /// Whether [`Self::read`] may block for the local disk.
+    pub fn may_read_disk(&self) -> bool {
+        match &self.lock().content {
+            Content::Staged { .. }
+            | Content::Clean { here: Here::Copy(_), .. }
+            | Content::Committing { source: Source::Copy(_), .. } => true,
+            Content::Streaming { live, .. } => live.has_shipped(),
+            Content::Committing { source: Source::Flow(_, tee), .. } => tee.is_some(),
+            Content::New | Content::Clean { .. } | Content::Failed { .. } => false,
+        }
+    }
+
     /// Where bytes `offset..offset + len` come from.
     pub fn read(&self, offset: u64, len: usize) -> Result<ReadFrom> {
         let inner = self.lock();

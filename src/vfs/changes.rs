@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::time::{Duration, Instant};
 
-use super::{Entry, RenameMode, Vfs};
+use super::{Entry, RenameMode, Vfs, leave_session_thread};
 use crate::content::finish::target;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, Ino};
@@ -77,6 +77,7 @@ impl Vfs {
     /// was, and what is written to it is not lost.
     async fn remove_file(&self, ino: Ino) -> Result<()> {
         if let Some(file) = self.files.get(ino) {
+            leave_session_thread().await;
             tokio::task::block_in_place(|| file.take_back());
         }
         let mut removed = HashSet::new();

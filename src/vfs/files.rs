@@ -9,7 +9,7 @@ use std::time::{Instant, SystemTime};
 use bytes::{Bytes, BytesMut};
 
 use super::callers::{holds_open, thread_group};
-use super::{Caller, Entry, Fh, Opened, Vfs};
+use super::{Caller, Entry, Fh, Opened, Vfs, leave_session_thread};
 use crate::content::finish::target;
 use crate::content::flow::Flow;
 use crate::content::open_file::{OpenFile, ReadFrom, Wrote};
@@ -186,7 +186,14 @@ impl Vfs {
     /// Bytes at `offset`; fewer than asked for only at the end.
     pub async fn read(&self, fh: Fh, offset: u64, size: u32) -> Result<Bytes> {
         let handle = self.handles.get(fh)?;
-        match handle.file.read(offset, size as usize)? {
+        let read = || handle.file.read(offset, size as usize);
+        let found = if handle.file.may_read_disk() {
+            leave_session_thread().await;
+            tokio::task::block_in_place(read)
+        } else {
+            read()
+        };
+        match found? {
             ReadFrom::Held(bytes) => Ok(bytes),
             ReadFrom::Drive(base) => {
                 self.reader.read(&target(&base), &handle.cursor, offset, size.into()).await
@@ -244,6 +251,7 @@ impl Vfs {
     /// comes after some bytes were taken.
     pub async fn write(&self, fh: Fh, offset: u64, data: Bytes) -> Result<usize> {
         let handle = self.handles.get(fh)?;
+        leave_session_thread().await;
         let deadline = tokio::time::Instant::now() + self.config.commit_timeout;
         let mut done = 0;
         while done < data.len() {
@@ -383,6 +391,7 @@ impl Vfs {
 
     /// Changes a content as a whole, after a commit that is under way or has to come first.
     async fn reshape(&self, file: &Arc<OpenFile>, change: impl Fn() -> Result<Wrote>) -> Result<()> {
+        leave_session_thread().await;
         loop {
             let changed = file.state_changed();
             match tokio::task::block_in_place(&change)? {
