@@ -15,8 +15,9 @@ use super::streaming::Uploader;
 use super::tee::Tee;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Sha1Hash;
-use crate::pds::drive::{Created, Expected, FileMeta};
+use crate::pds::drive::{Created, Expected, FileMeta, Upload};
 use crate::pds::frame::Frame;
+use crate::pds::types::PartUrl;
 use crate::rolling_sha1::RollingSha1;
 use crate::status::{Commit, Transfer};
 
@@ -162,12 +163,7 @@ impl Finish {
         Ok(Finished { meta, how: Commit::Uploaded, destination: self.destination })
     }
 
-    async fn send(
-        &self,
-        upload: &crate::pds::drive::Upload,
-        mut urls: Vec<crate::pds::types::PartUrl>,
-        mut parts: Vec<Ready>,
-    ) -> Result<u64> {
+    async fn send(&self, upload: &Upload, mut urls: Vec<PartUrl>, mut parts: Vec<Ready>) -> Result<u64> {
         let (env, flow, transfer) = (self.env.clone(), self.flow.clone(), self.transfer.clone());
         if parts.len() > 1 {
             return ship_known(env, upload, urls, parts, flow, transfer).await;

@@ -17,8 +17,8 @@ use crate::pds::frame::Frame;
 /// Longest stored frame in bytes: what one PUT keeps in memory of a spilled part.
 const STORED_FRAME_BYTES: u64 = 256 << 10;
 
-/// What promised zeros are made of.
-static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+/// What promised zeros, and gaps that a stream runs over, are made of.
+pub(super) static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// A part that takes more bytes.
 #[derive(Debug, Default)]

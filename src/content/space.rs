@@ -4,10 +4,12 @@ use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::error::{Error, ErrorKind, Result};
 
+/// Parts of streams that may wait for the disk at once.
+const WAITING_PARTS_MAX: usize = 8;
 /// Largest cap that is not asked for.
 const BYTES_MAX: u64 = 20 << 30;
 /// How many bytes are taken before the disk is asked again what it has.
@@ -22,6 +24,9 @@ pub struct Space {
     taken: AtomicU64,
     /// Bytes that may still be taken before the disk is asked again.
     unasked: AtomicU64,
+    /// Parts of streams that wait to be copied, over the whole mount: they keep memory that the streams
+    /// need.
+    waiting_parts: AtomicUsize,
 }
 
 /// Bytes of the room that belong to one copy; given back when it is dropped.
@@ -38,7 +43,8 @@ impl Space {
         let share_of_disk = || disk_bytes(folder).map_or(BYTES_MAX, |disk| (disk / 10).min(BYTES_MAX));
         let bytes_max = bytes_max.unwrap_or_else(share_of_disk);
         let (taken, unasked) = (AtomicU64::new(0), AtomicU64::new(0));
-        Arc::new(Self { folder: folder.to_owned(), bytes_max, free_bytes_min, taken, unasked })
+        let (folder, waiting_parts) = (folder.to_owned(), AtomicUsize::new(0));
+        Arc::new(Self { folder, bytes_max, free_bytes_min, taken, unasked, waiting_parts })
     }
 
     /// Where copies lie.
@@ -49,6 +55,17 @@ impl Space {
     /// Bytes that copies have taken.
     pub fn taken_bytes(&self) -> u64 {
         self.taken.load(Ordering::Relaxed)
+    }
+
+    /// One more part of a stream waits to be copied; `false` where too many do already.
+    pub(super) fn part_waits(&self) -> bool {
+        let fits = |waiting: usize| (waiting < WAITING_PARTS_MAX).then_some(waiting + 1);
+        self.waiting_parts.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok()
+    }
+
+    /// So many parts wait no longer.
+    pub(super) fn parts_done(&self, parts: usize) {
+        self.waiting_parts.fetch_sub(parts, Ordering::Relaxed);
     }
 
     /// A share of nothing yet.

@@ -13,9 +13,6 @@ use super::space::Space;
 use super::staged::{Piece, Staged};
 use crate::error::Result;
 
-/// Parts that may wait for the disk: they keep memory that the stream needs.
-const BACKLOG_PARTS_MAX: usize = 8;
-
 /// What a live upload copies to.
 #[derive(Clone, Debug)]
 pub struct Tee(Arc<Inner>);
@@ -23,6 +20,7 @@ pub struct Tee(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     copy: Arc<Staged>,
+    space: Arc<Space>,
     /// A leaf lock.
     state: Mutex<State>,
     caught_up: Condvar,
@@ -44,7 +42,8 @@ impl Tee {
     /// A tee into a new copy; none where there is no room for one.
     pub fn new(space: &Arc<Space>) -> Option<Self> {
         let copy = Staged::new(space, None).ok()?;
-        Some(Self(Arc::new(Inner { copy, state: Mutex::default(), caught_up: Condvar::new() })))
+        let (space, state, caught_up) = (space.clone(), Mutex::default(), Condvar::new());
+        Some(Self(Arc::new(Inner { copy, space, state, caught_up })))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -57,7 +56,7 @@ impl Tee {
         if state.is_broken {
             return;
         }
-        if state.backlog.len() >= BACKLOG_PARTS_MAX {
+        if !self.0.space.part_waits() {
             tracing::debug!("a stream is faster than the local disk; it goes on without a copy");
             state.is_broken = true;
             return;
@@ -79,10 +78,14 @@ impl Tee {
             let mut state = self.lock();
             let done = state.backlog.pop_front();
             match (written, done) {
-                (Ok(()), Some(done)) => state.copied = done.offset + done.bytes,
-                (Err(error), _) => {
+                (Ok(()), Some(done)) => {
+                    self.0.space.parts_done(1);
+                    state.copied = done.offset + done.bytes;
+                }
+                (Err(error), done) => {
                     tracing::debug!(%error, "a stream goes on without a local copy");
                     state.is_broken = true;
+                    self.0.space.parts_done(usize::from(done.is_some()) + state.backlog.len());
                     state.backlog.clear();
                 }
                 (Ok(()), None) => {}

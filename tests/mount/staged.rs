@@ -7,6 +7,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
+use pdsfs::server::{FaultAction, FaultRule};
+
 use crate::rig::{Mount, Rig, errno, fresh_bytes, wait_until};
 
 const PART: usize = 256;
@@ -398,6 +400,30 @@ fn a_deleted_file_is_read_and_written_by_those_who_have_it_open() {
     assert!(seen == expected);
     drop((reader, file));
     assert_eq!(rig.client().names(""), Vec::<String>::new());
+}
+
+#[test]
+fn a_failed_upload_is_not_forgotten_by_going_back() {
+    let rig = Rig::new();
+    let mount = small_parts(&rig);
+    let failure = FaultAction::Status {
+        status: 403,
+        code: "QuotaExhausted.Drive".into(),
+        message: "on purpose".into(),
+        retry_after_s: None,
+        x_retry_after_ms: None,
+        empty_body: false,
+    };
+    rig.server().faults().add(FaultRule::new("file/create", failure));
+    let file = File::create(mount.at("f")).unwrap();
+    let mut at = 0;
+    let first = wait_until("the failure arrives", || {
+        let wrote = file.write_all_at(&[1; 300], at);
+        at += 300;
+        wrote.err()
+    });
+    assert_eq!(errno(file.write_all_at(b"back", 0)), first.raw_os_error().unwrap());
+    assert_eq!(errno(file.set_len(10)), first.raw_os_error().unwrap());
 }
 
 /// Removing a file ends its upload on the drive, and must not end the writer.

@@ -4,15 +4,13 @@ use std::time::SystemTime;
 
 use super::{Content, Here, Inner, OpenFile, take_base};
 use crate::content::finish::target;
+use crate::content::part::ZEROS;
 use crate::content::shipper::Destination;
 use crate::content::staged::{Staged, too_large};
 use crate::content::streaming::{Appended, Streaming, Wait};
 use crate::content::{Plan, Shape, plan_write};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::PartNumber;
-
-/// Zeros for a gap that the stream runs over.
-static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// How a write went, as far as it did not fail.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,9 +45,12 @@ impl OpenFile {
             return Ok(Wrote::Some(Appended { bytes: 0, wait: None }));
         }
         if let Content::Streaming { live, .. } = &mut inner.content
-            && self.is_orphan()
-            && live.flow().check().is_err()
+            && let Err(error) = live.flow().check()
         {
+            if !self.is_orphan() {
+                // Wherever the write goes: the failure stays until the file is cut to nothing.
+                return Err(error);
+            }
             live.abandon();
         }
         loop {
@@ -198,7 +199,7 @@ impl OpenFile {
             self.start(inner);
         }
         if let Content::Streaming { live, .. } = &mut inner.content
-            && live.set_size(size)?
+            && live.flow().check().and_then(|()| live.set_size(size))?
         {
             return Ok(true);
         }
