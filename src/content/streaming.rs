@@ -157,6 +157,14 @@ impl Streaming {
         &self.transfer
     }
 
+    /// Makes `data`, less than a part, the beginning of an empty upload. `false` where memory has to be
+    /// waited for; the upload is of no use then.
+    pub fn begin_with(&mut self, data: &[u8]) -> Result<bool> {
+        let (part_bytes, spill_dir) = (self.env.part_size.get(), Some(self.env.spill_dir.as_path()));
+        let taken = self.filling.take(data, part_bytes, &self.env.budget, spill_dir)?;
+        Ok(taken.bytes == data.len())
+    }
+
     /// Appends as much as memory and the drive allow now. `destination` is asked when the first
     /// part is full. Only with `may_block` are parts put aside on the local disk.
     pub fn append(

@@ -10,7 +10,8 @@ use crate::content::finish::{Finish, Finished, Written};
 use crate::content::shipper::Destination;
 use crate::error::{Error, ErrorKind, Result};
 
-/// Largest content that stays in memory after its commit, so that a handle may write on, in bytes.
+/// Largest content that stays in memory after its commit, so that a handle may write on, in bytes. It is
+/// less than a part too: writing on has to find it whole in the part that is filling.
 const RESUME_BYTES_MAX: u64 = 256 << 10;
 
 /// The outcome of a commit; `None` while it runs.
@@ -83,7 +84,8 @@ impl OpenFile {
         inner.content = match result {
             Ok(finished) => {
                 let base = finished.meta.clone();
-                Content::Clean { here: source.kept(base.size), base }
+                let bytes_max = RESUME_BYTES_MAX.min(self.env.part_size.get() - 1);
+                Content::Clean { here: source.kept(base.size, bytes_max), base }
             }
             Err(error) => Content::Failed { error: error.clone(), base: base.clone() },
         };
@@ -96,11 +98,11 @@ impl OpenFile {
 }
 
 impl Source {
-    /// What stays of a committed content of so many bytes.
-    fn kept(&self, bytes: u64) -> Here {
+    /// What stays of a committed content of so many bytes: in memory at most `held_bytes_max`.
+    fn kept(&self, bytes: u64, held_bytes_max: u64) -> Here {
         match self {
             Self::Copy(copy) => Here::Copy(copy.clone()),
-            Self::Flow(flow, tee) if bytes <= RESUME_BYTES_MAX => {
+            Self::Flow(flow, tee) if bytes <= held_bytes_max => {
                 let held = read_flow(flow, tee.as_ref(), 0, bytes as usize).ok();
                 held.filter(|held| held.len() as u64 == bytes).map_or(Here::Nothing, Here::Bytes)
             }

@@ -56,7 +56,12 @@ impl OpenFile {
         loop {
             match plan_write(self.shape(&inner.content), offset) {
                 Plan::Start => self.start(&mut inner),
-                Plan::Resume => self.resume(&mut inner, destination)?,
+                Plan::Resume if !may_block => return Ok(NOT_HERE),
+                Plan::Resume => {
+                    if !self.resume(&mut inner)? {
+                        return Ok(NOT_HERE);
+                    }
+                }
                 Plan::Append => return append(&mut inner, data, destination, may_block),
                 Plan::Patch => return patch(&mut inner, offset, data),
                 Plan::Pad => {
@@ -112,19 +117,18 @@ impl OpenFile {
         inner.content = Content::Streaming { live, base };
     }
 
-    /// Makes a committed file that is still here a live upload again.
-    fn resume(&self, inner: &mut Inner, destination: &dyn Fn() -> Option<Destination>) -> Result<()> {
+    /// Makes a committed file that is still here a live upload again. `false`, and nothing has changed,
+    /// where memory has to be waited for.
+    fn resume(&self, inner: &mut Inner) -> Result<bool> {
         let mut live = self.live(&inner.name);
-        if let Content::Clean { here: Here::Bytes(bytes), .. } = &inner.content {
-            let held = bytes.len();
-            let appended = live.append(bytes, destination, true)?;
-            if appended.bytes < held {
-                return Err(Error::new(ErrorKind::NoSpace, "no memory to go on writing; try again"));
-            }
+        if let Content::Clean { here: Here::Bytes(bytes), .. } = &inner.content
+            && !live.begin_with(bytes)?
+        {
+            return Ok(false);
         }
         let base = take_base(&mut inner.content);
         inner.content = Content::Streaming { live, base };
-        Ok(())
+        Ok(true)
     }
 
     /// Makes a content that is not written front to back a staged copy. `false`, and nothing has
