@@ -36,9 +36,9 @@ pub struct MountConfig {
     pub allow_other: bool,
     /// Refuse every change.
     pub read_only: bool,
-    /// Owner of everything shown.
+    /// Owner of what has none on the drive.
     pub uid: u32,
-    /// Group of everything shown.
+    /// Group of what has none on the drive.
     pub gid: u32,
     /// Permission bits taken away from 0777 (folders) and 0666 (files).
     pub umask: u16,
@@ -60,6 +60,8 @@ pub struct MountConfig {
     pub stall_timeout: Duration,
     /// What unlink does.
     pub remove: RemoveMode,
+    /// Modes, owners, links and extended attributes are kept on the drive.
+    pub metadata: bool,
     /// Where parts go that do not fit into memory, and staged copies; an existing folder.
     pub spill_dir: PathBuf,
     /// All staged copies together, in bytes; `None` for a tenth of the disk, at most 20 GiB.
@@ -92,6 +94,7 @@ impl MountConfig {
             call_timeout: Self::CALL_TIMEOUT,
             stall_timeout: Self::STALL_TIMEOUT,
             remove: RemoveMode::default(),
+            metadata: true,
             spill_dir: std::env::temp_dir(),
             staged_bytes_max: None,
             free_bytes_min: Self::FREE_BYTES_MIN,

@@ -53,6 +53,8 @@ pub enum ErrorKind {
     NotImplemented,
     /// No extended attribute of that name.
     NoAttribute,
+    /// The caller offered too little room for the answer.
+    OutOfRoom,
     /// An answer did not come in time.
     Timeout,
     /// The network or the server is not reachable.
@@ -89,6 +91,7 @@ impl ErrorKind {
             Self::CrossDevice => libc::EXDEV,
             Self::NotImplemented => libc::ENOSYS,
             Self::NoAttribute => libc::ENODATA,
+            Self::OutOfRoom => libc::ERANGE,
             Self::Timeout => libc::ETIMEDOUT,
             Self::Unreachable => libc::EHOSTUNREACH,
             Self::Cancelled => libc::EINTR,
@@ -107,6 +110,7 @@ impl ErrorKind {
             | Self::IsDirectory
             | Self::NotEmpty
             | Self::NoAttribute
+            | Self::OutOfRoom
             | Self::NotImplemented
             | Self::Unsupported
             | Self::NotPermitted
@@ -131,7 +135,7 @@ impl ErrorKind {
 
     /// Every kind, for the table test.
     #[cfg(test)]
-    const ALL: [Self; 28] = [
+    const ALL: [Self; 29] = [
         Self::NotFound,
         Self::Exists,
         Self::NotDirectory,
@@ -153,6 +157,7 @@ impl ErrorKind {
         Self::NotPermitted,
         Self::CrossDevice,
         Self::NoAttribute,
+        Self::OutOfRoom,
         Self::NotImplemented,
         Self::Timeout,
         Self::Unreachable,

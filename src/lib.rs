@@ -9,6 +9,7 @@ pub mod error;
 pub mod fuse;
 pub mod ids;
 pub mod pds;
+pub mod posix;
 pub mod rolling_sha1;
 pub mod server;
 pub mod status;

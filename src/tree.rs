@@ -34,6 +34,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, Ino};
 use crate::pds::drive::FileMeta;
 use crate::pds::types::FileType;
+use crate::posix::{Posix, Special};
 
 pub use change::Superseded;
 pub use merge::{Listed, Merged, Pass};
@@ -68,8 +69,8 @@ pub struct Place {
 /// Attributes as the drive has them.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Stat {
-    /// File or folder.
-    pub kind: FileType,
+    /// What it is.
+    pub kind: Kind,
     /// Bytes.
     pub size: u64,
     /// Last change of content.
@@ -78,10 +79,30 @@ pub struct Stat {
     pub ctime: SystemTime,
     /// When the object came to be.
     pub crtime: SystemTime,
-    /// Permission bits that were set here.
-    pub perm: Option<u16>,
+    /// What else is known.
+    pub posix: Option<Arc<Posix>>,
     /// Whether a folder has a dentry for it.
     pub linked: bool,
+}
+
+/// What an inode is to a program.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// A file.
+    File,
+    /// A folder.
+    Folder,
+    /// To the drive, a file.
+    Special(Special),
+}
+
+impl Kind {
+    fn of(kind: FileType, posix: Option<&Posix>) -> Self {
+        match kind {
+            FileType::Folder => Self::Folder,
+            FileType::File => posix.and_then(|posix| posix.special).map_or(Self::File, Self::Special),
+        }
+    }
 }
 
 /// What is known of a name.
@@ -101,7 +122,7 @@ pub enum Found {
 #[derive(Debug)]
 enum Object {
     /// None yet.
-    Unborn { since: SystemTime },
+    Unborn { since: SystemTime, posix: Option<Arc<Posix>> },
     /// This one; `by_file_id` leads back.
     Live(FileMeta),
     /// Removed or replaced. Open handles go on with what it was.
@@ -169,7 +190,10 @@ struct Inode {
     spot: Option<Spot>,
     lookups: u64,
     pins: u64,
-    perm: Option<u16>,
+    /// When this mount changed its attributes last.
+    set_at: Option<SystemTime>,
+    /// When this mount changed the names in it last.
+    names_set_at: Option<SystemTime>,
     /// When the drive told the attributes.
     attrs_at: Option<Instant>,
     /// When this mount changed it last.
@@ -210,6 +234,7 @@ impl Tree {
             revision: None,
             sha1: None,
             crc64: None,
+            posix: None,
         };
         let mut tree = Self {
             inodes: HashMap::new(),
@@ -250,7 +275,8 @@ impl Tree {
             spot: None,
             lookups: 0,
             pins: 0,
-            perm: None,
+            set_at: None,
+            names_set_at: None,
             attrs_at,
             changed_at: None,
             moving: false,
@@ -356,13 +382,21 @@ impl Tree {
     pub fn stat(&self, ino: Ino) -> Result<Stat> {
         let inode = self.inode(ino)?;
         let (size, mtime, ctime, crtime) = match &inode.object {
-            Object::Unborn { since } => (0, *since, *since, *since),
+            Object::Unborn { since, .. } => (0, *since, *since, *since),
             Object::Live(meta) | Object::Gone(meta) => {
                 (meta.size, meta.mtime, meta.changed_at, meta.created_at)
             }
         };
+        let mtime = inode.names_set_at.map_or(mtime, |at| mtime.max(at));
+        let ctime = inode.set_at.max(inode.names_set_at).map_or(ctime, |at| ctime.max(at));
         let linked = ino == Ino::ROOT || inode.spot.is_some();
-        Ok(Stat { kind: inode.kind(), size, mtime, ctime, crtime, perm: inode.perm, linked })
+        let posix = inode.posix().cloned();
+        Ok(Stat { kind: inode.shown_kind(), size, mtime, ctime, crtime, posix, linked })
+    }
+
+    /// What is known of an inode beyond the drive's own fields.
+    pub fn posix(&self, ino: Ino) -> Option<Arc<Posix>> {
+        self.inodes.get(&ino)?.posix().cloned()
     }
 
     /// How long attributes may still be believed; zero when the drive should be asked.
@@ -432,6 +466,17 @@ impl Tree {
 }
 
 impl Inode {
+    fn posix(&self) -> Option<&Arc<Posix>> {
+        match &self.object {
+            Object::Unborn { posix, .. } => posix.as_ref(),
+            Object::Live(meta) | Object::Gone(meta) => meta.posix.as_ref(),
+        }
+    }
+
+    fn shown_kind(&self) -> Kind {
+        Kind::of(self.kind(), self.posix().map(|posix| &**posix))
+    }
+
     fn kind(&self) -> FileType {
         match self.body {
             Body::File { .. } => FileType::File,

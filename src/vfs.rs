@@ -3,13 +3,14 @@
 //! `fuse.rs` is the only caller. Names live in `vfs/names.rs` and `vfs/dirs.rs` (on the `tree`),
 //! bytes in `vfs/files.rs` (on `content`). No table lock is held across an await.
 
+mod attributes;
 mod callers;
 mod changes;
 mod commit;
 mod dirs;
 mod files;
 mod names;
-mod times;
+mod pending;
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -28,15 +29,15 @@ use crate::content::space::Space;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Ino, RevisionId};
 use crate::pds::drive::Drive;
-use crate::pds::types::FileType;
 use crate::status::Progress;
+pub use crate::tree::Kind;
 use crate::tree::Tree;
 
 use callers::Device;
 use dirs::Dirs;
 use files::Handles;
 use names::QuotaCache;
-use times::PendingTimes;
+use pending::PendingAttrs;
 
 /// Attributes as `stat` shows them.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,7 +46,7 @@ pub struct Attr {
     pub ino: Ino,
     /// Bytes.
     pub size: u64,
-    /// Last access; the drive keeps none, so it is the modification time.
+    /// Last access that a program has set, else the modification time.
     pub atime: SystemTime,
     /// Last change of content.
     pub mtime: SystemTime,
@@ -53,8 +54,8 @@ pub struct Attr {
     pub ctime: SystemTime,
     /// When the object came to be.
     pub crtime: SystemTime,
-    /// File or folder.
-    pub kind: FileType,
+    /// What it is.
+    pub kind: Kind,
     /// Permission bits, 0 to 0o7777.
     pub perm: u16,
     /// Links: 1 for files, 2 for folders.
@@ -117,13 +118,22 @@ pub struct SetAttr {
     pub mtime: Option<SystemTime>,
 }
 
+/// What an fallocate does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Allocation {
+    /// The stretch becomes zeros.
+    pub zeroes: bool,
+    /// The file becomes as long as the stretch reaches.
+    pub grows: bool,
+}
+
 /// One line of a folder listing.
 #[derive(Clone, Debug)]
 pub struct DirEntry {
     /// Inode number.
     pub ino: Ino,
-    /// File or folder.
-    pub kind: FileType,
+    /// What it is.
+    pub kind: Kind,
     /// The name as shown.
     pub name: std::ffi::OsString,
     /// Where to go on after this entry; stable for the handle's life.
@@ -173,7 +183,7 @@ pub struct Vfs {
     reader: Arc<Reader>,
     env: Arc<Env>,
     progress: Arc<Progress>,
-    times: Arc<PendingTimes>,
+    pending: Arc<PendingAttrs>,
     /// What the kernel calls this mount; known once it is mounted.
     device: OnceLock<Device>,
     /// The revision that the kernel's page cache has of an inode. A leaf lock.
@@ -217,14 +227,14 @@ impl Vfs {
             reader,
             env,
             progress,
-            times: Arc::default(),
+            pending: Arc::default(),
             device: OnceLock::new(),
             cached: Mutex::new(LruCache::new(CACHED_INODES_MAX)),
             drive,
             config,
         });
-        let (times, drive) = (vfs.times.clone(), vfs.drive.clone());
-        tokio::spawn(async move { times.run(&drive).await });
+        let (pending, drive) = (vfs.pending.clone(), vfs.drive.clone());
+        tokio::spawn(async move { pending.run(&drive).await });
         vfs
     }
 
@@ -259,32 +269,6 @@ impl Vfs {
         cached.put(ino, revision.clone()) == Some(revision)
     }
 
-    /// Changes attributes and gives them as they are then.
-    pub async fn setattr(&self, ino: Ino, fh: Option<Fh>, set: SetAttr) -> Result<Entry> {
-        self.check_writable()?;
-        if let Some(size) = set.size {
-            self.set_size(ino, fh, size).await?;
-        }
-        if let Some(mode) = set.mode {
-            self.tree().set_perm(ino, (mode & 0o7777) as u16)?;
-        }
-        if let Some(mtime) = set.mtime {
-            self.set_mtime(ino, mtime)?;
-        }
-        self.getattr(ino).await
-    }
-
-    /// Sets a modification time: with the commit where one is to come, else by itself, soon.
-    fn set_mtime(&self, ino: Ino, mtime: SystemTime) -> Result<()> {
-        let taken = self.files.get(ino).is_some_and(|file| file.set_mtime(mtime));
-        let mut tree = self.tree();
-        tree.set_mtime(ino, mtime)?;
-        if let (false, Some(meta)) = (taken, tree.meta(ino)) {
-            self.times.set(meta.file_id.clone(), mtime);
-        }
-        Ok(())
-    }
-
     /// Settles everything open; the names and errors of what could not be settled.
     pub async fn drain(&self) -> Vec<(String, Error)> {
         let mut settles = JoinSet::new();
@@ -296,8 +280,8 @@ impl Vfs {
             });
         }
         let mut unsaved: Vec<_> = settles.join_all().await.into_iter().flatten().collect();
-        if let Err(error) = self.times.flush(&self.drive).await {
-            unsaved.push(("modification times".into(), error));
+        if let Err(error) = self.pending.flush(&self.drive).await {
+            unsaved.push(("attributes".into(), error));
         }
         unsaved
     }

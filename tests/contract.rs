@@ -14,9 +14,10 @@ use pdsfs::ErrorKind;
 use pdsfs::config::{Credential, MountConfig, RemoveMode};
 use pdsfs::content::part::crc64;
 use pdsfs::ids::{DriveId, FileId, PartNumber, Secret, Sha1Hash};
-use pdsfs::pds::drive::{Created, Drive, Expected, FileMeta, NewFile, PutOutcome, RangeError, Upload};
+use pdsfs::pds::drive::{AttrChange, Created, Drive, Expected, FileMeta, NewFile, PutOutcome, RangeError, Upload};
 use pdsfs::pds::frame::Frame;
 use pdsfs::pds::types::{CheckNameMode, FileType, PartUrl};
+use pdsfs::posix::{self, Tags};
 use pdsfs::rolling_sha1::{RollingSha1, Sha1Ctx};
 use pdsfs::server::{Server, ServerConfig};
 
@@ -52,7 +53,7 @@ impl Place {
         };
         let drive = Drive::new(&config).unwrap();
         let stamp = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos();
-        let folder = drive.create_folder(&FileId::root(), &format!("pdsfs-contract-{stamp}")).await.unwrap();
+        let folder = drive.create_folder(&FileId::root(), &format!("pdsfs-contract-{stamp}"), &Tags::new()).await.unwrap();
         Self { drive, folder: folder.file_id, local }
     }
 
@@ -90,6 +91,7 @@ impl Place {
             overwrite,
             content: None,
             mtime: None,
+            tags: Tags::new(),
             parts: &numbers[..1],
         };
         let Created::Session(upload, mut urls) = self.drive.create_file(&file).await.unwrap() else {
@@ -151,9 +153,9 @@ fn fresh_bytes(len: usize) -> Vec<u8> {
 #[tokio::test]
 async fn contract_folders() {
     let place = Place::new().await;
-    let made = place.drive.create_folder(&place.folder, "sub").await.unwrap();
+    let made = place.drive.create_folder(&place.folder, "sub", &Tags::new()).await.unwrap();
     assert_eq!((made.kind, made.name.as_str()), (FileType::Folder, "sub"));
-    let again = place.drive.create_folder(&place.folder, "sub").await.unwrap_err();
+    let again = place.drive.create_folder(&place.folder, "sub", &Tags::new()).await.unwrap_err();
     assert_eq!(again.kind(), ErrorKind::Exists);
     assert_eq!(place.names(&place.folder).await, ["sub"]);
     assert_eq!(place.drive.get(&made.file_id).await.unwrap().parent_id.as_ref(), Some(&place.folder));
@@ -212,6 +214,7 @@ async fn contract_a_taken_name_is_told() {
         overwrite: None,
         content: None,
         mtime: None,
+        tags: Tags::new(),
         parts: &parts,
     };
     match place.drive.create_file(&file).await.unwrap() {
@@ -234,6 +237,7 @@ async fn contract_instant_upload() {
         overwrite: None,
         content,
         mtime: None,
+        tags: Tags::new(),
         parts: &parts,
     };
     let Created::Instant(id) = place.drive.create_file(&file).await.unwrap() else {
@@ -280,6 +284,7 @@ async fn contract_a_broken_chain_of_midstates_is_refused() {
         overwrite: None,
         content: None,
         mtime: None,
+        tags: Tags::new(),
         parts: &numbers,
     };
     let Created::Session(upload, urls) = place.drive.create_file(&file).await.unwrap() else {
@@ -299,7 +304,7 @@ async fn contract_rename_move_times_and_removal() {
     let place = Place::new().await;
     let file = place.upload("f", None, &fresh_bytes(10)).await;
     place.upload("taken", None, &fresh_bytes(11)).await;
-    let sub = place.drive.create_folder(&place.folder, "sub").await.unwrap().file_id;
+    let sub = place.drive.create_folder(&place.folder, "sub", &Tags::new()).await.unwrap().file_id;
     assert_eq!(
         place.drive.rename(&file.file_id, "taken", CheckNameMode::Refuse).await.unwrap_err().kind(),
         ErrorKind::Exists
@@ -308,16 +313,43 @@ async fn contract_rename_move_times_and_removal() {
     place.drive.relocate(&file.file_id, &sub, CheckNameMode::Refuse).await.unwrap();
     assert_eq!(place.names(&sub).await, ["g"]);
     assert_eq!(place.names(&place.folder).await, ["sub", "taken"]);
-    let time = SystemTime::UNIX_EPOCH + Duration::from_millis(1_234_567_890_123);
-    assert_eq!(place.drive.set_mtime(&file.file_id, time).await.unwrap().mtime, time);
-    let later = time + Duration::from_secs(60);
-    let outcomes = place.drive.set_mtimes(&[(file.file_id.clone(), later)]).await.unwrap();
-    assert!(outcomes[0].is_ok());
-    assert_eq!(place.drive.get(&file.file_id).await.unwrap().mtime, later);
     place.drive.remove(&file.file_id, RemoveMode::Trash).await.unwrap();
     assert_eq!(place.drive.get(&file.file_id).await.unwrap_err().kind(), ErrorKind::NotFound);
     // Gone already is gone.
     place.drive.remove(&file.file_id, RemoveMode::Trash).await.unwrap();
+    place.done().await;
+}
+
+#[tokio::test]
+async fn contract_attributes_alone_and_in_a_batch() {
+    let place = Place::new().await;
+    let file = place.upload("f", None, &fresh_bytes(10)).await;
+    let time = SystemTime::UNIX_EPOCH + Duration::from_millis(1_234_567_890_123);
+    let tag = |key: &str, value: &str| Tags::from([(key.to_owned(), value.to_owned())]);
+    let set = async |change: AttrChange| {
+        let gone = (FileId::new(&"0".repeat(40)).unwrap(), change.clone());
+        let alone = place.drive.set_attributes(&[(file.file_id.clone(), change.clone())]).await;
+        assert_eq!(alone.iter().map(Result::is_ok).collect::<Vec<_>>(), [true]);
+        let outcomes = place.drive.set_attributes(&[gone, (file.file_id.clone(), change)]).await;
+        assert_eq!(outcomes[0].as_ref().unwrap_err().kind(), ErrorKind::NotFound);
+        assert!(outcomes[1].is_ok());
+        place.drive.get(&file.file_id).await.unwrap()
+    };
+    assert_eq!(set(AttrChange { mtime: Some(time), ..AttrChange::default() }).await.mtime, time);
+    let tags = [tag("pdsfs.mode", "0600"), tag("theirs", "1")].into_iter().flatten().collect();
+    let meta = set(AttrChange { tags: Some(tags), ..AttrChange::default() }).await;
+    assert_eq!((meta.mtime, meta.posix.as_ref().unwrap().perm), (time, Some(0o600)));
+    assert_eq!(meta.tags()["theirs"], "1");
+    let stale = ["pdsfs.mode".to_owned()].into();
+    let exact = time + Duration::from_nanos(1);
+    let tags = posix::tags(None, exact);
+    let meta = set(AttrChange { tags: Some(tags), stale, mtime: None }).await;
+    assert_eq!((meta.mtime, meta.posix.as_ref().unwrap().perm), (exact, None));
+    let listed = place.drive.list_page(&place.folder, "").await.unwrap().items;
+    assert_eq!(listed, [meta], "a listing tells as much");
+    // More than one batch.
+    let many = vec![(file.file_id.clone(), AttrChange { mtime: Some(time), ..AttrChange::default() }); 250];
+    assert_eq!(place.drive.set_attributes(&many).await.iter().filter(|outcome| outcome.is_ok()).count(), 250);
     place.done().await;
 }
 
@@ -333,7 +365,7 @@ async fn contract_ranges_and_pages() {
     let beyond = place.drive.read_range(&url, bytes.len() as u64..bytes.len() as u64 + 10).await;
     assert!(matches!(beyond, Err(RangeError::Failed(_))), "{beyond:?}");
     for i in 0..120 {
-        place.drive.create_folder(&place.folder, &format!("d{i:03}")).await.unwrap();
+        place.drive.create_folder(&place.folder, &format!("d{i:03}"), &Tags::new()).await.unwrap();
     }
     let names = place.names(&place.folder).await;
     assert_eq!(names.len(), 121);

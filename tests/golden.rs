@@ -9,7 +9,7 @@
 use pdsfs::ids::{DriveId, FileId, PartNumber, UploadId};
 use pdsfs::pds::types::{
     CheckNameMode, CompleteRequest, CreateRequest, DownloadUrlRequest, FileRequest, FileType, ListRequest,
-    MoveRequest, PartRequest, UpdateRequest, UploadUrlRequest, WireSha1Ctx,
+    MoveRequest, PartRequest, UpdateRequest, UploadUrlRequest, UserTag, WireSha1Ctx,
 };
 use pdsfs::rolling_sha1::RollingSha1;
 use serde_json::Value;
@@ -105,6 +105,7 @@ fn golden_create_with_midstates() {
             content_hash: hash,
             content_hash_name: Some("sha1"),
             local_modified_at: None,
+            user_tags: Vec::new(),
         };
         assert_within(&json(&ours), &genuine, &["check_name_mode"]);
     }
@@ -153,8 +154,13 @@ fn golden_metadata_calls() {
         marker: "",
         order_by: "name",
         order_direction: "ASC",
+        fields: "*",
     };
-    assert_within(&json(&list), &captured(python, "/v2/file/list")[0], &[]);
+    // The SDK's caller did not ask for more than the usual fields; the form is documented for `list`.
+    assert_within(&json(&list), &captured(python, "/v2/file/list")[0], &["fields"]);
+    let tags = captured(python, "/v2/file/create").pop().unwrap()["user_tags"].clone();
+    let ours = [UserTag { key: "k".into(), value: "v".into() }];
+    assert_eq!(json(&ours), tags);
     let url =
         DownloadUrlRequest { drive_id: &drive_id, file_id: &file_id, revision_id: None, expire_sec: 900 };
     assert_within(&json(&url), &captured(python, "/v2/file/get_download_url")[0], &[]);

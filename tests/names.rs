@@ -14,6 +14,7 @@ use pdsfs::config::{Credential, MountConfig};
 use pdsfs::ids::{DriveId, FileId, Ino, PartSize, Secret};
 use pdsfs::pds::drive::{Drive, FileMeta};
 use pdsfs::pds::types::CheckNameMode;
+use pdsfs::posix::Tags;
 
 use pdsfs::server::{FaultAction, FaultRule, Server, ServerConfig};
 use pdsfs::status::Progress;
@@ -69,7 +70,7 @@ impl Rig {
 
     /// A folder that somebody else makes.
     async fn their_folder(&self, parent: &FileId, name: &str) -> FileId {
-        self.drive.create_folder(parent, name).await.unwrap().file_id
+        self.drive.create_folder(parent, name, &Tags::new()).await.unwrap().file_id
     }
 
     /// What everybody else sees in a folder.
@@ -95,7 +96,7 @@ impl Rig {
 
     async fn begin(&self, parent: Ino, name: &str) -> (Ino, Fh) {
         let flags = libc::O_WRONLY | libc::O_CREAT;
-        let (entry, opened) = self.vfs.create(parent, OsStr::new(name), flags, caller()).await.unwrap();
+        let (entry, opened) = self.vfs.create(parent, OsStr::new(name), (flags, 0o644), caller()).await.unwrap();
         (entry.attr.ino, opened.fh)
     }
 
@@ -257,7 +258,7 @@ async fn names_that_cannot_be_are_absent_and_cannot_be_made() {
     let rig = Rig::new().await;
     let bytes = OsStr::from_bytes(b"\xff\xfe");
     assert_eq!(rig.vfs.lookup(ROOT, bytes).await.unwrap(), None);
-    assert_eq!(rig.vfs.mkdir(ROOT, bytes).await.unwrap_err().kind(), ErrorKind::InvalidName);
+    assert_eq!(rig.vfs.mkdir(ROOT, bytes, 0o755, caller()).await.unwrap_err().kind(), ErrorKind::InvalidName);
     let long = "x".repeat(256);
     let error = rig.vfs.lookup(ROOT, OsStr::new(&long)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NameTooLong);
@@ -302,7 +303,7 @@ async fn a_move_of_which_the_second_half_fails_is_undone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_move_does_not_mind_its_old_name_in_the_new_folder() {
     let rig = Rig::new().await;
-    rig.vfs.mkdir(ROOT, OsStr::new("d")).await.unwrap();
+    rig.vfs.mkdir(ROOT, OsStr::new("d"), 0o755, caller()).await.unwrap();
     let d = rig.find(ROOT, "d").await.unwrap();
     rig.write(ROOT, "f", b"one").await;
     rig.write(ROOT, "g", b"two").await;
@@ -335,7 +336,7 @@ async fn a_rename_takes_the_name_that_somebody_else_has_made_meanwhile() {
     assert_eq!(rig.find(ROOT, "name").await, None);
     // By another mount of the drive, as a file.
     let other = rig.second_mount();
-    let (entry, opened) = other.create(ROOT, OsStr::new("name"), libc::O_WRONLY, caller()).await.unwrap();
+    let (entry, opened) = other.create(ROOT, OsStr::new("name"), (libc::O_WRONLY, 0o644), caller()).await.unwrap();
     other.release(opened.fh).await.unwrap();
     assert_eq!(entry.attr.size, 0);
     let (from, to) = ((ROOT, OsStr::new("mine")), (ROOT, OsStr::new("name")));
@@ -366,7 +367,7 @@ async fn a_folder_replaces_an_empty_folder_only() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_with_an_unsaved_file_is_not_empty() {
     let rig = Rig::new().await;
-    rig.vfs.mkdir(ROOT, OsStr::new("d")).await.unwrap();
+    rig.vfs.mkdir(ROOT, OsStr::new("d"), 0o755, caller()).await.unwrap();
     let d = rig.find(ROOT, "d").await.unwrap();
     let (_, fh) = rig.begin(d, "f").await;
     let error = rig.vfs.rmdir(ROOT, OsStr::new("d")).await.unwrap_err();

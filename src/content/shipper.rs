@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -29,6 +29,7 @@ use crate::ids::{FileId, PartNumber, PartSize, Sha1Hash};
 use crate::pds::drive::{Created, Drive, NewFile, PutOutcome, Upload};
 use crate::pds::frame::Frame;
 use crate::pds::types::{FileType, PartUrl};
+use crate::posix::{self, Posix};
 use crate::rolling_sha1::{RollingSha1, Sha1Ctx};
 use crate::status::Transfer;
 
@@ -69,6 +70,8 @@ pub struct Destination {
     pub overwrite: Option<FileId>,
     /// The modification time to store with it.
     pub mtime: Option<SystemTime>,
+    /// What POSIX knows of it.
+    pub posix: Option<Arc<Posix>>,
 }
 
 /// A part that takes no more bytes.
@@ -309,6 +312,7 @@ pub async fn create(
             overwrite: destination.overwrite.as_ref(),
             content,
             mtime: destination.mtime,
+            tags: posix::tags(destination.posix.as_deref(), destination.mtime.unwrap_or(UNIX_EPOCH)),
             parts,
         };
         match drive.create_file(&file).await? {

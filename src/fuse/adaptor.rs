@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::future::Future;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -125,7 +126,7 @@ impl Filesystem for Adaptor {
 
     fn setattr(
         &self,
-        _: &Request,
+        request: &Request,
         ino: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -151,9 +152,10 @@ impl Filesystem for Adaptor {
             atime: atime.map(convert::time),
             mtime: mtime.map(convert::time),
         };
+        let caller = caller(request);
         // A new size may have to wait for content.
         let limit = if size.is_some() { self.commit_wait_max } else { METADATA_WAIT_MAX };
-        let work = async move { vfs.setattr(Ino(ino.0), fh.map(|fh| Fh(fh.0)), set).await.map(Seen) };
+        let work = async move { vfs.setattr(Ino(ino.0), fh.map(|fh| Fh(fh.0)), set, caller).await.map(Seen) };
         self.dispatch(op, limit, reply, work, |reply, Seen(entry)| {
             reply.attr(&entry.ttl, &convert::attr(&entry.attr));
         });
@@ -170,25 +172,17 @@ impl Filesystem for Adaptor {
         reply: ReplyEntry,
     ) {
         let op = Op::on("mknod", parent.0);
-        if !convert::is_regular(mode) {
+        let Some(kind) = convert::kind_of_mode(mode) else {
             return Self::never(op, ErrorKind::NotPermitted, reply);
-        }
-        let (vfs, name, caller) = (self.vfs.clone(), name.to_owned(), caller(request));
-        let work = async move {
-            let (entry, opened) = vfs.create(Ino(parent.0), &name, convert::CREATE_NEW, caller).await?;
-            let settled = vfs.flush(opened.fh, caller).await;
-            let closed = settled.and(vfs.release(opened.fh).await);
-            if closed.is_err() {
-                vfs.forget(entry.attr.ino, 1);
-            }
-            closed.map(|()| entry)
         };
+        let (vfs, name, caller) = (self.vfs.clone(), name.to_owned(), caller(request));
+        let work = async move { vfs.mknod(Ino(parent.0), &name, kind, mode, caller).await };
         self.dispatch(op, self.commit_wait_max, reply, work, |reply, entry| convert::entry(reply, &entry));
     }
 
-    fn mkdir(&self, _: &Request, parent: INodeNo, name: &OsStr, _mode: u32, _umask: u32, reply: ReplyEntry) {
-        let (vfs, name) = (self.vfs.clone(), name.to_owned());
-        let work = async move { vfs.mkdir(Ino(parent.0), &name).await };
+    fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _: u32, reply: ReplyEntry) {
+        let (vfs, name, caller) = (self.vfs.clone(), name.to_owned(), caller(request));
+        let work = async move { vfs.mkdir(Ino(parent.0), &name, mode, caller).await };
         self.dispatch(Op::on("mkdir", parent.0), METADATA_WAIT_MAX, reply, work, |reply, entry| {
             convert::entry(reply, &entry);
         });
@@ -206,8 +200,21 @@ impl Filesystem for Adaptor {
         self.dispatch(Op::on("rmdir", parent.0), METADATA_WAIT_MAX, reply, work, |reply, ()| reply.ok());
     }
 
-    fn symlink(&self, _: &Request, parent: INodeNo, _: &OsStr, _: &std::path::Path, reply: ReplyEntry) {
-        Self::never(Op::on("symlink", parent.0), ErrorKind::NotPermitted, reply);
+    fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let (vfs, name, caller) = (self.vfs.clone(), name.to_owned(), caller(request));
+        let target = target.as_os_str().to_owned();
+        let work = async move { vfs.symlink(Ino(parent.0), &name, &target, caller).await };
+        self.dispatch(Op::on("symlink", parent.0), self.commit_wait_max, reply, work, |reply, entry| {
+            convert::entry(reply, &entry);
+        });
+    }
+
+    fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
+        let vfs = self.vfs.clone();
+        let work = async move { vfs.readlink(Ino(ino.0)).await };
+        self.dispatch(Op::on("readlink", ino.0), READ_WAIT_MAX, reply, work, |reply, target| {
+            reply.data(&target);
+        });
     }
 
     fn link(&self, _: &Request, ino: INodeNo, _: INodeNo, _: &OsStr, reply: ReplyEntry) {
@@ -300,14 +307,14 @@ impl Filesystem for Adaptor {
         request: &Request,
         parent: INodeNo,
         name: &OsStr,
-        _mode: u32,
+        mode: u32,
         _umask: u32,
         flags: i32,
         reply: ReplyCreate,
     ) {
         let (vfs, name, caller) = (self.vfs.clone(), name.to_owned(), caller(request));
         let op = Op::on("create", parent.0);
-        let work = async move { vfs.create(Ino(parent.0), &name, flags, caller).await };
+        let work = async move { vfs.create(Ino(parent.0), &name, (flags, mode), caller).await };
         self.dispatch(op, METADATA_WAIT_MAX, reply, work, |reply, (entry, opened)| {
             let (attr, fh) = (convert::attr(&entry.attr), FileHandle(opened.fh.0));
             reply.created(&entry.ttl, &attr, GENERATION, fh, convert::open_flags(opened));
@@ -335,17 +342,22 @@ impl Filesystem for Adaptor {
     /// part buffer.
     fn write(
         &self,
-        _: &Request,
+        request: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         bytes: &[u8],
-        _: WriteFlags,
+        flags: WriteFlags,
         _: OpenFlags,
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
         let op = Op::on("write", ino.0).with_handle(fh.0).over(offset, bytes.len() as u64);
+        if flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID)
+            && let Err(error) = self.vfs.drop_set_ids(Ino(ino.0), caller(request))
+        {
+            return refuse(op, reply, &error);
+        }
         let taken = match self.vfs.write_now(Fh(fh.0), offset, bytes) {
             Ok(taken) if taken == bytes.len() => return reply.written(bytes.len() as u32),
             Ok(taken) => taken,
@@ -394,7 +406,7 @@ impl Filesystem for Adaptor {
 
     fn fallocate(
         &self,
-        _: &Request,
+        request: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -407,40 +419,42 @@ impl Filesystem for Adaptor {
             Ok(wanted) => wanted,
             Err(error) => return refuse(op, reply, &error),
         };
-        let vfs = self.vfs.clone();
-        let work = async move {
-            let end = offset.checked_add(length).filter(|end| i64::try_from(*end).is_ok());
-            let end = end.ok_or_else(|| Error::new(ErrorKind::TooLarge, "beyond the largest offset"))?;
-            if wanted.zeroes {
-                vfs.punch(Fh(fh.0), offset, length).await?;
-            }
-            // The kernel holds the inode's lock, so the size cannot change in between.
-            if wanted.grows && vfs.getattr(Ino(ino.0)).await?.attr.size < end {
-                let set = SetAttr { size: Some(end), ..SetAttr::default() };
-                vfs.setattr(Ino(ino.0), Some(Fh(fh.0)), set).await?;
-            }
-            Ok(())
-        };
+        let (vfs, caller) = (self.vfs.clone(), caller(request));
+        let work = async move { vfs.allocate(Ino(ino.0), Fh(fh.0), (offset, length), wanted, caller).await };
         self.dispatch(op, self.commit_wait_max, reply, work, |reply, ()| reply.ok());
     }
 
+    fn setxattr(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _: u32,
+        reply: ReplyEmpty,
+    ) {
+        let set = self.vfs.setxattr(Ino(ino.0), name, value, flags);
+        convert::done(Op::on("setxattr", ino.0), reply, set);
+    }
+
+    /// All is known here, so these are answered at once; programs that list folders ask for each file.
+    fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let value = self.vfs.getxattr(Ino(ino.0), name);
+        convert::xattr(Op::on("getxattr", ino.0), reply, size, value);
+    }
+
+    fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let names = self.vfs.listxattr(Ino(ino.0));
+        convert::xattr(Op::on("listxattr", ino.0), reply, size, names);
+    }
+
+    fn removexattr(&self, _: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let removed = self.vfs.removexattr(Ino(ino.0), name);
+        convert::done(Op::on("removexattr", ino.0), reply, removed);
+    }
+
     // From here on: refused once, after which the kernel knows and answers by itself.
-
-    fn setxattr(&self, _: &Request, ino: INodeNo, _: &OsStr, _: &[u8], _: i32, _: u32, reply: ReplyEmpty) {
-        Self::never(Op::on("setxattr", ino.0), ErrorKind::NotImplemented, reply);
-    }
-
-    fn getxattr(&self, _: &Request, ino: INodeNo, _: &OsStr, _: u32, reply: ReplyXattr) {
-        Self::never(Op::on("getxattr", ino.0), ErrorKind::NotImplemented, reply);
-    }
-
-    fn listxattr(&self, _: &Request, ino: INodeNo, _: u32, reply: ReplyXattr) {
-        Self::never(Op::on("listxattr", ino.0), ErrorKind::NotImplemented, reply);
-    }
-
-    fn removexattr(&self, _: &Request, ino: INodeNo, _: &OsStr, reply: ReplyEmpty) {
-        Self::never(Op::on("removexattr", ino.0), ErrorKind::NotImplemented, reply);
-    }
 
     fn lseek(&self, _: &Request, ino: INodeNo, _: FileHandle, _: i64, _: i32, reply: ReplyLseek) {
         Self::never(Op::on("lseek", ino.0), ErrorKind::NotImplemented, reply);

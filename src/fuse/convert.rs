@@ -4,12 +4,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
     FileAttr, FopenFlags, Generation, INodeNo, RenameFlags, ReplyDirectory, ReplyDirectoryPlus, ReplyEntry,
-    ReplyStatfs, TimeOrNow,
+    ReplyEmpty, ReplyStatfs, ReplyXattr, TimeOrNow,
 };
 
+use super::dispatch::{Op, refuse};
+
 use crate::error::{Error, ErrorKind, Result};
-use crate::pds::types::FileType;
-use crate::vfs::{Attr, DirEntry, Entry, Opened, RenameMode, Statfs, Vfs};
+use crate::posix::Special;
+use crate::vfs::{Allocation, Attr, DirEntry, Entry, Kind, Opened, RenameMode, Statfs, Vfs};
 
 /// Inode numbers are not reused while a mount lives.
 pub(super) const GENERATION: Generation = Generation(0);
@@ -19,8 +21,6 @@ const BLOCK_BYTES_PREFERRED: u32 = 1 << 20;
 const STAT_BLOCK_BYTES: u64 = 512;
 /// Longest name, in bytes.
 const NAME_BYTES_MAX: u32 = 255;
-/// How mknod opens what it makes.
-pub(super) const CREATE_NEW: i32 = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL;
 
 /// Attributes of a name that does not exist; only the inode number 0 is looked at.
 pub(super) const ABSENT: FileAttr = FileAttr {
@@ -41,10 +41,13 @@ pub(super) const ABSENT: FileAttr = FileAttr {
     flags: 0,
 };
 
-fn kind(kind: FileType) -> fuser::FileType {
+fn kind(kind: Kind) -> fuser::FileType {
     match kind {
-        FileType::File => fuser::FileType::RegularFile,
-        FileType::Folder => fuser::FileType::Directory,
+        Kind::File => fuser::FileType::RegularFile,
+        Kind::Folder => fuser::FileType::Directory,
+        Kind::Special(Special::Link) => fuser::FileType::Symlink,
+        Kind::Special(Special::Fifo) => fuser::FileType::NamedPipe,
+        Kind::Special(Special::Socket) => fuser::FileType::Socket,
     }
 }
 
@@ -86,9 +89,33 @@ pub(super) fn open_flags(opened: Opened) -> FopenFlags {
     flags
 }
 
-pub(super) fn is_regular(mode: u32) -> bool {
-    // A type of 0 means a regular file too (mknod(2)).
-    matches!(mode & libc::S_IFMT, libc::S_IFREG | 0)
+/// What mknod makes with this mode; `None` for devices.
+pub(super) fn kind_of_mode(mode: u32) -> Option<Kind> {
+    match mode & libc::S_IFMT {
+        // A type of 0 means a regular file too (mknod(2)).
+        libc::S_IFREG | 0 => Some(Kind::File),
+        libc::S_IFIFO => Some(Kind::Special(Special::Fifo)),
+        libc::S_IFSOCK => Some(Kind::Special(Special::Socket)),
+        _ => None,
+    }
+}
+
+/// Answers a call that has no outcome but its success.
+pub(super) fn done(op: Op, reply: ReplyEmpty, outcome: Result<()>) {
+    match outcome {
+        Ok(()) => reply.ok(),
+        Err(error) => refuse(op, reply, &error),
+    }
+}
+
+/// Answers with a value, or with its size where none was offered room for.
+pub(super) fn xattr(op: Op, reply: ReplyXattr, room: u32, value: Result<Vec<u8>>) {
+    match value {
+        Ok(value) if room == 0 => reply.size(value.len() as u32),
+        Ok(value) if value.len() <= room as usize => reply.data(&value),
+        Ok(_) => refuse(op, reply, &Error::new(ErrorKind::OutOfRoom, "the buffer is too small")),
+        Err(error) => refuse(op, reply, &error),
+    }
 }
 
 pub(super) fn rename_mode(flags: RenameFlags) -> Result<RenameMode> {
@@ -101,15 +128,6 @@ pub(super) fn rename_mode(flags: RenameFlags) -> Result<RenameMode> {
     } else {
         Err(Error::new(ErrorKind::Invalid, format!("rename flags {flags} are not offered")))
     }
-}
-
-/// What an fallocate does.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Allocation {
-    /// The stretch becomes zeros.
-    pub(super) zeroes: bool,
-    /// The file becomes as long as the stretch reaches.
-    pub(super) grows: bool,
 }
 
 /// The meaning of an fallocate mode. The drive reserves no space, so all that is left of a
@@ -187,7 +205,7 @@ mod tests {
             mtime: UNIX_EPOCH,
             ctime: UNIX_EPOCH,
             crtime: UNIX_EPOCH,
-            kind: FileType::File,
+            kind: Kind::File,
             perm: 0o644,
             nlink: 1,
             uid: 1,
@@ -229,8 +247,11 @@ mod tests {
     }
 
     #[test]
-    fn devices_are_not_regular_files() {
-        assert!(is_regular(libc::S_IFREG | 0o644) && is_regular(0o644));
-        assert!(!is_regular(libc::S_IFIFO | 0o644) && !is_regular(libc::S_IFSOCK));
+    fn everything_but_devices_can_be_made() {
+        assert_eq!(kind_of_mode(libc::S_IFREG | 0o644), Some(Kind::File));
+        assert_eq!(kind_of_mode(0o644), Some(Kind::File));
+        assert_eq!(kind_of_mode(libc::S_IFIFO | 0o644), Some(Kind::Special(Special::Fifo)));
+        assert_eq!(kind_of_mode(libc::S_IFSOCK), Some(Kind::Special(Special::Socket)));
+        assert_eq!((kind_of_mode(libc::S_IFCHR), kind_of_mode(libc::S_IFBLK | 0o600)), (None, None));
     }
 }

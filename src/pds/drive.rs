@@ -4,13 +4,14 @@
 //! may or may not have been carried out. Answers are checked before they become types.
 //! Uploading has its own file, `drive/upload.rs`.
 
+mod attributes;
 mod meta;
 mod upload;
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -21,13 +22,15 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{DriveId, FileId, RevisionId, Secret};
 use crate::pds::auth::TokenSource;
 use crate::pds::retry::{Failure, Idempotency, RetryPolicy};
+use crate::posix::Tags;
 use crate::pds::transport::{Call, GetAnswer, Timeouts, Transport};
 use crate::pds::types::{
-    AsyncResponse, AsyncTask, AsyncTaskRequest, BatchItem, BatchRequest, BatchResponse, CheckNameMode,
+    AsyncResponse, AsyncTask, AsyncTaskRequest, CheckNameMode,
     CreateRequest, CreateResponse, DownloadUrlRequest, DownloadUrlResponse, DriveInfo, DriveRequest, File,
     FileRequest, FileType, ListRequest, ListResponse, MoveRequest, UpdateRequest,
 };
 
+pub use attributes::AttrChange;
 pub use meta::FileMeta;
 pub use upload::{Created, Expected, NewFile, PutOutcome, Upload};
 
@@ -37,8 +40,6 @@ const PAGE_ENTRIES: u32 = 100;
 pub const DOWNLOAD_URL_LIFETIME_MAX: Duration = Duration::from_secs(115_200);
 /// How long a task of the service (trashing a large folder) is waited for.
 const TASK_ELAPSED_MAX: Duration = Duration::from_secs(50);
-/// Sub-requests of one `/v2/batch`.
-pub const BATCH_MAX: usize = 100;
 
 /// One page of a folder.
 #[derive(Clone, PartialEq, Debug)]
@@ -93,6 +94,8 @@ struct Inner {
     transfer: RetryPolicy,
     /// Cleared for good when the domain refuses parallel uploads.
     parallel: AtomicBool,
+    /// Whether tags mean anything.
+    metadata: bool,
 }
 
 impl Drive {
@@ -116,12 +119,22 @@ impl Drive {
             drive_id: config.drive_id.clone(),
             transfer: RetryPolicy::transfer(config.commit_timeout),
             parallel: AtomicBool::new(true),
+            metadata: config.metadata,
         })))
     }
 
     /// The drive's id.
     pub fn id(&self) -> &DriveId {
         &self.0.drive_id
+    }
+
+    /// What the service told of an object, checked.
+    fn meta(&self, file: File) -> Result<FileMeta> {
+        let mut meta = FileMeta::try_from(file)?;
+        if !self.0.metadata {
+            meta.posix = None;
+        }
+        Ok(meta)
     }
 
     /// One call with the bearer; a refused token is renewed once.
@@ -165,11 +178,12 @@ impl Drive {
             marker,
             order_by: "name",
             order_direction: "ASC",
+            fields: "*",
         };
         let page: ListResponse = self.ask("/v2/file/list", &request).await?;
         let mut items = Vec::with_capacity(page.items.len());
         for file in page.items {
-            match FileMeta::try_from(file) {
+            match self.meta(file) {
                 Ok(meta) => items.push(meta),
                 Err(error) => tracing::warn!(%error, "an entry of a listing cannot be shown"),
             }
@@ -181,11 +195,11 @@ impl Drive {
     pub async fn get(&self, file: &FileId) -> Result<FileMeta> {
         let file: File =
             self.ask("/v2/file/get", &FileRequest { drive_id: self.id(), file_id: file }).await?;
-        FileMeta::try_from(file)
+        self.meta(file)
     }
 
-    /// Makes a folder; `Exists` where the name is taken.
-    pub async fn create_folder(&self, parent: &FileId, name: &str) -> Result<FileMeta> {
+    /// Makes a folder with these tags; `Exists` where the name is taken.
+    pub async fn create_folder(&self, parent: &FileId, name: &str, tags: &Tags) -> Result<FileMeta> {
         let request = CreateRequest {
             drive_id: self.id(),
             parent_file_id: parent,
@@ -199,6 +213,7 @@ impl Drive {
             content_hash: None,
             content_hash_name: None,
             local_modified_at: None,
+            user_tags: self.user_tags(tags),
         };
         let attempt = || {
             self.call::<CreateResponse>(
@@ -248,7 +263,7 @@ impl Drive {
             local_modified_at: None,
         };
         let meta = match self.ask::<File>("/v2/file/update", &request).await {
-            Ok(file) => FileMeta::try_from(file)?,
+            Ok(file) => self.meta(file)?,
             // A second attempt may find the name taken by the first one.
             Err(failure) if failure.error.kind() == ErrorKind::Exists => self.get(file).await?,
             Err(failure) => return Err(failure.error),
@@ -278,52 +293,6 @@ impl Drive {
         };
         // A second attempt may find the name taken by the first one.
         if self.get(file).await?.parent_id.as_ref() == Some(to_parent) { Ok(()) } else { Err(taken) }
-    }
-
-    /// Stores a modification time (milliseconds).
-    pub async fn set_mtime(&self, file: &FileId, mtime: SystemTime) -> Result<FileMeta> {
-        let request = self.mtime_request(file, mtime);
-        FileMeta::try_from(self.ask::<File>("/v2/file/update", &request).await?)
-    }
-
-    fn mtime_request<'a>(&'a self, file: &'a FileId, mtime: SystemTime) -> UpdateRequest<'a> {
-        let local_modified_at = meta::wire_time(mtime);
-        UpdateRequest {
-            drive_id: self.id(),
-            file_id: file,
-            name: None,
-            check_name_mode: None,
-            local_modified_at,
-        }
-    }
-
-    /// Stores the modification times of up to [`BATCH_MAX`] objects in one call; the outcome of
-    /// each, in order.
-    pub async fn set_mtimes(&self, changes: &[(FileId, SystemTime)]) -> Result<Vec<Result<()>>> {
-        let requests = changes.iter().enumerate().map(|(index, (file, mtime))| BatchItem {
-            id: index.to_string(),
-            method: "POST",
-            url: "/file/update",
-            body: self.mtime_request(file, *mtime),
-        });
-        let request = BatchRequest { resource: "file", requests: requests.collect() };
-        let answer: BatchResponse = self.ask("/v2/batch", &request).await?;
-        let mut outcomes: Vec<Result<()>> =
-            vec![Err(Error::new(ErrorKind::Protocol, "the batch answer leaves this one out")); changes.len()];
-        for response in answer.responses {
-            let Some(outcome) = response.id.parse::<usize>().ok().and_then(|index| outcomes.get_mut(index))
-            else {
-                continue;
-            };
-            *outcome = match response.status {
-                200..300 => Ok(()),
-                404 => Err(Error::new(ErrorKind::NotFound, "the file is gone")),
-                400 => Err(Error::new(ErrorKind::Invalid, "update in a batch: refused")),
-                403 => Err(Error::new(ErrorKind::Denied, "update in a batch: not allowed")),
-                status => Err(Error::new(ErrorKind::Io, format!("update in a batch: status {status}"))),
-            };
-        }
-        Ok(outcomes)
     }
 
     /// Space of the drive.

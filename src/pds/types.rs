@@ -108,6 +108,9 @@ pub struct CreateRequest<'a> {
     /// `yyyy-MM-ddTHH:mm:ss.SSSZ`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub local_modified_at: Option<String>,
+    /// Small texts of ours and of others.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub user_tags: Vec<UserTag>,
 }
 
 /// The answer to `create` (HTTP 201).
@@ -256,6 +259,8 @@ pub struct ListRequest<'a> {
     pub order_by: &'static str,
     /// `ASC`.
     pub order_direction: &'static str,
+    /// `*`: everything, so that the tags come too.
+    pub fields: &'static str,
 }
 
 /// A page of a listing. An empty page with a marker is not the end.
@@ -294,6 +299,28 @@ pub struct UpdateRequest<'a> {
     /// `yyyy-MM-ddTHH:mm:ss.SSSZ`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub local_modified_at: Option<String>,
+}
+
+/// `POST /v2/file/put_usertags`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct PutTagsRequest<'a> {
+    /// The drive.
+    pub drive_id: &'a DriveId,
+    /// The object.
+    pub file_id: &'a FileId,
+    /// At most 1,000.
+    pub user_tags: Vec<UserTag>,
+}
+
+/// `POST /v2/file/delete_usertags`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct DeleteTagsRequest<'a> {
+    /// The drive.
+    pub drive_id: &'a DriveId,
+    /// The object.
+    pub file_id: &'a FileId,
+    /// Keys that it may or may not have.
+    pub key_list: Vec<&'a str>,
 }
 
 /// `POST /v2/file/move`.
@@ -425,7 +452,19 @@ pub struct BatchItem<'a> {
     /// Without `/v2`.
     pub url: &'static str,
     /// What the call itself takes.
-    pub body: UpdateRequest<'a>,
+    pub body: BatchBody<'a>,
+}
+
+/// What a call of a batch takes.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(untagged)]
+pub enum BatchBody<'a> {
+    /// `/file/update`.
+    Update(UpdateRequest<'a>),
+    /// `/file/put_usertags`.
+    PutTags(PutTagsRequest<'a>),
+    /// `/file/delete_usertags`.
+    DeleteTags(DeleteTagsRequest<'a>),
 }
 
 /// The answer to `batch`.

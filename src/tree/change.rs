@@ -10,6 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, Ino};
 use crate::pds::drive::FileMeta;
 use crate::pds::types::FileType;
+use crate::posix::Posix;
 use crate::tree::Name;
 
 /// An object that nothing here stands for any more; the caller removes it from the drive.
@@ -17,12 +18,18 @@ pub type Superseded = FileMeta;
 
 impl Tree {
     /// A file that was created here and is not on the drive yet. The name must be absent.
-    pub fn create_local(&mut self, dir: Ino, name: &Name, now: Instant, since: SystemTime) -> Result<Ino> {
+    pub fn create_local(
+        &mut self,
+        dir: Ino,
+        name: &Name,
+        now: Instant,
+        (since, posix): (SystemTime, Option<Arc<Posix>>),
+    ) -> Result<Ino> {
         if self.child(dir, name.as_str()).is_some() {
             return Err(Error::new(ErrorKind::Exists, format!("{name} exists")));
         }
         self.check_alive(dir)?;
-        let ino = self.add_inode(FileType::File, Object::Unborn { since }, Some(now));
+        let ino = self.add_inode(FileType::File, Object::Unborn { since, posix }, Some(now));
         let spot = Spot { parent: dir, name: name.shared(), remote: name.shared() };
         self.link(ino, spot, own_dentry(ino, Standing::Unsaved, now))?;
         self.touch(ino, now);
@@ -308,17 +315,44 @@ impl Tree {
 
     /// The drive has been, or will be, told another modification time.
     pub fn set_mtime(&mut self, ino: Ino, mtime: SystemTime) -> Result<()> {
-        match &mut self.inode_mut(ino)?.object {
+        let inode = self.inode_mut(ino)?;
+        inode.names_set_at = None;
+        match &mut inode.object {
             Object::Live(meta) | Object::Gone(meta) => meta.mtime = mtime,
-            Object::Unborn { since } => *since = mtime,
+            Object::Unborn { since, .. } => *since = mtime,
         }
         Ok(())
     }
 
-    /// Remembers permission bits, for as long as the inode lives.
-    pub fn set_perm(&mut self, ino: Ino, perm: u16) -> Result<()> {
-        self.inode_mut(ino)?.perm = Some(perm & 0o7777);
+    /// The drive has been, or will be, told what else is known of an inode.
+    pub fn set_posix(&mut self, ino: Ino, posix: Option<Arc<Posix>>) -> Result<()> {
+        match &mut self.inode_mut(ino)?.object {
+            Object::Live(meta) | Object::Gone(meta) => meta.posix = posix,
+            Object::Unborn { posix: known, .. } => *known = posix,
+        }
         Ok(())
+    }
+
+    /// Attributes of an inode were set here: for a while, no listing knows better.
+    pub fn attrs_set(&mut self, ino: Ino, now: Instant, at: SystemTime) {
+        self.touch(ino, now);
+        if let Some(inode) = self.inodes.get_mut(&ino) {
+            inode.set_at = Some(at);
+        }
+    }
+
+    /// Names in folders were changed here, and what they stand for with them.
+    pub fn names_set(&mut self, dirs: &[Ino], inodes: &[Ino], at: SystemTime) {
+        for dir in dirs {
+            if let Some(dir) = self.inodes.get_mut(dir) {
+                dir.names_set_at = Some(at);
+            }
+        }
+        for ino in inodes {
+            if let Some(inode) = self.inodes.get_mut(ino) {
+                inode.set_at = Some(at);
+            }
+        }
     }
 
     /// What was read of a folder so far has proved wrong.

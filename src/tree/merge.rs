@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::name::{number_of, numbered, shown};
-use super::{Body, Dentry, Object, Spot, Standing, Tree};
+use super::{Body, Dentry, Kind, Object, Spot, Standing, Tree};
 use crate::error::Result;
 use crate::ids::{FileId, Ino};
 use crate::pds::drive::FileMeta;
@@ -53,8 +53,8 @@ pub struct Listed {
     pub name: Arc<str>,
     /// Its inode.
     pub ino: Ino,
-    /// File or folder.
-    pub kind: FileType,
+    /// What it is.
+    pub kind: Kind,
 }
 
 /// What the end of a pass brings.
@@ -159,7 +159,7 @@ impl Tree {
                     merged.unconfirmed.push(meta.file_id.clone());
                 }
             }
-            merged.unlisted.push(Listed { name: name.clone(), ino: dentry.ino, kind: inode.kind() });
+            merged.unlisted.push(Listed { name: name.clone(), ino: dentry.ino, kind: inode.shown_kind() });
         }
         for ino in gone {
             self.unlink_dentry(ino);
@@ -191,7 +191,7 @@ impl Tree {
     pub fn snapshot(&self, dir: Ino) -> Result<Vec<Listed>> {
         let children = &self.folder(dir)?.children;
         let entries = children.iter().filter_map(|(name, dentry)| {
-            let kind = self.inodes.get(&dentry.ino)?.kind();
+            let kind = self.inodes.get(&dentry.ino)?.shown_kind();
             Some(Listed { name: name.clone(), ino: dentry.ino, kind })
         });
         Ok(entries.collect())
@@ -229,7 +229,7 @@ impl Tree {
     /// A listing shows an inode that it cannot change.
     fn see(&mut self, ino: Ino, meta: &FileMeta, pass: &Pass, now: Instant) -> Option<Listed> {
         let inode = self.inodes.get(&ino)?;
-        let (spot, kind) = (inode.spot.clone()?, inode.kind());
+        let (spot, kind) = (inode.spot.clone()?, inode.shown_kind());
         if spot.parent != pass.dir {
             return None;
         }
@@ -324,7 +324,8 @@ impl Tree {
             self.vanished(&meta.file_id);
             known = None;
         }
-        let kind = meta.kind;
+        let file_type = meta.kind;
+        let kind = Kind::of(file_type, meta.posix.as_deref());
         let remote = if meta.name == *name { name.clone() } else { Arc::from(&*meta.name) };
         let ino = match known {
             Some(ino) => {
@@ -333,7 +334,7 @@ impl Tree {
                 inode.attrs_at = Some(now);
                 ino
             }
-            None => self.add_inode(kind, Object::Live(meta), Some(now)),
+            None => self.add_inode(file_type, Object::Live(meta), Some(now)),
         };
         let dentry = Dentry { ino, standing: Standing::Listed, seen_at: now, pass: pass.id };
         let is_there = self

@@ -29,7 +29,7 @@ impl Fixture {
     }
 
     fn create(&mut self, dir: Ino, text: &str) -> Ino {
-        self.tree.create_local(dir, &name(text), self.now, SystemTime::UNIX_EPOCH).unwrap()
+        self.tree.create_local(dir, &name(text), self.now, (SystemTime::UNIX_EPOCH, None)).unwrap()
     }
 
     fn names(&self, dir: Ino) -> Vec<String> {
@@ -68,6 +68,7 @@ fn file(file_id: &str, name: &str, age: u64) -> FileMeta {
         revision: None,
         sha1: None,
         crc64: None,
+        posix: None,
     }
 }
 
@@ -111,7 +112,7 @@ fn check(tree: &Tree) {
 #[test]
 fn the_root_needs_nobody() {
     let mut f = Fixture::new();
-    assert_eq!(f.tree.stat(Ino::ROOT).unwrap().kind, FileType::Folder);
+    assert_eq!(f.tree.stat(Ino::ROOT).unwrap().kind, Kind::Folder);
     assert_eq!(f.tree.identity(Ino::ROOT), Some(Identity::Remote(FileId::root())));
     assert_eq!(f.tree.place(Ino::ROOT), None);
     assert_eq!(f.tree.parent(Ino::ROOT), Some(Ino::ROOT));
@@ -165,7 +166,7 @@ fn a_created_file_becomes_the_object_that_was_committed() {
     let a = f.create(Ino::ROOT, "a");
     assert_eq!(f.tree.identity(a), Some(Identity::Local));
     assert_eq!(f.tree.find(Ino::ROOT, "a", f.now).unwrap(), Found::Fresh(a));
-    let again = f.tree.create_local(Ino::ROOT, &name("a"), f.now, SystemTime::UNIX_EPOCH);
+    let again = f.tree.create_local(Ino::ROOT, &name("a"), f.now, (SystemTime::UNIX_EPOCH, None));
     assert_eq!(again.unwrap_err().kind(), ErrorKind::Exists);
     f.tree.adopt(a, file("1", "a", 5), f.now);
     assert_eq!(f.tree.identity(a), Some(Identity::Remote(id("1"))));
@@ -304,7 +305,7 @@ fn a_removed_folder_takes_nothing_new_and_has_nothing() {
     assert!(f.tree.count_lookup(d));
     f.tree.unlink(d, f.now);
     assert_eq!(f.tree.find(d, "x", f.now).unwrap(), Found::Absent);
-    let made = f.tree.create_local(d, &name("x"), f.now, SystemTime::UNIX_EPOCH);
+    let made = f.tree.create_local(d, &name("x"), f.now, (SystemTime::UNIX_EPOCH, None));
     assert_eq!(made.unwrap_err().kind(), ErrorKind::NotFound);
     f.tree.forget(d, 1);
     check(&f.tree);

@@ -4,14 +4,16 @@
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use super::{Entry, RenameMode, Vfs, leave_session_thread};
+use super::pending::Wanted;
+use super::{Caller, Entry, Kind, RenameMode, Vfs, leave_session_thread};
 use crate::content::finish::target;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, Ino};
 use crate::pds::drive::FileMeta;
 use crate::pds::types::{CheckNameMode, FileType};
+use crate::posix;
 use crate::tree::{Identity, Name};
 
 /// Pages that are read to find out that a folder is empty.
@@ -28,22 +30,27 @@ struct At {
 
 impl Vfs {
     /// Makes a folder.
-    pub async fn mkdir(&self, parent: Ino, name: &OsStr) -> Result<Entry> {
+    pub async fn mkdir(&self, parent: Ino, name: &OsStr, mode: u32, caller: Caller) -> Result<Entry> {
         self.check_writable()?;
         let name = Name::for_new(name)?;
         if self.resolve(parent, &name).await?.is_some() {
             return Err(Error::new(ErrorKind::Exists, format!("{name} exists")));
         }
         let folder = self.folder_id(parent)?;
-        let made = self.drive.create_folder(&folder, name.as_str()).await;
+        let posix = self.newborn(parent, Kind::Folder, mode, caller)?;
+        let tags = posix::tags(posix.as_deref(), UNIX_EPOCH);
+        let made = self.drive.create_folder(&folder, name.as_str(), &tags).await;
         let meta = made.inspect_err(|error| {
             if error.kind() == ErrorKind::Exists {
                 self.tree().distrust(parent, Instant::now());
             }
         })?;
+        let mtime = meta.mtime;
+        let meta = self.impose(meta, mtime, posix);
         let ino = {
             let mut tree = self.tree();
             let ino = tree.insert(parent, &name, meta, Instant::now())?;
+            tree.names_set(&[parent], &[], posix::now());
             // For the entry that is returned.
             let _ = tree.count_lookup(ino);
             ino
@@ -103,7 +110,7 @@ impl Vfs {
             let Some(file_id) = next else { break };
             self.hold_open(ino, &file_id).await;
             self.drive.remove(&file_id, self.config.remove).await?;
-            self.times.forget(&file_id);
+            self.pending.forget(&file_id);
             removed.insert(file_id);
         }
         let mut tree = self.tree();
@@ -283,6 +290,9 @@ impl Vfs {
             return Ok(());
         };
         let source_meta = self.current(source).await?;
+        // With what the drive was not told yet.
+        let known = || Wanted { mtime: source_meta.mtime, posix: source_meta.posix.clone() };
+        let wanted = self.wanted(&self.tree(), source).unwrap_or_else(known);
         target_meta.parent_id = Some(self.folder_id(to.dir)?);
         let held = self.hold(&[source, target]);
         let replaced = self.replace_committed(&target_meta, &source_meta).await;
@@ -300,10 +310,8 @@ impl Vfs {
             file.rebased(&meta);
         }
         let gone = if meta.file_id == source_meta.file_id { target_meta } else { source_meta };
-        if let Some(mtime) = self.times.get(&gone.file_id) {
-            self.times.forget(&gone.file_id);
-            self.times.set(meta.file_id.clone(), mtime);
-        }
+        self.pending.forget(&gone.file_id);
+        let meta = self.impose(meta, wanted.mtime, wanted.posix);
         let mut tree = self.tree();
         if let Some(file) = self.files.get(target) {
             // Whoever has it open goes on with what it was; nothing of that comes to the drive.

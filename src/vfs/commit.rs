@@ -3,7 +3,7 @@
 //! A commit is a task of its own: whoever asked for it may be interrupted, the commit goes on.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Instant;
 
 use super::Vfs;
 use crate::content::finish::{Finish, Finished};
@@ -17,8 +17,6 @@ use crate::tree::Identity;
 
 /// Renames that are followed after one commit.
 const LATE_RENAMES_MAX: usize = 8;
-/// The drive keeps modification times to the millisecond.
-const TIME_GRAIN: Duration = Duration::from_millis(1);
 
 impl Vfs {
     /// Makes the drive equal to what was written to the file; returns when it is.
@@ -46,7 +44,8 @@ impl Vfs {
             Some(Identity::Remote(file_id)) => Some(file_id),
             Some(Identity::Local) | None => tree.replaces(ino).map(|meta| meta.file_id.clone()),
         };
-        Some(Destination { parent: place.parent_id, name: place.name.to_string(), overwrite, mtime: None })
+        let (parent, name) = (place.parent_id, place.name.to_string());
+        Some(Destination { parent, name, overwrite, mtime: None, posix: self.posix_of(&tree, ino) })
     }
 
     async fn commit(self: Arc<Self>, file: Arc<OpenFile>, finish: Finish, ticket: Ticket) {
@@ -77,7 +76,8 @@ impl Vfs {
             }
             match self.follow_rename(file.ino(), &finished).await {
                 Ok(Some(moved)) => {
-                    finished.meta = FileMeta { mtime: file.mtime(), ..moved };
+                    let posix = finished.meta.posix.take();
+                    finished.meta = self.impose(moved, file.mtime(), posix);
                     self.tree().adopt(file.ino(), finished.meta.clone(), Instant::now());
                 }
                 Ok(None) => return,
@@ -100,12 +100,11 @@ impl Vfs {
         if let Some(moved) = self.follow_rename(ino, &finished).await? {
             finished.meta = moved;
         }
-        if differs(written_at, finished.meta.mtime) {
-            self.times.set(finished.meta.file_id.clone(), written_at);
-        } else {
-            self.times.forget(&finished.meta.file_id);
-        }
-        finished.meta.mtime = written_at;
+        let posix = {
+            let tree = self.tree();
+            self.posix_of(&tree, ino)
+        };
+        finished.meta = self.impose(finished.meta, written_at, posix);
         self.reader.forget(&finished.meta.file_id);
         let was_deleted = {
             let mut tree = self.tree();
@@ -158,10 +157,4 @@ impl Vfs {
         }
         Ok(moved)
     }
-}
-
-/// Whether two times are different to the drive.
-fn differs(one: SystemTime, other: SystemTime) -> bool {
-    let apart = one.duration_since(other).unwrap_or_else(|e| e.duration());
-    apart >= TIME_GRAIN
 }

@@ -17,7 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, Ino};
 use crate::pds::drive::FileMeta;
 use crate::pds::types::FileType;
-use crate::tree::{Listed, Pass};
+use crate::tree::{Kind, Listed, Pass};
 
 /// Pages of one folder, at most: a million entries.
 const PAGES_MAX: usize = 10_000;
@@ -368,7 +368,7 @@ impl Vfs {
         let parent = self.tree().parent(dir).unwrap_or(Ino::ROOT);
         let dot = |ino, name: &str, cookie| DirEntry {
             ino,
-            kind: FileType::Folder,
+            kind: Kind::Folder,
             name: name.into(),
             cookie,
             entry: None,

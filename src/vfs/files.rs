@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
 use super::callers::{holds_open, thread_group};
-use super::{Caller, Entry, Fh, Opened, Vfs, leave_session_thread};
+use super::{Allocation, Caller, Entry, Fh, Kind, Opened, Vfs, leave_session_thread};
 use crate::content::finish::target;
 use crate::content::flow::Flow;
 use crate::content::open_file::{OpenFile, ReadFrom, Wrote};
@@ -20,6 +20,7 @@ use crate::content::streaming::Wait;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Ino;
 use crate::pds::types::FileType;
+use crate::posix::{self, Posix};
 use crate::tree::Name;
 
 /// A cursor on an open file.
@@ -97,7 +98,7 @@ impl Vfs {
         let file = self.open_file(ino, access.writes())?;
         if access.writes()
             && truncates
-            && let Err(error) = self.truncate(&file, 0).await
+            && let Err(error) = self.truncate(&file, 0).await.and_then(|()| self.drop_set_ids(ino, caller))
         {
             self.files.leave_writer(ino);
             self.close_file(&file);
@@ -155,7 +156,20 @@ impl Vfs {
         &self,
         parent: Ino,
         name: &OsStr,
+        (flags, mode): (i32, u32),
+        caller: Caller,
+    ) -> Result<(Entry, Opened)> {
+        let posix = self.newborn(parent, Kind::File, mode, caller)?;
+        self.create_as(parent, name, flags, posix, caller).await
+    }
+
+    /// The same, with everything that is known of the new file.
+    pub(super) async fn create_as(
+        &self,
+        parent: Ino,
+        name: &OsStr,
         flags: i32,
+        posix: Option<Arc<Posix>>,
         caller: Caller,
     ) -> Result<(Entry, Opened)> {
         self.check_writable()?;
@@ -172,7 +186,9 @@ impl Vfs {
         }
         let ino = {
             let mut tree = self.tree();
-            let ino = tree.create_local(parent, &Name::for_new(name)?, Instant::now(), SystemTime::now())?;
+            let now = posix::now();
+            let ino = tree.create_local(parent, &Name::for_new(name)?, Instant::now(), (now, posix))?;
+            tree.names_set(&[parent], &[], now);
             // For the entry that is returned.
             let _ = tree.count_lookup(ino);
             ino
@@ -329,7 +345,7 @@ impl Vfs {
         if handle.access.writes() {
             self.settle(&handle.file).await?;
             if let Some(base) = handle.file.base() {
-                self.times.flush_file(&self.drive, &base.file_id).await?;
+                self.pending.flush_file(&self.drive, &base.file_id).await?;
             }
         }
         Ok(())
@@ -377,8 +393,29 @@ impl Vfs {
         self.reshape(file, || file.truncate(size)).await
     }
 
+    /// fallocate(2) of a stretch (from, bytes) of a file.
+    pub async fn allocate(
+        &self,
+        ino: Ino,
+        fh: Fh,
+        (offset, len): (u64, u64),
+        wanted: Allocation,
+        caller: Caller,
+    ) -> Result<()> {
+        let end = offset.checked_add(len).filter(|end| i64::try_from(*end).is_ok());
+        let end = end.ok_or_else(|| Error::new(ErrorKind::TooLarge, "beyond the largest offset"))?;
+        if wanted.zeroes {
+            self.punch(fh, offset, len).await?;
+        }
+        // The kernel holds the inode's lock, so the size cannot change in between.
+        if wanted.grows && self.getattr(ino).await?.attr.size < end {
+            self.set_size(ino, Some(fh), end).await?;
+        }
+        self.drop_set_ids(ino, caller)
+    }
+
     /// Makes zeros of a stretch of a file, as far as it reaches.
-    pub async fn punch(&self, fh: Fh, offset: u64, len: u64) -> Result<()> {
+    async fn punch(&self, fh: Fh, offset: u64, len: u64) -> Result<()> {
         let handle = self.handles.get(fh)?;
         if !handle.access.writes() {
             return Err(Error::new(ErrorKind::BadHandle, "not open for writing"));

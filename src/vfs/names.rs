@@ -11,8 +11,7 @@ use super::{Attr, Caller, Entry, Statfs, Vfs};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Ino;
 use crate::pds::drive::Quota;
-use crate::pds::types::FileType;
-use crate::tree::{Found, Identity, Name};
+use crate::tree::{Found, Identity, Kind, Name};
 
 /// Folders up to this size are read again as a whole when one of their names is in doubt.
 const RELIST_ENTRIES_MAX: usize = 1000;
@@ -187,15 +186,14 @@ impl Vfs {
     /// Attributes as known here.
     pub(super) fn entry(&self, ino: Ino) -> Result<Entry> {
         let now = Instant::now();
-        let (stat, mut ttl, pending) = {
+        let (stat, mut ttl, wanted) = {
             let tree = self.tree();
-            let pending = match tree.identity(ino) {
-                Some(Identity::Remote(file)) => self.times.get(&file),
-                Some(Identity::Local) | None => None,
-            };
-            (tree.stat(ino)?, tree.attrs_fresh_for(ino, now), pending)
+            (tree.stat(ino)?, tree.attrs_fresh_for(ino, now), self.wanted(&tree, ino))
         };
-        let (mut size, mut mtime) = (stat.size, pending.unwrap_or(stat.mtime));
+        let (mut size, mut mtime, posix) = match wanted {
+            Some(wanted) => (stat.size, wanted.mtime, wanted.posix),
+            None => (stat.size, stat.mtime, stat.posix),
+        };
         if let Some(file) = self.files.get(ino)
             && (file.is_unsaved() || !stat.linked)
         {
@@ -203,22 +201,21 @@ impl Vfs {
             // Whoever asks shall see it grow.
             ttl = ttl.min(Duration::from_millis(100));
         }
-        let (perm, nlink) = match stat.kind {
-            FileType::Folder => (0o777 & !self.config.umask, 2),
-            FileType::File => (0o666 & !self.config.umask, 1),
-        };
+        let nlink = if stat.kind == Kind::Folder { 2 } else { 1 };
+        let known = posix.as_deref();
+        let (uid, gid) = known.and_then(|posix| posix.owner).unwrap_or((self.config.uid, self.config.gid));
         let attr = Attr {
             ino,
             size,
-            atime: mtime,
+            atime: known.and_then(|posix| posix.atime).unwrap_or(mtime),
             mtime,
             ctime: stat.ctime.max(mtime),
             crtime: stat.crtime,
             kind: stat.kind,
-            perm: stat.perm.unwrap_or(perm),
+            perm: known.and_then(|posix| posix.perm).unwrap_or_else(|| self.usual_perm(stat.kind)),
             nlink: if stat.linked { nlink } else { 0 },
-            uid: self.config.uid,
-            gid: self.config.gid,
+            uid,
+            gid,
         };
         Ok(Entry { attr, ttl })
     }

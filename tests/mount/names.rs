@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use pdsfs::ids::FileId;
 use pdsfs::pds::types::CheckNameMode;
+use pdsfs::posix::Tags;
 
 use crate::rig::{Rig, errno, fresh_bytes, wait_until};
 
@@ -40,7 +41,7 @@ fn a_folder_that_somebody_else_filled_is_not_removed() {
     fs::create_dir(mount.at("d")).unwrap();
     assert_eq!(listed(&mount.at("d")).len(), 0);
     let folder = rig.client().find("d").unwrap().file_id;
-    rig.block_on(rig.client().drive.create_folder(&folder, "theirs")).unwrap();
+    rig.block_on(rig.client().drive.create_folder(&folder, "theirs", &Tags::new())).unwrap();
     assert_eq!(errno(fs::remove_dir(mount.at("d"))), libc::ENOTEMPTY);
     assert!(rig.client().find("d/theirs").is_some());
 }
@@ -50,7 +51,7 @@ fn ten_thousand_entries_are_listed_once_each() {
     let rig = Rig::new();
     {
         let client = rig.client();
-        let folder = rig.block_on(client.drive.create_folder(&FileId::root(), "many")).unwrap().file_id;
+        let folder = rig.block_on(client.drive.create_folder(&FileId::root(), "many", &Tags::new())).unwrap().file_id;
         rig.block_on(async {
             let mut made = tokio::task::JoinSet::new();
             for worker in 0..20 {
@@ -58,7 +59,7 @@ fn ten_thousand_entries_are_listed_once_each() {
                 made.spawn(async move {
                     for i in 0..500 {
                         drive
-                            .create_folder(&folder, &format!("entry-{:05}", worker * 500 + i))
+                            .create_folder(&folder, &format!("entry-{:05}", worker * 500 + i), &Tags::new())
                             .await
                             .unwrap();
                     }
@@ -213,7 +214,7 @@ fn names_that_linux_refuses_are_refused() {
 fn over_long_names_of_the_drive_are_shown_and_work() {
     let rig = Rig::new();
     let long = "\u{65e5}".repeat(200);
-    rig.block_on(rig.client().drive.create_folder(&FileId::root(), &long)).unwrap();
+    rig.block_on(rig.client().drive.create_folder(&FileId::root(), &long, &Tags::new())).unwrap();
     let mount = rig.mount();
     let names = listed(mount.path());
     assert_eq!(names.len(), 1);
@@ -229,7 +230,7 @@ fn changes_of_others_are_seen_after_the_ttl() {
     let rig = Rig::new();
     let mount = rig.mount_with(&["--metadata-ttl", "1s"]);
     assert_eq!(errno(fs::metadata(mount.at("theirs"))), libc::ENOENT);
-    rig.block_on(rig.client().drive.create_folder(&FileId::root(), "theirs")).unwrap();
+    rig.block_on(rig.client().drive.create_folder(&FileId::root(), "theirs", &Tags::new())).unwrap();
     wait_until("the folder of another client is seen", || mount.at("theirs").is_dir().then_some(()));
     let id = rig.client().find("theirs").unwrap().file_id;
     rig.block_on(rig.client().drive.remove(&id, pdsfs::config::RemoveMode::Trash)).unwrap();

@@ -73,10 +73,14 @@ pub struct MountArgs {
     /// What removing does: to the drive's recycle bin, or for good
     #[arg(long, value_enum, default_value_t = Remove::Trash)]
     remove: Remove,
-    /// Owner of everything shown [default: who mounts]
+    /// Whether modes, owners, links, special files and extended attributes are kept on the drive, as
+    /// tags of its files
+    #[arg(long, value_enum, default_value_t = Metadata::On)]
+    metadata: Metadata,
+    /// Owner of what has none on the drive [default: who mounts]
     #[arg(long, value_name = "UID")]
     uid: Option<u32>,
-    /// Group of everything shown [default: of who mounts]
+    /// Group of what has none on the drive [default: of who mounts]
     #[arg(long, value_name = "GID")]
     gid: Option<u32>,
     /// Permissions taken away from files (0666) and folders (0777), in octal, 0 to 777
@@ -94,6 +98,14 @@ pub struct MountArgs {
     spill_dir: Option<PathBuf>,
     /// The folder to mount at
     mountpoint: PathBuf,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Metadata {
+    /// Kept
+    On,
+    /// Accepted and forgotten; links and special files are refused
+    Off,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -152,6 +164,7 @@ impl MountArgs {
                 Remove::Trash => RemoveMode::Trash,
                 Remove::Delete => RemoveMode::Delete,
             },
+            metadata: self.metadata == Metadata::On,
             spill_dir,
             staged_bytes_max: self.cache_size,
             free_bytes_min: self.cache_min_free,

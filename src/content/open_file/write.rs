@@ -1,7 +1,5 @@
 //! Writing and cutting: what changes a content.
 
-use std::time::SystemTime;
-
 use super::{Content, Here, Inner, OpenFile, take_base};
 use crate::content::finish::target;
 use crate::content::part::ZEROS;
@@ -11,6 +9,7 @@ use crate::content::streaming::{Appended, Streaming, Wait};
 use crate::content::{Plan, Shape, plan_write};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::PartNumber;
+use crate::posix;
 
 /// How a write went, as far as it did not fail.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -168,7 +167,7 @@ impl OpenFile {
             return Err(Error::new(ErrorKind::TooLarge, too_large(self.env.part_size)));
         }
         copy.write(offset, data)?;
-        inner.mtime = SystemTime::now();
+        inner.mtime = posix::now();
         Ok(Wrote::Some(Appended { bytes: data.len(), wait: None }))
     }
 
@@ -193,7 +192,7 @@ impl OpenFile {
                 }
             }
         }
-        inner.mtime = SystemTime::now();
+        inner.mtime = posix::now();
         Ok(DONE)
     }
 
@@ -230,7 +229,7 @@ impl OpenFile {
         if let Content::Staged { copy, .. } = &inner.content {
             copy.punch(offset, len)?;
         }
-        inner.mtime = SystemTime::now();
+        inner.mtime = posix::now();
         Ok(Wrote::Some(Appended { bytes: 0, wait: None }))
     }
 }
@@ -246,7 +245,7 @@ fn append(
     };
     let appended = live.append(data, destination, may_block)?;
     if appended.bytes > 0 {
-        inner.mtime = SystemTime::now();
+        inner.mtime = posix::now();
     }
     Ok(Wrote::Some(appended))
 }
@@ -257,7 +256,7 @@ fn patch(inner: &mut Inner, offset: u64, data: &[u8]) -> Result<Wrote> {
         return Ok(Wrote::Committing);
     };
     let bytes = live.patch(offset, data)?;
-    inner.mtime = SystemTime::now();
+    inner.mtime = posix::now();
     Ok(Wrote::Some(Appended { bytes, wait: None }))
 }
 

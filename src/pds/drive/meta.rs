@@ -1,10 +1,12 @@
 //! What the daemon knows of a file or folder of the drive: checked once, here.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, RevisionId, Sha1Hash};
 use crate::pds::types::{File, FileType};
+use crate::posix::{self, Posix, Tags, Told};
 
 /// Longest name that is accepted from a server, in bytes (API page of `CreateFile`).
 const NAME_BYTES_MAX: usize = 1024;
@@ -34,6 +36,15 @@ pub struct FileMeta {
     pub sha1: Option<Sha1Hash>,
     /// CRC-64/XZ of the content.
     pub crc64: Option<u64>,
+    /// What its tags tell.
+    pub posix: Option<Arc<Posix>>,
+}
+
+impl FileMeta {
+    /// The tags that an object like this one has.
+    pub fn tags(&self) -> Tags {
+        posix::tags(self.posix.as_deref(), self.mtime)
+    }
 }
 
 impl TryFrom<File> for FileMeta {
@@ -48,7 +59,9 @@ impl TryFrom<File> for FileMeta {
         let sha1 = file.content_hash.as_deref().filter(|_| is_sha1).and_then(|hex| Sha1Hash::parse(hex).ok());
         let changed_at = parse_time(file.updated_at.as_deref());
         let created_at = parse_time(file.created_at.as_deref());
-        let mtime = parse_time(file.local_modified_at.as_deref()).or(changed_at).or(created_at);
+        let told = Told::parse(file.user_tags.unwrap_or_default());
+        let own_mtime = parse_time(file.local_modified_at.as_deref()).map(|field| told.mtime_of(field));
+        let mtime = own_mtime.or(changed_at).or(created_at);
         let epoch = SystemTime::UNIX_EPOCH;
         Ok(Self {
             file_id: file.file_id,
@@ -62,6 +75,7 @@ impl TryFrom<File> for FileMeta {
             revision: file.revision_id,
             sha1,
             crc64: file.crc64_hash.and_then(|text| text.parse().ok()),
+            posix: told.posix,
         })
     }
 }

@@ -17,6 +17,7 @@ use crate::pds::types::{
     CheckNameMode, CompleteRequest, CreateRequest, CreateResponse, File, FileType, PartRequest, PartUrl,
     UploadUrlRequest, UploadUrlResponse, WireSha1Ctx,
 };
+use crate::posix::Tags;
 use crate::rolling_sha1::Sha1Ctx;
 
 /// A file to be uploaded.
@@ -32,6 +33,8 @@ pub struct NewFile<'a> {
     pub content: Option<(u64, Sha1Hash)>,
     /// The client's modification time.
     pub mtime: Option<SystemTime>,
+    /// What goes into `user_tags`.
+    pub tags: Tags,
     /// The parts whose URLs shall come with the answer; not empty.
     pub parts: &'a [(PartNumber, Sha1Ctx)],
 }
@@ -118,6 +121,7 @@ impl Drive {
             content_hash: file.content.map(|(_, sha1)| sha1.to_string()),
             content_hash_name: file.content.map(|_| "sha1"),
             local_modified_at: file.mtime.and_then(meta::wire_time),
+            user_tags: self.user_tags(&file.tags),
         };
         let answer: CreateResponse =
             self.call("/v2/file/create", Idempotency::Safe, self.0.transfer, &request).await?;
@@ -190,7 +194,7 @@ impl Drive {
         let answer =
             self.call::<File>("/v2/file/complete", Idempotency::Safe, self.0.transfer, &request).await;
         let mut meta = match answer {
-            Ok(file) => FileMeta::try_from(file)?,
+            Ok(file) => self.meta(file)?,
             Err(failure) if is_ambiguous(&failure) => match self.get(&upload.file_id).await {
                 Ok(meta) if expected.check(&meta).is_ok() => meta,
                 _ => return Err(failure.error),
@@ -223,6 +227,7 @@ impl Drive {
             overwrite: Some(&target.file_id),
             content: Some((source.size, sha1)),
             mtime: Some(source.mtime),
+            tags: source.tags(),
             parts: &[(PartNumber::FIRST, Sha1Ctx::START)],
         };
         let Created::Instant(file_id) = self.create_file(&file).await? else {

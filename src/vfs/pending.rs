@@ -1,0 +1,149 @@
+//! Attributes that arrive after the commit: times, modes, owners, extended attributes.
+//!
+//! Every file manager sets times and modes after it has closed what it copied. Such changes are gathered for
+//! about a second and sent together; until the drive has them, they are shown from here.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::Notify;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::FileId;
+use crate::pds::drive::{AttrChange, Drive, FileMeta};
+use crate::posix::{self, Posix};
+
+/// How long changes are gathered.
+const GATHER: Duration = Duration::from_secs(1);
+
+/// Until the next try, after all the retries of the calls themselves.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(10);
+
+/// What an object shall become.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Wanted {
+    /// Its modification time.
+    pub mtime: SystemTime,
+    /// Everything else.
+    pub posix: Option<Arc<Posix>>,
+}
+
+impl Wanted {
+    /// What is to be sent for an object that the drive has as `known`; `None` where that is nothing.
+    fn change_from(&self, known: &FileMeta) -> Option<AttrChange> {
+        let (old, new) = (known.tags(), posix::tags(self.posix.as_deref(), self.mtime));
+        let change = AttrChange {
+            mtime: (known.mtime != self.mtime).then_some(self.mtime),
+            stale: posix::stale_keys(&old, &new),
+            tags: (old != new).then_some(new),
+        };
+        (change != AttrChange::default()).then_some(change)
+    }
+}
+
+/// One object that is not yet what it shall be.
+#[derive(Clone, PartialEq, Debug)]
+struct Pending {
+    wanted: Wanted,
+    change: AttrChange,
+}
+
+/// Changes that the drive does not have yet.
+#[derive(Debug, Default)]
+pub struct PendingAttrs {
+    /// A leaf lock.
+    changes: Mutex<HashMap<FileId, Pending>>,
+    arrived: Notify,
+    /// Held while changes are being sent, so that a flush waits for what is under way.
+    sending: tokio::sync::Mutex<()>,
+}
+
+impl PendingAttrs {
+    fn lock(&self) -> MutexGuard<'_, HashMap<FileId, Pending>> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An object that the drive has as `known` shall become `wanted`.
+    pub fn set(&self, known: &FileMeta, wanted: Wanted) {
+        let mut changes = self.lock();
+        let Some(mut change) = wanted.change_from(known) else { return };
+        if let Some(before) = changes.remove(&known.file_id) {
+            // What was not sent yet still has to be.
+            change.mtime = change.mtime.or(before.change.mtime);
+            change.tags = change.tags.or(before.change.tags);
+            change.stale.extend(before.change.stale);
+            if let Some(tags) = &change.tags {
+                change.stale.retain(|key| !tags.contains_key(key));
+            }
+        }
+        changes.insert(known.file_id.clone(), Pending { wanted, change });
+        drop(changes);
+        self.arrived.notify_one();
+    }
+
+    /// What a file shall become, where the drive does not have that yet.
+    pub fn get(&self, file: &FileId) -> Option<Wanted> {
+        self.lock().get(file).map(|pending| pending.wanted.clone())
+    }
+
+    /// The file is gone, or its content is a new one with attributes of its own.
+    pub fn forget(&self, file: &FileId) {
+        self.lock().remove(file);
+    }
+
+    /// Sends what has gathered, every now and then, for ever.
+    pub async fn run(&self, drive: &Drive) {
+        loop {
+            self.arrived.notified().await;
+            tokio::time::sleep(GATHER).await;
+            if let Err(error) = self.flush(drive).await {
+                tracing::warn!(%error, "attributes could not be stored; they will be tried again");
+                tokio::time::sleep(PAUSE_AFTER_FAILURE).await;
+                self.arrived.notify_one();
+            }
+        }
+    }
+
+    /// Sends the changes of one file now, if there are any.
+    pub async fn flush_file(&self, drive: &Drive, file: &FileId) -> Result<()> {
+        let _one_at_a_time = self.sending.lock().await;
+        let Some(pending) = self.lock().get(file).cloned() else { return Ok(()) };
+        self.send(drive, vec![(file.clone(), pending)]).await
+    }
+
+    /// Sends everything now. What could not be sent stays; the first failure of it.
+    pub async fn flush(&self, drive: &Drive) -> Result<()> {
+        let _one_at_a_time = self.sending.lock().await;
+        let all: Vec<_> = self.lock().iter().map(|(file, pending)| (file.clone(), pending.clone())).collect();
+        self.send(drive, all).await
+    }
+
+    async fn send(&self, drive: &Drive, all: Vec<(FileId, Pending)>) -> Result<()> {
+        let changes: Vec<_> = all.iter().map(|(file, pending)| (file.clone(), pending.change.clone())).collect();
+        let outcomes = drive.set_attributes(&changes).await;
+        let settled = all.iter().zip(outcomes).map(|((file, sent), outcome)| self.settle(file, sent, outcome));
+        // Each is settled, whatever came of the others.
+        settled.fold(Ok(()), Result::and)
+    }
+
+    /// Forgets a change that the drive took, or that it will never take.
+    fn settle(&self, file: &FileId, sent: &Pending, outcome: Result<()>) -> Result<()> {
+        if let Err(error) = outcome {
+            if !is_final(&error) {
+                return Err(error);
+            }
+            tracing::warn!(%file, %error, "the drive does not keep the attributes of this file");
+        }
+        let mut changes = self.lock();
+        // A later change for the file stays for the next round.
+        if changes.get(file) == Some(sent) {
+            changes.remove(file);
+        }
+        Ok(())
+    }
+}
+
+fn is_final(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Denied | ErrorKind::Invalid | ErrorKind::Protocol)
+}
