@@ -81,8 +81,9 @@ pub struct Stat {
     pub crtime: SystemTime,
     /// What else is known.
     pub posix: Option<Arc<Posix>>,
-    /// Whether a folder has a dentry for it.
-    pub linked: bool,
+    /// Names that lead to it: one for a file; for a folder its own, its `.`, and the `..` of each folder in
+    /// it; one where those are not known. None where no folder has a dentry for it.
+    pub nlink: u32,
 }
 
 /// What an inode is to a program.
@@ -162,6 +163,8 @@ struct Spot {
 #[derive(Debug)]
 struct Folder {
     children: BTreeMap<Arc<str>, Dentry>,
+    /// How many of them are folders.
+    subfolders: usize,
     /// Names under which an unsaved file stands before an object of the drive.
     shadowed: HashSet<Arc<str>>,
     /// When the last complete listing began.
@@ -259,6 +262,7 @@ impl Tree {
             FileType::File => Body::File { replaces: None },
             FileType::Folder => Body::Folder(Folder {
                 children: BTreeMap::new(),
+                subfolders: 0,
                 shadowed: HashSet::new(),
                 listed_at: None,
                 fresh_for: self.ttl,
@@ -387,11 +391,16 @@ impl Tree {
                 (meta.size, meta.mtime, meta.changed_at, meta.created_at)
             }
         };
-        let mtime = inode.names_set_at.map_or(mtime, |at| mtime.max(at));
-        let ctime = inode.set_at.max(inode.names_set_at).map_or(ctime, |at| ctime.max(at));
-        let linked = ino == Ino::ROOT || inode.spot.is_some();
+        // What the service tells of its own accord changes also when it is only told of these.
+        let mtime = inode.names_set_at.unwrap_or(mtime);
+        let ctime = inode.set_at.max(inode.names_set_at).map_or(ctime, |at| at.max(mtime));
+        let nlink = match &inode.body {
+            _ if ino != Ino::ROOT && inode.spot.is_none() => 0,
+            Body::Folder(folder) if folder.listed_at.is_some() => 2 + folder.subfolders as u32,
+            Body::File { .. } | Body::Folder(_) => 1,
+        };
         let posix = inode.posix().cloned();
-        Ok(Stat { kind: inode.shown_kind(), size, mtime, ctime, crtime, posix, linked })
+        Ok(Stat { kind: inode.shown_kind(), size, mtime, ctime, crtime, posix, nlink })
     }
 
     /// What is known of an inode beyond the drive's own fields.

@@ -58,7 +58,7 @@ pub struct Attr {
     pub kind: Kind,
     /// Permission bits, 0 to 0o7777.
     pub perm: u16,
-    /// Links: 1 for files, 2 for folders.
+    /// Names that lead to it.
     pub nlink: u32,
     /// Owner.
     pub uid: u32,

@@ -22,6 +22,7 @@ use super::tee::Tee;
 use crate::error::{Error, Result};
 use crate::ids::Ino;
 use crate::pds::drive::FileMeta;
+use crate::posix;
 use crate::status::Progress;
 
 pub use settle::{Outcome, Settle, Ticket};
@@ -111,7 +112,7 @@ impl OpenFile {
         name: &str,
         base: Option<FileMeta>,
     ) -> Arc<Self> {
-        let mtime = base.as_ref().map_or_else(SystemTime::now, |base| base.mtime);
+        let mtime = base.as_ref().map_or_else(posix::now, |base| base.mtime);
         let content = base.map_or(Content::New, |base| Content::Clean { base, here: Here::Nothing });
         Arc::new(Self {
             ino,

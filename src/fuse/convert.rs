@@ -10,7 +10,7 @@ use fuser::{
 use super::dispatch::{Op, refuse};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::posix::Special;
+use crate::posix::{self, Special};
 use crate::vfs::{Allocation, Attr, DirEntry, Entry, Kind, Opened, RenameMode, Statfs, Vfs};
 
 /// Inode numbers are not reused while a mount lives.
@@ -78,7 +78,7 @@ pub(super) fn entry(reply: ReplyEntry, entry: &Entry) {
 pub(super) fn time(time: TimeOrNow) -> SystemTime {
     match time {
         TimeOrNow::SpecificTime(time) => time,
-        TimeOrNow::Now => SystemTime::now(),
+        TimeOrNow::Now => posix::now(),
     }
 }
 

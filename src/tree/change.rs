@@ -32,7 +32,7 @@ impl Tree {
         let ino = self.add_inode(FileType::File, Object::Unborn { since, posix }, Some(now));
         let spot = Spot { parent: dir, name: name.shared(), remote: name.shared() };
         self.link(ino, spot, own_dentry(ino, Standing::Unsaved, now))?;
-        self.touch(ino, now);
+        self.attrs_set(ino, now, since);
         Ok(ino)
     }
 

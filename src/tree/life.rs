@@ -3,6 +3,7 @@
 use super::{Body, Dentry, Object, Spot, Standing, Tree};
 use crate::error::Result;
 use crate::ids::Ino;
+use crate::pds::types::FileType;
 
 impl Tree {
     /// The kernel is about to be told of this inode. False where it is gone: tell nothing.
@@ -87,16 +88,21 @@ impl Tree {
             self.unlink_dentry(other);
             self.reap(other);
         }
-        self.folder_mut(spot.parent)?.children.insert(spot.name.clone(), dentry);
+        let is_folder = self.kind(ino)? == FileType::Folder;
+        let folder = self.folder_mut(spot.parent)?;
+        folder.children.insert(spot.name.clone(), dentry);
+        folder.subfolders += usize::from(is_folder);
         self.inode_mut(ino)?.spot = Some(spot);
         Ok(())
     }
 
     /// Takes the dentry of an inode away. The caller reaps where that may have been the last reference.
     pub(super) fn unlink_dentry(&mut self, ino: Ino) -> Option<(Spot, Dentry)> {
-        let spot = self.inodes.get_mut(&ino)?.spot.take()?;
+        let inode = self.inodes.get_mut(&ino)?;
+        let (spot, is_folder) = (inode.spot.take()?, inode.kind() == FileType::Folder);
         let folder = self.folder_mut(spot.parent).ok()?;
         let dentry = folder.children.remove(&spot.name)?;
+        folder.subfolders -= usize::from(is_folder);
         if folder.shadowed.remove(&spot.name) {
             // What stood behind it is to be shown.
             folder.listed_at = None;

@@ -80,14 +80,13 @@ impl Vfs {
 
     /// What is known of an inode, with what the drive was not told yet.
     pub(super) fn posix_of(&self, tree: &Tree, ino: Ino) -> Option<Arc<Posix>> {
-        match self.wanted(tree, ino) {
-            Some(wanted) => wanted.posix,
-            None => tree.posix(ino),
-        }
+        self.wanted(tree, ino).map_or_else(|| tree.posix(ino), |(_, posix)| posix)
     }
 
-    /// What an inode shall become, where the drive does not have that yet.
-    pub(super) fn wanted(&self, tree: &Tree, ino: Ino) -> Option<Wanted> {
+    /// What an inode shall become, where the drive does not have that yet: see [`PendingAttrs::get`].
+    ///
+    /// [`PendingAttrs::get`]: super::pending::PendingAttrs::get
+    pub(super) fn wanted(&self, tree: &Tree, ino: Ino) -> Option<(Option<SystemTime>, Option<Arc<Posix>>)> {
         match tree.identity(ino)? {
             Identity::Remote(file) => self.pending.get(&file),
             Identity::Local => None,

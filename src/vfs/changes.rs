@@ -6,7 +6,6 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use super::pending::Wanted;
 use super::{Caller, Entry, Kind, RenameMode, Vfs, leave_session_thread};
 use crate::content::finish::target;
 use crate::error::{Error, ErrorKind, Result};
@@ -50,7 +49,7 @@ impl Vfs {
         let ino = {
             let mut tree = self.tree();
             let ino = tree.insert(parent, &name, meta, Instant::now())?;
-            tree.names_set(&[parent], &[], posix::now());
+            tree.names_set(&[parent, ino], &[], posix::now());
             // For the entry that is returned.
             let _ = tree.count_lookup(ino);
             ino
@@ -77,7 +76,9 @@ impl Vfs {
         if self.tree().kind(ino)? == FileType::Folder {
             return Err(Error::new(ErrorKind::IsDirectory, format!("{name} is a folder")));
         }
-        self.remove_file(ino).await
+        self.remove_file(ino).await?;
+        self.tree().names_set(&[parent], &[ino], posix::now());
+        Ok(())
     }
 
     /// A file is an orphan only when the drive has let go of it: where that fails, it is what it
@@ -138,7 +139,9 @@ impl Vfs {
         if self.tree().kind(ino)? == FileType::File {
             return Err(Error::new(ErrorKind::NotDirectory, format!("{name} is a file")));
         }
-        self.remove_folder(ino).await
+        self.remove_folder(ino).await?;
+        self.tree().names_set(&[parent], &[ino], posix::now());
+        Ok(())
     }
 
     async fn remove_folder(&self, ino: Ino) -> Result<()> {
@@ -187,21 +190,24 @@ impl Vfs {
         }
         let from = At { dir: from.0, name: Name::new(from.1)? };
         let to = At { dir: to.0, name: Name::for_new(to.1)? };
-        match self.rename_once(&from, &to, mode).await {
+        let renamed = match self.rename_once(&from, &to, mode).await {
             // Somebody else has made the name since the folder was read: look again, once.
             Err(error) if error.kind() == ErrorKind::Exists && mode == RenameMode::Replace => {
                 self.tree().distrust(to.dir, Instant::now());
-                self.rename_once(&from, &to, mode).await
+                self.rename_once(&from, &to, mode).await?
             }
-            outcome => outcome,
-        }
+            outcome => outcome?,
+        };
+        self.tree().names_set(&[from.dir, to.dir], &[renamed], posix::now());
+        Ok(())
     }
 
-    async fn rename_once(&self, from: &At, to: &At, mode: RenameMode) -> Result<()> {
+    /// Gives the inode that has the new name.
+    async fn rename_once(&self, from: &At, to: &At, mode: RenameMode) -> Result<Ino> {
         let source = self.resolve_existing(from.dir, &from.name).await?;
         let target = self.resolve(to.dir, &to.name).await?;
         if target == Some(source) {
-            return Ok(());
+            return Ok(source);
         }
         if target.is_some() && mode == RenameMode::NoReplace {
             return Err(Error::new(ErrorKind::Exists, format!("{} exists", to.name)));
@@ -217,12 +223,14 @@ impl Vfs {
             if let Some(target) = target {
                 self.remove_folder(target).await?;
             }
-            return self.move_object(source, to).await;
+            self.move_object(source, to).await?;
+            return Ok(source);
         }
         let open = self.files.get(source);
         let is_local = self.tree().identity(source) == Some(Identity::Local);
         if is_local || open.as_ref().is_some_and(|file| file.is_unsaved()) {
-            return self.rename_unsaved(source, target, to).await;
+            self.rename_unsaved(source, target, to).await?;
+            return Ok(source);
         }
         match target {
             Some(target) => self.replace(source, target, to).await,
@@ -231,7 +239,7 @@ impl Vfs {
         if let Some(open) = open {
             open.renamed(to.name.as_str());
         }
-        Ok(())
+        Ok(source)
     }
 
     fn check_kinds(&self, source: Ino, target: Option<Ino>, to: &At) -> Result<FileType> {
@@ -291,8 +299,9 @@ impl Vfs {
         };
         let source_meta = self.current(source).await?;
         // With what the drive was not told yet.
-        let known = || Wanted { mtime: source_meta.mtime, posix: source_meta.posix.clone() };
-        let wanted = self.wanted(&self.tree(), source).unwrap_or_else(known);
+        let pending = self.wanted(&self.tree(), source);
+        let (mtime, posix) = pending.unwrap_or_else(|| (None, source_meta.posix.clone()));
+        let mtime = mtime.unwrap_or(source_meta.mtime);
         target_meta.parent_id = Some(self.folder_id(to.dir)?);
         let held = self.hold(&[source, target]);
         let replaced = self.replace_committed(&target_meta, &source_meta).await;
@@ -311,7 +320,7 @@ impl Vfs {
         }
         let gone = if meta.file_id == source_meta.file_id { target_meta } else { source_meta };
         self.pending.forget(&gone.file_id);
-        let meta = self.impose(meta, wanted.mtime, wanted.posix);
+        let meta = self.impose(meta, mtime, posix);
         let mut tree = self.tree();
         if let Some(file) = self.files.get(target) {
             // Whoever has it open goes on with what it was; nothing of that comes to the drive.

@@ -191,17 +191,20 @@ impl Vfs {
             (tree.stat(ino)?, tree.attrs_fresh_for(ino, now), self.wanted(&tree, ino))
         };
         let (mut size, mut mtime, posix) = match wanted {
-            Some(wanted) => (stat.size, wanted.mtime, wanted.posix),
+            // Names that came to a folder since count.
+            Some((mtime, posix)) if stat.kind != Kind::Folder => {
+                (stat.size, mtime.unwrap_or(stat.mtime), posix)
+            }
+            Some((_, posix)) => (stat.size, stat.mtime, posix),
             None => (stat.size, stat.mtime, stat.posix),
         };
         if let Some(file) = self.files.get(ino)
-            && (file.is_unsaved() || !stat.linked)
+            && (file.is_unsaved() || stat.nlink == 0)
         {
             (size, mtime) = (file.size(), file.mtime());
             // Whoever asks shall see it grow.
             ttl = ttl.min(Duration::from_millis(100));
         }
-        let nlink = if stat.kind == Kind::Folder { 2 } else { 1 };
         let known = posix.as_deref();
         let (uid, gid) = known.and_then(|posix| posix.owner).unwrap_or((self.config.uid, self.config.gid));
         let attr = Attr {
@@ -213,7 +216,7 @@ impl Vfs {
             crtime: stat.crtime,
             kind: stat.kind,
             perm: known.and_then(|posix| posix.perm).unwrap_or_else(|| self.usual_perm(stat.kind)),
-            nlink: if stat.linked { nlink } else { 0 },
+            nlink: stat.nlink,
             uid,
             gid,
         };

@@ -82,9 +82,12 @@ impl PendingAttrs {
         self.arrived.notify_one();
     }
 
-    /// What a file shall become, where the drive does not have that yet.
-    pub fn get(&self, file: &FileId) -> Option<Wanted> {
-        self.lock().get(file).map(|pending| pending.wanted.clone())
+    /// What an object shall become, where the drive does not have that yet; the time only where that is
+    /// what it does not have.
+    pub fn get(&self, file: &FileId) -> Option<(Option<SystemTime>, Option<Arc<Posix>>)> {
+        let changes = self.lock();
+        let Pending { wanted, change } = changes.get(file)?;
+        Some((change.mtime.map(|_| wanted.mtime), wanted.posix.clone()))
     }
 
     /// The file is gone, or its content is a new one with attributes of its own.
@@ -133,7 +136,9 @@ impl PendingAttrs {
             if !is_final(&error) {
                 return Err(error);
             }
-            tracing::warn!(%file, %error, "the drive does not keep the attributes of this file");
+            if error.kind() != ErrorKind::NotFound {
+                tracing::warn!(%file, %error, "the drive does not keep the attributes of this file");
+            }
         }
         let mut changes = self.lock();
         // A later change for the file stays for the next round.
