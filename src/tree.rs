@@ -38,7 +38,7 @@ use crate::posix::{Posix, Special};
 
 pub use change::Superseded;
 pub use merge::{Listed, Merged, Pass};
-pub use name::Name;
+pub use name::{Name, shown};
 use tombstones::Tombstones;
 
 /// How long the drive's listings may lag behind a change that was made here.

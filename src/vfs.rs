@@ -174,7 +174,7 @@ pub struct Vfs {
     config: Arc<MountConfig>,
     drive: Drive,
     /// Names. Never held across an await; locked before no other lock.
-    tree: Mutex<Tree>,
+    tree: Arc<Mutex<Tree>>,
     dirs: Dirs,
     quota: QuotaCache,
     /// Bytes of files that are open.
@@ -217,9 +217,12 @@ impl Vfs {
             reader: reader.clone(),
             runtime: tokio::runtime::Handle::current(),
         });
+        let tree = Tree::new(&config.root_id, config.metadata_ttl, SystemTime::now());
+        let tree = Arc::new(Mutex::new(tree));
+        let known_tree = Arc::downgrade(&tree);
         let vfs = Arc::new_cyclic(|this| Self {
             this: this.clone(),
-            tree: Mutex::new(Tree::new(&config.root_id, config.metadata_ttl, SystemTime::now())),
+            tree,
             dirs: Dirs::new(),
             quota: QuotaCache::new(),
             files: OpenFiles::default(),
@@ -234,7 +237,7 @@ impl Vfs {
             config,
         });
         let (pending, drive) = (vfs.pending.clone(), vfs.drive.clone());
-        tokio::spawn(async move { pending.run(&drive).await });
+        tokio::spawn(async move { pending.run(&drive, || known_tree.upgrade()).await });
         vfs
     }
 
@@ -280,7 +283,7 @@ impl Vfs {
             });
         }
         let mut unsaved: Vec<_> = settles.join_all().await.into_iter().flatten().collect();
-        if let Err(error) = self.pending.flush(&self.drive).await {
+        if let Err(error) = self.pending.flush(&self.drive, &self.tree).await {
             unsaved.push(("attributes".into(), error));
         }
         unsaved

@@ -12,6 +12,10 @@ mod bounds;
 mod crash;
 #[path = "mount/faults.rs"]
 mod faults;
+#[path = "mount/flags.rs"]
+mod flags;
+#[path = "mount/metadata.rs"]
+mod metadata;
 #[path = "mount/model.rs"]
 mod model;
 #[path = "mount/names.rs"]

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use super::{Body, Dentry, Identity, Object, Spot, Standing, Tree};
+use super::{Body, Dentry, Identity, Inode, Object, Spot, Standing, Tree};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, Ino};
 use crate::pds::drive::FileMeta;
@@ -30,7 +30,7 @@ impl Tree {
         }
         self.check_alive(dir)?;
         let ino = self.add_inode(FileType::File, Object::Unborn { since, posix }, Some(now));
-        let spot = Spot { parent: dir, name: name.shared(), remote: name.shared() };
+        let spot = Spot { parent: dir, name: name.shared(), remote: name.remote() };
         self.link(ino, spot, own_dentry(ino, Standing::Unsaved, now))?;
         self.attrs_set(ino, now, since);
         Ok(ino)
@@ -304,7 +304,7 @@ impl Tree {
             self.replacing.remove(&meta.file_id);
         }
         let old = self.parent(ino);
-        let spot = Spot { parent: dir, name: name.shared(), remote: name.shared() };
+        let spot = Spot { parent: dir, name: name.shared(), remote: name.remote() };
         self.link(ino, spot, own_dentry(ino, Standing::Unsaved, now))?;
         self.touch(ino, now);
         if let Some(old) = old {
@@ -331,6 +331,15 @@ impl Tree {
             Object::Unborn { posix: known, .. } => *known = posix,
         }
         Ok(())
+    }
+
+    /// The drive was told these of an object.
+    pub fn attrs_told(&mut self, file: &FileId, mtime: Option<SystemTime>, posix: Option<Arc<Posix>>) {
+        let Some(ino) = self.by_file_id.get(file).copied() else { return };
+        if let Some(Inode { object: Object::Live(meta), .. }) = self.inodes.get_mut(&ino) {
+            meta.posix = posix;
+            meta.mtime = mtime.unwrap_or(meta.mtime);
+        }
     }
 
     /// Attributes of an inode were set here: for a while, no listing knows better.

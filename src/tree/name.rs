@@ -19,6 +19,10 @@ use crate::pds::types::FileType;
 pub const NAME_BYTES_MAX: usize = 255;
 /// Longest ending that counts as a file's extension, in bytes and with its dot.
 const EXTENSION_BYTES_MAX: usize = 20;
+/// What stands for a backslash on the drive.
+const BACKSLASH_SHOWN: char = '\u{ff3c}';
+/// Stands before a character that means itself.
+const QUOTE: char = '\u{201b}';
 /// Hash bytes in a shortened name; twice as many hex digits are shown.
 const HASH_BYTES: usize = 6;
 
@@ -45,15 +49,21 @@ impl Name {
         Ok(Self(text.into()))
     }
 
-    /// A checked name that the drive takes for something new: it refuses backslashes too.
-    pub fn for_new(name: &OsStr) -> Result<Self> {
-        let name = Self::new(name)?;
-        if name.0.contains('\\') {
-            let detail =
-                format!("{:?} has a backslash, which the drive refuses; leave it out", name.as_str());
-            return Err(Error::new(ErrorKind::InvalidName, detail));
+    /// What it is called on the drive, which refuses backslashes: they become look-alikes, and those are
+    /// quoted. [`shown`] is the way back.
+    pub fn remote(&self) -> Arc<str> {
+        if !self.0.contains(['\\', BACKSLASH_SHOWN, QUOTE]) {
+            return self.0.clone();
         }
-        Ok(name)
+        let mut remote = String::with_capacity(self.0.len() + 8);
+        for c in self.0.chars() {
+            match c {
+                '\\' => remote.push(BACKSLASH_SHOWN),
+                BACKSLASH_SHOWN | QUOTE => remote.extend([QUOTE, c]),
+                c => remote.push(c),
+            }
+        }
+        remote.into()
     }
 
     /// The name.
@@ -87,6 +97,11 @@ pub fn shown(remote: &str, kind: FileType) -> Cow<'_, str> {
         }
         _ => Cow::Borrowed(remote),
     };
+    let showable = if showable.contains(BACKSLASH_SHOWN) || showable.contains(QUOTE) {
+        Cow::Owned(unquoted(&showable))
+    } else {
+        showable
+    };
     if showable.len() <= NAME_BYTES_MAX {
         return showable;
     }
@@ -96,6 +111,21 @@ pub fn shown(remote: &str, kind: FileType) -> Cow<'_, str> {
         let _ = write!(middle, "{byte:02x}");
     }
     Cow::Owned(with_middle(&showable, &middle, kind))
+}
+
+/// With the backslashes that [`Name::remote`] has taken out.
+fn unquoted(remote: &str) -> String {
+    let mut shown = String::with_capacity(remote.len());
+    let mut rest = remote.chars().peekable();
+    while let Some(c) = rest.next() {
+        let quoted = if c == QUOTE { rest.next_if(|next| [QUOTE, BACKSLASH_SHOWN].contains(next)) } else { None };
+        shown.push(match (c, quoted) {
+            (_, Some(quoted)) => quoted,
+            (BACKSLASH_SHOWN, None) => '\\',
+            (c, None) => c,
+        });
+    }
+    shown
 }
 
 /// How the `number`-th of siblings of one shown name is shown: `name (2).ext`.
@@ -153,9 +183,17 @@ mod tests {
     }
 
     #[test]
-    fn a_backslash_can_be_found_but_not_made() {
-        assert_eq!(Name::new(OsStr::new(r"a\b")).unwrap().as_str(), r"a\b");
-        assert_eq!(Name::for_new(OsStr::new(r"a\b")).unwrap_err().kind(), ErrorKind::InvalidName);
+    fn a_backslash_has_a_look_alike_on_the_drive() {
+        for (name, remote) in [
+            (r"a\b", "a\u{ff3c}b"),
+            ("a\u{ff3c}b", "a\u{201b}\u{ff3c}b"),
+            ("\u{201b}\\", "\u{201b}\u{201b}\u{ff3c}"),
+            ("plain", "plain"),
+        ] {
+            assert_eq!(&*Name::new(OsStr::new(name)).unwrap().remote(), remote);
+            assert_eq!(shown(remote, FILE), name);
+        }
+        assert_eq!(shown("a \u{201b}90s song", FILE), "a \u{201b}90s song", "quotes that others wrote");
     }
 
     #[test]
@@ -208,6 +246,14 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_is_made_is_found_again(text in "[a\u{ff3c}\u{201b}\\\\]{1,20}", kind in kinds()) {
+            let name = Name::new(OsStr::new(&text)).unwrap();
+            let remote = name.remote();
+            prop_assert!(!remote.contains('\\'));
+            prop_assert_eq!(shown(&remote, kind), text);
+        }
+
         #[test]
         fn whatever_is_shown_is_a_name(remote in "(?s).{0,400}", kind in kinds(), number in 2_u32..100_000) {
             let name = shown(&remote, kind).into_owned();

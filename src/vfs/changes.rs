@@ -13,7 +13,7 @@ use crate::ids::{FileId, Ino};
 use crate::pds::drive::FileMeta;
 use crate::pds::types::{CheckNameMode, FileType};
 use crate::posix;
-use crate::tree::{Identity, Name};
+use crate::tree::{Identity, Name, shown};
 
 /// Pages that are read to find out that a folder is empty.
 const EMPTY_PAGES_MAX: usize = 100;
@@ -31,14 +31,14 @@ impl Vfs {
     /// Makes a folder.
     pub async fn mkdir(&self, parent: Ino, name: &OsStr, mode: u32, caller: Caller) -> Result<Entry> {
         self.check_writable()?;
-        let name = Name::for_new(name)?;
+        let name = Name::new(name)?;
         if self.resolve(parent, &name).await?.is_some() {
             return Err(Error::new(ErrorKind::Exists, format!("{name} exists")));
         }
         let folder = self.folder_id(parent)?;
         let posix = self.newborn(parent, Kind::Folder, mode, caller)?;
         let tags = posix::tags(posix.as_deref(), UNIX_EPOCH);
-        let made = self.drive.create_folder(&folder, name.as_str(), &tags).await;
+        let made = self.drive.create_folder(&folder, &name.remote(), &tags).await;
         let meta = made.inspect_err(|error| {
             if error.kind() == ErrorKind::Exists {
                 self.tree().distrust(parent, Instant::now());
@@ -189,7 +189,7 @@ impl Vfs {
             return Err(Error::new(ErrorKind::Invalid, "the drive cannot swap two names"));
         }
         let from = At { dir: from.0, name: Name::new(from.1)? };
-        let to = At { dir: to.0, name: Name::for_new(to.1)? };
+        let to = At { dir: to.0, name: Name::new(to.1)? };
         let renamed = match self.rename_once(&from, &to, mode).await {
             // Somebody else has made the name since the folder was read: look again, once.
             Err(error) if error.kind() == ErrorKind::Exists && mode == RenameMode::Replace => {
@@ -383,10 +383,11 @@ impl Vfs {
             let tree = self.tree();
             (tree.meta(ino).cloned().ok_or_else(gone)?, tree.place(ino).ok_or_else(gone)?)
         };
-        let old_name_is_free = place.parent == to.dir || self.tree().child(to.dir, &meta.name).is_none();
+        let old_name_is_free =
+            place.parent == to.dir || self.tree().child(to.dir, &shown(&meta.name, meta.kind)).is_none();
         let held = self.hold(&[ino]);
         let moved = self
-            .move_on_drive(&meta, (&place.parent_id, &to_folder), to.name.as_str(), old_name_is_free)
+            .move_on_drive(&meta, (&place.parent_id, &to_folder), &to.name.remote(), old_name_is_free)
             .await;
         drop(held);
         let moved = moved.inspect_err(|error| {
@@ -394,7 +395,11 @@ impl Vfs {
                 self.tree().distrust(place.parent, Instant::now());
             }
         })?;
-        self.tree().moved(ino, to.dir, &to.name, moved, Instant::now())
+        let mut tree = self.tree();
+        // What was set meanwhile is newer than the answer.
+        let (mtime, posix) = self.wanted(&tree, ino).unwrap_or_else(|| (None, tree.posix(ino)));
+        let mtime = mtime.or_else(|| tree.meta(ino).map(|meta| meta.mtime)).unwrap_or(moved.mtime);
+        tree.moved(ino, to.dir, &to.name, FileMeta { mtime, posix, ..moved }, Instant::now())
     }
 
     /// Two calls where both folder and name change; the first is undone where the second fails.

@@ -38,6 +38,8 @@ pub(super) struct Handle {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Access {
     Read,
+    /// Only reads, but has made the file, which has to come to the drive.
+    Make,
     Write { append: bool },
 }
 
@@ -50,8 +52,9 @@ impl Access {
         }
     }
 
-    fn writes(self) -> bool {
-        matches!(self, Self::Write { .. })
+    /// Whether closing such a handle has something to commit.
+    fn commits(self) -> bool {
+        !matches!(self, Self::Read)
     }
 }
 
@@ -88,15 +91,15 @@ impl Vfs {
     pub async fn open(&self, ino: Ino, flags: i32, caller: Caller) -> Result<Opened> {
         let access = Access::of(flags);
         let truncates = flags & libc::O_TRUNC != 0;
-        if access.writes() || truncates {
+        if access.commits() || truncates {
             self.check_writable()?;
         }
-        if truncates && !access.writes() {
+        if truncates && !access.commits() {
             // Nobody else will commit it.
             self.set_size(ino, None, 0).await?;
         }
-        let file = self.open_file(ino, access.writes())?;
-        if access.writes()
+        let file = self.open_file(ino, access.commits())?;
+        if access.commits()
             && truncates
             && let Err(error) = self.truncate(&file, 0).await.and_then(|()| self.drop_set_ids(ino, caller))
         {
@@ -137,16 +140,16 @@ impl Vfs {
         let ino = file.ino();
         let fresh = file.is_unsaved();
         let revision = file.base().and_then(|base| base.revision).filter(|_| !fresh);
-        let keep_cache = !access.writes() && self.page_cache_is_of(ino, revision);
+        let keep_cache = !access.commits() && self.page_cache_is_of(ino, revision);
         let handle = Handle {
             file,
             access,
-            opener: access.writes().then(|| thread_group(caller.tid)).flatten(),
+            opener: access.commits().then(|| thread_group(caller.tid)).flatten(),
             wrote: AtomicBool::new(false),
             cursor: self.reader.cursor(),
         };
         // What is still growing must not be cached by the kernel; streams are twice as fast past it.
-        let direct_io = access.writes() || fresh;
+        let direct_io = access.commits() || fresh;
         Opened { fh: self.handles.add(handle), direct_io, keep_cache: keep_cache && !direct_io }
     }
 
@@ -184,17 +187,21 @@ impl Vfs {
                 .map(|opened| (entry.clone(), opened))
                 .inspect_err(|_| self.forget(entry.attr.ino, 1));
         }
+        let now = posix::now();
         let ino = {
             let mut tree = self.tree();
-            let now = posix::now();
-            let ino = tree.create_local(parent, &Name::for_new(name)?, Instant::now(), (now, posix))?;
+            let ino = tree.create_local(parent, &Name::new(name)?, Instant::now(), (now, posix))?;
             tree.names_set(&[parent], &[], now);
             // For the entry that is returned.
             let _ = tree.count_lookup(ino);
             ino
         };
-        let access = Access::of(flags);
-        let file = self.open_file(ino, access.writes())?;
+        let access = match Access::of(flags) {
+            Access::Read => Access::Make,
+            access => access,
+        };
+        let file = self.open_file(ino, true)?;
+        file.set_mtime(now);
         let opened = self.add_handle(file, access, caller);
         Ok((self.getattr(ino).await?, opened))
     }
@@ -315,7 +322,7 @@ impl Vfs {
     /// file; otherwise only reports.
     pub async fn flush(&self, fh: Fh, caller: Caller) -> Result<()> {
         let handle = self.handles.get(fh)?;
-        if !handle.access.writes() {
+        if !handle.access.commits() {
             return Ok(());
         }
         handle.file.check()?;
@@ -342,10 +349,10 @@ impl Vfs {
     /// Brings everything to the drive, the modification time too.
     pub async fn fsync(&self, fh: Fh) -> Result<()> {
         let handle = self.handles.get(fh)?;
-        if handle.access.writes() {
+        if handle.access.commits() {
             self.settle(&handle.file).await?;
             if let Some(base) = handle.file.base() {
-                self.pending.flush_file(&self.drive, &base.file_id).await?;
+                self.pending.flush_file(&self.drive, &self.tree, &base.file_id).await?;
             }
         }
         Ok(())
@@ -356,7 +363,7 @@ impl Vfs {
         let Some(handle) = self.handles.remove(fh) else {
             return Err(Error::new(ErrorKind::BadHandle, "no such open file"));
         };
-        let writes = handle.access.writes();
+        let writes = handle.access.commits();
         let last_writer = writes && self.files.leave_writer(handle.file.ino());
         let settled = if last_writer { self.settle(&handle.file).await } else { Ok(()) };
         self.close_file(&handle.file);
@@ -417,7 +424,7 @@ impl Vfs {
     /// Makes zeros of a stretch of a file, as far as it reaches.
     async fn punch(&self, fh: Fh, offset: u64, len: u64) -> Result<()> {
         let handle = self.handles.get(fh)?;
-        if !handle.access.writes() {
+        if !handle.access.commits() {
             return Err(Error::new(ErrorKind::BadHandle, "not open for writing"));
         }
         let file = &handle.file;
@@ -477,7 +484,9 @@ async fn notified(change: Option<tokio::sync::futures::Notified<'_>>) {
 impl Handle {
     fn write_offset(&self, offset: u64) -> Result<u64> {
         match self.access {
-            Access::Read => Err(Error::new(ErrorKind::BadHandle, "not open for writing")),
+            Access::Read | Access::Make => {
+                Err(Error::new(ErrorKind::BadHandle, "not open for writing"))
+            }
             Access::Write { append: true } => Ok(self.file.size()),
             Access::Write { append: false } => Ok(offset),
         }

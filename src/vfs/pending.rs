@@ -13,6 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::FileId;
 use crate::pds::drive::{AttrChange, Drive, FileMeta};
 use crate::posix::{self, Posix};
+use crate::tree::Tree;
 
 /// How long changes are gathered.
 const GATHER: Duration = Duration::from_secs(1);
@@ -52,7 +53,7 @@ struct Pending {
 /// Changes that the drive does not have yet.
 #[derive(Debug, Default)]
 pub struct PendingAttrs {
-    /// A leaf lock.
+    /// A leaf lock, below the tree's.
     changes: Mutex<HashMap<FileId, Pending>>,
     arrived: Notify,
     /// Held while changes are being sent, so that a flush waits for what is under way.
@@ -95,12 +96,13 @@ impl PendingAttrs {
         self.lock().remove(file);
     }
 
-    /// Sends what has gathered, every now and then, for ever.
-    pub async fn run(&self, drive: &Drive) {
+    /// Sends what has gathered, every now and then, until the tree is gone.
+    pub async fn run(&self, drive: &Drive, tree: impl Fn() -> Option<Arc<Mutex<Tree>>>) {
         loop {
             self.arrived.notified().await;
             tokio::time::sleep(GATHER).await;
-            if let Err(error) = self.flush(drive).await {
+            let Some(tree) = tree() else { return };
+            if let Err(error) = self.flush(drive, &tree).await {
                 tracing::warn!(%error, "attributes could not be stored; they will be tried again");
                 tokio::time::sleep(PAUSE_AFTER_FAILURE).await;
                 self.arrived.notify_one();
@@ -109,23 +111,31 @@ impl PendingAttrs {
     }
 
     /// Sends the changes of one file now, if there are any.
-    pub async fn flush_file(&self, drive: &Drive, file: &FileId) -> Result<()> {
+    pub async fn flush_file(&self, drive: &Drive, tree: &Mutex<Tree>, file: &FileId) -> Result<()> {
         let _one_at_a_time = self.sending.lock().await;
         let Some(pending) = self.lock().get(file).cloned() else { return Ok(()) };
-        self.send(drive, vec![(file.clone(), pending)]).await
+        self.send(drive, tree, vec![(file.clone(), pending)]).await
     }
 
     /// Sends everything now. What could not be sent stays; the first failure of it.
-    pub async fn flush(&self, drive: &Drive) -> Result<()> {
+    pub async fn flush(&self, drive: &Drive, tree: &Mutex<Tree>) -> Result<()> {
         let _one_at_a_time = self.sending.lock().await;
         let all: Vec<_> = self.lock().iter().map(|(file, pending)| (file.clone(), pending.clone())).collect();
-        self.send(drive, all).await
+        self.send(drive, tree, all).await
     }
 
-    async fn send(&self, drive: &Drive, all: Vec<(FileId, Pending)>) -> Result<()> {
+    async fn send(&self, drive: &Drive, tree: &Mutex<Tree>, all: Vec<(FileId, Pending)>) -> Result<()> {
         let changes: Vec<_> = all.iter().map(|(file, pending)| (file.clone(), pending.change.clone())).collect();
         let outcomes = drive.set_attributes(&changes).await;
-        let settled = all.iter().zip(outcomes).map(|((file, sent), outcome)| self.settle(file, sent, outcome));
+        let mut tree = tree.lock().unwrap_or_else(PoisonError::into_inner);
+        let settled = all.iter().zip(outcomes).map(|((file, sent), outcome)| {
+            if outcome.is_ok() {
+                // Before it is forgotten here: what the tree was told of last may be older.
+                let mtime = sent.change.mtime.map(|_| sent.wanted.mtime);
+                tree.attrs_told(file, mtime, sent.wanted.posix.clone());
+            }
+            self.settle(file, sent, outcome)
+        });
         // Each is settled, whatever came of the others.
         settled.fold(Ok(()), Result::and)
     }

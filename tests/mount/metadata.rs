@@ -1,0 +1,366 @@
+//! What POSIX knows of files and a drive has no field for: kept across mounts, at no extra call, and
+//! without a change to what other clients see.
+
+use std::ffi::CString;
+use std::fs::{self, File, FileTimes, Permissions};
+use std::io::{Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown, lchown, symlink};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use pdsfs::pds::drive::AttrChange;
+use pdsfs::posix::{Posix, Tags};
+
+use crate::rig::{Mount, Rig, errno, fresh_bytes, wait_until};
+
+fn c(path: &Path) -> CString {
+    CString::new(path.as_os_str().as_bytes()).unwrap()
+}
+
+fn check(outcome: libc::ssize_t) -> std::io::Result<usize> {
+    usize::try_from(outcome).map_err(|_| std::io::Error::last_os_error())
+}
+
+fn set_xattr(path: &Path, name: &str, value: &[u8], flags: i32) -> std::io::Result<()> {
+    let (path, name) = (c(path), CString::new(name).unwrap());
+    // SAFETY: all pointers are of values that outlive the call, with their lengths.
+    let outcome =
+        unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), flags) };
+    check(outcome as libc::ssize_t).map(|_| ())
+}
+
+fn xattr(path: &Path, name: &str) -> std::io::Result<Vec<u8>> {
+    let (path, name, mut value) = (c(path), CString::new(name).unwrap(), vec![0; 4096]);
+    // SAFETY: as above.
+    let outcome =
+        unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+    value.truncate(check(outcome)?);
+    Ok(value)
+}
+
+fn xattrs(path: &Path) -> Vec<String> {
+    let (path, mut names) = (c(path), vec![0_u8; 4096]);
+    // SAFETY: as above.
+    let outcome = unsafe { libc::listxattr(path.as_ptr(), names.as_mut_ptr().cast(), names.len()) };
+    names.truncate(check(outcome).unwrap());
+    String::from_utf8(names).unwrap().split_terminator('\0').map(str::to_owned).collect()
+}
+
+fn remove_xattr(path: &Path, name: &str) -> std::io::Result<()> {
+    let (path, name) = (c(path), CString::new(name).unwrap());
+    // SAFETY: as above.
+    check(unsafe { libc::removexattr(path.as_ptr(), name.as_ptr()) } as libc::ssize_t).map(|_| ())
+}
+
+fn make_node(path: &Path, mode: u32) -> std::io::Result<()> {
+    let path = c(path);
+    // SAFETY: as above.
+    check(unsafe { libc::mknod(path.as_ptr(), mode, 0x103) } as libc::ssize_t).map(|_| ())
+}
+
+/// Ends a mount, which sends what is pending, and mounts again: nothing is remembered.
+fn again(rig: &Rig, mount: Mount) -> Mount {
+    assert_eq!(mount.stop(), 0);
+    rig.mount()
+}
+
+fn perm(path: &Path) -> u32 {
+    fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+/// Text: everything that is kept, as a program sees it.
+fn seen(path: &Path) -> String {
+    let meta = fs::symlink_metadata(path).unwrap();
+    let is_file = meta.is_file();
+    let attributes = if is_file { xattrs(path) } else { Vec::new() };
+    let values: Vec<_> = attributes.iter().map(|name| xattr(path, name).unwrap()).collect();
+    format!(
+        "{:o} {}:{} mtime {}.{:09} atime {}.{:09} size {} link {:?} {attributes:?} {values:?}",
+        meta.mode(),
+        meta.uid(),
+        meta.gid(),
+        meta.mtime(),
+        meta.mtime_nsec(),
+        meta.atime(),
+        meta.atime_nsec(),
+        if meta.is_dir() { 0 } else { meta.len() },
+        fs::read_link(path).ok(),
+    )
+}
+
+#[test]
+fn modes_owners_links_times_and_attributes_outlive_the_mount() {
+    let rig = Rig::new();
+    let mount = rig.mount();
+    let time = |nanos| SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000) + Duration::from_nanos(nanos);
+    fs::create_dir(mount.at("d")).unwrap();
+    fs::set_permissions(mount.at("d"), Permissions::from_mode(0o2770)).unwrap();
+    let file = File::create(mount.at("d/run")).unwrap();
+    (&file).write_all(b"#!/bin/sh\n").unwrap();
+    file.set_permissions(Permissions::from_mode(0o750)).unwrap();
+    drop(file);
+    let file = File::options().append(true).open(mount.at("d/run")).unwrap();
+    file.set_times(FileTimes::new().set_modified(time(123_456_789)).set_accessed(time(987_654_321))).unwrap();
+    drop(file);
+    chown(mount.at("d/run"), Some(1234), Some(5678)).unwrap();
+    set_xattr(&mount.at("d/run"), "user.mime_type", b"text/x-shellscript", 0).unwrap();
+    set_xattr(&mount.at("d/run"), "user.odd #%", &[0, 1, 2, 255, b'#'], 0).unwrap();
+    symlink("run", mount.at("d/link")).unwrap();
+    symlink("../no/such \u{65e5}#file", mount.at("d/dangling")).unwrap();
+    lchown(mount.at("d/link"), Some(7), Some(8)).unwrap();
+    fs::write(mount.at("d/plain"), b"x").unwrap();
+    let names = ["d", "d/run", "d/link", "d/dangling", "d/plain"];
+    let before: Vec<_> = names.iter().map(|name| seen(&mount.at(name))).collect();
+    assert!(before[1].starts_with("100750 1234:5678 mtime 1700000000.123456789 atime 1700000000.987654321"));
+    let mount = again(&rig, mount);
+    let calls = |rig: &Rig| rig.server().stats().requests.into_values().sum::<u64>();
+    let calls_before = calls(&rig);
+    let after: Vec<_> = names.iter().map(|name| seen(&mount.at(name))).collect();
+    assert_eq!(after[1..], before[1..]);
+    assert_eq!(after[0].split(' ').take(2).collect::<Vec<_>>(), before[0].split(' ').take(2).collect::<Vec<_>>());
+    assert!(calls(&rig) - calls_before <= 2, "two folders were read, and nothing else was asked for");
+    assert_eq!(fs::read(mount.at("d/link")).unwrap(), b"#!/bin/sh\n");
+    // Others see ordinary files.
+    let others = rig.client();
+    assert_eq!(others.names("d"), ["dangling", "link", "plain", "run"]);
+    assert_eq!(others.read("d/link").unwrap(), b"run");
+    assert_eq!(others.find("d/plain").unwrap().tags(), Tags::new(), "the usual file has no tags");
+}
+
+#[test]
+fn a_new_file_begins_with_the_mode_of_the_program() {
+    let rig = Rig::new();
+    let mount = rig.mount();
+    let open = |name, mode| {
+        let mut options = File::options();
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, mode);
+        options.write(true).create_new(true).open(mount.at(name)).unwrap()
+    };
+    for (name, mode) in [("private", 0o600), ("program", 0o755), ("usual", 0o644)] {
+        open(name, mode).write_all(b"x").unwrap();
+        assert_eq!(perm(&mount.at(name)), mode);
+    }
+    let builder = |name, mode| {
+        let mut builder = fs::DirBuilder::new();
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, mode);
+        builder.create(mount.at(name)).unwrap();
+    };
+    builder("secret", 0o700);
+    // What the create itself took along needs no second call.
+    assert_eq!(rig.server().stats().count("file/put_usertags"), 0);
+    assert_eq!(rig.server().stats().count("batch"), 0);
+    let mount = again(&rig, mount);
+    let modes = ["private", "program", "usual", "secret"].map(|name| perm(&mount.at(name)));
+    assert_eq!(modes, [0o600, 0o755, 0o644, 0o700]);
+}
+
+#[test]
+fn a_file_saved_by_rename_has_the_attributes_of_what_was_saved() {
+    let rig = Rig::new();
+    let mount = rig.mount();
+    fs::write(mount.at("doc"), b"old").unwrap();
+    set_xattr(&mount.at("doc"), "user.old", b"1", 0).unwrap();
+    fs::set_permissions(mount.at("doc"), Permissions::from_mode(0o600)).unwrap();
+    let mount = again(&rig, mount);
+    let id = rig.client().find("doc").unwrap().file_id;
+    fs::write(mount.at("tmp"), b"new").unwrap();
+    fs::set_permissions(mount.at("tmp"), Permissions::from_mode(0o664)).unwrap();
+    fs::rename(mount.at("tmp"), mount.at("doc")).unwrap();
+    let check = |mount: &Mount, mode| {
+        assert_eq!((perm(&mount.at("doc")), xattrs(&mount.at("doc"))), (mode, Vec::new()));
+    };
+    check(&mount, 0o664);
+    let mount = again(&rig, mount);
+    check(&mount, 0o664);
+    // The same while the new content is not on the drive yet.
+    let mut file = File::create(mount.at("tmp")).unwrap();
+    file.write_all(b"newer").unwrap();
+    fs::rename(mount.at("tmp"), mount.at("doc")).unwrap();
+    file.set_permissions(Permissions::from_mode(0o640)).unwrap();
+    drop(file);
+    check(&mount, 0o640);
+    let mount = again(&rig, mount);
+    check(&mount, 0o640);
+    assert_eq!(rig.client().find("doc").unwrap().file_id, id);
+    // Overwriting a file leaves its attributes.
+    set_xattr(&mount.at("doc"), "user.kept", b"2", 0).unwrap();
+    fs::write(mount.at("doc"), fresh_bytes(100)).unwrap();
+    let mount = again(&rig, mount);
+    assert_eq!((perm(&mount.at("doc")), xattrs(&mount.at("doc"))), (0o640, vec!["user.kept".to_owned()]));
+}
+
+#[test]
+fn extended_attributes_have_the_errors_of_linux() {
+    let rig = Rig::new();
+    let mount = rig.mount();
+    let path = mount.at("f");
+    fs::write(&path, b"x").unwrap();
+    assert_eq!(errno(xattr(&path, "user.a")), libc::ENODATA);
+    assert_eq!(errno(set_xattr(&path, "user.a", b"1", libc::XATTR_REPLACE)), libc::ENODATA);
+    set_xattr(&path, "user.a", b"1", libc::XATTR_CREATE).unwrap();
+    assert_eq!(errno(set_xattr(&path, "user.a", b"2", libc::XATTR_CREATE)), libc::EEXIST);
+    set_xattr(&path, "user.a", b"2", libc::XATTR_REPLACE).unwrap();
+    set_xattr(&path, "user.empty", b"", 0).unwrap();
+    assert_eq!((xattr(&path, "user.a").unwrap(), xattr(&path, "user.empty").unwrap()), (b"2".to_vec(), Vec::new()));
+    assert_eq!(xattrs(&path), ["user.a", "user.empty"]);
+    assert_eq!(errno(set_xattr(&path, "user.large", &[b'x'; 2000], 0)), libc::ENOSPC);
+    assert_eq!(errno(set_xattr(&path, "security.x", b"1", 0)), libc::EOPNOTSUPP);
+    remove_xattr(&path, "user.a").unwrap();
+    assert_eq!(errno(remove_xattr(&path, "user.a")), libc::ENODATA);
+    let mount = again(&rig, mount);
+    assert_eq!(xattrs(&mount.at("f")), ["user.empty"]);
+}
+
+#[test]
+fn tags_of_others_stay() {
+    for replaces in [false, true] {
+        let rig = Rig::with(move |config| config.quirks.replace_user_tags = replaces);
+        let mount = rig.mount();
+        fs::write(mount.at("f"), b"x").unwrap();
+        assert_eq!(mount.stop(), 0);
+        let client = rig.client();
+        let file = client.find("f").unwrap().file_id;
+        let tags = Tags::from([("project".into(), "alpha".into()), ("pdsfs.mode".into(), "nonsense".into())]);
+        let change = AttrChange { tags: Some(tags), ..AttrChange::default() };
+        rig.block_on(client.drive.set_attributes(&[(file, change)])).remove(0).unwrap();
+        let mount = rig.mount();
+        assert_eq!(perm(&mount.at("f")), 0o644);
+        fs::set_permissions(mount.at("f"), Permissions::from_mode(0o600)).unwrap();
+        set_xattr(&mount.at("f"), "user.a", b"1", 0).unwrap();
+        remove_xattr(&mount.at("f"), "user.a").unwrap();
+        assert_eq!(mount.stop(), 0);
+        let tags = client.find("f").unwrap().tags();
+        assert_eq!(tags.into_iter().collect::<Vec<_>>(), [
+            ("pdsfs.mode".to_owned(), "0600".to_owned()),
+            ("project".to_owned(), "alpha".to_owned())
+        ]);
+    }
+}
+
+#[test]
+fn a_link_leads_where_its_content_says() {
+    let rig = Rig::new();
+    let mount = rig.mount();
+    symlink("old", mount.at("link")).unwrap();
+    let long = "d/".repeat(1200);
+    symlink(&long, mount.at("long")).unwrap();
+    let mount = again(&rig, mount);
+    let downloads = |rig: &Rig| rig.server().stats().count("get_object");
+    assert_eq!(fs::read_link(mount.at("link")).unwrap(), Path::new("old"));
+    assert_eq!(downloads(&rig), 0);
+    assert_eq!(fs::read_link(mount.at("long")).unwrap(), Path::new(&long));
+    assert_eq!(downloads(&rig), 1, "too long for a tag");
+    assert_eq!(mount.stop(), 0);
+    // Another client writes the file that is the link.
+    let plain = rig.mount_with(&["--metadata", "off"]);
+    fs::write(plain.at("link"), b"elsewhere").unwrap();
+    assert_eq!(plain.stop(), 0);
+    let mount = rig.mount();
+    assert_eq!(fs::read_link(mount.at("link")).unwrap(), Path::new("elsewhere"));
+}
+
+#[test]
+fn pipes_and_sockets_work_and_stay() {
+    let rig = Rig::new();
+    let mount = rig.mount();
+    make_node(&mount.at("pipe"), libc::S_IFIFO | 0o600).unwrap();
+    let listener = UnixListener::bind(mount.at("socket")).unwrap();
+    let talk = |mount: &Mount| {
+        let pipe = mount.at("pipe");
+        let writer = std::thread::spawn(move || fs::write(pipe, b"through the pipe").unwrap());
+        assert_eq!(fs::read(mount.at("pipe")).unwrap(), b"through the pipe");
+        writer.join().unwrap();
+    };
+    talk(&mount);
+    let path = mount.at("socket");
+    let client = std::thread::spawn(move || UnixStream::connect(path).unwrap().write_all(b"hello").unwrap());
+    let mut heard = String::new();
+    listener.accept().unwrap().0.read_to_string(&mut heard).unwrap();
+    client.join().unwrap();
+    assert_eq!(heard, "hello");
+    let mount = again(&rig, mount);
+    assert!(fs::symlink_metadata(mount.at("socket")).unwrap().file_type().is_socket());
+    assert!(fs::symlink_metadata(mount.at("pipe")).unwrap().file_type().is_fifo());
+    assert_eq!(perm(&mount.at("pipe")), 0o600);
+    talk(&mount);
+    let kinds: Vec<_> = fs::read_dir(mount.path()).unwrap().map(|e| e.unwrap().file_type().unwrap()).collect();
+    assert!(kinds.iter().all(|kind| kind.is_fifo() || kind.is_socket()));
+}
+
+#[test]
+fn hard_links_and_devices_are_refused() {
+    let rig = Rig::new();
+    let mount = rig.mount();
+    fs::write(mount.at("f"), b"x").unwrap();
+    assert_eq!(errno(fs::hard_link(mount.at("f"), mount.at("g"))), libc::EPERM);
+    assert_eq!(errno(make_node(&mount.at("null"), libc::S_IFCHR | 0o666)), libc::EPERM);
+    assert_eq!(errno(make_node(&mount.at("disk"), libc::S_IFBLK | 0o666)), libc::EPERM);
+    assert_eq!(rig.client().names(""), ["f"]);
+}
+
+#[test]
+fn without_metadata_changes_are_accepted_and_forgotten() {
+    let rig = Rig::new();
+    let with = rig.mount();
+    symlink("f", with.at("link")).unwrap();
+    fs::write(with.at("kept"), b"x").unwrap();
+    fs::set_permissions(with.at("kept"), Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(with.stop(), 0);
+    let mount = rig.mount_with(&["--metadata", "off"]);
+    fs::write(mount.at("f"), b"x").unwrap();
+    fs::set_permissions(mount.at("f"), Permissions::from_mode(0o755)).unwrap();
+    chown(mount.at("f"), Some(5), Some(6)).unwrap();
+    assert_eq!((perm(&mount.at("f")), fs::metadata(mount.at("f")).unwrap().uid()), (0o755, 5));
+    assert_eq!(errno(set_xattr(&mount.at("f"), "user.a", b"1", 0)), libc::EOPNOTSUPP);
+    assert_eq!(errno(symlink("f", mount.at("another"))), libc::EPERM);
+    assert_eq!(errno(make_node(&mount.at("pipe"), libc::S_IFIFO | 0o600)), libc::EPERM);
+    assert!(fs::symlink_metadata(mount.at("link")).unwrap().is_file(), "as other clients see it");
+    assert_eq!(perm(&mount.at("kept")), 0o644);
+    fs::write(mount.at("kept"), b"y").unwrap();
+    assert_eq!(mount.stop(), 0);
+    assert_eq!(rig.client().find("f").unwrap().tags(), Tags::new());
+    let posix: Option<Posix> = rig.client().find("kept").unwrap().posix.as_deref().cloned();
+    assert_eq!(posix.unwrap().perm, Some(0o600), "what is there is not touched");
+    let mount = rig.mount();
+    assert_eq!(perm(&mount.at("f")), 0o644);
+}
+
+#[test]
+fn names_with_backslashes_work() {
+    let rig = Rig::new();
+    let mount = rig.mount();
+    let names = ["back\\slash", "full\u{ff3c}width", "quote\u{201b}\\"];
+    for name in names {
+        fs::write(mount.at(name), name).unwrap();
+    }
+    fs::create_dir(mount.at("d\\e")).unwrap();
+    fs::rename(mount.at(names[0]), mount.at("d\\e/moved\\too")).unwrap();
+    let mount = again(&rig, mount);
+    assert_eq!(fs::read_to_string(mount.at("d\\e/moved\\too")).unwrap(), names[0]);
+    for name in &names[1..] {
+        assert_eq!(fs::read_to_string(mount.at(name)).unwrap(), *name);
+    }
+    assert_eq!(rig.client().names("d\u{ff3c}e"), ["moved\u{ff3c}too"]);
+    let listed: std::collections::BTreeSet<_> =
+        fs::read_dir(mount.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    assert_eq!(listed, [names[1], names[2], "d\\e"].map(str::to_owned).into());
+}
+
+/// `rsync` writes so. The answer to the rename is older than what was set before it.
+#[test]
+fn regression_attributes_that_were_set_before_a_rename_stay() {
+    let rig = Rig::new();
+    let mount = rig.mount();
+    let time = SystemTime::UNIX_EPOCH + Duration::new(1_700_000_000, 123_456_789);
+    fs::write(mount.at(".f.tmp"), b"x").unwrap();
+    fs::set_permissions(mount.at(".f.tmp"), Permissions::from_mode(0o640)).unwrap();
+    File::open(mount.at(".f.tmp")).unwrap().set_times(FileTimes::new().set_modified(time)).unwrap();
+    fs::rename(mount.at(".f.tmp"), mount.at("f")).unwrap();
+    wait_until("the attributes are on the drive", || {
+        (rig.client().find("f").unwrap().mtime == time && rig.client().find("f").unwrap().posix.is_some()).then_some(())
+    });
+    let meta = fs::metadata(mount.at("f")).unwrap();
+    assert_eq!((meta.modified().unwrap(), perm(&mount.at("f"))), (time, 0o640));
+}
