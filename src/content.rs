@@ -27,6 +27,7 @@ mod direct;
 pub mod finish;
 pub mod flow;
 pub mod in_flight;
+pub mod kept;
 pub mod open_file;
 pub mod open_files;
 pub mod part;

@@ -147,7 +147,10 @@ impl Posix {
         tag(MTIME, (in_grain(mtime) != mtime).then(|| show_time(mtime)));
         tag(ATIME, self.atime.map(show_time));
         // A longer target is in the content only.
-        tag(LINK, self.link.as_deref().map(escape).filter(|target| LINK.len() + target.len() <= TAG_BYTES_MAX));
+        tag(
+            LINK,
+            self.link.as_deref().map(escape).filter(|target| LINK.len() + target.len() <= TAG_BYTES_MAX),
+        );
         for (name, value) in &self.xattrs {
             tag(&xattr_key(name), Some(escape(value)));
         }
@@ -208,15 +211,15 @@ pub fn now() -> SystemTime {
 }
 
 fn in_grain(time: SystemTime) -> SystemTime {
-    let grain = TIME_GRAIN.as_nanos() as i128;
+    let grain = TIME_GRAIN.as_nanos().cast_signed();
     from_epoch(since_epoch(time).div_euclid(grain) * grain).unwrap_or(time)
 }
 
 /// Nanoseconds since 1970; fewer than none before.
 fn since_epoch(time: SystemTime) -> i128 {
     match time.duration_since(UNIX_EPOCH) {
-        Ok(after) => after.as_nanos() as i128,
-        Err(before) => -(before.duration().as_nanos() as i128),
+        Ok(after) => after.as_nanos().cast_signed(),
+        Err(before) => -before.duration().as_nanos().cast_signed(),
     }
 }
 
@@ -277,12 +280,8 @@ mod tests {
     }
 
     fn strategy() -> impl Strategy<Value = Posix> {
-        let special = prop::sample::select(vec![
-            None,
-            Some(Special::Link),
-            Some(Special::Fifo),
-            Some(Special::Socket),
-        ]);
+        let special =
+            prop::sample::select(vec![None, Some(Special::Link), Some(Special::Fifo), Some(Special::Socket)]);
         let perm = prop::option::of(0..=0o7777_u16);
         let owner = prop::option::of((0..u32::MAX, 0..u32::MAX));
         let atime = prop::option::of((-1_i128 << 60..1 << 62).prop_map(at));
@@ -384,7 +383,8 @@ mod tests {
 
     #[test]
     fn only_what_is_gone_is_deleted() {
-        let tags = |keys: &[&str]| keys.iter().map(|key| ((*key).to_owned(), String::new())).collect::<Tags>();
+        let tags =
+            |keys: &[&str]| keys.iter().map(|key| ((*key).to_owned(), String::new())).collect::<Tags>();
         assert_eq!(stale_keys(&tags(&["a", "b"]), &tags(&["b", "c"])).into_iter().collect::<Vec<_>>(), ["a"]);
     }
 }

@@ -11,6 +11,7 @@ mod dirs;
 mod files;
 mod names;
 mod pending;
+mod reshape;
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};

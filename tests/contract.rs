@@ -14,7 +14,9 @@ use pdsfs::ErrorKind;
 use pdsfs::config::{Credential, MountConfig, RemoveMode};
 use pdsfs::content::part::crc64;
 use pdsfs::ids::{DriveId, FileId, PartNumber, Secret, Sha1Hash};
-use pdsfs::pds::drive::{AttrChange, Created, Drive, Expected, FileMeta, NewFile, PutOutcome, RangeError, Upload};
+use pdsfs::pds::drive::{
+    AttrChange, Created, Drive, Expected, FileMeta, NewFile, PutOutcome, RangeError, Upload,
+};
 use pdsfs::pds::frame::Frame;
 use pdsfs::pds::types::{CheckNameMode, FileType, PartUrl};
 use pdsfs::posix::{self, Tags};
@@ -53,7 +55,10 @@ impl Place {
         };
         let drive = Drive::new(&config).unwrap();
         let stamp = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos();
-        let folder = drive.create_folder(&FileId::root(), &format!("pdsfs-contract-{stamp}"), &Tags::new()).await.unwrap();
+        let folder = drive
+            .create_folder(&FileId::root(), &format!("pdsfs-contract-{stamp}"), &Tags::new())
+            .await
+            .unwrap();
         Self { drive, folder: folder.file_id, local }
     }
 

@@ -8,6 +8,8 @@ mod rig;
 
 #[path = "mount/bounds.rs"]
 mod bounds;
+#[path = "mount/copies.rs"]
+mod copies;
 #[path = "mount/crash.rs"]
 mod crash;
 #[path = "mount/faults.rs"]

@@ -96,7 +96,8 @@ impl Rig {
 
     async fn begin(&self, parent: Ino, name: &str) -> (Ino, Fh) {
         let flags = libc::O_WRONLY | libc::O_CREAT;
-        let (entry, opened) = self.vfs.create(parent, OsStr::new(name), (flags, 0o644), caller()).await.unwrap();
+        let (entry, opened) =
+            self.vfs.create(parent, OsStr::new(name), (flags, 0o644), caller()).await.unwrap();
         (entry.attr.ino, opened.fh)
     }
 
@@ -336,7 +337,8 @@ async fn a_rename_takes_the_name_that_somebody_else_has_made_meanwhile() {
     assert_eq!(rig.find(ROOT, "name").await, None);
     // By another mount of the drive, as a file.
     let other = rig.second_mount();
-    let (entry, opened) = other.create(ROOT, OsStr::new("name"), (libc::O_WRONLY, 0o644), caller()).await.unwrap();
+    let (entry, opened) =
+        other.create(ROOT, OsStr::new("name"), (libc::O_WRONLY, 0o644), caller()).await.unwrap();
     other.release(opened.fh).await.unwrap();
     assert_eq!(entry.attr.size, 0);
     let (from, to) = ((ROOT, OsStr::new("mine")), (ROOT, OsStr::new("name")));

@@ -14,11 +14,11 @@ use super::staged::Staged;
 use super::streaming::Uploader;
 use super::tee::Tee;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::Sha1Hash;
+use crate::ids::{PartNumber, Sha1Hash};
 use crate::pds::drive::{Created, Expected, FileMeta, Upload};
 use crate::pds::frame::Frame;
 use crate::pds::types::PartUrl;
-use crate::rolling_sha1::RollingSha1;
+use crate::rolling_sha1::{RollingSha1, Sha1Ctx};
 use crate::status::{Commit, Transfer};
 
 /// A whole file up to this size is hashed where it stands: that is quicker than handing it over.
@@ -88,6 +88,9 @@ impl Finish {
                 self.commit(known).await
             }
             Written::Copied(copy) => {
+                if let Some(finished) = self.commit_clone(&copy).await? {
+                    return Ok(finished);
+                }
                 self.fill(&copy).await?;
                 let part_size = self.env.part_size;
                 let known = run_blocking(move || hash_all(copy.parts(part_size)?)).await?;
@@ -121,6 +124,24 @@ impl Finish {
         }
         let meta = self.env.drive.complete(&shipped.upload, &expected).await?;
         Ok(Finished { meta, how: Commit::Uploaded, destination: shipped.destination })
+    }
+
+    /// Where the copy is the whole of another file, the drive has the bytes: none are moved. `None` where it
+    /// wants them all the same.
+    async fn commit_clone(&mut self, copy: &Staged) -> Result<Option<Finished>> {
+        let Some((source, size)) = copy.clone_of() else { return Ok(None) };
+        let Some(sha1) = source.sha1.filter(|_| source.size == size) else { return Ok(None) };
+        let expected = Expected { size, sha1, crc64: None };
+        if let Some(finished) = self.unchanged(&expected) {
+            return Ok(Some(finished));
+        }
+        let drive = self.env.drive.clone();
+        let first = [(PartNumber::FIRST, Sha1Ctx::START)];
+        let created = create(&drive, &mut self.destination, Some((size, sha1)), &first).await?;
+        let Created::Instant(file_id) = created else { return Ok(None) };
+        let meta = drive.committed(&file_id, &expected).await?;
+        let destination = self.destination.clone();
+        Ok(Some(Finished { meta, how: Commit::Instant, destination }))
     }
 
     /// Fetches what the copy lacks.

@@ -14,6 +14,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use tokio::sync::Notify;
 
+use super::finish::target;
 use super::flow::Flow;
 use super::shipper::Env;
 use super::staged::{Piece, Staged};
@@ -32,21 +33,29 @@ pub use write::Wrote;
 #[derive(Debug)]
 enum Content {
     New,
-    Clean { base: FileMeta, here: Here },
-    Streaming { live: Streaming, base: Option<FileMeta> },
-    Staged { copy: Arc<Staged>, base: Option<FileMeta> },
-    Committing { source: Source, bytes: u64, base: Option<FileMeta>, outcome: Outcome },
-    Failed { error: Error, base: Option<FileMeta> },
-}
-
-/// What of a committed content is still here, so that a handle may write on.
-#[derive(Debug)]
-enum Here {
-    Nothing,
-    /// All of it, in memory.
-    Bytes(Bytes),
-    /// A staged copy.
-    Copy(Arc<Staged>),
+    /// `held` is all of it, in memory, so that a handle may write on; `Kept` may have a copy.
+    Clean {
+        base: FileMeta,
+        held: Option<Bytes>,
+    },
+    Streaming {
+        live: Streaming,
+        base: Option<FileMeta>,
+    },
+    Staged {
+        copy: Arc<Staged>,
+        base: Option<FileMeta>,
+    },
+    Committing {
+        source: Source,
+        bytes: u64,
+        base: Option<FileMeta>,
+        outcome: Outcome,
+    },
+    Failed {
+        error: Error,
+        base: Option<FileMeta>,
+    },
 }
 
 /// Where readers find a content that is being committed.
@@ -113,7 +122,7 @@ impl OpenFile {
         base: Option<FileMeta>,
     ) -> Arc<Self> {
         let mtime = base.as_ref().map_or_else(posix::now, |base| base.mtime);
-        let content = base.map_or(Content::New, |base| Content::Clean { base, here: Here::Nothing });
+        let content = base.map_or(Content::New, |base| Content::Clean { base, held: None });
         Arc::new(Self {
             ino,
             env,
@@ -207,10 +216,12 @@ impl OpenFile {
         let mut inner = self.lock();
         match &mut inner.content {
             Content::New => {}
-            Content::Clean { base, here } => {
+            Content::Clean { base, held } => {
                 if meta.sha1.is_none() || meta.sha1 != base.sha1 || meta.size != base.size {
                     // What is still here is not what the drive has now.
-                    *here = Here::Nothing;
+                    *held = None;
+                } else {
+                    self.env.space.kept().rename(&target(base), target(meta));
                 }
                 *base = meta.clone();
             }
@@ -261,9 +272,8 @@ impl OpenFile {
     /// Whether [`Self::read`] may block for the local disk.
     pub fn may_read_disk(&self) -> bool {
         match &self.lock().content {
-            Content::Staged { .. }
-            | Content::Clean { here: Here::Copy(_), .. }
-            | Content::Committing { source: Source::Copy(_), .. } => true,
+            Content::Staged { .. } | Content::Committing { source: Source::Copy(_), .. } => true,
+            Content::Clean { base, held: None } => self.env.space.kept().has(&target(base)),
             Content::Streaming { live, .. } => live.has_shipped(),
             Content::Committing { source: Source::Flow(_, tee), .. } => tee.is_some(),
             Content::New | Content::Clean { .. } | Content::Failed { .. } => false,
@@ -275,10 +285,12 @@ impl OpenFile {
         let inner = self.lock();
         match &inner.content {
             Content::New => Ok(ReadFrom::Held(Bytes::new())),
-            Content::Clean { base, here: Here::Nothing } | Content::Failed { base: Some(base), .. } => {
-                Ok(ReadFrom::Drive(base.clone()))
-            }
-            Content::Clean { here: Here::Bytes(bytes), .. } => {
+            Content::Clean { base, held: None } => match self.env.space.kept().get(&target(base)) {
+                Some(copy) => copy.read(offset, len as u64).map(ReadFrom::Pieces),
+                None => Ok(ReadFrom::Drive(base.clone())),
+            },
+            Content::Failed { base: Some(base), .. } => Ok(ReadFrom::Drive(base.clone())),
+            Content::Clean { held: Some(bytes), .. } => {
                 let start = bytes.len().min(offset as usize);
                 Ok(ReadFrom::Held(bytes.slice(start..bytes.len().min(start + len))))
             }
@@ -293,9 +305,7 @@ impl OpenFile {
                 let out = read_flow(flow, tee.as_ref(), offset, len)?;
                 Ok(ReadFrom::Held(out))
             }
-            Content::Clean { here: Here::Copy(copy), .. }
-            | Content::Staged { copy, .. }
-            | Content::Committing { source: Source::Copy(copy), .. } => {
+            Content::Staged { copy, .. } | Content::Committing { source: Source::Copy(copy), .. } => {
                 copy.read(offset, len as u64).map(ReadFrom::Pieces)
             }
         }
@@ -303,10 +313,8 @@ impl OpenFile {
 
     /// What is kept only for handles that may write on can go.
     pub fn no_more_writers(&self) {
-        if let Content::Clean { here, .. } = &mut self.lock().content
-            && matches!(here, Here::Bytes(_))
-        {
-            *here = Here::Nothing;
+        if let Content::Clean { held, .. } = &mut self.lock().content {
+            *held = None;
         }
     }
 }

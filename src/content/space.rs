@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use super::kept::Kept;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Parts of streams that may wait for the disk at once.
@@ -27,6 +28,8 @@ pub struct Space {
     /// Parts of streams that wait to be copied, over the whole mount: they keep memory that the streams
     /// need.
     waiting_parts: AtomicUsize,
+    /// What gives way where room is short.
+    kept: Kept,
 }
 
 /// Bytes of the room that belong to one copy; given back when it is dropped.
@@ -44,12 +47,18 @@ impl Space {
         let bytes_max = bytes_max.unwrap_or_else(share_of_disk);
         let (taken, unasked) = (AtomicU64::new(0), AtomicU64::new(0));
         let (folder, waiting_parts) = (folder.to_owned(), AtomicUsize::new(0));
-        Arc::new(Self { folder, bytes_max, free_bytes_min, taken, unasked, waiting_parts })
+        let kept = Kept::default();
+        Arc::new(Self { folder, bytes_max, free_bytes_min, taken, unasked, waiting_parts, kept })
     }
 
     /// Where copies lie.
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// Copies of committed contents.
+    pub fn kept(&self) -> &Kept {
+        &self.kept
     }
 
     /// Bytes that copies have taken.
@@ -73,7 +82,17 @@ impl Space {
         Share { space: self.clone(), bytes: 0 }
     }
 
+    /// Takes room, at the cost of copies that are only kept.
     fn take(&self, bytes: u64) -> Result<()> {
+        loop {
+            match self.try_take(bytes) {
+                Err(error) if error.kind() == ErrorKind::NoSpace && self.kept.drop_oldest() => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn try_take(&self, bytes: u64) -> Result<()> {
         let fits = |taken: u64| taken.checked_add(bytes).filter(|sum| *sum <= self.bytes_max);
         if self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_err() {
             let detail = format!(

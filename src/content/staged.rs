@@ -200,6 +200,18 @@ impl Staged {
         Some((target, gap.start, (gap.end - gap.start).min(bytes_max)))
     }
 
+    /// What this is the beginning of, and how many bytes of it, where nothing else was ever written.
+    pub fn clone_of(&self) -> Option<(ReadTarget, u64)> {
+        let state = self.lock();
+        let is_untouched = state.present.bytes() == 0 && state.base_bytes == state.size;
+        state.base.clone().filter(|_| is_untouched).map(|base| (base, state.size))
+    }
+
+    /// Whether nothing of the base is needed any more.
+    pub fn is_whole(&self) -> bool {
+        self.next_gap(1).is_none()
+    }
+
     /// Takes bytes of the base, where nothing was written meanwhile.
     pub fn fill(&self, offset: u64, data: &[u8]) -> Result<()> {
         let mut state = self.lock();

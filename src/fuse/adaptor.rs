@@ -478,15 +478,18 @@ impl Filesystem for Adaptor {
         &self,
         _: &Request,
         ino: INodeNo,
-        _: FileHandle,
-        _: u64,
+        from: FileHandle,
+        offset: u64,
         _: INodeNo,
-        _: FileHandle,
-        _: u64,
-        _: u64,
+        to: FileHandle,
+        to_offset: u64,
+        len: u64,
         _: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        Self::never(Op::on("copy_file_range", ino.0), ErrorKind::NotImplemented, reply);
+        let op = Op::on("copy_file_range", ino.0).with_handle(from.0).over(offset, len);
+        let vfs = self.vfs.clone();
+        let work = async move { vfs.copy_range((Fh(from.0), offset), (Fh(to.0), to_offset), len).await };
+        self.dispatch(op, self.commit_wait_max, reply, work, ReplyWrite::written);
     }
 }

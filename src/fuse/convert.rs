@@ -3,8 +3,8 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
-    FileAttr, FopenFlags, Generation, INodeNo, RenameFlags, ReplyDirectory, ReplyDirectoryPlus, ReplyEntry,
-    ReplyEmpty, ReplyStatfs, ReplyXattr, TimeOrNow,
+    FileAttr, FopenFlags, Generation, INodeNo, RenameFlags, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
+    ReplyEntry, ReplyStatfs, ReplyXattr, TimeOrNow,
 };
 
 use super::dispatch::{Op, refuse};

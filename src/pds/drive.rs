@@ -22,13 +22,13 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{DriveId, FileId, RevisionId, Secret};
 use crate::pds::auth::TokenSource;
 use crate::pds::retry::{Failure, Idempotency, RetryPolicy};
-use crate::posix::Tags;
 use crate::pds::transport::{Call, GetAnswer, Timeouts, Transport};
 use crate::pds::types::{
-    AsyncResponse, AsyncTask, AsyncTaskRequest, CheckNameMode,
-    CreateRequest, CreateResponse, DownloadUrlRequest, DownloadUrlResponse, DriveInfo, DriveRequest, File,
-    FileRequest, FileType, ListRequest, ListResponse, MoveRequest, UpdateRequest,
+    AsyncResponse, AsyncTask, AsyncTaskRequest, CheckNameMode, CreateRequest, CreateResponse,
+    DownloadUrlRequest, DownloadUrlResponse, DriveInfo, DriveRequest, File, FileRequest, FileType,
+    ListRequest, ListResponse, MoveRequest, UpdateRequest,
 };
+use crate::posix::Tags;
 
 pub use attributes::AttrChange;
 pub use meta::FileMeta;

@@ -118,7 +118,8 @@ fn unquoted(remote: &str) -> String {
     let mut shown = String::with_capacity(remote.len());
     let mut rest = remote.chars().peekable();
     while let Some(c) = rest.next() {
-        let quoted = if c == QUOTE { rest.next_if(|next| [QUOTE, BACKSLASH_SHOWN].contains(next)) } else { None };
+        let quoted =
+            if c == QUOTE { rest.next_if(|next| [QUOTE, BACKSLASH_SHOWN].contains(next)) } else { None };
         shown.push(match (c, quoted) {
             (_, Some(quoted)) => quoted,
             (BACKSLASH_SHOWN, None) => '\\',

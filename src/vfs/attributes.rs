@@ -101,7 +101,13 @@ impl Vfs {
     }
 
     /// What an inode of that kind and mode, made in a folder, begins with.
-    pub(super) fn newborn(&self, parent: Ino, kind: Kind, mode: u32, caller: Caller) -> Result<Option<Arc<Posix>>> {
+    pub(super) fn newborn(
+        &self,
+        parent: Ino,
+        kind: Kind,
+        mode: u32,
+        caller: Caller,
+    ) -> Result<Option<Arc<Posix>>> {
         if !self.config.metadata {
             return Ok(None);
         }
@@ -134,7 +140,14 @@ impl Vfs {
     }
 
     /// Makes a file, a named pipe or a socket.
-    pub async fn mknod(&self, parent: Ino, name: &OsStr, kind: Kind, mode: u32, caller: Caller) -> Result<Entry> {
+    pub async fn mknod(
+        &self,
+        parent: Ino,
+        name: &OsStr,
+        kind: Kind,
+        mode: u32,
+        caller: Caller,
+    ) -> Result<Entry> {
         if kind != Kind::File && !self.config.metadata {
             return Err(no_metadata());
         }

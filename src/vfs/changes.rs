@@ -88,6 +88,7 @@ impl Vfs {
             leave_session_thread().await;
             tokio::task::block_in_place(|| file.take_back());
         }
+        let known = self.tree().meta(ino).cloned();
         let mut removed = HashSet::new();
         loop {
             let next = {
@@ -113,6 +114,9 @@ impl Vfs {
             self.drive.remove(&file_id, self.config.remove).await?;
             self.pending.forget(&file_id);
             removed.insert(file_id);
+        }
+        if let (Some(meta), None) = (known, self.files.get(ino)) {
+            drop(self.env.space.kept().take(&target(&meta)));
         }
         let mut tree = self.tree();
         for file_id in removed {

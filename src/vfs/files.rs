@@ -1,4 +1,4 @@
-//! Bytes: open, create, read, write, flush, release, fsync, and cutting to size.
+//! Bytes: open, create, read, write, flush, release, fsync. Other changes are in `vfs/reshape.rs`.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -9,7 +9,7 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 
 use super::callers::{holds_open, thread_group};
-use super::{Allocation, Caller, Entry, Fh, Kind, Opened, Vfs, leave_session_thread};
+use super::{Caller, Entry, Fh, Kind, Opened, Vfs, leave_session_thread};
 use crate::content::finish::target;
 use crate::content::flow::Flow;
 use crate::content::open_file::{OpenFile, ReadFrom, Wrote};
@@ -26,21 +26,23 @@ use crate::tree::Name;
 /// A cursor on an open file.
 #[derive(Debug)]
 pub(super) struct Handle {
-    file: Arc<OpenFile>,
-    access: Access,
+    pub(super) file: Arc<OpenFile>,
+    pub(super) access: Access,
     /// The process that opened it for writing.
     opener: Option<u32>,
     /// Something was written through this handle.
-    wrote: AtomicBool,
+    pub(super) wrote: AtomicBool,
     cursor: ReadCursor,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Access {
+pub(super) enum Access {
     Read,
     /// Only reads, but has made the file, which has to come to the drive.
     Make,
-    Write { append: bool },
+    Write {
+        append: bool,
+    },
 }
 
 impl Access {
@@ -53,7 +55,7 @@ impl Access {
     }
 
     /// Whether closing such a handle has something to commit.
-    fn commits(self) -> bool {
+    pub(super) fn commits(self) -> bool {
         !matches!(self, Self::Read)
     }
 }
@@ -77,7 +79,7 @@ impl Handles {
         fh
     }
 
-    fn get(&self, fh: Fh) -> Result<Arc<Handle>> {
+    pub(super) fn get(&self, fh: Fh) -> Result<Arc<Handle>> {
         self.lock().get(&fh).cloned().ok_or_else(|| Error::new(ErrorKind::BadHandle, "no such open file"))
     }
 
@@ -111,7 +113,7 @@ impl Vfs {
     }
 
     /// One more handle of an inode: its open file, made where this is the first.
-    fn open_file(&self, ino: Ino, writes: bool) -> Result<Arc<OpenFile>> {
+    pub(super) fn open_file(&self, ino: Ino, writes: bool) -> Result<Arc<OpenFile>> {
         let (file, meta) = {
             let mut tree = self.tree();
             if tree.kind(ino)? == FileType::Folder {
@@ -389,80 +391,11 @@ impl Vfs {
             && let Some(base) = file.base()
         {
             self.reader.let_go(&target(&base));
+            drop(self.env.space.kept().take(&target(&base)));
         }
         if left == Left::Readers {
             file.no_more_writers();
         }
-    }
-
-    /// Cuts a file to a size, or lets it grow by zeros.
-    pub(super) async fn truncate(&self, file: &Arc<OpenFile>, size: u64) -> Result<()> {
-        self.reshape(file, || file.truncate(size)).await
-    }
-
-    /// fallocate(2) of a stretch (from, bytes) of a file.
-    pub async fn allocate(
-        &self,
-        ino: Ino,
-        fh: Fh,
-        (offset, len): (u64, u64),
-        wanted: Allocation,
-        caller: Caller,
-    ) -> Result<()> {
-        let end = offset.checked_add(len).filter(|end| i64::try_from(*end).is_ok());
-        let end = end.ok_or_else(|| Error::new(ErrorKind::TooLarge, "beyond the largest offset"))?;
-        if wanted.zeroes {
-            self.punch(fh, offset, len).await?;
-        }
-        // The kernel holds the inode's lock, so the size cannot change in between.
-        if wanted.grows && self.getattr(ino).await?.attr.size < end {
-            self.set_size(ino, Some(fh), end).await?;
-        }
-        self.drop_set_ids(ino, caller)
-    }
-
-    /// Makes zeros of a stretch of a file, as far as it reaches.
-    async fn punch(&self, fh: Fh, offset: u64, len: u64) -> Result<()> {
-        let handle = self.handles.get(fh)?;
-        if !handle.access.commits() {
-            return Err(Error::new(ErrorKind::BadHandle, "not open for writing"));
-        }
-        let file = &handle.file;
-        self.reshape(file, || file.punch(offset, len)).await?;
-        handle.wrote.store(true, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// Changes a content as a whole, after a commit that is under way or has to come first.
-    async fn reshape(&self, file: &Arc<OpenFile>, change: impl Fn() -> Result<Wrote>) -> Result<()> {
-        leave_session_thread().await;
-        loop {
-            let changed = file.state_changed();
-            match tokio::task::block_in_place(&change)? {
-                Wrote::Some(_) => {
-                    if file.is_unsaved() {
-                        self.tree().mark_unsaved(file.ino());
-                    }
-                    return Ok(());
-                }
-                Wrote::Committing => changed.await,
-                Wrote::MustSettle => self.settle(file).await?,
-            }
-        }
-    }
-
-    /// `truncate(2)`: cuts a file that nobody may have open, and commits that.
-    pub(super) async fn set_size(&self, ino: Ino, fh: Option<Fh>, size: u64) -> Result<()> {
-        if let Some(fh) = fh {
-            return self.truncate(&self.handles.get(fh)?.file, size).await;
-        }
-        let file = self.open_file(ino, true)?;
-        let mut done = self.truncate(&file, size).await;
-        if self.files.leave_writer(ino) && done.is_ok() {
-            done = self.settle(&file).await;
-        }
-        self.close_file(&file);
-        done
     }
 
     pub(super) fn check_writable(&self) -> Result<()> {
@@ -484,9 +417,7 @@ async fn notified(change: Option<tokio::sync::futures::Notified<'_>>) {
 impl Handle {
     fn write_offset(&self, offset: u64) -> Result<u64> {
         match self.access {
-            Access::Read | Access::Make => {
-                Err(Error::new(ErrorKind::BadHandle, "not open for writing"))
-            }
+            Access::Read | Access::Make => Err(Error::new(ErrorKind::BadHandle, "not open for writing")),
             Access::Write { append: true } => Ok(self.file.size()),
             Access::Write { append: false } => Ok(offset),
         }

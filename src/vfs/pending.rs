@@ -125,7 +125,8 @@ impl PendingAttrs {
     }
 
     async fn send(&self, drive: &Drive, tree: &Mutex<Tree>, all: Vec<(FileId, Pending)>) -> Result<()> {
-        let changes: Vec<_> = all.iter().map(|(file, pending)| (file.clone(), pending.change.clone())).collect();
+        let changes: Vec<_> =
+            all.iter().map(|(file, pending)| (file.clone(), pending.change.clone())).collect();
         let outcomes = drive.set_attributes(&changes).await;
         let mut tree = tree.lock().unwrap_or_else(PoisonError::into_inner);
         let settled = all.iter().zip(outcomes).map(|((file, sent), outcome)| {

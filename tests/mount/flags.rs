@@ -79,7 +79,8 @@ fn run(path: &Path, before: &str, flags: i32) -> String {
             let read = file.seek(SeekFrom::Start(0)).and_then(|_| file.read_to_string(&mut text));
             let cut = file.set_len(7);
             let synced = file.sync_all();
-            let outcomes = [show(size), show(wrote), show(again), show(at), show(read), show(cut), show(synced)];
+            let outcomes =
+                [show(size), show(wrote), show(again), show(at), show(read), show(cut), show(synced)];
             write!(seen, "{outcomes:?} {text:?}").unwrap();
         }
     }
@@ -98,7 +99,8 @@ fn every_combination_of_open_flags_is_as_on_a_local_file_system() {
     let mut different = Vec::new();
     for set in 0..1 << FLAGS.len() {
         let chosen = FLAGS.iter().enumerate().filter(|(bit, _)| set >> bit & 1 == 1).map(|(_, flag)| flag);
-        let (more, names) = chosen.fold((0, String::new()), |(all, names), (flag, name)| (all | flag, names + "|" + name));
+        let (more, names) =
+            chosen.fold((0, String::new()), |(all, names), (flag, name)| (all | flag, names + "|" + name));
         for (access, name) in ACCESS {
             for before in BEFORE {
                 // Two that say nothing of content are crossed with the usual ones only.
@@ -110,12 +112,19 @@ fn every_combination_of_open_flags_is_as_on_a_local_file_system() {
                 let seen = run(&mount.at(&file), before, access | more);
                 let expected = run(&local.path().join(&file), before, access | more);
                 if seen != expected {
-                    different.push(format!("{name}{names} on {before}:\n  seen     {seen}\n  expected {expected}"));
+                    different.push(format!(
+                        "{name}{names} on {before}:\n  seen     {seen}\n  expected {expected}"
+                    ));
                 }
             }
         }
     }
-    assert!(different.is_empty(), "{} differ, such as\n{}", different.len(), different[..different.len().min(5)].join("\n"));
+    assert!(
+        different.is_empty(),
+        "{} differ, such as\n{}",
+        different.len(),
+        different[..different.len().min(5)].join("\n")
+    );
     let mut on_drive = rig.client().names("");
     let mut on_disk: Vec<_> =
         fs::read_dir(local.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();

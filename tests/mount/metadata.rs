@@ -94,7 +94,8 @@ fn seen(path: &Path) -> String {
 fn modes_owners_links_times_and_attributes_outlive_the_mount() {
     let rig = Rig::new();
     let mount = rig.mount();
-    let time = |nanos| SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000) + Duration::from_nanos(nanos);
+    let time =
+        |nanos| SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000) + Duration::from_nanos(nanos);
     fs::create_dir(mount.at("d")).unwrap();
     fs::set_permissions(mount.at("d"), Permissions::from_mode(0o2770)).unwrap();
     let file = File::create(mount.at("d/run")).unwrap();
@@ -119,7 +120,10 @@ fn modes_owners_links_times_and_attributes_outlive_the_mount() {
     let calls_before = calls(&rig);
     let after: Vec<_> = names.iter().map(|name| seen(&mount.at(name))).collect();
     assert_eq!(after[1..], before[1..]);
-    assert_eq!(after[0].split(' ').take(2).collect::<Vec<_>>(), before[0].split(' ').take(2).collect::<Vec<_>>());
+    assert_eq!(
+        after[0].split(' ').take(2).collect::<Vec<_>>(),
+        before[0].split(' ').take(2).collect::<Vec<_>>()
+    );
     assert!(calls(&rig) - calls_before <= 2, "two folders were read, and nothing else was asked for");
     assert_eq!(fs::read(mount.at("d/link")).unwrap(), b"#!/bin/sh\n");
     // Others see ordinary files.
@@ -203,7 +207,10 @@ fn extended_attributes_have_the_errors_of_linux() {
     assert_eq!(errno(set_xattr(&path, "user.a", b"2", libc::XATTR_CREATE)), libc::EEXIST);
     set_xattr(&path, "user.a", b"2", libc::XATTR_REPLACE).unwrap();
     set_xattr(&path, "user.empty", b"", 0).unwrap();
-    assert_eq!((xattr(&path, "user.a").unwrap(), xattr(&path, "user.empty").unwrap()), (b"2".to_vec(), Vec::new()));
+    assert_eq!(
+        (xattr(&path, "user.a").unwrap(), xattr(&path, "user.empty").unwrap()),
+        (b"2".to_vec(), Vec::new())
+    );
     assert_eq!(xattrs(&path), ["user.a", "user.empty"]);
     assert_eq!(errno(set_xattr(&path, "user.large", &[b'x'; 2000], 0)), libc::ENOSPC);
     assert_eq!(errno(set_xattr(&path, "security.x", b"1", 0)), libc::EOPNOTSUPP);
@@ -232,10 +239,10 @@ fn tags_of_others_stay() {
         remove_xattr(&mount.at("f"), "user.a").unwrap();
         assert_eq!(mount.stop(), 0);
         let tags = client.find("f").unwrap().tags();
-        assert_eq!(tags.into_iter().collect::<Vec<_>>(), [
-            ("pdsfs.mode".to_owned(), "0600".to_owned()),
-            ("project".to_owned(), "alpha".to_owned())
-        ]);
+        assert_eq!(
+            tags.into_iter().collect::<Vec<_>>(),
+            [("pdsfs.mode".to_owned(), "0600".to_owned()), ("project".to_owned(), "alpha".to_owned())]
+        );
     }
 }
 
@@ -285,7 +292,8 @@ fn pipes_and_sockets_work_and_stay() {
     assert!(fs::symlink_metadata(mount.at("pipe")).unwrap().file_type().is_fifo());
     assert_eq!(perm(&mount.at("pipe")), 0o600);
     talk(&mount);
-    let kinds: Vec<_> = fs::read_dir(mount.path()).unwrap().map(|e| e.unwrap().file_type().unwrap()).collect();
+    let kinds: Vec<_> =
+        fs::read_dir(mount.path()).unwrap().map(|e| e.unwrap().file_type().unwrap()).collect();
     assert!(kinds.iter().all(|kind| kind.is_fifo() || kind.is_socket()));
 }
 
@@ -359,7 +367,8 @@ fn regression_attributes_that_were_set_before_a_rename_stay() {
     File::open(mount.at(".f.tmp")).unwrap().set_times(FileTimes::new().set_modified(time)).unwrap();
     fs::rename(mount.at(".f.tmp"), mount.at("f")).unwrap();
     wait_until("the attributes are on the drive", || {
-        (rig.client().find("f").unwrap().mtime == time && rig.client().find("f").unwrap().posix.is_some()).then_some(())
+        (rig.client().find("f").unwrap().mtime == time && rig.client().find("f").unwrap().posix.is_some())
+            .then_some(())
     });
     let meta = fs::metadata(mount.at("f")).unwrap();
     assert_eq!((meta.modified().unwrap(), perm(&mount.at("f"))), (time, 0o640));

@@ -444,3 +444,35 @@ fn a_file_that_is_removed_while_it_is_streamed_is_written_on() {
         assert_eq!(rig.client().names(""), Vec::<String>::new());
     }
 }
+
+#[test]
+fn what_was_just_written_is_read_from_here_and_makes_room_for_others() {
+    let rig = Rig::new();
+    let mount = rig.mount_with(&["--part-size", "64KiB", "--cache-size", "1MiB"]);
+    let downloads = || rig.server().stats().count("get_object");
+    let streamed = fresh_bytes(300_000);
+    fs::write(mount.at("streamed"), &streamed).unwrap();
+    fs::write(mount.at("edited"), fresh_bytes(400_000)).unwrap();
+    let file = File::options().write(true).open(mount.at("edited")).unwrap();
+    file.write_all_at(b"edit", 1000).unwrap();
+    drop(file);
+    assert!(fs::read(mount.at("streamed")).unwrap() == streamed);
+    let edited = fs::read(mount.at("edited")).unwrap();
+    assert_eq!((&edited[1000..1004], downloads()), (&b"edit"[..], 0));
+    // A writer that needs the room gets it, and what made room is read from the drive.
+    let file = File::create(mount.at("random")).unwrap();
+    file.write_all_at(&fresh_bytes(500_000), 500_000).unwrap();
+    file.write_all_at(&fresh_bytes(400_000), 0).unwrap();
+    drop(file);
+    // Past the page cache, which has them too.
+    let read = |name: &str, len: usize| {
+        let mut options = File::options();
+        let file = options.read(true).custom_flags(libc::O_DIRECT).open(mount.at(name)).unwrap();
+        let mut bytes = vec![0; len];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        bytes
+    };
+    assert!(read("streamed", streamed.len()) == streamed);
+    assert!(read("edited", edited.len()) == edited);
+    assert!(downloads() > 0);
+}

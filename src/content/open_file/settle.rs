@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::{Content, Here, OpenFile, Source, read_flow};
-use crate::content::finish::{Finish, Finished, Written};
+use super::{Content, OpenFile, Source, read_flow};
+use crate::content::finish::{Finish, Finished, Written, target};
 use crate::content::shipper::Destination;
+use crate::content::staged::Staged;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Largest content that stays in memory after its commit, so that a handle may write on, in bytes. It is
@@ -83,9 +85,15 @@ impl OpenFile {
         self.marked.store(false, Ordering::Relaxed);
         inner.content = match result {
             Ok(finished) => {
-                let base = finished.meta.clone();
+                let new = finished.meta.clone();
                 let bytes_max = RESUME_BYTES_MAX.min(self.env.part_size.get() - 1);
-                Content::Clean { here: source.kept(base.size, bytes_max), base }
+                let held = source.held(new.size, bytes_max);
+                let kept = self.env.space.kept();
+                drop(base.as_ref().and_then(|old| kept.take(&target(old))));
+                if let Some(copy) = source.copy(new.size).filter(|_| held.is_none()) {
+                    kept.put(target(&new), copy);
+                }
+                Content::Clean { base: new, held }
             }
             Err(error) => Content::Failed { error: error.clone(), base: base.clone() },
         };
@@ -98,18 +106,21 @@ impl OpenFile {
 }
 
 impl Source {
-    /// What stays of a committed content of so many bytes: in memory at most `held_bytes_max`.
-    fn kept(&self, bytes: u64, held_bytes_max: u64) -> Here {
+    /// A committed content of so many bytes, where it is in memory and at most `bytes_max` long.
+    fn held(&self, bytes: u64, bytes_max: u64) -> Option<Bytes> {
+        let Self::Flow(flow, tee) = self else { return None };
+        if bytes > bytes_max {
+            return None;
+        }
+        let held = read_flow(flow, tee.as_ref(), 0, bytes as usize).ok();
+        held.filter(|held| held.len() as u64 == bytes)
+    }
+
+    /// The copy of all of a committed content of so many bytes.
+    fn copy(&self, bytes: u64) -> Option<Arc<Staged>> {
         match self {
-            Self::Copy(copy) => Here::Copy(copy.clone()),
-            Self::Flow(flow, tee) if bytes <= held_bytes_max => {
-                let held = read_flow(flow, tee.as_ref(), 0, bytes as usize).ok();
-                held.filter(|held| held.len() as u64 == bytes).map_or(Here::Nothing, Here::Bytes)
-            }
-            Self::Flow(_, tee) => {
-                let copy = tee.as_ref().and_then(|tee| tee.finished_copy(bytes));
-                copy.map_or(Here::Nothing, Here::Copy)
-            }
+            Self::Copy(copy) => Some(copy.clone()).filter(|copy| copy.is_whole()),
+            Self::Flow(_, tee) => tee.as_ref()?.finished_copy(bytes),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Writing and cutting: what changes a content.
 
-use super::{Content, Here, Inner, OpenFile, take_base};
+use super::{Content, Inner, OpenFile, take_base};
 use crate::content::finish::target;
 use crate::content::part::ZEROS;
 use crate::content::shipper::Destination;
@@ -9,6 +9,7 @@ use crate::content::streaming::{Appended, Streaming, Wait};
 use crate::content::{Plan, Shape, plan_write};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::PartNumber;
+use crate::pds::drive::FileMeta;
 use crate::posix;
 
 /// How a write went, as far as it did not fail.
@@ -54,8 +55,8 @@ impl OpenFile {
         }
         loop {
             match plan_write(self.shape(&inner.content), offset) {
+                Plan::Resume | Plan::Stage | Plan::Copy if !may_block => return Ok(NOT_HERE),
                 Plan::Start => self.start(&mut inner),
-                Plan::Resume if !may_block => return Ok(NOT_HERE),
                 Plan::Resume => {
                     if !self.resume(&mut inner)? {
                         return Ok(NOT_HERE);
@@ -69,7 +70,6 @@ impl OpenFile {
                         return Ok(Wrote::Some(padded));
                     }
                 }
-                Plan::Stage | Plan::Copy if !may_block => return Ok(NOT_HERE),
                 Plan::Copy => return self.write_copy(&mut inner, offset, data),
                 Plan::Stage => {
                     if !self.stage(&mut inner)? {
@@ -96,9 +96,7 @@ impl OpenFile {
     fn shape(&self, content: &Content) -> Shape {
         match content {
             Content::New => Shape::New,
-            Content::Clean { base, here } => {
-                Shape::Clean { size: base.size, resumable: matches!(here, Here::Bytes(_)) }
-            }
+            Content::Clean { base, held } => Shape::Clean { size: base.size, resumable: held.is_some() },
             Content::Streaming { live, .. } => Shape::Streaming {
                 here_from: live.here_from(),
                 frontier: live.frontier(),
@@ -120,7 +118,7 @@ impl OpenFile {
     /// where memory has to be waited for.
     fn resume(&self, inner: &mut Inner) -> Result<bool> {
         let mut live = self.live(&inner.name);
-        if let Content::Clean { here: Here::Bytes(bytes), .. } = &inner.content
+        if let Content::Clean { held: Some(bytes), .. } = &inner.content
             && !live.begin_with(bytes)?
         {
             return Ok(false);
@@ -136,13 +134,15 @@ impl OpenFile {
         let space = &self.env.space;
         let copy = match &inner.content {
             Content::Staged { .. } => return Ok(true),
-            Content::Clean { here: Here::Copy(copy), .. } => copy.clone(),
-            Content::Clean { here: Here::Bytes(bytes), .. } => {
+            Content::Clean { held: Some(bytes), .. } => {
                 let copy = Staged::new(space, None)?;
                 copy.write(0, bytes)?;
                 copy
             }
-            Content::Clean { base, here: Here::Nothing } => Staged::new(space, Some(target(base)))?,
+            Content::Clean { base, held: None } => match space.kept().take(&target(base)) {
+                Some(copy) => copy,
+                None => Staged::new(space, Some(target(base)))?,
+            },
             Content::Streaming { live, .. } => match live.copy()? {
                 Some(copy) => copy,
                 None if self.is_orphan() => {
@@ -155,6 +155,26 @@ impl OpenFile {
         };
         let base = take_base(&mut inner.content);
         inner.content = Content::Staged { copy, base };
+        Ok(true)
+    }
+
+    /// Makes the content, as far as it is `from` bytes of `source` or nothing, that of `source` up to `to`.
+    /// `false`, and nothing has changed, where it is anything else.
+    pub fn clone_range(&self, source: &FileMeta, from: u64, to: u64) -> Result<bool> {
+        let (mut inner, source) = (self.lock(), target(source));
+        let is_ready = match &inner.content {
+            Content::Staged { copy, .. } if from > 0 => copy.clone_of() == Some((source.clone(), from)),
+            Content::Committing { .. } | Content::Failed { .. } => false,
+            content => from == 0 && content.bytes() == 0,
+        };
+        if !is_ready {
+            return Ok(false);
+        }
+        let copy = Staged::new(&self.env.space, Some(source))?;
+        copy.truncate(to)?;
+        let base = take_base(&mut inner.content);
+        inner.content = Content::Staged { copy, base };
+        inner.mtime = posix::now();
         Ok(true)
     }
 

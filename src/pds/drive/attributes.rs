@@ -57,7 +57,8 @@ impl Drive {
         let mut calls = Vec::new();
         if let Some(mtime) = change.mtime {
             let local_modified_at = meta::wire_time(mtime);
-            let body = UpdateRequest { drive_id, file_id, name: None, check_name_mode: None, local_modified_at };
+            let body =
+                UpdateRequest { drive_id, file_id, name: None, check_name_mode: None, local_modified_at };
             calls.push(("/file/update", BatchBody::Update(body)));
         }
         let user_tags = change.tags.as_ref().map(|tags| self.user_tags(tags)).unwrap_or_default();
@@ -92,7 +93,8 @@ impl Drive {
             body: body.clone(),
         };
         let requests = calls.iter().enumerate().map(item).collect();
-        let answer = self.ask::<BatchResponse>("/v2/batch", &BatchRequest { resource: "file", requests }).await;
+        let answer =
+            self.ask::<BatchResponse>("/v2/batch", &BatchRequest { resource: "file", requests }).await;
         let answer = match answer {
             Ok(answer) => answer,
             Err(failure) => return vec![Err(failure.error); calls.len()],
@@ -119,4 +121,3 @@ fn outcome_of(status: u16) -> Result<()> {
     };
     Err(Error::new(kind, detail))
 }
-
