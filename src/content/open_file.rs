@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 
 use super::finish::target;
 use super::flow::Flow;
+use super::reader::ReadTarget;
 use super::shipper::Env;
 use super::staged::{Piece, Staged};
 use super::streaming::{Streaming, read_left};
@@ -110,6 +111,8 @@ pub enum ReadFrom {
     Held(Bytes),
     /// From both.
     Pieces(Vec<Piece>),
+    /// From nowhere: it has left, and the drive gives it only once the file is committed.
+    Gone,
 }
 
 impl OpenFile {
@@ -269,6 +272,14 @@ impl OpenFile {
         }
     }
 
+    /// What has to be run over before `to` can be written: see [`Streaming::gap`].
+    pub fn gap(&self, to: u64) -> Option<(ReadTarget, u64, u64)> {
+        match &self.lock().content {
+            Content::Streaming { live, .. } => live.gap(to),
+            _ => None,
+        }
+    }
+
     /// Whether [`Self::read`] may block for the local disk.
     pub fn may_read_disk(&self) -> bool {
         match &self.lock().content {
@@ -295,15 +306,11 @@ impl OpenFile {
                 Ok(ReadFrom::Held(bytes.slice(start..bytes.len().min(start + len))))
             }
             Content::Failed { error, base: None } => Err(error.clone()),
-            Content::Streaming { live, .. } => {
-                let mut out = vec![0; len.min(live.size().saturating_sub(offset) as usize)];
-                live.read(offset, &mut out)?;
-                Ok(ReadFrom::Held(out.into()))
-            }
+            Content::Streaming { live, .. } => read_live(live, offset, len),
             Content::Committing { source: Source::Flow(flow, tee), bytes, .. } => {
                 let len = len.min(bytes.saturating_sub(offset) as usize);
                 let out = read_flow(flow, tee.as_ref(), offset, len)?;
-                Ok(ReadFrom::Held(out))
+                Ok(if out.len() == len { ReadFrom::Held(out) } else { ReadFrom::Gone })
             }
             Content::Staged { copy, .. } | Content::Committing { source: Source::Copy(copy), .. } => {
                 copy.read(offset, len as u64).map(ReadFrom::Pieces)
@@ -331,11 +338,40 @@ fn take_base(content: &mut Content) -> Option<FileMeta> {
     }
 }
 
+/// Reads what was written, then what shows from under it, then promised zeros.
+fn read_live(live: &Streaming, offset: u64, len: usize) -> Result<ReadFrom> {
+    let end = live.size().min(offset.saturating_add(len as u64)).max(offset);
+    let mut out = vec![0; (end - offset) as usize];
+    let written = live.frontier().clamp(offset, end) - offset;
+    if live.read(offset, &mut out[..written as usize])? < written as usize {
+        return Ok(ReadFrom::Gone);
+    }
+    let Some((target, gap, gap_len)) = live.gap(end) else {
+        return Ok(ReadFrom::Held(out.into()));
+    };
+    // The gap begins at the frontier; the read may begin in it.
+    let (start, gap_end) = (gap.max(offset), gap + gap_len);
+    if start >= gap_end {
+        return Ok(ReadFrom::Held(out.into()));
+    }
+    let mut head = Bytes::from(out);
+    let zeros = head.split_off((gap_end - offset) as usize);
+    head.truncate(written as usize);
+    let mut pieces = vec![Piece::Here(head), Piece::Base { target, offset: start, len: gap_end - start }];
+    pieces.push(Piece::Here(zeros));
+    Ok(ReadFrom::Pieces(pieces))
+}
+
+/// Reads what has left; less than `len` bytes where some of it is not here.
 fn read_flow(flow: &Flow, tee: Option<&Tee>, offset: u64, len: usize) -> Result<Bytes> {
     let mut out = vec![0; len];
     let mut done = 0;
     while done < len {
-        done += read_left(flow, tee, offset + done as u64, &mut out[done..])?;
+        match read_left(flow, tee, offset + done as u64, &mut out[done..])? {
+            0 => break,
+            count => done += count,
+        }
     }
+    out.truncate(done);
     Ok(out.into())
 }

@@ -51,6 +51,11 @@ impl Space {
         Arc::new(Self { folder, bytes_max, free_bytes_min, taken, unasked, waiting_parts, kept })
     }
 
+    /// Whether there shall be no copies at all.
+    pub fn is_off(&self) -> bool {
+        self.bytes_max == 0
+    }
+
     /// Where copies lie.
     pub fn folder(&self) -> &Path {
         &self.folder

@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use super::finish::{Finish, Written};
 use super::flow::Flow;
 use super::part::Filling;
+use super::reader::ReadTarget;
 use super::shipper::{Destination, Env, FrozenPart, Shipped, ship};
 use super::staged::{Staged, too_large};
 use super::tee::Tee;
@@ -39,6 +40,16 @@ pub struct Streaming {
     tee: Option<Tee>,
     /// The size that was set; what is not written up to there is zeros.
     promised: u64,
+    /// What shows beyond the frontier, until it is run over.
+    under: Option<Under>,
+}
+
+/// The content that an upload goes over where there is no room for a copy of it.
+#[derive(Clone, Debug)]
+struct Under {
+    target: ReadTarget,
+    /// How much of it still shows, from its beginning.
+    bytes: u64,
 }
 
 /// The task that sends the parts; stopped when this is dropped.
@@ -100,12 +111,32 @@ impl Streaming {
             uploader: None,
             tee: None,
             promised: 0,
+            under: None,
         }
     }
 
-    /// Bytes of the content: what was written, and the zeros that were promised behind it.
+    /// An upload over `target`: what is not written is what that has, and has to be sent too.
+    pub fn over(env: Arc<Env>, transfer: Arc<Transfer>, target: ReadTarget) -> Self {
+        let under = Some(Under { bytes: target.size, target });
+        Self { under, ..Self::new(env, transfer) }
+    }
+
+    /// Bytes of the content: what was written, what shows from under it, and the zeros that were promised
+    /// behind that.
     pub fn size(&self) -> u64 {
-        self.frontier().max(self.promised)
+        self.frontier().max(self.promised).max(self.under_bytes())
+    }
+
+    fn under_bytes(&self) -> u64 {
+        self.under.as_ref().map_or(0, |under| under.bytes)
+    }
+
+    /// What has to be appended next, of what shows from under the upload, before `to` can be written: the
+    /// content, where it begins in both, and bytes.
+    pub fn gap(&self, to: u64) -> Option<(ReadTarget, u64, u64)> {
+        let under = self.under.as_ref()?;
+        let (start, end) = (self.frontier(), under.bytes.min(to));
+        (start < end).then(|| (under.target.clone(), start, end - start))
     }
 
     /// From where on what was written can still be changed.
@@ -126,6 +157,9 @@ impl Streaming {
         }
         if size < self.frontier() {
             self.filling.cut(size - self.offset)?;
+        }
+        if let Some(under) = &mut self.under {
+            under.bytes = under.bytes.min(size);
         }
         self.promised = size;
         Ok(true)
@@ -278,7 +312,9 @@ impl Streaming {
         let mut at = if self.has_shipped() { self.offset } else { 0 };
         while at < self.frontier() {
             let count = buffer.len().min((self.frontier() - at) as usize);
-            self.read(at, &mut buffer[..count])?;
+            if self.read(at, &mut buffer[..count])? < count {
+                return Ok(None);
+            }
             copy.write(at, &buffer[..count])?;
             at += count as u64;
         }
@@ -288,7 +324,8 @@ impl Streaming {
         Ok(Some(copy))
     }
 
-    /// Copies what is still held from `offset` on into `out`, as many bytes as were written.
+    /// Copies what was written from `offset` on into `out`: all of it, or as much as comes before something
+    /// that has left and is not here any more.
     pub fn read(&self, mut offset: u64, out: &mut [u8]) -> Result<usize> {
         let mut done = 0;
         while done < out.len() && offset < self.frontier() {
@@ -298,6 +335,9 @@ impl Streaming {
                 let room = (self.offset - offset).min((out.len() - done) as u64) as usize;
                 read_left(&self.flow, self.tee.as_ref(), offset, &mut out[done..done + room])?
             };
+            if count == 0 {
+                break;
+            }
             done += count;
             offset += count as u64;
         }
@@ -312,6 +352,12 @@ impl Streaming {
     }
 
     fn written(&mut self, destination: &Destination) -> Result<Written> {
+        if self.gap(u64::MAX).is_some() {
+            return Err(Error::new(
+                ErrorKind::Io,
+                "the end of a changed file was not read before its commit",
+            ));
+        }
         self.keep_promise(destination)?;
         let last = (self.filling.bytes() > 0 || self.uploader.is_none()).then(|| self.freeze()).flatten();
         match (self.uploader.take(), last) {
@@ -338,17 +384,10 @@ impl Streaming {
     }
 }
 
-/// Reads what has left: from memory while it is held, else from the copy. At least one byte.
+/// Reads what has left: from memory while it is held, else from the copy. Nothing where it is not here.
 pub(super) fn read_left(flow: &Flow, tee: Option<&Tee>, offset: u64, out: &mut [u8]) -> Result<usize> {
     if let Some(count) = flow.read(offset, out)? {
         return Ok(count);
     }
-    let count = tee.map_or(Ok(0), |tee| tee.read(offset, out))?;
-    if count == 0 && !out.is_empty() { Err(not_held()) } else { Ok(count) }
-}
-
-fn not_held() -> Error {
-    let detail =
-        "this part of the file is on its way to the drive and cannot be read before the file is closed";
-    Error::new(ErrorKind::Unsupported, detail)
+    tee.map_or(Ok(0), |tee| tee.read(offset, out))
 }

@@ -2,6 +2,7 @@
 //!
 //! A commit is a task of its own: whoever asked for it may be interrupted, the commit goes on.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,25 +16,55 @@ use crate::pds::drive::FileMeta;
 use crate::pds::types::CheckNameMode;
 use crate::tree::Identity;
 
+/// How much of what shows from under an upload is read at once, in bytes.
+const RUN_OVER_BYTES: u64 = 1 << 20;
 /// Renames that are followed after one commit.
 const LATE_RENAMES_MAX: usize = 8;
 
 impl Vfs {
     /// Makes the drive equal to what was written to the file; returns when it is.
     pub async fn settle(&self, file: &Arc<OpenFile>) -> Result<()> {
-        let mut outcome = match file.settle(|| self.destination(file.ino()))? {
-            Settle::Settled => return Ok(()),
-            Settle::Join(outcome) => outcome,
-            Settle::Run(finish, ticket) => {
-                let outcome = ticket.outcome();
-                let commit = self.this()?.commit(file.clone(), *finish, ticket);
-                tokio::spawn(commit);
-                outcome
+        let mut outcome = loop {
+            match file.settle(|| self.destination(file.ino()))? {
+                Settle::Settled => return Ok(()),
+                Settle::RunOver => {
+                    self.run_over(file, u64::MAX).await.inspect_err(|error| file.fail(error))?;
+                }
+                Settle::Join(outcome) => break outcome,
+                Settle::Run(finish, ticket) => {
+                    let outcome = ticket.outcome();
+                    let commit = self.this()?.commit(file.clone(), *finish, ticket);
+                    tokio::spawn(commit);
+                    break outcome;
+                }
             }
         };
         let ended = outcome.wait_for(Option::is_some).await;
         let stopped = || Err(Error::new(ErrorKind::Cancelled, "the commit was stopped"));
         ended.map_or_else(|_| stopped(), |result| result.clone().unwrap_or_else(stopped))
+    }
+
+    /// Sends what shows from under an upload, up to `to`, as if it had been written.
+    ///
+    /// In a box, because writing may have to settle first, and settling to run over.
+    pub(super) fn run_over<'a>(
+        &'a self,
+        file: &'a Arc<OpenFile>,
+        to: u64,
+    ) -> Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>> {
+        Box::pin(async move {
+            let (cursor, destination) = (self.reader.cursor(), || self.destination(file.ino()));
+            while let Some((target, at, len)) = file.gap(to) {
+                let bytes = self.reader.read(&target, &cursor, at, len.min(RUN_OVER_BYTES)).await?;
+                if bytes.is_empty() {
+                    let detail = "the base of a changed file is shorter than it was";
+                    return Err(Error::new(ErrorKind::Integrity, detail));
+                }
+                let step = |done: usize| file.run_over(at + done as u64, &bytes[done..], &destination);
+                self.put(file, bytes.len(), step).await?;
+            }
+            Ok(())
+        })
     }
 
     /// Where a file goes, by the names of now; `None` where it was deleted.

@@ -211,20 +211,39 @@ impl Vfs {
     /// Bytes at `offset`; fewer than asked for only at the end.
     pub async fn read(&self, fh: Fh, offset: u64, size: u32) -> Result<Bytes> {
         let handle = self.handles.get(fh)?;
-        let read = || handle.file.read(offset, size as usize);
-        let found = if handle.file.may_read_disk() {
-            leave_session_thread().await;
-            tokio::task::block_in_place(read)
-        } else {
-            read()
-        };
-        match found? {
-            ReadFrom::Held(bytes) => Ok(bytes),
-            ReadFrom::Drive(base) => {
-                self.reader.read(&target(&base), &handle.cursor, offset, size.into()).await
+        loop {
+            let read = || handle.file.read(offset, size as usize);
+            let found = if handle.file.may_read_disk() {
+                leave_session_thread().await;
+                tokio::task::block_in_place(read)
+            } else {
+                read()
+            };
+            match found? {
+                ReadFrom::Held(bytes) => return Ok(bytes),
+                ReadFrom::Drive(base) => {
+                    return self.reader.read(&target(&base), &handle.cursor, offset, size.into()).await;
+                }
+                ReadFrom::Pieces(pieces) => return self.join(&handle, pieces).await,
+                ReadFrom::Gone => self.bring_back(&handle).await?,
             }
-            ReadFrom::Pieces(pieces) => self.join(&handle, pieces).await,
         }
+    }
+
+    /// What a program has streamed and wants to read is on the drive once it is committed. Only for who
+    /// writes: others must not bring about a revision of half a file.
+    async fn bring_back(&self, handle: &Handle) -> Result<()> {
+        if let Some(mut running) = handle.file.running() {
+            // How it ends is for the next look.
+            let _ = running.wait_for(Option::is_some).await.is_ok();
+            return Ok(());
+        }
+        if handle.access.commits() && !handle.file.is_orphan() {
+            return self.settle(&handle.file).await;
+        }
+        let detail =
+            "this part of the file is on its way to the drive and cannot be read before the file is closed";
+        Err(Error::new(ErrorKind::Unsupported, detail))
     }
 
     /// Puts a read together from what is here and what the drive has.
@@ -258,7 +277,7 @@ impl Vfs {
                 self.note_written(&handle, appended.bytes);
                 Ok(appended.bytes)
             }
-            Wrote::Committing | Wrote::MustSettle => Ok(0),
+            Wrote::Committing | Wrote::MustSettle | Wrote::MustRunOver { .. } => Ok(0),
         }
     }
 
@@ -277,34 +296,49 @@ impl Vfs {
     pub async fn write(&self, fh: Fh, offset: u64, data: Bytes) -> Result<usize> {
         let handle = self.handles.get(fh)?;
         leave_session_thread().await;
+        let destination = || self.destination(handle.file.ino());
+        let step = |done: usize| {
+            let offset = handle.write_offset(offset + done as u64)?;
+            let wrote = handle.file.write(offset, &data[done..], &destination, true)?;
+            if let Wrote::Some(appended) = wrote {
+                self.note_written(&handle, appended.bytes);
+            }
+            Ok(wrote)
+        };
+        self.put(&handle.file, data.len(), step).await
+    }
+
+    /// Takes steps, each told how many bytes are done, until `len` are or one fails.
+    pub(super) async fn put(
+        &self,
+        file: &Arc<OpenFile>,
+        len: usize,
+        step: impl Fn(usize) -> Result<Wrote>,
+    ) -> Result<usize> {
         let deadline = tokio::time::Instant::now() + self.config.commit_timeout;
         let mut done = 0;
-        while done < data.len() {
-            let flow = handle.file.flow();
+        while done < len {
+            let flow = file.flow();
             // Created before the attempt, so that no change between the two is missed.
             let flow_changed = flow.as_deref().map(Flow::changed);
-            let state_changed = handle.file.state_changed();
+            let state_changed = file.state_changed();
             let memory_changed = self.env.budget.changed();
-            let offset = handle.write_offset(offset + done as u64)?;
-            let destination = || self.destination(handle.file.ino());
-            let step =
-                tokio::task::block_in_place(|| handle.file.write(offset, &data[done..], &destination, true));
-            let wait = match step {
+            let wait = match tokio::task::block_in_place(|| step(done)) {
                 Ok(Wrote::Some(appended)) => {
-                    self.note_written(&handle, appended.bytes);
                     done += appended.bytes;
-                    appended.wait
+                    Ok(appended.wait)
                 }
-                Ok(Wrote::Committing) => Some(Wait::Commit),
-                Ok(Wrote::MustSettle) => match self.settle(&handle.file).await {
-                    Ok(()) => continue,
-                    Err(error) if done == 0 => return Err(error),
-                    Err(_) => break,
-                },
+                Ok(Wrote::Committing) => Ok(Some(Wait::Commit)),
+                Ok(Wrote::MustSettle) => self.settle(file).await.map(|()| None),
+                Ok(Wrote::MustRunOver { to }) => self.run_over(file, to).await.map(|()| None),
+                Err(error) => Err(error),
+            };
+            let wait = match wait {
+                Ok(wait) => wait,
                 Err(error) if done == 0 => return Err(error),
                 Err(_) => break,
             };
-            if done == data.len() || wait.is_none() || (wait == Some(Wait::Drive) && flow.is_none()) {
+            if done == len || wait.is_none() || (wait == Some(Wait::Drive) && flow.is_none()) {
                 continue;
             }
             tokio::select! {
@@ -314,7 +348,7 @@ impl Vfs {
                 () = tokio::time::sleep_until(deadline) => break,
             }
         }
-        if done == 0 && !data.is_empty() {
+        if done == 0 && len > 0 {
             return Err(Error::new(ErrorKind::Timeout, "the drive takes no bytes"));
         }
         Ok(done)

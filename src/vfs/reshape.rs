@@ -4,11 +4,16 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
+
 use super::files::Access;
 use super::{Allocation, Caller, Fh, Vfs, leave_session_thread};
 use crate::content::open_file::{OpenFile, Wrote};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Ino;
+
+/// What a hole is filled with where holes cannot be made.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 impl Vfs {
     /// Cuts a file to a size, or lets it grow by zeros.
@@ -71,8 +76,21 @@ impl Vfs {
             return Err(Error::new(ErrorKind::BadHandle, "not open for writing"));
         }
         let file = &handle.file;
+        if self.env.space.is_off() {
+            return self.write_zeros(fh, offset, len).await;
+        }
         self.reshape(file, || file.punch(offset, len)).await?;
         handle.wrote.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The same where there may be no local copy to make a hole in.
+    async fn write_zeros(&self, fh: Fh, mut offset: u64, len: u64) -> Result<()> {
+        let end = offset.saturating_add(len).min(self.handles.get(fh)?.file.size());
+        while offset < end {
+            let piece = Bytes::from_static(&ZEROS[..ZEROS.len().min((end - offset) as usize)]);
+            offset += self.write(fh, offset, piece).await? as u64;
+        }
         Ok(())
     }
 
@@ -80,8 +98,9 @@ impl Vfs {
     async fn reshape(&self, file: &Arc<OpenFile>, change: impl Fn() -> Result<Wrote>) -> Result<()> {
         leave_session_thread().await;
         loop {
-            let changed = file.state_changed();
+            let (changed, memory_changed) = (file.state_changed(), self.env.budget.changed());
             match tokio::task::block_in_place(&change)? {
+                Wrote::Some(appended) if appended.wait.is_some() => memory_changed.await,
                 Wrote::Some(_) => {
                     if file.is_unsaved() {
                         self.tree().mark_unsaved(file.ino());
@@ -90,6 +109,7 @@ impl Vfs {
                 }
                 Wrote::Committing => changed.await,
                 Wrote::MustSettle => self.settle(file).await?,
+                Wrote::MustRunOver { to } => self.run_over(file, to).await?,
             }
         }
     }

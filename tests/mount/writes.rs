@@ -8,6 +8,8 @@ use std::path::Path;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
+use pdsfs::server::{FaultAction, FaultRule};
+
 use crate::rig::{Mount, Rig, fresh_bytes};
 
 #[derive(Clone, Debug)]
@@ -83,10 +85,10 @@ fn check(rig: &Rig, mount: &Mount, name: &str, steps: &[Step]) -> Result<(), Tes
     Ok(())
 }
 
-#[test]
-fn random_writes_do_what_a_local_file_does() {
+/// The smallest parts, so that every boundary is met.
+fn random_writes(cache: &[&str]) {
     let rig = Rig::new();
-    let mount = rig.mount_with(&["--part-size", "256"]);
+    let mount = rig.mount_with(&[&["--part-size", "256"], cache].concat());
     let cases = std::env::var("PDSFS_MODEL_CASES").map_or(60, |text| text.parse().unwrap());
     let config = Config { cases, max_shrink_iters: 300, failure_persistence: None, ..Config::default() };
     let case = std::cell::Cell::new(0);
@@ -96,4 +98,31 @@ fn random_writes_do_what_a_local_file_does() {
             check(&rig, &mount, &format!("case-{}", case.get()), &steps)
         })
         .unwrap();
+}
+
+#[test]
+fn random_writes_do_what_a_local_file_does() {
+    random_writes(&[]);
+}
+
+#[test]
+fn random_writes_without_a_cache_do_what_a_local_file_does() {
+    random_writes(&["--cache-size", "off"]);
+}
+
+#[test]
+fn regression_a_slow_drive_does_not_keep_a_committed_file_from_being_written_on() {
+    let rig = Rig::new();
+    let mount = rig.mount_with(&["--part-size", "256", "--cache-size", "off"]);
+    rig.server().faults().add(FaultRule::new("put_part", FaultAction::Delay { ms: 150 }));
+    // From here on the mount knows how slow the drive is, and lets a writer be two parts ahead only.
+    fs::write(mount.at("first"), fresh_bytes(12 * 256)).unwrap();
+    for bytes in [1280, 250] {
+        let file = OpenOptions::new().write(true).create(true).truncate(true).open(mount.at("f")).unwrap();
+        file.set_len(bytes).unwrap();
+        file.sync_all().unwrap();
+        file.write_all_at(b"x", bytes).unwrap();
+        drop(file);
+        assert_eq!(rig.client().read("f").unwrap(), [vec![0; bytes as usize], b"x".to_vec()].concat());
+    }
 }

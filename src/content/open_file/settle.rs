@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::{Content, OpenFile, Source, read_flow};
+use super::{Content, OpenFile, Source, read_flow, take_base};
 use crate::content::finish::{Finish, Finished, Written, target};
 use crate::content::shipper::Destination;
 use crate::content::staged::Staged;
@@ -24,6 +24,8 @@ pub type Outcome = watch::Receiver<Option<Result<()>>>;
 pub enum Settle {
     /// Nothing: the drive has everything.
     Settled,
+    /// What shows from under the upload has to be run over first: [`OpenFile::gap`].
+    RunOver,
     /// A commit is under way: wait for it.
     Join(Outcome),
     /// Run this, then report to the ticket.
@@ -42,6 +44,12 @@ impl OpenFile {
         }
         if self.is_orphan() {
             return Ok(Settle::Settled);
+        }
+        if let Content::Streaming { live, .. } = &inner.content
+            && live.gap(u64::MAX).is_some()
+        {
+            live.flow().check()?;
+            return Ok(Settle::RunOver);
         }
         let gone = || Error::new(ErrorKind::NotFound, "the file was deleted while it was being written");
         let destination = destination().ok_or_else(gone)?;
@@ -75,6 +83,15 @@ impl OpenFile {
         let transfer = finish.transfer.clone();
         inner.content = Content::Committing { source, bytes, base, outcome };
         Ok(Settle::Run(Box::new(finish), Ticket { file: self.clone(), report, transfer, done: false }))
+    }
+
+    /// What was written is lost, before its commit could begin.
+    pub fn fail(&self, error: &Error) {
+        let mut inner = self.lock();
+        let base = take_base(&mut inner.content);
+        inner.content = Content::Failed { error: error.clone(), base };
+        drop(inner);
+        self.state_changed.notify_waiters();
     }
 
     fn finished(&self, result: &Result<Finished>) {

@@ -21,6 +21,22 @@ pub enum Wrote {
     Committing,
     /// Nothing: what was streamed is not here any more, so it has to be committed first.
     MustSettle,
+    /// Nothing: what shows from under the upload has to be run over first, up to where the write begins.
+    MustRunOver {
+        /// In the file.
+        to: u64,
+    },
+}
+
+/// What came of staging.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Staging {
+    /// The content takes any change now.
+    Done,
+    /// It has to be committed first; nothing has changed.
+    MustSettle,
+    /// Memory has to be waited for; nothing has changed.
+    Wait,
 }
 
 /// Nothing was taken; the caller has to come again where the local disk may be used.
@@ -64,6 +80,7 @@ impl OpenFile {
                 }
                 Plan::Append => return append(&mut inner, data, destination, may_block),
                 Plan::Patch => return patch(&mut inner, offset, data),
+                Plan::Pad if has_gap(&inner.content, offset) => return Ok(Wrote::MustRunOver { to: offset }),
                 Plan::Pad => {
                     let padded = pad(&mut inner, offset, destination, may_block)?;
                     if padded.wait.is_some() {
@@ -71,11 +88,11 @@ impl OpenFile {
                     }
                 }
                 Plan::Copy => return self.write_copy(&mut inner, offset, data),
-                Plan::Stage => {
-                    if !self.stage(&mut inner)? {
-                        return Ok(Wrote::MustSettle);
-                    }
-                }
+                Plan::Stage => match self.stage(&mut inner)? {
+                    Staging::Done => {}
+                    Staging::MustSettle => return Ok(Wrote::MustSettle),
+                    Staging::Wait => return Ok(NOT_HERE),
+                },
                 Plan::Wait => return Ok(Wrote::Committing),
                 Plan::Refuse => return refuse(&inner.content),
             }
@@ -100,7 +117,7 @@ impl OpenFile {
             Content::Streaming { live, .. } => Shape::Streaming {
                 here_from: live.here_from(),
                 frontier: live.frontier(),
-                pad_max: self.env.part_size.get(),
+                pad_max: if self.env.space.is_off() { u64::MAX } else { self.env.part_size.get() },
             },
             Content::Staged { .. } => Shape::Staged,
             Content::Committing { .. } => Shape::Committing,
@@ -128,12 +145,38 @@ impl OpenFile {
         Ok(true)
     }
 
-    /// Makes a content that is not written front to back a staged copy. `false`, and nothing has
-    /// changed, where it has to be committed first.
-    fn stage(&self, inner: &mut Inner) -> Result<bool> {
+    /// Appends bytes `at..` of what shows from under an upload, as far as nobody has written there meanwhile.
+    pub fn run_over(
+        &self,
+        at: u64,
+        data: &[u8],
+        destination: &dyn Fn() -> Option<Destination>,
+    ) -> Result<Wrote> {
+        let mut inner = self.lock();
+        let end = at + data.len() as u64;
+        let Content::Streaming { live, .. } = &mut inner.content else {
+            return Ok(Wrote::Some(Appended { bytes: data.len(), wait: None }));
+        };
+        match live.gap(end) {
+            Some((_, start, bytes)) if start >= at => {
+                let skipped = (start - at) as usize;
+                let appended = live.append(&data[skipped..skipped + bytes as usize], destination, true)?;
+                Ok(Wrote::Some(Appended { bytes: skipped + appended.bytes, ..appended }))
+            }
+            // It was cut, or written.
+            _ => Ok(Wrote::Some(Appended { bytes: data.len(), wait: None })),
+        }
+    }
+
+    /// Makes a content that is not written front to back one that takes it: a staged copy, or (where there
+    /// shall be none) an upload over what it was.
+    fn stage(&self, inner: &mut Inner) -> Result<Staging> {
         let space = &self.env.space;
+        if space.is_off() {
+            return self.stream_over(inner);
+        }
         let copy = match &inner.content {
-            Content::Staged { .. } => return Ok(true),
+            Content::Staged { .. } => return Ok(Staging::Done),
             Content::Clean { held: Some(bytes), .. } => {
                 let copy = Staged::new(space, None)?;
                 copy.write(0, bytes)?;
@@ -149,18 +192,43 @@ impl OpenFile {
                     let detail = "a deleted file that was streamed can only be written on at its end";
                     return Err(Error::new(ErrorKind::Unsupported, detail));
                 }
-                None => return Ok(false),
+                None => return Ok(Staging::MustSettle),
             },
             _ => Staged::new(space, None)?,
         };
         let base = take_base(&mut inner.content);
         inner.content = Content::Staged { copy, base };
-        Ok(true)
+        Ok(Staging::Done)
+    }
+
+    /// Makes a content an upload that goes over it from the beginning.
+    fn stream_over(&self, inner: &mut Inner) -> Result<Staging> {
+        let live = match &inner.content {
+            Content::Clean { held: Some(_), .. } => {
+                return Ok(if self.resume(inner)? { Staging::Done } else { Staging::Wait });
+            }
+            Content::Clean { base, held: None } => {
+                Streaming::over(self.env.clone(), self.progress.begin(&inner.name), target(base))
+            }
+            Content::Streaming { live, .. } if live.has_shipped() && self.is_orphan() => {
+                let detail = "a deleted file that was streamed can only be written on at its end";
+                return Err(Error::new(ErrorKind::Unsupported, detail));
+            }
+            Content::Streaming { .. } => return Ok(Staging::MustSettle),
+            _ => self.live(&inner.name),
+        };
+        let base = take_base(&mut inner.content);
+        inner.content = Content::Streaming { live, base };
+        Ok(Staging::Done)
     }
 
     /// Makes the content, as far as it is `from` bytes of `source` or nothing, that of `source` up to `to`.
     /// `false`, and nothing has changed, where it is anything else.
     pub fn clone_range(&self, source: &FileMeta, from: u64, to: u64) -> Result<bool> {
+        if self.env.space.is_off() {
+            // Where the drive should not take it so, there would be no room to fetch it.
+            return Ok(false);
+        }
         let (mut inner, source) = (self.lock(), target(source));
         let is_ready = match &inner.content {
             Content::Staged { copy, .. } if from > 0 => copy.clone_of() == Some((source.clone(), from)),
@@ -206,36 +274,40 @@ impl OpenFile {
             Content::Failed { .. } => self.start(&mut inner),
             content if content.bytes() == size => return Ok(DONE),
             _ if size == 0 => self.start(&mut inner),
-            _ => {
-                if !self.set_size(&mut inner, size)? {
-                    return Ok(Wrote::MustSettle);
-                }
-            }
+            _ => match self.set_size(&mut inner, size)? {
+                Staging::Done => {}
+                Staging::MustSettle => return Ok(Wrote::MustSettle),
+                Staging::Wait => return Ok(NOT_HERE),
+            },
         }
         inner.mtime = posix::now();
         Ok(DONE)
     }
 
-    /// `false`, and nothing has changed, where the content has to be committed first.
-    fn set_size(&self, inner: &mut Inner, size: u64) -> Result<bool> {
+    fn set_size(&self, inner: &mut Inner, size: u64) -> Result<Staging> {
         if matches!(inner.content, Content::New) {
             self.start(inner);
         }
         if let Content::Streaming { live, .. } = &mut inner.content
             && live.flow().check().and_then(|()| live.set_size(size))?
         {
-            return Ok(true);
+            return Ok(Staging::Done);
         }
-        if !self.stage(inner)? {
-            return Ok(false);
+        let staging = self.stage(inner)?;
+        if staging == Staging::Done {
+            match &mut inner.content {
+                Content::Staged { copy, .. } => copy.truncate(size)?,
+                Content::Streaming { live, .. } => {
+                    live.set_size(size)?;
+                }
+                _ => {}
+            }
         }
-        if let Content::Staged { copy, .. } = &inner.content {
-            copy.truncate(size)?;
-        }
-        Ok(true)
+        Ok(staging)
     }
 
-    /// Makes zeros of a stretch, as far as the content reaches. Blocks for the local disk.
+    /// Makes zeros of a stretch, as far as the content reaches. Blocks for the local disk. Only where there
+    /// may be copies.
     pub fn punch(&self, offset: u64, len: u64) -> Result<Wrote> {
         let mut inner = self.lock();
         match &inner.content {
@@ -243,7 +315,7 @@ impl OpenFile {
             Content::Failed { error, .. } => return Err(error.clone()),
             _ => {}
         }
-        if !self.stage(&mut inner)? {
+        if self.stage(&mut inner)? != Staging::Done {
             return Ok(Wrote::MustSettle);
         }
         if let Content::Staged { copy, .. } = &inner.content {
@@ -252,6 +324,11 @@ impl OpenFile {
         inner.mtime = posix::now();
         Ok(Wrote::Some(Appended { bytes: 0, wait: None }))
     }
+}
+
+/// Whether something that shows from under an upload comes before `offset`.
+fn has_gap(content: &Content, offset: u64) -> bool {
+    matches!(content, Content::Streaming { live, .. } if live.gap(offset).is_some())
 }
 
 fn append(
