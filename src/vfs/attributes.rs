@@ -94,9 +94,22 @@ impl Vfs {
     }
 
     /// The drive has an object as `meta`. Sees to it that it becomes what it is here, and gives it so.
-    pub(super) fn impose(&self, meta: FileMeta, mtime: SystemTime, posix: Option<Arc<Posix>>) -> FileMeta {
+    pub(super) async fn impose(
+        &self,
+        meta: FileMeta,
+        mtime: SystemTime,
+        posix: Option<Arc<Posix>>,
+    ) -> FileMeta {
         self.pending.forget(&meta.file_id);
         self.pending.set(&meta, Wanted { mtime, posix: posix.clone() });
+        let special = |posix: &Option<Arc<Posix>>| posix.as_ref().and_then(|posix| posix.special);
+        if special(&meta.posix) != special(&posix) {
+            // Others must not take a file for the link whose place it took.
+            let sent = self.pending.flush_file(&self.drive, &self.tree, &meta.file_id).await;
+            if let Err(error) = sent {
+                tracing::warn!(file = %meta.file_id, %error, "what kind of file it is will be told later");
+            }
+        }
         FileMeta { mtime, posix, ..meta }
     }
 

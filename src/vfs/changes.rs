@@ -45,7 +45,7 @@ impl Vfs {
             }
         })?;
         let mtime = meta.mtime;
-        let meta = self.impose(meta, mtime, posix);
+        let meta = self.impose(meta, mtime, posix).await;
         let ino = {
             let mut tree = self.tree();
             let ino = tree.insert(parent, &name, meta, Instant::now())?;
@@ -324,7 +324,7 @@ impl Vfs {
         }
         let gone = if meta.file_id == source_meta.file_id { target_meta } else { source_meta };
         self.pending.forget(&gone.file_id);
-        let meta = self.impose(meta, mtime, posix);
+        let meta = self.impose(meta, mtime, posix).await;
         let mut tree = self.tree();
         if let Some(file) = self.files.get(target) {
             // Whoever has it open goes on with what it was; nothing of that comes to the drive.

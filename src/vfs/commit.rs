@@ -108,7 +108,7 @@ impl Vfs {
             match self.follow_rename(file.ino(), &finished).await {
                 Ok(Some(moved)) => {
                     let posix = finished.meta.posix.take();
-                    finished.meta = self.impose(moved, file.mtime(), posix);
+                    finished.meta = self.impose(moved, file.mtime(), posix).await;
                     self.tree().adopt(file.ino(), finished.meta.clone(), Instant::now());
                 }
                 Ok(None) => return,
@@ -135,7 +135,7 @@ impl Vfs {
             let tree = self.tree();
             self.posix_of(&tree, ino)
         };
-        finished.meta = self.impose(finished.meta, written_at, posix);
+        finished.meta = self.impose(finished.meta, written_at, posix).await;
         self.reader.forget(&finished.meta.file_id);
         let was_deleted = {
             let mut tree = self.tree();

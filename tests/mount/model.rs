@@ -1,38 +1,149 @@
-//! Random operations on the mount and on a plain folder: every outcome, errno and byte must agree,
-//! and the drive must hold the same in the end. Parts are tiny, so that boundaries are hit all the
-//! time. A failure that was found here becomes a test of its own below.
+//! Random operations on the mount and on a plain folder, with handles that stay open, other processes and
+//! remounts: every outcome, errno and byte must agree, and the drive must hold the same in the end. Parts are
+//! tiny, so that boundaries are hit all the time. A failure that was found here becomes a test of its own below.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::Write;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
+use sha2::{Digest as _, Sha256};
 
-use crate::rig::{Rig, fresh_bytes};
+use crate::rig::{Mount, Rig, fresh_bytes};
+
+const ARGUMENTS: [&str; 2] = ["--part-size", "256"];
+const MODES: [u32; 4] = [0o644, 0o600, 0o755, 0o440];
+const LINKS: [&str; 4] = ["a", "b/c", "../d", "nowhere"];
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 
 #[derive(Clone, Debug)]
 enum Op {
-    Write { path: usize, len: usize, pieces: usize },
-    Read { path: usize },
-    Remove { path: usize },
-    MakeFolder { path: usize },
-    RemoveFolder { path: usize },
-    Rename { from: usize, to: usize },
-    List { path: usize },
-    Cut { path: usize },
-    RenameWhileWriting { path: usize, to: usize, len: usize },
-    RemoveWhileWriting { path: usize, len: usize },
-    SetTime { path: usize, seconds: u32 },
-    Edit { path: usize, at: usize, len: usize },
-    Append { path: usize, len: usize },
-    SetLen { path: usize, size: usize },
-    EditWhileRenaming { path: usize, to: usize, at: usize, len: usize },
-    EditRemoved { path: usize, at: usize, len: usize },
+    Write {
+        path: usize,
+        len: usize,
+        pieces: usize,
+    },
+    Read {
+        path: usize,
+    },
+    Remove {
+        path: usize,
+    },
+    MakeFolder {
+        path: usize,
+    },
+    RemoveFolder {
+        path: usize,
+    },
+    Rename {
+        from: usize,
+        to: usize,
+    },
+    List {
+        path: usize,
+    },
+    Cut {
+        path: usize,
+    },
+    RenameWhileWriting {
+        path: usize,
+        to: usize,
+        len: usize,
+    },
+    RemoveWhileWriting {
+        path: usize,
+        len: usize,
+    },
+    SetTime {
+        path: usize,
+        seconds: u32,
+    },
+    Edit {
+        path: usize,
+        at: usize,
+        len: usize,
+    },
+    Append {
+        path: usize,
+        len: usize,
+    },
+    SetLen {
+        path: usize,
+        size: usize,
+    },
+    EditWhileRenaming {
+        path: usize,
+        to: usize,
+        at: usize,
+        len: usize,
+    },
+    EditRemoved {
+        path: usize,
+        at: usize,
+        len: usize,
+    },
+    Chmod {
+        path: usize,
+        mode: usize,
+    },
+    Link {
+        path: usize,
+        to: usize,
+    },
+    Copy {
+        from: usize,
+        to: usize,
+    },
+    /// A shell appends.
+    ByProcess {
+        path: usize,
+        len: usize,
+    },
+    /// The handle stays open until another takes its slot.
+    Open {
+        slot: usize,
+        path: usize,
+    },
+    WriteHandle {
+        slot: usize,
+        at: usize,
+        len: usize,
+    },
+    CutHandle {
+        slot: usize,
+        size: usize,
+    },
+    ReadHandle {
+        slot: usize,
+        at: usize,
+    },
+    SyncHandle {
+        slot: usize,
+    },
+    /// All handles are closed; the mount is another one afterwards.
+    Remount,
+}
+
+/// A folder and the handles that are open below it.
+struct World {
+    base: PathBuf,
+    open: [Option<File>; 3],
+}
+
+impl World {
+    fn new(base: &Path) -> Self {
+        Self { base: base.to_owned(), open: [None, None, None] }
+    }
+
+    fn handle(&self, slot: usize) -> std::io::Result<&File> {
+        self.open[slot % 3].as_ref().ok_or_else(|| std::io::Error::from_raw_os_error(libc::EBADF))
+    }
 }
 
 /// Any number is a valid path: depth 0 to 2 over four names.
@@ -67,6 +178,25 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(path, to, at, len)| Op::EditWhileRenaming { path, to, at, len }),
         1 => (path(), len(), len()).prop_map(|(path, at, len)| Op::EditRemoved { path, at, len }),
         1 => (path(), 1..2_000_000_000u32).prop_map(|(path, seconds)| Op::SetTime { path, seconds }),
+        10 => more(),
+    ]
+}
+
+fn more() -> impl Strategy<Value = Op> {
+    let path = || 0..200usize;
+    let len = || prop_oneof![Just(0usize), 1..300usize, Just(256usize), 256..5000usize];
+    let slot = || 0..3usize;
+    prop_oneof![
+        2 => (path(), 0..4usize).prop_map(|(path, mode)| Op::Chmod { path, mode }),
+        2 => (path(), 0..4usize).prop_map(|(path, to)| Op::Link { path, to }),
+        3 => (path(), path()).prop_map(|(from, to)| Op::Copy { from, to }),
+        1 => (path(), len()).prop_map(|(path, len)| Op::ByProcess { path, len }),
+        4 => (slot(), path()).prop_map(|(slot, path)| Op::Open { slot, path }),
+        5 => (slot(), len(), len()).prop_map(|(slot, at, len)| Op::WriteHandle { slot, at, len }),
+        2 => (slot(), len()).prop_map(|(slot, size)| Op::CutHandle { slot, size }),
+        3 => (slot(), len()).prop_map(|(slot, at)| Op::ReadHandle { slot, at }),
+        1 => slot().prop_map(|slot| Op::SyncHandle { slot }),
+        1 => Just(Op::Remount),
     ]
 }
 
@@ -76,14 +206,15 @@ fn existing(path: &Path) -> std::io::Result<File> {
 }
 
 /// What a program would notice of an operation.
-fn apply(base: &Path, op: &Op, bytes: &[u8]) -> Result<String, Option<i32>> {
+fn apply(world: &mut World, op: &Op, bytes: &[u8]) -> Result<String, Option<i32>> {
+    let base = &world.base.clone();
     let outcome = match op {
         Op::Write { path: p, len, pieces } => File::create(path(base, *p)).and_then(|mut file| {
             bytes[..*len].chunks((len / pieces).max(1)).try_for_each(|piece| file.write_all(piece))?;
             file.sync_all()?;
             Ok(String::new())
         }),
-        Op::Read { path: p } => fs::read(path(base, *p)).map(|bytes| format!("{bytes:?}")),
+        Op::Read { path: p } => fs::read(path(base, *p)).map(|bytes| show(&bytes)),
         Op::Remove { path: p } => fs::remove_file(path(base, *p)).map(|()| String::new()),
         Op::MakeFolder { path: p } => fs::create_dir(path(base, *p)).map(|()| String::new()),
         Op::RemoveFolder { path: p } => fs::remove_dir(path(base, *p)).map(|()| String::new()),
@@ -112,7 +243,7 @@ fn apply(base: &Path, op: &Op, bytes: &[u8]) -> Result<String, Option<i32>> {
             file.write_all_at(&bytes[..*len], *at as u64)?;
             let mut seen = vec![0; 600];
             let count = file.read_at(&mut seen, at.saturating_sub(300) as u64)?;
-            Ok(format!("{:?}", &seen[..count]))
+            Ok(show(&seen[..count]))
         }),
         Op::Append { path: p, len } => {
             let file = fs::OpenOptions::new().append(true).create(true).open(path(base, *p));
@@ -132,7 +263,7 @@ fn apply(base: &Path, op: &Op, bytes: &[u8]) -> Result<String, Option<i32>> {
             file.write_all_at(&bytes[..*len], *at as u64)?;
             let mut seen = vec![0; 12_000];
             let count = file.read_at(&mut seen, 0)?;
-            Ok(format!("{:?}", &seen[..count]))
+            Ok(show(&seen[..count]))
         }),
         Op::SetTime { path: p, seconds } => File::open(path(base, *p)).and_then(|file| {
             let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs((*seconds).into());
@@ -142,66 +273,147 @@ fn apply(base: &Path, op: &Op, bytes: &[u8]) -> Result<String, Option<i32>> {
             }
             Ok(String::new())
         }),
+        op => apply_more(world, op, bytes),
     };
     outcome.map_err(|error| error.raw_os_error())
 }
 
-/// Every path below a folder, with content and (for files) modification time in seconds.
-fn tree(base: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
+fn apply_more(world: &mut World, op: &Op, bytes: &[u8]) -> std::io::Result<String> {
+    let base = &world.base.clone();
+    let done = |()| String::new();
+    match op {
+        Op::Chmod { path: p, mode } => {
+            // Modes of folders are another matter: what is made in them may depend on them.
+            let (path, permissions) = (path(base, *p), Permissions::from_mode(MODES[*mode]));
+            let is_file = fs::metadata(&path)?.is_file();
+            if is_file { fs::set_permissions(path, permissions).map(done) } else { Ok(String::new()) }
+        }
+        Op::Link { path: p, to } => symlink(LINKS[*to], path(base, *p)).map(done),
+        Op::Copy { from, to } => fs::copy(path(base, *from), path(base, *to)).map(|count| count.to_string()),
+        Op::ByProcess { path: p, len } => {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", "cat >> \"$1\"", "sh"]).arg(path(base, *p));
+            let mut child = shell.stdin(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+            // A shell that cannot open the file does not read.
+            let _ = child.stdin.take().map(|mut stdin| stdin.write_all(&bytes[..*len]));
+            child.wait().map(|status| status.to_string())
+        }
+        Op::Open { slot, path: p } => {
+            world.open[slot % 3] = None;
+            let mut options = fs::OpenOptions::new();
+            let file = options.read(true).write(true).create(true).truncate(false).open(path(base, *p))?;
+            let size = file.metadata()?.len();
+            world.open[slot % 3] = Some(file);
+            Ok(size.to_string())
+        }
+        Op::WriteHandle { slot, at, len } => {
+            world.handle(*slot)?.write_all_at(&bytes[..*len], *at as u64).map(done)
+        }
+        Op::CutHandle { slot, size } => world.handle(*slot)?.set_len(*size as u64).map(done),
+        Op::ReadHandle { slot, at } => {
+            let mut seen = vec![0; 2000];
+            let count = world.handle(*slot)?.read_at(&mut seen, *at as u64)?;
+            Ok(format!("{} of {}", show(&seen[..count]), world.handle(*slot)?.metadata()?.len()))
+        }
+        Op::SyncHandle { slot } => world.handle(*slot)?.sync_all().map(done),
+        Op::Remount => {
+            world.open = [None, None, None];
+            Ok(String::new())
+        }
+        op => panic!("{op:?} is not one of these"),
+    }
+}
+
+/// Bytes in few words, other words for other bytes.
+fn show(bytes: &[u8]) -> String {
+    format!("{} bytes {:?}", bytes.len(), &Sha256::digest(bytes)[..6])
+}
+
+/// Every path below a folder: of files the mode and content, of links the target.
+fn tree(base: &Path) -> BTreeMap<PathBuf, Option<(u32, String)>> {
     let mut found = BTreeMap::new();
     let mut todo = vec![base.to_owned()];
     while let Some(folder) = todo.pop() {
         for entry in fs::read_dir(&folder).unwrap().map(Result::unwrap) {
             let path = entry.path();
             let relative = path.strip_prefix(base).unwrap().to_owned();
-            if entry.file_type().unwrap().is_dir() {
+            let meta = fs::symlink_metadata(&path).unwrap();
+            if meta.is_dir() {
                 found.insert(relative, None);
                 todo.push(path);
+            } else if meta.is_symlink() {
+                let target = format!("{:?}", fs::read_link(&path).unwrap());
+                found.insert(relative, Some((meta.permissions().mode(), target)));
             } else {
-                found.insert(relative, Some(fs::read(&path).unwrap()));
+                found.insert(relative, Some((meta.permissions().mode(), show(&fs::read(&path).unwrap()))));
             }
         }
     }
     found
 }
 
-fn check(rig: &Rig, mount: &Path, case: u32, ops: &[Op]) -> Result<(), TestCaseError> {
+/// A mount that may become another one.
+type Remountable = RefCell<Option<Mount>>;
+
+fn remount(rig: &Rig, mount: &Remountable) {
+    let before = mount.take().unwrap();
+    mount.replace(Some(before.restart(&rig.endpoint(), &ARGUMENTS)));
+}
+
+/// A tree without its modes.
+fn contents(tree: BTreeMap<PathBuf, Option<(u32, String)>>) -> BTreeMap<PathBuf, Option<String>> {
+    tree.into_iter().map(|(path, entry)| (path, entry.map(|(_, content)| content))).collect()
+}
+
+fn check(rig: &Rig, mount: &Remountable, case: u32, ops: &[Op]) -> Result<(), TestCaseError> {
     let plain = tempfile::tempdir().unwrap();
     let name = format!("case-{case}");
-    let mounted = mount.join(&name);
-    fs::create_dir(&mounted).unwrap();
+    let mounted = mount.borrow().as_ref().unwrap().at(&name);
+    // Links may lead one folder up.
+    let (inside, plain_inside) = (mounted.join("inside"), plain.path().join("inside"));
+    fs::create_dir_all(&inside).unwrap();
+    fs::create_dir(&plain_inside).unwrap();
+    let (mut ours, mut theirs) = (World::new(&inside), World::new(&plain_inside));
     for (step, op) in ops.iter().enumerate() {
         let bytes = fresh_bytes(5000);
-        let expected = apply(plain.path(), op, &bytes);
-        let seen = apply(&mounted, op, &bytes);
+        let expected = apply(&mut theirs, op, &bytes);
+        let seen = apply(&mut ours, op, &bytes);
         prop_assert_eq!(&seen, &expected, "step {} {:?}", step, op);
+        if matches!(op, Op::Remount) {
+            remount(rig, mount);
+        }
         if step % 5 == 0 {
             prop_assert_eq!(tree(&mounted), tree(plain.path()), "after step {} {:?}", step, op);
         }
     }
+    drop((ours, theirs));
     let expected = tree(plain.path());
     prop_assert_eq!(tree(&mounted), expected.clone());
+    // Attributes are on their way for a second, so the content alone is looked at first.
     let fresh = rig.mount();
-    prop_assert_eq!(tree(&fresh.at(&name)), expected, "through a fresh mount");
+    prop_assert_eq!(contents(tree(&fresh.at(&name))), contents(expected.clone()), "through another mount");
+    drop(fresh);
+    remount(rig, mount);
+    prop_assert_eq!(tree(&mounted), expected, "through a fresh mount");
     Ok(())
 }
 
 fn run(rig: &Rig, ops: &[Op]) {
-    let mount = rig.mount_with(&["--part-size", "256"]);
-    check(rig, mount.path(), 0, ops).unwrap();
+    let mount = RefCell::new(Some(rig.mount_with(&ARGUMENTS)));
+    check(rig, &mount, 0, ops).unwrap();
 }
 
 #[test]
 fn random_operations_do_what_a_local_folder_does() {
     let rig = Rig::new();
-    let mount = rig.mount_with(&["--part-size", "256"]);
+    let mount = RefCell::new(Some(rig.mount_with(&ARGUMENTS)));
     let cases = std::env::var("PDSFS_MODEL_CASES").map_or(24, |text| text.parse().unwrap());
     let config = Config { cases, max_shrink_iters: 200, failure_persistence: None, ..Config::default() };
     let case = std::cell::Cell::new(0);
     TestRunner::new(config)
         .run(&prop::collection::vec(op(), 1..40), |ops| {
             case.set(case.get() + 1);
-            check(&rig, mount.path(), case.get(), &ops)
+            check(&rig, &mount, case.get(), &ops)
         })
         .unwrap();
 }
@@ -211,7 +423,9 @@ fn the_model_can_fail() {
     let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     fs::write(one.path().join("a"), b"x").unwrap();
     let op = Op::Read { path: 0 };
-    assert_ne!(apply(one.path(), &op, &[]), apply(other.path(), &op, &[]));
+    let mut worlds = [World::new(one.path()), World::new(other.path())];
+    let seen = worlds.each_mut().map(|world| apply(world, &op, &[]));
+    assert_ne!(seen[0], seen[1]);
     assert_ne!(tree(one.path()), tree(other.path()));
 }
 
@@ -236,6 +450,19 @@ fn regression_write_read_remove() {
             Op::Read { path: 0 },
             Op::Remove { path: 0 },
             Op::Read { path: 0 },
+        ],
+    );
+}
+
+/// What takes the place of a link is no link.
+#[test]
+fn regression_renamed_over_a_link() {
+    run(
+        &Rig::new(),
+        &[
+            Op::Write { path: 1, len: 0, pieces: 1 },
+            Op::Link { path: 0, to: 0 },
+            Op::Rename { from: 1, to: 0 },
         ],
     );
 }

@@ -266,6 +266,15 @@ impl Mount {
         status.code().unwrap_or(-1)
     }
 
+    /// Stops the daemon, which must have saved everything, and mounts at the same place again.
+    pub fn restart(mut self, endpoint: &str, arguments: &[&str]) -> Self {
+        self.signal(libc::SIGTERM);
+        let status = wait_until("the daemon ends", || self.child.try_wait().unwrap());
+        assert_eq!(status.code(), Some(0), "{:?}", self.log());
+        let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap());
+        Self::start(endpoint, arguments, folder)
+    }
+
     pub fn signal(&self, signal: i32) {
         // SAFETY: the pid is that of our child, which has not been waited for.
         unsafe { libc::kill(self.pid().cast_signed(), signal) };
