@@ -6,11 +6,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use tokio::sync::Notify;
+
 use super::kept::Kept;
 use crate::error::{Error, ErrorKind, Result};
 
-/// Parts of streams that may wait for the disk at once.
-const WAITING_PARTS_MAX: usize = 8;
+/// Parts of streams that may wait for the disk at once, before streams begin to wait for it too.
+const WAITING_PARTS: usize = 8;
+/// The same, at most: several streams may find room for one part at once.
+const WAITING_PARTS_MAX: usize = 2 * WAITING_PARTS;
 /// Largest cap that is not asked for.
 const BYTES_MAX: u64 = 20 << 30;
 /// How many bytes are taken before the disk is asked again what it has.
@@ -28,6 +32,7 @@ pub struct Space {
     /// Parts of streams that wait to be copied, over the whole mount: they keep memory that the streams
     /// need.
     waiting_parts: AtomicUsize,
+    part_done: Notify,
     /// What gives way where room is short.
     kept: Kept,
 }
@@ -47,8 +52,8 @@ impl Space {
         let bytes_max = bytes_max.unwrap_or_else(share_of_disk);
         let (taken, unasked) = (AtomicU64::new(0), AtomicU64::new(0));
         let (folder, waiting_parts) = (folder.to_owned(), AtomicUsize::new(0));
-        let kept = Kept::default();
-        Arc::new(Self { folder, bytes_max, free_bytes_min, taken, unasked, waiting_parts, kept })
+        let (part_done, kept) = (Notify::new(), Kept::default());
+        Arc::new(Self { folder, bytes_max, free_bytes_min, taken, unasked, waiting_parts, part_done, kept })
     }
 
     /// Whether there shall be no copies at all.
@@ -77,9 +82,20 @@ impl Space {
         self.waiting_parts.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok()
     }
 
+    /// Whether so many parts wait to be copied that it would be better not to make more.
+    pub(super) fn is_behind(&self) -> bool {
+        self.waiting_parts.load(Ordering::Relaxed) >= WAITING_PARTS
+    }
+
     /// So many parts wait no longer.
     pub(super) fn parts_done(&self, parts: usize) {
         self.waiting_parts.fetch_sub(parts, Ordering::Relaxed);
+        self.part_done.notify_waiters();
+    }
+
+    /// Resolves when a part was copied after the call.
+    pub fn part_done(&self) -> tokio::sync::futures::Notified<'_> {
+        self.part_done.notified()
     }
 
     /// A share of nothing yet.

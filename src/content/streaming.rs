@@ -85,6 +85,8 @@ pub enum Wait {
     Memory,
     /// The drive: too much is not acknowledged.
     Drive,
+    /// The local disk, for a moment.
+    Disk,
     /// A commit that is under way.
     Commit,
 }
@@ -219,6 +221,10 @@ impl Streaming {
             let ahead = if self.uploader.is_some() { self.flow.parts_held() } else { 0 };
             if self.filling.bytes() == 0 && ahead >= self.env.gate.parts_ahead_max() {
                 wait = Some(Wait::Drive);
+                break;
+            }
+            if self.filling.bytes() == 0 && self.tee.as_ref().is_some_and(Tee::holds_up) {
+                wait = Some(Wait::Disk);
                 break;
             }
             let spill_dir = may_block.then_some(self.env.spill_dir.as_path());

@@ -2,16 +2,22 @@
 //!
 //! Parts that have left are gone from memory once the drive has them. The tee writes them to a staged
 //! copy as well, on a thread of its own, so that a program may still go back to them. It is worth
-//! something and never needed: where the disk is slower than the drive, or has no room, the stream goes
-//! on without it.
+//! something and never needed: it may hold up its stream for a small share of the time, and where the disk
+//! is slower than that, or has no room, the stream goes on without it.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::part::read_frames;
 use super::shipper::FrozenPart;
 use super::space::Space;
 use super::staged::{Piece, Staged};
 use crate::error::Result;
+
+/// How long a stream waits for the disk before its copy is given up: so long at once, and one part in so many
+/// of the time that it has taken.
+const STALL: Duration = Duration::from_millis(300);
+const STALL_SHARE: u32 = 20;
 
 /// What a live upload copies to.
 #[derive(Clone, Debug)]
@@ -21,6 +27,7 @@ pub struct Tee(Arc<Inner>);
 struct Inner {
     copy: Arc<Staged>,
     space: Arc<Space>,
+    began: Instant,
     /// A leaf lock.
     state: Mutex<State>,
     caught_up: Condvar,
@@ -36,6 +43,9 @@ struct State {
     copied: u64,
     /// The disk has failed or was too slow; nothing is added any more.
     is_broken: bool,
+    /// How long the stream has waited for the disk, without the wait under way.
+    stalled: Duration,
+    stalled_since: Option<Instant>,
 }
 
 impl Tee {
@@ -43,11 +53,33 @@ impl Tee {
     pub fn new(space: &Arc<Space>) -> Option<Self> {
         let copy = Staged::new(space, None).ok()?;
         let (space, state, caught_up) = (space.clone(), Mutex::default(), Condvar::new());
-        Some(Self(Arc::new(Inner { copy, space, state, caught_up })))
+        Some(Self(Arc::new(Inner { copy, space, began: Instant::now(), state, caught_up })))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the stream should wait a moment before it begins its next part: the disk is behind, and has
+    /// not held it up for long.
+    pub fn holds_up(&self) -> bool {
+        let mut state = self.lock();
+        if state.is_broken {
+            return false;
+        }
+        if !self.0.space.is_behind() {
+            if let Some(since) = state.stalled_since.take() {
+                state.stalled += since.elapsed();
+            }
+            return false;
+        }
+        let stalled = state.stalled + state.stalled_since.get_or_insert_with(Instant::now).elapsed();
+        if stalled <= STALL + self.0.began.elapsed() / STALL_SHARE {
+            return true;
+        }
+        tracing::debug!("a stream is faster than the local disk; it goes on without a copy");
+        state.is_broken = true;
+        false
     }
 
     /// Takes the next part. Does not wait.
@@ -57,7 +89,7 @@ impl Tee {
             return;
         }
         if !self.0.space.part_waits() {
-            tracing::debug!("a stream is faster than the local disk; it goes on without a copy");
+            tracing::debug!("too many streams are faster than the local disk; one goes on without a copy");
             state.is_broken = true;
             return;
         }
@@ -166,6 +198,23 @@ mod tests {
         assert_eq!((tee.read(7, &mut out).unwrap(), &out[..2]), (2, &b"hi"[..]));
         tee.lock().backlog.clear();
         assert!(tee.finished_copy(6).is_some() && tee.finished_copy(5).is_none());
+    }
+
+    #[test]
+    fn a_stream_waits_for_the_disk_but_not_for_long() {
+        let folder = tempfile::tempdir().unwrap();
+        let space = Space::new(folder.path(), None, 0);
+        let tee = Tee::new(&space).unwrap();
+        assert!(!tee.holds_up());
+        let waiting = std::iter::repeat_with(|| space.part_waits()).take_while(|waits| *waits).count();
+        assert!(tee.holds_up());
+        space.parts_done(waiting);
+        assert!(!tee.holds_up());
+        assert!(tee.lock().stalled > Duration::ZERO);
+        assert!(std::iter::repeat_with(|| space.part_waits()).take_while(|waits| *waits).count() == waiting);
+        tee.lock().stalled = Duration::from_secs(3600);
+        assert!(!tee.holds_up() && tee.lock().is_broken);
+        assert!(tee.finished_copy(0).is_none());
     }
 
     #[tokio::test]

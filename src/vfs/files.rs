@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
@@ -22,6 +22,9 @@ use crate::ids::Ino;
 use crate::pds::types::FileType;
 use crate::posix::{self, Posix};
 use crate::tree::Name;
+
+/// How long a writer who is ahead of the local disk waits before it looks again.
+const DISK_WAIT: Duration = Duration::from_millis(100);
 
 /// A cursor on an open file.
 #[derive(Debug)]
@@ -323,6 +326,7 @@ impl Vfs {
             let flow_changed = flow.as_deref().map(Flow::changed);
             let state_changed = file.state_changed();
             let memory_changed = self.env.budget.changed();
+            let part_copied = self.env.space.part_done();
             let wait = match tokio::task::block_in_place(|| step(done)) {
                 Ok(Wrote::Some(appended)) => {
                     done += appended.bytes;
@@ -345,6 +349,9 @@ impl Vfs {
                 () = notified(flow_changed) => {}
                 () = state_changed => {}
                 () = memory_changed => {}
+                () = part_copied, if wait == Some(Wait::Disk) => {}
+                // A disk that hangs copies no part, and must not be waited for long.
+                () = tokio::time::sleep(DISK_WAIT), if wait == Some(Wait::Disk) => {}
                 () = tokio::time::sleep_until(deadline) => break,
             }
         }

@@ -342,7 +342,7 @@ fn tree(base: &Path) -> BTreeMap<PathBuf, Option<(u32, String)>> {
                 found.insert(relative, None);
                 todo.push(path);
             } else if meta.is_symlink() {
-                let target = format!("{:?}", fs::read_link(&path).unwrap());
+                let target = fs::read_link(&path).unwrap().display().to_string();
                 found.insert(relative, Some((meta.permissions().mode(), target)));
             } else {
                 found.insert(relative, Some((meta.permissions().mode(), show(&fs::read(&path).unwrap()))));
