@@ -21,6 +21,7 @@ mod change;
 mod life;
 mod merge;
 pub mod name;
+mod stat;
 mod tombstones;
 
 #[cfg(test)]
@@ -34,11 +35,12 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, Ino};
 use crate::pds::drive::FileMeta;
 use crate::pds::types::FileType;
-use crate::posix::{Posix, Special};
+use crate::posix::Posix;
 
 pub use change::Superseded;
 pub use merge::{Listed, Merged, Pass};
 pub use name::{Name, shown};
+pub use stat::{Kind, Stat};
 use tombstones::Tombstones;
 
 /// How long the drive's listings may lag behind a change that was made here.
@@ -64,46 +66,6 @@ pub struct Place {
     pub parent_id: FileId,
     /// The true name, which may be shown differently.
     pub name: Arc<str>,
-}
-
-/// Attributes as the drive has them.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Stat {
-    /// What it is.
-    pub kind: Kind,
-    /// Bytes.
-    pub size: u64,
-    /// Last change of content.
-    pub mtime: SystemTime,
-    /// Last change of anything.
-    pub ctime: SystemTime,
-    /// When the object came to be.
-    pub crtime: SystemTime,
-    /// What else is known.
-    pub posix: Option<Arc<Posix>>,
-    /// Names that lead to it: one for a file; for a folder its own, its `.`, and the `..` of each folder in
-    /// it; one where those are not known. None where no folder has a dentry for it.
-    pub nlink: u32,
-}
-
-/// What an inode is to a program.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
-    /// A file.
-    File,
-    /// A folder.
-    Folder,
-    /// To the drive, a file.
-    Special(Special),
-}
-
-impl Kind {
-    fn of(kind: FileType, posix: Option<&Posix>) -> Self {
-        match kind {
-            FileType::Folder => Self::Folder,
-            FileType::File => posix.and_then(|posix| posix.special).map_or(Self::File, Self::Special),
-        }
-    }
 }
 
 /// What is known of a name.

@@ -8,6 +8,8 @@ mod rig;
 
 #[path = "mount/bounds.rs"]
 mod bounds;
+#[path = "mount/cache.rs"]
+mod cache;
 #[path = "mount/copies.rs"]
 mod copies;
 #[path = "mount/crash.rs"]

@@ -28,7 +28,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, PartNumber, PartSize, Sha1Hash};
 use crate::pds::drive::{Created, Drive, NewFile, PutOutcome, Upload};
 use crate::pds::frame::Frame;
-use crate::pds::types::{FileType, PartUrl};
+use crate::pds::types::{CheckNameMode, FileType, PartUrl};
 use crate::posix::{self, Posix};
 use crate::rolling_sha1::{RollingSha1, Sha1Ctx};
 use crate::status::Transfer;
@@ -72,6 +72,8 @@ pub struct Destination {
     pub mtime: Option<SystemTime>,
     /// What POSIX knows of it.
     pub posix: Option<Arc<Posix>>,
+    /// Another file of this mount has the name on the drive until its own commit takes it elsewhere.
+    pub has_sibling: bool,
 }
 
 /// A part that takes no more bytes.
@@ -310,6 +312,7 @@ pub async fn create(
             parent: &destination.parent,
             name: &destination.name,
             overwrite: destination.overwrite.as_ref(),
+            mode: if destination.has_sibling { CheckNameMode::Ignore } else { CheckNameMode::Refuse },
             content,
             mtime: destination.mtime,
             tags: posix::tags(destination.posix.as_deref(), destination.mtime.unwrap_or(UNIX_EPOCH)),

@@ -124,7 +124,8 @@ impl Tree {
         }
     }
 
-    fn is_at_place(&self, ino: Ino) -> bool {
+    /// Whether the drive has an inode's object where the inode is shown.
+    pub fn is_at_place(&self, ino: Ino) -> bool {
         let Some(Object::Live(meta)) = self.inodes.get(&ino).map(|inode| &inode.object) else { return false };
         let Some(place) = self.place(ino) else { return false };
         *meta.name == *place.name && meta.parent_id.as_ref().is_none_or(|id| *id == place.parent_id)

@@ -264,8 +264,25 @@ impl Vfs {
         }
     }
 
-    /// Only the dentry: the commit to come brings the file to its new place.
+    /// The dentry; the commit to come brings the content to its new place. What the drive has of the file goes
+    /// there at once where that can be: others see the rename, and the old name is free.
     async fn rename_unsaved(&self, source: Ino, target: Option<Ino>, to: &At) -> Result<()> {
+        let to_folder = self.folder_id(to.dir)?;
+        let known = {
+            let tree = self.tree();
+            let is_new = |ino| tree.identity(ino) == Some(Identity::Local) && tree.replaces(ino).is_none();
+            let is_free = target.is_none_or(is_new) && tree.replaces(source).is_none();
+            let meta = tree.meta(source).filter(|_| is_free && tree.is_at_place(source)).cloned();
+            meta.zip(tree.place(source))
+        };
+        if let Some((meta, place)) = known {
+            let held = self.hold(&[source]);
+            let folders = (&place.parent_id, &to_folder);
+            let moved = self.move_on_drive(&meta, folders, &to.name.remote(), true).await?;
+            // The dentry is held: it is the object alone that changes.
+            self.tree().observe(moved, Instant::now());
+            drop(held);
+        }
         let superseded = {
             let mut tree = self.tree();
             let superseded = tree.rename_unsaved(source, to.dir, &to.name, Instant::now())?;

@@ -75,8 +75,16 @@ impl Vfs {
             Some(Identity::Remote(file_id)) => Some(file_id),
             Some(Identity::Local) | None => tree.replaces(ino).map(|meta| meta.file_id.clone()),
         };
-        let (parent, name) = (place.parent_id, place.name.to_string());
-        Some(Destination { parent, name, overwrite, mtime: None, posix: self.posix_of(&tree, ino) })
+        // A file that was renamed over another one keeps its object where it was until it is committed.
+        let has_sibling = overwrite.is_none()
+            && self.files.all().iter().any(|other| {
+                let meta = tree.meta(other.ino()).filter(|_| !tree.is_at_place(other.ino()));
+                meta.is_some_and(|meta| {
+                    *meta.name == *place.name && meta.parent_id.as_ref() == Some(&place.parent_id)
+                })
+            });
+        let (parent, name, posix) = (place.parent_id, place.name.to_string(), self.posix_of(&tree, ino));
+        Some(Destination { parent, name, overwrite, mtime: None, posix, has_sibling })
     }
 
     async fn commit(self: Arc<Self>, file: Arc<OpenFile>, finish: Finish, ticket: Ticket) {

@@ -466,3 +466,20 @@ fn regression_renamed_over_a_link() {
         ],
     );
 }
+
+/// A new file under the old name of one that is renamed and not committed yet is another file.
+#[test]
+fn regression_a_new_file_under_the_old_name_of_an_unsaved_one() {
+    for target in [None, Some(5)] {
+        let mut ops = vec![Op::Write { path: 2, len: 10, pieces: 1 }];
+        ops.extend(target.map(|_| Op::Write { path: 1, len: 20, pieces: 1 }));
+        ops.extend([
+            Op::Open { slot: 0, path: 2 },
+            Op::EditWhileRenaming { path: 2, to: 1, at: 0, len: 2 },
+            Op::Write { path: 2, len: 300, pieces: 1 },
+            Op::WriteHandle { slot: 0, at: 5, len: 1000 },
+            Op::MakeFolder { path: 0 },
+        ]);
+        run(&Rig::new(), &ops);
+    }
+}

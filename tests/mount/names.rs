@@ -299,3 +299,51 @@ fn free_space_is_the_drives_quota() {
     assert_eq!(numbers[0] * numbers[1], QUOTA_BYTES);
     assert_eq!(numbers[0] * numbers[2], QUOTA_BYTES - (1 << 20));
 }
+
+fn rename_with(from: &Path, to: &Path, flags: u32) -> std::io::Result<()> {
+    let c = |path: &Path| std::ffi::CString::new(path.to_str().unwrap()).unwrap();
+    let (from, to) = (c(from), c(to));
+    // SAFETY: both paths outlive the call.
+    let outcome =
+        unsafe { libc::renameat2(libc::AT_FDCWD, from.as_ptr(), libc::AT_FDCWD, to.as_ptr(), flags) };
+    if outcome == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+#[test]
+fn rename_flags_are_honoured_or_refused() {
+    let rig = Rig::new();
+    let mount = rig.mount();
+    fs::write(mount.at("a"), b"a").unwrap();
+    fs::write(mount.at("b"), b"b").unwrap();
+    let (a, b) = (mount.at("a"), mount.at("b"));
+    assert_eq!(errno(rename_with(&a, &b, libc::RENAME_NOREPLACE)), libc::EEXIST);
+    assert_eq!(errno(rename_with(&a, &b, libc::RENAME_EXCHANGE)), libc::EINVAL);
+    assert_eq!(errno(rename_with(&a, &b, libc::RENAME_WHITEOUT)), libc::EINVAL);
+    assert_eq!(
+        (rig.client().read("a").unwrap(), rig.client().read("b").unwrap()),
+        (b"a".to_vec(), b"b".to_vec())
+    );
+    rename_with(&a, &mount.at("c"), libc::RENAME_NOREPLACE).unwrap();
+    assert_eq!(rig.client().names(""), ["b", "c"]);
+}
+
+#[test]
+fn a_folder_is_renamed_under_open_files() {
+    let rig = Rig::new();
+    let mount = rig.mount_with(&["--part-size", "64KiB"]);
+    fs::create_dir_all(mount.at("old/deep")).unwrap();
+    fs::write(mount.at("old/deep/edited"), fresh_bytes(100_000)).unwrap();
+    let bytes = fresh_bytes(300_000);
+    let mut streamed = fs::File::create(mount.at("old/deep/streamed")).unwrap();
+    let edited = fs::File::options().read(true).write(true).open(mount.at("old/deep/edited")).unwrap();
+    std::io::Write::write_all(&mut streamed, &bytes[..200_000]).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&edited, b"edit", 50_000).unwrap();
+    fs::rename(mount.at("old"), mount.at("new")).unwrap();
+    std::io::Write::write_all(&mut streamed, &bytes[200_000..]).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&edited, b"more", 60_000).unwrap();
+    drop((streamed, edited));
+    assert_eq!(rig.client().names(""), ["new"]);
+    assert!(rig.client().read("new/deep/streamed").unwrap() == bytes);
+    let changed = rig.client().read("new/deep/edited").unwrap();
+    assert_eq!((&changed[50_000..50_004], &changed[60_000..60_004]), (&b"edit"[..], &b"more"[..]));
+}

@@ -372,58 +372,6 @@ fn past_the_cap_a_random_writer_hears_of_no_space_and_a_stream_goes_on() {
 }
 
 #[test]
-fn without_a_cache_any_write_works_and_sends_the_whole_file_once_more() {
-    let rig = Rig::new();
-    let mount = rig.mount_with(&["--part-size", "64KiB", "--cache-size", "off"]);
-    let mut bytes = fresh_bytes(500_000);
-    fs::write(mount.at("f"), &bytes).unwrap();
-    let received = || rig.server().stats().received_bytes;
-    let before = received();
-    let file = read_write(&mount.at("f"));
-    for at in [5, 300_000, 499_990] {
-        file.write_all_at(b"changed", at).unwrap();
-        bytes[at as usize..at as usize + 7].copy_from_slice(b"changed");
-    }
-    let mut seen = vec![0; bytes.len()];
-    file.read_exact_at(&mut seen[..1000], 400_000).unwrap();
-    assert_eq!(seen[..1000], bytes[400_000..401_000]);
-    drop(file);
-    assert_eq!(rig.client().read("f").unwrap(), bytes);
-    assert_eq!(received() - before, 500_000, "changes from front to back go into one upload");
-    // Back to what has left already: it has to be committed first.
-    let mut file = File::create(mount.at("back")).unwrap();
-    file.write_all(&bytes).unwrap();
-    file.write_all_at(b"start", 0).unwrap();
-    bytes[..5].copy_from_slice(b"start");
-    file.set_len(450_000).unwrap();
-    bytes.truncate(450_000);
-    drop(file);
-    assert_eq!(rig.client().read("back").unwrap(), bytes);
-    let mut file = File::options().append(true).open(mount.at("back")).unwrap();
-    file.write_all(b"end").unwrap();
-    drop(file);
-    bytes.extend_from_slice(b"end");
-    assert_eq!(rig.client().read("back").unwrap(), bytes);
-}
-
-/// What is read back is committed for that, but only for the program that wrote it.
-#[test]
-fn without_a_cache_a_program_reads_back_what_it_streams() {
-    let rig = Rig::new();
-    let mount = rig.mount_with(&["--part-size", "64KiB", "--cache-size", "off"]);
-    let bytes = fresh_bytes(500_000);
-    let file = File::options().read(true).write(true).create_new(true).open(mount.at("f")).unwrap();
-    file.write_all_at(&bytes, 0).unwrap();
-    wait_until("parts have left", || (rig.server().stats().count("put_part") >= 6).then_some(()));
-    let mut seen = vec![0; 100_000];
-    let other = File::open(mount.at("f")).unwrap();
-    assert_eq!(errno(other.read_exact_at(&mut seen, 100_000)), libc::EOPNOTSUPP);
-    assert_eq!(rig.client().names(""), Vec::<String>::new(), "nobody sees half a file");
-    file.read_exact_at(&mut seen, 100_000).unwrap();
-    assert!(seen == bytes[100_000..200_000]);
-}
-
-#[test]
 fn a_deleted_file_is_read_and_written_by_those_who_have_it_open() {
     let rig = Rig::new();
     let mount = rig.mount_with(&["--part-size", "64KiB", "--read-cache", "1MiB"]);
@@ -485,36 +433,4 @@ fn a_file_that_is_removed_while_it_is_streamed_is_written_on() {
         drop(file);
         assert_eq!(rig.client().names(""), Vec::<String>::new());
     }
-}
-
-#[test]
-fn what_was_just_written_is_read_from_here_and_makes_room_for_others() {
-    let rig = Rig::new();
-    let mount = rig.mount_with(&["--part-size", "64KiB", "--cache-size", "1MiB"]);
-    let downloads = || rig.server().stats().count("get_object");
-    let streamed = fresh_bytes(300_000);
-    fs::write(mount.at("streamed"), &streamed).unwrap();
-    fs::write(mount.at("edited"), fresh_bytes(400_000)).unwrap();
-    let file = File::options().write(true).open(mount.at("edited")).unwrap();
-    file.write_all_at(b"edit", 1000).unwrap();
-    drop(file);
-    assert!(fs::read(mount.at("streamed")).unwrap() == streamed);
-    let edited = fs::read(mount.at("edited")).unwrap();
-    assert_eq!((&edited[1000..1004], downloads()), (&b"edit"[..], 0));
-    // A writer that needs the room gets it, and what made room is read from the drive.
-    let file = File::create(mount.at("random")).unwrap();
-    file.write_all_at(&fresh_bytes(500_000), 500_000).unwrap();
-    file.write_all_at(&fresh_bytes(400_000), 0).unwrap();
-    drop(file);
-    // Past the page cache, which has them too.
-    let read = |name: &str, len: usize| {
-        let mut options = File::options();
-        let file = options.read(true).custom_flags(libc::O_DIRECT).open(mount.at(name)).unwrap();
-        let mut bytes = vec![0; len];
-        file.read_exact_at(&mut bytes, 0).unwrap();
-        bytes
-    };
-    assert!(read("streamed", streamed.len()) == streamed);
-    assert!(read("edited", edited.len()) == edited);
-    assert!(downloads() > 0);
 }

@@ -29,6 +29,8 @@ pub struct NewFile<'a> {
     pub name: &'a str,
     /// The file that gets a new revision; `None` makes a new file.
     pub overwrite: Option<&'a FileId>,
+    /// What a new file does where the name is taken.
+    pub mode: CheckNameMode,
     /// Size and SHA-1 where the whole content is known: the service may have it already.
     pub content: Option<(u64, Sha1Hash)>,
     /// The client's modification time.
@@ -113,7 +115,7 @@ impl Drive {
             parent_file_id: file.parent,
             name: file.name,
             file_type: FileType::File,
-            check_name_mode: CheckNameMode::Refuse,
+            check_name_mode: file.mode,
             file_id: file.overwrite,
             size: file.content.map(|(size, _)| size),
             parallel_upload: Some(parallel),
@@ -225,6 +227,7 @@ impl Drive {
             parent,
             name: &target.name,
             overwrite: Some(&target.file_id),
+            mode: CheckNameMode::Refuse,
             content: Some((source.size, sha1)),
             mtime: Some(source.mtime),
             tags: source.tags(),
