@@ -122,8 +122,25 @@ impl Finish {
         if let Some(finished) = self.unchanged(&expected) {
             return Ok(finished);
         }
-        let meta = self.env.drive.complete(&shipped.upload, &expected).await?;
-        Ok(Finished { meta, how: Commit::Uploaded, destination: shipped.destination })
+        match self.env.drive.complete(&shipped.upload, &expected).await {
+            Ok(meta) => Ok(Finished { meta, how: Commit::Uploaded, destination: shipped.destination }),
+            Err(error) if error.kind() == ErrorKind::Exists => self.send_again(size, error).await,
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The name that the upload was begun for has been given away since, perhaps because the file was renamed:
+    /// what was streamed goes to the place of now, where it is still here.
+    async fn send_again(self, size: u64, taken: Error) -> Result<Finished> {
+        let Some(tee) = self.tee.clone() else { return Err(taken) };
+        let part_size = self.env.part_size;
+        let known = run_blocking(move || {
+            let copy = tee.copy_of(size).ok_or(taken)?;
+            hash_all(copy.parts(part_size)?)
+        });
+        let known = known.await?;
+        tracing::info!(name = self.destination.name, "the name of an upload was taken; it is sent again");
+        self.commit(known).await
     }
 
     /// Where the copy is the whole of another file, the drive has the bytes: none are moved. `None` where it

@@ -483,3 +483,17 @@ fn regression_a_new_file_under_the_old_name_of_an_unsaved_one() {
         run(&Rig::new(), &ops);
     }
 }
+
+#[test]
+fn regression_an_open_new_file_is_renamed_over_another_and_its_name_used_again() {
+    run(
+        &Rig::new(),
+        &[
+            Op::Open { slot: 0, path: 0 },
+            Op::Edit { path: 0, at: 0, len: 256 },
+            Op::Write { path: 1, len: 0, pieces: 1 },
+            Op::Rename { from: 0, to: 1 },
+            Op::RenameWhileWriting { path: 0, to: 4, len: 0 },
+        ],
+    );
+}
