@@ -12,6 +12,7 @@ mod files;
 mod names;
 mod pending;
 mod reshape;
+mod unsaved_renames;
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};

@@ -67,7 +67,8 @@ impl Vfs {
         change(&mut new, &shown);
         let posix = (new != Posix::default()).then(|| Arc::new(new));
         if let (Some(known), Some(Identity::Remote(_))) = (tree.meta(ino), tree.identity(ino)) {
-            let mtime = mtime.filter(|_| !taken).unwrap_or(known.mtime);
+            let pending = self.wanted(&tree, ino).and_then(|(mtime, _)| mtime);
+            let mtime = mtime.filter(|_| !taken).or(pending).unwrap_or(known.mtime);
             self.pending.set(known, Wanted { mtime, posix: posix.clone() });
         }
         if let Some(mtime) = mtime {

@@ -22,9 +22,9 @@ const CONTENT_TTL: Duration = Duration::from_secs(2);
 
 /// A name in a folder.
 #[derive(Clone, Debug)]
-struct At {
-    dir: Ino,
-    name: Name,
+pub(super) struct At {
+    pub(super) dir: Ino,
+    pub(super) name: Name,
 }
 
 impl Vfs {
@@ -57,7 +57,7 @@ impl Vfs {
         self.entry(ino)
     }
 
-    fn folder_id(&self, dir: Ino) -> Result<FileId> {
+    pub(super) fn folder_id(&self, dir: Ino) -> Result<FileId> {
         let tree = self.tree();
         if tree.kind(dir)? != FileType::Folder {
             return Err(Error::new(ErrorKind::NotDirectory, "not a folder"));
@@ -264,43 +264,6 @@ impl Vfs {
         }
     }
 
-    /// The dentry; the commit to come brings the content to its new place. What the drive has of the file goes
-    /// there at once where that can be: others see the rename, and the old name is free.
-    async fn rename_unsaved(&self, source: Ino, target: Option<Ino>, to: &At) -> Result<()> {
-        let to_folder = self.folder_id(to.dir)?;
-        let known = {
-            let tree = self.tree();
-            let is_new = |ino| tree.identity(ino) == Some(Identity::Local) && tree.replaces(ino).is_none();
-            let is_free = target.is_none_or(is_new) && tree.replaces(source).is_none();
-            let meta = tree.meta(source).filter(|_| is_free && tree.is_at_place(source)).cloned();
-            meta.zip(tree.place(source))
-        };
-        if let Some((meta, place)) = known {
-            let held = self.hold(&[source]);
-            let folders = (&place.parent_id, &to_folder);
-            let moved = self.move_on_drive(&meta, folders, &to.name.remote(), true).await?;
-            // The dentry is held: it is the object alone that changes.
-            self.tree().observe(moved, Instant::now());
-            drop(held);
-        }
-        let superseded = {
-            let mut tree = self.tree();
-            let superseded = tree.rename_unsaved(source, to.dir, &to.name, Instant::now())?;
-            if let Some(file) = target.and_then(|target| self.files.get(target)) {
-                file.unlinked();
-            }
-            superseded
-        };
-        if let Some(file) = self.files.get(source) {
-            file.renamed(to.name.as_str());
-        }
-        for meta in superseded {
-            self.drive.remove(&meta.file_id, self.config.remove).await?;
-            self.tree().entomb(meta.file_id, Instant::now());
-        }
-        Ok(())
-    }
-
     /// A committed file over another file.
     async fn replace(&self, source: Ino, target: Ino, to: &At) -> Result<()> {
         let target_meta = {
@@ -424,7 +387,7 @@ impl Vfs {
     }
 
     /// Two calls where both folder and name change; the first is undone where the second fails.
-    async fn move_on_drive(
+    pub(super) async fn move_on_drive(
         &self,
         meta: &FileMeta,
         (from, to): (&FileId, &FileId),
@@ -451,7 +414,7 @@ impl Vfs {
         }
     }
 
-    fn hold(&self, inodes: &[Ino]) -> Held<'_> {
+    pub(super) fn hold(&self, inodes: &[Ino]) -> Held<'_> {
         let mut tree = self.tree();
         for &ino in inodes {
             tree.hold(ino);
@@ -461,7 +424,7 @@ impl Vfs {
 }
 
 /// Inodes that calls under way are moving. They are released also where the task is stopped.
-struct Held<'a> {
+pub(super) struct Held<'a> {
     vfs: &'a Vfs,
     inodes: Vec<Ino>,
 }

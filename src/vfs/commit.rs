@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Vfs;
+use super::pending::Wanted;
 use crate::content::finish::{Finish, Finished};
 use crate::content::open_file::{OpenFile, Settle, Ticket};
 use crate::content::shipper::Destination;
@@ -60,7 +61,8 @@ impl Vfs {
                     let detail = "the base of a changed file is shorter than it was";
                     return Err(Error::new(ErrorKind::Integrity, detail));
                 }
-                let step = |done: usize| file.run_over(at + done as u64, &bytes[done..], &destination);
+                let step =
+                    |done: usize| file.run_over(&target, at + done as u64, &bytes[done..], &destination);
                 self.put(file, bytes.len(), step).await?;
             }
             Ok(())
@@ -108,7 +110,7 @@ impl Vfs {
     }
 
     /// A rename that came while the commit was ending has changed the tree only.
-    async fn follow_late_renames(&self, file: &Arc<OpenFile>, mut finished: Finished) {
+    pub(super) async fn follow_late_renames(&self, file: &Arc<OpenFile>, mut finished: Finished) {
         for _ in 0..LATE_RENAMES_MAX {
             if file.is_orphan() || file.is_unsaved() {
                 return;
@@ -118,6 +120,7 @@ impl Vfs {
                     let posix = finished.meta.posix.take();
                     finished.meta = self.impose(moved, file.mtime(), posix).await;
                     self.tree().adopt(file.ino(), finished.meta.clone(), Instant::now());
+                    file.rebased(&finished.meta);
                 }
                 Ok(None) => return,
                 Err(error) => {
@@ -131,7 +134,6 @@ impl Vfs {
     /// The drive has the content: the name may have changed meanwhile, and the tree must learn.
     async fn land(&self, file: &Arc<OpenFile>, mut finished: Finished) -> Result<Finished> {
         let ino = file.ino();
-        let written_at = file.mtime();
         if file.is_orphan() {
             self.remove_orphan(&finished).await?;
             return Ok(finished);
@@ -143,12 +145,19 @@ impl Vfs {
             let tree = self.tree();
             self.posix_of(&tree, ino)
         };
-        finished.meta = self.impose(finished.meta, written_at, posix).await;
+        finished.meta = self.impose(finished.meta, file.mtime(), posix).await;
         self.reader.forget(&finished.meta.file_id);
         let was_deleted = {
             let mut tree = self.tree();
             let was_deleted = file.is_orphan();
             if !was_deleted {
+                let posix = self.posix_of(&tree, ino);
+                if posix != finished.meta.posix {
+                    // It was set while that was being told.
+                    let mtime = finished.meta.mtime;
+                    self.pending.set(&finished.meta, Wanted { mtime, posix: posix.clone() });
+                    finished.meta.posix = posix;
+                }
                 // Whoever deletes from now on finds the new object in the tree.
                 tree.adopt(ino, finished.meta.clone(), Instant::now());
             }

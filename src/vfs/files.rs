@@ -333,6 +333,7 @@ impl Vfs {
                     Ok(appended.wait)
                 }
                 Ok(Wrote::Committing) => Ok(Some(Wait::Commit)),
+                Ok(Wrote::MustSettle) if file.is_orphan() => Err(nowhere()),
                 Ok(Wrote::MustSettle) => self.settle(file).await.map(|()| None),
                 Ok(Wrote::MustRunOver { to }) => self.run_over(file, to).await.map(|()| None),
                 Err(error) => Err(error),
@@ -445,6 +446,11 @@ impl Vfs {
         }
         Ok(())
     }
+}
+
+/// A deleted file cannot be committed to be changed.
+pub(super) fn nowhere() -> Error {
+    Error::new(ErrorKind::Unsupported, "a deleted file that was streamed can only be written on at its end")
 }
 
 /// Waits for a change that may come; for ever, where none can.

@@ -30,19 +30,6 @@ pub struct Wanted {
     pub posix: Option<Arc<Posix>>,
 }
 
-impl Wanted {
-    /// What is to be sent for an object that the drive has as `known`; `None` where that is nothing.
-    fn change_from(&self, known: &FileMeta) -> Option<AttrChange> {
-        let (old, new) = (known.tags(), posix::tags(self.posix.as_deref(), self.mtime));
-        let change = AttrChange {
-            mtime: (known.mtime != self.mtime).then_some(self.mtime),
-            stale: posix::stale_keys(&old, &new),
-            tags: (old != new).then_some(new),
-        };
-        (change != AttrChange::default()).then_some(change)
-    }
-}
-
 /// One object that is not yet what it shall be.
 #[derive(Clone, PartialEq, Debug)]
 struct Pending {
@@ -65,18 +52,25 @@ impl PendingAttrs {
         self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An object that the drive has as `known` shall become `wanted`.
+    /// An object that the drive has as `known`, as far as the tree knows, shall become `wanted`.
     pub fn set(&self, known: &FileMeta, wanted: Wanted) {
         let mut changes = self.lock();
-        let Some(mut change) = wanted.change_from(known) else { return };
+        let (old, new) = (known.tags(), posix::tags(wanted.posix.as_deref(), wanted.mtime));
+        let mut stale = posix::stale_keys(&old, &new);
+        let (mut sends_mtime, mut sends_tags) = (known.mtime != wanted.mtime, old != new);
         if let Some(before) = changes.remove(&known.file_id) {
-            // What was not sent yet still has to be.
-            change.mtime = change.mtime.or(before.change.mtime);
-            change.tags = change.tags.or(before.change.tags);
-            change.stale.extend(before.change.stale);
-            if let Some(tags) = &change.tags {
-                change.stale.retain(|key| !tags.contains_key(key));
-            }
+            // What was on its way has to be told again, also where the tree shows it so already: the drive may
+            // be told, or have been told, the other thing.
+            sends_mtime |= before.change.mtime.is_some();
+            sends_tags |= before.change.tags.is_some();
+            stale.extend(before.change.stale);
+            stale.extend(posix::stale_keys(&before.change.tags.unwrap_or_default(), &new));
+            stale.retain(|key| !new.contains_key(key));
+        }
+        let change =
+            AttrChange { mtime: sends_mtime.then_some(wanted.mtime), tags: sends_tags.then_some(new), stale };
+        if change == AttrChange::default() {
+            return;
         }
         changes.insert(known.file_id.clone(), Pending { wanted, change });
         drop(changes);
@@ -162,4 +156,72 @@ impl PendingAttrs {
 
 fn is_final(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Denied | ErrorKind::Invalid | ErrorKind::Protocol)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pds::types::FileType;
+    use std::time::UNIX_EPOCH;
+
+    fn at(seconds: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    fn known() -> FileMeta {
+        FileMeta {
+            file_id: FileId::new("f").unwrap(),
+            parent_id: None,
+            name: "f".to_owned(),
+            kind: FileType::File,
+            size: 0,
+            mtime: at(0),
+            changed_at: at(0),
+            created_at: at(0),
+            revision: None,
+            sha1: None,
+            crc64: None,
+            posix: None,
+        }
+    }
+
+    fn with_perm(perm: u16) -> Arc<Posix> {
+        let mut posix = Posix::default();
+        posix.perm = Some(perm);
+        Arc::new(posix)
+    }
+
+    fn change(pending: &PendingAttrs) -> AttrChange {
+        pending.lock()[&known().file_id].change.clone()
+    }
+
+    #[test]
+    fn nothing_is_pending_where_nothing_changes() {
+        let pending = PendingAttrs::default();
+        pending.set(&known(), Wanted { mtime: at(0), posix: None });
+        assert_eq!(pending.get(&known().file_id), None);
+    }
+
+    #[test]
+    fn what_is_taken_back_is_told_too() {
+        let pending = PendingAttrs::default();
+        pending.set(&known(), Wanted { mtime: at(5), posix: Some(with_perm(0o600)) });
+        assert_eq!(pending.get(&known().file_id), Some((Some(at(5)), Some(with_perm(0o600)))));
+        // The drive may have been told of the first by now.
+        pending.set(&known(), Wanted { mtime: at(0), posix: None });
+        let change = change(&pending);
+        assert_eq!((change.mtime, change.tags.unwrap().len()), (Some(at(0)), 0));
+        assert_eq!(change.stale.into_iter().collect::<Vec<_>>(), ["pdsfs.mode"]);
+    }
+
+    #[test]
+    fn a_time_that_is_pending_survives_a_change_of_something_else() {
+        let pending = PendingAttrs::default();
+        pending.set(&known(), Wanted { mtime: at(5), posix: None });
+        pending.set(&known(), Wanted { mtime: at(5), posix: Some(with_perm(0o600)) });
+        let change = change(&pending);
+        assert_eq!((change.mtime, change.tags.unwrap()["pdsfs.mode"].as_str()), (Some(at(5)), "0600"));
+        pending.forget(&known().file_id);
+        assert_eq!(pending.get(&known().file_id), None);
+    }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
-use super::files::Access;
+use super::files::{Access, nowhere};
 use super::{Allocation, Caller, Fh, Vfs, leave_session_thread};
 use crate::content::open_file::{OpenFile, Wrote};
 use crate::error::{Error, ErrorKind, Result};
@@ -108,6 +108,7 @@ impl Vfs {
                     return Ok(());
                 }
                 Wrote::Committing => changed.await,
+                Wrote::MustSettle if file.is_orphan() => return Err(nowhere()),
                 Wrote::MustSettle => self.settle(file).await?,
                 Wrote::MustRunOver { to } => self.run_over(file, to).await?,
             }

@@ -89,3 +89,18 @@ fn what_was_just_written_is_read_from_here_and_makes_room_for_others() {
     assert!(read("edited", edited.len()) == edited);
     assert!(downloads() > 0);
 }
+
+/// `tmpfile()` with more than a part of bytes: nothing of it is on the drive, and it cannot be committed.
+#[test]
+fn regression_a_deleted_file_without_a_cache_refuses_to_go_back_and_does_not_hang() {
+    let rig = Rig::new();
+    let mount = rig.mount_with(&["--part-size", "64KiB", "--cache-size", "off"]);
+    let file = File::options().read(true).write(true).create_new(true).open(mount.at("f")).unwrap();
+    fs::remove_file(mount.at("f")).unwrap();
+    file.write_all_at(&fresh_bytes(200_000), 0).unwrap();
+    assert_eq!(errno(file.write_all_at(b"back", 0)), libc::EOPNOTSUPP);
+    assert_eq!(errno(file.set_len(100_000)), libc::EOPNOTSUPP);
+    file.write_all_at(b"end", 200_000).unwrap();
+    drop(file);
+    assert_eq!(rig.client().names(""), Vec::<String>::new());
+}

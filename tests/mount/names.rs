@@ -347,3 +347,24 @@ fn a_folder_is_renamed_under_open_files() {
     let changed = rig.client().read("new/deep/edited").unwrap();
     assert_eq!((&changed[50_000..50_004], &changed[60_000..60_004]), (&b"edit"[..], &b"more"[..]));
 }
+
+/// Another file has the old name in the new folder.
+#[test]
+fn regression_an_unsaved_file_moves_beside_a_file_of_its_old_name() {
+    let rig = Rig::new();
+    let mount = rig.mount();
+    fs::create_dir(mount.at("a")).unwrap();
+    fs::create_dir(mount.at("b")).unwrap();
+    fs::write(mount.at("a/x"), b"old").unwrap();
+    fs::write(mount.at("b/x"), b"other").unwrap();
+    let file = fs::File::create(mount.at("a/x")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"new", 0).unwrap();
+    fs::rename(mount.at("a/x"), mount.at("b/y")).unwrap();
+    drop(file);
+    assert_eq!(rig.client().names("a"), Vec::<String>::new());
+    assert_eq!(rig.client().names("b"), ["x", "y"]);
+    assert_eq!(
+        (rig.client().read("b/x").unwrap(), rig.client().read("b/y").unwrap()),
+        (b"other".to_vec(), b"new".to_vec())
+    );
+}

@@ -3,6 +3,7 @@
 use super::{Content, Inner, OpenFile, take_base};
 use crate::content::finish::target;
 use crate::content::part::ZEROS;
+use crate::content::reader::ReadTarget;
 use crate::content::shipper::Destination;
 use crate::content::staged::{Staged, too_large};
 use crate::content::streaming::{Appended, Streaming, Wait};
@@ -148,6 +149,7 @@ impl OpenFile {
     /// Appends bytes `at..` of what shows from under an upload, as far as nobody has written there meanwhile.
     pub fn run_over(
         &self,
+        target: &ReadTarget,
         at: u64,
         data: &[u8],
         destination: &dyn Fn() -> Option<Destination>,
@@ -158,12 +160,12 @@ impl OpenFile {
             return Ok(Wrote::Some(Appended { bytes: data.len(), wait: None }));
         };
         match live.gap(end) {
-            Some((_, start, bytes)) if start >= at => {
+            Some((of, start, bytes)) if start >= at && of == *target => {
                 let skipped = (start - at) as usize;
                 let appended = live.append(&data[skipped..skipped + bytes as usize], destination, true)?;
                 Ok(Wrote::Some(Appended { bytes: skipped + appended.bytes, ..appended }))
             }
-            // It was cut, or written.
+            // It was cut, or written, or is another upload by now.
             _ => Ok(Wrote::Some(Appended { bytes: data.len(), wait: None })),
         }
     }
@@ -210,7 +212,7 @@ impl OpenFile {
             Content::Clean { base, held: None } => {
                 Streaming::over(self.env.clone(), self.progress.begin(&inner.name), target(base))
             }
-            Content::Streaming { live, .. } if live.has_shipped() && self.is_orphan() => {
+            Content::Streaming { .. } if self.is_orphan() => {
                 let detail = "a deleted file that was streamed can only be written on at its end";
                 return Err(Error::new(ErrorKind::Unsupported, detail));
             }
