@@ -15,6 +15,7 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::status::notify::Notifier;
 
 pub mod demo;
 pub mod mount;
@@ -71,7 +72,11 @@ pub fn run() -> ExitCode {
             return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(EXIT_USAGE));
         }
     };
-    let outcome = start_log(cli.log.as_deref()).and_then(|()| dispatch(cli.command));
+    let outcome = start_log(cli.log.as_deref()).and_then(|()| {
+        // SAFETY: no thread has been started yet.
+        let notifier = unsafe { Notifier::from_environment() };
+        dispatch(cli.command, notifier)
+    });
     outcome.unwrap_or_else(|mistake| {
         say(format_args!("pdsfs: {mistake}"));
         ExitCode::from(EXIT_USAGE)
@@ -79,9 +84,9 @@ pub fn run() -> ExitCode {
 }
 
 /// An error from here is a mistake in the arguments.
-fn dispatch(command: Command) -> Result<ExitCode> {
+fn dispatch(command: Command, notifier: Notifier) -> Result<ExitCode> {
     Ok(tell(match command {
-        Command::Mount(args) => on_runtime(mount::run(args.into_config()?)),
+        Command::Mount(args) => on_runtime(mount::run(args.into_config()?, notifier)),
         Command::Umount(args) => umount::run(&args),
         Command::Serve(args) => on_runtime(serve::run(args.check()?)),
         Command::Demo(args) => on_runtime(demo::run(args)),

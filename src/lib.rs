@@ -5,6 +5,7 @@ pub mod cli;
 pub mod config;
 pub mod content;
 pub mod crc64;
+pub mod desktop;
 pub mod error;
 pub mod fuse;
 pub mod ids;

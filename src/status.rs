@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,11 @@ use tokio::sync::broadcast;
 
 use crate::error::Error;
 
+pub mod notify;
 mod rate;
+mod unsaved;
+
+pub use unsaved::{Size, Unsaved};
 
 use rate::RateWindow;
 
@@ -92,6 +96,8 @@ pub struct TransferView {
     pub bytes_written: u64,
     /// Bytes in parts that the drive has acknowledged.
     pub bytes_acked: u64,
+    /// Bytes that are known (written, or announced by [`Transfer::expect_bytes`]) and not acknowledged.
+    pub bytes_left: u64,
     /// Parts being sent.
     pub parts_in_flight: u32,
     /// How fast parts are acknowledged, lately.
@@ -142,6 +148,7 @@ pub struct Progress {
     events: broadcast::Sender<Event>,
     sums: Sums,
     rate: Mutex<RateWindow>,
+    offline: AtomicBool,
 }
 
 /// Transfers that have not ended, oldest first.
@@ -171,6 +178,7 @@ impl Progress {
             events: broadcast::Sender::new(EVENTS_MAX),
             sums: Sums::default(),
             rate: Mutex::new(RateWindow::new(Instant::now())),
+            offline: AtomicBool::new(false),
         })
     }
 
@@ -349,8 +357,11 @@ impl Transfer {
         let rate_bytes_s = locked(&self.rate).bytes_per_s(now);
         let bytes_known = match state {
             TransferState::Writing => bytes_written.max(self.bytes_expected.load(Relaxed)),
+            // A local copy was never written to the transfer: its size was announced.
+            TransferState::Committing if bytes_written == 0 => self.bytes_expected.load(Relaxed),
             TransferState::Committing => bytes_written,
         };
+        let bytes_left = bytes_known.saturating_sub(bytes_acked);
         TransferView {
             id: self.id,
             name: self.name(),
@@ -359,7 +370,8 @@ impl Transfer {
             bytes_acked,
             parts_in_flight: self.parts_in_flight.load(Relaxed),
             rate_bytes_s,
-            eta: eta(bytes_known.saturating_sub(bytes_acked), rate_bytes_s),
+            bytes_left,
+            eta: eta(bytes_left, rate_bytes_s),
             age: now.saturating_duration_since(self.began),
         }
     }

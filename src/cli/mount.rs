@@ -15,19 +15,28 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::KernelMount;
 use crate::pds::drive::Drive;
 use crate::status::Progress;
+use crate::status::notify::Notifier;
 use crate::vfs::Vfs;
+use supervision::Supervision;
 
 pub use arguments::MountArgs;
 
 mod arguments;
 mod place;
+mod rights;
+mod supervision;
 
-pub(super) use place::resolve;
+pub(super) use place::{has_died, resolve};
 
+/// How long looking at the folder may take.
+const PREPARE_MAX: Duration = Duration::from_secs(30);
 /// How long a lazily unmounted file system is served for programs that still hold files of it open.
 const LINGER_MAX: Duration = Duration::from_secs(5);
 /// What stopping may take beyond the commit timeout.
 const STOP_MARGIN: Duration = Duration::from_secs(30);
+/// How long nothing may move while a service manager waits, beyond the time after which a transfer that
+/// stands still is begun anew.
+const STANDSTILL_MARGIN: Duration = Duration::from_secs(15);
 
 /// A drive that is mounted by this process.
 #[derive(Debug)]
@@ -35,14 +44,18 @@ pub struct Mounted {
     vfs: Arc<Vfs>,
     kernel: KernelMount,
     stop_max: Duration,
+    standstill_max: Duration,
 }
 
 /// Checks the folder, asks the drive whether it knows us, and mounts it.
 pub async fn mount_in_process(mut config: MountConfig, progress: Arc<Progress>) -> Result<Mounted> {
     let (wanted, allow_other) = (config.mountpoint.clone(), config.allow_other);
-    config.mountpoint = tokio::task::spawn_blocking(move || place::prepare(&wanted, allow_other))
-        .await
-        .map_err(|e| Error::new(ErrorKind::Io, e.to_string()))??;
+    let shown = wanted.display().to_string();
+    let prepared = tokio::task::spawn_blocking(move || place::prepare(&wanted, allow_other));
+    let prepared = tokio::time::timeout(PREPARE_MAX, prepared).await.map_err(|_| {
+        Error::new(ErrorKind::Timeout, format!("{shown} does not answer; it may lie in a mount that hangs"))
+    })?;
+    config.mountpoint = prepared.map_err(|e| Error::new(ErrorKind::Io, e.to_string()))??;
     if config.spill_dir.starts_with(&config.mountpoint) {
         return Err(Error::new(ErrorKind::Invalid, "the spill folder must not be inside the mount"));
     }
@@ -52,8 +65,9 @@ pub async fn mount_in_process(mut config: MountConfig, progress: Arc<Progress>) 
     reached.map_err(|e| e.context(format!("cannot reach drive {}", config.drive_id)))?;
     let config = Arc::new(config);
     let vfs = Vfs::new(config.clone(), drive, progress);
-    let kernel = KernelMount::start(vfs.clone(), &config).await?;
-    Ok(Mounted { vfs, kernel, stop_max: config.commit_timeout + STOP_MARGIN })
+    let kernel = KernelMount::start(vfs.clone(), &config).await.map_err(rights::explain)?;
+    let stop_max = config.commit_timeout + STOP_MARGIN;
+    Ok(Mounted { vfs, kernel, stop_max, standstill_max: config.stall_timeout + STANDSTILL_MARGIN })
 }
 
 impl Mounted {
@@ -87,28 +101,47 @@ impl Mounted {
 }
 
 /// Serves the mount in the foreground.
-pub async fn run(config: MountConfig) -> Result<ExitCode> {
+pub async fn run(config: MountConfig, notifier: Notifier) -> Result<ExitCode> {
     let mut signals = Signals::new()?;
     let drive_id = config.drive_id.clone();
+    let progress = Progress::new();
     let mut mounted = tokio::select! {
-        mounted = mount_in_process(config, Progress::new()) => mounted?,
+        mounted = mount_in_process(config, progress.clone()) => mounted?,
         signal = signals.next() => return Err(given_up(signal, "nothing was mounted")),
     };
     let path = mounted.kernel.path().to_owned();
+    let drive = mounted.vfs.drive().clone();
+    let supervision = Supervision::begin(notifier, progress, drive, &path, mounted.standstill_max).await;
+    let supervision = match supervision {
+        Ok(supervision) => supervision,
+        Err(error) => {
+            mounted.kernel.detach().await?;
+            return Err(error);
+        }
+    };
     say(format_args!("mounted drive {drive_id} at {}", path.display()));
     tokio::select! {
         () = mounted.wait() => tracing::info!("unmounted from outside"),
         signal = signals.next() => tracing::info!("{signal}: saving open files, then unmounting"),
     }
+    supervision.stopping();
+    let vfs = mounted.vfs.clone();
     let unsaved = tokio::select! {
         unsaved = mounted.end() => unsaved,
+        error = supervision.standstill() => Err(error),
         signal = signals.next() => Err(given_up(signal, "what was not yet saved is not on the drive")),
     };
-    if unsaved.is_err() {
-        // A dead mount hangs every program that looks at it, so it goes in any case.
-        mounted.kernel.detach().await?;
-    }
-    let unsaved = unsaved?;
+    let unsaved = match unsaved {
+        Ok(unsaved) => unsaved,
+        Err(error) => {
+            for name in vfs.unsaved() {
+                say(format_args!("pdsfs: not saved: {name}"));
+            }
+            // A dead mount hangs every program that looks at it, so it goes in any case.
+            mounted.kernel.detach().await?;
+            return Err(error);
+        }
+    };
     for (name, error) in &unsaved {
         say(format_args!("pdsfs: not saved: {name}: {error}"));
     }

@@ -20,12 +20,13 @@ pub const IMPORTS: &[(&str, &[&str])] = &[
     ("pds::types", &["ids", "rolling_sha1"]),
     ("pds", &["config", "crc64", "error", "ids", "posix", "rolling_sha1"]),
     ("status", &["error"]),
+    ("desktop", &["error", "status"]),
     ("tree", &["config", "error", "ids", "pds", "posix"]),
     ("content", &["config", "crc64", "error", "ids", "pds", "posix", "rolling_sha1", "status"]),
     ("vfs", &["config", "content", "error", "ids", "pds", "posix", "rolling_sha1", "status", "tree"]),
     ("fuse", &["config", "error", "ids", "posix", "vfs"]),
     ("server", &["crc64", "ids", "pds::types"]),
-    ("cli", &["config", "error", "fuse", "ids", "pds", "server", "status", "vfs"]),
+    ("cli", &["config", "desktop", "error", "fuse", "ids", "pds", "server", "status", "vfs"]),
     ("main", &["cli"]),
 ];
 
