@@ -17,9 +17,9 @@ use tracing_subscriber::EnvFilter;
 use crate::error::{Error, ErrorKind, Result};
 use crate::status::notify::Notifier;
 
+pub mod config;
 pub mod demo;
 pub mod mount;
-mod quantities;
 pub mod serve;
 mod signals;
 pub mod umount;
@@ -56,6 +56,8 @@ enum Command {
     /// Unmount a drive
     #[command(alias = "unmount")]
     Umount(umount::UmountArgs),
+    /// Check the configuration, or print one with every setting explained
+    Config(config::ConfigCommand),
     /// Be a PDS-compatible drive on this machine
     Serve(Box<serve::ServeArgs>),
     /// Show it all on this machine: an embedded drive, mounted, with the uploads on the screen
@@ -64,6 +66,9 @@ enum Command {
 
 /// Reads the arguments, runs the command, and says what went wrong if it did.
 pub fn run() -> ExitCode {
+    if mount::tab::is_meant(&program_name()) {
+        return tell(mount::tab::run());
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {
@@ -83,11 +88,18 @@ pub fn run() -> ExitCode {
     })
 }
 
+/// The name that the program was called by.
+fn program_name() -> String {
+    let called = std::env::args_os().next().map(std::path::PathBuf::from).unwrap_or_default();
+    called.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
 /// An error from here is a mistake in the arguments.
 fn dispatch(command: Command, notifier: Notifier) -> Result<ExitCode> {
     Ok(tell(match command {
-        Command::Mount(args) => on_runtime(mount::run(args.into_config()?, notifier)),
+        Command::Mount(args) => mount::start(*args, notifier)?,
         Command::Umount(args) => umount::run(&args),
+        Command::Config(args) => config::run(&args),
         Command::Serve(args) => on_runtime(serve::run(args.check()?)),
         Command::Demo(args) => on_runtime(demo::run(args)),
     }))

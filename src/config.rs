@@ -1,10 +1,16 @@
 //! Settings, valid by construction.
 //!
-//! Every bound is checked where the value is made (`cli` for arguments), so the rest of the daemon
-//! takes a [`MountConfig`] as it is.
+//! A setting comes from the configuration file, the environment or a flag, each over the one before
+//! (`settings`, `file`). Every bound is checked there, so the rest of the daemon takes a
+//! [`MountConfig`] as it is.
 
 use std::path::PathBuf;
 use std::time::Duration;
+
+pub mod dirs;
+pub mod file;
+pub mod quantities;
+pub mod settings;
 
 use crate::ids::{DriveId, FileId, PartSize};
 pub use crate::pds::auth::Credential;
@@ -22,12 +28,17 @@ pub enum RemoveMode {
 /// Everything that one mount needs to know.
 #[derive(Clone, Debug)]
 pub struct MountConfig {
+    /// What the configuration calls the drive.
+    pub name: Option<String>,
     /// Base URL of the API, without a path: `https://{domain_id}.api.aliyunpds.com`.
     pub endpoint: url::Url,
     /// The drive.
     pub drive_id: DriveId,
     /// The folder of the drive that becomes the root of the mount.
     pub root_id: FileId,
+    /// The way down from `root_id` to the folder that is meant, as names with slashes between; empty once
+    /// `root_id` is that folder.
+    pub folder: String,
     /// Where the bearer token comes from.
     pub credential: Credential,
     /// Where to mount; an existing folder.
@@ -75,9 +86,11 @@ impl MountConfig {
     /// temporary folder.
     pub fn new(endpoint: url::Url, drive_id: DriveId, credential: Credential) -> Self {
         Self {
+            name: None,
             endpoint,
             drive_id,
             root_id: FileId::root(),
+            folder: String::new(),
             credential,
             mountpoint: PathBuf::new(),
             allow_other: false,

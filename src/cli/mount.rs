@@ -17,14 +17,17 @@ use crate::pds::drive::Drive;
 use crate::status::Progress;
 use crate::status::notify::Notifier;
 use crate::vfs::Vfs;
+use arguments::Serving;
 use supervision::Supervision;
 
 pub use arguments::MountArgs;
 
 mod arguments;
+mod background;
 mod place;
 mod rights;
 mod supervision;
+pub(super) mod tab;
 
 pub(super) use place::{has_died, resolve};
 
@@ -63,6 +66,11 @@ pub async fn mount_in_process(mut config: MountConfig, progress: Arc<Progress>) 
     // A wrong token, drive or folder is told now, and not by the first `ls`.
     let reached = drive.list_page(&config.root_id, "").await;
     reached.map_err(|e| e.context(format!("cannot reach drive {}", config.drive_id)))?;
+    let folder = std::mem::take(&mut config.folder);
+    for name in folder.split('/').filter(|name| !name.is_empty()) {
+        let found = drive.folder_of(&config.root_id, name).await;
+        config.root_id = found.map_err(|e| e.context(format!("folder {folder:?}")))?;
+    }
     let config = Arc::new(config);
     let vfs = Vfs::new(config.clone(), drive, progress);
     let kernel = KernelMount::start(vfs.clone(), &config).await.map_err(rights::explain)?;
@@ -94,14 +102,30 @@ impl Mounted {
 
     async fn drain(&self, end: Instant) -> Result<Vec<(String, Error)>> {
         tokio::time::timeout_at(end.into(), self.vfs.drain()).await.map_err(|_| {
-            let waited = super::quantities::show_duration(self.stop_max);
+            let waited = crate::config::quantities::show_duration(self.stop_max);
             Error::new(ErrorKind::Timeout, format!("files were still being saved after {waited}"))
         })
     }
 }
 
-/// Serves the mount in the foreground.
-pub async fn run(config: MountConfig, notifier: Notifier) -> Result<ExitCode> {
+/// Mounts as the arguments say. The outer error is a mistake in them.
+pub(super) fn start(args: MountArgs, notifier: Notifier) -> Result<Result<ExitCode>> {
+    let serving = args.serving();
+    let config = args.into_config()?;
+    Ok(match serving {
+        Serving::Background => {
+            let arguments = std::env::args_os().skip(1);
+            background::start(arguments.filter(|argument| argument != "--background"))
+        }
+        Serving::Foreground => super::on_runtime(run(config, serving, notifier)),
+        Serving::Detached => {
+            background::leave_terminal().and_then(|()| super::on_runtime(run(config, serving, notifier)))
+        }
+    })
+}
+
+/// Serves the mount.
+async fn run(config: MountConfig, serving: Serving, notifier: Notifier) -> Result<ExitCode> {
     let mut signals = Signals::new()?;
     let drive_id = config.drive_id.clone();
     let progress = Progress::new();
@@ -120,6 +144,9 @@ pub async fn run(config: MountConfig, notifier: Notifier) -> Result<ExitCode> {
         }
     };
     say(format_args!("mounted drive {drive_id} at {}", path.display()));
+    if serving == Serving::Detached {
+        background::ready()?;
+    }
     tokio::select! {
         () = mounted.wait() => tracing::info!("unmounted from outside"),
         signal = signals.next() => tracing::info!("{signal}: saving open files, then unmounting"),

@@ -9,9 +9,9 @@ use clap::{Args, ValueEnum};
 use tokio::net::TcpListener;
 use url::Url;
 
-use super::quantities::{bytes, duration_within};
 use super::signals::Signals;
 use super::{announce, say};
+use crate::config::quantities::{bytes, duration_within};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Secret;
 use crate::server::{FaultPlan, Quirks, Server, ServerConfig, Verify};

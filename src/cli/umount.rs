@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
+use super::config::{ConfigArgs, Configuration};
 use super::mount::{has_died, resolve};
-use super::quantities::{duration_within, show_duration};
 use super::say;
+use crate::config::quantities::{duration_within, show_duration};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::mountinfo::{self, Mount};
 use crate::fuse::unmount;
@@ -35,14 +36,17 @@ pub struct UmountArgs {
     /// Only take away what a program that died has left; it is no mistake if there is nothing
     #[arg(long, conflicts_with = "lazy")]
     dead: bool,
-    /// Where the drive is mounted
-    mountpoint: PathBuf,
+    /// Where the drive is mounted; or its name in the configuration, which says where
+    #[arg(value_name = "MOUNTPOINT|NAME")]
+    target: PathBuf,
+    #[command(flatten)]
+    config: ConfigArgs,
 }
 
 /// Unmounts; when this returns, nothing of ours is mounted there.
 pub fn run(args: &UmountArgs) -> Result<ExitCode> {
-    let named = |e: std::io::Error| Error::from(e).context(args.mountpoint.display());
-    let path = resolve(&args.mountpoint).map_err(named)?;
+    let mountpoint = mountpoint(&args.target, &args.config)?;
+    let path = resolve(&mountpoint).map_err(|e| Error::from(e).context(mountpoint.display()))?;
     let shown = path.display();
     let mount = match mountinfo::at(&path)? {
         Some(mount) if mount.is_ours() => mount,
@@ -74,6 +78,20 @@ pub fn run(args: &UmountArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// A word without a slash is a drive if the configuration has one of that name, else a folder.
+fn mountpoint(target: &Path, config: &ConfigArgs) -> Result<PathBuf> {
+    let word = target.to_str().filter(|word| !word.contains('/') && !matches!(*word, "." | ".."));
+    let Some(name) = word else { return Ok(target.to_owned()) };
+    match Configuration::read(config)?.drive(name) {
+        Ok(drive) => drive.mountpoint.ok_or_else(|| {
+            let detail = format!("the configuration does not say where {name} is mounted; name the folder");
+            Error::new(ErrorKind::Invalid, detail)
+        }),
+        Err(_) if target.symlink_metadata().is_ok() => Ok(target.to_owned()),
+        Err(error) => Err(error),
+    }
+}
+
 /// Unmounts when nothing is open any more: closing a file returns when it is on the drive, so then
 /// everything is.
 fn drained(path: &Path, mount: &Mount, limit: Duration) -> Result<()> {
@@ -100,17 +118,19 @@ fn drained(path: &Path, mount: &Mount, limit: Duration) -> Result<()> {
 mod tests {
     use super::*;
 
+    fn args(path: &str, dead: bool) -> UmountArgs {
+        let (lazy, drain, timeout, config) = (!dead, false, Duration::ZERO, ConfigArgs::default());
+        UmountArgs { lazy, drain, timeout, dead, target: path.into(), config }
+    }
+
     fn umount(path: &str) -> Error {
-        let (lazy, drain, timeout) = (true, false, Duration::ZERO);
-        run(&UmountArgs { lazy, drain, timeout, dead: false, mountpoint: path.into() }).unwrap_err()
+        run(&args(path, false)).unwrap_err()
     }
 
     #[test]
     fn only_what_has_died_is_taken_away_and_nothing_is_no_mistake() {
-        let (lazy, drain, timeout) = (false, false, Duration::ZERO);
         for path in ["/proc", "/proc/self"] {
-            let args = UmountArgs { lazy, drain, timeout, dead: true, mountpoint: path.into() };
-            run(&args).unwrap();
+            run(&args(path, true)).unwrap();
         }
         assert!(mountinfo::at(Path::new("/proc")).unwrap().is_some());
     }
@@ -122,5 +142,19 @@ mod tests {
         assert!(mountinfo::at(Path::new("/proc")).unwrap().is_some());
         assert!(umount("/proc/self").to_string().contains("nothing is mounted"));
         assert_eq!(umount("/nonexistent/x").kind(), ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_name_leads_to_the_folder_that_the_configuration_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.toml");
+        std::fs::write(&path, "[drives.photos]\nmountpoint = \"/mnt/photos\"\n[drives.none]\n").unwrap();
+        let config = ConfigArgs { config: Some(path) };
+        assert_eq!(mountpoint(Path::new("photos"), &config).unwrap(), Path::new("/mnt/photos"));
+        assert_eq!(mountpoint(Path::new("./photos"), &config).unwrap(), Path::new("./photos"));
+        assert!(
+            mountpoint(Path::new("none"), &config).unwrap_err().to_string().contains("does not say where")
+        );
+        assert!(mountpoint(Path::new("other"), &config).unwrap_err().to_string().contains("photos"));
     }
 }

@@ -158,6 +158,11 @@ fn check_token(token: &str) -> Result<()> {
     Ok(())
 }
 
+/// Whether a token file can be used.
+pub fn check_token_file(path: &Path) -> Result<()> {
+    read_token_file(path).and_then(|file| check_token(&file.access_token))
+}
+
 /// Reads a token file; refuses one that others can read.
 fn read_token_file(path: &Path) -> Result<TokenFile> {
     use std::os::unix::fs::PermissionsExt;

@@ -214,6 +214,24 @@ impl Drive {
         self.meta(file)
     }
 
+    /// The folder of this name in another one; the one that changed last, where several have it.
+    pub async fn folder_of(&self, parent: &FileId, name: &str) -> Result<FileId> {
+        let mut found: Option<FileMeta> = None;
+        let mut marker = String::new();
+        loop {
+            let page = self.list_page(parent, &marker).await?;
+            let named = page.items.into_iter().filter(|item| item.name == name);
+            let folders = named.filter(|item| item.kind == FileType::Folder);
+            found = found.into_iter().chain(folders).max_by_key(|folder| folder.changed_at);
+            match page.next_marker {
+                Some(next) if next != marker => marker = next,
+                _ => break,
+            }
+        }
+        let missing = || Error::new(ErrorKind::NotFound, format!("there is no folder {name:?} on the drive"));
+        found.map(|folder| folder.file_id).ok_or_else(missing)
+    }
+
     /// Makes a folder with these tags; `Exists` where the name is taken.
     pub async fn create_folder(&self, parent: &FileId, name: &str, tags: &Tags) -> Result<FileMeta> {
         let request = CreateRequest {

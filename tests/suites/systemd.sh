@@ -29,9 +29,8 @@ install -D -m 755 "$pdsfs" "$ROOTFS/usr/bin/pdsfs"
 for library in $(ldd "$pdsfs" | grep -oE '/[^ ]+'); do
     [ -e "$ROOTFS$library" ] || install -D "$library" "$ROOTFS$library"
 done
-mkdir -p "$ROOTFS/mnt/cloud" "$ROOTFS/etc/credstore" "$units/cloud.service.d"
+mkdir -p "$ROOTFS/mnt/cloud" "$units/cloud.service.d"
 rm -rf "$ROOTFS/srv/drive" "$ROOTFS/var/cache/pdsfs"
-printf 'token' >"$ROOTFS/etc/credstore/pdsfs.cloud" && chmod 600 "$ROOTFS/etc/credstore/pdsfs.cloud"
 
 # The drive, on the loopback of the container.
 cat >"$units/pdsfs-drive.service" <<'EOF'
@@ -44,15 +43,17 @@ cat >"$units/cloud.service.d/drive.conf" <<'EOF'
 [Unit]
 Wants=pdsfs-drive.service
 After=pdsfs-drive.service
-[Service]
-LoadCredential=pdsfs.cloud:/etc/credstore/pdsfs.cloud
 EOF
+mkdir -p "$ROOTFS/etc/pdsfs"
+cat >"$ROOTFS/etc/pdsfs/config.toml" <<'EOF'
+[drives.cloud]
+endpoint = "http://127.0.0.1:9430"
+drive_id = "1"
+token_file = "/etc/pdsfs/token"
+mountpoint = "/mnt/cloud"
+EOF
+printf 'token' >"$ROOTFS/etc/pdsfs/token" && chmod 600 "$ROOTFS/etc/pdsfs/token"
 # The shipped template as the instance "cloud".
-flags='--endpoint http://127.0.0.1:9430 --drive-id 1 --token-file ${CREDENTIALS_DIRECTORY}/pdsfs.cloud'
-sed -e 's/%i/cloud/g' \
-    -e "s|^ExecStart=/usr/bin/pdsfs mount cloud\$|ExecStart=/usr/bin/pdsfs mount $flags /mnt/cloud|" \
-    -e 's|^ExecStopPost=-/usr/bin/pdsfs umount --dead cloud$|ExecStopPost=-/usr/bin/pdsfs umount --dead /mnt/cloud|' \
-    "$here/../../systemd/pdsfs@.service" >"$work/cloud.service"
-grep -q '^ExecStart=.*/mnt/cloud$' "$work/cloud.service" || { echo "the template has another ExecStart" >&2; exit 2; }
+sed 's/%i/cloud/g' "$here/../../systemd/pdsfs@.service" >"$work/cloud.service"
 
 bash "$suite" "$work/cloud.service" "$pdsfs"

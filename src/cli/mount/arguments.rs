@@ -1,348 +1,157 @@
-//! The arguments of `pdsfs mount`, and the way to a [`MountConfig`] that needs no further check.
+//! The arguments of `pdsfs mount`, and which drive they mean.
+//!
+//! A drive is named by its name in the configuration, or described by flags alone.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use clap::{Args, ValueEnum};
-use url::{Host, Url};
+use clap::Args;
 
-use crate::cli::quantities::{bytes, bytes_within, duration_within, show_bytes};
-use crate::config::{Credential, MountConfig, RemoveMode};
+use crate::cli::config::{ConfigArgs, Configuration};
+use crate::config::MountConfig;
+use crate::config::file::DriveEntry;
+use crate::config::settings::Settings;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{DriveId, FileId, PartSize, Secret};
-
-const MIB: u64 = 1 << 20;
-const DAY_S: u64 = 86_400;
-/// One part is filled while another one is sent.
-const BUFFERED_PARTS_MIN: u64 = 2;
-/// Where the token is looked for when no file is named.
-const TOKEN_VARIABLE: &str = "PDSFS_TOKEN";
 
 /// Arguments of `pdsfs mount`.
 #[derive(Debug, Args)]
 #[command(after_help = "Sizes are bytes, or numbers with KiB, MiB, GiB (8M means 8MiB). Durations are \
-    seconds, or numbers with ms, s, m, h, d.\nThe access token is taken from $PDSFS_TOKEN unless a file is \
-    named.\nOn SIGINT or SIGTERM open files are saved before the drive is unmounted; a second signal \
-    gives up at once.")]
+    seconds, or numbers with ms, s, m, h, d.\nWhat the configuration file says is overridden by variables, and \
+    those by flags.\nThe access token is taken from $PDSFS_TOKEN unless a file is named.\nOn SIGINT or SIGTERM open \
+    files are saved before the drive is unmounted; a second signal gives up at once.")]
 pub struct MountArgs {
-    /// Base URL of the domain's API, such as https://bj1.api.aliyunpds.com; http only to this machine
-    #[arg(long, env = "PDSFS_ENDPOINT", value_name = "URL", value_parser = endpoint)]
-    endpoint: Url,
-    /// The drive
-    #[arg(long, env = "PDSFS_DRIVE_ID", value_name = "ID")]
-    drive_id: DriveId,
-    /// The folder of the drive that is mounted
-    #[arg(long, value_name = "FILE_ID", default_value = "root")]
-    root_id: FileId,
-    /// A file with the access token, or with JSON {"access_token", "refresh_token", "app_id"};
-    /// readable by its owner only
-    #[arg(long, env = "PDSFS_TOKEN_FILE", value_name = "FILE")]
-    token_file: Option<PathBuf>,
-    /// Let other users in (ordinary users need user_allow_other in /etc/fuse.conf)
+    /// A drive of the configuration, as NAME or NAME:/FOLDER; an argument with a slash and no colon
+    /// before it is MOUNTPOINT instead, and flags describe the drive
+    #[arg(value_name = "NAME")]
+    drive: String,
+    /// The folder to mount at [default: that of the configuration]
+    mountpoint: Option<PathBuf>,
+    /// Return when the drive is mounted; messages go to the journal from then on
     #[arg(long)]
-    allow_other: bool,
-    /// Refuse every change
-    #[arg(long)]
-    read_only: bool,
-    /// Size of the parts of an upload; a file has at most 10,000 of them. A multiple of 64 bytes, up
-    /// to 1 GiB; real domains refuse less than 100 KiB
-    #[arg(long, value_name = "SIZE", default_value = "8MiB", value_parser = part_size)]
-    part_size: PartSize,
-    /// Most parts of an upload that are sent at once, 1 to 256; adapts below that by itself
-    #[arg(long, value_name = "N", default_value_t = MountConfig::PARTS_IN_FLIGHT_MAX as u64,
-        value_parser = clap::value_parser!(u64).range(1..=256))]
-    parts_in_flight: u64,
-    /// All write buffers together, 1MiB to 1TiB and at least two parts
-    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = bytes_within(MIB, MIB << 20))]
-    buffer_size: u64,
-    /// Memory for what was read, 1MiB to 1TiB
-    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = bytes_within(MIB, MIB << 20))]
-    read_cache: u64,
-    /// How long names and attributes are believed before the drive is asked again, 0s to 1d
-    #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = duration_within(0, DAY_S))]
-    metadata_ttl: Duration,
-    /// How long closing a file waits for the drive before it reports an error, 1s to 1d
-    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration_within(1, DAY_S))]
-    commit_timeout: Duration,
-    /// How long one metadata call may take, in one attempt, 1s to 10m
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration_within(1, 600))]
-    call_timeout: Duration,
-    /// How long a transfer may stand still before it is tried again, 1s to 1h
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration_within(1, 3600))]
-    stall_timeout: Duration,
-    /// What removing does: to the drive's recycle bin, or for good
-    #[arg(long, value_enum, default_value_t = Remove::Trash)]
-    remove: Remove,
-    /// Whether modes, owners, links, special files and extended attributes are kept on the drive, as
-    /// tags of its files
-    #[arg(long, value_enum, default_value_t = Metadata::On)]
-    metadata: Metadata,
-    /// Owner of what has none on the drive [default: who mounts]
-    #[arg(long, value_name = "UID")]
-    uid: Option<u32>,
-    /// Group of what has none on the drive [default: of who mounts]
-    #[arg(long, value_name = "GID")]
-    gid: Option<u32>,
-    /// Permissions taken away from files (0666) and folders (0777), in octal, 0 to 777
-    #[arg(long, value_name = "OCTAL", default_value = "022", value_parser = umask)]
-    umask: u16,
-    /// Local copies of files that are not written front to back, all together, 1MiB to 1PiB, or "off"
-    /// [default: a tenth of the disk, at most 20GiB]
-    #[arg(long, value_name = "SIZE", value_parser = cache_size)]
-    cache_size: Option<u64>,
-    /// What those copies leave free on their disk, 0 to 1PiB
-    #[arg(long, value_name = "SIZE", default_value = "512MiB", value_parser = bytes_within(0, MIB << 30))]
-    cache_min_free: u64,
-    /// Where those copies lie, and parts that do not fit into memory [default: pdsfs in the user's cache folder]
-    #[arg(long, value_name = "DIR")]
-    spill_dir: Option<PathBuf>,
-    /// The folder to mount at
-    mountpoint: PathBuf,
+    background: bool,
+    /// Be the process that serves a drive in the background
+    #[arg(long, hide = true, conflicts_with = "background")]
+    detached: bool,
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(flatten)]
+    settings: Settings,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-enum Metadata {
-    /// Kept
-    On,
-    /// Accepted and forgotten; links and special files are refused
-    Off,
+/// What the positional arguments mean.
+#[derive(Debug, PartialEq, Eq)]
+struct Target {
+    name: Option<String>,
+    folder: Option<String>,
+    mountpoint: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Remove {
-    /// To the recycle bin
-    Trash,
-    /// For good
-    Delete,
+/// How the drive is served.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::cli) enum Serving {
+    /// By this process, until it is told to stop.
+    Foreground,
+    /// By another process, which this one has to start.
+    Background,
+    /// By this process, which somebody waits for who wants to go on.
+    Detached,
 }
 
 impl MountArgs {
-    /// Takes what is missing from the environment and checks what depends on each other.
+    /// Which process serves the drive.
+    pub(in crate::cli) fn serving(&self) -> Serving {
+        match (self.background, self.detached) {
+            (true, _) => Serving::Background,
+            (_, true) => Serving::Detached,
+            _ => Serving::Foreground,
+        }
+    }
+
+    /// Takes what is missing from the environment and the configuration, and checks what depends on
+    /// each other.
     pub(in crate::cli) fn into_config(self) -> Result<MountConfig> {
-        self.resolve(std::env::var(TOKEN_VARIABLE).ok().as_deref())
-    }
-
-    fn resolve(self, token: Option<&str>) -> Result<MountConfig> {
-        let buffer_min = self.part_size.get() * BUFFERED_PARTS_MIN;
-        if self.buffer_size < buffer_min {
-            return Err(invalid(format!(
-                "--buffer-size must hold {BUFFERED_PARTS_MIN} parts: at least {} with this --part-size",
-                show_bytes(buffer_min)
-            )));
-        }
-        let spill_dir = match self.spill_dir {
-            Some(dir) => {
-                dir.canonicalize().map_err(|e| invalid(format!("--spill-dir {}: {e}", dir.display())))?
-            }
-            None => default_spill_dir()?,
+        let target = target(&self.drive, self.mountpoint)?;
+        let said = self.settings.with_token_of_environment();
+        let Some(name) = target.name else {
+            let mountpoint = target.mountpoint.ok_or_else(|| no_mountpoint(&self.drive))?;
+            return said.resolve(None, mountpoint);
         };
-        if !spill_dir.is_dir() {
-            return Err(invalid(format!("--spill-dir {} is not a folder", spill_dir.display())));
-        }
-        // SAFETY: both calls only read the process's own ids and cannot fail.
-        let (uid, gid) = unsafe { (libc::getuid(), libc::getgid()) };
-        Ok(MountConfig {
-            endpoint: self.endpoint,
-            drive_id: self.drive_id,
-            root_id: self.root_id,
-            credential: credential(self.token_file, token)?,
-            mountpoint: self.mountpoint,
-            allow_other: self.allow_other,
-            read_only: self.read_only,
-            uid: self.uid.unwrap_or(uid),
-            gid: self.gid.unwrap_or(gid),
-            umask: self.umask,
-            part_size: self.part_size,
-            parts_in_flight_max: usize::try_from(self.parts_in_flight).map_err(|e| invalid(e.to_string()))?,
-            buffer_bytes_max: self.buffer_size,
-            read_cache_bytes_max: self.read_cache,
-            metadata_ttl: self.metadata_ttl,
-            commit_timeout: self.commit_timeout,
-            call_timeout: self.call_timeout,
-            stall_timeout: self.stall_timeout,
-            remove: match self.remove {
-                Remove::Trash => RemoveMode::Trash,
-                Remove::Delete => RemoveMode::Delete,
-            },
-            metadata: self.metadata == Metadata::On,
-            spill_dir,
-            staged_bytes_max: self.cache_size,
-            free_bytes_min: self.cache_min_free,
-        })
+        let entry = Configuration::read(&self.config)?.drive(&name)?;
+        lay(said, target.folder, target.mountpoint, name, entry)
     }
 }
 
-fn cache_size(text: &str) -> std::result::Result<u64, String> {
-    if text == "off" { Ok(0) } else { bytes_within(MIB, MIB << 30)(text) }
+fn lay(
+    mut said: Settings,
+    folder: Option<String>,
+    mountpoint: Option<PathBuf>,
+    name: String,
+    entry: DriveEntry,
+) -> Result<MountConfig> {
+    if said.folder.is_none() && said.root_id.is_none() {
+        said.folder = folder;
+    }
+    let mountpoint = mountpoint.or(entry.mountpoint).ok_or_else(|| no_mountpoint(&name))?;
+    said.over(entry.settings).resolve(Some(name), mountpoint)
 }
 
-fn invalid(detail: impl AsRef<str>) -> Error {
+fn no_mountpoint(drive: &str) -> Error {
+    let detail = format!(
+        "where to mount? give a folder: pdsfs mount {drive} MOUNTPOINT (or write mountpoint = \"...\" below \
+         [drives.{drive}])"
+    );
     Error::new(ErrorKind::Invalid, detail)
 }
 
-/// A named file goes before the environment. Whether it is private is checked where it is read.
-fn credential(file: Option<PathBuf>, token: Option<&str>) -> Result<Credential> {
-    if let Some(file) = file {
-        let absolute = file.canonicalize();
-        let file = absolute.map_err(|e| invalid(format!("--token-file {}: {e}", file.display())))?;
-        return Ok(Credential::File(file));
+/// `NAME`, `NAME:/FOLDER` or a path.
+fn target(drive: &str, mountpoint: Option<PathBuf>) -> Result<Target> {
+    let is_path =
+        drive.find('/').is_some_and(|slash| !drive[..slash].contains(':')) || matches!(drive, "." | "..");
+    if is_path {
+        if let Some(second) = mountpoint {
+            let detail = format!(
+                "{drive:?} is no name of a drive, and {} cannot be mounted at as well; names have no slash before \
+                 a colon",
+                second.display()
+            );
+            return Err(Error::new(ErrorKind::Invalid, detail));
+        }
+        return Ok(Target { name: None, folder: None, mountpoint: Some(PathBuf::from(drive)) });
     }
-    match token.map(str::trim) {
-        Some("") => Err(invalid(format!("{TOKEN_VARIABLE} is empty"))),
-        Some(token) => Ok(Credential::Token(Secret::new(token.to_owned()))),
-        None => Err(invalid(format!("no access token: set {TOKEN_VARIABLE} or name a --token-file"))),
-    }
-}
-
-/// The cache folder of a systemd unit, else of the user; made if it is missing.
-fn default_spill_dir() -> Result<PathBuf> {
-    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
-    let user = || absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
-    let dir = absolute("CACHE_DIRECTORY").or_else(|| user().map(|cache| cache.join("pdsfs")));
-    let dir = dir.ok_or_else(|| invalid("neither XDG_CACHE_HOME nor HOME is set: name a --spill-dir"))?;
-    private_dir(&dir).and_then(|()| dir.canonicalize()).map_err(|e| {
-        invalid(format!("cannot make {}: {e}; name another folder with --spill-dir", dir.display()))
-    })
-}
-
-fn private_dir(dir: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
-}
-
-/// An https URL without a path; http only to this machine, because the token goes along.
-fn endpoint(text: &str) -> std::result::Result<Url, String> {
-    let url = Url::parse(text).map_err(|e| format!("{e}; write it like https://bj1.api.aliyunpds.com"))?;
-    let loopback = match url.host() {
-        Some(Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(Host::Ipv6(ip)) => ip.is_loopback(),
-        Some(Host::Domain(name)) => name == "localhost",
-        None => return Err("it has no host".to_owned()),
+    let (name, folder) = match drive.split_once(':') {
+        Some((name, folder)) => (name, Some(crate::config::settings::folder(folder))),
+        None => (drive, None),
     };
-    match url.scheme() {
-        "https" => {}
-        "http" if loopback => {}
-        "http" => return Err("plain http would show the token to the network; use https".to_owned()),
-        other => return Err(format!("{other} is not offered; use https")),
-    }
-    if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
-        return Err("it ends after the host and port".to_owned());
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err("no user or password belongs in it".to_owned());
-    }
-    Ok(url)
-}
-
-fn part_size(text: &str) -> std::result::Result<PartSize, String> {
-    PartSize::new(bytes(text)?).map_err(|e| e.to_string())
-}
-
-fn umask(text: &str) -> std::result::Result<u16, String> {
-    let wrong = || format!("{text:?} is not an octal number from 0 to 777");
-    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(wrong());
-    }
-    u16::from_str_radix(text, 8).ok().filter(|mask| *mask <= 0o777).ok_or_else(wrong)
+    let folder =
+        folder.transpose().map_err(|what| Error::new(ErrorKind::Invalid, format!("{drive:?}: {what}")))?;
+    crate::config::file::check_name(name).map_err(|what| {
+        let hint =
+            if Path::new(name).is_dir() { "; to mount at that folder, write ./ before it" } else { "" };
+        Error::new(ErrorKind::Invalid, what + hint)
+    })?;
+    Ok(Target { name: Some(name.to_owned()), folder, mountpoint })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser;
 
-    #[derive(Debug, Parser)]
-    struct Line {
-        #[command(flatten)]
-        args: MountArgs,
-    }
-
-    fn parse(more: &[&str]) -> std::result::Result<MountArgs, String> {
-        let least = ["pdsfs", "--endpoint", "https://bj1.api.aliyunpds.com", "--drive-id", "1", "/mnt"];
-        let line = least.iter().chain(more).copied();
-        Line::try_parse_from(line).map(|line| line.args).map_err(|e| e.to_string())
-    }
-
-    fn config(more: &[&str]) -> std::result::Result<MountConfig, String> {
-        let spill = tempfile::tempdir().unwrap();
-        let dir = spill.path().to_str().unwrap();
-        let args = parse(&[more, &["--spill-dir", dir]].concat())?;
-        args.resolve(Some(" tok\n")).map_err(|e| e.to_string())
+    fn meant(drive: &str, mountpoint: Option<&str>) -> (Option<String>, Option<String>, Option<PathBuf>) {
+        let target = target(drive, mountpoint.map(PathBuf::from)).unwrap();
+        (target.name, target.folder, target.mountpoint)
     }
 
     #[test]
-    fn the_defaults_are_those_of_the_config() {
-        let c = config(&[]).unwrap();
-        assert_eq!(c.part_size, PartSize::DEFAULT);
-        assert_eq!(c.parts_in_flight_max, MountConfig::PARTS_IN_FLIGHT_MAX);
-        assert_eq!(c.buffer_bytes_max, MountConfig::BUFFER_BYTES_MAX);
-        assert_eq!(c.read_cache_bytes_max, MountConfig::READ_CACHE_BYTES_MAX);
-        assert_eq!(c.metadata_ttl, MountConfig::METADATA_TTL);
-        assert_eq!(c.commit_timeout, MountConfig::COMMIT_TIMEOUT);
-        assert_eq!(c.call_timeout, MountConfig::CALL_TIMEOUT);
-        assert_eq!(c.stall_timeout, MountConfig::STALL_TIMEOUT);
-        assert_eq!((c.umask, c.remove, c.root_id), (0o022, RemoveMode::Trash, FileId::root()));
-        assert!(matches!(c.credential, Credential::Token(t) if t.expose() == "tok"));
-    }
-
-    #[test]
-    fn every_bound_is_checked() {
-        for (option, least, most, beyond) in [
-            ("--part-size", "64", "1GiB", ["63", "2GiB"]),
-            ("--parts-in-flight", "1", "256", ["0", "257"]),
-            ("--read-cache", "1MiB", "1TiB", ["1023K", "1025G"]),
-            ("--metadata-ttl", "0s", "1d", ["-1s", "25h"]),
-            ("--commit-timeout", "1s", "1d", ["0", "25h"]),
-            ("--call-timeout", "1s", "10m", ["0", "11m"]),
-            ("--stall-timeout", "1s", "1h", ["999ms", "61m"]),
-            ("--umask", "0", "777", ["1000", "8"]),
-            ("--uid", "0", "4294967295", ["-1", "x"]),
-        ] {
-            for fine in [least, most] {
-                assert!(parse(&[&format!("{option}={fine}")]).is_ok(), "{option}={fine}");
-            }
-            for wrong in beyond {
-                assert!(parse(&[&format!("{option}={wrong}")]).is_err(), "{option}={wrong}");
-            }
-        }
-    }
-
-    #[test]
-    fn two_parts_fit_into_the_buffers() {
-        assert!(config(&["--part-size=128MiB", "--buffer-size=256MiB"]).is_ok());
-        let error = config(&["--part-size=128MiB", "--buffer-size=255MiB"]).unwrap_err();
-        assert!(error.contains("256 MiB"), "{error}");
-        assert!(parse(&["--part-size=100"]).unwrap_err().contains("128"));
-    }
-
-    #[test]
-    fn the_token_travels_encrypted_or_not_at_all() {
-        for fine in
-            ["https://x.api.aliyunpds.com", "http://127.0.0.1:80", "http://localhost:1", "http://[::1]:9"]
-        {
-            assert!(endpoint(fine).is_ok(), "{fine}");
-        }
-        let refused = [
-            "http://x.api.aliyunpds.com",
-            "http://localhost.example.com",
-            "ftp://x",
-            "x.api.aliyunpds.com",
-            "https://x/v2",
-            "https://x?y",
-            "https://me:pw@x",
-        ];
-        for wrong in refused {
-            assert!(endpoint(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn without_a_token_nothing_starts() {
-        assert!(credential(None, None).unwrap_err().to_string().contains(TOKEN_VARIABLE));
-        assert!(credential(None, Some(" \n")).unwrap_err().to_string().contains("empty"));
-        assert!(credential(Some("/nonexistent/token".into()), Some("t")).is_err());
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let named = credential(Some(file.path().into()), Some("t")).unwrap();
-        assert!(matches!(named, Credential::File(_)), "a named file goes first");
+    fn a_slash_makes_a_path_unless_a_colon_comes_before_it() {
+        let some = |text: &str| Some(text.to_owned());
+        let path = |text: &str| Some(PathBuf::from(text));
+        assert_eq!(meant("/mnt", None), (None, None, path("/mnt")));
+        assert_eq!(meant("./a", None), (None, None, path("./a")));
+        assert_eq!(meant(".", None), (None, None, path(".")));
+        assert_eq!(meant("photos", None), (some("photos"), None, None));
+        assert_eq!(meant("photos", Some("/mnt")), (some("photos"), None, path("/mnt")));
+        assert_eq!(meant("photos:/a/b", Some("/mnt")), (some("photos"), some("a/b"), path("/mnt")));
+        assert!(target("/mnt", Some("/mnt2".into())).unwrap_err().to_string().contains("/mnt2"));
+        assert!(target("a b", None).unwrap_err().to_string().contains("cannot name a drive"));
+        assert!(target("a:/../b", None).is_err());
     }
 }

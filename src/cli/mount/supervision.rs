@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
 use super::place::is_dead;
-use crate::cli::quantities::show_duration;
+use crate::config::quantities::show_duration;
 use crate::desktop::inhibit;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pds::drive::Drive;

@@ -8,7 +8,7 @@ const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
 
 /// Reads `8388608`, `8M`, `8MiB` (both 1024-based) or `8MB` (1000-based), in any case.
-pub(super) fn bytes(text: &str) -> Result<u64, String> {
+pub fn bytes(text: &str) -> Result<u64, String> {
     let wrong = || format!("{text:?} is not a size; write bytes, or a number with KiB, MiB, GiB or TiB");
     let (number, unit) = split(text).ok_or_else(wrong)?;
     let factor = match unit.to_ascii_lowercase().as_str() {
@@ -27,7 +27,7 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
 }
 
 /// Reads `90`, `90s` (both seconds), `500ms`, `10m`, `2h` or `1d`.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is not a duration; write a number with ms, s, m, h or d");
     let (number, unit) = split(text).ok_or_else(wrong)?;
     let factor_ms: u64 = match unit {
@@ -42,7 +42,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// A size from `least` to `most`.
-pub(super) fn bytes_within(least: u64, most: u64) -> impl Fn(&str) -> Result<u64, String> + Clone {
+pub fn bytes_within(least: u64, most: u64) -> impl Fn(&str) -> Result<u64, String> + Clone {
     move |text| match bytes(text)? {
         value if (least..=most).contains(&value) => Ok(value),
         _ => Err(format!("{text} is not within {} and {}", show_bytes(least), show_bytes(most))),
@@ -50,10 +50,7 @@ pub(super) fn bytes_within(least: u64, most: u64) -> impl Fn(&str) -> Result<u64
 }
 
 /// A duration from `least` to `most`, in seconds.
-pub(super) fn duration_within(
-    least_s: u64,
-    most_s: u64,
-) -> impl Fn(&str) -> Result<Duration, String> + Clone {
+pub fn duration_within(least_s: u64, most_s: u64) -> impl Fn(&str) -> Result<Duration, String> + Clone {
     let (least, most) = (Duration::from_secs(least_s), Duration::from_secs(most_s));
     move |text| match duration(text)? {
         value if (least..=most).contains(&value) => Ok(value),
@@ -62,7 +59,7 @@ pub(super) fn duration_within(
 }
 
 /// In the largest unit that divides it.
-pub(super) fn show_bytes(value: u64) -> String {
+pub fn show_bytes(value: u64) -> String {
     let units = [(TIB, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")];
     match units.iter().find(|(size, _)| value >= *size && value.is_multiple_of(*size)) {
         Some((size, name)) => format!("{} {name}", value / size),
@@ -71,7 +68,7 @@ pub(super) fn show_bytes(value: u64) -> String {
 }
 
 /// In the largest unit that divides it.
-pub(super) fn show_duration(value: Duration) -> String {
+pub fn show_duration(value: Duration) -> String {
     let ms = value.as_millis();
     let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")];
     match units.iter().find(|(size, _)| ms >= *size && ms.is_multiple_of(*size)) {

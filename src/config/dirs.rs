@@ -1,0 +1,84 @@
+//! Which folders of a machine are ours.
+//!
+//! For a person: the XDG base folders. For a service, those that systemd names. Relative values count as
+//! unset, as the XDG specification wants it.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// The name of our folder in each base folder, and of the system's configuration folder.
+const OURS: &str = "pdsfs";
+/// The name of the configuration file.
+const CONFIG_FILE: &str = "config.toml";
+
+/// Where configuration is looked for, first one first: the user's file, then the system's.
+pub fn config_files() -> Vec<PathBuf> {
+    let user = variable("XDG_CONFIG_HOME").or_else(|| home(".config"));
+    let system = Path::new("/etc").join(OURS).join(CONFIG_FILE);
+    user.map(|base| base.join(OURS).join(CONFIG_FILE)).into_iter().chain([system]).collect()
+}
+
+/// Where copies of content lie: the cache folder of a systemd unit, else of the user; made if it is
+/// missing.
+pub fn cache() -> Result<PathBuf> {
+    let user = || variable("XDG_CACHE_HOME").or_else(|| home(".cache")).map(|base| base.join(OURS));
+    let dir = variable("CACHE_DIRECTORY").or_else(user).or_else(|| of_root("/var/cache"));
+    let dir = dir.ok_or_else(|| invalid("neither XDG_CACHE_HOME nor HOME is set: name a --spill-dir"))?;
+    make_private(&dir).and_then(|()| dir.canonicalize()).map_err(|e| {
+        invalid(format!("cannot make {}: {e}; name another folder with --spill-dir", dir.display()))
+    })
+}
+
+/// Makes a folder that only we can look into, and what is missing above it.
+pub fn make_private(dir: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
+/// A path as people write it in a file: `~/` is the user's own folder, anything else is absolute.
+pub fn absolute(text: &str) -> std::result::Result<PathBuf, String> {
+    if text == "~" || text.starts_with("~/") {
+        let own = home(text.trim_start_matches('~').trim_start_matches('/'));
+        return own.ok_or_else(|| "~ means nothing here, because HOME is not set".to_owned());
+    }
+    let path = PathBuf::from(text);
+    if path.is_absolute() { Ok(path) } else { Err("write the whole path, from / or ~/".to_owned()) }
+}
+
+/// At boot root has no folder of its own.
+fn of_root(base: &str) -> Option<PathBuf> {
+    // SAFETY: the call only reads the process's own id and cannot fail.
+    (unsafe { libc::geteuid() } == 0).then(|| Path::new(base).join(OURS))
+}
+
+fn home(below: &str) -> Option<PathBuf> {
+    variable("HOME").map(|home| home.join(below))
+}
+
+fn variable(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute())
+}
+
+fn invalid(detail: impl AsRef<str>) -> Error {
+    Error::new(ErrorKind::Invalid, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_in_files_are_whole() {
+        assert_eq!(absolute("/a/b"), Ok(PathBuf::from("/a/b")));
+        assert!(absolute("a/b").unwrap_err().contains("~/"));
+        let home = std::env::var_os("HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+        assert_eq!(absolute("~/x").ok(), home.map(|home| home.join("x")));
+        assert!(absolute("~other/x").is_err());
+    }
+
+    #[test]
+    fn the_system_is_asked_last() {
+        assert_eq!(config_files().pop(), Some(PathBuf::from("/etc/pdsfs/config.toml")));
+    }
+}
