@@ -34,9 +34,10 @@ fn an_upload_waits_for_the_network_and_goes_on_at_once() {
     file.write_all(&bytes[..4 * PART]).unwrap();
     rig.stop();
     let gone_at = Instant::now();
-    file.write_all(&bytes[4 * PART..]).unwrap();
+    let rest = bytes[4 * PART..].to_vec();
     let closing = std::thread::spawn(move || {
-        let saved = file.sync_all();
+        // Writing waits too where too much is on its way.
+        let saved = file.write_all(&rest).and_then(|()| file.sync_all());
         drop(file);
         (saved, Instant::now())
     });

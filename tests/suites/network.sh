@@ -38,7 +38,7 @@ mkfifo "$work/address"
 server=$!
 address=$(timeout 20 grep -om1 'http://[0-9.:]*' "$work/address")
 [ -n "$address" ] || { cat "$work/serve.log" >&2; exit 2; }
-"$pdsfs" --log debug mount --endpoint "$address" --drive-id 1 --spill-dir "$work/spill" --part-size 1MiB \
+"$pdsfs" --log warn,pdsfs=debug mount --endpoint "$address" --drive-id 1 --spill-dir "$work/spill" --part-size 1MiB \
     --parts-in-flight 4 --buffer-size 32MiB "$work/mnt" >/dev/null 2>"$work/mount.log" &
 daemon=$!
 for _ in $(seq 100); do mountpoint -q "$work/mnt" && break; sleep 0.1; done
