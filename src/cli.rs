@@ -18,6 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 pub mod config;
 pub mod demo;
+pub mod manual;
 pub mod mount;
 pub mod serve;
 mod signals;
@@ -61,6 +62,10 @@ enum Command {
     Serve(Box<serve::ServeArgs>),
     /// Show it all on this machine: an embedded drive, mounted, with the uploads on the screen
     Demo(demo::DemoArgs),
+    /// Print what a shell needs to complete the commands of pdsfs
+    Completions(manual::CompletionsArgs),
+    /// Write the man pages into a folder
+    Man(manual::ManArgs),
 }
 
 /// Reads the arguments, runs the command, and says what went wrong if it did.
@@ -97,6 +102,8 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Config(args) => config::run(&args),
         Command::Serve(args) => on_runtime(serve::run(args.check()?)),
         Command::Demo(args) => on_runtime(demo::run(args)),
+        Command::Completions(args) => manual::completions(&args),
+        Command::Man(args) => manual::man(&args),
     }))
 }
 

@@ -10,6 +10,8 @@ mod rig;
 mod bounds;
 #[path = "mount/cache.rs"]
 mod cache;
+#[path = "mount/configured.rs"]
+mod configured;
 #[path = "mount/copies.rs"]
 mod copies;
 #[path = "mount/crash.rs"]

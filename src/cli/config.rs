@@ -144,7 +144,7 @@ fn check(args: &ConfigArgs) -> Result<ExitCode> {
 }
 
 /// A configuration with every setting, made of the help of the flags.
-fn example() -> String {
+pub(super) fn example() -> String {
     let mut out = String::from(
         "# Configuration of pdsfs: ~/.config/pdsfs/config.toml, or /etc/pdsfs/config.toml for the system.\n\
          # Variables (PDSFS_PART_SIZE ...) override it, flags (--part-size ...) override both.\n\

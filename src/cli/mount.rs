@@ -100,8 +100,9 @@ pub(super) fn start(args: MountArgs) -> Result<Result<ExitCode>> {
     let config = args.into_config()?;
     Ok(match serving {
         Serving::Background => {
-            let arguments = std::env::args_os().skip(1);
-            background::start(arguments.filter(|argument| argument != "--background"))
+            let detached =
+                |argument| if argument == "--background" { background::DETACHED.into() } else { argument };
+            background::start(std::env::args_os().skip(1).map(detached))
         }
         Serving::Foreground => super::on_runtime(run(config, serving)),
         Serving::Detached => {

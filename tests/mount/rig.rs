@@ -328,7 +328,8 @@ impl Drop for DeadMount {
     }
 }
 
-fn unmount_lazily(path: &Path) {
+/// Takes a mount out of the name space, also a dead one.
+pub fn unmount_lazily(path: &Path) {
     while is_mount(path) {
         let status = Command::new("umount").arg("-l").arg(path).stderr(Stdio::null()).status();
         if !status.is_ok_and(|s| s.success())
