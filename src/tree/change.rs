@@ -314,6 +314,25 @@ impl Tree {
         Ok(superseded)
     }
 
+    /// An unsaved file could not be brought to the place that it was renamed to: it has its former one again.
+    pub fn rename_back(&mut self, ino: Ino, dir: Ino, name: &Name, now: Instant) -> Result<()> {
+        self.stop_replacing(ino, now);
+        let failed_at = self.parent(ino);
+        if let Some(failed_at) = failed_at {
+            self.distrust(failed_at, now);
+        }
+        self.check_alive(dir)?;
+        if self.child(dir, name.as_str()).is_some_and(|other| other != ino) {
+            return Err(Error::new(ErrorKind::Exists, format!("{name} exists by now")));
+        }
+        let spot = Spot { parent: dir, name: name.shared(), remote: name.remote() };
+        self.link(ino, spot, own_dentry(ino, Standing::Unsaved, now))?;
+        if let Some(failed_at) = failed_at {
+            self.reap(failed_at);
+        }
+        Ok(())
+    }
+
     /// The drive has been, or will be, told another modification time.
     pub fn set_mtime(&mut self, ino: Ino, mtime: SystemTime) -> Result<()> {
         let inode = self.inode_mut(ino)?;

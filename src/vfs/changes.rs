@@ -101,10 +101,8 @@ impl Vfs {
                 // A commit that ended meanwhile has made another object.
                 let next = [object, replaced].into_iter().flatten().find(|id| !removed.contains(id));
                 if next.is_none() {
-                    if let Some(file) = self.files.get(ino) {
-                        // From now on no commit of it begins; one that runs removes what it makes.
-                        file.unlinked();
-                    }
+                    // From now on no commit of it begins; one that runs removes what it makes.
+                    self.orphan(ino);
                     tree.unlink(ino, Instant::now());
                 }
                 next
@@ -231,6 +229,10 @@ impl Vfs {
             return Ok(source);
         }
         let open = self.files.get(source);
+        if let Some(file) = open.as_ref().filter(|file| file.is_local()) {
+            self.rename_local(file, from, target, to).await?;
+            return Ok(source);
+        }
         let is_local = self.tree().identity(source) == Some(Identity::Local);
         if is_local || open.as_ref().is_some_and(|file| file.is_unsaved()) {
             self.rename_unsaved(source, target, to).await?;
@@ -276,9 +278,7 @@ impl Vfs {
         let Some(mut target_meta) = target_meta else {
             // The target was never on the drive.
             self.move_object(source, to).await?;
-            if let Some(file) = self.files.get(target) {
-                file.unlinked();
-            }
+            self.orphan(target);
             return Ok(());
         };
         let source_meta = self.current(source).await?;
@@ -306,10 +306,7 @@ impl Vfs {
         self.pending.forget(&gone.file_id);
         let meta = self.impose(meta, mtime, posix).await;
         let mut tree = self.tree();
-        if let Some(file) = self.files.get(target) {
-            // Whoever has it open goes on with what it was; nothing of that comes to the drive.
-            file.unlinked();
-        }
+        self.orphan(target);
         tree.entomb(gone.file_id, Instant::now());
         tree.replaced(source, target, meta, Instant::now())
     }

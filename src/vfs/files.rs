@@ -192,10 +192,10 @@ impl Vfs {
                 .map(|opened| (entry.clone(), opened))
                 .inspect_err(|_| self.forget(entry.attr.ino, 1));
         }
-        let now = posix::now();
+        let (now, name) = (posix::now(), Name::new(name)?);
         let ino = {
             let mut tree = self.tree();
-            let ino = tree.create_local(parent, &Name::new(name)?, Instant::now(), (now, posix))?;
+            let ino = tree.create_local(parent, &name, Instant::now(), (now, posix))?;
             tree.names_set(&[parent], &[], now);
             // For the entry that is returned.
             let _ = tree.count_lookup(ino);
@@ -206,6 +206,7 @@ impl Vfs {
             access => access,
         };
         let file = self.open_file(ino, true)?;
+        self.stay_if_local_only(&file, &name);
         file.set_mtime(now);
         let opened = self.add_handle(file, access, caller);
         Ok((self.getattr(ino).await?, opened))

@@ -31,8 +31,8 @@ impl Vfs {
         let superseded = {
             let mut tree = self.tree();
             let superseded = tree.rename_unsaved(source, to.dir, &to.name, Instant::now())?;
-            if let Some(file) = target.and_then(|target| self.files.get(target)) {
-                file.unlinked();
+            if let Some(target) = target {
+                self.orphan(target);
             }
             superseded
         };

@@ -10,6 +10,7 @@ use crate::cli::quantities::{bytes, bytes_within, duration_within, show_bytes};
 use crate::config::{Credential, MountConfig, RemoveMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{DriveId, FileId, PartSize, Secret};
+use crate::name_patterns::NamePatterns;
 
 const MIB: u64 = 1 << 20;
 const DAY_S: u64 = 86_400;
@@ -96,6 +97,10 @@ pub struct MountArgs {
     /// Where those copies lie, and parts that do not fit into memory [default: pdsfs in the user's cache folder]
     #[arg(long, value_name = "DIR")]
     spill_dir: Option<PathBuf>,
+    /// Names of lock and junk files that live on this machine only, never uploaded and gone after the mount;
+    /// `*` and `?` stand for any characters and for one; "off" for none
+    #[arg(long, value_name = "PATTERNS", value_delimiter = ',', default_values = NamePatterns::JUNK)]
+    local_only: Vec<String>,
     /// The folder to mount at
     mountpoint: PathBuf,
 }
@@ -168,6 +173,8 @@ impl MountArgs {
             spill_dir,
             staged_bytes_max: self.cache_size,
             free_bytes_min: self.cache_min_free,
+            local_only: NamePatterns::new(self.local_only.iter().map(String::as_str))
+                .map_err(|e| e.context("--local-only"))?,
         })
     }
 }
@@ -282,6 +289,7 @@ mod tests {
         assert_eq!(c.call_timeout, MountConfig::CALL_TIMEOUT);
         assert_eq!(c.stall_timeout, MountConfig::STALL_TIMEOUT);
         assert_eq!((c.umask, c.remove, c.root_id), (0o022, RemoveMode::Trash, FileId::root()));
+        assert_eq!(c.local_only, NamePatterns::junk());
         assert!(matches!(c.credential, Credential::Token(t) if t.expose() == "tok"));
     }
 
