@@ -118,7 +118,8 @@ mod tests {
     #[test]
     fn junk_is_what_desktops_leave_behind() {
         let junk = NamePatterns::junk();
-        for name in [".~lock.report.odt#", ".DS_Store", "._photo.jpg", "Thumbs.db", ".notes.txt.swp", "x.swp"] {
+        for name in [".~lock.report.odt#", ".DS_Store", "._photo.jpg", "Thumbs.db", ".notes.txt.swp", "x.swp"]
+        {
             assert!(junk.matches(name), "{name}");
         }
         for name in ["report.odt", "DS_Store", ".DS_Store2", "lock.odt#", ".bashrc", "swp", "a.swpx", "_x"] {
