@@ -13,6 +13,7 @@ mod local_only;
 mod names;
 mod pending;
 mod reshape;
+mod trash_can;
 mod unsaved_renames;
 
 use std::num::NonZeroUsize;

@@ -25,11 +25,33 @@ impl Tree {
         now: Instant,
         (since, posix): (SystemTime, Option<Arc<Posix>>),
     ) -> Result<Ino> {
+        self.create_unborn(FileType::File, dir, name, now, (since, posix))
+    }
+
+    /// A folder that lives on this machine only. The name must be absent.
+    pub fn create_local_folder(
+        &mut self,
+        dir: Ino,
+        name: &Name,
+        now: Instant,
+        (since, posix): (SystemTime, Option<Arc<Posix>>),
+    ) -> Result<Ino> {
+        self.create_unborn(FileType::Folder, dir, name, now, (since, posix))
+    }
+
+    fn create_unborn(
+        &mut self,
+        kind: FileType,
+        dir: Ino,
+        name: &Name,
+        now: Instant,
+        (since, posix): (SystemTime, Option<Arc<Posix>>),
+    ) -> Result<Ino> {
         if self.child(dir, name.as_str()).is_some() {
             return Err(Error::new(ErrorKind::Exists, format!("{name} exists")));
         }
         self.check_alive(dir)?;
-        let ino = self.add_inode(FileType::File, Object::Unborn { since, posix }, Some(now));
+        let ino = self.add_inode(kind, Object::Unborn { since, posix }, Some(now));
         let spot = Spot { parent: dir, name: name.shared(), remote: name.remote() };
         self.link(ino, spot, own_dentry(ino, Standing::Unsaved, now))?;
         self.attrs_set(ino, now, since);
@@ -441,8 +463,8 @@ impl Tree {
     pub(super) fn check_alive(&self, dir: Ino) -> Result<()> {
         self.folder(dir)?;
         match self.inode(dir)?.object {
-            Object::Live(_) => Ok(()),
-            Object::Unborn { .. } | Object::Gone(_) => {
+            Object::Live(_) | Object::Unborn { .. } => Ok(()),
+            Object::Gone(_) => {
                 Err(Error::new(ErrorKind::NotFound, "the folder was removed; nothing can be made in it"))
             }
         }

@@ -7,6 +7,7 @@ use std::ffi::OsStr;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use super::{Caller, Entry, Kind, RenameMode, Vfs, leave_session_thread};
+use crate::config::RemoveMode;
 use crate::content::finish::target;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, Ino};
@@ -34,6 +35,9 @@ impl Vfs {
         let name = Name::new(name)?;
         if self.resolve(parent, &name).await?.is_some() {
             return Err(Error::new(ErrorKind::Exists, format!("{name} exists")));
+        }
+        if self.is_trash_folder(parent, &name) {
+            return self.make_trash_folder(parent, &name, mode, caller);
         }
         let folder = self.folder_id(parent)?;
         let posix = self.newborn(parent, Kind::Folder, mode, caller)?;
@@ -76,14 +80,14 @@ impl Vfs {
         if self.tree().kind(ino)? == FileType::Folder {
             return Err(Error::new(ErrorKind::IsDirectory, format!("{name} is a folder")));
         }
-        self.remove_file(ino).await?;
+        self.remove_file(ino, self.config.remove).await?;
         self.tree().names_set(&[parent], &[ino], posix::now());
         Ok(())
     }
 
     /// A file is an orphan only when the drive has let go of it: where that fails, it is what it
     /// was, and what is written to it is not lost.
-    async fn remove_file(&self, ino: Ino) -> Result<()> {
+    pub(super) async fn remove_file(&self, ino: Ino, mode: RemoveMode) -> Result<()> {
         if let Some(file) = self.files.get(ino) {
             leave_session_thread().await;
             tokio::task::block_in_place(|| file.take_back());
@@ -109,7 +113,7 @@ impl Vfs {
             };
             let Some(file_id) = next else { break };
             self.hold_open(ino, &file_id).await;
-            self.drive.remove(&file_id, self.config.remove).await?;
+            self.drive.remove(&file_id, mode).await?;
             self.pending.forget(&file_id);
             removed.insert(file_id);
         }
@@ -147,6 +151,9 @@ impl Vfs {
     }
 
     async fn remove_folder(&self, ino: Ino) -> Result<()> {
+        if self.is_here_only(ino) {
+            return self.remove_trash_folder(ino);
+        }
         let folder = self.folder_id(ino)?;
         self.check_empty(ino, &folder).await?;
         self.drive.remove(&folder, self.config.remove).await?;
@@ -215,6 +222,9 @@ impl Vfs {
             return Err(Error::new(ErrorKind::Exists, format!("{} exists", to.name)));
         }
         let kind = self.check_kinds(source, target, to)?;
+        if self.rename_into_trash(source, kind, from, to).await? {
+            return Ok(source);
+        }
         if let Some(open) = target.and_then(|target| self.files.get(target))
             && let Some(mut running) = open.running()
         {

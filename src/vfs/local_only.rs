@@ -13,7 +13,7 @@ use super::changes::At;
 use super::{Vfs, leave_session_thread};
 use crate::content::open_file::OpenFile;
 use crate::content::space::Space;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Ino;
 use crate::tree::Name;
 
@@ -29,22 +29,31 @@ pub(super) fn room(space: &Arc<Space>, free_bytes_min: u64) -> Arc<Space> {
 
 impl Vfs {
     /// A file was made under this name.
-    pub(super) fn stay_if_local_only(&self, file: &OpenFile, name: &Name) {
-        if !self.config.local_only.matches(name.as_str()) {
-            return;
+    pub(super) fn stay_if_local_only(&self, file: &OpenFile, parent: Ino, name: &Name) -> Result<()> {
+        if !self.is_local_only(parent, name) {
+            return Ok(());
         }
         if !self.files.keep(file.ino(), FILES_MAX) {
             self.drop_unreachable();
             if !self.files.keep(file.ino(), FILES_MAX) {
+                if self.is_here_only(parent) {
+                    let detail = format!("{FILES_MAX} files live on this machine only");
+                    return Err(Error::new(ErrorKind::NoSpace, detail));
+                }
                 tracing::warn!("{FILES_MAX} files live on this machine only; {name} will be on the drive");
-                return;
+                return Ok(());
             }
         }
         file.stay();
+        Ok(())
+    }
+
+    fn is_local_only(&self, parent: Ino, name: &Name) -> bool {
+        self.config.local_only.matches(name.as_str()) || self.is_trash_note(parent)
     }
 
     /// Files that stay here go with their folder, where somebody else has removed it.
-    fn drop_unreachable(&self) {
+    pub(super) fn drop_unreachable(&self) {
         let unreachable: Vec<Ino> = {
             let tree = self.tree();
             self.files.kept().into_iter().filter(|ino| !tree.is_below(*ino, Ino::ROOT)).collect()
@@ -75,7 +84,7 @@ impl Vfs {
     ) -> Result<()> {
         let ino = file.ino();
         let is_local = |ino| self.files.get(ino).is_some_and(|file| file.is_local());
-        if self.config.local_only.matches(to.name.as_str()) && target.is_none_or(is_local) {
+        if self.is_local_only(to.dir, &to.name) && target.is_none_or(is_local) {
             return self.rename_unsaved(ino, target, to).await;
         }
         let file = self.open_file(ino, true)?;
