@@ -8,6 +8,7 @@ pub mod crc64;
 pub mod error;
 pub mod fuse;
 pub mod ids;
+pub mod name_patterns;
 pub mod pds;
 pub mod posix;
 pub mod rolling_sha1;

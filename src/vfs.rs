@@ -9,9 +9,11 @@ mod changes;
 mod commit;
 mod dirs;
 mod files;
+mod local_only;
 mod names;
 mod pending;
 mod reshape;
+mod trash_can;
 mod unsaved_renames;
 
 use std::num::NonZeroUsize;
@@ -209,13 +211,15 @@ impl Vfs {
         let in_flight_max = (config.buffer_bytes_max / part_bytes).saturating_sub(1);
         let in_flight_max = in_flight_max.clamp(1, config.parts_in_flight_max as u64);
         let reader = Reader::new(drive.clone(), config.read_cache_bytes_max);
+        let space = Space::new(&config.spill_dir, config.staged_bytes_max, config.free_bytes_min);
         let env = Arc::new(Env {
             drive: drive.clone(),
             budget: Budget::new(config.buffer_bytes_max, part_bytes),
             gate: Gate::new(in_flight_max as usize, part_bytes),
             part_size: config.part_size,
             spill_dir: config.spill_dir.clone(),
-            space: Space::new(&config.spill_dir, config.staged_bytes_max, config.free_bytes_min),
+            local_space: local_only::room(&space, config.free_bytes_min),
+            space,
             reader: reader.clone(),
             runtime: tokio::runtime::Handle::current(),
         });

@@ -20,6 +20,8 @@ mod crash;
 mod faults;
 #[path = "mount/flags.rs"]
 mod flags;
+#[path = "mount/local_only.rs"]
+mod local_only;
 #[path = "mount/metadata.rs"]
 mod metadata;
 #[path = "mount/model.rs"]

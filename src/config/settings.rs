@@ -17,6 +17,7 @@ use crate::config::quantities::{bytes, bytes_within, duration_within, show_bytes
 use crate::config::{Credential, MountConfig, RemoveMode, dirs};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{DriveId, FileId, PartSize, Secret};
+use crate::name_patterns::NamePatterns;
 
 const MIB: u64 = 1 << 20;
 const DAY_S: u64 = 86_400;
@@ -106,6 +107,11 @@ pub struct Settings {
     /// Where those copies lie, and parts that do not fit into memory [default: pdsfs in the user's cache folder]
     #[arg(long, env = "PDSFS_SPILL_DIR", value_name = "DIR")]
     pub spill_dir: Option<PathBuf>,
+    /// Names of lock and junk files that live on this machine only, never uploaded and gone after the mount, with
+    /// commas between; * and ? stand for any characters and for one; "off" for none
+    /// [default: .~lock.*#,.DS_Store,._*,Thumbs.db,*.swp]
+    #[arg(long, env = "PDSFS_LOCAL_ONLY", value_name = "PATTERNS", value_parser = local_only)]
+    pub local_only: Option<NamePatterns>,
 }
 
 /// Whether POSIX attributes are kept on the drive.
@@ -160,6 +166,7 @@ impl Settings {
             cache_size: self.cache_size.or(lower.cache_size),
             cache_min_free: self.cache_min_free.or(lower.cache_min_free),
             spill_dir: self.spill_dir.or(lower.spill_dir),
+            local_only: self.local_only.or(lower.local_only),
         }
     }
 
@@ -217,6 +224,7 @@ impl Settings {
             spill_dir,
             staged_bytes_max: self.cache_size,
             free_bytes_min: self.cache_min_free.unwrap_or(default.free_bytes_min),
+            local_only: self.local_only.unwrap_or(default.local_only.clone()),
             ..default
         })
     }
@@ -299,6 +307,10 @@ pub fn folder(text: &str) -> std::result::Result<String, String> {
 
 fn part_size(text: &str) -> std::result::Result<PartSize, String> {
     PartSize::new(bytes(text)?).map_err(|e| e.to_string())
+}
+
+fn local_only(text: &str) -> std::result::Result<NamePatterns, String> {
+    NamePatterns::new(text.split(',')).map_err(|e| e.to_string())
 }
 
 fn umask(text: &str) -> std::result::Result<u16, String> {

@@ -5,6 +5,7 @@
 //! meanwhile. A commit whose task dies leaves `Failed` behind, never success.
 
 mod settle;
+mod stay;
 mod write;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +17,7 @@ use tokio::sync::Notify;
 
 use super::finish::target;
 use super::flow::Flow;
+use super::local::Local;
 use super::reader::ReadTarget;
 use super::shipper::Env;
 use super::staged::{Piece, Staged};
@@ -57,6 +59,8 @@ enum Content {
         error: Error,
         base: Option<FileMeta>,
     },
+    /// Stays on this machine.
+    Local(Local),
 }
 
 /// Where readers find a content that is being committed.
@@ -75,6 +79,7 @@ impl Content {
             Self::Staged { copy, .. } => copy.size(),
             Self::Committing { bytes, .. } => *bytes,
             Self::Failed { base, .. } => base.as_ref().map_or(0, |base| base.size),
+            Self::Local(local) => local.size(),
         }
     }
 }
@@ -161,7 +166,7 @@ impl OpenFile {
         let mut inner = self.lock();
         inner.mtime = mtime;
         match &inner.content {
-            Content::New | Content::Staged { .. } => true,
+            Content::New | Content::Staged { .. } | Content::Local(_) => true,
             Content::Streaming { live, .. } => !live.has_shipped(),
             Content::Clean { .. } | Content::Committing { .. } | Content::Failed { .. } => false,
         }
@@ -177,16 +182,18 @@ impl OpenFile {
         match &self.lock().content {
             Content::Failed { error, .. } => Err(error.clone()),
             Content::Streaming { live, .. } => live.flow().check(),
-            Content::New | Content::Clean { .. } | Content::Staged { .. } | Content::Committing { .. } => {
-                Ok(())
-            }
+            Content::New
+            | Content::Clean { .. }
+            | Content::Staged { .. }
+            | Content::Committing { .. }
+            | Content::Local(_) => Ok(()),
         }
     }
 
     /// The content as the drive has it, if it has any.
     pub fn base(&self) -> Option<FileMeta> {
         match &self.lock().content {
-            Content::New => None,
+            Content::New | Content::Local(_) => None,
             Content::Clean { base, .. } => Some(base.clone()),
             Content::Streaming { base, .. }
             | Content::Staged { base, .. }
@@ -218,7 +225,7 @@ impl OpenFile {
     pub fn rebased(&self, meta: &FileMeta) {
         let mut inner = self.lock();
         match &mut inner.content {
-            Content::New => {}
+            Content::New | Content::Local(_) => {}
             Content::Clean { base, held } => {
                 if meta.sha1.is_none() || meta.sha1 != base.sha1 || meta.size != base.size {
                     // What is still here is not what the drive has now.
@@ -245,7 +252,8 @@ impl OpenFile {
             | Content::Clean { .. }
             | Content::Streaming { .. }
             | Content::Staged { .. }
-            | Content::Failed { .. } => None,
+            | Content::Failed { .. }
+            | Content::Local(_) => None,
         }
     }
 
@@ -268,7 +276,8 @@ impl OpenFile {
             | Content::Clean { .. }
             | Content::Staged { .. }
             | Content::Committing { source: Source::Copy(_), .. }
-            | Content::Failed { .. } => None,
+            | Content::Failed { .. }
+            | Content::Local(_) => None,
         }
     }
 
@@ -287,6 +296,7 @@ impl OpenFile {
             Content::Clean { base, held: None } => self.env.space.kept().has(&target(base)),
             Content::Streaming { live, .. } => live.has_shipped(),
             Content::Committing { source: Source::Flow(_, tee), .. } => tee.is_some(),
+            Content::Local(local) => local.is_on_disk(),
             Content::New | Content::Clean { .. } | Content::Failed { .. } => false,
         }
     }
@@ -296,6 +306,7 @@ impl OpenFile {
         let inner = self.lock();
         match &inner.content {
             Content::New => Ok(ReadFrom::Held(Bytes::new())),
+            Content::Local(local) => local.read(offset, len as u64).map(ReadFrom::Pieces),
             Content::Clean { base, held: None } => match self.env.space.kept().get(&target(base)) {
                 Some(copy) => copy.read(offset, len as u64).map(ReadFrom::Pieces),
                 None => Ok(ReadFrom::Drive(base.clone())),
@@ -329,7 +340,7 @@ impl OpenFile {
 /// The base of a content that is about to become another one.
 fn take_base(content: &mut Content) -> Option<FileMeta> {
     match std::mem::replace(content, Content::New) {
-        Content::New => None,
+        Content::New | Content::Local(_) => None,
         Content::Clean { base, .. } => Some(base),
         Content::Streaming { base, .. }
         | Content::Staged { base, .. }

@@ -16,7 +16,8 @@ pub const IMPORTS: &[(&str, &[&str])] = &[
     ("rolling_sha1", &["ids"]),
     ("error", &["ids"]),
     ("posix", &[]),
-    ("config", &["error", "ids", "pds::auth"]),
+    ("name_patterns", &["error"]),
+    ("config", &["error", "ids", "name_patterns", "pds::auth"]),
     ("pds::types", &["ids", "rolling_sha1"]),
     ("pds", &["config", "crc64", "error", "ids", "posix", "rolling_sha1"]),
     ("status", &["error"]),
@@ -25,7 +26,7 @@ pub const IMPORTS: &[(&str, &[&str])] = &[
     ("vfs", &["config", "content", "error", "ids", "pds", "posix", "rolling_sha1", "status", "tree"]),
     ("fuse", &["config", "error", "ids", "posix", "vfs"]),
     ("server", &["crc64", "ids", "pds::types"]),
-    ("cli", &["config", "error", "fuse", "ids", "pds", "server", "status", "vfs"]),
+    ("cli", &["config", "error", "fuse", "ids", "name_patterns", "pds", "server", "status", "vfs"]),
     ("main", &["cli"]),
 ];
 
