@@ -19,8 +19,10 @@ use tokio::sync::broadcast;
 
 use crate::error::Error;
 
+mod pause;
 mod rate;
 
+pub use pause::{Pause, PauseReason};
 use rate::RateWindow;
 
 /// Events that a slow subscriber may be behind before it loses the oldest.
@@ -84,7 +86,7 @@ pub enum TransferState {
 pub struct TransferView {
     /// The same for the life of a transfer, never used again in this process; grows with age.
     pub id: u64,
-    /// The file's name, without its folder.
+    /// The file's path below the mount.
     pub name: Arc<str>,
     /// Where it is.
     pub state: TransferState,
@@ -142,6 +144,8 @@ pub struct Progress {
     events: broadcast::Sender<Event>,
     sums: Sums,
     rate: Mutex<RateWindow>,
+    /// A leaf lock.
+    pauses: Mutex<Vec<Pause>>,
 }
 
 /// Transfers that have not ended, oldest first.
@@ -171,6 +175,7 @@ impl Progress {
             events: broadcast::Sender::new(EVENTS_MAX),
             sums: Sums::default(),
             rate: Mutex::new(RateWindow::new(Instant::now())),
+            pauses: Mutex::default(),
         })
     }
 
@@ -324,6 +329,11 @@ impl Transfer {
         }
         self.progress.sums.failed.fetch_add(1, Relaxed);
         let _ = self.progress.events.send(Event::Failed { name: self.name(), error: error.clone() });
+    }
+
+    /// How it is now.
+    pub fn look(&self) -> TransferView {
+        self.view(Instant::now())
     }
 
     fn name(&self) -> Arc<str> {

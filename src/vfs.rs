@@ -13,6 +13,7 @@ mod local_only;
 mod names;
 mod pending;
 mod reshape;
+mod sights;
 mod trash_can;
 mod unsaved_renames;
 
@@ -42,6 +43,8 @@ use dirs::Dirs;
 use files::Handles;
 use names::QuotaCache;
 use pending::PendingAttrs;
+use sights::Failures;
+pub use sights::{Load, SeenFile, Sight, Stage};
 
 /// Attributes as `stat` shows them.
 #[derive(Clone, Debug, PartialEq)]
@@ -192,6 +195,8 @@ pub struct Vfs {
     device: OnceLock<Device>,
     /// The revision that the kernel's page cache has of an inode. A leaf lock.
     cached: Mutex<LruCache<Ino, RevisionId>>,
+    /// Why files could not be saved, for as long as that is so.
+    failures: Failures,
 }
 
 /// Inodes whose page cache is remembered to be good.
@@ -239,6 +244,7 @@ impl Vfs {
             pending: Arc::default(),
             device: OnceLock::new(),
             cached: Mutex::new(LruCache::new(CACHED_INODES_MAX)),
+            failures: Failures::default(),
             drive,
             config,
         });
@@ -295,7 +301,8 @@ impl Vfs {
         unsaved
     }
 
-    fn name_of(&self, ino: Ino) -> String {
+    /// Path below the mount, for people.
+    pub fn name_of(&self, ino: Ino) -> String {
         self.tree().display_path(ino)
     }
 }

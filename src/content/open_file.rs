@@ -5,6 +5,7 @@
 //! meanwhile. A commit whose task dies leaves `Failed` behind, never success.
 
 mod settle;
+mod sight;
 mod stay;
 mod write;
 
@@ -27,9 +28,10 @@ use crate::error::{Error, Result};
 use crate::ids::Ino;
 use crate::pds::drive::FileMeta;
 use crate::posix;
-use crate::status::Progress;
+use crate::status::{Progress, Transfer};
 
 pub use settle::{Outcome, Settle, Ticket};
+pub use sight::{Sight, Stage};
 pub use write::Wrote;
 
 /// The content of one file. See the picture in `content.rs`.
@@ -54,6 +56,7 @@ enum Content {
         bytes: u64,
         base: Option<FileMeta>,
         outcome: Outcome,
+        transfer: Arc<Transfer>,
     },
     Failed {
         error: Error,
@@ -212,12 +215,18 @@ impl OpenFile {
         self.orphan.load(Ordering::Relaxed)
     }
 
-    /// The file has another name now.
-    pub fn renamed(&self, name: &str) {
+    /// The file has another path now.
+    pub fn renamed(&self, path: &str) {
         let mut inner = self.lock();
-        name.clone_into(&mut inner.name);
-        if let Content::Streaming { live, .. } = &inner.content {
-            live.transfer().renamed(name);
+        path.clone_into(&mut inner.name);
+        match &inner.content {
+            Content::Streaming { live, .. } => live.transfer().renamed(path),
+            Content::Committing { transfer, .. } => transfer.renamed(path),
+            Content::New
+            | Content::Clean { .. }
+            | Content::Staged { .. }
+            | Content::Failed { .. }
+            | Content::Local(_) => {}
         }
     }
 

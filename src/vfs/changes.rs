@@ -253,7 +253,7 @@ impl Vfs {
             None => self.move_object(source, to).await,
         }?;
         if let Some(open) = open {
-            open.renamed(to.name.as_str());
+            open.renamed(&self.name_of(source));
         }
         Ok(source)
     }

@@ -37,7 +37,7 @@ impl Vfs {
             superseded
         };
         if let Some(file) = self.files.get(source) {
-            file.renamed(to.name.as_str());
+            file.renamed(&self.name_of(source));
         }
         for meta in superseded {
             self.drive.remove(&meta.file_id, self.config.remove).await?;

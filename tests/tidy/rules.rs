@@ -25,8 +25,12 @@ pub const IMPORTS: &[(&str, &[&str])] = &[
     ("content", &["config", "crc64", "error", "ids", "pds", "posix", "rolling_sha1", "status"]),
     ("vfs", &["config", "content", "error", "ids", "pds", "posix", "rolling_sha1", "status", "tree"]),
     ("fuse", &["config", "error", "ids", "posix", "vfs"]),
+    ("control", &["config", "error", "ids", "status", "vfs"]),
     ("server", &["crc64", "ids", "pds::types"]),
-    ("cli", &["config", "error", "fuse", "ids", "name_patterns", "pds", "server", "status", "vfs"]),
+    (
+        "cli",
+        &["config", "control", "error", "fuse", "ids", "name_patterns", "pds", "server", "status", "vfs"],
+    ),
     ("main", &["cli"]),
 ];
 

@@ -81,7 +81,7 @@ impl OpenFile {
             }
         };
         let transfer = finish.transfer.clone();
-        inner.content = Content::Committing { source, bytes, base, outcome };
+        inner.content = Content::Committing { source, bytes, base, outcome, transfer: transfer.clone() };
         Ok(Settle::Run(Box::new(finish), Ticket { file: self.clone(), report, transfer, done: false }))
     }
 
