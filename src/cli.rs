@@ -15,6 +15,7 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::status::notify::Notifier;
 
 pub mod config;
 pub mod demo;
@@ -81,7 +82,11 @@ pub fn run() -> ExitCode {
             return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(EXIT_USAGE));
         }
     };
-    let outcome = start_log(cli.log.as_deref()).and_then(|()| dispatch(cli.command));
+    let outcome = start_log(cli.log.as_deref()).and_then(|()| {
+        // SAFETY: no thread has been started yet.
+        let notifier = unsafe { Notifier::from_environment() };
+        dispatch(cli.command, notifier)
+    });
     outcome.unwrap_or_else(|mistake| {
         say(format_args!("pdsfs: {mistake}"));
         ExitCode::from(EXIT_USAGE)
@@ -95,9 +100,9 @@ fn program_name() -> String {
 }
 
 /// An error from here is a mistake in the arguments.
-fn dispatch(command: Command) -> Result<ExitCode> {
+fn dispatch(command: Command, notifier: Notifier) -> Result<ExitCode> {
     Ok(tell(match command {
-        Command::Mount(args) => mount::start(*args)?,
+        Command::Mount(args) => mount::start(*args, notifier)?,
         Command::Umount(args) => umount::run(&args),
         Command::Config(args) => config::run(&args),
         Command::Serve(args) => on_runtime(serve::run(args.check()?)),

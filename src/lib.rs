@@ -6,6 +6,7 @@ pub mod config;
 pub mod content;
 pub mod control;
 pub mod crc64;
+pub mod desktop;
 pub mod error;
 pub mod fuse;
 pub mod ids;

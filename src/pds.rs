@@ -5,6 +5,8 @@
 pub mod auth;
 pub mod drive;
 pub mod frame;
+mod reach;
 pub mod retry;
+mod routes;
 pub mod transport;
 pub mod types;

@@ -19,8 +19,12 @@ use tokio::sync::broadcast;
 
 use crate::error::Error;
 
+pub mod notify;
 mod pause;
 mod rate;
+mod unsaved;
+
+pub use unsaved::{Size, Unsaved};
 
 pub use pause::{Pause, PauseReason};
 use rate::RateWindow;
@@ -94,6 +98,8 @@ pub struct TransferView {
     pub bytes_written: u64,
     /// Bytes in parts that the drive has acknowledged.
     pub bytes_acked: u64,
+    /// Bytes that are known (written, or announced by [`Transfer::expect_bytes`]) and not acknowledged.
+    pub bytes_left: u64,
     /// Parts being sent.
     pub parts_in_flight: u32,
     /// How fast parts are acknowledged, lately.
@@ -359,8 +365,11 @@ impl Transfer {
         let rate_bytes_s = locked(&self.rate).bytes_per_s(now);
         let bytes_known = match state {
             TransferState::Writing => bytes_written.max(self.bytes_expected.load(Relaxed)),
+            // A local copy was never written to the transfer: its size was announced.
+            TransferState::Committing if bytes_written == 0 => self.bytes_expected.load(Relaxed),
             TransferState::Committing => bytes_written,
         };
+        let bytes_left = bytes_known.saturating_sub(bytes_acked);
         TransferView {
             id: self.id,
             name: self.name(),
@@ -369,7 +378,8 @@ impl Transfer {
             bytes_acked,
             parts_in_flight: self.parts_in_flight.load(Relaxed),
             rate_bytes_s,
-            eta: eta(bytes_known.saturating_sub(bytes_acked), rate_bytes_s),
+            bytes_left,
+            eta: eta(bytes_left, rate_bytes_s),
             age: now.saturating_duration_since(self.began),
         }
     }

@@ -301,6 +301,13 @@ impl Vfs {
         unsaved
     }
 
+    /// Names of open files whose content is not on the drive.
+    pub fn unsaved(&self) -> Vec<String> {
+        let files = self.files.all();
+        let unsaved = files.iter().filter(|file| file.is_unsaved() && !file.is_orphan());
+        unsaved.map(|file| self.name_of(file.ino())).collect()
+    }
+
     /// Path below the mount, for people.
     pub fn name_of(&self, ino: Ino) -> String {
         self.tree().display_path(ino)

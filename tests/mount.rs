@@ -28,8 +28,12 @@ mod metadata;
 mod model;
 #[path = "mount/names.rs"]
 mod names;
+#[path = "mount/network.rs"]
+mod network;
 #[path = "mount/programs.rs"]
 mod programs;
+#[path = "mount/service.rs"]
+mod service;
 #[path = "mount/staged.rs"]
 mod staged;
 #[path = "mount/streaming.rs"]

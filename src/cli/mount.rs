@@ -17,22 +17,31 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::KernelMount;
 use crate::pds::drive::Drive;
 use crate::status::Progress;
+use crate::status::notify::Notifier;
 use crate::vfs::Vfs;
 use arguments::Serving;
+use supervision::Supervision;
 
 pub use arguments::MountArgs;
 
 mod arguments;
 mod background;
 mod place;
+mod rights;
+mod supervision;
 pub(super) mod tab;
 
-pub(super) use place::resolve;
+pub(super) use place::{has_died, resolve};
 
+/// How long looking at the folder may take.
+const PREPARE_MAX: Duration = Duration::from_secs(30);
 /// How long a lazily unmounted file system is served for programs that still hold files of it open.
 const LINGER_MAX: Duration = Duration::from_secs(5);
 /// What stopping may take beyond the commit timeout.
 const STOP_MARGIN: Duration = Duration::from_secs(30);
+/// How long nothing may move while a service manager waits, beyond the time after which a transfer that
+/// stands still is begun anew.
+const STANDSTILL_MARGIN: Duration = Duration::from_secs(15);
 
 /// A drive that is mounted by this process.
 #[derive(Debug)]
@@ -42,14 +51,18 @@ pub struct Mounted {
     stop_max: Duration,
     /// `None` where there is no place for it; the mount does without.
     control: Option<ControlSocket>,
+    standstill_max: Duration,
 }
 
 /// Checks the folder, asks the drive whether it knows us, and mounts it.
 pub async fn mount_in_process(mut config: MountConfig, progress: Arc<Progress>) -> Result<Mounted> {
     let (wanted, allow_other) = (config.mountpoint.clone(), config.allow_other);
-    config.mountpoint = tokio::task::spawn_blocking(move || place::prepare(&wanted, allow_other))
-        .await
-        .map_err(|e| Error::new(ErrorKind::Io, e.to_string()))??;
+    let shown = wanted.display().to_string();
+    let prepared = tokio::task::spawn_blocking(move || place::prepare(&wanted, allow_other));
+    let prepared = tokio::time::timeout(PREPARE_MAX, prepared).await.map_err(|_| {
+        Error::new(ErrorKind::Timeout, format!("{shown} does not answer; it may lie in a mount that hangs"))
+    })?;
+    config.mountpoint = prepared.map_err(|e| Error::new(ErrorKind::Io, e.to_string()))??;
     if config.spill_dir.starts_with(&config.mountpoint) {
         return Err(Error::new(ErrorKind::Invalid, "the spill folder must not be inside the mount"));
     }
@@ -64,8 +77,9 @@ pub async fn mount_in_process(mut config: MountConfig, progress: Arc<Progress>) 
     }
     let config = Arc::new(config);
     let vfs = Vfs::new(config.clone(), drive, progress.clone());
-    let kernel = KernelMount::start(vfs.clone(), &config).await?;
+    let kernel = KernelMount::start(vfs.clone(), &config).await.map_err(rights::explain)?;
     let stop_max = config.commit_timeout + STOP_MARGIN;
+    let standstill_max = config.stall_timeout + STANDSTILL_MARGIN;
     let recent = Arc::new(Recent::default());
     recent.watch(&progress);
     let served = Served { vfs: vfs.clone(), config, progress, recent, mounted_at: SystemTime::now() };
@@ -74,7 +88,7 @@ pub async fn mount_in_process(mut config: MountConfig, progress: Arc<Progress>) 
             tracing::warn!("no control socket, so pdsfs status does not see this mount: {error}")
         })
         .ok();
-    Ok(Mounted { vfs, kernel, stop_max, control })
+    Ok(Mounted { vfs, kernel, stop_max, standstill_max, control })
 }
 
 impl Mounted {
@@ -112,7 +126,7 @@ impl Mounted {
 }
 
 /// Mounts as the arguments say. The outer error is a mistake in them.
-pub(super) fn start(args: MountArgs) -> Result<Result<ExitCode>> {
+pub(super) fn start(args: MountArgs, notifier: Notifier) -> Result<Result<ExitCode>> {
     let serving = args.serving();
     let config = args.into_config()?;
     Ok(match serving {
@@ -121,22 +135,32 @@ pub(super) fn start(args: MountArgs) -> Result<Result<ExitCode>> {
                 |argument| if argument == "--background" { background::DETACHED.into() } else { argument };
             background::start(std::env::args_os().skip(1).map(detached))
         }
-        Serving::Foreground => super::on_runtime(run(config, serving)),
+        Serving::Foreground => super::on_runtime(run(config, serving, notifier)),
         Serving::Detached => {
-            background::leave_terminal().and_then(|()| super::on_runtime(run(config, serving)))
+            background::leave_terminal().and_then(|()| super::on_runtime(run(config, serving, notifier)))
         }
     })
 }
 
 /// Serves the mount.
-async fn run(config: MountConfig, serving: Serving) -> Result<ExitCode> {
+async fn run(config: MountConfig, serving: Serving, notifier: Notifier) -> Result<ExitCode> {
     let mut signals = Signals::new()?;
     let drive_id = config.drive_id.clone();
+    let progress = Progress::new();
     let mut mounted = tokio::select! {
-        mounted = mount_in_process(config, Progress::new()) => mounted?,
+        mounted = mount_in_process(config, progress.clone()) => mounted?,
         signal = signals.next() => return Err(given_up(signal, "nothing was mounted")),
     };
     let path = mounted.kernel.path().to_owned();
+    let drive = mounted.vfs.drive().clone();
+    let supervision = Supervision::begin(notifier, progress, drive, &path, mounted.standstill_max).await;
+    let supervision = match supervision {
+        Ok(supervision) => supervision,
+        Err(error) => {
+            mounted.kernel.detach().await?;
+            return Err(error);
+        }
+    };
     say(format_args!("mounted drive {drive_id} at {}", path.display()));
     if serving == Serving::Detached {
         background::ready()?;
@@ -145,15 +169,24 @@ async fn run(config: MountConfig, serving: Serving) -> Result<ExitCode> {
         () = mounted.wait() => tracing::info!("unmounted from outside"),
         signal = signals.next() => tracing::info!("{signal}: saving open files, then unmounting"),
     }
+    supervision.stopping();
+    let vfs = mounted.vfs.clone();
     let unsaved = tokio::select! {
         unsaved = mounted.end() => unsaved,
+        error = supervision.standstill() => Err(error),
         signal = signals.next() => Err(given_up(signal, "what was not yet saved is not on the drive")),
     };
-    if unsaved.is_err() {
-        // A dead mount hangs every program that looks at it, so it goes in any case.
-        mounted.kernel.detach().await?;
-    }
-    let unsaved = unsaved?;
+    let unsaved = match unsaved {
+        Ok(unsaved) => unsaved,
+        Err(error) => {
+            for name in vfs.unsaved() {
+                say(format_args!("pdsfs: not saved: {name}"));
+            }
+            // A dead mount hangs every program that looks at it, so it goes in any case.
+            mounted.kernel.detach().await?;
+            return Err(error);
+        }
+    };
     for (name, error) in &unsaved {
         say(format_args!("pdsfs: not saved: {name}: {error}"));
     }

@@ -1,14 +1,22 @@
 //! `pdsfs umount`: asks the kernel to end a mount of ours, and only of ours.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use super::mount::resolve;
+use super::config::{ConfigArgs, Configuration};
+use super::mount::{has_died, resolve};
 use super::say;
+use crate::config::quantities::{duration_within, show_duration};
 use crate::error::{Error, ErrorKind, Result};
-use crate::fuse::{mountinfo, unmount};
+use crate::fuse::mountinfo::{self, Mount};
+use crate::fuse::unmount;
+
+/// How often a mount that is in use is tried again. The kernel does not tell when a file is closed.
+const TRY_EVERY: Duration = Duration::from_millis(200);
+const DAY_S: u64 = 86_400;
 
 /// Arguments of `pdsfs umount`.
 #[derive(Debug, Args)]
@@ -18,28 +26,48 @@ pub struct UmountArgs {
     /// Take the mount away also while it is in use; what is open stays usable until it is closed
     #[arg(long)]
     lazy: bool,
-    /// Where the drive is mounted
-    mountpoint: PathBuf,
+    /// Wait until every program has closed its files and everything is on the drive, then unmount
+    #[arg(long, conflicts_with_all = ["lazy", "dead"])]
+    drain: bool,
+    /// How long --drain waits, 0s to 1d; then the drive stays mounted
+    #[arg(long, value_name = "DURATION", default_value = "1h", requires = "drain",
+        value_parser = duration_within(0, DAY_S))]
+    timeout: Duration,
+    /// Only take away what a program that died has left; it is no mistake if there is nothing
+    #[arg(long, conflicts_with = "lazy")]
+    dead: bool,
+    /// Where the drive is mounted; or its name in the configuration, which says where
+    #[arg(value_name = "MOUNTPOINT|NAME")]
+    target: PathBuf,
+    #[command(flatten)]
+    config: ConfigArgs,
 }
 
 /// Unmounts; when this returns, nothing of ours is mounted there.
 pub fn run(args: &UmountArgs) -> Result<ExitCode> {
-    let named = |e: std::io::Error| Error::from(e).context(args.mountpoint.display());
-    let path = resolve(&args.mountpoint).map_err(named)?;
+    let mountpoint = mountpoint(&args.target, &args.config)?;
+    let path = resolve(&mountpoint).map_err(|e| Error::from(e).context(mountpoint.display()))?;
     let shown = path.display();
     let mount = match mountinfo::at(&path)? {
         Some(mount) if mount.is_ours() => mount,
+        _ if args.dead => return Ok(ExitCode::SUCCESS),
         Some(other) => {
             let what = format!("{shown} is not a pdsfs mount ({} of type {})", other.source, other.fs_type);
             return Err(Error::new(ErrorKind::Invalid, what));
         }
         None => return Err(Error::new(ErrorKind::NotFound, format!("nothing is mounted at {shown}"))),
     };
-    if args.lazy {
+    if args.dead && !has_died(&path) {
+        return Ok(ExitCode::SUCCESS);
+    }
+    if args.lazy || args.dead {
         unmount::lazily(&path)?;
+    } else if args.drain {
+        drained(&path, &mount, args.timeout)?;
     } else if !unmount::if_idle(&path)? {
         let what = format!(
-            "{shown} is in use; end the programs that use it (fuser -vm '{shown}' lists them), or add --lazy"
+            "{shown} is in use; end the programs that use it (fuser -vm '{shown}' lists them), or add --drain \
+             to wait for them, or --lazy"
         );
         return Err(Error::new(ErrorKind::NotPermitted, what));
     }
@@ -50,20 +78,83 @@ pub fn run(args: &UmountArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// A word without a slash is a drive if the configuration has one of that name, else a folder.
+fn mountpoint(target: &Path, config: &ConfigArgs) -> Result<PathBuf> {
+    let word = target.to_str().filter(|word| !word.contains('/') && !matches!(*word, "." | ".."));
+    let Some(name) = word else { return Ok(target.to_owned()) };
+    match Configuration::read(config)?.drive(name) {
+        Ok(drive) => drive.mountpoint.ok_or_else(|| {
+            let detail = format!("the configuration does not say where {name} is mounted; name the folder");
+            Error::new(ErrorKind::Invalid, detail)
+        }),
+        Err(_) if target.symlink_metadata().is_ok() => Ok(target.to_owned()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Unmounts when nothing is open any more: closing a file returns when it is on the drive, so then
+/// everything is.
+fn drained(path: &Path, mount: &Mount, limit: Duration) -> Result<()> {
+    let end = Instant::now() + limit;
+    let shown = path.display();
+    let mut has_said = false;
+    loop {
+        // Whatever else may come to be there is not ours to unmount.
+        if mountinfo::at(path)?.is_none_or(|seen| seen.device != mount.device) || unmount::if_idle(path)? {
+            return Ok(());
+        }
+        if !std::mem::replace(&mut has_said, true) {
+            say(format_args!("waiting for the programs that use {shown} (fuser -vm '{shown}' lists them)"));
+        }
+        if Instant::now() + TRY_EVERY > end {
+            let what = format!("{shown} is still in use after {}; it stays mounted", show_duration(limit));
+            return Err(Error::new(ErrorKind::Timeout, what));
+        }
+        std::thread::sleep(TRY_EVERY);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn args(path: &str, dead: bool) -> UmountArgs {
+        let (lazy, drain, timeout, config) = (!dead, false, Duration::ZERO, ConfigArgs::default());
+        UmountArgs { lazy, drain, timeout, dead, target: path.into(), config }
+    }
+
     fn umount(path: &str) -> Error {
-        run(&UmountArgs { lazy: true, mountpoint: path.into() }).unwrap_err()
+        run(&args(path, false)).unwrap_err()
+    }
+
+    #[test]
+    fn only_what_has_died_is_taken_away_and_nothing_is_no_mistake() {
+        for path in ["/proc", "/proc/self"] {
+            run(&args(path, true)).unwrap();
+        }
+        assert!(mountinfo::at(Path::new("/proc")).unwrap().is_some());
     }
 
     #[test]
     fn what_is_not_ours_stays_mounted() {
         let error = umount("/proc");
         assert!(error.to_string().contains("not a pdsfs mount"), "{error}");
-        assert!(mountinfo::at(std::path::Path::new("/proc")).unwrap().is_some());
+        assert!(mountinfo::at(Path::new("/proc")).unwrap().is_some());
         assert!(umount("/proc/self").to_string().contains("nothing is mounted"));
         assert_eq!(umount("/nonexistent/x").kind(), ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_name_leads_to_the_folder_that_the_configuration_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.toml");
+        std::fs::write(&path, "[drives.photos]\nmountpoint = \"/mnt/photos\"\n[drives.none]\n").unwrap();
+        let config = ConfigArgs { config: Some(path) };
+        assert_eq!(mountpoint(Path::new("photos"), &config).unwrap(), Path::new("/mnt/photos"));
+        assert_eq!(mountpoint(Path::new("./photos"), &config).unwrap(), Path::new("./photos"));
+        assert!(
+            mountpoint(Path::new("none"), &config).unwrap_err().to_string().contains("does not say where")
+        );
+        assert!(mountpoint(Path::new("other"), &config).unwrap_err().to_string().contains("photos"));
     }
 }

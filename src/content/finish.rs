@@ -88,6 +88,7 @@ impl Finish {
                 self.commit(known).await
             }
             Written::Copied(copy) => {
+                self.transfer.expect_bytes(copy.size());
                 if let Some(finished) = self.commit_clone(&copy).await? {
                     return Ok(finished);
                 }

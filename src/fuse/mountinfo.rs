@@ -34,6 +34,18 @@ pub fn at(path: &Path) -> std::io::Result<Option<Mount>> {
     Ok(topmost(&std::fs::read("/proc/self/mountinfo")?, path))
 }
 
+/// The mount that `path` (absolute) lies in, by its name alone: nothing is looked at, so it may hang or
+/// be dead.
+pub fn above(path: &Path) -> std::io::Result<Option<Mount>> {
+    Ok(innermost(&std::fs::read("/proc/self/mountinfo")?, path))
+}
+
+fn innermost(mountinfo: &[u8], path: &Path) -> Option<Mount> {
+    let mounts = mountinfo.split(|&b| b == b'\n').filter_map(parse_line);
+    // Of several at one path the last one counts, and that is what max_by_key gives.
+    mounts.filter(|m| path.starts_with(&m.path)).max_by_key(|m| m.path.components().count())
+}
+
 /// Later lines were mounted over earlier ones.
 fn topmost(mountinfo: &[u8], path: &Path) -> Option<Mount> {
     mountinfo.split(|&b| b == b'\n').filter_map(parse_line).rfind(|m| m.path == path)
@@ -105,6 +117,14 @@ garbage
         assert!(!topmost(SAMPLE, Path::new("/mnt/other")).unwrap().is_ours());
         assert_eq!(topmost(SAMPLE, Path::new("/mnt/drive/sub")), None);
         assert_eq!(topmost(SAMPLE, Path::new("/mnt")), None);
+    }
+
+    #[test]
+    fn the_mount_around_a_path_is_the_innermost() {
+        let source = |path: &str| innermost(SAMPLE, Path::new(path)).unwrap().source;
+        assert_eq!(source("/mnt/drive/a/b"), "none");
+        assert_eq!(source("/mnt/driver"), "/dev/vda");
+        assert_eq!(source("/mnt/two words\\x/y"), "pds:2");
     }
 
     #[test]

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::watch;
 
 use crate::config::{MountConfig, RemoveMode};
 use crate::error::{Error, ErrorKind, Result};
@@ -128,6 +129,17 @@ impl Drive {
         &self.0.drive_id
     }
 
+    /// Whether the service can be reached, as far as is known.
+    pub fn online(&self) -> watch::Receiver<bool> {
+        self.0.transport.online()
+    }
+
+    /// Bytes of parts that connections have taken, those of repeated attempts too. Grows while
+    /// anything is sent.
+    pub fn bytes_moved(&self) -> u64 {
+        self.0.transport.bytes_moved()
+    }
+
     /// What the service told of an object, checked.
     fn meta(&self, file: File) -> Result<FileMeta> {
         let mut meta = FileMeta::try_from(file)?;
@@ -193,8 +205,12 @@ impl Drive {
 
     /// One object. `NotFound` where it is gone, in the recycle bin, or still uploading.
     pub async fn get(&self, file: &FileId) -> Result<FileMeta> {
-        let file: File =
-            self.ask("/v2/file/get", &FileRequest { drive_id: self.id(), file_id: file }).await?;
+        self.get_by(RetryPolicy::INTERACTIVE, file).await
+    }
+
+    async fn get_by(&self, policy: RetryPolicy, file: &FileId) -> Result<FileMeta> {
+        let request = FileRequest { drive_id: self.id(), file_id: file };
+        let file: File = self.call("/v2/file/get", Idempotency::Safe, policy, &request).await?;
         self.meta(file)
     }
 

@@ -11,6 +11,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body, SizeHint};
 
+use crate::pds::reach::Reach;
+
 /// A piece of a part: in memory, or in a local file.
 #[derive(Clone, Debug)]
 pub enum Frame {
@@ -56,6 +58,7 @@ pub(super) struct PartBody {
     bytes_left: u64,
     crc: crc_fast::Digest,
     sent: Arc<Sent>,
+    reach: Arc<Reach>,
 }
 
 /// What a connection has taken from a body.
@@ -74,15 +77,20 @@ impl Sent {
     pub(super) fn crc64(&self) -> u64 {
         self.crc64.load(Ordering::Relaxed)
     }
+
+    /// Grows while bytes are taken.
+    pub(super) fn moved(&self) -> u64 {
+        self.moved.load(Ordering::Relaxed)
+    }
 }
 
 impl PartBody {
     /// The body, and what the connection has taken from it.
-    pub(super) fn new(frames: &[Frame]) -> (Self, Arc<Sent>) {
+    pub(super) fn new(frames: &[Frame], reach: Arc<Reach>) -> (Self, Arc<Sent>) {
         let sent = Arc::<Sent>::default();
         let bytes_left = frames.iter().map(Frame::bytes).sum();
         let (frames, crc) = (frames.iter().cloned().collect(), crate::crc64::digest());
-        (Self { frames, bytes_left, crc, sent: sent.clone() }, sent)
+        (Self { frames, bytes_left, crc, sent: sent.clone(), reach }, sent)
     }
 }
 
@@ -112,6 +120,7 @@ impl Body for PartBody {
         }
         self.sent.is_whole.store(self.bytes_left == 0, Ordering::Relaxed);
         self.sent.moved.fetch_add(frame.bytes() + 1, Ordering::Relaxed);
+        self.reach.moved(frame.bytes());
         Poll::Ready(Some(bytes.map(http_body::Frame::data)))
     }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use backon::{BackoffBuilder, ExponentialBuilder};
 
 use crate::error::Error;
+use crate::pds::reach::Reach;
 
 /// What a second attempt of a request would do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -98,8 +99,14 @@ impl RetryPolicy {
             .build()
     }
 
-    /// Runs `attempt` until it succeeds, fails for good, or the bounds are reached.
-    pub async fn run<T, F, A>(self, idempotency: Idempotency, mut attempt: F) -> Result<T, Failure>
+    /// Runs `attempt` until it succeeds, fails for good, or the bounds are reached. A pause ends when
+    /// the service comes back into reach, and then pauses are short again.
+    pub(super) async fn run<T, F, A>(
+        self,
+        idempotency: Idempotency,
+        reach: &Reach,
+        mut attempt: F,
+    ) -> Result<T, Failure>
     where
         F: FnMut() -> A,
         A: Future<Output = Result<T, Failure>>,
@@ -107,6 +114,7 @@ impl RetryPolicy {
         let start = Instant::now();
         let mut delays = self.delays();
         loop {
+            let mark = reach.mark();
             let failure = match attempt().await {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
@@ -119,7 +127,10 @@ impl RetryPolicy {
                 return Err(failure);
             }
             tracing::debug!(error = %failure.error, pause_ms = pause.as_millis(), "trying again");
-            tokio::time::sleep(pause).await;
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = mark.come_back(), if failure.retry_after.is_none() => delays = self.delays(),
+            }
         }
     }
 }
@@ -172,10 +183,11 @@ mod tests {
     async fn attempts_are_bounded_in_count_and_time() {
         let policy =
             RetryPolicy { attempts_max: 3, delay_base: Duration::from_millis(1), ..RetryPolicy::INTERACTIVE };
+        let reach = Reach::new();
         let mut calls = 0;
         let count = &mut calls;
         let outcome: Result<(), _> = policy
-            .run(Idempotency::Safe, || {
+            .run(Idempotency::Safe, &reach, || {
                 *count += 1;
                 async { Err(failure(Sent::Maybe)) }
             })
@@ -183,7 +195,38 @@ mod tests {
         assert!(outcome.is_err());
         assert_eq!(calls, 3);
         let policy = RetryPolicy { elapsed_max: Duration::ZERO, ..RetryPolicy::INTERACTIVE };
-        let outcome: Result<(), _> = policy.run(Idempotency::Safe, || async { Err(failure(Sent::No)) }).await;
+        let outcome: Result<(), _> =
+            policy.run(Idempotency::Safe, &reach, || async { Err(failure(Sent::No)) }).await;
         assert!(outcome.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_pause_ends_when_the_service_comes_back_and_no_long_one_is_left_over() {
+        let url = url::Url::parse("http://127.0.0.1:1").unwrap();
+        let reach = Reach::new();
+        let (mut calls, start) = (0, Instant::now());
+        let policy = RetryPolicy {
+            delay_base: Duration::from_secs(1000),
+            delay_max: Duration::from_secs(2000),
+            ..RetryPolicy::transfer(Duration::from_secs(9000))
+        };
+        let (count, away) = (&mut calls, &reach);
+        let outcome = policy.run(Idempotency::Safe, &reach, || {
+            *count += 1;
+            let call = *count;
+            let url = &url;
+            async move {
+                if call == 3 {
+                    return Ok(());
+                }
+                // Out of reach, and back while the pause has begun.
+                away.missed(url);
+                away.missed(url);
+                away.answered(url);
+                Err(failure(Sent::No))
+            }
+        });
+        outcome.await.unwrap();
+        assert!(calls == 3 && start.elapsed() < Duration::from_secs(100), "{:?}", start.elapsed());
     }
 }

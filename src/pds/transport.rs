@@ -5,18 +5,21 @@
 //! Metadata and bulk data use separate connection pools, so that a full pipe of parts never
 //! delays a listing. Every body read is bounded; signed URLs are logged as host only.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, RANGE};
-use reqwest::{Client, Response, StatusCode, Url};
+use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::watch;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Secret;
 use crate::pds::frame::{Frame, PartBody, stalled};
+use crate::pds::reach::Reach;
 use crate::pds::retry::{Failure, Idempotency, RetryPolicy, Sent};
 use crate::pds::types::{PartUrl, ServiceError};
 
@@ -43,6 +46,7 @@ pub struct Transport {
     gets: Client,
     puts: Client,
     timeouts: Timeouts,
+    reach: Arc<Reach>,
 }
 
 /// One JSON call.
@@ -108,7 +112,51 @@ impl Transport {
         let stall = Some(timeouts.stall);
         // A read timeout runs from the first byte sent, so a slow PUT must not have one: its progress
         // is watched instead.
-        Ok(Self { calls: client(16, stall)?, gets: client(64, stall)?, puts: client(64, None)?, timeouts })
+        let (calls, gets, puts) = (client(16, stall)?, client(64, stall)?, client(64, None)?);
+        Ok(Self { calls, gets, puts, timeouts, reach: Reach::new() })
+    }
+
+    /// Whether the service can be reached, as far as is known.
+    pub fn online(&self) -> watch::Receiver<bool> {
+        self.reach.online()
+    }
+
+    /// Bytes of parts that connections have taken, those of repeated attempts too.
+    pub fn bytes_moved(&self) -> u64 {
+        self.reach.bytes_moved()
+    }
+
+    /// Sends a request and takes note of whether anybody answered.
+    async fn send(&self, what: &str, request: RequestBuilder) -> std::result::Result<Response, Failure> {
+        self.reach.listen();
+        let (client, request) = request.build_split();
+        let request = request.map_err(|e| lost(what, &e))?;
+        let url = request.url().clone();
+        match client.execute(request).await {
+            Ok(response) => {
+                self.reach.answered(&url);
+                Ok(response)
+            }
+            Err(e) => {
+                if e.is_connect() {
+                    self.reach.missed(&url);
+                }
+                Err(lost(what, &e))
+            }
+        }
+    }
+
+    /// Gives an attempt up when it outlives a change of routes for too long: its connection may have
+    /// died with an address, which nobody would tell.
+    async fn unless_cut_off<T>(
+        &self,
+        what: &str,
+        attempt: impl Future<Output = std::result::Result<T, Failure>>,
+    ) -> std::result::Result<T, Failure> {
+        tokio::select! {
+            outcome = attempt => outcome,
+            () = self.reach.is_cut_off(|| 0) => Err(stall(what)),
+        }
     }
 
     /// Sends a JSON call and reads a JSON answer. An empty answer reads as `null`.
@@ -119,7 +167,8 @@ impl Transport {
     ) -> std::result::Result<A, Failure> {
         let body =
             Bytes::from(serde_json::to_vec(body).map_err(|e| protocol(format!("cannot encode: {e}")))?);
-        call.policy.run(call.idempotency, || self.json_once(call, body.clone())).await
+        let attempt = || self.unless_cut_off(call.url.path(), self.json_once(call, body.clone()));
+        call.policy.run(call.idempotency, &self.reach, attempt).await
     }
 
     async fn json_once<A: DeserializeOwned>(
@@ -136,7 +185,7 @@ impl Transport {
             request = request.header(AUTHORIZATION, format!("Bearer {}", bearer.expose()));
         }
         let path = call.url.path();
-        let response = request.body(body).send().await.map_err(|e| lost(path, &e))?;
+        let response = self.send(path, request.body(body)).await?;
         let status = response.status();
         if !status.is_success() {
             return Err(refused(path, response).await);
@@ -165,20 +214,21 @@ impl Transport {
             }
             answer
         };
-        policy.run(Idempotency::Safe, attempt).await
+        policy.run(Idempotency::Safe, &self.reach, attempt).await
     }
 
     async fn put_once(&self, url: &PartUrl, frames: &[Frame]) -> std::result::Result<PutAnswer, Failure> {
-        let (body, sent) = PartBody::new(frames);
+        let (body, sent) = PartBody::new(frames, self.reach.clone());
         let target = parse_signed(&url.upload_url)?;
         let mut request = self.puts.put(target).header(CONTENT_LENGTH, body.bytes_left());
         if let Some(content_type) = url.content_type.as_deref().filter(|t| !t.is_empty()) {
             request = request.header(CONTENT_TYPE, content_type);
         }
-        let send = request.body(reqwest::Body::wrap(body)).send();
+        let send = self.send("PUT of a part", request.body(reqwest::Body::wrap(body)));
         let response = tokio::select! {
-            response = send => response.map_err(|e| lost("PUT of a part", &e))?,
+            response = send => response?,
             () = stalled(&sent, self.timeouts.stall) => return Err(stall("PUT of a part")),
+            () = self.reach.is_cut_off(|| sent.moved()) => return Err(stall("PUT of a part")),
         };
         let status = response.status();
         if status.is_success() {
@@ -207,7 +257,8 @@ impl Transport {
         end: u64,
         policy: RetryPolicy,
     ) -> std::result::Result<GetAnswer, Failure> {
-        policy.run(Idempotency::Safe, || self.get_once(url, start, end)).await
+        let attempt = || self.unless_cut_off("GET of content", self.get_once(url, start, end));
+        policy.run(Idempotency::Safe, &self.reach, attempt).await
     }
 
     async fn get_once(
@@ -219,10 +270,9 @@ impl Transport {
         const WHAT: &str = "GET of content";
         let request =
             self.gets.get(parse_signed(url.expose())?).header(RANGE, format!("bytes={start}-{}", end - 1));
-        let response = tokio::time::timeout(self.timeouts.stall, request.send())
+        let response = tokio::time::timeout(self.timeouts.stall, self.send(WHAT, request))
             .await
-            .map_err(|_| stall(WHAT))?
-            .map_err(|e| lost(WHAT, &e))?;
+            .map_err(|_| stall(WHAT))??;
         match response.status() {
             StatusCode::PARTIAL_CONTENT => {
                 let total = check_content_range(response.headers(), start, end)?;

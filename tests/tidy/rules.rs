@@ -21,6 +21,7 @@ pub const IMPORTS: &[(&str, &[&str])] = &[
     ("pds::types", &["ids", "rolling_sha1"]),
     ("pds", &["config", "crc64", "error", "ids", "posix", "rolling_sha1"]),
     ("status", &["error"]),
+    ("desktop", &["error", "status"]),
     ("tree", &["config", "error", "ids", "pds", "posix"]),
     ("content", &["config", "crc64", "error", "ids", "pds", "posix", "rolling_sha1", "status"]),
     ("vfs", &["config", "content", "error", "ids", "pds", "posix", "rolling_sha1", "status", "tree"]),
@@ -29,7 +30,19 @@ pub const IMPORTS: &[(&str, &[&str])] = &[
     ("server", &["crc64", "ids", "pds::types"]),
     (
         "cli",
-        &["config", "control", "error", "fuse", "ids", "name_patterns", "pds", "server", "status", "vfs"],
+        &[
+            "config",
+            "control",
+            "desktop",
+            "error",
+            "fuse",
+            "ids",
+            "name_patterns",
+            "pds",
+            "server",
+            "status",
+            "vfs",
+        ],
     ),
     ("main", &["cli"]),
 ];

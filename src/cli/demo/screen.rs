@@ -181,6 +181,7 @@ mod tests {
             state: TransferState::Writing,
             bytes_written: 96 << 20,
             bytes_acked: 32 << 20,
+            bytes_left: 64 << 20,
             parts_in_flight: 8,
             rate_bytes_s: 16 << 20,
             eta: Some(Duration::from_secs(4)),

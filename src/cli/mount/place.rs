@@ -4,12 +4,13 @@
 //! A mount whose daemon hangs blocks whoever looks into it, so what the kernel lists as mounted is
 //! read first, and a look into a mount has a time limit.
 
-use std::fs::OpenOptions;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use super::rights;
+use super::supervision::look;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::mountinfo::{self, Mount};
 use crate::fuse::unmount;
@@ -18,8 +19,6 @@ use crate::fuse::unmount;
 const ANSWER_MAX: Duration = Duration::from_secs(3);
 /// Dead mounts that may lie on top of each other.
 const DEAD_MOUNTS_MAX: usize = 8;
-/// Where fusermount3 learns what ordinary users may do.
-const FUSE_CONF: &str = "/etc/fuse.conf";
 
 /// Checks that a drive can be mounted at `path`, and returns the path without links.
 pub(super) fn prepare(path: &Path, allow_other: bool) -> Result<PathBuf> {
@@ -28,12 +27,15 @@ pub(super) fn prepare(path: &Path, allow_other: bool) -> Result<PathBuf> {
     let shown = path.display();
     let metadata = path.metadata().map_err(|e| missing(&path, &e))?;
     if !metadata.is_dir() {
-        return Err(Error::new(ErrorKind::NotDirectory, format!("{shown} is not a folder")));
+        return Err(Error::new(
+            ErrorKind::NotDirectory,
+            format!("{shown} is not a folder; a drive needs one: mkdir"),
+        ));
     }
     if path.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
         tracing::warn!("{shown} is not empty; what it holds is hidden until the drive is unmounted");
     }
-    may_mount(allow_other)?;
+    rights::check(&path, &metadata, allow_other)?;
     Ok(path)
 }
 
@@ -48,14 +50,24 @@ pub(in crate::cli) fn resolve(path: &Path) -> io::Result<PathBuf> {
     if mountinfo::at(&joined)?.is_some() { Ok(joined) } else { joined.canonicalize() }
 }
 
-fn missing(path: &Path, e: &io::Error) -> Error {
-    let path = path.display();
+fn missing(looked_at: &Path, e: &io::Error) -> Error {
+    let path = looked_at.display();
     let (kind, detail) = match e.kind() {
         io::ErrorKind::NotFound => {
             (ErrorKind::NotFound, format!("{path} does not exist; make it with: mkdir -p '{path}'"))
         }
         io::ErrorKind::NotConnected => {
-            (ErrorKind::Stale, format!("{path} is inside a mount whose program has died; unmount that first"))
+            let above = mountinfo::above(looked_at).ok().flatten().filter(Mount::is_ours);
+            let remedy = above.map_or("unmount that first".to_owned(), |mount| {
+                format!("take that away with: pdsfs umount --lazy '{}'", mount.path.display())
+            });
+            (ErrorKind::Stale, format!("{path} is inside a mount whose program has died; {remedy}"))
+        }
+        io::ErrorKind::PermissionDenied => {
+            (ErrorKind::Denied, format!("{path} is in a folder that you may not enter"))
+        }
+        io::ErrorKind::NotADirectory => {
+            (ErrorKind::NotDirectory, format!("{path} lies below a file, which holds no folders"))
         }
         _ => (ErrorKind::Io, format!("cannot look at {path}: {e}")),
     };
@@ -86,15 +98,22 @@ fn occupant(mount: Option<&Mount>, answer: impl FnOnce() -> Option<io::Result<()
     }
 }
 
-fn is_dead(e: &io::Error) -> bool {
+/// Whether the program behind a mount is gone.
+pub(in crate::cli) fn is_dead(e: &io::Error) -> bool {
     matches!(e.kind(), io::ErrorKind::NotConnected | io::ErrorKind::ConnectionAborted)
 }
 
-/// Looks into a mount from a thread that may hang as long as it likes.
+/// Whether a mount of ours is at a path whose program is gone.
+pub(in crate::cli) fn has_died(path: &Path) -> bool {
+    ask(path).is_some_and(|answer| answer.is_err_and(|e| is_dead(&e)))
+}
+
+/// Looks into a mount from a thread that may hang as long as it likes. The kernel may remember the
+/// attributes of a mount whose program has just died, so it is made to ask.
 fn ask(path: &Path) -> Option<io::Result<()>> {
     let (told, heard) = channel();
     let path = path.to_owned();
-    std::thread::spawn(move || told.send(path.metadata().map(|_| ())).ok());
+    std::thread::spawn(move || told.send(look(&path)).ok());
     heard.recv_timeout(ANSWER_MAX).ok()
 }
 
@@ -126,47 +145,6 @@ fn clear(path: &Path) -> Result<()> {
         }
     }
     Err(Error::new(ErrorKind::Exists, format!("too many dead mounts lie on each other at {shown}")))
-}
-
-/// Whether this user may mount here at all.
-fn may_mount(allow_other: bool) -> Result<()> {
-    if let Err(e) = OpenOptions::new().read(true).write(true).open("/dev/fuse") {
-        return Err(no_device(&e));
-    }
-    // SAFETY: the call only reads the process's own id and cannot fail.
-    if unsafe { libc::geteuid() } == 0 {
-        return Ok(());
-    }
-    if unmount::fusermount_path().is_none() {
-        let detail = "only root may mount here: fusermount3 is not installed (package fuse3)";
-        return Err(Error::new(ErrorKind::Denied, detail));
-    }
-    if allow_other && !allows_other(&std::fs::read_to_string(FUSE_CONF).unwrap_or_default()) {
-        let detail = format!(
-            "--allow-other is not allowed to ordinary users: root has to put user_allow_other into {FUSE_CONF}"
-        );
-        return Err(Error::new(ErrorKind::Denied, detail));
-    }
-    Ok(())
-}
-
-fn no_device(e: &io::Error) -> Error {
-    let (kind, remedy) = match e.kind() {
-        io::ErrorKind::NotFound => (
-            ErrorKind::NotFound,
-            "load the module with: modprobe fuse (in a container: --device /dev/fuse --cap-add SYS_ADMIN)",
-        ),
-        io::ErrorKind::PermissionDenied => {
-            (ErrorKind::Denied, "root has to allow it with: chmod 666 /dev/fuse")
-        }
-        _ => (ErrorKind::Io, "the kernel may lack FUSE; try: modprobe fuse"),
-    };
-    Error::new(kind, format!("cannot open /dev/fuse: {e}; {remedy}"))
-}
-
-/// Options stand on lines of their own; `#` begins a comment.
-fn allows_other(conf: &str) -> bool {
-    conf.lines().any(|line| line.split('#').next().is_some_and(|option| option.trim() == "user_allow_other"))
 }
 
 #[cfg(test)]
@@ -219,13 +197,5 @@ mod tests {
         assert_eq!(prepare(file.path(), false).unwrap_err().kind(), ErrorKind::NotDirectory);
         let error = prepare(Path::new("/proc"), false).unwrap_err();
         assert!(error.kind() == ErrorKind::Exists && error.to_string().contains("type proc"), "{error}");
-    }
-
-    #[test]
-    fn fuse_conf_is_read_line_by_line() {
-        assert!(allows_other("mount_max = 9\n  user_allow_other  \n"));
-        assert!(allows_other("user_allow_other # for backups"));
-        assert!(!allows_other("#user_allow_other\n# user_allow_other\nuser_allow_others"));
-        assert!(!allows_other(""));
     }
 }

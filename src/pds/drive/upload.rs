@@ -197,14 +197,16 @@ impl Drive {
             self.call::<File>("/v2/file/complete", Idempotency::Safe, self.0.transfer, &request).await;
         let mut meta = match answer {
             Ok(file) => self.meta(file)?,
-            Err(failure) if is_ambiguous(&failure) => match self.get(&upload.file_id).await {
-                Ok(meta) if expected.check(&meta).is_ok() => meta,
-                _ => return Err(failure.error),
-            },
+            Err(failure) if is_ambiguous(&failure) => {
+                match self.get_by(self.0.transfer, &upload.file_id).await {
+                    Ok(meta) if expected.check(&meta).is_ok() => meta,
+                    _ => return Err(failure.error),
+                }
+            }
             Err(failure) => return Err(failure.error),
         };
         if meta.sha1.is_none() && meta.crc64.is_none() {
-            meta = self.get(&upload.file_id).await?;
+            meta = self.get_by(self.0.transfer, &upload.file_id).await?;
         }
         expected.check(&meta)?;
         Ok(meta)
@@ -212,7 +214,7 @@ impl Drive {
 
     /// The committed file behind an instant upload, checked like a completed one.
     pub async fn committed(&self, file: &FileId, expected: &Expected) -> Result<FileMeta> {
-        let meta = self.get(file).await?;
+        let meta = self.get_by(self.0.transfer, file).await?;
         expected.check(&meta)?;
         Ok(meta)
     }

@@ -1,0 +1,283 @@
+//! What a service manager and the machine are told of a mount, from the moment that it answers to the
+//! moment that everything is on the drive.
+//!
+//! Only facts are told. Readiness and each sign of life follow a look into the mount by way of the
+//! kernel, and are sent by the runtime that serves it; more time to stop is asked for only while
+//! something moves.
+
+use std::ffi::CString;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+
+use super::place::is_dead;
+use crate::config::quantities::show_duration;
+use crate::desktop::inhibit;
+use crate::error::{Error, ErrorKind, Result};
+use crate::pds::drive::Drive;
+use crate::status::notify::Notifier;
+use crate::status::{Progress, Size, Unsaved};
+
+/// How often what is told is looked at.
+const GRAIN: Duration = Duration::from_secs(1);
+/// How long the first look into a new mount may take.
+const FIRST_LOOK_MAX: Duration = Duration::from_secs(60);
+/// How many signs of life are sent in the time that the service manager waits for one.
+const SIGNS_PER_LIMIT: u32 = 3;
+/// What is asked for beyond the time that this program gives itself to stop.
+const EXTENSION_MARGIN: Duration = Duration::from_secs(30);
+
+/// The talk about one mount; it ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct Supervision {
+    notifier: Arc<Notifier>,
+    progress: Arc<Progress>,
+    drive: Drive,
+    is_stopping: watch::Sender<bool>,
+    /// Stopping is given up when nothing has moved for so long.
+    standstill_max: Duration,
+    _tasks: JoinSet<()>,
+}
+
+impl Supervision {
+    /// Looks into the mount and tells that it is ready. Must be called on a runtime.
+    pub(super) async fn begin(
+        notifier: Notifier,
+        progress: Arc<Progress>,
+        drive: Drive,
+        path: &Path,
+        standstill_max: Duration,
+    ) -> Result<Self> {
+        let notifier = Arc::new(notifier);
+        let (is_stopping, stops) = watch::channel(false);
+        let (reasons, reason) = watch::channel(None);
+        let mut tasks = JoinSet::new();
+        if notifier.is_heard() {
+            first_look(path).await?;
+            notifier.ready();
+        }
+        if let Some(limit) = notifier.watchdog() {
+            tasks.spawn(show_life(notifier.clone(), path.to_owned(), limit / SIGNS_PER_LIMIT));
+        }
+        tasks.spawn(follow_reach(drive.clone(), progress.clone()));
+        tasks.spawn(tell(notifier.clone(), progress.clone(), stops, reasons));
+        tasks.spawn(inhibit::keep(reason));
+        Ok(Self { notifier, progress, drive, is_stopping, standstill_max, _tasks: tasks })
+    }
+
+    /// The mount is on its way out.
+    pub(super) fn stopping(&self) {
+        self.is_stopping.send_replace(true);
+        self.notifier.stopping();
+    }
+
+    /// Asks for more time while something moves. Resolves when nothing has moved for too long and the
+    /// service manager would end the program soon; without one, never.
+    pub(super) async fn standstill(&self) -> Error {
+        if !self.notifier.is_heard() {
+            return std::future::pending().await;
+        }
+        let mut seen = self.movement();
+        let mut moved_at = Instant::now();
+        self.notifier.extend(self.standstill_max + EXTENSION_MARGIN);
+        let mut ticks = tokio::time::interval(GRAIN);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let now = self.movement();
+            if now != seen {
+                (seen, moved_at) = (now, Instant::now());
+                self.notifier.extend(self.standstill_max + EXTENSION_MARGIN);
+            }
+            if moved_at.elapsed() > self.standstill_max {
+                let waited = show_duration(self.standstill_max);
+                return Error::new(ErrorKind::Timeout, format!("nothing has moved for {waited}"));
+            }
+        }
+    }
+
+    /// Numbers that differ when anything was done.
+    fn movement(&self) -> [u64; 5] {
+        let totals = self.progress.totals();
+        let ended = totals.files_committed() + totals.files_failed + totals.files_abandoned;
+        [totals.live, ended, totals.bytes_written, totals.bytes_acked, self.drive.bytes_moved()]
+    }
+}
+
+/// Keeps the status line and the reason against sleep up to date.
+async fn tell(
+    notifier: Arc<Notifier>,
+    progress: Arc<Progress>,
+    stops: watch::Receiver<bool>,
+    reasons: watch::Sender<Option<String>>,
+) {
+    let mut told = String::new();
+    let mut activity = Activity::new(Instant::now());
+    let mut ticks = tokio::time::interval(GRAIN);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let unsaved = progress.unsaved();
+        let line = status_line(&progress, &unsaved, *stops.borrow());
+        if line != told {
+            notifier.status(&line);
+            told = line;
+        }
+        let bytes_written = progress.totals().bytes_written;
+        let reason =
+            activity.is_unsaved(&unsaved, bytes_written, Instant::now()).then(|| unsaved.to_string());
+        reasons.send_if_modified(|now| std::mem::replace(now, reason.clone()) != reason);
+    }
+}
+
+fn status_line(progress: &Progress, unsaved: &Unsaved, is_stopping: bool) -> String {
+    let line = match (unsaved.files, is_stopping) {
+        (0, true) => "unmounting".to_owned(),
+        (0, false) => {
+            let totals = progress.totals();
+            let files = totals.files_committed();
+            let saved = format!("{files} files ({}) saved since the start", Size(totals.bytes_committed));
+            match totals.files_failed {
+                0 => format!("nothing to save; {saved}"),
+                failed => format!("nothing to save; {saved}, {failed} failed"),
+            }
+        }
+        (_, true) => format!("saving before unmounting: {unsaved}"),
+        (_, false) => format!("saving: {unsaved}"),
+    };
+    match unsaved.eta {
+        _ if unsaved.is_offline => format!("paused: offline; {line}"),
+        Some(eta) => format!("{line}, {}", show_duration(Duration::from_secs(eta.as_secs().max(1)))),
+        None => line,
+    }
+}
+
+/// Whether files that are written are still being written. One that a program merely keeps open is no
+/// reason to keep the machine awake: stopping saves it, and sleep does not harm it.
+#[derive(Debug)]
+struct Activity {
+    seen: (u64, u64),
+    since: Instant,
+}
+
+impl Activity {
+    /// A file that nobody writes to for so long is merely open.
+    const IDLE_MAX: Duration = Duration::from_secs(60);
+
+    fn new(now: Instant) -> Self {
+        Self { seen: (0, 0), since: now }
+    }
+
+    fn is_unsaved(&mut self, unsaved: &Unsaved, bytes_written: u64, now: Instant) -> bool {
+        let seen = (bytes_written, unsaved.bytes);
+        if seen != self.seen {
+            (self.seen, self.since) = (seen, now);
+        }
+        let is_idle = now.saturating_duration_since(self.since) >= Self::IDLE_MAX;
+        unsaved.committing > 0 || unsaved.files > 0 && !is_idle
+    }
+}
+
+/// Passes on whether the service can be reached.
+async fn follow_reach(drive: Drive, progress: Arc<Progress>) {
+    let mut online = drive.online();
+    loop {
+        progress.set_offline(!*online.borrow_and_update());
+        if online.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Tells, again and again, that the mount has just answered.
+async fn show_life(notifier: Arc<Notifier>, path: PathBuf, pause: Duration) {
+    loop {
+        let looked_at = path.clone();
+        match tokio::task::spawn_blocking(move || look(&looked_at)).await {
+            Ok(Ok(())) => notifier.alive(),
+            Ok(Err(e)) if !is_dead(&e) => notifier.alive(),
+            outcome => tracing::error!(?outcome, "the mount does not answer"),
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+async fn first_look(path: &Path) -> Result<()> {
+    let looked_at = path.to_owned();
+    let look = tokio::task::spawn_blocking(move || {
+        look(&looked_at)?;
+        looked_at.read_dir()?.next().transpose().map(|_| ())
+    });
+    let outcome = match tokio::time::timeout(FIRST_LOOK_MAX, look).await {
+        Ok(Ok(outcome)) => outcome.map_err(Error::from),
+        Ok(Err(e)) => Err(Error::new(ErrorKind::Io, e.to_string())),
+        Err(_) => Err(Error::new(ErrorKind::Timeout, "no answer")),
+    };
+    outcome.map_err(|e| e.context(format!("the new mount at {} cannot be looked into", path.display())))
+}
+
+/// Asks the daemon behind a mount for the attributes of its root, whatever the kernel has of them.
+/// Blocks for as long as the mount hangs.
+pub(super) fn look(path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: zeroed is a valid statx; path and buffer outlive the call.
+    let failed = unsafe {
+        let mut answer: libc::statx = std::mem::zeroed();
+        let flags = libc::AT_STATX_FORCE_SYNC | libc::AT_SYMLINK_NOFOLLOW;
+        libc::statx(libc::AT_FDCWD, path.as_ptr(), flags, libc::STATX_BASIC_STATS, &raw mut answer) != 0
+    };
+    if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::Commit;
+
+    #[test]
+    fn the_status_says_what_is_left() {
+        let progress = Progress::new();
+        let line = |stopping| status_line(&progress, &progress.unsaved(), stopping);
+        assert_eq!(line(false), "nothing to save; 0 files (0 B) saved since the start");
+        let transfer = progress.begin("a");
+        transfer.wrote(3_000_000);
+        assert_eq!(progress.unsaved().eta, None);
+        assert_eq!(line(false), "saving: 1 upload, 3.0 MB left");
+        assert_eq!(line(true), "saving before unmounting: 1 upload, 3.0 MB left");
+        progress.set_offline(true);
+        assert_eq!(line(false), "paused: offline; saving: 1 upload, 3.0 MB left");
+        progress.set_offline(false);
+        transfer.committed(3_000_000, Commit::Uploaded);
+        progress.begin("b").failed(&Error::new(ErrorKind::Io, "x"));
+        assert_eq!(line(false), "nothing to save; 1 files (3.0 MB) saved since the start, 1 failed");
+        assert_eq!(line(true), "unmounting");
+    }
+
+    #[test]
+    fn an_open_file_that_nobody_writes_to_is_not_waited_for() {
+        let start = Instant::now();
+        let later = |s| start + Duration::from_secs(s);
+        let mut activity = Activity::new(start);
+        let writing = Unsaved { files: 1, bytes: 100, ..Unsaved::default() };
+        assert!(!activity.is_unsaved(&Unsaved::default(), 0, start));
+        assert!(activity.is_unsaved(&writing, 100, later(1)));
+        assert!(activity.is_unsaved(&writing, 100, later(60)));
+        assert!(!activity.is_unsaved(&writing, 100, later(61)));
+        assert!(activity.is_unsaved(&writing, 101, later(62)), "it is written to again");
+        let committing = Unsaved { committing: 1, ..writing };
+        assert!(activity.is_unsaved(&committing, 101, later(900)), "a commit is always waited for");
+        assert!(!activity.is_unsaved(&Unsaved::default(), 101, later(901)));
+    }
+
+    #[test]
+    fn a_look_finds_what_is_there() {
+        look(Path::new("/")).unwrap();
+        assert_eq!(look(Path::new("/no/such/folder")).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+}

@@ -1,0 +1,90 @@
+//! The network goes away and comes back: nothing is lost, nothing hangs, and nobody waits longer than it
+//! is gone.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+use crate::rig::{Mount, Rig, errno, fresh_bytes, wait_until};
+
+const PART: usize = 64 << 10;
+/// Long enough that the pauses between attempts have grown to many seconds.
+const OUTAGE: Duration = Duration::from_secs(15);
+/// How soon after the return everything must be done: a knock a second, and the work itself.
+const RETURN_MAX: Duration = Duration::from_secs(4);
+
+fn mount(rig: &Rig, more: &[&str]) -> Mount {
+    let arguments = ["--part-size", "64KiB", "--stall-timeout", "1s", "--commit-timeout", "120s"];
+    rig.mount_with(&[&arguments[..], more].concat())
+}
+
+fn wait_for_outage(mount: &Mount) {
+    wait_until("the outage is noticed", || {
+        mount.log().iter().any(|line| line.contains("cannot be reached")).then_some(())
+    });
+}
+
+#[test]
+fn an_upload_waits_for_the_network_and_goes_on_at_once() {
+    let mut rig = Rig::new();
+    let mount = mount(&rig, &[]);
+    let bytes = fresh_bytes(40 * PART);
+    let mut file = File::create(mount.at("f")).unwrap();
+    file.write_all(&bytes[..4 * PART]).unwrap();
+    rig.stop();
+    let gone_at = Instant::now();
+    file.write_all(&bytes[4 * PART..]).unwrap();
+    let closing = std::thread::spawn(move || {
+        let saved = file.sync_all();
+        drop(file);
+        (saved, Instant::now())
+    });
+    wait_for_outage(&mount);
+    // The pauses must have grown: this waits for time to pass, and there is no event for that.
+    std::thread::sleep(OUTAGE.saturating_sub(gone_at.elapsed()));
+    assert!(!closing.is_finished(), "closing did not wait for the network");
+    rig.resume();
+    let back_at = Instant::now();
+    let (saved, closed_at) = closing.join().unwrap();
+    saved.unwrap();
+    assert!(closed_at - back_at < RETURN_MAX, "{:?} after the return", closed_at - back_at);
+    assert_eq!(rig.client().read("f").unwrap(), bytes);
+    let log = mount.log();
+    assert!(log.iter().any(|line| line.contains("can be reached again")), "{log:?}");
+    assert_eq!(mount.stop(), 0);
+}
+
+#[test]
+fn without_a_network_what_is_known_is_shown_and_the_rest_fails_in_time() {
+    let mut rig = Rig::new();
+    let mount = mount(&rig, &["--metadata-ttl", "1s", "--read-cache", "1MiB"]);
+    let bytes = fresh_bytes(PART);
+    fs::write(mount.at("known"), &bytes).unwrap();
+    fs::create_dir(mount.at("folder")).unwrap();
+    let remote = fresh_bytes(64 * PART);
+    fs::write(mount.at("remote"), &remote).unwrap();
+    let mount = mount.restart(&rig.endpoint(), &["--metadata-ttl", "1s", "--stall-timeout", "1s"]);
+    assert_eq!(fs::read_dir(mount.path()).unwrap().count(), 3);
+    let mut known = Vec::new();
+    File::open(mount.at("known")).unwrap().read_to_end(&mut known).unwrap();
+    let file = File::open(mount.at("remote")).unwrap();
+    rig.stop();
+    // What the kernel and the mount believed has run out by then.
+    std::thread::sleep(Duration::from_millis(1100));
+    let start = Instant::now();
+    assert_eq!(fs::metadata(mount.at("known")).unwrap().len(), PART as u64);
+    assert_eq!(fs::read_dir(mount.path()).unwrap().count(), 3);
+    assert!(start.elapsed() < Duration::from_secs(10), "names took {:?}", start.elapsed());
+    let start = Instant::now();
+    let mut piece = vec![0; 1000];
+    let failure = errno(file.read_at(&mut piece, 32 * PART as u64));
+    assert!([libc::EHOSTUNREACH, libc::ETIMEDOUT].contains(&failure), "errno {failure}");
+    assert!(start.elapsed() < Duration::from_secs(45), "a read took {:?}", start.elapsed());
+    rig.resume();
+    let start = Instant::now();
+    wait_until("reads work again", || file.read_at(&mut piece, 32 * PART as u64).ok());
+    assert!(start.elapsed() < RETURN_MAX, "reading again took {:?}", start.elapsed());
+    assert_eq!(piece, remote[32 * PART..32 * PART + 1000]);
+    assert_eq!(mount.stop(), 0);
+}

@@ -1,0 +1,241 @@
+//! What a service manager hears of a mount, and mounts beside each other.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use pdsfs::server::{FaultAction, FaultRule};
+
+use crate::rig::{Mount, PATIENCE, Rig, fresh_bytes, is_mount, wait_until};
+
+const PART: usize = 64 << 10;
+const ARGUMENTS: [&str; 4] = ["--part-size", "64KiB", "--commit-timeout", "60s"];
+
+/// Where a service manager would listen.
+struct Listener {
+    _folder: tempfile::TempDir,
+    socket: UnixDatagram,
+    heard: Vec<String>,
+}
+
+impl Listener {
+    fn new() -> (Self, Command) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pdsfs"));
+        command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "300000").env_remove("WATCHDOG_PID");
+        (Self { _folder: folder, socket, heard: Vec::new() }, command)
+    }
+
+    fn take(&mut self) {
+        let mut buffer = [0; 4096];
+        while let Ok(len) = self.socket.recv(&mut buffer) {
+            let text = String::from_utf8(buffer[..len].to_vec()).unwrap();
+            self.heard.extend(text.lines().map(str::to_owned));
+        }
+    }
+
+    /// Waits until a line begins like that; the line.
+    fn expect(&mut self, start: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            self.take();
+            if let Some(line) = self.heard.iter().find(|line| line.starts_with(start)) {
+                return line.clone();
+            }
+            assert!(Instant::now() < deadline, "{start} was not heard, but {:?}", self.heard);
+        }
+    }
+
+    fn forget(&mut self) {
+        self.take();
+        self.heard.clear();
+    }
+}
+
+fn start(rig: &Rig, command: Command, more: &[&str]) -> Mount {
+    let arguments = [&ARGUMENTS[..], more].concat();
+    Mount::start_by(command, &rig.endpoint(), &arguments, tempfile::tempdir().unwrap())
+}
+
+#[test]
+fn the_service_manager_hears_the_truth_from_the_first_answer_to_the_end() {
+    let rig = Rig::new();
+    let (mut manager, command) = Listener::new();
+    let mount = start(&rig, command, &[]);
+    manager.expect("READY=1");
+    assert!(is_mount(mount.path()));
+    manager.expect("STATUS=nothing to save; 0 files (0 B) saved");
+    manager.expect("WATCHDOG=1");
+
+    rig.server().faults().add(FaultRule::new("put_part", FaultAction::Stall));
+    let mut file = File::create(mount.at("f")).unwrap();
+    let bytes = fresh_bytes(3 * PART);
+    file.write_all(&bytes).unwrap();
+    manager.expect("STATUS=saving: 1 upload, 197 kB left");
+    manager.forget();
+    manager.expect("WATCHDOG=1");
+
+    mount.signal(libc::SIGTERM);
+    manager.expect("STOPPING=1");
+    let more = manager.expect("EXTEND_TIMEOUT_USEC=");
+    assert!(more["EXTEND_TIMEOUT_USEC=".len()..].parse::<u64>().unwrap() > 60_000_000, "{more}");
+    manager.expect("STATUS=saving before unmounting: 1 upload, 197 kB left");
+    manager.forget();
+    rig.server().faults().clear();
+    manager.expect("EXTEND_TIMEOUT_USEC=");
+    wait_until("the drive has the file", || rig.client().read("f").filter(|read| *read == bytes));
+    drop(file);
+    assert_eq!(mount.stop(), 0);
+}
+
+#[test]
+fn what_hangs_gives_no_sign_of_life() {
+    let rig = Rig::new();
+    let (mut manager, command) = Listener::new();
+    let mount = start(&rig, command, &[]);
+    manager.expect("WATCHDOG=1");
+    mount.signal(libc::SIGSTOP);
+    wait_until("it has stopped", || {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", mount.pid())).unwrap();
+        stat.rsplit(')').next().unwrap().trim_start().starts_with('T').then_some(())
+    });
+    manager.forget();
+    // Three signs were due in this time.
+    let end = Instant::now() + Duration::from_millis(300);
+    while Instant::now() < end {
+        manager.take();
+    }
+    let heard = manager.heard.clone();
+    mount.signal(libc::SIGCONT);
+    assert!(!heard.iter().any(|line| line == "WATCHDOG=1"), "{heard:?}");
+    manager.expect("WATCHDOG=1");
+    assert_eq!(mount.stop(), 0);
+}
+
+#[test]
+fn stopping_without_a_network_ends_in_time_and_names_what_is_lost() {
+    let mut rig = Rig::new();
+    let (mut manager, command) = Listener::new();
+    let mount = start(&rig, command, &["--stall-timeout", "1s"]);
+    let mut file = File::create(mount.at("precious")).unwrap();
+    file.write_all(&fresh_bytes(PART + 1)).unwrap();
+    rig.stop();
+    file.write_all(&fresh_bytes(PART)).unwrap();
+    mount.signal(libc::SIGTERM);
+    manager.expect("STATUS=paused: offline; saving before unmounting: 1 upload");
+    let log = wait_until("it gives up", || {
+        let log = mount.log();
+        log.iter().any(|line| line.contains("nothing has moved")).then_some(log)
+    });
+    assert!(log.iter().any(|line| line.contains("not saved: /precious")), "{log:?}");
+    assert_eq!(mount.stop(), 1);
+}
+
+#[test]
+fn two_drives_are_mounted_at_once_and_share_a_spill_folder() {
+    let rigs = [Rig::new(), Rig::new()];
+    let spill = tempfile::tempdir().unwrap();
+    let spill_dir = spill.path().to_str().unwrap();
+    let mounts =
+        rigs.each_ref().map(|rig| rig.mount_with(&["--part-size", "64KiB", "--spill-dir", spill_dir]));
+    // Back to front, so that local copies are made, and both at once.
+    let bytes = [fresh_bytes(5 * PART), fresh_bytes(5 * PART)];
+    let files = mounts.each_ref().map(|mount| File::create(mount.at("f")).unwrap());
+    for at in (0..5).rev().map(|part| part * PART) {
+        for (file, bytes) in files.iter().zip(&bytes) {
+            file.write_all_at(&bytes[at..at + PART], at as u64).unwrap();
+        }
+    }
+    drop(files);
+    for (rig, bytes) in rigs.iter().zip(&bytes) {
+        assert_eq!(rig.client().read("f").unwrap(), *bytes);
+    }
+    let [one, two] = mounts;
+    assert_eq!(one.stop(), 0);
+    fs::write(two.at("g"), b"still here").unwrap();
+    assert_eq!(rigs[1].client().read("g").unwrap(), b"still here");
+    assert_eq!(two.stop(), 0);
+    assert_eq!(fs::read_dir(spill.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn two_folders_of_one_drive_are_mounted_at_once() {
+    let rig = Rig::new();
+    let whole = rig.mount();
+    for name in ["a", "b"] {
+        fs::create_dir(whole.at(name)).unwrap();
+    }
+    let of = |name: &str| {
+        let id = rig.client().find(name).unwrap().file_id.to_string();
+        rig.mount_with(&["--root-id", &id, "--metadata-ttl", "0s"])
+    };
+    let (a, b) = (of("a"), of("b"));
+    fs::write(a.at("f"), b"in a").unwrap();
+    fs::write(b.at("f"), b"in b").unwrap();
+    assert_eq!(rig.client().read("a/f").unwrap(), b"in a");
+    assert_eq!(rig.client().read("b/f").unwrap(), b"in b");
+    let devices: HashSet<u64> = [&whole, &a, &b].map(|mount| device(mount.path())).into_iter().collect();
+    assert_eq!(devices.len(), 3);
+    assert_eq!((a.stop(), b.stop(), whole.stop()), (0, 0, 0));
+}
+
+fn device(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata(path).unwrap().dev()
+}
+
+fn umount(mount: &Mount, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pdsfs"));
+    command.arg("umount").args(arguments).arg(mount.path());
+    command
+}
+
+#[test]
+fn draining_waits_for_whoever_writes_and_then_unmounts() {
+    let rig = Rig::new();
+    let mount = rig.mount_with(&ARGUMENTS);
+    let mut file = File::create(mount.at("f")).unwrap();
+    let bytes = fresh_bytes(2 * PART);
+    file.write_all(&bytes[..PART]).unwrap();
+    let refused = umount(&mount, &["--drain", "--timeout", "300ms"]).output().unwrap();
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(!refused.status.success() && said.contains("stays mounted"), "{said}");
+    assert!(is_mount(mount.path()));
+
+    let mut draining = umount(&mount, &["--drain"]).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(draining.stderr.take().unwrap()), &mut said)
+        .unwrap();
+    assert!(said.contains("waiting for the programs"), "{said}");
+    file.write_all(&bytes[PART..]).unwrap();
+    assert!(draining.try_wait().unwrap().is_none(), "it did not wait");
+    drop(file);
+    assert!(draining.wait().unwrap().success());
+    assert!(!is_mount(mount.path()));
+    assert_eq!(rig.client().read("f").unwrap(), bytes);
+}
+
+#[test]
+fn only_a_dead_mount_is_taken_away_as_dead() {
+    let rig = Rig::new();
+    let mount = rig.mount();
+    assert!(umount(&mount, &["--dead"]).status().unwrap().success());
+    assert!(is_mount(mount.path()), "a living mount was taken away");
+    // The kernel remembers its attributes for a while.
+    fs::metadata(mount.path()).unwrap();
+    let path = mount.path().to_owned();
+    let dead = mount.kill();
+    assert!(is_mount(&path));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pdsfs"));
+    assert!(command.args(["umount", "--dead"]).arg(&path).status().unwrap().success());
+    assert!(!is_mount(&path));
+    drop(dead);
+}
