@@ -17,6 +17,8 @@ use tracing_subscriber::EnvFilter;
 use crate::error::{Error, ErrorKind, Result};
 
 pub mod demo;
+pub mod drives;
+pub mod login;
 pub mod mount;
 mod quantities;
 pub mod serve;
@@ -52,6 +54,10 @@ struct Cli {
 enum Command {
     /// Mount a drive and serve it until it is unmounted or the program is told to stop
     Mount(Box<mount::MountArgs>),
+    /// Log in to a domain; mounts use the account, and go on when a login that had ended is made again
+    Login(Box<login::LoginArgs>),
+    /// List the drives that an account can mount
+    Drives(drives::DrivesArgs),
     /// Unmount a drive
     #[command(alias = "unmount")]
     Umount(umount::UmountArgs),
@@ -82,6 +88,8 @@ pub fn run() -> ExitCode {
 fn dispatch(command: Command) -> Result<ExitCode> {
     Ok(tell(match command {
         Command::Mount(args) => on_runtime(mount::run(args.into_config()?)),
+        Command::Login(args) => on_runtime(login::run(args.check()?)),
+        Command::Drives(args) => on_runtime(drives::run(args.check()?)),
         Command::Umount(args) => umount::run(&args),
         Command::Serve(args) => on_runtime(serve::run(args.check()?)),
         Command::Demo(args) => on_runtime(demo::run(args)),

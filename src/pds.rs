@@ -3,8 +3,12 @@
 //! `types` is shapes only and is shared with the embedded server; everything else is the client's.
 
 pub mod auth;
+pub mod domain;
 pub mod drive;
+pub mod endpoint;
 pub mod frame;
 pub mod retry;
+pub mod session;
+pub mod sign;
 pub mod transport;
 pub mod types;
