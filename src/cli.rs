@@ -19,6 +19,8 @@ use crate::status::notify::Notifier;
 
 pub mod config;
 pub mod demo;
+pub mod drives;
+pub mod login;
 pub mod manual;
 pub mod mount;
 pub mod serve;
@@ -54,6 +56,10 @@ struct Cli {
 enum Command {
     /// Mount a drive and serve it until it is unmounted or the program is told to stop
     Mount(Box<mount::MountArgs>),
+    /// Log in to a domain; mounts use the account, and go on when a login that had ended is made again
+    Login(Box<login::LoginArgs>),
+    /// List the drives that an account can mount
+    Drives(drives::DrivesArgs),
     /// Unmount a drive
     #[command(alias = "unmount")]
     Umount(umount::UmountArgs),
@@ -103,6 +109,8 @@ fn program_name() -> String {
 fn dispatch(command: Command, notifier: Notifier) -> Result<ExitCode> {
     Ok(tell(match command {
         Command::Mount(args) => mount::start(*args, notifier)?,
+        Command::Login(args) => on_runtime(login::run(args.check()?)),
+        Command::Drives(args) => on_runtime(drives::run(args.check()?)),
         Command::Umount(args) => umount::run(&args),
         Command::Config(args) => config::run(&args),
         Command::Serve(args) => on_runtime(serve::run(args.check()?)),

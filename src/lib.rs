@@ -1,6 +1,7 @@
 //! pdsfs: an Alibaba Cloud PDS drive as a Linux directory whose files are uploaded while they are
 //! written. `src/ARCHITECTURE.md` is the map.
 
+pub mod account;
 pub mod cli;
 pub mod config;
 pub mod content;

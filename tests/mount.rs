@@ -6,6 +6,8 @@
 #[path = "mount/rig.rs"]
 mod rig;
 
+#[path = "mount/accounts.rs"]
+mod accounts;
 #[path = "mount/bounds.rs"]
 mod bounds;
 #[path = "mount/cache.rs"]

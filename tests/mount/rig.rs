@@ -196,11 +196,17 @@ impl Mount {
         arguments: &[&str],
         folder: tempfile::TempDir,
     ) -> Self {
+        command.env("PDSFS_TOKEN", TOKEN);
+        let arguments = [&["--endpoint", endpoint, "--drive-id", "1"], arguments].concat();
+        Self::start_plain(command, &arguments, folder)
+    }
+
+    /// The same with nothing but these arguments.
+    pub fn start_plain(mut command: Command, arguments: &[&str], folder: tempfile::TempDir) -> Self {
         command
-            .args(["mount", "--endpoint", endpoint, "--drive-id", "1"])
+            .arg("mount")
             .args(arguments)
             .arg(folder.path())
-            .env("PDSFS_TOKEN", TOKEN)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());

@@ -17,9 +17,12 @@ pub const IMPORTS: &[(&str, &[&str])] = &[
     ("error", &["ids"]),
     ("posix", &[]),
     ("name_patterns", &["error"]),
-    ("config", &["error", "ids", "name_patterns", "pds::auth"]),
+    ("config", &["account", "error", "ids", "name_patterns", "pds::auth", "pds::endpoint"]),
     ("pds::types", &["ids", "rolling_sha1"]),
-    ("pds", &["config", "crc64", "error", "ids", "posix", "rolling_sha1"]),
+    ("pds::endpoint", &["error"]),
+    ("pds::sign", &["error", "ids"]),
+    ("account", &["error", "ids", "pds::endpoint", "pds::sign"]),
+    ("pds", &["account", "config", "crc64", "error", "ids", "posix", "rolling_sha1"]),
     ("status", &["error"]),
     ("desktop", &["error", "status"]),
     ("tree", &["config", "error", "ids", "pds", "posix"]),
@@ -31,6 +34,7 @@ pub const IMPORTS: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
+            "account",
             "config",
             "control",
             "desktop",
