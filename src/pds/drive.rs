@@ -140,8 +140,8 @@ impl Drive {
     }
 
     /// Whether the service takes our credential, as far as is known. Uploads wait while it does not.
-    pub fn auth_state(&self) -> AuthState {
-        self.0.session.auth_state().borrow().clone()
+    pub fn auth_state(&self) -> watch::Receiver<AuthState> {
+        self.0.session.auth_state()
     }
 
     /// Reads the credential again, as after a new login; what waits for it goes on.
