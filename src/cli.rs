@@ -19,6 +19,9 @@ use crate::status::notify::Notifier;
 
 pub mod config;
 pub mod demo;
+pub mod drives;
+pub mod login;
+pub mod manual;
 pub mod mount;
 pub mod serve;
 mod signals;
@@ -53,6 +56,10 @@ struct Cli {
 enum Command {
     /// Mount a drive and serve it until it is unmounted or the program is told to stop
     Mount(Box<mount::MountArgs>),
+    /// Log in to a domain; mounts use the account, and go on when a login that had ended is made again
+    Login(Box<login::LoginArgs>),
+    /// List the drives that an account can mount
+    Drives(drives::DrivesArgs),
     /// Unmount a drive
     #[command(alias = "unmount")]
     Umount(umount::UmountArgs),
@@ -62,6 +69,10 @@ enum Command {
     Serve(Box<serve::ServeArgs>),
     /// Show it all on this machine: an embedded drive, mounted, with the uploads on the screen
     Demo(demo::DemoArgs),
+    /// Print what a shell needs to complete the commands of pdsfs
+    Completions(manual::CompletionsArgs),
+    /// Write the man pages into a folder
+    Man(manual::ManArgs),
 }
 
 /// Reads the arguments, runs the command, and says what went wrong if it did.
@@ -98,10 +109,14 @@ fn program_name() -> String {
 fn dispatch(command: Command, notifier: Notifier) -> Result<ExitCode> {
     Ok(tell(match command {
         Command::Mount(args) => mount::start(*args, notifier)?,
+        Command::Login(args) => on_runtime(login::run(args.check()?)),
+        Command::Drives(args) => on_runtime(drives::run(args.check()?)),
         Command::Umount(args) => umount::run(&args),
         Command::Config(args) => config::run(&args),
         Command::Serve(args) => on_runtime(serve::run(args.check()?)),
         Command::Demo(args) => on_runtime(demo::run(args)),
+        Command::Completions(args) => manual::completions(&args),
+        Command::Man(args) => manual::man(&args),
     }))
 }
 

@@ -13,6 +13,7 @@ pub mod quantities;
 pub mod settings;
 
 use crate::ids::{DriveId, FileId, PartSize};
+use crate::name_patterns::NamePatterns;
 pub use crate::pds::auth::Credential;
 
 /// What happens to a file that is unlinked or a folder that is removed.
@@ -79,6 +80,8 @@ pub struct MountConfig {
     pub staged_bytes_max: Option<u64>,
     /// What staged copies leave free on the disk, in bytes.
     pub free_bytes_min: u64,
+    /// Names of files that live on this machine only: they are never uploaded and gone after the mount.
+    pub local_only: NamePatterns,
 }
 
 impl MountConfig {
@@ -111,6 +114,7 @@ impl MountConfig {
             spill_dir: std::env::temp_dir(),
             staged_bytes_max: None,
             free_bytes_min: Self::FREE_BYTES_MIN,
+            local_only: NamePatterns::junk(),
         }
     }
 

@@ -21,6 +21,10 @@
 //!         the drive has it    v      v   anything else, also a task that dies
 //!                          Clean    Failed -- truncate(0) --> Streaming
 //! ```
+//!
+//! A file that stays on this machine is `Local` from its creation on, takes any write, and has nothing to
+//! settle. Renamed to an ordinary name it is `Staged`, as if it had been written in any order; where the
+//! drive does not take it, it is `Local` again.
 
 pub mod budget;
 mod direct;
@@ -28,6 +32,7 @@ pub mod finish;
 pub mod flow;
 pub mod in_flight;
 pub mod kept;
+pub mod local;
 pub mod open_file;
 pub mod open_files;
 pub mod part;

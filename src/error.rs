@@ -5,6 +5,8 @@
 //! level belongs to the kind, so that only the border logs.
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What went wrong, as far as the program that asked needs to know.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -172,7 +174,14 @@ impl ErrorKind {
 #[derive(Clone, Debug)]
 pub struct Error {
     kind: ErrorKind,
-    detail: std::sync::Arc<str>,
+    said: Arc<Said>,
+}
+
+#[derive(Debug)]
+struct Said {
+    detail: Box<str>,
+    /// Whether the log has it.
+    is_told: AtomicBool,
 }
 
 /// The result of everything that can fail.
@@ -181,7 +190,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// An error with a sentence that says what went wrong, for people.
     pub fn new(kind: ErrorKind, detail: impl AsRef<str>) -> Self {
-        Self { kind, detail: detail.as_ref().into() }
+        let said = Said { detail: detail.as_ref().into(), is_told: AtomicBool::new(false) };
+        Self { kind, said: Arc::new(said) }
     }
 
     /// What the program is told.
@@ -194,16 +204,22 @@ impl Error {
         self.kind.errno()
     }
 
+    /// Whether the log does not have this error yet, from which it has it: one failure is told to many
+    /// programs and calls, and is one line in the log.
+    pub fn is_first_told(&self) -> bool {
+        !self.said.is_told.swap(true, Ordering::Relaxed)
+    }
+
     /// The same error with the operation or file named in front.
     #[must_use]
     pub fn context(self, what: impl fmt::Display) -> Self {
-        Self::new(self.kind, format!("{what}: {}", self.detail))
+        Self::new(self.kind, format!("{what}: {}", self.said.detail))
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.detail)
+        f.write_str(&self.said.detail)
     }
 }
 
@@ -257,6 +273,14 @@ mod tests {
         for (kind, name, number) in table {
             assert_eq!(kind.errno(), number, "{name}");
         }
+    }
+
+    #[test]
+    fn one_failure_is_told_once_however_often_it_is_met() {
+        let e = Error::new(ErrorKind::QuotaExceeded, "full");
+        assert!(e.is_first_told());
+        assert!(!e.clone().is_first_told());
+        assert!(Error::new(ErrorKind::QuotaExceeded, "full").is_first_told());
     }
 
     #[test]

@@ -42,6 +42,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+pub use self::auth::ServiceApp;
 pub use self::clock::Clock;
 pub use self::config::{AccessKey, FirstPartCtx, Logins, Quirks, ServerConfig, Verify};
 pub use self::digest::HashName;
@@ -155,6 +156,11 @@ impl Server {
         }
     }
 
+    /// Ends every login: no token that was handed out is taken any more. The owner's own token stays.
+    pub async fn revoke_all_tokens(&self) -> io::Result<()> {
+        self.app.revoke_all_tokens().await.map_err(|error| io::Error::other(error.message))
+    }
+
     /// Sets the server's clock forward: URLs, tokens and uploads grow older.
     pub async fn advance_clock(&self, by: Duration) {
         self.app.clock.advance(by);
@@ -200,6 +206,15 @@ impl Drop for Server {
 }
 
 impl App {
+    async fn revoke_all_tokens(&self) -> Result<(), errors::ApiError> {
+        self.catalog
+            .change(|state| {
+                state.drop_all_tokens();
+                Ok(())
+            })
+            .await
+    }
+
     async fn sweep_uploads(&self) {
         let age_ms = i64::try_from(self.config.upload_age_max.as_millis()).unwrap_or(i64::MAX);
         let before_ms = self.clock.now_ms().saturating_sub(age_ms);

@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -20,11 +20,13 @@ use tokio::sync::broadcast;
 use crate::error::Error;
 
 pub mod notify;
+mod pause;
 mod rate;
 mod unsaved;
 
 pub use unsaved::{Size, Unsaved};
 
+pub use pause::{Pause, PauseReason};
 use rate::RateWindow;
 
 /// Events that a slow subscriber may be behind before it loses the oldest.
@@ -88,7 +90,7 @@ pub enum TransferState {
 pub struct TransferView {
     /// The same for the life of a transfer, never used again in this process; grows with age.
     pub id: u64,
-    /// The file's name, without its folder.
+    /// The file's path below the mount.
     pub name: Arc<str>,
     /// Where it is.
     pub state: TransferState,
@@ -148,7 +150,8 @@ pub struct Progress {
     events: broadcast::Sender<Event>,
     sums: Sums,
     rate: Mutex<RateWindow>,
-    offline: AtomicBool,
+    /// A leaf lock.
+    pauses: Mutex<Vec<Pause>>,
 }
 
 /// Transfers that have not ended, oldest first.
@@ -178,7 +181,7 @@ impl Progress {
             events: broadcast::Sender::new(EVENTS_MAX),
             sums: Sums::default(),
             rate: Mutex::new(RateWindow::new(Instant::now())),
-            offline: AtomicBool::new(false),
+            pauses: Mutex::default(),
         })
     }
 
@@ -332,6 +335,11 @@ impl Transfer {
         }
         self.progress.sums.failed.fetch_add(1, Relaxed);
         let _ = self.progress.events.send(Event::Failed { name: self.name(), error: error.clone() });
+    }
+
+    /// How it is now.
+    pub fn look(&self) -> TransferView {
+        self.view(Instant::now())
     }
 
     fn name(&self) -> Arc<str> {

@@ -84,7 +84,7 @@ pub enum Found {
 /// The object behind an inode.
 #[derive(Debug)]
 enum Object {
-    /// None yet.
+    /// None yet; a folder that is none will never be one.
     Unborn { since: SystemTime, posix: Option<Arc<Posix>> },
     /// This one; `by_file_id` leads back.
     Live(FileMeta),
@@ -304,7 +304,8 @@ impl Tree {
 
     /// Whether a complete listing is still believed.
     pub fn is_listing_fresh(&self, dir: Ino, now: Instant) -> bool {
-        self.folder(dir).is_ok_and(|folder| folder.is_fresh(now))
+        let lives_here = self.identity(dir) == Some(Identity::Local);
+        self.folder(dir).is_ok_and(|folder| lives_here || folder.is_fresh(now))
     }
 
     /// Whether a folder was read to its end, however long ago.
@@ -388,6 +389,11 @@ impl Tree {
         let spot = self.inodes.get(&ino)?.spot.as_ref()?;
         let parent_id = self.meta(spot.parent)?.file_id.clone();
         Some(Place { parent: spot.parent, parent_id, name: spot.remote.clone() })
+    }
+
+    /// The name that an inode is shown under. `None` for the root and for what was removed.
+    pub fn shown_name(&self, ino: Ino) -> Option<Arc<str>> {
+        Some(self.inodes.get(&ino)?.spot.as_ref()?.name.clone())
     }
 
     /// The folder that an inode is shown in; the root is in itself.

@@ -9,9 +9,12 @@ mod changes;
 mod commit;
 mod dirs;
 mod files;
+mod local_only;
 mod names;
 mod pending;
 mod reshape;
+mod sights;
+mod trash_can;
 mod unsaved_renames;
 
 use std::num::NonZeroUsize;
@@ -40,6 +43,8 @@ use dirs::Dirs;
 use files::Handles;
 use names::QuotaCache;
 use pending::PendingAttrs;
+use sights::Failures;
+pub use sights::{Load, SeenFile, Sight, Stage};
 
 /// Attributes as `stat` shows them.
 #[derive(Clone, Debug, PartialEq)]
@@ -190,6 +195,8 @@ pub struct Vfs {
     device: OnceLock<Device>,
     /// The revision that the kernel's page cache has of an inode. A leaf lock.
     cached: Mutex<LruCache<Ino, RevisionId>>,
+    /// Why files could not be saved, for as long as that is so.
+    failures: Failures,
 }
 
 /// Inodes whose page cache is remembered to be good.
@@ -209,13 +216,15 @@ impl Vfs {
         let in_flight_max = (config.buffer_bytes_max / part_bytes).saturating_sub(1);
         let in_flight_max = in_flight_max.clamp(1, config.parts_in_flight_max as u64);
         let reader = Reader::new(drive.clone(), config.read_cache_bytes_max);
+        let space = Space::new(&config.spill_dir, config.staged_bytes_max, config.free_bytes_min);
         let env = Arc::new(Env {
             drive: drive.clone(),
             budget: Budget::new(config.buffer_bytes_max, part_bytes),
             gate: Gate::new(in_flight_max as usize, part_bytes),
             part_size: config.part_size,
             spill_dir: config.spill_dir.clone(),
-            space: Space::new(&config.spill_dir, config.staged_bytes_max, config.free_bytes_min),
+            local_space: local_only::room(&space, config.free_bytes_min),
+            space,
             reader: reader.clone(),
             runtime: tokio::runtime::Handle::current(),
         });
@@ -235,6 +244,7 @@ impl Vfs {
             pending: Arc::default(),
             device: OnceLock::new(),
             cached: Mutex::new(LruCache::new(CACHED_INODES_MAX)),
+            failures: Failures::default(),
             drive,
             config,
         });
@@ -298,7 +308,8 @@ impl Vfs {
         unsaved.map(|file| self.name_of(file.ino())).collect()
     }
 
-    fn name_of(&self, ino: Ino) -> String {
+    /// Path below the mount, for people.
+    pub fn name_of(&self, ino: Ino) -> String {
         self.tree().display_path(ino)
     }
 }

@@ -6,10 +6,14 @@
 #[path = "mount/rig.rs"]
 mod rig;
 
+#[path = "mount/accounts.rs"]
+mod accounts;
 #[path = "mount/bounds.rs"]
 mod bounds;
 #[path = "mount/cache.rs"]
 mod cache;
+#[path = "mount/configured.rs"]
+mod configured;
 #[path = "mount/copies.rs"]
 mod copies;
 #[path = "mount/crash.rs"]
@@ -18,6 +22,8 @@ mod crash;
 mod faults;
 #[path = "mount/flags.rs"]
 mod flags;
+#[path = "mount/local_only.rs"]
+mod local_only;
 #[path = "mount/metadata.rs"]
 mod metadata;
 #[path = "mount/model.rs"]

@@ -119,7 +119,7 @@ fn check(args: &ConfigArgs) -> Result<ExitCode> {
         };
         found += 1;
         let gaps = file.drives.iter().flat_map(|(name, drive)| {
-            let (gaps, shown) = (drive.gaps().into_iter(), &shown);
+            let (gaps, shown) = (drive.gaps(name).into_iter(), &shown);
             gaps.map(move |what| format!("{shown}:{}: drives.{name}: {what}", drive.line))
         });
         let told: Vec<String> = mistakes.iter().map(ToString::to_string).chain(gaps).collect();
@@ -144,16 +144,15 @@ fn check(args: &ConfigArgs) -> Result<ExitCode> {
 }
 
 /// A configuration with every setting, made of the help of the flags.
-fn example() -> String {
+pub(super) fn example() -> String {
     let mut out = String::from(
         "# Configuration of pdsfs: ~/.config/pdsfs/config.toml, or /etc/pdsfs/config.toml for the system.\n\
          # Variables (PDSFS_PART_SIZE ...) override it, flags (--part-size ...) override both.\n\
          # After a change: pdsfs config check\n\n\
          [drives.photos]                 # then: pdsfs mount photos\n\
          mountpoint = \"~/Photos\"\n\
-         endpoint = \"https://bj1.api.aliyunpds.com\"\n\
-         drive_id = \"1\"\n\
-         token_file = \"~/.config/pdsfs/token\"\n\n\
+         account = \"default\"            # made by: pdsfs login\n\
+         drive_id = \"1\"                 # those there are: pdsfs drives\n\n\
          # Every setting may stand here, for all drives, or below one drive.\n\
          [defaults]\n",
     );
@@ -193,7 +192,7 @@ mod tests {
     fn the_example_is_a_configuration() {
         let (file, mistakes) = ConfigFile::parse(Path::new("example"), &example());
         assert_eq!(mistakes, []);
-        assert!(file.drives["photos"].settings.endpoint.is_some());
+        assert!(file.drives["photos"].settings.account.is_some());
     }
 
     #[test]
@@ -202,7 +201,7 @@ mod tests {
         let live = example().replace("\n#", "\n").replace("\n ", "\n# ");
         let settings = live.lines().filter(|line| line.contains(" = ") && !line.ends_with("\"\""));
         let settings: Vec<&str> = settings.filter(|line| !line.starts_with('#')).collect();
-        let text = format!("[defaults]\n{}\n", settings[4..].join("\n"));
+        let text = format!("[defaults]\n{}\n", settings[3..].join("\n"));
         let (_, mistakes) = ConfigFile::parse(Path::new("example"), &text);
         assert!(settings.len() > 15 && mistakes.is_empty(), "{mistakes:?}\n{text}");
     }

@@ -6,11 +6,13 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::say;
 use super::signals::Signals;
 use crate::config::MountConfig;
+use crate::control::recent::Recent;
+use crate::control::{Answers, ControlSocket, Served, Surroundings};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::KernelMount;
 use crate::pds::drive::Drive;
@@ -47,6 +49,8 @@ pub struct Mounted {
     vfs: Arc<Vfs>,
     kernel: KernelMount,
     stop_max: Duration,
+    /// `None` where there is no place for it; the mount does without.
+    control: Option<ControlSocket>,
     standstill_max: Duration,
 }
 
@@ -72,10 +76,19 @@ pub async fn mount_in_process(mut config: MountConfig, progress: Arc<Progress>) 
         config.root_id = found.map_err(|e| e.context(format!("folder {folder:?}")))?;
     }
     let config = Arc::new(config);
-    let vfs = Vfs::new(config.clone(), drive, progress);
+    let vfs = Vfs::new(config.clone(), drive, progress.clone());
     let kernel = KernelMount::start(vfs.clone(), &config).await.map_err(rights::explain)?;
     let stop_max = config.commit_timeout + STOP_MARGIN;
-    Ok(Mounted { vfs, kernel, stop_max, standstill_max: config.stall_timeout + STANDSTILL_MARGIN })
+    let standstill_max = config.stall_timeout + STANDSTILL_MARGIN;
+    let recent = Arc::new(Recent::default());
+    recent.watch(&progress);
+    let served = Served { vfs: vfs.clone(), config, progress, recent, mounted_at: SystemTime::now() };
+    let control = ControlSocket::start(&Surroundings::of_this_process(), Answers::new(served))
+        .inspect_err(|error| {
+            tracing::warn!("no control socket, so pdsfs status does not see this mount: {error}")
+        })
+        .ok();
+    Ok(Mounted { vfs, kernel, stop_max, standstill_max, control })
 }
 
 impl Mounted {
@@ -97,7 +110,11 @@ impl Mounted {
         if !self.kernel.finish(LINGER_MAX).await {
             tracing::warn!("programs still use files of the mount; what they do from now on fails");
         }
-        self.drain(end.max(Instant::now() + LINGER_MAX)).await
+        let unsaved = self.drain(end.max(Instant::now() + LINGER_MAX)).await;
+        if let Some(control) = &self.control {
+            control.close();
+        }
+        unsaved
     }
 
     async fn drain(&self, end: Instant) -> Result<Vec<(String, Error)>> {
@@ -114,8 +131,9 @@ pub(super) fn start(args: MountArgs, notifier: Notifier) -> Result<Result<ExitCo
     let config = args.into_config()?;
     Ok(match serving {
         Serving::Background => {
-            let arguments = std::env::args_os().skip(1);
-            background::start(arguments.filter(|argument| argument != "--background"))
+            let detached =
+                |argument| if argument == "--background" { background::DETACHED.into() } else { argument };
+            background::start(std::env::args_os().skip(1).map(detached))
         }
         Serving::Foreground => super::on_runtime(run(config, serving, notifier)),
         Serving::Detached => {

@@ -16,6 +16,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Secret;
 use crate::server::{FaultPlan, Quirks, Server, ServerConfig, Verify};
 
+mod logins;
+
 /// Largest fault plan or list of quirks that is read, in bytes.
 const PLAN_BYTES_MAX: u64 = 1 << 20;
 
@@ -56,6 +58,11 @@ pub struct ServeArgs {
     /// A JSON file that decides what is not known of the real service
     #[arg(long, value_name = "FILE")]
     quirks: Option<PathBuf>,
+    /// Number of drives
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    drives: u32,
+    #[command(flatten)]
+    logins: logins::LoginOptions,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -89,6 +96,8 @@ impl ServeArgs {
             VerifyChoice::Off => Verify::Off,
         };
         config.public_url = self.public_url;
+        config.drives = self.drives;
+        self.logins.apply(&mut config, !self.listen.ip().is_loopback())?;
         config.quota_bytes = self.quota;
         if let Some(ttl) = self.url_ttl {
             config.url_ttl_s = u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX);

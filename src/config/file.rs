@@ -63,20 +63,15 @@ pub struct DriveEntry {
 
 impl DriveEntry {
     /// What keeps it from being mounted as it stands here, each with what to do.
-    pub fn gaps(&self) -> Vec<String> {
-        let said = &self.settings;
-        let mut out = Vec::new();
-        if said.endpoint.is_none() {
-            out.push("no endpoint; write endpoint = \"https://DOMAIN.api.aliyunpds.com\"".to_owned());
-        }
-        if said.drive_id.is_none() {
-            out.push("no drive_id; pdsfs drives lists those of an account".to_owned());
-        }
-        if let Some(file) = &said.token_file
-            && let Err(error) = crate::pds::auth::check_token_file(file)
-        {
-            out.push(error.to_string());
-        }
+    pub fn gaps(&self, name: &str) -> Vec<String> {
+        let mut out: Vec<String> = self
+            .settings
+            .place(Some(name))
+            .and_then(|place| place.check())
+            .err()
+            .map(|e| e.to_string())
+            .into_iter()
+            .collect();
         if let Some(mountpoint) = &self.mountpoint
             && mountpoint.symlink_metadata().is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound)
         {

@@ -7,16 +7,20 @@
 
 #![allow(clippy::doc_markdown, reason = "doc comments of arguments are help texts, shown as they are")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use url::{Host, Url};
+use url::Url;
 
+use crate::account::{AccountName, DEFAULT_NAME, Store};
 use crate::config::quantities::{bytes, bytes_within, duration_within, show_bytes};
 use crate::config::{Credential, MountConfig, RemoveMode, dirs};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{DriveId, FileId, PartSize, Secret};
+use crate::name_patterns::NamePatterns;
+use crate::pds::auth::TokenSource;
+use crate::pds::endpoint;
 
 const MIB: u64 = 1 << 20;
 const DAY_S: u64 = 86_400;
@@ -29,9 +33,10 @@ const TOKEN_VARIABLE: &str = "PDSFS_TOKEN";
 #[derive(Clone, Debug, Default, Args)]
 pub struct Settings {
     /// Base URL of the domain's API, such as https://bj1.api.aliyunpds.com; http only to this machine
-    #[arg(long, env = "PDSFS_ENDPOINT", value_name = "URL", value_parser = endpoint)]
+    /// [default: that of the account]
+    #[arg(long, env = "PDSFS_ENDPOINT", value_name = "URL", value_parser = endpoint::parse)]
     pub endpoint: Option<Url>,
-    /// The drive
+    /// The drive [default: that of the account]
     #[arg(long, env = "PDSFS_DRIVE_ID", value_name = "ID")]
     pub drive_id: Option<DriveId>,
     /// The folder of the drive that is mounted, by its id [default: root]
@@ -40,6 +45,10 @@ pub struct Settings {
     /// The folder of the drive that is mounted, by its path, such as /Pictures/2024
     #[arg(long, env = "PDSFS_FOLDER", value_name = "PATH", value_parser = folder)]
     pub folder: Option<String>,
+    /// An account that pdsfs login has made [default: that of the drive's name, else "default"]
+    #[arg(long, env = "PDSFS_ACCOUNT", value_name = "NAME", conflicts_with = "token_file",
+        value_parser = AccountName::new)]
+    pub account: Option<AccountName>,
     /// A file with the access token, or with JSON {"access_token", "refresh_token", "app_id"};
     /// readable by its owner only
     #[arg(long, env = "PDSFS_TOKEN_FILE", value_name = "FILE")]
@@ -106,6 +115,11 @@ pub struct Settings {
     /// Where those copies lie, and parts that do not fit into memory [default: pdsfs in the user's cache folder]
     #[arg(long, env = "PDSFS_SPILL_DIR", value_name = "DIR")]
     pub spill_dir: Option<PathBuf>,
+    /// Names of lock and junk files that live on this machine only, never uploaded and gone after the mount, with
+    /// commas between; * and ? stand for any characters and for one; "off" for none
+    /// [default: .~lock.*#,.DS_Store,._*,Thumbs.db,*.swp]
+    #[arg(long, env = "PDSFS_LOCAL_ONLY", value_name = "PATTERNS", value_parser = local_only)]
+    pub local_only: Option<NamePatterns>,
 }
 
 /// Whether POSIX attributes are kept on the drive.
@@ -133,13 +147,14 @@ impl Settings {
     /// for its half of what was said above it.
     #[must_use]
     pub fn over(self, lower: Self) -> Self {
-        let bearer_said = self.token_file.is_some() || self.token.is_some();
+        let bearer_said = self.account.is_some() || self.token_file.is_some() || self.token.is_some();
         let folder_said = self.folder.is_some() || self.root_id.is_some();
         Self {
             endpoint: self.endpoint.or(lower.endpoint),
             drive_id: self.drive_id.or(lower.drive_id),
             root_id: self.root_id.or(lower.root_id.filter(|_| !folder_said)),
             folder: self.folder.or(lower.folder.filter(|_| !folder_said)),
+            account: self.account.or(lower.account.filter(|_| !bearer_said)),
             token_file: self.token_file.or(lower.token_file.filter(|_| !bearer_said)),
             token: self.token.or(lower.token.filter(|_| !bearer_said)),
             allow_other: self.allow_other.or(lower.allow_other),
@@ -160,13 +175,14 @@ impl Settings {
             cache_size: self.cache_size.or(lower.cache_size),
             cache_min_free: self.cache_min_free.or(lower.cache_min_free),
             spill_dir: self.spill_dir.or(lower.spill_dir),
+            local_only: self.local_only.or(lower.local_only),
         }
     }
 
-    /// Takes the token from the environment, unless a file was named in its place.
+    /// Takes the token from the environment, unless a file or an account was named in its place.
     #[must_use]
     pub fn with_token_of_environment(mut self) -> Self {
-        if self.token_file.is_none() {
+        if self.token_file.is_none() && self.account.is_none() {
             self.token = std::env::var(TOKEN_VARIABLE).ok().map(Secret::new);
         }
         self
@@ -175,9 +191,8 @@ impl Settings {
     /// Fills in the defaults and checks what depends on each other; `name` is that of the drive in the
     /// configuration.
     pub fn resolve(self, name: Option<String>, mountpoint: PathBuf) -> Result<MountConfig> {
-        let endpoint = self.endpoint.clone().ok_or_else(|| missing("endpoint", "URL of the domain's API"))?;
-        let drive_id = self.drive_id.clone().ok_or_else(|| missing("drive-id", "id of the drive"))?;
         self.check()?;
+        let place = self.place(name.as_deref())?;
         let spill_dir = match &self.spill_dir {
             Some(dir) => {
                 dir.canonicalize().map_err(|e| invalid(format!("spill-dir {}: {e}", dir.display())))?
@@ -189,7 +204,7 @@ impl Settings {
         }
         // SAFETY: both calls only read the process's own ids and cannot fail.
         let (uid, gid) = unsafe { (libc::getuid(), libc::getgid()) };
-        let default = MountConfig::new(endpoint, drive_id, credential(self.token_file, self.token.as_ref())?);
+        let default = MountConfig::new(place.endpoint, place.drive_id, place.credential);
         Ok(MountConfig {
             name,
             root_id: self.root_id.unwrap_or(default.root_id),
@@ -217,7 +232,40 @@ impl Settings {
             spill_dir,
             staged_bytes_max: self.cache_size,
             free_bytes_min: self.cache_min_free.unwrap_or(default.free_bytes_min),
+            local_only: self.local_only.unwrap_or(default.local_only.clone()),
             ..default
+        })
+    }
+
+    /// Which drive, where, and as whom. An account knows where it belongs; a token does not.
+    pub fn place(&self, name: Option<&str>) -> Result<Place> {
+        if self.token_file.is_some() || self.token.is_some() {
+            return Ok(Place {
+                endpoint: self.endpoint.clone().ok_or_else(|| missing("endpoint"))?,
+                drive_id: self.drive_id.clone().ok_or_else(|| missing("drive-id"))?,
+                credential: credential(self.token_file.as_deref(), self.token.as_ref())?,
+            });
+        }
+        let store = Store::from_env()?;
+        let handle = match &self.account {
+            Some(account) => store.account(account.clone()),
+            None => {
+                let of_name =
+                    name.and_then(|name| AccountName::new(name).ok()).map(|name| store.account(name));
+                let of_name = of_name.filter(|account| account.stamp().is_some());
+                of_name.map_or_else(|| AccountName::new(DEFAULT_NAME).map(|name| store.account(name)), Ok)?
+            }
+        };
+        let outline = handle.outline().map_err(|e| match &self.account {
+            Some(_) => e,
+            None => {
+                invalid(format!("nobody is logged in: {e}, or set {TOKEN_VARIABLE}, or name a --token-file"))
+            }
+        })?;
+        Ok(Place {
+            endpoint: self.endpoint.clone().unwrap_or(outline.endpoint),
+            drive_id: self.drive_id.clone().unwrap_or(outline.drive_id),
+            credential: Credential::Account(handle),
         })
     }
 
@@ -235,11 +283,27 @@ impl Settings {
     }
 }
 
-/// What has no default and was said nowhere.
-fn missing(setting: &str, what: &str) -> Error {
-    invalid(format!(
-        "the {what} is missing: name a drive of the configuration (see: pdsfs config example), or give --{setting}"
-    ))
+/// Which drive, where, and as whom.
+#[derive(Debug)]
+pub struct Place {
+    /// Base URL of the domain's API.
+    pub endpoint: Url,
+    /// The drive.
+    pub drive_id: DriveId,
+    /// Who we are.
+    pub credential: Credential,
+}
+
+impl Place {
+    /// Whether the credential can be read.
+    pub fn check(&self) -> Result<()> {
+        TokenSource::new(self.credential.clone(), &self.endpoint).map(|_| ())
+    }
+}
+
+/// What a token does not know and nobody has said.
+fn missing(setting: &str) -> Error {
+    invalid(format!("there is a token, but no {setting}: name it with --{setting}, or in the configuration"))
 }
 
 fn cache_size(text: &str) -> std::result::Result<u64, String> {
@@ -251,7 +315,7 @@ fn invalid(detail: impl AsRef<str>) -> Error {
 }
 
 /// Whether a file is private is checked where it is read.
-fn credential(file: Option<PathBuf>, token: Option<&Secret<String>>) -> Result<Credential> {
+fn credential(file: Option<&Path>, token: Option<&Secret<String>>) -> Result<Credential> {
     if let Some(file) = file {
         let absolute = file.canonicalize();
         let file = absolute.map_err(|e| invalid(format!("token-file {}: {e}", file.display())))?;
@@ -262,30 +326,6 @@ fn credential(file: Option<PathBuf>, token: Option<&Secret<String>>) -> Result<C
         Some(token) => Ok(Credential::Token(Secret::new(token.to_owned()))),
         None => Err(invalid(format!("no access token: set {TOKEN_VARIABLE} or name a --token-file"))),
     }
-}
-
-/// An https URL without a path; http only to this machine, because the token goes along.
-fn endpoint(text: &str) -> std::result::Result<Url, String> {
-    let url = Url::parse(text).map_err(|e| format!("{e}; write it like https://bj1.api.aliyunpds.com"))?;
-    let loopback = match url.host() {
-        Some(Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(Host::Ipv6(ip)) => ip.is_loopback(),
-        Some(Host::Domain(name)) => name == "localhost",
-        None => return Err("it has no host".to_owned()),
-    };
-    match url.scheme() {
-        "https" => {}
-        "http" if loopback => {}
-        "http" => return Err("plain http would show the token to the network; use https".to_owned()),
-        other => return Err(format!("{other} is not offered; use https")),
-    }
-    if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
-        return Err("it ends after the host and port".to_owned());
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err("no user or password belongs in it".to_owned());
-    }
-    Ok(url)
 }
 
 /// A path on the drive, without slashes at its ends; nothing for its root.
@@ -299,6 +339,10 @@ pub fn folder(text: &str) -> std::result::Result<String, String> {
 
 fn part_size(text: &str) -> std::result::Result<PartSize, String> {
     PartSize::new(bytes(text)?).map_err(|e| e.to_string())
+}
+
+fn local_only(text: &str) -> std::result::Result<NamePatterns, String> {
+    NamePatterns::new(text.split(',')).map_err(|e| e.to_string())
 }
 
 fn umask(text: &str) -> std::result::Result<u16, String> {
@@ -380,27 +424,6 @@ mod tests {
     }
 
     #[test]
-    fn the_token_travels_encrypted_or_not_at_all() {
-        for fine in
-            ["https://x.api.aliyunpds.com", "http://127.0.0.1:80", "http://localhost:1", "http://[::1]:9"]
-        {
-            assert!(endpoint(fine).is_ok(), "{fine}");
-        }
-        let refused = [
-            "http://x.api.aliyunpds.com",
-            "http://localhost.example.com",
-            "ftp://x",
-            "x.api.aliyunpds.com",
-            "https://x/v2",
-            "https://x?y",
-            "https://me:pw@x",
-        ];
-        for wrong in refused {
-            assert!(endpoint(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
     fn every_setting_has_its_flag_variable_and_key() {
         for arg in Line::command().get_arguments().filter(|arg| arg.get_id() != "help") {
             let id = arg.get_id().as_str();
@@ -466,9 +489,9 @@ mod tests {
     fn without_a_token_nothing_starts() {
         assert!(credential(None, None).unwrap_err().to_string().contains(TOKEN_VARIABLE));
         assert!(credential(None, Some(&token(" \n"))).unwrap_err().to_string().contains("empty"));
-        assert!(credential(Some("/nonexistent/token".into()), Some(&token("t"))).is_err());
+        assert!(credential(Some("/nonexistent/token".as_ref()), Some(&token("t"))).is_err());
         let file = tempfile::NamedTempFile::new().unwrap();
-        let named = credential(Some(file.path().into()), Some(&token("t"))).unwrap();
+        let named = credential(Some(file.path()), Some(&token("t"))).unwrap();
         assert!(matches!(named, Credential::File(_)), "a named file goes first");
     }
 }

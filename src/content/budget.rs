@@ -62,8 +62,7 @@ impl Budget {
     }
 
     /// Bytes in use.
-    #[cfg(test)]
-    pub(super) fn bytes_in_use(&self) -> u64 {
+    pub fn bytes_in_use(&self) -> u64 {
         (self.lock().in_use * self.slab_bytes) as u64
     }
 

@@ -5,6 +5,8 @@
 //! meanwhile. A commit whose task dies leaves `Failed` behind, never success.
 
 mod settle;
+mod sight;
+mod stay;
 mod write;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +18,7 @@ use tokio::sync::Notify;
 
 use super::finish::target;
 use super::flow::Flow;
+use super::local::Local;
 use super::reader::ReadTarget;
 use super::shipper::Env;
 use super::staged::{Piece, Staged};
@@ -25,9 +28,10 @@ use crate::error::{Error, Result};
 use crate::ids::Ino;
 use crate::pds::drive::FileMeta;
 use crate::posix;
-use crate::status::Progress;
+use crate::status::{Progress, Transfer};
 
 pub use settle::{Outcome, Settle, Ticket};
+pub use sight::{Sight, Stage};
 pub use write::Wrote;
 
 /// The content of one file. See the picture in `content.rs`.
@@ -52,11 +56,14 @@ enum Content {
         bytes: u64,
         base: Option<FileMeta>,
         outcome: Outcome,
+        transfer: Arc<Transfer>,
     },
     Failed {
         error: Error,
         base: Option<FileMeta>,
     },
+    /// Stays on this machine.
+    Local(Local),
 }
 
 /// Where readers find a content that is being committed.
@@ -75,6 +82,7 @@ impl Content {
             Self::Staged { copy, .. } => copy.size(),
             Self::Committing { bytes, .. } => *bytes,
             Self::Failed { base, .. } => base.as_ref().map_or(0, |base| base.size),
+            Self::Local(local) => local.size(),
         }
     }
 }
@@ -161,7 +169,7 @@ impl OpenFile {
         let mut inner = self.lock();
         inner.mtime = mtime;
         match &inner.content {
-            Content::New | Content::Staged { .. } => true,
+            Content::New | Content::Staged { .. } | Content::Local(_) => true,
             Content::Streaming { live, .. } => !live.has_shipped(),
             Content::Clean { .. } | Content::Committing { .. } | Content::Failed { .. } => false,
         }
@@ -177,16 +185,18 @@ impl OpenFile {
         match &self.lock().content {
             Content::Failed { error, .. } => Err(error.clone()),
             Content::Streaming { live, .. } => live.flow().check(),
-            Content::New | Content::Clean { .. } | Content::Staged { .. } | Content::Committing { .. } => {
-                Ok(())
-            }
+            Content::New
+            | Content::Clean { .. }
+            | Content::Staged { .. }
+            | Content::Committing { .. }
+            | Content::Local(_) => Ok(()),
         }
     }
 
     /// The content as the drive has it, if it has any.
     pub fn base(&self) -> Option<FileMeta> {
         match &self.lock().content {
-            Content::New => None,
+            Content::New | Content::Local(_) => None,
             Content::Clean { base, .. } => Some(base.clone()),
             Content::Streaming { base, .. }
             | Content::Staged { base, .. }
@@ -205,12 +215,18 @@ impl OpenFile {
         self.orphan.load(Ordering::Relaxed)
     }
 
-    /// The file has another name now.
-    pub fn renamed(&self, name: &str) {
+    /// The file has another path now.
+    pub fn renamed(&self, path: &str) {
         let mut inner = self.lock();
-        name.clone_into(&mut inner.name);
-        if let Content::Streaming { live, .. } = &inner.content {
-            live.transfer().renamed(name);
+        path.clone_into(&mut inner.name);
+        match &inner.content {
+            Content::Streaming { live, .. } => live.transfer().renamed(path),
+            Content::Committing { transfer, .. } => transfer.renamed(path),
+            Content::New
+            | Content::Clean { .. }
+            | Content::Staged { .. }
+            | Content::Failed { .. }
+            | Content::Local(_) => {}
         }
     }
 
@@ -218,7 +234,7 @@ impl OpenFile {
     pub fn rebased(&self, meta: &FileMeta) {
         let mut inner = self.lock();
         match &mut inner.content {
-            Content::New => {}
+            Content::New | Content::Local(_) => {}
             Content::Clean { base, held } => {
                 if meta.sha1.is_none() || meta.sha1 != base.sha1 || meta.size != base.size {
                     // What is still here is not what the drive has now.
@@ -245,7 +261,8 @@ impl OpenFile {
             | Content::Clean { .. }
             | Content::Streaming { .. }
             | Content::Staged { .. }
-            | Content::Failed { .. } => None,
+            | Content::Failed { .. }
+            | Content::Local(_) => None,
         }
     }
 
@@ -268,7 +285,8 @@ impl OpenFile {
             | Content::Clean { .. }
             | Content::Staged { .. }
             | Content::Committing { source: Source::Copy(_), .. }
-            | Content::Failed { .. } => None,
+            | Content::Failed { .. }
+            | Content::Local(_) => None,
         }
     }
 
@@ -287,6 +305,7 @@ impl OpenFile {
             Content::Clean { base, held: None } => self.env.space.kept().has(&target(base)),
             Content::Streaming { live, .. } => live.has_shipped(),
             Content::Committing { source: Source::Flow(_, tee), .. } => tee.is_some(),
+            Content::Local(local) => local.is_on_disk(),
             Content::New | Content::Clean { .. } | Content::Failed { .. } => false,
         }
     }
@@ -296,6 +315,7 @@ impl OpenFile {
         let inner = self.lock();
         match &inner.content {
             Content::New => Ok(ReadFrom::Held(Bytes::new())),
+            Content::Local(local) => local.read(offset, len as u64).map(ReadFrom::Pieces),
             Content::Clean { base, held: None } => match self.env.space.kept().get(&target(base)) {
                 Some(copy) => copy.read(offset, len as u64).map(ReadFrom::Pieces),
                 None => Ok(ReadFrom::Drive(base.clone())),
@@ -329,7 +349,7 @@ impl OpenFile {
 /// The base of a content that is about to become another one.
 fn take_base(content: &mut Content) -> Option<FileMeta> {
     match std::mem::replace(content, Content::New) {
-        Content::New => None,
+        Content::New | Content::Local(_) => None,
         Content::Clean { base, .. } => Some(base),
         Content::Streaming { base, .. }
         | Content::Staged { base, .. }

@@ -10,7 +10,14 @@ use crate::ids::Ino;
 #[derive(Debug, Default)]
 pub struct OpenFiles {
     /// Locked after the tree; nothing else is locked while it is held.
-    files: Mutex<HashMap<Ino, Opened>>,
+    table: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    files: HashMap<Ino, Opened>,
+    /// How many of them are kept.
+    kept: usize,
 }
 
 #[derive(Debug)]
@@ -18,6 +25,8 @@ struct Opened {
     file: Arc<OpenFile>,
     handles: usize,
     writers: usize,
+    /// It is here although nobody may have it open: nothing else holds its content.
+    is_kept: bool,
 }
 
 /// The handles of a file after one was closed.
@@ -32,19 +41,24 @@ pub enum Left {
 }
 
 impl OpenFiles {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Ino, Opened>> {
-        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The open file of an inode.
     pub fn get(&self, ino: Ino) -> Option<Arc<OpenFile>> {
-        self.lock().get(&ino).map(|opened| opened.file.clone())
+        self.lock().files.get(&ino).map(|opened| opened.file.clone())
     }
 
     /// One more handle; `make` makes the file if it is the first.
     pub fn open(&self, ino: Ino, writes: bool, make: impl FnOnce() -> Arc<OpenFile>) -> Arc<OpenFile> {
-        let mut files = self.lock();
-        let opened = files.entry(ino).or_insert_with(|| Opened { file: make(), handles: 0, writers: 0 });
+        let mut table = self.lock();
+        let opened = table.files.entry(ino).or_insert_with(|| Opened {
+            file: make(),
+            handles: 0,
+            writers: 0,
+            is_kept: false,
+        });
         opened.handles += 1;
         opened.writers += usize::from(writes);
         opened.file.clone()
@@ -53,20 +67,20 @@ impl OpenFiles {
     /// A handle will write no more, before it is closed; whether it was the last one that could. Of
     /// several that leave at once exactly one is told so: it settles.
     pub fn leave_writer(&self, ino: Ino) -> bool {
-        let mut files = self.lock();
-        let Some(opened) = files.get_mut(&ino) else { return true };
+        let mut table = self.lock();
+        let Some(opened) = table.files.get_mut(&ino) else { return true };
         opened.writers -= 1;
         opened.writers == 0
     }
 
     /// One handle less, which writes no more; what is left.
     pub fn close(&self, ino: Ino) -> Left {
-        let mut files = self.lock();
-        let Some(opened) = files.get_mut(&ino) else { return Left::Nothing };
+        let mut table = self.lock();
+        let Some(opened) = table.files.get_mut(&ino) else { return Left::Nothing };
         opened.handles -= 1;
         match (opened.handles, opened.writers) {
-            (0, _) => {
-                files.remove(&ino);
+            (0, _) if !opened.is_kept => {
+                table.files.remove(&ino);
                 Left::Nothing
             }
             (_, 0) => Left::Readers,
@@ -74,8 +88,39 @@ impl OpenFiles {
         }
     }
 
+    /// Keeps an open file, also when nobody has it open any more, until [`Self::let_go`]. `false` where `max`
+    /// are kept already.
+    pub fn keep(&self, ino: Ino, max: usize) -> bool {
+        let mut table = self.lock();
+        let has_room = table.kept < max;
+        let Some(opened) = table.files.get_mut(&ino).filter(|opened| has_room && !opened.is_kept) else {
+            return false;
+        };
+        opened.is_kept = true;
+        table.kept += 1;
+        true
+    }
+
+    /// An open file is kept only as long as somebody has it open.
+    pub fn let_go(&self, ino: Ino) {
+        let mut table = self.lock();
+        let Some(opened) = table.files.get_mut(&ino).filter(|opened| opened.is_kept) else { return };
+        opened.is_kept = false;
+        let is_open = opened.handles > 0;
+        table.kept -= 1;
+        if !is_open {
+            table.files.remove(&ino);
+        }
+    }
+
+    /// The files that are kept.
+    pub fn kept(&self) -> Vec<Ino> {
+        let table = self.lock();
+        table.files.iter().filter(|(_, opened)| opened.is_kept).map(|(ino, _)| *ino).collect()
+    }
+
     /// Every open file.
     pub fn all(&self) -> Vec<Arc<OpenFile>> {
-        self.lock().values().map(|opened| opened.file.clone()).collect()
+        self.lock().files.values().map(|opened| opened.file.clone()).collect()
     }
 }

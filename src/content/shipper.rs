@@ -53,6 +53,8 @@ pub struct Env {
     pub spill_dir: PathBuf,
     /// Room for staged copies.
     pub space: Arc<Space>,
+    /// Room for files that stay on this machine: the same, where there may be staged copies.
+    pub local_space: Arc<Space>,
     /// For what a staged copy does not have.
     pub reader: Arc<Reader>,
     /// Where tasks run: writes come from threads outside of it.

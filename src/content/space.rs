@@ -142,6 +142,11 @@ impl Space {
 }
 
 impl Share {
+    /// Of which it is a share.
+    pub fn space(&self) -> &Arc<Space> {
+        &self.space
+    }
+
     /// Makes the share so large; `NoSpace` changes nothing.
     pub fn resize(&mut self, bytes: u64) -> Result<()> {
         match bytes.checked_sub(self.bytes) {

@@ -1,22 +1,49 @@
-//! Who we are: the bearer of every call, and its renewal.
+//! Who we are: what authorizes every call, and its renewal.
 //!
-//! Renewal is single-flight: whoever finds the token refused asks for a new one, everybody else
-//! waits for that. A rotated refresh token is on disk before the access token that came with it is
-//! used, so a crash in between never locks the user out.
+//! Renewal is single-flight: whoever finds the token refused or about to end asks for a new one, everybody else
+//! waits for that or goes on with the old one. Between processes the lock of the account does the same. A rotated
+//! refresh token is on disk before the access token that came with it is used, so a crash in between never locks
+//! the user out.
+//!
+//! A credential that is finally refused is *dead*: calls fail with what to do about it, until the place that it
+//! came from has another one.
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
+mod grants;
+mod jwt;
+pub mod oauth;
+mod origin;
+mod token_file;
+
+use std::path::PathBuf;
 use std::sync::{PoisonError, RwLock};
+use std::time::{Duration, Instant, SystemTime};
 
-use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
+use crate::account::{AccessToken, Grant, Handle, Stamp};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Secret;
-use crate::pds::retry::{Idempotency, RetryPolicy};
-use crate::pds::transport::{Call, Transport};
+use crate::pds::sign::{AccessKey, Authorization};
+use crate::pds::transport::Transport;
 
-/// Largest token file that is read, in bytes.
-const TOKEN_FILE_BYTES_MAX: u64 = 64 << 10;
+use origin::{Held, Origin};
+
+pub use grants::{CodeAnswer, Granted, by_code, by_grant};
+pub use jwt::check_key;
+
+/// How often the place of a dead credential is looked at.
+pub const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+/// How often a dead credential is tried again that may recover by itself: a clock that is set, a key that is let
+/// in again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(60);
+/// A token is not used in its last seconds: it would end on its way.
+const LAST_S: u64 = 5;
+/// How long before its end a token is renewed, at most.
+const AHEAD_MAX_S: u64 = 600;
+/// Pause after a renewal ahead of time that failed.
+const AHEAD_RETRY: Duration = Duration::from_secs(30);
+/// Longest token that is sent.
+const TOKEN_BYTES_MAX: usize = 16 << 10;
 
 /// Where the access token comes from.
 #[derive(Clone, Debug)]
@@ -27,127 +54,357 @@ pub enum Credential {
     /// `{"access_token", "refresh_token", "app_id"}`. Read again when the token is refused; with a
     /// refresh token, renewed and rewritten.
     File(PathBuf),
+    /// An account that `pdsfs login` has made.
+    Account(Handle),
+    /// Every call is signed.
+    Key(AccessKey),
 }
 
-/// The JSON form of a token file.
-#[derive(Clone, Serialize, Deserialize)]
-struct TokenFile {
-    access_token: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    refresh_token: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    app_id: Option<String>,
+/// Whether the service takes us.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum AuthState {
+    /// As far as is known.
+    Fine,
+    /// Finally refused: uploads wait until somebody logs in again.
+    Dead {
+        /// When that was found out.
+        since: SystemTime,
+        /// What the service said, and what to do.
+        reason: String,
+    },
 }
 
-#[derive(Serialize)]
-struct RefreshRequest<'a> {
-    app_id: &'a str,
-    grant_type: &'static str,
-    refresh_token: &'a str,
+/// Why there is no authorization for a call.
+#[derive(Clone, Debug)]
+pub enum Trouble {
+    /// The credential is dead.
+    Dead(Error),
+    /// The service could not be asked; later it may.
+    Passing(Error),
 }
 
-#[derive(Deserialize)]
-struct RefreshResponse {
-    access_token: String,
-    #[serde(default)]
-    refresh_token: Option<String>,
+impl From<Trouble> for Error {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Dead(error) | Trouble::Passing(error) => error,
+        }
+    }
 }
 
-/// The current bearer, and how to get the next one.
+/// The current authorization, and how to get the next one.
 #[derive(Debug)]
 pub struct TokenSource {
-    credential: Credential,
-    current: RwLock<Secret<String>>,
+    origin: Origin,
+    /// Leaf lock.
+    current: RwLock<Option<Current>>,
     /// Held while a renewal is under way.
-    renewal: tokio::sync::Mutex<()>,
+    renewal: tokio::sync::Mutex<Renewal>,
+    state: watch::Sender<AuthState>,
+}
+
+#[derive(Clone, Debug)]
+struct Current {
+    authorization: Authorization,
+    expires_at_s: Option<u64>,
+    /// From then on a call that has time for it begins a renewal.
+    renew_at: Option<Instant>,
+}
+
+#[derive(Debug, Default)]
+struct Renewal {
+    /// What the service gave and the disk refused. It goes before what is stored.
+    unsaved: Option<Held>,
+    /// The origin as it was when the credential was found dead, and when it was tried last.
+    dead: Option<(Option<Stamp>, Instant)>,
+    looked_at: Option<Instant>,
+    /// What the origin held when it was last read.
+    seen: Option<Grant>,
 }
 
 impl TokenSource {
-    /// Reads the credential once.
-    pub fn new(credential: Credential) -> Result<Self> {
-        let token = match &credential {
-            Credential::Token(token) => token.expose().clone(),
-            Credential::File(path) => read_token_file(path)?.access_token,
-        };
-        check_token(&token)?;
+    /// Checks what can be checked without asking anybody.
+    pub fn new(credential: Credential, endpoint: &url::Url) -> Result<Self> {
+        let (origin, held) = Origin::new(credential, endpoint)?;
+        let current = held.as_ref().map(Current::of).transpose()?.flatten();
         Ok(Self {
-            credential,
-            current: RwLock::new(Secret::new(token)),
+            origin,
+            current: RwLock::new(current),
             renewal: tokio::sync::Mutex::default(),
+            state: watch::Sender::new(AuthState::Fine),
         })
     }
 
-    /// The bearer for the next call.
-    pub fn bearer(&self) -> Secret<String> {
+    /// Whether the service takes us, to be looked at or waited for.
+    pub fn state(&self) -> watch::Receiver<AuthState> {
+        self.state.subscribe()
+    }
+
+    /// Whether a new login can bring a dead credential back.
+    pub fn is_repairable(&self) -> bool {
+        !matches!(self.origin, Origin::Fixed(_))
+    }
+
+    fn current(&self) -> Option<Current> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn set(&self, token: String) {
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Secret::new(token);
+    fn adopt(&self, current: Option<Current>) {
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = current;
     }
 
-    /// Gets another token than `rejected`, which the service has refused.
+    /// What goes into the next call. Asks for a token first where there is none that holds.
+    pub async fn authorization(&self, transport: &Transport) -> std::result::Result<Authorization, Trouble> {
+        // What cannot be replaced is tried all the same: the service may change its mind.
+        if self.is_repairable() {
+            self.check_alive().await?;
+        }
+        let over = match self.current() {
+            Some(current) if !current.is_over() => return Ok(current.authorization),
+            over => over.map(|current| current.authorization),
+        };
+        self.renew(over.as_ref(), "the access token has ended", transport).await?;
+        let fresh = self.current().map(|current| current.authorization);
+        fresh.ok_or_else(|| Trouble::Passing(Error::new(ErrorKind::Io, "there is no access token")))
+    }
+
+    /// Whether somebody should renew the token soon. True once per pause.
+    pub fn is_due(&self) -> bool {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(renew_at) = current.as_mut().and_then(|current| current.renew_at.as_mut()) else {
+            return false;
+        };
+        let now = Instant::now();
+        if now < *renew_at {
+            return false;
+        }
+        *renew_at = now + AHEAD_RETRY;
+        true
+    }
+
+    /// Renews the token before it ends. What fails here is met again when it has ended.
+    pub async fn renew_ahead(&self, transport: &Transport) {
+        let Some(current) = self.current() else { return };
+        let outcome = self.renew(Some(&current.authorization), "the access token is about to end", transport);
+        if let Err(trouble) = outcome.await {
+            tracing::warn!(error = %Error::from(trouble), "the access token could not be renewed ahead of time");
+        }
+    }
+
+    /// Gets another authorization than `rejected`, which the service refused or which has ended.
     pub async fn renew(
         &self,
-        rejected: &Secret<String>,
+        rejected: Option<&Authorization>,
+        why: &str,
         transport: &Transport,
-        endpoint: &url::Url,
-    ) -> Result<()> {
-        let _one_at_a_time = self.renewal.lock().await;
-        if self.bearer() != *rejected {
+    ) -> std::result::Result<(), Trouble> {
+        let mut renewal = self.renewal.lock().await;
+        if self.current().is_some_and(|current| Some(&current.authorization) != rejected) {
             return Ok(());
         }
-        let Credential::File(path) = &self.credential else {
-            return Err(dead("it cannot be renewed because it was given without a refresh token"));
-        };
-        let mut file = read_token_file(path)?;
-        if file.access_token != *rejected.expose() {
-            self.set(file.access_token);
-            return Ok(());
+        let outcome = self.renew_alone(&mut renewal, rejected, why, transport).await;
+        match &outcome {
+            Ok(()) => {
+                renewal.dead = None;
+                self.state
+                    .send_if_modified(|state| std::mem::replace(state, AuthState::Fine) != AuthState::Fine);
+            }
+            Err(Trouble::Dead(error)) => {
+                renewal.dead = Some((self.origin.stamp(), Instant::now()));
+                let (since, reason) = (SystemTime::now(), error.to_string());
+                self.state.send_if_modified(|state| {
+                    let was_fine = *state == AuthState::Fine;
+                    if was_fine {
+                        tracing::error!("{reason}");
+                        *state = AuthState::Dead { since, reason };
+                    }
+                    was_fine
+                });
+            }
+            Err(Trouble::Passing(_)) => {}
         }
-        let (Some(refresh_token), Some(app_id)) = (&file.refresh_token, &file.app_id) else {
-            return Err(dead("its file has no newer token and no refresh_token with app_id"));
+        outcome
+    }
+
+    async fn renew_alone(
+        &self,
+        renewal: &mut Renewal,
+        rejected: Option<&Authorization>,
+        why: &str,
+        transport: &Transport,
+    ) -> std::result::Result<(), Trouble> {
+        let locked = self.origin.lock().await.map_err(Trouble::Passing)?;
+        let stored = match self.origin.load().await {
+            Ok(stored) => stored,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(Trouble::Dead(error)),
+            Err(error) => return Err(Trouble::Passing(error)),
         };
-        let url =
-            endpoint.join("/v2/account/token").map_err(|e| Error::new(ErrorKind::Invalid, e.to_string()))?;
-        let call = Call {
-            url: &url,
-            bearer: None,
-            idempotency: Idempotency::Once,
-            policy: RetryPolicy::INTERACTIVE,
+        renewal.seen = Some(stored.grant.clone());
+        let held = renewal.unsaved.clone().unwrap_or_else(|| stored.clone());
+        // Somebody else has renewed it, or a login has replaced it.
+        for candidate in [&stored, &held] {
+            let current = Current::of(candidate).map_err(Trouble::Dead)?;
+            if let Some(current) = current
+                && Some(&current.authorization) != rejected
+                && !current.is_over()
+            {
+                self.adopt(Some(current));
+                renewal.unsaved = None;
+                return Ok(());
+            }
+        }
+        let granted = match by_grant(&held.grant, self.origin.auth_endpoint(), transport).await {
+            Ok(Some(granted)) => granted,
+            Ok(None) => return Err(Trouble::Dead(self.origin.hopeless(why))),
+            Err(Trouble::Dead(error)) => return Err(Trouble::Dead(self.origin.dead(why, &error))),
+            Err(passing) => return Err(passing),
         };
-        let request = RefreshRequest { app_id, grant_type: "refresh_token", refresh_token };
-        let answer: RefreshResponse = transport
-            .json(call, &request)
-            .await
-            .map_err(|f| f.error.context("the access token was refused and could not be renewed"))?;
-        check_token(&answer.access_token)?;
-        file.access_token.clone_from(&answer.access_token);
-        if let Some(rotated) = answer.refresh_token.filter(|t| !t.is_empty()) {
-            file.refresh_token = Some(rotated);
+        let held = held.with(granted);
+        let current = Current::of(&held).map_err(Trouble::Passing)?;
+        let saved = self.origin.save(&locked, &held).await;
+        // The service has rotated the token already: where it cannot be stored, using it is all that is left.
+        renewal.unsaved = saved.is_err().then_some(held);
+        self.adopt(current);
+        match saved {
+            Ok(()) => tracing::info!("the access token was renewed"),
+            Err(error) => {
+                tracing::error!(%error, "the renewed token could not be stored; the mount works until it ends");
+            }
         }
-        let stored = write_token_file(path, &file);
-        self.set(file.access_token);
-        if let Err(error) = stored {
-            // The service has rotated the token already: using the new one is all that is left.
-            tracing::error!(%error, "the renewed token could not be stored; the mount works until it expires");
-            return Ok(());
-        }
-        tracing::info!("the access token was renewed");
         Ok(())
+    }
+
+    /// Fails while the credential is dead. Looks for a new one, but not at every call.
+    async fn check_alive(&self) -> std::result::Result<(), Trouble> {
+        let dead = |state: &AuthState| match state {
+            AuthState::Fine => None,
+            AuthState::Dead { reason, .. } => Some(Error::new(ErrorKind::Unauthenticated, reason)),
+        };
+        if dead(&self.state.borrow()).is_none() {
+            return Ok(());
+        }
+        if let Ok(mut renewal) = self.renewal.try_lock() {
+            self.look(&mut renewal).await;
+        }
+        dead(&self.state.borrow()).map_or(Ok(()), |error| Err(Trouble::Dead(error)))
+    }
+
+    /// Looks whether a dead credential has been replaced. Cheap: most of the time it looks at a clock.
+    pub async fn look_again(&self) {
+        let mut renewal = self.renewal.lock().await;
+        self.look(&mut renewal).await;
+    }
+
+    async fn look(&self, renewal: &mut Renewal) {
+        let Some((stamp, tried_at)) = renewal.dead else { return };
+        if renewal.looked_at.is_some_and(|at| at.elapsed() < LOOK_INTERVAL) {
+            return;
+        }
+        renewal.looked_at = Some(Instant::now());
+        let now = self.origin.stamp();
+        if now != stamp {
+            renewal.dead = Some((now, tried_at));
+            match self.reload_with(renewal).await {
+                Ok(true) => tracing::info!("another credential was found"),
+                Ok(false) => {}
+                Err(error) => tracing::warn!(%error, "the new credential cannot be used"),
+            }
+        } else if tried_at.elapsed() >= RETRY_INTERVAL && renewal.seen.as_ref().is_some_and(may_recover) {
+            // Alive again until a call says otherwise: the next one tries.
+            renewal.dead = Some((stamp, Instant::now()));
+            self.state.send_replace(AuthState::Fine);
+        }
+    }
+
+    /// Reads the credential again, now. Waits for a renewal that is under way.
+    pub async fn reload(&self) -> Result<()> {
+        let mut renewal = self.renewal.lock().await;
+        self.reload_with(&mut renewal).await.map(|_| ())
+    }
+
+    /// Whether what is stored is something else than what was in use.
+    async fn reload_with(&self, renewal: &mut Renewal) -> Result<bool> {
+        let held = self.origin.load().await?;
+        let fresh = Current::of(&held)?;
+        let old = self.current().map(|current| current.authorization);
+        let same = fresh.as_ref().map(|current| &current.authorization) == old.as_ref();
+        if same && renewal.seen.as_ref() == Some(&held.grant) {
+            return Ok(false);
+        }
+        renewal.seen = Some(held.grant);
+        renewal.unsaved = None;
+        renewal.dead = None;
+        self.adopt(fresh);
+        self.state.send_replace(AuthState::Fine);
+        Ok(true)
+    }
+
+    /// The service refuses even what it has just given.
+    pub async fn give_up(&self, refusal: &Error) -> Error {
+        let error = self.origin.dead("the service refuses a token that it has just given", refusal);
+        let mut renewal = self.renewal.lock().await;
+        renewal.dead = Some((self.origin.stamp(), Instant::now()));
+        self.state.send_replace(AuthState::Dead { since: SystemTime::now(), reason: error.to_string() });
+        error
+    }
+
+    /// A call was answered: whatever was wrong is over.
+    pub fn worked(&self) {
+        if *self.state.borrow() != AuthState::Fine {
+            self.state.send_replace(AuthState::Fine);
+        }
     }
 }
 
-fn dead(why: &str) -> Error {
-    Error::new(
-        ErrorKind::Unauthenticated,
-        format!("the service refuses the access token, and {why}; mount again with a new one"),
-    )
+/// Whether the same credential may be taken later.
+fn may_recover(grant: &Grant) -> bool {
+    matches!(grant, Grant::ServiceApp { .. } | Grant::AccessKey { .. })
 }
 
-fn check_token(token: &str) -> Result<()> {
+impl Current {
+    /// What a held credential gives without asking; nothing where there is no token yet.
+    fn of(held: &Held) -> Result<Option<Self>> {
+        if let Grant::AccessKey { key, .. } = &held.grant {
+            let authorization = Authorization::Key(key.clone());
+            return Ok(Some(Self { authorization, expires_at_s: None, renew_at: None }));
+        }
+        let Some(AccessToken { token, expires_at_s }) = &held.access else { return Ok(None) };
+        check_token(token.expose())?;
+        let renew_at = match expires_at_s {
+            Some(end) if held.grant != Grant::Fixed => renew_at(end.saturating_sub(now_s()), random_u32()),
+            _ => None,
+        };
+        let authorization = Authorization::Bearer(token.clone());
+        Ok(Some(Self { authorization, expires_at_s: *expires_at_s, renew_at }))
+    }
+
+    /// Whether it would be refused, by our own clock.
+    fn is_over(&self) -> bool {
+        self.expires_at_s.is_some_and(|end| now_s() + LAST_S >= end)
+    }
+}
+
+/// Between a tenth and a fifth of the time that is left, at most ten minutes, before its end: mounts that share
+/// an account do not all come at once.
+fn renew_at(left_s: u64, random: u32) -> Option<Instant> {
+    let fifth_ms = left_s.min(AHEAD_MAX_S * 5) * 1000 / 5;
+    let ahead_ms = fifth_ms / 2 + fifth_ms / 2 * u64::from(random) / u64::from(u32::MAX);
+    Instant::now().checked_add(Duration::from_millis(left_s * 1000 - ahead_ms))
+}
+
+/// Seconds since 1970.
+fn now_s() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Where there are no random bytes the middle does as well.
+fn random_u32() -> u32 {
+    getrandom::u32().unwrap_or(u32::MAX / 2)
+}
+
+/// Whether a text can be a token at all.
+pub fn check_token(token: &str) -> Result<()> {
     if token.is_empty()
-        || token.len() > 16 << 10
+        || token.len() > TOKEN_BYTES_MAX
         || token.contains(|c: char| c.is_control() || c.is_whitespace())
     {
         return Err(Error::new(
@@ -158,52 +415,18 @@ fn check_token(token: &str) -> Result<()> {
     Ok(())
 }
 
-/// Whether a token file can be used.
-pub fn check_token_file(path: &Path) -> Result<()> {
-    read_token_file(path).and_then(|file| check_token(&file.access_token))
-}
-
-/// Reads a token file; refuses one that others can read.
-fn read_token_file(path: &Path) -> Result<TokenFile> {
-    use std::os::unix::fs::PermissionsExt;
-    let named = |e: std::io::Error| Error::from(e).context(format!("token file {}", path.display()));
-    let metadata = std::fs::metadata(path).map_err(named)?;
-    if metadata.permissions().mode() & 0o077 != 0 {
-        let detail = format!("token file {0} can be read by others; run: chmod 600 {0}", path.display());
-        return Err(Error::new(ErrorKind::Denied, detail));
-    }
-    if metadata.len() > TOKEN_FILE_BYTES_MAX {
-        return Err(Error::new(
-            ErrorKind::Invalid,
-            format!("token file {} is too large to be one", path.display()),
-        ));
-    }
-    let text = std::fs::read_to_string(path).map_err(named)?;
-    let text = text.trim();
-    if text.starts_with('{') {
-        return serde_json::from_str(text)
-            .map_err(|e| Error::new(ErrorKind::Invalid, format!("token file {}: {e}", path.display())));
-    }
-    Ok(TokenFile { access_token: text.to_owned(), refresh_token: None, app_id: None })
-}
-
-/// Replaces the file in one step; it is on disk when this returns.
-fn write_token_file(path: &Path, file: &TokenFile) -> Result<()> {
-    let named = |e: std::io::Error| Error::from(e).context(format!("token file {}", path.display()));
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let text = serde_json::to_vec_pretty(file).map_err(|e| Error::new(ErrorKind::Io, e.to_string()))?;
-    // Temporary files are made with mode 0600.
-    let mut temporary = tempfile::NamedTempFile::new_in(folder).map_err(named)?;
-    temporary.write_all(&text).map_err(named)?;
-    temporary.as_file().sync_all().map_err(named)?;
-    temporary.persist(path).map_err(|e| named(e.error))?;
-    std::fs::File::open(folder).and_then(|f| f.sync_all()).map_err(named)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+
+    fn endpoint() -> url::Url {
+        "http://127.0.0.1:9".parse().unwrap()
+    }
+
+    fn bearer(source: &TokenSource) -> Option<Authorization> {
+        source.current().map(|current| current.authorization)
+    }
 
     fn file_with(text: &str, mode: u32) -> tempfile::NamedTempFile {
         let file = tempfile::NamedTempFile::new().unwrap();
@@ -215,30 +438,36 @@ mod tests {
     #[test]
     fn a_plain_token_file_is_trimmed() {
         let file = file_with("tok\n", 0o600);
-        let source = TokenSource::new(Credential::File(file.path().into())).unwrap();
-        assert_eq!(source.bearer().expose(), "tok");
+        let source = TokenSource::new(Credential::File(file.path().into()), &endpoint()).unwrap();
+        assert_eq!(bearer(&source), Some(Authorization::Bearer(Secret::new("tok".into()))));
     }
 
     #[test]
     fn a_token_file_that_others_can_read_is_refused() {
         let file = file_with("tok", 0o644);
-        let error = TokenSource::new(Credential::File(file.path().into())).unwrap_err();
+        let error = TokenSource::new(Credential::File(file.path().into()), &endpoint()).unwrap_err();
         assert!(error.to_string().contains("chmod 600"), "{error}");
     }
 
     #[test]
     fn empty_tokens_are_refused() {
-        assert!(TokenSource::new(Credential::Token(Secret::new(String::new()))).is_err());
-        assert!(TokenSource::new(Credential::Token(Secret::new("a b".into()))).is_err());
+        for wrong in ["", "a b"] {
+            let credential = Credential::Token(Secret::new(wrong.into()));
+            assert!(TokenSource::new(credential, &endpoint()).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]
-    fn a_rewritten_token_file_keeps_what_it_had() {
-        let file = file_with(r#"{"access_token":"a","refresh_token":"r","app_id":"x"}"#, 0o600);
-        let mut read = read_token_file(file.path()).unwrap();
-        read.access_token = "b".into();
-        write_token_file(file.path(), &read).unwrap();
-        let again = read_token_file(file.path()).unwrap();
-        assert_eq!((again.access_token.as_str(), again.refresh_token.as_deref()), ("b", Some("r")));
+    fn tokens_are_renewed_in_their_last_tenth_to_fifth() {
+        let left = |at: Option<Instant>, s: u64| {
+            let until = at.unwrap().duration_since(Instant::now()).as_secs_f64();
+            s as f64 - until
+        };
+        for (lifetime_s, least, most) in [(100, 10.0, 20.0), (7200, 300.0, 600.0), (86_400, 300.0, 600.0)] {
+            let (late, early) = (renew_at(lifetime_s, 0), renew_at(lifetime_s, u32::MAX));
+            assert!((left(late, lifetime_s) - least).abs() < 1.0, "{lifetime_s}");
+            assert!((left(early, lifetime_s) - most).abs() < 1.0, "{lifetime_s}");
+        }
+        assert!(renew_at(0, 7).unwrap() <= Instant::now());
     }
 }

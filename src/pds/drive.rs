@@ -1,7 +1,6 @@
 //! One typed method per endpoint of a drive: what calls mean.
 //!
-//! Adds the bearer, renews it once where it is refused, and *reconciles by reading* where a call
-//! may or may not have been carried out. Answers are checked before they become types.
+//! *Reconciles by reading* where a call may or may not have been carried out. Answers are checked before they become types.
 //! Uploading has its own file, `drive/upload.rs`.
 
 mod attributes;
@@ -21,9 +20,10 @@ use tokio::sync::watch;
 use crate::config::{MountConfig, RemoveMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{DriveId, FileId, RevisionId, Secret};
-use crate::pds::auth::TokenSource;
+use crate::pds::auth::AuthState;
 use crate::pds::retry::{Failure, Idempotency, RetryPolicy};
-use crate::pds::transport::{Call, GetAnswer, Timeouts, Transport};
+use crate::pds::session::Session;
+use crate::pds::transport::{GetAnswer, Timeouts};
 use crate::pds::types::{
     AsyncResponse, AsyncTask, AsyncTaskRequest, CheckNameMode, CreateRequest, CreateResponse,
     DownloadUrlRequest, DownloadUrlResponse, DriveInfo, DriveRequest, File, FileRequest, FileType,
@@ -88,9 +88,7 @@ pub struct Drive(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    transport: Transport,
-    tokens: TokenSource,
-    endpoint: url::Url,
+    session: Session,
     drive_id: DriveId,
     transfer: RetryPolicy,
     /// Cleared for good when the domain refuses parallel uploads.
@@ -107,16 +105,8 @@ impl Drive {
             call: config.call_timeout,
             stall: config.stall_timeout,
         };
-        let loopback = match config.endpoint.host() {
-            Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
-            Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
-            Some(url::Host::Domain(name)) => name == "localhost",
-            None => false,
-        };
         Ok(Self(Arc::new(Inner {
-            transport: Transport::new(timeouts, loopback)?,
-            tokens: TokenSource::new(config.credential.clone())?,
-            endpoint: config.endpoint.clone(),
+            session: Session::new(&config.endpoint, config.credential.clone(), timeouts)?,
             drive_id: config.drive_id.clone(),
             transfer: RetryPolicy::transfer(config.commit_timeout),
             parallel: AtomicBool::new(true),
@@ -131,13 +121,13 @@ impl Drive {
 
     /// Whether the service can be reached, as far as is known.
     pub fn online(&self) -> watch::Receiver<bool> {
-        self.0.transport.online()
+        self.0.session.transport().online()
     }
 
     /// Bytes of parts that connections have taken, those of repeated attempts too. Grows while
     /// anything is sent.
     pub fn bytes_moved(&self) -> u64 {
-        self.0.transport.bytes_moved()
+        self.0.session.transport().bytes_moved()
     }
 
     /// What the service told of an object, checked.
@@ -149,7 +139,16 @@ impl Drive {
         Ok(meta)
     }
 
-    /// One call with the bearer; a refused token is renewed once.
+    /// Whether the service takes our credential, as far as is known. Uploads wait while it does not.
+    pub fn auth_state(&self) -> watch::Receiver<AuthState> {
+        self.0.session.auth_state()
+    }
+
+    /// Reads the credential again, as after a new login; what waits for it goes on.
+    pub async fn reload_credentials(&self) -> Result<()> {
+        self.0.session.reload_credentials().await
+    }
+
     async fn call<A: DeserializeOwned>(
         &self,
         path: &str,
@@ -157,20 +156,7 @@ impl Drive {
         policy: RetryPolicy,
         body: &impl Serialize,
     ) -> std::result::Result<A, Failure> {
-        let inner = &*self.0;
-        let mut url = inner.endpoint.clone();
-        url.set_path(path);
-        let bearer = inner.tokens.bearer();
-        let call = Call { url: &url, bearer: Some(&bearer), idempotency, policy };
-        let failure = match inner.transport.json(call, body).await {
-            Err(failure) if failure.error.kind() == ErrorKind::Unauthenticated => failure,
-            answer => return answer,
-        };
-        if let Err(error) = inner.tokens.renew(&bearer, &inner.transport, &inner.endpoint).await {
-            return Err(Failure { error, ..failure });
-        }
-        let bearer = inner.tokens.bearer();
-        inner.transport.json(Call { bearer: Some(&bearer), ..call }, body).await
+        self.0.session.call(path, idempotency, policy, body).await
     }
 
     async fn ask<A: DeserializeOwned>(
@@ -368,8 +354,12 @@ impl Drive {
         url: &DownloadUrl,
         range: Range<u64>,
     ) -> std::result::Result<Bytes, RangeError> {
-        let answer =
-            self.0.transport.get_range(&url.url, range.start, range.end, RetryPolicy::INTERACTIVE).await;
+        let answer = self
+            .0
+            .session
+            .transport()
+            .get_range(&url.url, range.start, range.end, RetryPolicy::INTERACTIVE)
+            .await;
         match answer {
             Ok(GetAnswer::Bytes(bytes, total)) => match (total, url.size) {
                 (Some(total), Some(size)) if total != size => {

@@ -68,6 +68,8 @@ pub struct RetryPolicy {
     pub delay_base: Duration,
     /// Longest pause of our own making.
     pub delay_max: Duration,
+    /// Whether a dead credential is waited for, without a bound of its own.
+    pub parks: bool,
 }
 
 impl RetryPolicy {
@@ -77,6 +79,7 @@ impl RetryPolicy {
         elapsed_max: Duration::from_secs(30),
         delay_base: Duration::from_millis(100),
         delay_max: Duration::from_secs(5),
+        parks: false,
     };
 
     /// A transfer that must not fail while there is time left.
@@ -86,6 +89,7 @@ impl RetryPolicy {
             elapsed_max,
             delay_base: Duration::from_millis(200),
             delay_max: Duration::from_secs(10),
+            parks: true,
         }
     }
 

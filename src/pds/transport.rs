@@ -1,7 +1,7 @@
 //! Getting an answer: sends one request, classifies what came back, repeats it where that is
 //! allowed. The only file that imports reqwest.
 //!
-//! It is handed a bearer and knows nothing of tokens, so `auth.rs` may use it without a cycle.
+//! It is handed an authorization and knows nothing of its renewal, so `auth.rs` may use it without a cycle.
 //! Metadata and bulk data use separate connection pools, so that a full pipe of parts never
 //! delays a listing. Every body read is bounded; signed URLs are logged as host only.
 
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, RANGE};
+use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, HeaderMap, RANGE};
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -21,12 +21,16 @@ use crate::ids::Secret;
 use crate::pds::frame::{Frame, PartBody, stalled};
 use crate::pds::reach::Reach;
 use crate::pds::retry::{Failure, Idempotency, RetryPolicy, Sent};
+use crate::pds::sign::{self, Authorization};
 use crate::pds::types::{PartUrl, ServiceError};
 
 /// Largest JSON answer that is read, in bytes. A page of 100 entries with every field is below 1 MiB.
 const JSON_BYTES_MAX: usize = 16 << 20;
 /// Largest error body that is read, in bytes.
 const ERROR_BYTES_MAX: usize = 64 << 10;
+
+/// Clocks that differ by less are not spoken of, in seconds.
+const CLOCK_SKEW_S_MAX: i64 = 60;
 
 /// How long to wait for what, in one attempt.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,8 +58,8 @@ pub struct Transport {
 pub struct Call<'a> {
     /// Absolute.
     pub url: &'a Url,
-    /// `None` for calls that need no token.
-    pub bearer: Option<&'a Secret<String>>,
+    /// `None` for calls that need none.
+    pub authorization: Option<&'a Authorization>,
     /// What a second attempt would do.
     pub idempotency: Idempotency,
     /// How long to go on.
@@ -167,22 +171,41 @@ impl Transport {
     ) -> std::result::Result<A, Failure> {
         let body =
             Bytes::from(serde_json::to_vec(body).map_err(|e| protocol(format!("cannot encode: {e}")))?);
-        let attempt = || self.unless_cut_off(call.url.path(), self.json_once(call, body.clone()));
+        self.post(call, (body, "application/json")).await
+    }
+
+    /// Sends a form and reads a JSON answer.
+    pub async fn form<A: DeserializeOwned>(
+        &self,
+        call: Call<'_>,
+        fields: &[(&str, &str)],
+    ) -> std::result::Result<A, Failure> {
+        let text = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
+        self.post(call, (Bytes::from(text), "application/x-www-form-urlencoded")).await
+    }
+
+    async fn post<A: DeserializeOwned>(
+        &self,
+        call: Call<'_>,
+        body: (Bytes, &'static str),
+    ) -> std::result::Result<A, Failure> {
+        let attempt = || self.unless_cut_off(call.url.path(), self.post_once(call, body.clone()));
         call.policy.run(call.idempotency, &self.reach, attempt).await
     }
 
-    async fn json_once<A: DeserializeOwned>(
+    async fn post_once<A: DeserializeOwned>(
         &self,
         call: Call<'_>,
-        body: Bytes,
+        (body, content_type): (Bytes, &'static str),
     ) -> std::result::Result<A, Failure> {
-        let mut request = self
-            .calls
-            .post(call.url.clone())
-            .header(CONTENT_TYPE, "application/json")
-            .timeout(self.timeouts.call);
-        if let Some(bearer) = call.bearer {
-            request = request.header(AUTHORIZATION, format!("Bearer {}", bearer.expose()));
+        let mut request = self.calls.post(call.url.clone()).timeout(self.timeouts.call);
+        let headers = match call.authorization {
+            Some(authorization) => sign::headers(authorization, call.url)
+                .map_err(|error| Failure { error, ..protocol(String::new()) })?,
+            None => vec![("content-type", content_type.to_owned())],
+        };
+        for (name, value) in headers {
+            request = request.header(name, value);
         }
         let path = call.url.path();
         let response = self.send(path, request.body(body)).await?;
@@ -395,15 +418,37 @@ async fn refused(path: &str, response: Response) -> Failure {
     };
     let gateway = ServiceError { code: header("x-ca-error-code"), message: header("x-ca-error-message") };
     let request_id = header("x-ca-request-id");
+    let clock = clock_hint(status, response.headers());
     let body = match read_body(path, response, ERROR_BYTES_MAX).await {
         Ok(body) => body,
         Err(failure) => return failure,
     };
     let service = serde_json::from_slice::<ServiceError>(&body).unwrap_or(gateway);
     let kind = kind_of_refusal(status, &service.code);
-    let detail =
-        format!("{path}: {} {} {} (request {request_id})", status.as_u16(), service.code, service.message);
+    let detail = format!(
+        "{path}: {} {} {} (request {request_id}){clock}",
+        status.as_u16(),
+        service.code,
+        service.message
+    );
     Failure { error: Error::new(kind, detail), sent: sent_of(status), code: service.code, retry_after }
+}
+
+/// Signatures and assertions are good for minutes: where one is refused and the clocks differ, that is why.
+fn clock_hint(status: StatusCode, headers: &HeaderMap) -> String {
+    if !matches!(status.as_u16(), 400 | 401 | 403) {
+        return String::new();
+    }
+    let theirs = headers.get(DATE).and_then(|date| date.to_str().ok());
+    let Some(theirs) = theirs.and_then(|date| jiff::fmt::rfc2822::parse(date).ok()) else {
+        return String::new();
+    };
+    let ahead_s = jiff::Timestamp::now().as_second() - theirs.timestamp().as_second();
+    if ahead_s.abs() <= CLOCK_SKEW_S_MAX {
+        return String::new();
+    }
+    let way = if ahead_s > 0 { "ahead of" } else { "behind" };
+    format!("; the clock of this machine is {} s {way} that of the service: set it", ahead_s.abs())
 }
 
 fn sent_of(status: StatusCode) -> Sent {

@@ -415,6 +415,29 @@ pub struct DriveInfo {
     /// Bytes.
     #[serde(default)]
     pub used_size: i64,
+    /// `normal`, `large` and others.
+    #[serde(default)]
+    pub drive_type: String,
+    /// `user` or `group`.
+    #[serde(default)]
+    pub owner_type: String,
+    /// `enabled` or `disabled`.
+    #[serde(default)]
+    pub status: String,
+}
+
+/// A page of drives.
+#[derive(Clone, Debug, Deserialize)]
+pub struct DriveList {
+    /// Its entries.
+    #[serde(default)]
+    pub items: Vec<DriveInfo>,
+    /// Of groups: the drive of the domain itself.
+    #[serde(default)]
+    pub root_group_drive: Option<DriveInfo>,
+    /// Empty at the end.
+    #[serde(default)]
+    pub next_marker: String,
 }
 
 /// The body of a service error. Documents print it capitalised, services in lower case.

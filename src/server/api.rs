@@ -20,9 +20,12 @@ use super::reply::Answer;
 
 pub(super) use self::files::download;
 
+/// The page on which the owner lets an app in.
+pub(super) const CONSENT: &str = "oauth/authorize";
+
 /// Endpoints that need no token.
 pub(super) fn is_open(endpoint: &str) -> bool {
-    matches!(endpoint, "oauth/token" | "account/token")
+    matches!(endpoint, "oauth/token" | "account/token" | CONSENT)
 }
 
 /// Answers a call.

@@ -362,11 +362,27 @@ impl State {
         Ok(())
     }
 
-    /// Forgets access tokens that have expired.
+    /// Forgets what has expired. A code is remembered for a day longer, so that who brings it is told why it is
+    /// not taken.
     pub(super) fn drop_expired_tokens(&mut self, now_ms: i64) {
-        let expired = |token: &Token| matches!(token, Token::Access { expires_ms } if *expires_ms < now_ms);
+        let expired = |token: &Token| match token {
+            Token::Access { expires_ms } | Token::Assertion { expires_ms } => *expires_ms < now_ms,
+            Token::Code { expires_ms, .. } => expires_ms.saturating_add(CODE_MEMORY_MS) < now_ms,
+            Token::Refresh | Token::Spent => false,
+        };
         let gone: Vec<_> =
             self.tokens.iter().filter(|(_, token)| expired(token)).map(|(key, _)| key.clone()).collect();
+        for key in gone {
+            self.tokens.remove(&key);
+            self.erase(Table::Tokens, key.as_bytes());
+        }
+    }
+
+    /// Ends every login. What was used before stays used.
+    pub(super) fn drop_all_tokens(&mut self) {
+        let is_live = |token: &Token| !matches!(token, Token::Spent | Token::Assertion { .. });
+        let gone: Vec<_> =
+            self.tokens.iter().filter(|(_, token)| is_live(token)).map(|(key, _)| key.clone()).collect();
         for key in gone {
             self.tokens.remove(&key);
             self.erase(Table::Tokens, key.as_bytes());
@@ -389,6 +405,9 @@ impl State {
         Some(runs)
     }
 }
+
+/// How long a code is remembered after its end, in milliseconds.
+const CODE_MEMORY_MS: i64 = 86_400_000;
 
 /// Most tasks that are remembered.
 const TASKS_MAX: usize = 10_000;

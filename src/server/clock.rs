@@ -35,6 +35,11 @@ pub(super) fn rfc3339(ms: i64) -> String {
     Timestamp::from_millisecond(ms).map_or_else(|_| String::new(), |at| format!("{at:.3}"))
 }
 
+/// `Mon, 23 Nov 2026 17:56:33 GMT`.
+pub(super) fn http_date(ms: i64) -> Option<String> {
+    Some(Timestamp::from_millisecond(ms).ok()?.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string())
+}
+
 /// Whether a time that a client gave can be kept.
 pub(super) fn is_time(text: &str) -> bool {
     text.len() <= 40 && text.parse::<Timestamp>().is_ok()

@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use url::Url;
 
+use super::auth::ServiceApp;
 use super::digest::HashName;
 use super::faults::FaultPlan;
 use crate::ids::Secret;
@@ -49,8 +50,16 @@ impl AccessKey {
 pub struct Logins {
     /// The refresh token that is valid before any was handed out; none refuses every refresh.
     pub refresh_token: Option<Secret<String>>,
-    /// Accepted `client_id` and `app_id` values; empty accepts every one.
+    /// Accepted `client_id` and `app_id` values; empty accepts every one for tokens, and shows no page of consent.
     pub client_ids: Vec<String>,
+    /// What clients must show when they ask for tokens.
+    pub client_secret: Option<Secret<String>>,
+    /// Where the page of consent may send a browser, besides any port of its own machine.
+    pub redirect_uris: Vec<String>,
+    /// What the page of consent asks for.
+    pub password: Option<Secret<String>>,
+    /// Apps that log in with a key.
+    pub service_apps: Vec<ServiceApp>,
     /// Codes that `grant_type=authorization_code` takes, each once.
     pub codes: Vec<Secret<String>>,
     /// How long an access token that was handed out is valid.
@@ -103,6 +112,10 @@ impl ServerConfig {
             logins: Logins {
                 refresh_token: None,
                 client_ids: Vec::new(),
+                client_secret: None,
+                redirect_uris: Vec::new(),
+                password: None,
+                service_apps: Vec::new(),
                 codes: Vec::new(),
                 token_ttl: Duration::from_secs(2 * 3600),
             },

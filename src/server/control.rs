@@ -52,6 +52,10 @@ async fn answer(call: &Call, body: &[u8]) -> Result<Answer, ApiError> {
             app.faults.set(plan);
             Answer::json(200, &serde_json::json!({}))
         }
+        (&Method::POST, "/_pdsfs/revoke") => {
+            app.revoke_all_tokens().await?;
+            Answer::json(200, &serde_json::json!({}))
+        }
         (&Method::POST, "/_pdsfs/clock") => {
             let advance: Advance = serde_json::from_slice(body).map_err(bad)?;
             app.clock.advance(std::time::Duration::from_secs(advance.advance_s));

@@ -18,6 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::clock::http_date;
 use super::errors::ApiError;
 use super::faults::{FaultAction, Verdict};
 use super::reply::{Answer, HungUp, ReplyBody, response};
@@ -174,6 +175,9 @@ async fn judged(call: &Call, endpoint: &str, body: &Bytes) -> Outcome {
         Some(status @ FaultAction::Status { .. }) => return faulty(call, status),
         _ => {}
     }
+    if endpoint == api::CONSENT {
+        return auth::consent::handle(call, body).await;
+    }
     let answer = match call.head.method {
         Method::POST => api::dispatch(call, endpoint, body).await,
         Method::GET if endpoint == "file/download" => return api::download(call),
@@ -205,6 +209,8 @@ fn answered(call: &Call, answer: Answer, verdict: &Verdict) -> Outcome {
 /// An error as the service or the gateway sends it.
 pub(super) fn refused(call: &Call, error: &ApiError) -> Outcome {
     let mut headers = vec![("x-ca-request-id", call.request_id.clone())];
+    // By the server's own clock, which a test may have set.
+    headers.extend(http_date(call.app.clock.now_ms()).map(|date| ("date", date)));
     if error.gateway {
         headers.push(("x-ca-error-code", error.code.clone()));
         headers.push(("x-ca-error-message", error.message.clone()));

@@ -2,10 +2,9 @@
 //! whether the machine may sleep.
 
 use std::fmt;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use super::{Progress, TransferState, eta};
+use super::{PauseReason, Progress, TransferState, eta};
 
 /// What is on its way to the drive at one moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -67,12 +66,16 @@ impl Progress {
 
     /// Whether the service cannot be reached, so that everything waits.
     pub fn is_offline(&self) -> bool {
-        self.offline.load(Relaxed)
+        self.pauses().iter().any(|pause| pause.reason == PauseReason::Offline)
     }
 
     /// The service cannot be reached, or can be again.
     pub fn set_offline(&self, is_offline: bool) {
-        self.offline.store(is_offline, Relaxed);
+        if is_offline {
+            self.pause(PauseReason::Offline, "the service cannot be reached");
+        } else {
+            self.resume(PauseReason::Offline);
+        }
     }
 }
 

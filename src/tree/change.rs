@@ -25,11 +25,33 @@ impl Tree {
         now: Instant,
         (since, posix): (SystemTime, Option<Arc<Posix>>),
     ) -> Result<Ino> {
+        self.create_unborn(FileType::File, dir, name, now, (since, posix))
+    }
+
+    /// A folder that lives on this machine only. The name must be absent.
+    pub fn create_local_folder(
+        &mut self,
+        dir: Ino,
+        name: &Name,
+        now: Instant,
+        (since, posix): (SystemTime, Option<Arc<Posix>>),
+    ) -> Result<Ino> {
+        self.create_unborn(FileType::Folder, dir, name, now, (since, posix))
+    }
+
+    fn create_unborn(
+        &mut self,
+        kind: FileType,
+        dir: Ino,
+        name: &Name,
+        now: Instant,
+        (since, posix): (SystemTime, Option<Arc<Posix>>),
+    ) -> Result<Ino> {
         if self.child(dir, name.as_str()).is_some() {
             return Err(Error::new(ErrorKind::Exists, format!("{name} exists")));
         }
         self.check_alive(dir)?;
-        let ino = self.add_inode(FileType::File, Object::Unborn { since, posix }, Some(now));
+        let ino = self.add_inode(kind, Object::Unborn { since, posix }, Some(now));
         let spot = Spot { parent: dir, name: name.shared(), remote: name.remote() };
         self.link(ino, spot, own_dentry(ino, Standing::Unsaved, now))?;
         self.attrs_set(ino, now, since);
@@ -314,6 +336,25 @@ impl Tree {
         Ok(superseded)
     }
 
+    /// An unsaved file could not be brought to the place that it was renamed to: it has its former one again.
+    pub fn rename_back(&mut self, ino: Ino, dir: Ino, name: &Name, now: Instant) -> Result<()> {
+        self.stop_replacing(ino, now);
+        let failed_at = self.parent(ino);
+        if let Some(failed_at) = failed_at {
+            self.distrust(failed_at, now);
+        }
+        self.check_alive(dir)?;
+        if self.child(dir, name.as_str()).is_some_and(|other| other != ino) {
+            return Err(Error::new(ErrorKind::Exists, format!("{name} exists by now")));
+        }
+        let spot = Spot { parent: dir, name: name.shared(), remote: name.remote() };
+        self.link(ino, spot, own_dentry(ino, Standing::Unsaved, now))?;
+        if let Some(failed_at) = failed_at {
+            self.reap(failed_at);
+        }
+        Ok(())
+    }
+
     /// The drive has been, or will be, told another modification time.
     pub fn set_mtime(&mut self, ino: Ino, mtime: SystemTime) -> Result<()> {
         let inode = self.inode_mut(ino)?;
@@ -422,8 +463,8 @@ impl Tree {
     pub(super) fn check_alive(&self, dir: Ino) -> Result<()> {
         self.folder(dir)?;
         match self.inode(dir)?.object {
-            Object::Live(_) => Ok(()),
-            Object::Unborn { .. } | Object::Gone(_) => {
+            Object::Live(_) | Object::Unborn { .. } => Ok(()),
+            Object::Gone(_) => {
                 Err(Error::new(ErrorKind::NotFound, "the folder was removed; nothing can be made in it"))
             }
         }

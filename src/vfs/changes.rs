@@ -7,6 +7,7 @@ use std::ffi::OsStr;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use super::{Caller, Entry, Kind, RenameMode, Vfs, leave_session_thread};
+use crate::config::RemoveMode;
 use crate::content::finish::target;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, Ino};
@@ -34,6 +35,9 @@ impl Vfs {
         let name = Name::new(name)?;
         if self.resolve(parent, &name).await?.is_some() {
             return Err(Error::new(ErrorKind::Exists, format!("{name} exists")));
+        }
+        if self.is_trash_folder(parent, &name) {
+            return self.make_trash_folder(parent, &name, mode, caller);
         }
         let folder = self.folder_id(parent)?;
         let posix = self.newborn(parent, Kind::Folder, mode, caller)?;
@@ -76,14 +80,14 @@ impl Vfs {
         if self.tree().kind(ino)? == FileType::Folder {
             return Err(Error::new(ErrorKind::IsDirectory, format!("{name} is a folder")));
         }
-        self.remove_file(ino).await?;
+        self.remove_file(ino, self.config.remove).await?;
         self.tree().names_set(&[parent], &[ino], posix::now());
         Ok(())
     }
 
     /// A file is an orphan only when the drive has let go of it: where that fails, it is what it
     /// was, and what is written to it is not lost.
-    async fn remove_file(&self, ino: Ino) -> Result<()> {
+    pub(super) async fn remove_file(&self, ino: Ino, mode: RemoveMode) -> Result<()> {
         if let Some(file) = self.files.get(ino) {
             leave_session_thread().await;
             tokio::task::block_in_place(|| file.take_back());
@@ -101,17 +105,15 @@ impl Vfs {
                 // A commit that ended meanwhile has made another object.
                 let next = [object, replaced].into_iter().flatten().find(|id| !removed.contains(id));
                 if next.is_none() {
-                    if let Some(file) = self.files.get(ino) {
-                        // From now on no commit of it begins; one that runs removes what it makes.
-                        file.unlinked();
-                    }
+                    // From now on no commit of it begins; one that runs removes what it makes.
+                    self.orphan(ino);
                     tree.unlink(ino, Instant::now());
                 }
                 next
             };
             let Some(file_id) = next else { break };
             self.hold_open(ino, &file_id).await;
-            self.drive.remove(&file_id, self.config.remove).await?;
+            self.drive.remove(&file_id, mode).await?;
             self.pending.forget(&file_id);
             removed.insert(file_id);
         }
@@ -149,6 +151,9 @@ impl Vfs {
     }
 
     async fn remove_folder(&self, ino: Ino) -> Result<()> {
+        if self.is_here_only(ino) {
+            return self.remove_trash_folder(ino);
+        }
         let folder = self.folder_id(ino)?;
         self.check_empty(ino, &folder).await?;
         self.drive.remove(&folder, self.config.remove).await?;
@@ -217,6 +222,9 @@ impl Vfs {
             return Err(Error::new(ErrorKind::Exists, format!("{} exists", to.name)));
         }
         let kind = self.check_kinds(source, target, to)?;
+        if self.rename_into_trash(source, kind, from, to).await? {
+            return Ok(source);
+        }
         if let Some(open) = target.and_then(|target| self.files.get(target))
             && let Some(mut running) = open.running()
         {
@@ -231,6 +239,10 @@ impl Vfs {
             return Ok(source);
         }
         let open = self.files.get(source);
+        if let Some(file) = open.as_ref().filter(|file| file.is_local()) {
+            self.rename_local(file, from, target, to).await?;
+            return Ok(source);
+        }
         let is_local = self.tree().identity(source) == Some(Identity::Local);
         if is_local || open.as_ref().is_some_and(|file| file.is_unsaved()) {
             self.rename_unsaved(source, target, to).await?;
@@ -241,7 +253,7 @@ impl Vfs {
             None => self.move_object(source, to).await,
         }?;
         if let Some(open) = open {
-            open.renamed(to.name.as_str());
+            open.renamed(&self.name_of(source));
         }
         Ok(source)
     }
@@ -276,9 +288,7 @@ impl Vfs {
         let Some(mut target_meta) = target_meta else {
             // The target was never on the drive.
             self.move_object(source, to).await?;
-            if let Some(file) = self.files.get(target) {
-                file.unlinked();
-            }
+            self.orphan(target);
             return Ok(());
         };
         let source_meta = self.current(source).await?;
@@ -306,10 +316,7 @@ impl Vfs {
         self.pending.forget(&gone.file_id);
         let meta = self.impose(meta, mtime, posix).await;
         let mut tree = self.tree();
-        if let Some(file) = self.files.get(target) {
-            // Whoever has it open goes on with what it was; nothing of that comes to the drive.
-            file.unlinked();
-        }
+        self.orphan(target);
         tree.entomb(gone.file_id, Instant::now());
         tree.replaced(source, target, meta, Instant::now())
     }

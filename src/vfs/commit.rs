@@ -100,8 +100,12 @@ impl Vfs {
             Ok(finished) => self.land(&file, finished).await,
             Err(error) => Err(error),
         };
+        self.failures.record(file.ino(), landed.as_ref().err());
         if let Err(error) = &landed {
-            tracing::error!(ino = %file.ino(), %error, "a file could not be brought to the drive");
+            let (op, ino, errno) = ("commit", file.ino().0, error.errno());
+            if error.is_first_told() {
+                tracing::error!(op, ino, errno, "{}: not saved: {error}", self.name_of(file.ino()));
+            }
         }
         ticket.done(&landed);
         if let Ok(finished) = landed {

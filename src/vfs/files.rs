@@ -122,7 +122,7 @@ impl Vfs {
             if tree.kind(ino)? == FileType::Folder {
                 return Err(Error::new(ErrorKind::IsDirectory, "a folder cannot be opened as a file"));
             }
-            if tree.place(ino).is_none() && self.files.get(ino).is_none() {
+            if tree.parent(ino).is_none() && self.files.get(ino).is_none() {
                 // The kernel looks the name up again when it hears this.
                 return Err(Error::new(ErrorKind::Stale, "the file was removed"));
             }
@@ -192,10 +192,10 @@ impl Vfs {
                 .map(|opened| (entry.clone(), opened))
                 .inspect_err(|_| self.forget(entry.attr.ino, 1));
         }
-        let now = posix::now();
+        let (now, name) = (posix::now(), Name::new(name)?);
         let ino = {
             let mut tree = self.tree();
-            let ino = tree.create_local(parent, &Name::new(name)?, Instant::now(), (now, posix))?;
+            let ino = tree.create_local(parent, &name, Instant::now(), (now, posix))?;
             tree.names_set(&[parent], &[], now);
             // For the entry that is returned.
             let _ = tree.count_lookup(ino);
@@ -206,6 +206,14 @@ impl Vfs {
             access => access,
         };
         let file = self.open_file(ino, true)?;
+        if let Err(error) = self.stay_if_local_only(&file, parent, &name) {
+            self.orphan(ino);
+            self.tree().unlink(ino, Instant::now());
+            self.files.leave_writer(ino);
+            self.close_file(&file);
+            self.forget(ino, 1);
+            return Err(error);
+        }
         file.set_mtime(now);
         let opened = self.add_handle(file, access, caller);
         Ok((self.getattr(ino).await?, opened))

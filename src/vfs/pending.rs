@@ -85,6 +85,11 @@ impl PendingAttrs {
         Some((change.mtime.map(|_| wanted.mtime), wanted.posix.clone()))
     }
 
+    /// Objects whose attributes the drive does not have yet.
+    pub fn count(&self) -> usize {
+        self.lock().len()
+    }
+
     /// The file is gone, or its content is a new one with attributes of its own.
     pub fn forget(&self, file: &FileId) {
         self.lock().remove(file);

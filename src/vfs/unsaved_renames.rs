@@ -15,7 +15,6 @@ impl Vfs {
     /// The dentry; the commit to come brings the content to its new place. What the drive has of the file goes
     /// there at once where that can be: others see the rename, and the old name is free.
     pub(super) async fn rename_unsaved(&self, source: Ino, target: Option<Ino>, to: &At) -> Result<()> {
-        let to_folder = self.folder_id(to.dir)?;
         let known = {
             let tree = self.tree();
             let is_new = |ino| tree.identity(ino) == Some(Identity::Local) && tree.replaces(ino).is_none();
@@ -26,18 +25,19 @@ impl Vfs {
             tree.meta(source).filter(|_| is_there).cloned().zip(tree.place(source))
         };
         if let Some((meta, place)) = known {
+            let to_folder = self.folder_id(to.dir)?;
             self.move_early(source, &meta, (&place, &to_folder), to).await?;
         }
         let superseded = {
             let mut tree = self.tree();
             let superseded = tree.rename_unsaved(source, to.dir, &to.name, Instant::now())?;
-            if let Some(file) = target.and_then(|target| self.files.get(target)) {
-                file.unlinked();
+            if let Some(target) = target {
+                self.orphan(target);
             }
             superseded
         };
         if let Some(file) = self.files.get(source) {
-            file.renamed(to.name.as_str());
+            file.renamed(&self.name_of(source));
         }
         for meta in superseded {
             self.drive.remove(&meta.file_id, self.config.remove).await?;

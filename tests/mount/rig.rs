@@ -196,11 +196,17 @@ impl Mount {
         arguments: &[&str],
         folder: tempfile::TempDir,
     ) -> Self {
+        command.env("PDSFS_TOKEN", TOKEN);
+        let arguments = [&["--endpoint", endpoint, "--drive-id", "1"], arguments].concat();
+        Self::start_plain(command, &arguments, folder)
+    }
+
+    /// The same with nothing but these arguments.
+    pub fn start_plain(mut command: Command, arguments: &[&str], folder: tempfile::TempDir) -> Self {
         command
-            .args(["mount", "--endpoint", endpoint, "--drive-id", "1"])
+            .arg("mount")
             .args(arguments)
             .arg(folder.path())
-            .env("PDSFS_TOKEN", TOKEN)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
@@ -328,7 +334,8 @@ impl Drop for DeadMount {
     }
 }
 
-fn unmount_lazily(path: &Path) {
+/// Takes a mount out of the name space, also a dead one.
+pub fn unmount_lazily(path: &Path) {
     while is_mount(path) {
         let status = Command::new("umount").arg("-l").arg(path).stderr(Stdio::null()).status();
         if !status.is_ok_and(|s| s.success())

@@ -233,7 +233,7 @@ impl Run {
     fn token(&self) -> Result<&Secret<String>> {
         match &self.config.credential {
             Credential::Token(token) => Ok(token),
-            Credential::File(_) => Err(Error::new(ErrorKind::Invalid, "the demo gives its token directly")),
+            _ => Err(Error::new(ErrorKind::Invalid, "the demo gives its token directly")),
         }
     }
 

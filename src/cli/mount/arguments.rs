@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use crate::account::{AccountName, Store};
 use crate::cli::config::{ConfigArgs, Configuration};
 use crate::config::MountConfig;
 use crate::config::file::DriveEntry;
@@ -19,7 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
     those by flags.\nThe access token is taken from $PDSFS_TOKEN unless a file is named.\nOn SIGINT or SIGTERM open \
     files are saved before the drive is unmounted; a second signal gives up at once.")]
 pub struct MountArgs {
-    /// A drive of the configuration, as NAME or NAME:/FOLDER; an argument with a slash and no colon
+    /// A drive of the configuration or an account, as NAME or NAME:/FOLDER; an argument with a slash and no colon
     /// before it is MOUNTPOINT instead, and flags describe the drive
     #[arg(value_name = "NAME")]
     drive: String,
@@ -75,9 +76,20 @@ impl MountArgs {
             let mountpoint = target.mountpoint.ok_or_else(|| no_mountpoint(&self.drive))?;
             return said.resolve(None, mountpoint);
         };
-        let entry = Configuration::read(&self.config)?.drive(&name)?;
+        let entry = match Configuration::read(&self.config)?.drive(&name) {
+            Ok(entry) => entry,
+            Err(error) => of_account(&name)?.ok_or(error)?,
+        };
         lay(said, target.folder, target.mountpoint, name, entry)
     }
+}
+
+/// A login makes a drive that the configuration need not know: the account's own.
+fn of_account(name: &str) -> Result<Option<DriveEntry>> {
+    let account = AccountName::new(name)?;
+    let is_there = Store::from_env().is_ok_and(|store| store.account(account.clone()).stamp().is_some());
+    let settings = Settings { account: Some(account), ..Settings::default() };
+    Ok(is_there.then_some(DriveEntry { settings, mountpoint: None, line: 0 }))
 }
 
 fn lay(

@@ -23,14 +23,13 @@ const JOURNAL: &str = "/run/systemd/journal/stdout";
 /// Name, unit, priority (info), whether lines have their own, and three places not to copy them to.
 const JOURNAL_HEADER: &[u8] = b"pdsfs\n\n6\n1\n0\n0\n0\n";
 
-/// Starts the program with these arguments and returns when the drive is mounted, or with the code
+/// Starts the program with these arguments, [`DETACHED`] among them, and returns when the drive is mounted, or with the code
 /// of its failure.
 pub(in crate::cli) fn start(arguments: impl IntoIterator<Item = OsString>) -> Result<ExitCode> {
     let named = |e: std::io::Error| Error::from(e).context("cannot go to the background");
     let program = std::env::current_exe().map_err(named)?;
     let mut child = Command::new(program)
         .args(arguments)
-        .arg(DETACHED)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()

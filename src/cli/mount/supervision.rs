@@ -20,9 +20,10 @@ use super::place::is_dead;
 use crate::config::quantities::show_duration;
 use crate::desktop::inhibit;
 use crate::error::{Error, ErrorKind, Result};
+use crate::pds::auth::AuthState;
 use crate::pds::drive::Drive;
 use crate::status::notify::Notifier;
-use crate::status::{Progress, Size, Unsaved};
+use crate::status::{PauseReason, Progress, Size, Unsaved};
 
 /// How often what is told is looked at.
 const GRAIN: Duration = Duration::from_secs(1);
@@ -66,6 +67,7 @@ impl Supervision {
             tasks.spawn(show_life(notifier.clone(), path.to_owned(), limit / SIGNS_PER_LIMIT));
         }
         tasks.spawn(follow_reach(drive.clone(), progress.clone()));
+        tasks.spawn(follow_login(drive.clone(), progress.clone()));
         tasks.spawn(tell(notifier.clone(), progress.clone(), stops, reasons));
         tasks.spawn(inhibit::keep(reason));
         Ok(Self { notifier, progress, drive, is_stopping, standstill_max, _tasks: tasks })
@@ -151,10 +153,11 @@ fn status_line(progress: &Progress, unsaved: &Unsaved, is_stopping: bool) -> Str
         (_, true) => format!("saving before unmounting: {unsaved}"),
         (_, false) => format!("saving: {unsaved}"),
     };
-    match unsaved.eta {
-        _ if unsaved.is_offline => format!("paused: offline; {line}"),
-        Some(eta) => format!("{line}, {}", show_duration(Duration::from_secs(eta.as_secs().max(1)))),
-        None => line,
+    match (progress.pauses().first().map(|pause| pause.reason), unsaved.eta) {
+        (Some(PauseReason::LoginNeeded), _) => format!("paused: login needed (pdsfs login); {line}"),
+        (Some(PauseReason::Offline), _) => format!("paused: offline; {line}"),
+        (None, Some(eta)) => format!("{line}, {}", show_duration(Duration::from_secs(eta.as_secs().max(1)))),
+        (None, None) => line,
     }
 }
 
@@ -190,6 +193,20 @@ async fn follow_reach(drive: Drive, progress: Arc<Progress>) {
     loop {
         progress.set_offline(!*online.borrow_and_update());
         if online.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Passes on whether the service takes us.
+async fn follow_login(drive: Drive, progress: Arc<Progress>) {
+    let mut states = drive.auth_state();
+    loop {
+        match &*states.borrow_and_update() {
+            AuthState::Fine => drop(progress.resume(PauseReason::LoginNeeded)),
+            AuthState::Dead { reason, .. } => drop(progress.pause(PauseReason::LoginNeeded, reason)),
+        }
+        if states.changed().await.is_err() {
             return;
         }
     }
@@ -252,6 +269,9 @@ mod tests {
         assert_eq!(line(true), "saving before unmounting: 1 upload, 3.0 MB left");
         progress.set_offline(true);
         assert_eq!(line(false), "paused: offline; saving: 1 upload, 3.0 MB left");
+        progress.pause(PauseReason::LoginNeeded, "refused");
+        assert!(line(false).starts_with("paused: login needed"), "what a person has to do comes first");
+        progress.resume(PauseReason::LoginNeeded);
         progress.set_offline(false);
         transfer.committed(3_000_000, Commit::Uploaded);
         progress.begin("b").failed(&Error::new(ErrorKind::Io, "x"));

@@ -6,7 +6,7 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use super::background;
 use crate::config::file;
@@ -87,6 +87,11 @@ pub(in crate::cli) fn is_meant(program: &str) -> bool {
     matches!(program, "mount.pdsfs" | "mount.fuse.pdsfs")
 }
 
+/// The arguments, for the man page.
+pub(in crate::cli) fn command() -> clap::Command {
+    TabArgs::command()
+}
+
 /// Reads the arguments and mounts in the background.
 pub(in crate::cli) fn run() -> Result<ExitCode> {
     let args = match TabArgs::try_parse() {
@@ -107,7 +112,7 @@ pub(in crate::cli) fn run() -> Result<ExitCode> {
 impl TabArgs {
     /// The same as arguments of `pdsfs mount`, each of them checked.
     fn arguments(&self) -> Result<Vec<OsString>> {
-        let mut out: Vec<OsString> = vec!["mount".into()];
+        let mut out: Vec<OsString> = vec!["mount".into(), background::DETACHED.into()];
         let flags = file::flags();
         let options = self.options.iter().flat_map(|list| list.split(','));
         for option in options.map(str::trim).filter(|option| !option.is_empty()) {
@@ -168,6 +173,7 @@ mod tests {
             ]),
             Ok([
                 "mount",
+                "--detached",
                 "--read-only=false",
                 "--allow-other=true",
                 "--umask=077",

@@ -37,7 +37,7 @@ impl OpenFile {
     pub fn settle(self: &Arc<Self>, destination: impl FnOnce() -> Option<Destination>) -> Result<Settle> {
         let mut inner = self.lock();
         match &inner.content {
-            Content::Clean { .. } => return Ok(Settle::Settled),
+            Content::Clean { .. } | Content::Local(_) => return Ok(Settle::Settled),
             Content::Failed { error, .. } => return Err(error.clone()),
             Content::Committing { outcome, .. } => return Ok(Settle::Join(outcome.clone())),
             Content::New | Content::Streaming { .. } | Content::Staged { .. } => {}
@@ -81,7 +81,7 @@ impl OpenFile {
             }
         };
         let transfer = finish.transfer.clone();
-        inner.content = Content::Committing { source, bytes, base, outcome };
+        inner.content = Content::Committing { source, bytes, base, outcome, transfer: transfer.clone() };
         Ok(Settle::Run(Box::new(finish), Ticket { file: self.clone(), report, transfer, done: false }))
     }
 

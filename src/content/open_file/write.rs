@@ -120,7 +120,7 @@ impl OpenFile {
                 frontier: live.frontier(),
                 pad_max: if self.env.space.is_off() { u64::MAX } else { self.env.part_size.get() },
             },
-            Content::Staged { .. } => Shape::Staged,
+            Content::Staged { .. } | Content::Local(_) => Shape::Staged,
             Content::Committing { .. } => Shape::Committing,
             Content::Failed { .. } => Shape::Failed,
         }
@@ -174,11 +174,13 @@ impl OpenFile {
     /// shall be none) an upload over what it was.
     fn stage(&self, inner: &mut Inner) -> Result<Staging> {
         let space = &self.env.space;
+        if matches!(inner.content, Content::Staged { .. }) {
+            return Ok(Staging::Done);
+        }
         if space.is_off() {
             return self.stream_over(inner);
         }
         let copy = match &inner.content {
-            Content::Staged { .. } => return Ok(Staging::Done),
             Content::Clean { held: Some(bytes), .. } => {
                 let copy = Staged::new(space, None)?;
                 copy.write(0, bytes)?;
@@ -234,7 +236,7 @@ impl OpenFile {
         let (mut inner, source) = (self.lock(), target(source));
         let is_ready = match &inner.content {
             Content::Staged { copy, .. } if from > 0 => copy.clone_of() == Some((source.clone(), from)),
-            Content::Committing { .. } | Content::Failed { .. } => false,
+            Content::Committing { .. } | Content::Failed { .. } | Content::Local(_) => false,
             content => from == 0 && content.bytes() == 0,
         };
         if !is_ready {
@@ -249,14 +251,15 @@ impl OpenFile {
     }
 
     fn write_copy(&self, inner: &mut Inner, offset: u64, data: &[u8]) -> Result<Wrote> {
-        let Content::Staged { copy, .. } = &inner.content else {
-            return Ok(Wrote::Committing);
-        };
         let bytes_max = self.env.part_size.get() * u64::from(PartNumber::MAX);
         if offset.checked_add(data.len() as u64).is_none_or(|end| end > bytes_max) {
             return Err(Error::new(ErrorKind::TooLarge, too_large(self.env.part_size)));
         }
-        copy.write(offset, data)?;
+        match &mut inner.content {
+            Content::Staged { copy, .. } => copy.write(offset, data)?,
+            Content::Local(local) => local.write(offset, data)?,
+            _ => return Ok(Wrote::Committing),
+        }
         inner.mtime = posix::now();
         Ok(Wrote::Some(Appended { bytes: data.len(), wait: None }))
     }
@@ -272,6 +275,7 @@ impl OpenFile {
         match &inner.content {
             Content::Committing { .. } => return Ok(Wrote::Committing),
             Content::Failed { error, .. } if size != 0 => return Err(error.clone()),
+            Content::Local(_) => {}
             // A new beginning is what a failed file needs.
             Content::Failed { .. } => self.start(&mut inner),
             content if content.bytes() == size => return Ok(DONE),
@@ -281,6 +285,9 @@ impl OpenFile {
                 Staging::MustSettle => return Ok(Wrote::MustSettle),
                 Staging::Wait => return Ok(NOT_HERE),
             },
+        }
+        if let Content::Local(local) = &mut inner.content {
+            local.truncate(size)?;
         }
         inner.mtime = posix::now();
         Ok(DONE)
@@ -317,11 +324,13 @@ impl OpenFile {
             Content::Failed { error, .. } => return Err(error.clone()),
             _ => {}
         }
-        if self.stage(&mut inner)? != Staging::Done {
+        if !matches!(inner.content, Content::Local(_)) && self.stage(&mut inner)? != Staging::Done {
             return Ok(Wrote::MustSettle);
         }
-        if let Content::Staged { copy, .. } = &inner.content {
-            copy.punch(offset, len)?;
+        match &mut inner.content {
+            Content::Staged { copy, .. } => copy.punch(offset, len)?,
+            Content::Local(local) => local.punch(offset, len)?,
+            _ => {}
         }
         inner.mtime = posix::now();
         Ok(Wrote::Some(Appended { bytes: 0, wait: None }))

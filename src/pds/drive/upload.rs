@@ -11,7 +11,7 @@ use super::{Drive, FileMeta, meta};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, PartNumber, Sha1Hash, UploadId};
 use crate::pds::frame::Frame;
-use crate::pds::retry::{Failure, Idempotency, Sent};
+use crate::pds::retry::{Failure, Idempotency, RetryPolicy, Sent};
 use crate::pds::transport::PutAnswer;
 use crate::pds::types::{
     CheckNameMode, CompleteRequest, CreateRequest, CreateResponse, File, FileType, PartRequest, PartUrl,
@@ -98,18 +98,27 @@ impl Drive {
 
     /// Begins an upload. Falls back to the ordered mode, for good, where the domain wants that.
     pub async fn create_file(&self, file: &NewFile<'_>) -> Result<Created> {
+        self.create_within(file, self.0.transfer).await
+    }
+
+    async fn create_within(&self, file: &NewFile<'_>, policy: RetryPolicy) -> Result<Created> {
         let parallel = self.is_parallel();
-        match self.create_once(file, parallel).await {
+        match self.create_once(file, parallel, policy).await {
             Err(failure) if parallel && failure.is("InvalidParameterNotSupported.ParallelUpload") => {
                 tracing::info!("the domain refuses parallel uploads: parts go one at a time, in order");
                 self.0.parallel.store(false, Ordering::Relaxed);
-                Ok(self.create_once(file, false).await?)
+                Ok(self.create_once(file, false, policy).await?)
             }
             outcome => Ok(outcome?),
         }
     }
 
-    async fn create_once(&self, file: &NewFile<'_>, parallel: bool) -> std::result::Result<Created, Failure> {
+    async fn create_once(
+        &self,
+        file: &NewFile<'_>,
+        parallel: bool,
+        policy: RetryPolicy,
+    ) -> std::result::Result<Created, Failure> {
         let request = CreateRequest {
             drive_id: self.id(),
             parent_file_id: file.parent,
@@ -126,7 +135,7 @@ impl Drive {
             user_tags: self.user_tags(&file.tags),
         };
         let answer: CreateResponse =
-            self.call("/v2/file/create", Idempotency::Safe, self.0.transfer, &request).await?;
+            self.call("/v2/file/create", Idempotency::Safe, policy, &request).await?;
         if answer.exist && file.overwrite.is_none() {
             return Ok(Created::Taken(answer.file_id, answer.file_type.unwrap_or(FileType::File)));
         }
@@ -169,7 +178,7 @@ impl Drive {
         const DAMAGED_MAX: usize = 3;
         for _ in 0..DAMAGED_MAX {
             let (stored, sent) =
-                match self.0.transport.put_part(url, body, self.0.transfer, throttled).await? {
+                match self.0.session.transport().put_part(url, body, self.0.transfer, throttled).await? {
                     PutAnswer::Stored { stored_crc64, sent_crc64 } => (stored_crc64, sent_crc64),
                     PutAnswer::AlreadyStored => return Ok(PutOutcome::StoredBefore),
                     PutAnswer::Expired => return Ok(PutOutcome::Expired),
@@ -235,7 +244,9 @@ impl Drive {
             tags: source.tags(),
             parts: &[(PartNumber::FIRST, Sha1Ctx::START)],
         };
-        let Created::Instant(file_id) = self.create_file(&file).await? else {
+        // A program waits for a rename: with a dead credential it fails.
+        let policy = RetryPolicy { parks: false, ..self.0.transfer };
+        let Created::Instant(file_id) = self.create_within(&file, policy).await? else {
             return Ok(None);
         };
         let meta = self.get(&file_id).await?;

@@ -211,6 +211,17 @@ pub(in crate::server) enum Token {
         expires_ms: i64,
     },
     Refresh,
+    /// A code that the page of consent gave out, and what its exchange must show.
+    Code {
+        client_id: String,
+        redirect_uri: String,
+        challenge: Option<String>,
+        expires_ms: i64,
+    },
+    /// An assertion that was used.
+    Assertion {
+        expires_ms: i64,
+    },
     /// A refresh token or code that must not be taken again.
     Spent,
 }

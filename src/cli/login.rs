@@ -1,0 +1,253 @@
+//! `pdsfs login`: makes an account that mounts use, or gives an old one a new login.
+//!
+//! Nothing is stored before the service has taken it. Secrets never come from arguments, which other users of
+//! the machine can see.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use url::Url;
+
+use self::methods::{Login, Obtained};
+use super::say;
+use crate::account::{self, Account, AccountName, DEFAULT_NAME, Grant, Keep, Store};
+use crate::config::quantities::duration_within;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::DriveId;
+use crate::pds::domain::{self, Whose};
+use crate::pds::endpoint;
+use crate::pds::session::Session;
+use crate::pds::transport::Timeouts;
+
+mod loopback;
+mod methods;
+mod secret;
+
+/// Port of the redirect URI. It has to be one that the app is registered with, so it does not change.
+const PORT: u16 = 9431;
+/// One attempt of a call that somebody at a terminal waits for.
+pub(super) const TIMEOUTS: Timeouts = Timeouts {
+    connect: Duration::from_secs(10),
+    call: Duration::from_secs(30),
+    stall: Duration::from_secs(30),
+};
+
+/// Arguments of `pdsfs login`.
+#[derive(Debug, Args)]
+#[command(after_help = "Without --token, --refresh-token, --jwt-key or --access-key a browser asks for \
+    consent; register http://127.0.0.1:9431/callback as redirect URI of the app (a native app with its client id).\n\
+    Tokens and keys are read from the terminal without echo, or from stdin where that is no terminal.\n\
+    A mount whose login has ended goes on when the same account is logged in again.")]
+pub struct LoginArgs {
+    /// Name of the account
+    #[arg(default_value = DEFAULT_NAME)]
+    name: String,
+    /// Base URL of the domain's API, such as https://bj1.api.aliyunpds.com; http only to this machine
+    /// [default: that of the account, when it is logged in again]
+    #[arg(long, env = "PDSFS_ENDPOINT", value_name = "URL", value_parser = endpoint::parse)]
+    endpoint: Option<Url>,
+    /// Base URL of the login page and the token calls, where it is another one
+    #[arg(long, value_name = "URL", value_parser = endpoint::parse)]
+    auth_endpoint: Option<Url>,
+    /// Client id (app id) of the app
+    #[arg(long, env = "PDSFS_CLIENT_ID", value_name = "ID")]
+    client_id: Option<String>,
+    /// A file with the client secret, for apps that have one; readable by its owner only
+    #[arg(long, value_name = "FILE")]
+    client_secret_file: Option<std::path::PathBuf>,
+    /// For a machine without a browser: open the printed page elsewhere and paste the address that the
+    /// browser ends at
+    #[arg(long, group = "method")]
+    paste: bool,
+    /// Do not start a browser; only print the address of the page
+    #[arg(long)]
+    no_browser: bool,
+    /// Port on 127.0.0.1 that the browser comes back to; the app must be registered with it
+    #[arg(long, value_name = "PORT", default_value_t = PORT)]
+    port: u16,
+    /// Which login the page shows, as the service names it (default, ding, ram, wechat and others)
+    #[arg(long, value_name = "TYPE", default_value = "default")]
+    login_type: String,
+    /// How long the browser is waited for, 10s to 1h
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration_within(10, 3600))]
+    wait: Duration,
+    /// Log in as a service app with this RSA private key (PEM), readable by its owner only
+    #[arg(long, value_name = "FILE", group = "method", requires = "client_id")]
+    jwt_key: Option<std::path::PathBuf>,
+    /// The domain that a service app belongs to [default: from the endpoint]
+    #[arg(long, value_name = "ID")]
+    domain_id: Option<String>,
+    /// The user that a service app or an access key acts for [default: the domain]
+    #[arg(long, value_name = "ID")]
+    user_id: Option<String>,
+    /// Sign every call with the access key of this id; its secret is asked for, or in
+    /// PDSFS_ACCESS_KEY_SECRET
+    #[arg(long, value_name = "KEY_ID", group = "method")]
+    access_key: Option<String>,
+    /// With --access-key: the key is a temporary one (STS), and its token is asked for as well
+    #[arg(long, requires = "access_key")]
+    security_token: bool,
+    /// Take an access token as it is; it cannot be renewed when it ends
+    #[arg(long, group = "method")]
+    token: bool,
+    /// Take a refresh token of the app, and which call renews it
+    #[arg(long, value_name = "CALL", group = "method", value_enum, num_args = 0..=1,
+        default_missing_value = "oauth", require_equals = true, requires = "client_id")]
+    refresh_token: Option<RefreshCall>,
+    /// The drive that is mounted unless another is named [default: the user's default drive]
+    #[arg(long, value_name = "ID")]
+    drive_id: Option<DriveId>,
+    /// Where the secrets are kept [default: the keyring of the desktop session, else the file]
+    #[arg(long, value_enum)]
+    store: Option<StoreChoice>,
+    /// Forget the account instead
+    #[arg(long, conflicts_with = "method")]
+    forget: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum RefreshCall {
+    /// oauth/token
+    Oauth,
+    /// account/token, for apps with a login of their own
+    Account,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum StoreChoice {
+    /// A file that only its owner can read
+    File,
+    /// The keyring of the desktop session
+    Keyring,
+}
+
+/// Arguments that make sense.
+#[derive(Debug)]
+pub struct Checked {
+    args: LoginArgs,
+    name: AccountName,
+    store: Store,
+}
+
+impl LoginArgs {
+    /// Checks what can be checked before anybody is asked.
+    pub(super) fn check(self) -> Result<Checked> {
+        let name = AccountName::new(&self.name)?;
+        if self.client_secret_file.is_some() && self.client_id.is_none() {
+            return Err(invalid("a client secret belongs to a --client-id"));
+        }
+        Ok(Checked { name, store: Store::from_env()?, args: self })
+    }
+}
+
+fn invalid(detail: impl AsRef<str>) -> Error {
+    Error::new(ErrorKind::Invalid, detail)
+}
+
+/// Logs in and stores the account.
+pub async fn run(checked: Checked) -> Result<ExitCode> {
+    let Checked { args, name, store } = checked;
+    let handle = store.account(name.clone());
+    if args.forget {
+        handle.outline()?;
+        handle.lock().await?.remove().await?;
+        say(format_args!("account {name} is forgotten on this machine"));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let keep = where_to_keep(args.store).await?;
+    // What was stored saves typing; what cannot be read is replaced.
+    let before = handle.load().await.ok();
+    let login = Login::new(&args, before.as_ref())?;
+    let obtained = methods::obtain(&args, &login).await?;
+    let session = Session::new(&login.endpoint, obtained.credential(), TIMEOUTS)?;
+    let whose = whose(&obtained.grant);
+    let remembered = before
+        .as_ref()
+        .filter(|before| before.endpoint == login.endpoint)
+        .map(|before| before.drive_id.clone());
+    let drive_id = choose_drive(&args, &obtained, remembered, &session, whose).await?;
+    let account = Account {
+        endpoint: login.endpoint,
+        auth_endpoint: login.auth_endpoint,
+        drive_id,
+        user: obtained.user,
+        grant: obtained.grant,
+        access: obtained.access,
+        keep,
+    };
+    let kept = handle.lock().await?.save(&account).await?;
+    let user = if account.user.is_empty() { String::new() } else { format!(" as {}", account.user) };
+    say(format_args!(
+        "account {name}: logged in{user} at {}, drive {}",
+        account.endpoint.as_str().trim_end_matches('/'),
+        account.drive_id
+    ));
+    match kept {
+        Keep::File => say(format_args!("its secrets are in {}", handle.path().display())),
+        Keep::Keyring => say("its secrets are in the keyring"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn where_to_keep(choice: Option<StoreChoice>) -> Result<Keep> {
+    match choice {
+        Some(StoreChoice::File) => Ok(Keep::File),
+        Some(StoreChoice::Keyring) => {
+            let advice = "unlock it, or use --store file";
+            let reached = account::keyring_is_there().await;
+            reached.map_err(|e| Error::new(e.kind(), format!("{e}; {advice}")))?;
+            Ok(Keep::Keyring)
+        }
+        None => match account::keyring_is_there().await {
+            Ok(()) => Ok(Keep::Keyring),
+            Err(error) => {
+                tracing::debug!(%error, "secrets go to a file");
+                Ok(Keep::File)
+            }
+        },
+    }
+}
+
+/// Whose drives an account means.
+pub(super) fn whose(grant: &Grant) -> Whose<'_> {
+    match grant {
+        Grant::AccessKey { user_id: Some(user_id), .. } => Whose::User(user_id),
+        Grant::AccessKey { user_id: None, .. } => Whose::All,
+        _ => Whose::Mine,
+    }
+}
+
+/// Asks the service in any case: a login that it does not take is not stored.
+async fn choose_drive(
+    args: &LoginArgs,
+    obtained: &Obtained,
+    remembered: Option<DriveId>,
+    session: &Session,
+    whose: Whose<'_>,
+) -> Result<DriveId> {
+    let listed = domain::drives(session, whose).await.map_err(|e| e.context("the login does not work"))?;
+    let is_listed = |id: &DriveId| listed.iter().any(|drive| drive.drive_id == *id);
+    if let Some(drive_id) = &args.drive_id {
+        if !is_listed(drive_id) {
+            say(format_args!("warning: drive {drive_id} is not among those that this login lists"));
+        }
+        return Ok(drive_id.clone());
+    }
+    if let Some(drive_id) = remembered.filter(is_listed).or_else(|| obtained.default_drive_id.clone()) {
+        return Ok(drive_id);
+    }
+    let default = match whose {
+        Whose::All => Err(Error::new(ErrorKind::NotFound, "an access key has no default drive")),
+        _ => domain::default_drive(session, whose).await,
+    };
+    match (default, listed.as_slice()) {
+        (Ok(drive), _) => Ok(drive.drive_id),
+        (Err(_), [only]) => Ok(only.drive_id.clone()),
+        (Err(error), _) => {
+            let ids: Vec<_> = listed.iter().take(20).map(|drive| drive.drive_id.to_string()).collect();
+            let choice = if ids.is_empty() { "the login lists none".to_owned() } else { ids.join(", ") };
+            Err(error.context(format!("name a drive with --drive-id ({choice})")))
+        }
+    }
+}

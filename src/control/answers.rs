@@ -1,0 +1,167 @@
+//! From a request at the control socket to its answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::channel::{Channel, Sender};
+use http_body_util::{Either, Full};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use serde::Serialize;
+use tokio::sync::Semaphore;
+
+use super::recent::Recent;
+pub use super::report::Served;
+use super::types::{Drained, Refusal, Unsaved};
+
+/// Who may follow the log at a time; each costs a task.
+const FOLLOWERS_MAX: usize = 32;
+/// Entries that are made ready for a reader at a time.
+const BATCH_ENTRIES: usize = 64;
+/// Batches that may wait for a reader.
+const BATCHES_AHEAD: usize = 1;
+/// After so long without an event a follower hears that the daemon is alive. It also finds out so whether
+/// the follower is.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+/// Longest drain that can be asked for; it is also what is meant where none is said.
+const DRAIN_MAX: Duration = Duration::from_secs(86_400);
+
+/// The body of an answer: known, or coming.
+pub type Body = Either<Full<Bytes>, Channel<Bytes>>;
+
+/// Answers requests about one mount.
+#[derive(Debug)]
+pub struct Answers {
+    served: Served,
+    followers: Arc<Semaphore>,
+}
+
+impl Answers {
+    /// For a mount.
+    pub fn new(served: Served) -> Arc<Self> {
+        Arc::new(Self { served, followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)) })
+    }
+
+    /// The answer to a request.
+    pub async fn answer<B>(&self, request: &Request<B>) -> Response<Body> {
+        let query = request.uri().query().unwrap_or_default();
+        let method = request.method();
+        match request.uri().path() {
+            "/v1/status" if method == Method::GET => json(StatusCode::OK, &self.served.status()),
+            "/v1/events" if method == Method::GET => self.events(query),
+            "/v1/drain" if method == Method::POST => self.drain(query).await,
+            "/v1/status" | "/v1/events" | "/v1/drain" => {
+                refuse(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not offered here"))
+            }
+            other => refuse(StatusCode::NOT_FOUND, format!("this version does not offer {other}")),
+        }
+    }
+
+    async fn drain(&self, query: &str) -> Response<Body> {
+        let limit = match number(query, "timeout_ms") {
+            Ok(ms) => ms.map_or(DRAIN_MAX, Duration::from_millis).min(DRAIN_MAX),
+            Err(refused) => return refused,
+        };
+        let drained = match tokio::time::timeout(limit, self.served.vfs.drain()).await {
+            Ok(unsaved) => {
+                let unsaved =
+                    unsaved.into_iter().map(|(path, error)| Unsaved { path, error: error.to_string() });
+                Drained { unsaved: unsaved.collect(), timed_out: false }
+            }
+            Err(_) => Drained { unsaved: Vec::new(), timed_out: true },
+        };
+        json(StatusCode::OK, &drained)
+    }
+
+    fn events(&self, query: &str) -> Response<Body> {
+        let since = match number(query, "since") {
+            Ok(since) => since.unwrap_or(0),
+            Err(refused) => return refused,
+        };
+        let follows = match value(query, "follow") {
+            None | Some("false") => false,
+            Some("true") => true,
+            Some(other) => {
+                return refuse(StatusCode::BAD_REQUEST, format!("follow is true or false, not {other:?}"));
+            }
+        };
+        let Ok(place) = self.followers.clone().try_acquire_owned() else {
+            let what = format!("{FOLLOWERS_MAX} programs follow the events already");
+            return refuse(StatusCode::SERVICE_UNAVAILABLE, what);
+        };
+        let (sender, body) = Channel::new(BATCHES_AHEAD);
+        let recent = self.served.recent.clone();
+        tokio::spawn(async move {
+            send_events(&recent, since, follows, sender).await;
+            drop(place);
+        });
+        let mut response = Response::new(Either::Right(body));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/jsonl"));
+        response
+    }
+}
+
+/// Ends when the reader is gone, or without `follows` when it has everything.
+async fn send_events(recent: &Recent, mut since: u64, follows: bool, mut to: Sender<Bytes>) {
+    let mut newest = recent.subscribe();
+    loop {
+        newest.mark_unchanged();
+        let batch = recent.after(since, BATCH_ENTRIES);
+        let Some(last) = batch.last() else {
+            if !follows {
+                return;
+            }
+            let is_quiet = tokio::time::timeout(HEARTBEAT, newest.changed()).await.is_err();
+            if is_quiet && to.send_data(Bytes::from_static(b"\n")).await.is_err() {
+                return;
+            }
+            continue;
+        };
+        since = last.seq;
+        let mut lines = Vec::new();
+        for entry in &batch {
+            if serde_json::to_writer(&mut lines, entry).is_err() {
+                return;
+            }
+            lines.push(b'\n');
+        }
+        if to.send_data(lines.into()).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The value of a parameter. Everything that is asked for is a plain word or number, so nothing is escaped.
+fn value<'a>(query: &'a str, name: &str) -> Option<&'a str> {
+    query
+        .split('&')
+        .filter_map(|pair| pair.split_once('='))
+        .find(|(key, _)| *key == name)
+        .map(|(_, value)| value)
+}
+
+fn number(query: &str, name: &str) -> Result<Option<u64>, Response<Body>> {
+    let Some(text) = value(query, name) else { return Ok(None) };
+    let wrong = |_| refuse(StatusCode::BAD_REQUEST, format!("{name} is a number, not {text:?}"));
+    text.parse().map(Some).map_err(wrong)
+}
+
+fn json(status: StatusCode, shape: &impl Serialize) -> Response<Body> {
+    match serde_json::to_vec(shape) {
+        Ok(bytes) => with_body(status, bytes),
+        // Maps with keys that are no strings cannot be written; no shape has one.
+        Err(_) => with_body(StatusCode::INTERNAL_SERVER_ERROR, r#"{"error":"the answer cannot be written"}"#),
+    }
+}
+
+fn with_body(status: StatusCode, bytes: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(Either::Left(Full::new(bytes.into())));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn refuse(status: StatusCode, error: String) -> Response<Body> {
+    json(status, &Refusal { error })
+}

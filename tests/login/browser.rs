@@ -1,0 +1,169 @@
+//! The authorization code flow.
+
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::rig::{CLIENT, Rig, fields, stderr, visit};
+
+#[test]
+fn a_browser_lets_an_app_in_and_the_account_can_be_used() {
+    let rig = Rig::new();
+    let (waiting, page) = rig.begin(&["work", "--port", "0"]);
+    let shown = rig.get(&page);
+    for part in ["id=\"allow\"", "id=\"deny\"", CLIENT] {
+        assert!(shown.text().contains(part), "{part}: {}", shown.text());
+    }
+    assert_eq!(shown.header("x-frame-options"), Some("DENY"));
+    let back = rig.press(&page, "allow");
+    // Somebody else knocks first: the login goes on.
+    let mut stray = back.clone();
+    stray.set_query(Some("code=stolen&state=guessed"));
+    assert_eq!(visit(&stray).status, 400);
+    stray.set_path("/favicon.ico");
+    assert_eq!(visit(&stray).status, 404);
+    let last = visit(&back);
+    assert_eq!((last.status, last.text().contains("can be closed")), (200, true));
+    let (success, said) = waiting.end();
+    assert!(success && said.contains("account work: logged in as owner"), "{said}");
+    let file = rig.account("work");
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(!std::fs::read_to_string(&file).unwrap().contains(back.as_str()));
+
+    let listed = rig.run(&["drives", "work", "--json"], "");
+    let drives: Vec<Value> = serde_json::from_slice(&listed.stdout).expect(&stderr(&listed));
+    let ids: Vec<_> = drives.iter().map(|drive| (&drive["drive_id"], &drive["default"])).collect();
+    assert_eq!(ids, [(&"1".into(), &true.into()), (&"2".into(), &false.into())]);
+    let table = rig.run(&["drives", "work"], "");
+    assert!(String::from_utf8(table.stdout).unwrap().contains("unlimited"));
+    // The code was good once.
+    let code = back.query_pairs().find(|(key, _)| key == "code").unwrap().1.into_owned();
+    let again = rig.refused(&["again", "--client-id", CLIENT, "--paste"], &code);
+    assert!(again.contains("used before") && again.contains("pdsfs login"), "{again}");
+    assert!(!rig.account("again").exists());
+}
+
+#[test]
+fn a_login_again_needs_no_options_and_forgetting_takes_the_account_away() {
+    let rig = Rig::new();
+    let (waiting, page) = rig.begin(&["--port", "0", "--drive-id", "2"]);
+    visit(&rig.press(&page, "allow"));
+    assert!(waiting.end().0);
+    let first = std::fs::read_to_string(rig.account("default")).unwrap();
+    let (waiting, page) = rig.begin(&["--port", "0"]);
+    visit(&rig.press(&page, "allow"));
+    let (success, said) = waiting.end();
+    assert!(success && said.contains("drive 2"), "{said}");
+    assert_ne!(std::fs::read_to_string(rig.account("default")).unwrap(), first);
+    assert!(rig.run(&["login", "--forget"], "").status.success());
+    assert!(!rig.account("default").exists());
+    let gone = rig.run(&["drives"], "");
+    assert!(stderr(&gone).contains("run pdsfs login default"), "{}", stderr(&gone));
+}
+
+#[test]
+fn denied_consent_is_told() {
+    let rig = Rig::new();
+    let (waiting, page) = rig.begin(&["--port", "0"]);
+    assert!(visit(&rig.press(&page, "deny")).text().contains("not logged in"));
+    let (success, said) = waiting.end();
+    assert!(!success && said.contains("denied") && said.contains("choose Allow"), "{said}");
+    assert!(!rig.account("default").exists());
+}
+
+#[test]
+fn without_a_browser_the_address_is_pasted() {
+    let rig = Rig::new();
+    let (mut waiting, page) = rig.begin(&["--paste"]);
+    waiting.paste(rig.press(&page, "allow").as_str());
+    let (success, said) = waiting.end();
+    assert!(success, "{said}");
+    // A code that lay about for too long.
+    let (mut waiting, page) = rig.begin(&["late", "--paste"]);
+    let back = rig.press(&page, "allow");
+    rig.runtime.block_on(rig.server().advance_clock(Duration::from_secs(601)));
+    waiting.paste(back.as_str());
+    let (success, said) = waiting.end();
+    assert!(!success && said.contains("expired") && said.contains("run pdsfs login again"), "{said}");
+    // An address of another login.
+    let (mut waiting, page) = rig.begin(&["late", "--paste"]);
+    rig.press(&page, "allow");
+    waiting.paste(back.as_str());
+    let (success, said) = waiting.end();
+    assert!(!success && said.contains("another login"), "{said}");
+}
+
+#[test]
+fn a_port_that_is_taken_is_named_with_a_way_out() {
+    let rig = Rig::new();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let said = rig.refused(&["--client-id", CLIENT, "--no-browser", "--port", &port], "");
+    for part in [port.as_str(), "--port", "--paste", "redirect URI"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+}
+
+#[test]
+fn the_page_speaks_only_to_apps_that_it_knows() {
+    let rig = Rig::new();
+    let (waiting, page) = rig.begin(&["--port", "0"]);
+    let with = |key: &str, value: &str| {
+        let mut url = page.clone();
+        let pairs: Vec<_> = page.query_pairs().into_owned().filter(|(k, _)| k != key).collect();
+        url.query_pairs_mut().clear().extend_pairs(pairs).append_pair(key, value);
+        url
+    };
+    for (key, value) in [
+        ("client_id", "other"),
+        ("redirect_uri", "http://example.com/callback"),
+        ("redirect_uri", "https://127.0.0.1.example.com/"),
+        ("redirect_uri", "javascript:alert(1)"),
+        ("response_type", "token"),
+        ("code_challenge_method", "plain"),
+        ("state", &"x".repeat(3000)),
+    ] {
+        let answer = rig.get(&with(key, value));
+        assert_eq!((answer.status, answer.header("location")), (400, None), "{key}={value}");
+        assert!(!answer.text().contains("id=\"allow\""), "{key}={value}");
+    }
+    let scripted = rig.get(&with("state", "\"><script>alert(1)</script>"));
+    assert!(!scripted.text().contains("<script>"), "{}", scripted.text());
+    // A form that was changed, and one that came from another page.
+    let mut form = fields(&rig.get(&page).text());
+    let at = form.iter().position(|(key, _)| key == "redirect_uri").unwrap();
+    form[at].1 = "http://127.0.0.1:1/elsewhere".to_owned();
+    assert_eq!(rig.post(&form, "allow").status, 403);
+    visit(&rig.press(&page, "deny"));
+    assert!(!waiting.end().0);
+    // A wrong client id, met by the token call.
+    let said = rig.refused(&["--client-id", "other", "--paste"], "somecode");
+    assert!(said.contains("client is not known") && said.contains("client id"), "{said}");
+}
+
+#[test]
+fn a_password_guards_the_page_where_one_is_set() {
+    let rig = Rig::with(|config| {
+        config.logins.password = Some(pdsfs::ids::Secret::new("open sesame".into()));
+        config.logins.client_secret = Some(pdsfs::ids::Secret::new("app secret".into()));
+    });
+    let secret = rig.path("client-secret");
+    crate::rig::private_file(&secret, "app secret\n", 0o600);
+    let (waiting, page) = rig.begin(&["--port", "0", "--client-secret-file", secret.to_str().unwrap()]);
+    let form = fields(&rig.get(&page).text());
+    let with = |password: &str| [&form[..], &[("password".to_owned(), password.to_owned())]].concat();
+    assert_eq!(rig.post(&form, "allow").status, 403);
+    assert!(rig.post(&with("guess"), "allow").text().contains("not the password"));
+    let back = rig.post(&with("open sesame"), "allow");
+    visit(&back.header("location").unwrap().parse().unwrap());
+    let (success, said) = waiting.end();
+    assert!(success, "{said}");
+    // The app without its secret.
+    let (mut waiting, page) = rig.begin(&["other", "--paste"]);
+    let form = fields(&rig.get(&page).text());
+    let form = [&form[..], &[("password".to_owned(), "open sesame".to_owned())]].concat();
+    waiting.paste(rig.post(&form, "allow").header("location").unwrap());
+    let (success, said) = waiting.end();
+    assert!(!success && said.contains("client secret"), "{said}");
+}

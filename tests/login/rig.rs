@@ -1,0 +1,213 @@
+//! A server, a place for accounts, and a browser that is none.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use pdsfs::ids::Secret;
+use pdsfs::server::{Server, ServerConfig};
+use url::Url;
+
+use crate::http::{Answer, send};
+
+/// The app that the server knows.
+pub const CLIENT: &str = "app";
+/// The owner's own token.
+pub const TOKEN: &str = "owner-token";
+
+/// An embedded server with two drives, and a folder of state.
+pub struct Rig {
+    pub runtime: tokio::runtime::Runtime,
+    server: Option<Server>,
+    folder: tempfile::TempDir,
+}
+
+impl Rig {
+    pub fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    pub fn with(configure: impl FnOnce(&mut ServerConfig)) -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = ServerConfig::new(folder.path().join("data"), Secret::new(TOKEN.to_owned()));
+        config.drives = 2;
+        config.logins.client_ids = vec![CLIENT.to_owned()];
+        configure(&mut config);
+        let server = runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            Server::start(listener, config).await.unwrap()
+        });
+        Self { runtime, server: Some(server), folder }
+    }
+
+    pub fn server(&self) -> &Server {
+        self.server.as_ref().unwrap()
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        self.server().addr()
+    }
+
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.addr())
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The file of an account.
+    pub fn account(&self, name: &str) -> PathBuf {
+        self.path("state").join("accounts").join(format!("{name}.json"))
+    }
+
+    /// The binary, with a state of its own and no desktop.
+    pub fn pdsfs(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pdsfs"));
+        command.args(args).env("STATE_DIRECTORY", self.path("state"));
+        for variable in
+            ["DBUS_SESSION_BUS_ADDRESS", "XDG_RUNTIME_DIR", "PDSFS_ENDPOINT", "PDSFS_TOKEN", "PDSFS_ACCOUNT"]
+        {
+            command.env_remove(variable);
+        }
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Runs it to its end with this on stdin.
+    pub fn run(&self, args: &[&str], stdin: &str) -> Output {
+        finish(self.pdsfs(args).spawn().unwrap(), stdin)
+    }
+
+    /// `pdsfs login` to its end; it must succeed.
+    #[track_caller]
+    pub fn login(&self, args: &[&str], stdin: &str) -> String {
+        let output = self.run(&self.login_args(args), stdin);
+        let said = stderr(&output);
+        assert!(output.status.success(), "{said}");
+        said
+    }
+
+    /// `pdsfs login` to its end; what it said when it failed, which never holds what was typed.
+    #[track_caller]
+    pub fn refused(&self, args: &[&str], stdin: &str) -> String {
+        let output = self.run(&self.login_args(args), stdin);
+        let said = stderr(&output);
+        assert!(!output.status.success(), "{said}");
+        assert!(stdin.trim().is_empty() || !said.contains(stdin.trim()), "{said}");
+        said
+    }
+
+    fn login_args<'a>(&'a self, args: &[&'a str]) -> Vec<&'a str> {
+        let endpoint: &'a str = Box::leak(self.endpoint().into_boxed_str());
+        [&["login", "--endpoint", endpoint][..], args].concat()
+    }
+
+    /// `pdsfs login` by a browser; the address that it prints.
+    pub fn begin(&self, args: &[&str]) -> (Waiting, Url) {
+        let args = [&["--client-id", CLIENT, "--no-browser"], args].concat();
+        let mut child = self.pdsfs(&self.login_args(&args)).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap());
+        let mut said = String::new();
+        loop {
+            let mut line = String::new();
+            assert!(lines.read_line(&mut line).unwrap() > 0, "no address was printed: {said}");
+            said.push_str(&line);
+            if let Ok(url) = Url::parse(line.trim())
+                && url.path() == "/v2/oauth/authorize"
+            {
+                return (Waiting { child, lines, said }, url);
+            }
+        }
+    }
+
+    /// Opens the page and presses a button; where the browser is sent.
+    pub fn press(&self, page: &Url, decision: &str) -> Url {
+        let shown = self.get(page);
+        assert_eq!(shown.status, 200, "{}", shown.text());
+        let answer = self.post(&fields(&shown.text()), decision);
+        assert_eq!(answer.status, 303, "{}", answer.text());
+        answer.header("location").unwrap().parse().unwrap()
+    }
+
+    pub fn get(&self, url: &Url) -> Answer {
+        visit(url)
+    }
+
+    /// Sends the form of the page.
+    pub fn post(&self, fields: &[(String, String)], decision: &str) -> Answer {
+        let body = url::form_urlencoded::Serializer::new(String::new())
+            .extend_pairs(fields)
+            .append_pair("decision", decision)
+            .finish();
+        let headers = [("Content-Type".to_owned(), "application/x-www-form-urlencoded".to_owned())];
+        send(self.addr(), "POST", "/v2/oauth/authorize", &headers, body.as_bytes()).unwrap()
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        if let Some(server) = self.server.take() {
+            self.runtime.block_on(server.shutdown());
+        }
+    }
+}
+
+/// A login that waits for its browser.
+pub struct Waiting {
+    child: Child,
+    lines: BufReader<std::process::ChildStderr>,
+    said: String,
+}
+
+impl Waiting {
+    /// Types a line.
+    pub fn paste(&mut self, text: &str) {
+        writeln!(self.child.stdin.as_mut().unwrap(), "{text}").unwrap();
+    }
+
+    /// Waits for the end; whether it succeeded, and everything that it said.
+    pub fn end(mut self) -> (bool, String) {
+        drop(self.child.stdin.take());
+        self.lines.read_to_string(&mut self.said).unwrap();
+        (self.child.wait().unwrap().success(), self.said)
+    }
+}
+
+/// What a browser does with an address.
+pub fn visit(url: &Url) -> Answer {
+    let addr = url.socket_addrs(|| None).unwrap()[0];
+    let target = url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path()));
+    send(addr, "GET", &target, &[], b"").unwrap()
+}
+
+/// The hidden fields of a form.
+pub fn fields(html: &str) -> Vec<(String, String)> {
+    let attribute = |tag: &str, name: &str| {
+        let rest = tag.split_once(&format!("{name}=\"")).unwrap().1;
+        let value = rest.split_once('"').unwrap().0;
+        value.replace("&quot;", "\"").replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+    };
+    let tags = html.split("<input type=\"hidden\"").skip(1).map(|rest| rest.split_once('>').unwrap().0);
+    tags.map(|tag| (attribute(tag, "name"), attribute(tag, "value"))).collect()
+}
+
+fn finish(mut child: Child, stdin: &str) -> Output {
+    // A program that fails early does not read.
+    let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+pub fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A file that only its owner can read.
+pub fn private_file(path: &Path, text: &str, mode: u32) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}

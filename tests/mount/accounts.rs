@@ -1,0 +1,127 @@
+//! Mounts of accounts: tokens that end, and logins that are made again.
+
+use std::fs::File;
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use pdsfs::ids::Secret;
+
+use crate::rig::{Mount, PATIENCE, Rig, errno, fresh_bytes, wait_until};
+
+const PART: usize = 64 << 10;
+
+/// A server that takes one refresh token, and a state for accounts.
+struct Accounts {
+    rig: Rig,
+    state: tempfile::TempDir,
+}
+
+impl Accounts {
+    fn new() -> Self {
+        let rig = Rig::with(|config| config.logins.refresh_token = Some(Secret::new("RT-1".into())));
+        let accounts = Self { rig, state: tempfile::tempdir().unwrap() };
+        accounts.login(&["--client-id", "app", "--refresh-token"], "RT-1");
+        accounts
+    }
+
+    fn pdsfs(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pdsfs"));
+        command.env("STATE_DIRECTORY", self.state.path()).env_remove("DBUS_SESSION_BUS_ADDRESS");
+        command.env_remove("PDSFS_TOKEN").env_remove("XDG_RUNTIME_DIR");
+        command
+    }
+
+    fn login(&self, args: &[&str], secret: &str) {
+        let mut login = self.pdsfs();
+        login.args(["login", "home", "--endpoint", &self.rig.endpoint(), "--store", "file"]).args(args);
+        let mut child = login.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(secret.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Mounts by the account alone: endpoint and drive come from it.
+    fn mount(&self, arguments: &[&str]) -> Mount {
+        let arguments = [&["--account", "home", "--part-size", "64KiB"], arguments].concat();
+        Mount::start_plain(self.pdsfs(), &arguments, tempfile::tempdir().unwrap())
+    }
+}
+
+#[test]
+fn an_account_is_all_that_a_mount_needs() {
+    let accounts = Accounts::new();
+    let mount = accounts.mount(&[]);
+    let bytes = fresh_bytes(3 * PART + 7);
+    std::fs::write(mount.at("f"), &bytes).unwrap();
+    assert_eq!(accounts.rig.client().read("f").unwrap(), bytes);
+}
+
+#[test]
+fn an_upload_waits_for_a_new_login_and_goes_on() {
+    let accounts = Accounts::new();
+    let mount = accounts.mount(&[]);
+    let bytes = fresh_bytes(20 * PART + 11);
+    let (first, second) = bytes.split_at(8 * PART);
+    let mut file = File::create(mount.at("f")).unwrap();
+    file.write_all(first).unwrap();
+    let server = accounts.rig.server();
+    accounts.rig.block_on(server.wait_until(|stats| stats.open_uploads.iter().any(|u| !u.parts.is_empty())));
+    accounts.rig.block_on(server.revoke_all_tokens()).unwrap();
+    // The rest is written and closed while the service takes no call of ours.
+    let writer = std::thread::spawn({
+        let second = second.to_owned();
+        move || {
+            file.write_all(&second)?;
+            // What close would report.
+            file.sync_all()
+        }
+    });
+    wait_until("the mount says that its login has ended", || {
+        mount.log().iter().any(|line| line.contains("waits for a new login")).then_some(())
+    });
+    // Who does not write is told at once, and what to do.
+    let asked = errno(std::fs::read_dir(mount.at("no-such-folder")));
+    assert!(asked == libc::EACCES || asked == libc::ENOENT, "{asked}");
+    assert!(mount.log().iter().any(|line| line.contains("run pdsfs login home")), "{:?}", mount.log());
+    assert!(!writer.is_finished(), "nothing has failed yet");
+    accounts.login(&["--token"], crate::rig::TOKEN);
+    let end = std::time::Instant::now() + PATIENCE;
+    while !writer.is_finished() && std::time::Instant::now() < end {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert!(writer.is_finished(), "the upload does not go on");
+    writer.join().unwrap().unwrap();
+    assert_eq!(accounts.rig.client().read("f").unwrap(), bytes);
+    assert_eq!(accounts.rig.client().names(""), ["f"]);
+}
+
+#[test]
+fn without_a_new_login_close_gives_up_in_time() {
+    let accounts = Accounts::new();
+    let mount = accounts.mount(&["--commit-timeout", "3s"]);
+    let mut file = File::create(mount.at("f")).unwrap();
+    file.write_all(&fresh_bytes(PART)).unwrap();
+    accounts.rig.block_on(accounts.rig.server().revoke_all_tokens()).unwrap();
+    let code = errno(file.sync_all());
+    assert_eq!(code, libc::ETIMEDOUT);
+    drop(file);
+    assert!(accounts.rig.client().names("").is_empty());
+}
+
+#[test]
+fn two_mounts_share_an_account_whose_tokens_end() {
+    let accounts = Accounts::new();
+    let mounts = [accounts.mount(&[]), accounts.mount(&[])];
+    for round in 0..4 {
+        // Both meet the refusal, one renews.
+        let ended = pdsfs::server::FaultRule::times("file/create", 1, pdsfs::server::FaultAction::Revoke);
+        accounts.rig.server().faults().add(ended);
+        for (n, mount) in mounts.iter().enumerate() {
+            std::fs::write(mount.at(format!("f{round}-{n}")), fresh_bytes(100)).unwrap();
+        }
+    }
+    assert_eq!(accounts.rig.client().names("").len(), 8);
+    for mount in &mounts {
+        assert!(!mount.log().iter().any(|line| line.contains("pdsfs login")), "{:?}", mount.log());
+    }
+}
