@@ -32,6 +32,8 @@ mod programs;
 mod staged;
 #[path = "mount/streaming.rs"]
 mod streaming;
+#[path = "mount/trash.rs"]
+mod trash;
 #[path = "mount/users.rs"]
 mod users;
 #[path = "mount/writes.rs"]
