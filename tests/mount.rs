@@ -40,6 +40,8 @@ mod service;
 mod staged;
 #[path = "mount/streaming.rs"]
 mod streaming;
+#[path = "mount/trash.rs"]
+mod trash;
 #[path = "mount/users.rs"]
 mod users;
 #[path = "mount/writes.rs"]
