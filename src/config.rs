@@ -68,6 +68,10 @@ pub struct MountConfig {
     pub staged_bytes_max: Option<u64>,
     /// What staged copies leave free on the disk, in bytes.
     pub free_bytes_min: u64,
+    /// Where the figures for Prometheus are served, if they are.
+    pub metrics_listen: Option<std::net::SocketAddr>,
+    /// Whether the desktop is told of files that could not be saved.
+    pub notifies_desktop: bool,
 }
 
 impl MountConfig {
@@ -98,6 +102,8 @@ impl MountConfig {
             spill_dir: std::env::temp_dir(),
             staged_bytes_max: None,
             free_bytes_min: Self::FREE_BYTES_MIN,
+            metrics_listen: None,
+            notifies_desktop: true,
         }
     }
 

@@ -26,6 +26,8 @@ mod model;
 mod names;
 #[path = "mount/programs.rs"]
 mod programs;
+#[path = "mount/sights.rs"]
+mod sights;
 #[path = "mount/staged.rs"]
 mod staged;
 #[path = "mount/streaming.rs"]

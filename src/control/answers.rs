@@ -33,13 +33,13 @@ pub type Body = Either<Full<Bytes>, Channel<Bytes>>;
 /// Answers requests about one mount.
 #[derive(Debug)]
 pub struct Answers {
-    served: Served,
+    served: Arc<Served>,
     followers: Arc<Semaphore>,
 }
 
 impl Answers {
     /// For a mount.
-    pub fn new(served: Served) -> Arc<Self> {
+    pub fn new(served: Arc<Served>) -> Arc<Self> {
         Arc::new(Self { served, followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)) })
     }
 

@@ -24,9 +24,17 @@ pub const IMPORTS: &[(&str, &[&str])] = &[
     ("content", &["config", "crc64", "error", "ids", "pds", "posix", "rolling_sha1", "status"]),
     ("vfs", &["config", "content", "error", "ids", "pds", "posix", "rolling_sha1", "status", "tree"]),
     ("fuse", &["config", "error", "ids", "posix", "vfs"]),
-    ("control", &["config", "error", "ids", "status", "vfs"]),
+    ("control", &["config", "error", "ids", "logging", "status", "vfs"]),
+    ("logging", &["error"]),
+    ("desktop", &["error"]),
     ("server", &["crc64", "ids", "pds::types"]),
-    ("cli", &["config", "control", "error", "fuse", "ids", "pds", "server", "status", "vfs"]),
+    (
+        "cli",
+        &[
+            "config", "control", "desktop", "error", "fuse", "ids", "logging", "pds", "server", "status",
+            "vfs",
+        ],
+    ),
     ("main", &["cli"]),
 ];
 

@@ -1,5 +1,6 @@
 //! The arguments of `pdsfs mount`, and the way to a [`MountConfig`] that needs no further check.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -96,8 +97,22 @@ pub struct MountArgs {
     /// Where those copies lie, and parts that do not fit into memory [default: pdsfs in the user's cache folder]
     #[arg(long, value_name = "DIR")]
     spill_dir: Option<PathBuf>,
+    /// Serve figures for Prometheus at http://ADDRESS/metrics; whoever reaches the address may read them
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    metrics_listen: Option<SocketAddr>,
+    /// Whether the desktop shows a notification when a file could not be saved
+    #[arg(long, value_enum, default_value_t = Notify::On)]
+    notify: Notify,
     /// The folder to mount at
     mountpoint: PathBuf,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Notify {
+    /// Where there is a desktop
+    On,
+    /// Never
+    Off,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -168,6 +183,8 @@ impl MountArgs {
             spill_dir,
             staged_bytes_max: self.cache_size,
             free_bytes_min: self.cache_min_free,
+            metrics_listen: self.metrics_listen,
+            notifies_desktop: self.notify == Notify::On,
         })
     }
 }

@@ -1,0 +1,4 @@
+//! What the machine around a mount is told over D-Bus. Everything here is a courtesy: where nobody
+//! listens, nothing is missing.
+
+pub mod notification;
