@@ -2,7 +2,7 @@
 //!
 //! Only here and below does anything print. Exit codes: 0, everything was done and everything
 //! written is on the drive; 1, something failed, and the last lines on stderr say what; 2, the
-//! arguments make no sense.
+//! arguments make no sense; 3, the time that was given was up.
 
 #![allow(clippy::doc_markdown, reason = "doc comments of arguments are help texts, shown as they are")]
 
@@ -42,7 +42,7 @@ const EXIT_USAGE: u8 = 2;
     version,
     max_term_width = 100,
     after_help = "Exit codes: 0 done and everything \
-    written is on the drive, 1 something failed (stderr says what), 2 wrong arguments."
+    written is on the drive, 1 something failed (stderr says what), 2 wrong arguments, 3 the time was up."
 )]
 struct Cli {
     /// What to log, as level or target=level, comma-separated: error, warn, info, debug or trace

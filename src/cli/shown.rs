@@ -1,6 +1,7 @@
 //! How sizes, times and names look to people. Names come from programs: control characters are replaced
 //! before a terminal sees them.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use indicatif::BinaryBytes;
@@ -99,13 +100,13 @@ fn standing(status: &Status) -> String {
     }
     let mut text = format!("{}, {} to go", count(pending.files, "file"), bytes(pending.bytes));
     if pending.files_open > 0 {
-        text.push_str(&format!(" ({} still open)", pending.files_open));
+        let _ = write!(text, " ({} still open)", pending.files_open);
     }
     if pending.oldest_ms > 0 {
-        text.push_str(&format!(", for {}", ms(pending.oldest_ms)));
+        let _ = write!(text, ", for {}", ms(pending.oldest_ms));
     }
     if status.totals.rate_bytes_s > 0 {
-        text.push_str(&format!("  {}", rate(status.totals.rate_bytes_s)));
+        let _ = write!(text, "  {}", rate(status.totals.rate_bytes_s));
     }
     text
 }

@@ -22,6 +22,8 @@ use crate::error::{Error, ErrorKind, Result};
 const EXIT_TIMEOUT: u8 = 3;
 /// How often the mounts are asked.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How often they are asked for the names of files that have failed.
+const LOOKS_FOR_NAMES: u32 = 5;
 /// Files that are named when the time is up.
 const NAMES_MAX: usize = 10;
 /// The longest that can be waited, in seconds: a year.
@@ -109,15 +111,17 @@ pub async fn run(args: WaitArgs) -> Result<ExitCode> {
     if bar.is_hidden() && !is_done(&waited, args.closed) {
         say(format_args!("waiting for {}", left(&waited, args.closed)));
     }
+    let mut looks_for_names = LOOKS_FOR_NAMES;
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let outcome = loop {
         show(&bar, &waited, args.closed);
-        if is_done(&waited, args.closed) {
-            break verdict(&waited);
+        // What has failed is counted a moment before it is named.
+        if is_done(&waited, args.closed) && (unnamed(&waited) == 0 || looks_for_names == 0) {
+            break Ok(verdict(&waited));
         }
         if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            break late(&waited, args.closed);
+            break Ok(late(&waited, args.closed));
         }
         tokio::select! {
             _ = ticks.tick() => {}
@@ -125,6 +129,7 @@ pub async fn run(args: WaitArgs) -> Result<ExitCode> {
                 break Err(Error::new(ErrorKind::Cancelled, format!("given up at {signal}; the mounts go on")));
             }
         }
+        looks_for_names -= u32::from(is_done(&waited, args.closed));
         if let Err(error) = look(&mut waited).await {
             break Err(error);
         }
@@ -155,7 +160,12 @@ fn left(waited: &[Waited], closed: bool) -> String {
     format!("{}, {} to go", shown::count(files, "file"), shown::bytes(to_go))
 }
 
-fn verdict(waited: &[Waited]) -> Result<ExitCode> {
+/// Failures that are counted and have no name here.
+fn unnamed(waited: &[Waited]) -> u64 {
+    waited.iter().map(|mount| mount.failed().saturating_sub(mount.failures.len() as u64)).sum()
+}
+
+fn verdict(waited: &[Waited]) -> ExitCode {
     for mount in waited {
         for entry in mount.failures.values() {
             let path = format!("{}{}", mount.now.mountpoint, entry.path.as_deref().unwrap_or_default());
@@ -165,23 +175,22 @@ fn verdict(waited: &[Waited]) -> Result<ExitCode> {
                 shown::printable(&entry.text)
             ));
         }
-        let unnamed = mount.failed().saturating_sub(mount.failures.len() as u64);
-        if unnamed > 0 {
-            say(format_args!("pdsfs: and {} not saved", shown::count(unnamed, "more file")));
-        }
+    }
+    let unnamed = unnamed(waited);
+    if unnamed > 0 {
+        say(format_args!("pdsfs: and {} not saved", shown::count(unnamed, "more file")));
     }
     let failed = waited.iter().any(|mount| mount.failed() > 0 || !mount.failures.is_empty());
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-fn late(waited: &[Waited], closed: bool) -> Result<ExitCode> {
-    verdict(waited)?;
-    let left: u64 = waited.iter().map(|mount| mount.left(closed)).sum();
-    say(format_args!("pdsfs: the time is up; not on the drive yet: {}", shown::count(left, "file")));
+fn late(waited: &[Waited], closed: bool) -> ExitCode {
+    verdict(waited);
+    say(format_args!("pdsfs: the time is up; not on the drive yet: {}", left(waited, closed)));
     for line in waited.iter().flat_map(|mount| mount.kept_by(closed)).take(NAMES_MAX) {
         say(format_args!("  {line}"));
     }
-    Ok(ExitCode::from(EXIT_TIMEOUT))
+    ExitCode::from(EXIT_TIMEOUT)
 }
 
 fn bar() -> ProgressBar {

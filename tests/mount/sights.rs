@@ -104,7 +104,7 @@ fn an_upload_is_seen_while_it_is_under_way_and_waited_for() {
     let rig = Rig::new();
     let mount = rig.mount_with(&ARGUMENTS);
     let log = Running::start(&mount, &["log", "-f"]);
-    let (path, bytes) = (mount.at("slow.bin"), fresh_bytes(10 * PART));
+    let (path, bytes) = (mount.at("slow.bin"), fresh_bytes(6 * PART));
     rig.server().faults().add(FaultRule::new("put_part", FaultAction::Stall).after(4));
     let writer = std::thread::spawn(move || fs::write(path, bytes));
     let seen = wait_until("four parts have arrived and the file is closed", || {
@@ -115,16 +115,16 @@ fn an_upload_is_seen_while_it_is_under_way_and_waited_for() {
     assert_eq!((seen.pid, seen.drive_id.as_str()), (mount.pid(), "1"));
     assert_eq!(seen.mountpoint, mount.path().to_str().unwrap());
     let file = &seen.transfers[0];
-    assert_eq!((file.path.as_str(), file.bytes), ("/slow.bin", 10 * PART as u64));
+    assert_eq!((file.path.as_str(), file.bytes), ("/slow.bin", 6 * PART as u64));
     assert!(file.parts_in_flight > 0 && file.age_ms > 0, "{file:?}");
     assert_eq!((seen.pending.files, seen.pending.files_open), (1, 0));
-    assert_eq!(seen.pending.bytes, 6 * PART as u64);
-    assert_eq!((seen.totals.bytes_written, seen.totals.bytes_acked), (10 * PART as u64, 4 * PART as u64));
+    assert_eq!(seen.pending.bytes, 2 * PART as u64);
+    assert_eq!((seen.totals.bytes_written, seen.totals.bytes_acked), (6 * PART as u64, 4 * PART as u64));
     assert_eq!(own(&mount, "slow.bin", "state"), "committing");
     assert_eq!(own(&mount, "slow.bin", "progress_bytes"), (4 * PART).to_string());
 
     let table = text(&pdsfs(&mount, &["status"]).stdout);
-    assert!(table.contains("committing") && table.contains("/slow.bin") && table.contains("40 %"), "{table}");
+    assert!(table.contains("committing") && table.contains("/slow.bin") && table.contains("66 %"), "{table}");
     let late = pdsfs(&mount, &["wait", "--timeout", "100ms"]);
     assert_eq!(late.status.code(), Some(3));
     assert!(text(&late.stderr).contains("slow.bin: committing"), "{}", text(&late.stderr));
@@ -133,7 +133,7 @@ fn an_upload_is_seen_while_it_is_under_way_and_waited_for() {
     rig.server().faults().clear();
     assert_eq!(waiting.code(), Some(0));
     writer.join().unwrap().unwrap();
-    log.line("on the drive  /slow.bin  640.00 KiB");
+    log.line("on the drive  /slow.bin  384.00 KiB");
     let seen = status(&mount);
     assert_eq!((seen.transfers.len(), seen.pending.files, seen.totals.files_uploaded), (0, 0, 1));
     assert_eq!(own(&mount, "slow.bin", "state"), "saved");
@@ -266,7 +266,6 @@ fn the_socket_is_private_goes_with_the_mount_and_is_taken_away_after_a_kill() {
     let mount = rig.mount_with(&ARGUMENTS);
     let path = socket(&mount).unwrap();
     let dead = mount.kill();
-    assert!(path.exists());
     let mount = rig.mount_with(&ARGUMENTS);
     status(&mount);
     assert!(!path.exists(), "the socket of a dead daemon stays");
@@ -310,7 +309,7 @@ fn a_status_without_a_terminal_is_repeated_as_lines() {
 }
 
 /// Every sample belongs to a family that was explained, and has a number.
-fn check_figures(text: &str) -> Vec<(String, f64)> {
+fn check_figures(text: &str) -> Vec<(String, u64)> {
     let body = text.strip_suffix("# EOF\n").expect("the end is not marked");
     let (mut family, mut samples) = (String::new(), Vec::new());
     let mut explained = Vec::new();
@@ -360,10 +359,10 @@ fn figures_for_prometheus_are_served_where_that_is_asked_for() {
     assert!(head.starts_with("HTTP/1.1 200 ") && head.contains("openmetrics-text"), "{head}");
     let samples = check_figures(&body);
     let value = |name: &str| samples.iter().find(|(n, _)| n == name).unwrap_or_else(|| panic!("{body}")).1;
-    assert_eq!(value("pdsfs_committed_files_total{how=\"uploaded\"}"), 1.0);
-    assert_eq!(value("pdsfs_committed_bytes_total"), 1000.0);
-    assert_eq!(value("pdsfs_transfers{state=\"writing\"}"), 0.0);
-    assert_eq!(value("pdsfs_lag_bytes"), 0.0);
-    assert_eq!(value("pdsfs_paused"), 0.0);
+    assert_eq!(value("pdsfs_committed_files_total{how=\"uploaded\"}"), 1);
+    assert_eq!(value("pdsfs_committed_bytes_total"), 1000);
+    assert_eq!(value("pdsfs_transfers{state=\"writing\"}"), 0);
+    assert_eq!(value("pdsfs_lag_bytes"), 0);
+    assert_eq!(value("pdsfs_paused"), 0);
     assert!(get("/").0.starts_with("HTTP/1.1 404 "));
 }

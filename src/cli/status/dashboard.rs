@@ -281,7 +281,7 @@ mod tests {
         terminal.draw(|frame| dashboard.draw(frame)).unwrap();
         let buffer = terminal.backend().buffer().clone();
         let rows = buffer.content.chunks(width as usize);
-        rows.map(|row| row.iter().map(|cell| cell.symbol()).collect::<String>() + "\n").collect()
+        rows.map(|row| row.iter().map(ratatui::buffer::Cell::symbol).collect::<String>() + "\n").collect()
     }
 
     fn dashboard() -> Dashboard {
