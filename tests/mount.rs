@@ -36,6 +36,8 @@ mod network;
 mod programs;
 #[path = "mount/service.rs"]
 mod service;
+#[path = "mount/sights.rs"]
+mod sights;
 #[path = "mount/staged.rs"]
 mod staged;
 #[path = "mount/streaming.rs"]
