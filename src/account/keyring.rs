@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use zbus::{
-    Connection, DynamicType, MatchRule, MessageStream, ObjectPath, OwnedObjectPath, OwnedVariant, Type, Variant,
+    Connection, DynamicType, MatchRule, MessageStream, ObjectPath, OwnedObjectPath, OwnedVariant, Type,
+    Variant,
 };
 
 use super::AccountName;
@@ -105,7 +106,8 @@ impl Keyring {
         let mut keyring = Self { bus, session: none.into() };
         let body = ("plain", Variant::from(""));
         let reply = keyring.call(ROOT, "org.freedesktop.Secret.Service", "OpenSession", &body).await?;
-        let (_output, session): (OwnedVariant, OwnedObjectPath) = reply.body().deserialize().map_err(broken)?;
+        let (_output, session): (OwnedVariant, OwnedObjectPath) =
+            reply.body().deserialize().map_err(broken)?;
         keyring.session = session;
         Ok(keyring)
     }
@@ -158,7 +160,8 @@ impl Keyring {
             .build()
             .map_err(broken)?;
         // Listening begins before the question, so that no answer is missed.
-        let mut answers = MessageStream::for_match_rule(rule, &self.bus, Some(NonZeroUsize::MIN)).await.map_err(broken)?;
+        let mut answers =
+            MessageStream::for_match_rule(rule, &self.bus, Some(NonZeroUsize::MIN)).await.map_err(broken)?;
         self.call(prompt.as_str(), PROMPT, "Prompt", &("",)).await?;
         let next = std::future::poll_fn(|cx| {
             use zbus::export::futures_core::Stream as _;

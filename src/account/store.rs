@@ -67,12 +67,11 @@ impl Store {
         // SAFETY: the call only reads the process's own id and cannot fail.
         let is_root = unsafe { libc::geteuid() } == 0;
         // systemd separates several folders by colons.
-        let of_service = std::env::var("STATE_DIRECTORY").ok().and_then(|all| {
-            all.split(':').next().map(PathBuf::from).filter(|path| path.is_absolute())
-        });
-        let of_user = || {
-            absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
-        };
+        let of_service = std::env::var("STATE_DIRECTORY")
+            .ok()
+            .and_then(|all| all.split(':').next().map(PathBuf::from).filter(|path| path.is_absolute()));
+        let of_user =
+            || absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")));
         let state = of_service
             .or_else(|| is_root.then(|| PathBuf::from("/var/lib/pdsfs")))
             .or_else(|| of_user().map(|state| state.join("pdsfs")))
@@ -150,7 +149,8 @@ impl Handle {
     /// Waits until no other process renews or replaces this account.
     pub async fn lock(&self) -> Result<Locked<'_>> {
         let folder = &self.store.folder;
-        let named = |e: std::io::Error| Error::from(e).context(format!("the accounts in {}", folder.display()));
+        let named =
+            |e: std::io::Error| Error::from(e).context(format!("the accounts in {}", folder.display()));
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(named)?;
         let path = folder.join(format!(".{}.lock", self.name));
         let lock = private(std::fs::OpenOptions::new().create(true).truncate(false).write(true), &path)
@@ -256,9 +256,7 @@ impl Locked<'_> {
             keyring::remove(&handle.name).await?;
         }
         match std::fs::remove_file(handle.path()) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                Err(handle.named(&Error::from(e)))
-            }
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(handle.named(&Error::from(e))),
             _ => Ok(()),
         }
     }

@@ -320,8 +320,12 @@ impl Drive {
         url: &DownloadUrl,
         range: Range<u64>,
     ) -> std::result::Result<Bytes, RangeError> {
-        let answer =
-            self.0.session.transport().get_range(&url.url, range.start, range.end, RetryPolicy::INTERACTIVE).await;
+        let answer = self
+            .0
+            .session
+            .transport()
+            .get_range(&url.url, range.start, range.end, RetryPolicy::INTERACTIVE)
+            .await;
         match answer {
             Ok(GetAnswer::Bytes(bytes, total)) => match (total, url.size) {
                 (Some(total), Some(size)) if total != size => {

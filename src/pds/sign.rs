@@ -154,10 +154,8 @@ mod tests {
     #[test]
     fn signatures_are_those_of_the_official_sdk() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/captures/py_parallel_20m_ak.json");
-        let entries: Vec<serde_json::Value> =
-            serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
-        let key =
-            AccessKey { id: "AKID".into(), secret: Secret::new("SECRET".into()), security_token: None };
+        let entries: Vec<serde_json::Value> = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let key = AccessKey { id: "AKID".into(), secret: Secret::new("SECRET".into()), security_token: None };
         let mut compared = 0;
         for entry in &entries {
             let header = |name: &str| {

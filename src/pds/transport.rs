@@ -369,8 +369,12 @@ async fn refused(path: &str, response: Response) -> Failure {
     };
     let service = serde_json::from_slice::<ServiceError>(&body).unwrap_or(gateway);
     let kind = kind_of_refusal(status, &service.code);
-    let detail =
-        format!("{path}: {} {} {} (request {request_id}){clock}", status.as_u16(), service.code, service.message);
+    let detail = format!(
+        "{path}: {} {} {} (request {request_id}){clock}",
+        status.as_u16(),
+        service.code,
+        service.message
+    );
     Failure { error: Error::new(kind, detail), sent: sent_of(status), code: service.code, retry_after }
 }
 

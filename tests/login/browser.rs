@@ -150,8 +150,7 @@ fn a_password_guards_the_page_where_one_is_set() {
     });
     let secret = rig.path("client-secret");
     crate::rig::private_file(&secret, "app secret\n", 0o600);
-    let (waiting, page) =
-        rig.begin(&["--port", "0", "--client-secret-file", secret.to_str().unwrap()]);
+    let (waiting, page) = rig.begin(&["--port", "0", "--client-secret-file", secret.to_str().unwrap()]);
     let form = fields(&rig.get(&page).text());
     let with = |password: &str| [&form[..], &[("password".to_owned(), password.to_owned())]].concat();
     assert_eq!(rig.post(&form, "allow").status, 403);

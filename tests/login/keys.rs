@@ -97,7 +97,11 @@ fn an_access_key_signs_every_call() {
     assert!(table.contains("*  2"), "{table}{}", stderr(&listed));
     rig.runtime.block_on(rig.server().advance_clock(Duration::from_secs(3600)));
     let late = rig.run(&["drives", "key"], "");
-    assert!(stderr(&late).contains("3600 s behind") || stderr(&late).contains("s behind that"), "{}", stderr(&late));
+    assert!(
+        stderr(&late).contains("3600 s behind") || stderr(&late).contains("s behind that"),
+        "{}",
+        stderr(&late)
+    );
 }
 
 #[test]
@@ -112,7 +116,11 @@ fn tokens_come_through_stdin() {
     assert!(!stored.contains("RT-1"), "the rotated token was not stored");
     let spent = rig.refused(&["renewed", "--client-id", CLIENT, "--refresh-token=account"], "RT-1\n");
     assert!(spent.contains("used before"), "{spent}");
-    assert_eq!(std::fs::read_to_string(rig.account("renewed")).unwrap(), stored, "a failed login keeps the old");
+    assert_eq!(
+        std::fs::read_to_string(rig.account("renewed")).unwrap(),
+        stored,
+        "a failed login keeps the old"
+    );
 }
 
 #[test]

@@ -87,7 +87,11 @@ fn a_dead_login_is_told_and_another_one_is_found() {
         assert!(matches!(&*state.borrow(), AuthState::Dead { reason, .. } if *reason == error));
         let asked = rig.server().stats().count("oauth/token");
         drives(&session, Whose::Mine).await.unwrap_err();
-        assert_eq!(rig.server().stats().count("oauth/token"), asked, "the dead are not asked again and again");
+        assert_eq!(
+            rig.server().stats().count("oauth/token"),
+            asked,
+            "the dead are not asked again and again"
+        );
         store_ended(&rig, "RT-1").await;
         let patience = Duration::from_secs(30);
         let found = state.wait_for(|state| *state == AuthState::Fine);

@@ -104,7 +104,8 @@ async fn serve(door: Arc<Door>, stream: tokio::net::TcpStream, from: SocketAddr)
         async move { Ok::<_, Infallible>(answer) }
     });
     let io = hyper_util::rt::TokioIo::new(stream);
-    let connection = hyper::server::conn::http1::Builder::new().keep_alive(false).serve_connection(io, service);
+    let connection =
+        hyper::server::conn::http1::Builder::new().keep_alive(false).serve_connection(io, service);
     if let Err(error) = connection.await {
         tracing::debug!(%error, %from, "a visitor went away");
     }

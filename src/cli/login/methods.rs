@@ -132,7 +132,8 @@ async fn service_app(args: &LoginArgs, login: &Login, path: &std::path::Path) ->
     let key_pem = secret::in_file(path, "--jwt-key")?;
     auth::check_key(key_pem.expose()).map_err(|e| e.context(format!("--jwt-key {}", path.display())))?;
     let domain_id = args.domain_id.as_deref().or_else(|| endpoint::domain_id(&login.endpoint));
-    let domain_id = domain_id.ok_or_else(|| invalid("name the domain of the service app with --domain-id"))?;
+    let domain_id =
+        domain_id.ok_or_else(|| invalid("name the domain of the service app with --domain-id"))?;
     let (subject, subject_kind) = match &args.user_id {
         Some(user) => (user.clone(), SubjectKind::User),
         None => (domain_id.to_owned(), SubjectKind::Service),
@@ -146,7 +147,8 @@ async fn by_grant(login: &Login, mut grant: Grant) -> Result<Obtained> {
     let granted = auth::by_grant(&grant, Some(&login.auth_endpoint), &login.transport()?).await;
     let granted = granted.map_err(Error::from)?;
     let mut granted = granted.ok_or_else(|| invalid("this way gives no token"))?;
-    if let (Grant::Refresh { refresh_token, .. }, Some(rotated)) = (&mut grant, granted.refresh_token.take()) {
+    if let (Grant::Refresh { refresh_token, .. }, Some(rotated)) = (&mut grant, granted.refresh_token.take())
+    {
         *refresh_token = rotated;
     }
     Ok(Obtained::new(grant, granted))
@@ -154,9 +156,8 @@ async fn by_grant(login: &Login, mut grant: Grant) -> Result<Obtained> {
 
 async fn browser(args: &LoginArgs, login: &Login) -> Result<Obtained> {
     let client_id = login.client_id()?;
-    let begin = |redirect_uri: &str| {
-        Attempt::new(&login.auth_endpoint, client_id, redirect_uri, &args.login_type)
-    };
+    let begin =
+        |redirect_uri: &str| Attempt::new(&login.auth_endpoint, client_id, redirect_uri, &args.login_type);
     let (attempt, code) = if args.paste {
         let attempt = begin(&redirect_uri(args.port))?;
         say("Open this page in a browser, on any machine:");

@@ -41,8 +41,9 @@ pub(super) async fn ask_unless_set(variable: &str, what: &'static str) -> Result
 pub(super) fn in_file(path: &Path, option: &str) -> Result<Secret<String>> {
     let named = |e: Error| e.context(format!("{option} {}", path.display()));
     let text = read_private(path, SHARED_MODE).map_err(named)?;
-    let text = String::from_utf8(text)
-        .map_err(|_| named(Error::new(ErrorKind::Invalid, "it is not text; keys are expected in PEM form")))?;
+    let text = String::from_utf8(text).map_err(|_| {
+        named(Error::new(ErrorKind::Invalid, "it is not text; keys are expected in PEM form"))
+    })?;
     Ok(Secret::new(text.trim().to_owned()))
 }
 

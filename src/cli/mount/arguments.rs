@@ -342,7 +342,9 @@ mod tests {
         let url = Url::parse("http://127.0.0.1:1").unwrap();
         let nowhere = place(None, Some(DriveId::new("1").unwrap()), None, None, Some("t"));
         assert!(nowhere.err().unwrap().to_string().contains("--endpoint"));
-        assert!(place(Some(url), None, None, None, Some("t")).err().unwrap().to_string().contains("--drive-id"));
+        assert!(
+            place(Some(url), None, None, None, Some("t")).err().unwrap().to_string().contains("--drive-id")
+        );
         assert!(credential(None, Some(" \n")).unwrap_err().to_string().contains("empty"));
         assert!(credential(Some("/nonexistent/token".into()), Some("t")).is_err());
         let file = tempfile::NamedTempFile::new().unwrap();

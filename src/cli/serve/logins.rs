@@ -21,15 +21,25 @@ pub(super) struct LoginOptions {
     #[arg(long = "client-id", value_name = "ID")]
     client_ids: Vec<String>,
     /// What those apps must show when they ask for tokens [default: nothing]
-    #[arg(long, env = "PDSFS_SERVE_CLIENT_SECRET", hide_env_values = true, value_name = "SECRET",
-        requires = "client_ids")]
+    #[arg(
+        long,
+        env = "PDSFS_SERVE_CLIENT_SECRET",
+        hide_env_values = true,
+        value_name = "SECRET",
+        requires = "client_ids"
+    )]
     client_secret: Option<String>,
     /// Where the page of consent may send the browser, besides this machine. Can be given more than once
     #[arg(long = "redirect-uri", value_name = "URI", requires = "client_ids")]
     redirect_uris: Vec<String>,
     /// What the page of consent asks for [default: nothing; whoever opens it may press Allow]
-    #[arg(long, env = "PDSFS_SERVE_PASSWORD", hide_env_values = true, value_name = "PASSWORD",
-        requires = "client_ids")]
+    #[arg(
+        long,
+        env = "PDSFS_SERVE_PASSWORD",
+        hide_env_values = true,
+        value_name = "PASSWORD",
+        requires = "client_ids"
+    )]
     login_password: Option<String>,
     /// A service app and a file with its RSA public key (PEM). Can be given more than once
     #[arg(long = "service-app", value_name = "ID=FILE")]

@@ -84,12 +84,16 @@ fn key(pem: &str) -> Result<RsaKeyPair> {
         return Err(wrong(detail.to_owned()));
     }
     let der = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|e| {
-        wrong(format!("no private key in PEM form is in it ({e}); it begins with -----BEGIN PRIVATE KEY-----"))
+        wrong(format!(
+            "no private key in PEM form is in it ({e}); it begins with -----BEGIN PRIVATE KEY-----"
+        ))
     })?;
     let key = match &der {
         PrivateKeyDer::Pkcs8(der) => RsaKeyPair::from_pkcs8(der.secret_pkcs8_der()),
         PrivateKeyDer::Pkcs1(der) => RsaKeyPair::from_der(der.secret_pkcs1_der()),
         _ => return Err(wrong("the key is not an RSA key; service apps sign with RS256".to_owned())),
     };
-    key.map_err(|e| wrong(format!("the private key cannot be used ({e}); it must be RSA with at least 2048 bits")))
+    key.map_err(|e| {
+        wrong(format!("the private key cannot be used ({e}); it must be RSA with at least 2048 bits"))
+    })
 }

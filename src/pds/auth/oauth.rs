@@ -72,9 +72,9 @@ impl Attempt {
             );
         }
         match (error.as_deref(), code.filter(|code| !code.is_empty())) {
-            (Some("access_denied"), _) => refused(
-                "access was denied in the browser; run pdsfs login again and choose Allow".to_owned(),
-            ),
+            (Some("access_denied"), _) => {
+                refused("access was denied in the browser; run pdsfs login again and choose Allow".to_owned())
+            }
             (Some(error), _) => {
                 // From the network: nothing in it may move the cursor of a terminal.
                 let text = format!("{error} {description}").replace(char::is_control, " ");

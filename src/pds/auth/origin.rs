@@ -32,7 +32,9 @@ pub(super) enum Origin {
 pub(super) enum Lock<'a> {
     Nothing,
     /// The folder of a token file. Closing it releases the lock.
-    Folder { _folder: File },
+    Folder {
+        _folder: File,
+    },
     Account(Locked<'a>),
 }
 
@@ -141,7 +143,9 @@ impl Origin {
     pub(super) fn hopeless(&self, why: &str) -> Error {
         let detail = match self {
             Self::Fixed(_) => {
-                format!("{why}, and it cannot be renewed because it was given without a refresh token; mount again with a new one")
+                format!(
+                    "{why}, and it cannot be renewed because it was given without a refresh token; mount again with a new one"
+                )
             }
             Self::File { path, .. } => format!(
                 "{why}, and {} has no newer token and no refresh_token with app_id; put a new one there",

@@ -101,7 +101,8 @@ pub(super) fn check(app: &App, client_id: &str, text: &str) -> Result<Checked, A
     if header.alg != "RS256" {
         return Err(refused("It must be signed with RS256."));
     }
-    let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| refused("Its signature cannot be read."))?;
+    let signature =
+        URL_SAFE_NO_PAD.decode(signature).map_err(|_| refused("Its signature cannot be read."))?;
     UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, &service.public_key)
         .verify(signed.as_bytes(), &signature)
         .map_err(|_| refused("Its signature is not that of the app's key."))?;

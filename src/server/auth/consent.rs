@@ -207,7 +207,8 @@ fn page(status: u16, content: &str) -> Outcome {
         ("x-frame-options", "DENY".to_owned()),
         (
             "content-security-policy",
-            "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'".to_owned(),
+            "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'"
+                .to_owned(),
         ),
     ];
     response(status, &headers, ReplyBody::whole(html))

@@ -60,7 +60,9 @@ pub(in crate::server) async fn grant(app: &App, request: TokenRequest) -> Result
     let logins = &app.config.logins;
     let access = random_hex(24)?;
     let refresh = match &proof {
-        Proof::Refresh { .. } if !app.config.quirks.rotate_refresh_token => Some(request.refresh_token.clone()),
+        Proof::Refresh { .. } if !app.config.quirks.rotate_refresh_token => {
+            Some(request.refresh_token.clone())
+        }
         Proof::Refresh { .. } | Proof::Code { .. } => Some(random_hex(24)?),
         Proof::Assertion(_) => None,
     };
@@ -123,9 +125,8 @@ fn proof(app: &App, request: &TokenRequest) -> Result<Proof, ApiError> {
     match request.grant_type.as_str() {
         "refresh_token" => {
             let key = shown(&request.refresh_token, "refresh_token")?;
-            let same = |token: &crate::ids::Secret<String>| {
-                app.signer.same(&request.refresh_token, token.expose())
-            };
+            let same =
+                |token: &crate::ids::Secret<String>| app.signer.same(&request.refresh_token, token.expose());
             Ok(Proof::Refresh { key, configured: logins.refresh_token.as_ref().is_some_and(same) })
         }
         "authorization_code" | "code" => {
@@ -176,8 +177,7 @@ fn spend(
                 if redirect_uri != request.redirect_uri {
                     return Ok(Err(ApiError::invalid("redirect_uri", "It is not that of the code.")));
                 }
-                let proven =
-                    || URL_SAFE_NO_PAD.encode(Sha256::digest(request.code_verifier.as_bytes()));
+                let proven = || URL_SAFE_NO_PAD.encode(Sha256::digest(request.code_verifier.as_bytes()));
                 if challenge.is_some_and(|challenge| challenge != proven()) {
                     return Ok(Err(ApiError::invalid("code_verifier", "It does not prove the challenge.")));
                 }
