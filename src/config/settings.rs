@@ -267,14 +267,10 @@ impl Settings {
             });
         }
         let store = Store::from_env()?;
-        let handle = match &self.account {
-            Some(account) => store.account(account.clone()),
-            None => {
-                let of_name =
-                    name.and_then(|name| AccountName::new(name).ok()).map(|name| store.account(name));
-                let of_name = of_name.filter(|account| account.stamp().is_some());
-                of_name.map_or_else(|| AccountName::new(DEFAULT_NAME).map(|name| store.account(name)), Ok)?
-            }
+        let handle = match (&self.account, name.and_then(|name| AccountName::new(name).ok())) {
+            (Some(said), _) => store.account(said.clone()),
+            (None, Some(same)) if store.account(same.clone()).stamp().is_some() => store.account(same),
+            (None, _) => store.account(AccountName::new(DEFAULT_NAME)?),
         };
         let outline = handle.outline().map_err(|e| match &self.account {
             Some(_) => e,
