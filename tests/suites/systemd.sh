@@ -107,10 +107,14 @@ s slow_start start slow
 exec 9>/mnt/slow/f
 head -c 6000000 /dev/urandom >/tmp/f && cat /tmp/f >&9
 s says_what_is_left soon says slow 'saving: 1 upload, .* left'
+inhibits() { systemd-inhibit --list --no-legend --no-pager | grep -q 'pdsfs.*shutdown:sleep.*upload'; }
+s machine_stays_awake soon inhibits
 a=$(date +%s)
 systemctl stop pdsfs@slow
 s "longer_than_its_timeout ($(($(date +%s) - a)) s)" test $(($(date +%s) - a)) -gt 6
 s drained ended slow inactive success
+free() { ! inhibits; }
+s and_may_sleep_again soon free
 exec 9>&-
 s again start slow
 s saved cmp /tmp/f /mnt/slow/f
