@@ -93,7 +93,10 @@ pub(super) fn headline(status: &Status) -> String {
 fn standing(status: &Status) -> String {
     let pending = &status.pending;
     if pending.files == 0 && pending.attributes == 0 {
-        return "everything is on the drive".to_owned();
+        return match status.totals.files_failed {
+            0 => "everything is on the drive".to_owned(),
+            failed => format!("nothing is left to send; {} could not be saved", count(failed, "file")),
+        };
     }
     if pending.files == 0 {
         return format!("{} still to be told", count(pending.attributes, "attribute change"));

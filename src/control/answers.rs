@@ -165,3 +165,39 @@ fn with_body(status: StatusCode, bytes: impl Into<Bytes>) -> Response<Body> {
 fn refuse(status: StatusCode, error: String) -> Response<Body> {
     json(status, &Refusal { error })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_read_and_wrong_ones_are_named() {
+        assert_eq!(value("since=5&follow=true", "follow"), Some("true"));
+        assert_eq!(value("", "follow"), None);
+        assert_eq!(number("since=5", "since"), Ok(Some(5)));
+        assert_eq!(number("since=5", "other"), Ok(None));
+        assert!(number("since=-1", "since").unwrap_err().contains("since is a number"));
+    }
+
+    #[tokio::test]
+    async fn a_follower_gets_what_was_and_what_comes_and_its_end_is_noticed() {
+        use crate::control::recent::Happened;
+        use http_body_util::BodyExt as _;
+
+        let recent = Arc::new(Recent::default());
+        (0..3).for_each(|n| recent.add(Happened::warning(format!("w{n}"))));
+        let (sender, mut body) = Channel::<Bytes>::new(BATCHES_AHEAD);
+        let sending = tokio::spawn({
+            let recent = recent.clone();
+            async move { send_events(&recent, 1, true, sender).await }
+        });
+        let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!(first.iter().filter(|byte| **byte == b'\n').count(), 2);
+        recent.add(Happened::warning("later"));
+        let next = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert!(next.windows(5).any(|word| word == b"later"));
+        drop(body);
+        recent.add(Happened::warning("unheard"));
+        sending.await.unwrap();
+    }
+}

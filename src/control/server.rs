@@ -155,3 +155,29 @@ async fn serve(stream: UnixStream, answers: Arc<Answers>) {
         tracing::debug!(%error, "a connection to the control socket ended");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_that_answers_is_left_alone_and_a_dead_one_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("1.sock");
+        let first = bind(&path).unwrap();
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(bind(&path).unwrap_err().kind(), ErrorKind::Exists);
+        drop(first);
+        assert!(path.exists());
+        bind(&path).unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_connects_is_the_same_user_or_root() {
+        // SAFETY: the call only reads the process's own id and cannot fail.
+        let uid = unsafe { libc::geteuid() };
+        let (one, _other) = UnixStream::pair().unwrap();
+        assert!(is_admitted(&one, uid));
+        assert_eq!(is_admitted(&one, uid + 1), uid == 0);
+    }
+}

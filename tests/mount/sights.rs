@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use pdsfs::control::Surroundings;
 use pdsfs::control::types::{FileState, Happening, LogEntry, Status};
-use pdsfs::server::{FaultAction, FaultRule};
+use pdsfs::server::{FaultAction, FaultPlan, FaultRule};
 
 use crate::metadata::{remove_xattr, set_xattr, xattr, xattrs};
 use crate::rig::{Mount, PATIENCE, Rig, errno, fresh_bytes, wait_until};
@@ -164,8 +164,8 @@ fn a_failure_has_the_same_words_everywhere() {
     wait_until("the file is pending", || (status(&mount).pending.files == 1).then_some(()));
     let mut waiting = Running::start(&mount, &["wait"]);
     waiting.line("waiting for");
-    // A change of the plan lets go of what was stalled.
-    rig.server().faults().add(full);
+    // A new plan lets go of what was stalled.
+    rig.server().faults().set(FaultPlan { rules: vec![full] });
     assert_eq!(errno(writer.join().unwrap()), libc::ENOSPC);
 
     let failure = waiting.line("not saved");
