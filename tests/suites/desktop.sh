@@ -153,7 +153,7 @@ refused_drop() { # CASE FAULT WORDS: a drop that fails with a dialog, in whose p
         faults "$2"
         log=$(wc -l <"$work/mount.log")
         start_drop "$work/forty.bin" "$manager" 30 || { report 1 "$manager $1" "the drop did not begin"; continue; }
-        case $manager in thunar) title=Attention ;; *) title=Finished ;; esac
+        case $manager in thunar) title="Attention\|Error" ;; *) title=Finished ;; esac
         wait_for 20 has_window "$title"; ok=$?
         wait_for 10 is_empty || ok=1
         sleep 1; picture "$manager-$1"
