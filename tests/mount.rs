@@ -28,6 +28,8 @@ mod local_only;
 mod metadata;
 #[path = "mount/model.rs"]
 mod model;
+#[path = "mount/model_local.rs"]
+mod model_local;
 #[path = "mount/names.rs"]
 mod names;
 #[path = "mount/network.rs"]

@@ -75,9 +75,10 @@ start_drop() { # FILE MANAGER SECONDS
 began() {
     [ -n "$(ls "$work"/mnt/to*/ 2>/dev/null)" ] || DISPLAY=$(display_of $drop) wmctrl -l | grep -qv ' from[0-9]\| to[0-9]'
 }
-# The folder of the drop, here and through the other mount; it has to be there.
-in_folder() { ls -A "$work"/mnt/to*/ "$work"/seen/to*/ 2>&1 | grep -v '^$\|:$'; }
-is_empty() { [ -d "$(echo "$work"/mnt/to*)" ] && [ -z "$(in_folder)" ]; }
+# What is in the folder of the drop, here and through the other mount: names and sizes.
+in_folder() { stat -c '%n %s' "$work/$1"/to*/* 2>/dev/null | sed 's/.*\///'; }
+is_empty() { [ -z "$(in_folder mnt)$(in_folder seen)" ]; }
+is_over() { ! has_window "File Operation Progress" && ! has_window "Copying files" && [ "$(open_uploads)" = 0 ] && [ "$(in_folder mnt)" = "$(in_folder seen)" ]; }
 has_window() { wmctrl -l | grep -q "$1"; }
 picture() { import -silent -window root "$shots/$1.png"; }
 
@@ -134,13 +135,14 @@ if wants cancel; then
         *)
             window=$(xdotool search --onlyvisible --name "Copying files" | head -1)
             eval "$(xdotool getwindowgeometry --shell "$window")"
-            xdotool mousemove $((X + WIDTH - 145)) $((Y + HEIGHT - 29)) click 1 ;;
+            xdotool mousemove $((X + WIDTH - 145)) $((Y + HEIGHT - 40)) click 1 ;;
         esac
-        wait_for 20 is_empty; ok=$?; sleep 1; picture "$manager-cancelled"
-        left=$(in_folder)
+        wait_for 30 is_over; ok=$?; picture "$manager-cancelled"
+        left=$(in_folder mnt); size=${left##* }
         wait $drop; faults ""
-        [ -z "$left" ] || ok=1
-        report $ok "$manager cancel half-way" "left on the drive: [$left]"
+        # These managers leave the half that was copied, in any folder; the drive has that and no more.
+        [ -z "$left" ] || [ "$size" -lt $((100 * mib)) ] || ok=1
+        report $ok "$manager cancel half-way" "uploads left open: $(open_uploads); what the manager leaves: [$left]"
     done
 fi
 
@@ -151,11 +153,11 @@ refused_drop() { # CASE FAULT WORDS: a drop that fails with a dialog, in whose p
         faults "$2"
         log=$(wc -l <"$work/mount.log")
         start_drop "$work/forty.bin" "$manager" 30 || { report 1 "$manager $1" "the drop did not begin"; continue; }
-        case $manager in thunar) title=Attention ;; *) title=Finished ;; esac
+        case $manager in thunar) title="Attention\|Error" ;; *) title=Finished ;; esac
         wait_for 20 has_window "$title"; ok=$?
         wait_for 10 is_empty || ok=1
         sleep 1; picture "$manager-$1"
-        left=$(in_folder)
+        left=$(in_folder mnt; in_folder seen)
         wait $drop; faults ""
         [ -z "$left" ] || ok=1
         said=$(tail -n +$((log + 1)) "$work/mount.log" | grep -m1 -o "$3")
