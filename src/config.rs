@@ -27,6 +27,7 @@ pub enum RemoveMode {
 }
 
 /// Everything that one mount needs to know.
+#[allow(clippy::struct_excessive_bools, reason = "each is a setting of its own, with nothing to combine")]
 #[derive(Clone, Debug)]
 pub struct MountConfig {
     /// What the configuration calls the drive.

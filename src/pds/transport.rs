@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, HeaderMap, RANGE};
+use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, RANGE};
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -22,15 +22,14 @@ use crate::pds::frame::{Frame, PartBody, stalled};
 use crate::pds::reach::Reach;
 use crate::pds::retry::{Failure, Idempotency, RetryPolicy, Sent};
 use crate::pds::sign::{self, Authorization};
-use crate::pds::types::{PartUrl, ServiceError};
+use crate::pds::types::PartUrl;
+
+use refusal::{ERROR_BYTES_MAX, StoreError, refused};
+
+mod refusal;
 
 /// Largest JSON answer that is read, in bytes. A page of 100 entries with every field is below 1 MiB.
 const JSON_BYTES_MAX: usize = 16 << 20;
-/// Largest error body that is read, in bytes.
-const ERROR_BYTES_MAX: usize = 64 << 10;
-
-/// Clocks that differ by less are not spoken of, in seconds.
-const CLOCK_SKEW_S_MAX: i64 = 60;
 
 /// How long to wait for what, in one attempt.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -401,173 +400,9 @@ fn header_number(headers: &HeaderMap, name: &str) -> Option<u64> {
     headers.get(name)?.to_str().ok()?.trim().parse().ok()
 }
 
-/// `Retry-After` is in seconds, `x-retry-after` in milliseconds. An absurd wish is cut to a minute.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let asked = header_number(headers, "x-retry-after")
-        .map(Duration::from_millis)
-        .or_else(|| header_number(headers, "retry-after").map(Duration::from_secs))?;
-    Some(asked.min(Duration::from_secs(60)))
-}
-
-/// A non-2xx answer of the API: JSON body, or gateway headers where the body is empty.
-async fn refused(path: &str, response: Response) -> Failure {
-    let status = response.status();
-    let retry_after = retry_after(response.headers());
-    let header = |name: &str| {
-        response.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned()
-    };
-    let gateway = ServiceError { code: header("x-ca-error-code"), message: header("x-ca-error-message") };
-    let request_id = header("x-ca-request-id");
-    let clock = clock_hint(status, response.headers());
-    let body = match read_body(path, response, ERROR_BYTES_MAX).await {
-        Ok(body) => body,
-        Err(failure) => return failure,
-    };
-    let service = serde_json::from_slice::<ServiceError>(&body).unwrap_or(gateway);
-    let kind = kind_of_refusal(status, &service.code);
-    let detail = format!(
-        "{path}: {} {} {} (request {request_id}){clock}",
-        status.as_u16(),
-        service.code,
-        service.message
-    );
-    Failure { error: Error::new(kind, detail), sent: sent_of(status), code: service.code, retry_after }
-}
-
-/// Signatures and assertions are good for minutes: where one is refused and the clocks differ, that is why.
-fn clock_hint(status: StatusCode, headers: &HeaderMap) -> String {
-    if !matches!(status.as_u16(), 400 | 401 | 403) {
-        return String::new();
-    }
-    let theirs = headers.get(DATE).and_then(|date| date.to_str().ok());
-    let Some(theirs) = theirs.and_then(|date| jiff::fmt::rfc2822::parse(date).ok()) else {
-        return String::new();
-    };
-    let ahead_s = jiff::Timestamp::now().as_second() - theirs.timestamp().as_second();
-    if ahead_s.abs() <= CLOCK_SKEW_S_MAX {
-        return String::new();
-    }
-    let way = if ahead_s > 0 { "ahead of" } else { "behind" };
-    format!("; the clock of this machine is {} s {way} that of the service: set it", ahead_s.abs())
-}
-
-fn sent_of(status: StatusCode) -> Sent {
-    match status.as_u16() {
-        429 => Sent::No,
-        500..=599 | 408 => Sent::Maybe,
-        _ => Sent::Answered,
-    }
-}
-
-/// The wire table: HTTP status and PDS code to error kind (`pds-api` error table).
-fn kind_of_refusal(status: StatusCode, code: &str) -> ErrorKind {
-    let class = code.split('.').next().unwrap_or_default();
-    match (class, code) {
-        (_, "InvalidParameter.Name") => ErrorKind::InvalidName,
-        (_, "InvalidParameter.ContentHash" | "InvalidParameter.Crc64Hash") => ErrorKind::Integrity,
-        ("InvalidParameterNotSupported", _) => ErrorKind::Unsupported,
-        ("NotFound" | "ForbiddenFileInTheRecycleBin", _) => ErrorKind::NotFound,
-        ("AlreadyExist", _) => ErrorKind::Exists,
-        ("QuotaExhausted", _) => ErrorKind::QuotaExceeded,
-        ("AccessTokenInvalid" | "AccessTokenExpired" | "TokenExpired", _) => ErrorKind::Unauthenticated,
-        ("Forbidden" | "ForbiddenNoPermission" | "ForbiddenDriveLocked" | "ForbiddenDriveNotValid", _) => {
-            ErrorKind::Denied
-        }
-        ("TooManyRequests", _) => ErrorKind::Throttled,
-        _ => kind_of_status(status),
-    }
-}
-
-fn kind_of_status(status: StatusCode) -> ErrorKind {
-    match status.as_u16() {
-        401 => ErrorKind::Unauthenticated,
-        403 => ErrorKind::Denied,
-        404 => ErrorKind::NotFound,
-        413 => ErrorKind::TooLarge,
-        429 => ErrorKind::Throttled,
-        504 => ErrorKind::Timeout,
-        500..=599 => ErrorKind::Io,
-        _ => ErrorKind::Protocol,
-    }
-}
-
-/// An error of the object store: XML with `Code` and `Message`.
-struct StoreError {
-    what: &'static str,
-    status: StatusCode,
-    code: String,
-    message: String,
-    retry_after: Option<Duration>,
-}
-
-impl StoreError {
-    async fn read(what: &'static str, response: Response) -> std::result::Result<Self, Failure> {
-        let status = response.status();
-        let retry_after = retry_after(response.headers());
-        let body = read_body(what, response, ERROR_BYTES_MAX).await?;
-        let text = String::from_utf8_lossy(&body);
-        Ok(Self {
-            what,
-            status,
-            code: element(&text, "Code"),
-            message: element(&text, "Message"),
-            retry_after,
-        })
-    }
-
-    fn is_expired(&self) -> bool {
-        self.status == StatusCode::FORBIDDEN
-            && self.code == "AccessDenied"
-            && self.message.to_ascii_lowercase().contains("expired")
-    }
-
-    fn into_failure(self) -> Failure {
-        let kind = match (self.code.as_str(), self.status.as_u16()) {
-            ("AccessDenied" | "SignatureDoesNotMatch", _) => ErrorKind::Denied,
-            ("InvalidDigest", _) => ErrorKind::Integrity,
-            (_, 507) => ErrorKind::QuotaExceeded,
-            _ => kind_of_status(self.status),
-        };
-        let sent = match self.code.as_str() {
-            "RequestTimeout" | "InvalidDigest" | "PartNotSequential" => Sent::Maybe,
-            _ => sent_of(self.status),
-        };
-        let detail = format!("{}: {} {} {}", self.what, self.status.as_u16(), self.code, self.message);
-        Failure { error: Error::new(kind, detail), code: self.code, sent, retry_after: self.retry_after }
-    }
-}
-
-/// The text of the first `<name>` element, or empty.
-fn element(xml: &str, name: &str) -> String {
-    let start = xml.split_once(&format!("<{name}>")).map(|(_, rest)| rest);
-    let inner = start.and_then(|rest| rest.split_once(&format!("</{name}>"))).map(|(inner, _)| inner);
-    inner.unwrap_or_default().to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn refusals_become_kinds() {
-        let table = [
-            (404, "NotFound.File", ErrorKind::NotFound),
-            (400, "NotFound.File", ErrorKind::NotFound),
-            (400, "InvalidParameter.Name", ErrorKind::InvalidName),
-            (400, "InvalidParameter.ContentHash", ErrorKind::Integrity),
-            (400, "InvalidParameterNotSupported.ParallelUpload", ErrorKind::Unsupported),
-            (409, "AlreadyExist.File", ErrorKind::Exists),
-            (403, "QuotaExhausted.Drive", ErrorKind::QuotaExceeded),
-            (403, "ForbiddenNoPermission.File", ErrorKind::Denied),
-            (401, "AccessTokenExpired", ErrorKind::Unauthenticated),
-            (429, "", ErrorKind::Throttled),
-            (504, "D504TO", ErrorKind::Timeout),
-            (418, "", ErrorKind::Protocol),
-        ];
-        for (status, code, kind) in table {
-            assert_eq!(kind_of_refusal(StatusCode::from_u16(status).unwrap(), code), kind, "{status} {code}");
-        }
-    }
 
     #[test]
     fn content_range_must_be_what_was_asked_for() {
@@ -577,23 +412,5 @@ mod tests {
         for wrong in ["bytes 0-8/100", "bytes 1-9/100", "items 0-9/100", ""] {
             assert!(check_content_range(&headers(wrong), 0, 10).is_err(), "{wrong}");
         }
-    }
-
-    #[test]
-    fn waits_that_servers_ask_for_are_bounded() {
-        let headers = |name: &'static str, text: &str| {
-            HeaderMap::from_iter([(name.parse().unwrap(), text.parse().unwrap())])
-        };
-        assert_eq!(retry_after(&headers("retry-after", "2")), Some(Duration::from_secs(2)));
-        assert_eq!(retry_after(&headers("x-retry-after", "1500")), Some(Duration::from_millis(1500)));
-        assert_eq!(retry_after(&headers("retry-after", "999999")), Some(Duration::from_secs(60)));
-        assert_eq!(retry_after(&headers("retry-after", "soon")), None);
-    }
-
-    #[test]
-    fn xml_errors_are_read() {
-        let xml = "<?xml version=\"1.0\"?><Error><Code>AccessDenied</Code><Message>Request has expired.</Message></Error>";
-        assert_eq!(element(xml, "Code"), "AccessDenied");
-        assert_eq!(element(xml, "Missing"), "");
     }
 }

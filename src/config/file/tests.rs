@@ -1,3 +1,5 @@
+//! Mistakes of a configuration file, and what is made of a right one.
+
 use super::*;
 
 fn parse(text: &str) -> (ConfigFile, Vec<String>) {
