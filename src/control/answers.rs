@@ -192,7 +192,7 @@ mod tests {
             async move { send_events(&recent, 1, true, sender).await }
         });
         let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
-        assert_eq!(first.iter().filter(|byte| **byte == b'\n').count(), 2);
+        assert_eq!(first.split(|byte| *byte == b'\n').count(), 3, "two lines and nothing after");
         recent.add(Happened::warning("later"));
         let next = body.frame().await.unwrap().unwrap().into_data().unwrap();
         assert!(next.windows(5).any(|word| word == b"later"));

@@ -131,7 +131,7 @@ impl Daemon {
         if e.kind() == io::ErrorKind::ConnectionRefused {
             match std::fs::remove_file(&self.socket) {
                 Ok(()) => {
-                    tracing::debug!("took away {}, which a dead daemon has left", self.socket.display())
+                    tracing::debug!("took away {}, which a dead daemon has left", self.socket.display());
                 }
                 Err(e) => tracing::debug!("cannot take away {}: {e}", self.socket.display()),
             }

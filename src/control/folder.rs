@@ -65,7 +65,7 @@ impl Surroundings {
     fn make_private(&self, dir: &Path) -> Result<()> {
         match std::fs::DirBuilder::new().mode(0o700).create(dir) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(Error::from(e).context(format!("cannot make {}", dir.display())));
+                Err(Error::from(e).context(format!("cannot make {}", dir.display())))
             }
             _ => check_private(dir, Some(self.uid)),
         }

@@ -97,7 +97,8 @@ impl Recent {
         let mut rings = self.lock();
         rings.seq += 1;
         let Happened { what, path, bytes, elapsed_ms, mut text } = happened;
-        text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));
+        let fits = (0..=text.len().min(TEXT_BYTES_MAX)).rev().find(|end| text.is_char_boundary(*end));
+        text.truncate(fits.unwrap_or(0));
         let entry = LogEntry {
             seq: rings.seq,
             at_ms: unix_ms(SystemTime::now()),

@@ -154,7 +154,7 @@ impl Filesystem for Adaptor {
         let (vfs, name) = (self.vfs.clone(), name.to_owned());
         let work = async move { vfs.unlink(Ino(parent.0), &name).await };
         self.dispatch(Op::on(req, "unlink", parent.0), METADATA_WAIT_MAX, reply, work, |reply, ()| {
-            reply.ok()
+            reply.ok();
         });
     }
 

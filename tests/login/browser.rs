@@ -32,7 +32,8 @@ fn a_browser_lets_an_app_in_and_the_account_can_be_used() {
     assert!(!std::fs::read_to_string(&file).unwrap().contains(back.as_str()));
 
     let listed = rig.run(&["drives", "work", "--json"], "");
-    let drives: Vec<Value> = serde_json::from_slice(&listed.stdout).expect(&stderr(&listed));
+    let drives: Vec<Value> =
+        serde_json::from_slice(&listed.stdout).unwrap_or_else(|_| panic!("{}", stderr(&listed)));
     let ids: Vec<_> = drives.iter().map(|drive| (&drive["drive_id"], &drive["default"])).collect();
     assert_eq!(ids, [(&"1".into(), &true.into()), (&"2".into(), &false.into())]);
     let table = rig.run(&["drives", "work"], "");

@@ -107,10 +107,11 @@ fn show(call: &Call, fields: &Fields, complaint: Option<&str>) -> Outcome {
     let expires_ms = app.clock.now_ms().saturating_add(ttl_ms).to_string();
     let ticket = ticket(app, fields, &expires_ms);
     let kept = FIELDS.iter().chain(&["code_challenge_method"]).map(|name| (*name, get(fields, name)));
-    let hidden: String = kept
-        .chain([("expires_ms", expires_ms.as_str()), ("ticket", ticket.as_str())])
+    let kept = kept.chain([("expires_ms", expires_ms.as_str()), ("ticket", ticket.as_str())]);
+    let hidden: Vec<String> = kept
         .map(|(name, value)| format!("<input type=\"hidden\" name=\"{name}\" value=\"{}\">", escape(value)))
         .collect();
+    let hidden = hidden.concat();
     let password = if app.config.logins.password.is_some() {
         "<p><label>Password of this drive <input type=\"password\" name=\"password\" required></label></p>"
     } else {
