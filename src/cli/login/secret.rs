@@ -21,12 +21,12 @@ pub(super) async fn ask(what: &'static str) -> Result<Secret<String>> {
         }
         line().map_err(named)
     };
-    not_empty(blocking(read).await?, what)
+    not_empty(&blocking(read).await?, what)
 }
 
 /// One line that may be seen.
 pub(super) async fn ask_plainly(what: &'static str) -> Result<Secret<String>> {
-    not_empty(blocking(move || line().map_err(|e| Error::from(e).context(what))).await?, what)
+    not_empty(&blocking(move || line().map_err(|e| Error::from(e).context(what))).await?, what)
 }
 
 /// From this variable where it is set, else asked for.
@@ -53,7 +53,7 @@ fn line() -> std::io::Result<String> {
     Ok(text)
 }
 
-fn not_empty(text: String, what: &str) -> Result<Secret<String>> {
+fn not_empty(text: &str, what: &str) -> Result<Secret<String>> {
     let text = text.trim();
     if text.is_empty() {
         let detail = format!("{what}: nothing was given; type it, or send it through stdin");
