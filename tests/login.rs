@@ -2,6 +2,7 @@
 
 // A whole file of tests: helpers may fail as tests do.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
+#![allow(clippy::zombie_processes, clippy::needless_pass_by_value, reason = "tests, as short as they can be")]
 
 #[allow(dead_code, reason = "shared with the suite of the server, which uses more of it")]
 #[path = "server_suite/http.rs"]

@@ -109,12 +109,11 @@ pub fn signed(key: &AccessKey, url: &Url, moment: &Moment) -> Result<Vec<(&'stat
 fn action(path: &str) -> String {
     let (area, verb) = path.trim_start_matches("/v2/").split_once('/').unwrap_or(("", path));
     let named = match (area, verb) {
+        ("file", "put_usertags" | "delete_usertags") => return camel(&format!("file_{verb}")),
         ("file", "get_upload_url" | "get_download_url" | "list_uploaded_parts" | "list_delta")
         | ("drive", "get_default_drive" | "list_my_drives")
         | ("", _) => "",
-        ("file", "put_usertags" | "delete_usertags") => return camel(&format!("file_{verb}")),
         ("recyclebin", "trash") => "file",
-        ("async_task", _) => "async_task",
         (area, _) => area,
     };
     let verb = verb.trim_start_matches('/');

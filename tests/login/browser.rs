@@ -11,7 +11,7 @@ use crate::rig::{CLIENT, Rig, fields, stderr, visit};
 fn a_browser_lets_an_app_in_and_the_account_can_be_used() {
     let rig = Rig::new();
     let (waiting, page) = rig.begin(&["work", "--port", "0"]);
-    let shown = rig.get(&page);
+    let shown = visit(&page);
     for part in ["id=\"allow\"", "id=\"deny\"", CLIENT] {
         assert!(shown.text().contains(part), "{part}: {}", shown.text());
     }
@@ -125,14 +125,14 @@ fn the_page_speaks_only_to_apps_that_it_knows() {
         ("code_challenge_method", "plain"),
         ("state", &"x".repeat(3000)),
     ] {
-        let answer = rig.get(&with(key, value));
+        let answer = visit(&with(key, value));
         assert_eq!((answer.status, answer.header("location")), (400, None), "{key}={value}");
         assert!(!answer.text().contains("id=\"allow\""), "{key}={value}");
     }
-    let scripted = rig.get(&with("state", "\"><script>alert(1)</script>"));
+    let scripted = visit(&with("state", "\"><script>alert(1)</script>"));
     assert!(!scripted.text().contains("<script>"), "{}", scripted.text());
     // A form that was changed, and one that came from another page.
-    let mut form = fields(&rig.get(&page).text());
+    let mut form = fields(&visit(&page).text());
     let at = form.iter().position(|(key, _)| key == "redirect_uri").unwrap();
     form[at].1 = "http://127.0.0.1:1/elsewhere".to_owned();
     assert_eq!(rig.post(&form, "allow").status, 403);
@@ -152,7 +152,7 @@ fn a_password_guards_the_page_where_one_is_set() {
     let secret = rig.path("client-secret");
     crate::rig::private_file(&secret, "app secret\n", 0o600);
     let (waiting, page) = rig.begin(&["--port", "0", "--client-secret-file", secret.to_str().unwrap()]);
-    let form = fields(&rig.get(&page).text());
+    let form = fields(&visit(&page).text());
     let with = |password: &str| [&form[..], &[("password".to_owned(), password.to_owned())]].concat();
     assert_eq!(rig.post(&form, "allow").status, 403);
     assert!(rig.post(&with("guess"), "allow").text().contains("not the password"));
@@ -162,7 +162,7 @@ fn a_password_guards_the_page_where_one_is_set() {
     assert!(success, "{said}");
     // The app without its secret.
     let (mut waiting, page) = rig.begin(&["other", "--paste"]);
-    let form = fields(&rig.get(&page).text());
+    let form = fields(&visit(&page).text());
     let form = [&form[..], &[("password".to_owned(), "open sesame".to_owned())]].concat();
     waiting.paste(rig.post(&form, "allow").header("location").unwrap());
     let (success, said) = waiting.end();

@@ -126,15 +126,11 @@ impl Rig {
 
     /// Opens the page and presses a button; where the browser is sent.
     pub fn press(&self, page: &Url, decision: &str) -> Url {
-        let shown = self.get(page);
+        let shown = visit(page);
         assert_eq!(shown.status, 200, "{}", shown.text());
         let answer = self.post(&fields(&shown.text()), decision);
         assert_eq!(answer.status, 303, "{}", answer.text());
         answer.header("location").unwrap().parse().unwrap()
-    }
-
-    pub fn get(&self, url: &Url) -> Answer {
-        visit(url)
     }
 
     /// Sends the form of the page.

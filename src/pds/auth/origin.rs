@@ -103,8 +103,8 @@ impl Origin {
             Self::Fixed(_) => Ok(Lock::Nothing),
             Self::File { path, .. } => {
                 let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-                let locked = crate::account::lock_file(File::open(folder)?, folder).await?;
-                Ok(Lock::Folder { _folder: locked })
+                let held = crate::account::lock_file(File::open(folder)?, folder).await?;
+                Ok(Lock::Folder { _folder: held })
             }
             Self::Account { handle, .. } => Ok(Lock::Account(handle.lock().await?)),
         }

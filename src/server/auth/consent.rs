@@ -5,6 +5,7 @@
 //! are configured, and to nobody else.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use hyper::Method;
@@ -107,11 +108,11 @@ fn show(call: &Call, fields: &Fields, complaint: Option<&str>) -> Outcome {
     let expires_ms = app.clock.now_ms().saturating_add(ttl_ms).to_string();
     let ticket = ticket(app, fields, &expires_ms);
     let kept = FIELDS.iter().chain(&["code_challenge_method"]).map(|name| (*name, get(fields, name)));
-    let kept = kept.chain([("expires_ms", expires_ms.as_str()), ("ticket", ticket.as_str())]);
-    let hidden: Vec<String> = kept
-        .map(|(name, value)| format!("<input type=\"hidden\" name=\"{name}\" value=\"{}\">", escape(value)))
-        .collect();
-    let hidden = hidden.concat();
+    let mut hidden = String::new();
+    for (name, value) in kept.chain([("expires_ms", expires_ms.as_str()), ("ticket", ticket.as_str())]) {
+        // Writing to a String does not fail.
+        let _ = write!(hidden, "<input type=\"hidden\" name=\"{name}\" value=\"{}\">", escape(value));
+    }
     let password = if app.config.logins.password.is_some() {
         "<p><label>Password of this drive <input type=\"password\" name=\"password\" required></label></p>"
     } else {
