@@ -2,30 +2,35 @@
 //!
 //! Only here and below does anything print. Exit codes: 0, everything was done and everything
 //! written is on the drive; 1, something failed, and the last lines on stderr say what; 2, the
-//! arguments make no sense.
+//! arguments make no sense; 3, the time that was given was up.
 
 #![allow(clippy::doc_markdown, reason = "doc comments of arguments are help texts, shown as they are")]
 
 use std::fmt::Display;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
+use crate::logging;
 use crate::status::notify::Notifier;
 
 pub mod config;
 pub mod demo;
 pub mod drives;
+pub mod log;
 pub mod login;
 pub mod manual;
 pub mod mount;
+mod reach;
 pub mod serve;
+mod shown;
 mod signals;
+pub mod status;
 pub mod umount;
+pub mod wait;
 
 /// How long background work may take to notice that the program ends.
 const RUNTIME_END_MAX: Duration = Duration::from_secs(2);
@@ -41,7 +46,7 @@ const EXIT_USAGE: u8 = 2;
     version,
     max_term_width = 100,
     after_help = "Exit codes: 0 done and everything \
-    written is on the drive, 1 something failed (stderr says what), 2 wrong arguments."
+    written is on the drive, 1 something failed (stderr says what), 2 wrong arguments, 3 the time was up."
 )]
 struct Cli {
     /// What to log, as level or target=level, comma-separated: error, warn, info, debug or trace
@@ -65,6 +70,12 @@ enum Command {
     Umount(umount::UmountArgs),
     /// Check the configuration, or print one with every setting explained
     Config(config::ConfigCommand),
+    /// Show what is on its way to the drive, and what could not be saved
+    Status(status::StatusArgs),
+    /// Return when everything that was written is on the drive
+    Wait(wait::WaitArgs),
+    /// Show what happened on a mount lately
+    Log(log::LogArgs),
     /// Be a PDS-compatible drive on this machine
     Serve(Box<serve::ServeArgs>),
     /// Show it all on this machine: an embedded drive, mounted, with the uploads on the screen
@@ -113,6 +124,9 @@ fn dispatch(command: Command, notifier: Notifier) -> Result<ExitCode> {
         Command::Drives(args) => on_runtime(drives::run(args.check()?)),
         Command::Umount(args) => umount::run(&args),
         Command::Config(args) => config::run(&args),
+        Command::Status(args) => on_runtime(status::run(args)),
+        Command::Wait(args) => on_runtime(wait::run(args)),
+        Command::Log(args) => on_runtime(log::run(args)),
         Command::Serve(args) => on_runtime(serve::run(args.check()?)),
         Command::Demo(args) => on_runtime(demo::run(args)),
         Command::Completions(args) => manual::completions(&args),
@@ -144,15 +158,7 @@ fn on_runtime(command: impl Future<Output = Result<ExitCode>>) -> Result<ExitCod
 fn start_log(filter: Option<&str>) -> Result<()> {
     let env = |name| std::env::var(name).ok().filter(|v| !v.is_empty());
     let filter = filter.map(str::to_owned).or_else(|| env("PDSFS_LOG")).or_else(|| env("RUST_LOG"));
-    let filter = filter.as_deref().unwrap_or(LOG_DEFAULT);
-    let parsed = EnvFilter::try_new(filter)
-        .map_err(|e| Error::new(ErrorKind::Invalid, format!("log filter {filter:?}: {e}")))?;
-    tracing_subscriber::fmt()
-        .with_env_filter(parsed)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .try_init()
-        .map_err(|e| Error::new(ErrorKind::Io, format!("cannot log: {e}")))
+    logging::start(filter.as_deref().unwrap_or(LOG_DEFAULT))
 }
 
 /// One line on stderr, for people. If nobody can read it, nobody can be told.

@@ -82,6 +82,10 @@ pub struct MountConfig {
     pub free_bytes_min: u64,
     /// Names of files that live on this machine only: they are never uploaded and gone after the mount.
     pub local_only: NamePatterns,
+    /// Where the figures for Prometheus are served, if they are.
+    pub metrics_listen: Option<std::net::SocketAddr>,
+    /// Whether the desktop is told of files that could not be saved.
+    pub notifies_desktop: bool,
 }
 
 impl MountConfig {
@@ -115,6 +119,8 @@ impl MountConfig {
             staged_bytes_max: None,
             free_bytes_min: Self::FREE_BYTES_MIN,
             local_only: NamePatterns::junk(),
+            metrics_listen: None,
+            notifies_desktop: true,
         }
     }
 

@@ -16,6 +16,7 @@
 mod answers;
 pub mod client;
 pub mod folder;
+pub mod metrics;
 pub mod recent;
 mod report;
 pub mod server;

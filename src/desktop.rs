@@ -2,3 +2,4 @@
 //! listens, nothing is missing.
 
 pub mod inhibit;
+pub mod notification;

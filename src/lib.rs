@@ -11,6 +11,7 @@ pub mod desktop;
 pub mod error;
 pub mod fuse;
 pub mod ids;
+pub mod logging;
 pub mod name_patterns;
 pub mod pds;
 pub mod posix;

@@ -9,15 +9,15 @@
 //!
 //! Lock order: the registry before the name and rate of one transfer; no two transfers at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 
 pub mod notify;
 mod pause;
@@ -150,8 +150,9 @@ pub struct Progress {
     events: broadcast::Sender<Event>,
     sums: Sums,
     rate: Mutex<RateWindow>,
-    /// A leaf lock.
-    pauses: Mutex<Vec<Pause>>,
+    pauses: watch::Sender<Vec<Pause>>,
+    /// Failed files by why. A leaf lock.
+    failed: Mutex<HashMap<ErrorKind, u64>>,
 }
 
 /// Transfers that have not ended, oldest first.
@@ -181,7 +182,8 @@ impl Progress {
             events: broadcast::Sender::new(EVENTS_MAX),
             sums: Sums::default(),
             rate: Mutex::new(RateWindow::new(Instant::now())),
-            pauses: Mutex::default(),
+            pauses: watch::Sender::new(Vec::new()),
+            failed: Mutex::default(),
         })
     }
 
@@ -225,6 +227,11 @@ impl Progress {
     /// Endings from now on. A subscriber that falls behind by more than 4,096 loses the oldest.
     pub fn subscribe(&self) -> broadcast::Receiver<Event> {
         self.events.subscribe()
+    }
+
+    /// Files that could not be committed, by why; those that happened, in no order.
+    pub fn failures_by_kind(&self) -> Vec<(ErrorKind, u64)> {
+        locked(&self.failed).iter().map(|(kind, count)| (*kind, *count)).collect()
     }
 
     /// Sums since the mount began.
@@ -334,6 +341,7 @@ impl Transfer {
             return;
         }
         self.progress.sums.failed.fetch_add(1, Relaxed);
+        *locked(&self.progress.failed).entry(error.kind()).or_default() += 1;
         let _ = self.progress.events.send(Event::Failed { name: self.name(), error: error.clone() });
     }
 
@@ -408,7 +416,6 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::ErrorKind;
 
     const MIB: u64 = 1 << 20;
 

@@ -3,6 +3,7 @@
 // A whole file of tests: helpers may fail as tests do.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
+#[allow(dead_code, reason = "shared with the suite of the server, which uses more of it")]
 #[path = "server_suite/http.rs"]
 mod http;
 #[path = "login/rig.rs"]

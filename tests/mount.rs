@@ -36,10 +36,14 @@ mod network;
 mod programs;
 #[path = "mount/service.rs"]
 mod service;
+#[path = "mount/sights.rs"]
+mod sights;
 #[path = "mount/staged.rs"]
 mod staged;
 #[path = "mount/streaming.rs"]
 mod streaming;
+#[path = "mount/trash.rs"]
+mod trash;
 #[path = "mount/users.rs"]
 mod users;
 #[path = "mount/writes.rs"]

@@ -39,6 +39,7 @@ pub(super) const TIMEOUTS: Timeouts = Timeouts {
     consent; register http://127.0.0.1:9431/callback as redirect URI of the app (a native app with its client id).\n\
     Tokens and keys are read from the terminal without echo, or from stdin where that is no terminal.\n\
     A mount whose login has ended goes on when the same account is logged in again.")]
+#[allow(clippy::struct_excessive_bools, reason = "independent switches, not a state")]
 pub struct LoginArgs {
     /// Name of the account
     #[arg(default_value = DEFAULT_NAME)]

@@ -6,13 +6,11 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use super::say;
 use super::signals::Signals;
 use crate::config::MountConfig;
-use crate::control::recent::Recent;
-use crate::control::{Answers, ControlSocket, Served, Surroundings};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::KernelMount;
 use crate::pds::drive::Drive;
@@ -23,9 +21,11 @@ use arguments::Serving;
 use supervision::Supervision;
 
 pub use arguments::MountArgs;
+use onlookers::Onlookers;
 
 mod arguments;
 mod background;
+mod onlookers;
 mod place;
 mod rights;
 mod supervision;
@@ -49,9 +49,8 @@ pub struct Mounted {
     vfs: Arc<Vfs>,
     kernel: KernelMount,
     stop_max: Duration,
-    /// `None` where there is no place for it; the mount does without.
-    control: Option<ControlSocket>,
     standstill_max: Duration,
+    onlookers: Onlookers,
 }
 
 /// Checks the folder, asks the drive whether it knows us, and mounts it.
@@ -76,19 +75,13 @@ pub async fn mount_in_process(mut config: MountConfig, progress: Arc<Progress>) 
         config.root_id = found.map_err(|e| e.context(format!("folder {folder:?}")))?;
     }
     let config = Arc::new(config);
+    let onlookers = Onlookers::prepare(&config).await?;
     let vfs = Vfs::new(config.clone(), drive, progress.clone());
     let kernel = KernelMount::start(vfs.clone(), &config).await.map_err(rights::explain)?;
     let stop_max = config.commit_timeout + STOP_MARGIN;
     let standstill_max = config.stall_timeout + STANDSTILL_MARGIN;
-    let recent = Arc::new(Recent::default());
-    recent.watch(&progress);
-    let served = Served { vfs: vfs.clone(), config, progress, recent, mounted_at: SystemTime::now() };
-    let control = ControlSocket::start(&Surroundings::of_this_process(), Answers::new(served))
-        .inspect_err(|error| {
-            tracing::warn!("no control socket, so pdsfs status does not see this mount: {error}")
-        })
-        .ok();
-    Ok(Mounted { vfs, kernel, stop_max, standstill_max, control })
+    let onlookers = onlookers.begin(vfs.clone(), config, progress);
+    Ok(Mounted { vfs, kernel, stop_max, standstill_max, onlookers })
 }
 
 impl Mounted {
@@ -111,9 +104,7 @@ impl Mounted {
             tracing::warn!("programs still use files of the mount; what they do from now on fails");
         }
         let unsaved = self.drain(end.max(Instant::now() + LINGER_MAX)).await;
-        if let Some(control) = &self.control {
-            control.close();
-        }
+        self.onlookers.close();
         unsaved
     }
 

@@ -7,6 +7,7 @@
 
 #![allow(clippy::doc_markdown, reason = "doc comments of arguments are help texts, shown as they are")]
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -120,6 +121,21 @@ pub struct Settings {
     /// [default: .~lock.*#,.DS_Store,._*,Thumbs.db,*.swp]
     #[arg(long, env = "PDSFS_LOCAL_ONLY", value_name = "PATTERNS", value_parser = local_only)]
     pub local_only: Option<NamePatterns>,
+    /// Serve figures for Prometheus at http://ADDRESS:PORT/metrics; whoever reaches the address may read them
+    #[arg(long, env = "PDSFS_METRICS_LISTEN", value_name = "ADDRESS:PORT")]
+    pub metrics_listen: Option<SocketAddr>,
+    /// Whether the desktop shows a notification when a file could not be saved [default: on]
+    #[arg(long, env = "PDSFS_NOTIFY", value_enum)]
+    pub notify: Option<Notify>,
+}
+
+/// Whether the desktop is told of what could not be saved.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Notify {
+    /// Where there is a desktop
+    On,
+    /// Never
+    Off,
 }
 
 /// Whether POSIX attributes are kept on the drive.
@@ -176,6 +192,8 @@ impl Settings {
             cache_min_free: self.cache_min_free.or(lower.cache_min_free),
             spill_dir: self.spill_dir.or(lower.spill_dir),
             local_only: self.local_only.or(lower.local_only),
+            metrics_listen: self.metrics_listen.or(lower.metrics_listen),
+            notify: self.notify.or(lower.notify),
         }
     }
 
@@ -233,6 +251,8 @@ impl Settings {
             staged_bytes_max: self.cache_size,
             free_bytes_min: self.cache_min_free.unwrap_or(default.free_bytes_min),
             local_only: self.local_only.unwrap_or(default.local_only.clone()),
+            metrics_listen: self.metrics_listen,
+            notifies_desktop: self.notify.map_or(default.notifies_desktop, |notify| notify == Notify::On),
             ..default
         })
     }

@@ -25,6 +25,8 @@ const QUEUEING_HIGH: f64 = 4.0;
 const QUICKEST_DECAY: f64 = 1.002;
 /// Finished parts that count for the rate however old they are.
 const DONE_KEPT_MIN: usize = 4;
+/// Parts that end within this fraction of the time they took have ended together.
+const TOGETHER: u32 = 8;
 /// The span over which the upload rate is measured.
 const RATE_SPAN: Duration = Duration::from_secs(3);
 /// How many seconds of upload a writer may be ahead of the drive.
@@ -40,11 +42,21 @@ struct Control {
     is_starting: bool,
     /// How long a part takes when nothing queues, in seconds.
     quickest: f64,
-    /// Parts that were finished since the drive was last idle.
-    done: VecDeque<(Instant, u64)>,
+    /// Parts that were finished after `since`, the oldest first.
+    done: VecDeque<Done>,
+    /// When the drive was last idle, or parts that count no more were finished.
+    since: Option<Instant>,
     /// Bytes per second before the drive was last idle.
     last_rate: Option<f64>,
     in_flight: usize,
+}
+
+/// A part that was finished.
+#[derive(Clone, Copy, Debug)]
+struct Done {
+    at: Instant,
+    bytes: u64,
+    elapsed: Duration,
 }
 
 impl Control {
@@ -57,6 +69,7 @@ impl Control {
             is_starting: true,
             quickest: f64::INFINITY,
             done: VecDeque::new(),
+            since: None,
             last_rate: None,
             in_flight: 0,
         }
@@ -64,20 +77,17 @@ impl Control {
 
     fn started(&mut self, now: Instant) {
         if self.in_flight == 0 {
-            self.last_rate = self.rate(now);
+            self.last_rate = self.rate();
             self.done.clear();
+            self.since = Some(now);
         }
         self.in_flight += 1;
     }
 
     fn finished(&mut self, now: Instant, bytes: u64, elapsed: Duration, others_wait: bool) {
         self.in_flight = self.in_flight.saturating_sub(1);
-        self.done.push_back((now, bytes));
-        while self.done.len() > DONE_KEPT_MIN
-            && self.done.front().is_some_and(|(at, _)| now.duration_since(*at) > RATE_SPAN)
-        {
-            self.done.pop_front();
-        }
+        self.done.push_back(Done { at: now, bytes, elapsed });
+        self.forget_old(now);
         if bytes < self.part_bytes {
             return;
         }
@@ -102,21 +112,34 @@ impl Control {
         self.limit = (self.limit / 2).max(IN_FLIGHT_MIN.min(self.limit_max));
     }
 
+    /// Forgets parts that were finished long ago. Parts that share a line end together: those go together,
+    /// because the bytes of one that stays count from where the last one that goes has ended.
+    fn forget_old(&mut self, now: Instant) {
+        while let Some(first) = self.done.front().copied() {
+            let apart = first.elapsed / TOGETHER;
+            let count = self.done.iter().take_while(|done| done.at.duration_since(first.at) <= apart).count();
+            let last = self.done.get(count - 1).map_or(first.at, |done| done.at);
+            if self.done.len() < count + DONE_KEPT_MIN || now.duration_since(last) <= RATE_SPAN {
+                return;
+            }
+            self.done.drain(..count);
+            self.since = Some(last);
+        }
+    }
+
     /// Bytes per second of late; `None` until enough has been seen.
-    fn rate(&self, now: Instant) -> Option<f64> {
-        let Some((first, _)) = self.done.front().filter(|_| self.done.len() > 1) else {
-            return self.last_rate;
-        };
-        // The first one only marks the beginning: its bytes were sent before it.
-        let bytes: u64 = self.done.iter().skip(1).map(|(_, bytes)| bytes).sum();
-        let span = now.duration_since(*first).as_secs_f64();
-        (span > 0.05).then(|| bytes as f64 / span).or(self.last_rate)
+    fn rate(&self) -> Option<f64> {
+        let (Some(last), Some(since)) = (self.done.back(), self.since) else { return self.last_rate };
+        let bytes: u64 = self.done.iter().map(|done| done.bytes).sum();
+        let span = last.at.duration_since(since).as_secs_f64();
+        // Small files say how long a request takes, not how fast bytes go.
+        (span > 0.0 && bytes >= self.part_bytes).then(|| bytes as f64 / span).or(self.last_rate)
     }
 
     /// How many full parts of one file may be unacknowledged.
-    fn parts_ahead_max(&self, now: Instant) -> usize {
+    fn parts_ahead_max(&self) -> usize {
         let by_count = self.limit + (self.limit / 2).max(WAITING_MIN);
-        let by_rate = match self.rate(now) {
+        let by_rate = match self.rate() {
             Some(rate) => (rate * AHEAD.as_secs_f64() / self.part_bytes as f64) as usize,
             None => IN_FLIGHT_MIN,
         };
@@ -197,7 +220,7 @@ impl Gate {
 
     /// How many full parts of one file may be unacknowledged now.
     pub fn parts_ahead_max(&self) -> usize {
-        self.adjust(|control| control.parts_ahead_max(Instant::now()))
+        self.adjust(|control| control.parts_ahead_max())
     }
 
     /// Parts that may be in flight now.
@@ -298,18 +321,44 @@ mod tests {
         let ahead = |seconds_per_part: u64| {
             let mut control = Control::new(32, PART);
             control.started(start);
-            assert_eq!(control.parts_ahead_max(start), IN_FLIGHT_MIN);
+            assert_eq!(control.parts_ahead_max(), IN_FLIGHT_MIN);
             let mut now = start;
             for _ in 1..10 {
                 control.started(now);
                 now += Duration::from_secs(seconds_per_part);
                 control.finished(now, PART, Duration::from_secs(seconds_per_part), false);
             }
-            control.parts_ahead_max(now)
+            control.parts_ahead_max()
         };
         // Three seconds of upload are less than a part, and two parts are the least.
         assert_eq!(ahead(8), 2);
         assert_eq!(ahead(1), 3);
+    }
+
+    /// Parts that go over one line at once end almost at once: what they took together counts.
+    #[test]
+    fn parts_that_end_together_are_not_taken_for_a_fast_drive() {
+        let mut control = Control::new(32, PART);
+        let (start, mut now) = (Instant::now(), Instant::now());
+        for round in 0..5_u32 {
+            (0..4).for_each(|_| control.started(now));
+            let elapsed = Duration::from_millis(3200);
+            for part in 0..4 {
+                now = start + elapsed * (round + 1) + Duration::from_millis(part * 30);
+                control.finished(now, PART, elapsed, true);
+                // 10 MiB/s.
+                assert!((2..=3).contains(&control.parts_ahead_max()), "{round} {part}");
+            }
+        }
+    }
+
+    #[test]
+    fn small_files_say_nothing_about_the_speed() {
+        let mut control = Control::new(32, PART);
+        let now = Instant::now();
+        control.started(now);
+        control.finished(now + Duration::from_millis(20), 100, Duration::from_millis(20), false);
+        assert_eq!(control.parts_ahead_max(), IN_FLIGHT_MIN);
     }
 
     #[test]
@@ -325,7 +374,7 @@ mod tests {
         }
         now += Duration::from_secs(3600);
         control.started(now);
-        assert_eq!(control.parts_ahead_max(now), 2);
+        assert_eq!(control.parts_ahead_max(), 2);
     }
 
     #[tokio::test]

@@ -33,13 +33,13 @@ pub type Body = Either<Full<Bytes>, Channel<Bytes>>;
 /// Answers requests about one mount.
 #[derive(Debug)]
 pub struct Answers {
-    served: Served,
+    served: Arc<Served>,
     followers: Arc<Semaphore>,
 }
 
 impl Answers {
     /// For a mount.
-    pub fn new(served: Served) -> Arc<Self> {
+    pub fn new(served: Arc<Served>) -> Arc<Self> {
         Arc::new(Self { served, followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)) })
     }
 
@@ -61,7 +61,7 @@ impl Answers {
     async fn drain(&self, query: &str) -> Response<Body> {
         let limit = match number(query, "timeout_ms") {
             Ok(ms) => ms.map_or(DRAIN_MAX, Duration::from_millis).min(DRAIN_MAX),
-            Err(refused) => return refused,
+            Err(wrong) => return refuse(StatusCode::BAD_REQUEST, wrong),
         };
         let drained = match tokio::time::timeout(limit, self.served.vfs.drain()).await {
             Ok(unsaved) => {
@@ -77,7 +77,7 @@ impl Answers {
     fn events(&self, query: &str) -> Response<Body> {
         let since = match number(query, "since") {
             Ok(since) => since.unwrap_or(0),
-            Err(refused) => return refused,
+            Err(wrong) => return refuse(StatusCode::BAD_REQUEST, wrong),
         };
         let follows = match value(query, "follow") {
             None | Some("false") => false,
@@ -86,10 +86,11 @@ impl Answers {
                 return refuse(StatusCode::BAD_REQUEST, format!("follow is true or false, not {other:?}"));
             }
         };
-        let Ok(place) = self.followers.clone().try_acquire_owned() else {
+        let place = if follows { self.followers.clone().try_acquire_owned().ok() } else { None };
+        if follows && place.is_none() {
             let what = format!("{FOLLOWERS_MAX} programs follow the events already");
             return refuse(StatusCode::SERVICE_UNAVAILABLE, what);
-        };
+        }
         let (sender, body) = Channel::new(BATCHES_AHEAD);
         let recent = self.served.recent.clone();
         tokio::spawn(async move {
@@ -141,10 +142,9 @@ fn value<'a>(query: &'a str, name: &str) -> Option<&'a str> {
         .map(|(_, value)| value)
 }
 
-fn number(query: &str, name: &str) -> Result<Option<u64>, Response<Body>> {
+fn number(query: &str, name: &str) -> Result<Option<u64>, String> {
     let Some(text) = value(query, name) else { return Ok(None) };
-    let wrong = |_| refuse(StatusCode::BAD_REQUEST, format!("{name} is a number, not {text:?}"));
-    text.parse().map(Some).map_err(wrong)
+    text.parse().map(Some).map_err(|_| format!("{name} is a number, not {text:?}"))
 }
 
 fn json(status: StatusCode, shape: &impl Serialize) -> Response<Body> {

@@ -67,6 +67,7 @@ pub async fn mounts() -> Vec<(Daemon, Status)> {
     for (daemon, status) in asked.join_all().await {
         match status {
             Ok(status) => found.push((daemon, status)),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => tracing::warn!("{}: {error}", daemon.socket.display()),
         }
     }

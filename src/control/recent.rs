@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::types::{Happening, LogEntry};
+use crate::logging;
 use crate::status::{Event, Progress};
 
 /// Entries that are remembered.
@@ -148,15 +149,20 @@ impl Recent {
     /// Notes the endings of transfers from now on, for as long as the mount lives. Must be called on a
     /// runtime.
     pub fn watch(self: &Arc<Self>, progress: &Progress) -> JoinHandle<()> {
-        let (recent, mut events) = (self.clone(), progress.subscribe());
+        let (recent, mut events, mut warnings) = (self.clone(), progress.subscribe(), logging::warnings());
         tokio::spawn(async move {
             loop {
-                match events.recv().await {
-                    Ok(event) => recent.add(Happened::from(&event)),
-                    Err(RecvError::Lagged(count)) => {
-                        recent.add(Happened::warning(format!("{count} endings of transfers were not noted")));
-                    }
-                    Err(RecvError::Closed) => return,
+                tokio::select! {
+                    event = events.recv() => match event {
+                        Ok(event) => recent.add(Happened::from(&event)),
+                        Err(RecvError::Lagged(count)) => {
+                            let what = format!("{count} endings of transfers were not noted");
+                            recent.add(Happened::warning(what));
+                        }
+                        Err(RecvError::Closed) => return,
+                    },
+                    // What is lost here is in the log.
+                    Ok(text) = warnings.recv() => recent.add(Happened::warning(&*text)),
                 }
             }
         })

@@ -1,7 +1,6 @@
 //! fuser's trait on top of [`Vfs`]: types are converted, requests dispatched, nothing is decided.
 
 use std::ffi::OsStr;
-use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -15,12 +14,13 @@ use fuser::{
 };
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
-use tracing::Instrument;
+
+mod answering;
 
 use super::capabilities;
 use super::convert::{self, GENERATION};
-use super::dispatch::{self, Op, OpenedFolder, Outcome, Reply, Seen, answer_within, refuse};
-use crate::error::{Error, ErrorKind, Result};
+use super::dispatch::{Op, OpenedFolder, Seen, refuse};
+use crate::error::{Error, ErrorKind};
 use crate::ids::Ino;
 use crate::vfs::{Caller, Fh, SetAttr, Vfs};
 
@@ -42,45 +42,6 @@ pub(super) struct Adaptor {
     busy: mpsc::Sender<()>,
 }
 
-impl Adaptor {
-    pub(super) fn new(
-        vfs: Arc<Vfs>,
-        runtime: Handle,
-        commit_timeout: Duration,
-        ended: watch::Sender<bool>,
-        busy: mpsc::Sender<()>,
-    ) -> Self {
-        Self { vfs, runtime, commit_wait_max: commit_timeout + COMMIT_MARGIN, ended, busy }
-    }
-
-    /// Runs `work`; the reply goes with it. As far as it comes without waiting it runs here, which
-    /// for what is cached is the whole way and costs no change of threads; the rest is a task.
-    fn dispatch<R: Reply, T: Outcome>(
-        &self,
-        op: Op,
-        limit: Duration,
-        reply: R,
-        work: impl Future<Output = Result<T>> + Send + 'static,
-        answer: impl FnOnce(R, T) + Send + 'static,
-    ) {
-        let (vfs, busy) = (self.vfs.clone(), self.busy.clone());
-        let task = async move {
-            if let Some(late) = answer_within(op, limit, reply, work, answer).await {
-                late.take_back(&vfs).await;
-            }
-            drop(busy);
-        };
-        let _inside = self.runtime.enter();
-        if let Some(rest) = dispatch::started(Box::pin(task.instrument(op.span()))) {
-            self.runtime.spawn(rest);
-        }
-    }
-
-    fn never(op: Op, kind: ErrorKind, reply: impl Reply) {
-        refuse(op, reply, &Error::new(kind, "not offered by this file system"));
-    }
-}
-
 fn caller(request: &Request) -> Caller {
     Caller { uid: request.uid(), gid: request.gid(), tid: request.pid() }
 }
@@ -97,10 +58,10 @@ impl Filesystem for Adaptor {
         self.ended.send_replace(true);
     }
 
-    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (vfs, name) = (self.vfs.clone(), name.to_owned());
         let absent_ttl = vfs.negative_ttl();
-        let op = Op::on("lookup", parent.0);
+        let op = Op::on(req, "lookup", parent.0);
         let work = async move { vfs.lookup(Ino(parent.0), &name).await };
         self.dispatch(op, METADATA_WAIT_MAX, reply, work, move |reply, found| match found {
             Some(entry) => convert::entry(reply, &entry),
@@ -115,9 +76,9 @@ impl Filesystem for Adaptor {
         self.vfs.forget(Ino(ino.0), lookups);
     }
 
-    fn getattr(&self, _: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
         let vfs = self.vfs.clone();
-        let op = Op::on("getattr", ino.0).with_handle(fh.map_or(0, |fh| fh.0));
+        let op = Op::on(req, "getattr", ino.0).with_handle(fh.map_or(0, |fh| fh.0));
         let work = async move { vfs.getattr(Ino(ino.0)).await.map(Seen) };
         self.dispatch(op, METADATA_WAIT_MAX, reply, work, |reply, Seen(entry)| {
             reply.attr(&entry.ttl, &convert::attr(&entry.attr));
@@ -126,7 +87,7 @@ impl Filesystem for Adaptor {
 
     fn setattr(
         &self,
-        request: &Request,
+        req: &Request,
         ino: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -143,7 +104,8 @@ impl Filesystem for Adaptor {
         reply: ReplyAttr,
     ) {
         let vfs = self.vfs.clone();
-        let op = Op::on("setattr", ino.0).with_handle(fh.map_or(0, |fh| fh.0)).over(0, size.unwrap_or(0));
+        let op =
+            Op::on(req, "setattr", ino.0).with_handle(fh.map_or(0, |fh| fh.0)).over(0, size.unwrap_or(0));
         let set = SetAttr {
             mode: mode.map(|mode| mode & 0o7777),
             uid,
@@ -152,7 +114,7 @@ impl Filesystem for Adaptor {
             atime: atime.map(convert::time),
             mtime: mtime.map(convert::time),
         };
-        let caller = caller(request);
+        let caller = caller(req);
         // A new size may have to wait for content.
         let limit = if size.is_some() { self.commit_wait_max } else { METADATA_WAIT_MAX };
         let work = async move { vfs.setattr(Ino(ino.0), fh.map(|fh| Fh(fh.0)), set, caller).await.map(Seen) };
@@ -163,7 +125,7 @@ impl Filesystem for Adaptor {
 
     fn mknod(
         &self,
-        request: &Request,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
@@ -171,59 +133,61 @@ impl Filesystem for Adaptor {
         _rdev: u32,
         reply: ReplyEntry,
     ) {
-        let op = Op::on("mknod", parent.0);
+        let op = Op::on(req, "mknod", parent.0);
         let Some(kind) = convert::kind_of_mode(mode) else {
             return Self::never(op, ErrorKind::NotPermitted, reply);
         };
-        let (vfs, name, caller) = (self.vfs.clone(), name.to_owned(), caller(request));
+        let (vfs, name, caller) = (self.vfs.clone(), name.to_owned(), caller(req));
         let work = async move { vfs.mknod(Ino(parent.0), &name, kind, mode, caller).await };
         self.dispatch(op, self.commit_wait_max, reply, work, |reply, entry| convert::entry(reply, &entry));
     }
 
-    fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _: u32, reply: ReplyEntry) {
-        let (vfs, name, caller) = (self.vfs.clone(), name.to_owned(), caller(request));
+    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _: u32, reply: ReplyEntry) {
+        let (vfs, name, caller) = (self.vfs.clone(), name.to_owned(), caller(req));
         let work = async move { vfs.mkdir(Ino(parent.0), &name, mode, caller).await };
-        self.dispatch(Op::on("mkdir", parent.0), METADATA_WAIT_MAX, reply, work, |reply, entry| {
+        self.dispatch(Op::on(req, "mkdir", parent.0), METADATA_WAIT_MAX, reply, work, |reply, entry| {
             convert::entry(reply, &entry);
         });
     }
 
-    fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (vfs, name) = (self.vfs.clone(), name.to_owned());
         let work = async move { vfs.unlink(Ino(parent.0), &name).await };
-        self.dispatch(Op::on("unlink", parent.0), METADATA_WAIT_MAX, reply, work, |reply, ()| reply.ok());
+        self.dispatch(Op::on(req, "unlink", parent.0), METADATA_WAIT_MAX, reply, work, |reply, ()| {
+            reply.ok()
+        });
     }
 
-    fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (vfs, name) = (self.vfs.clone(), name.to_owned());
         let work = async move { vfs.rmdir(Ino(parent.0), &name).await };
-        self.dispatch(Op::on("rmdir", parent.0), METADATA_WAIT_MAX, reply, work, |reply, ()| reply.ok());
+        self.dispatch(Op::on(req, "rmdir", parent.0), METADATA_WAIT_MAX, reply, work, |reply, ()| reply.ok());
     }
 
-    fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        let (vfs, name, caller) = (self.vfs.clone(), name.to_owned(), caller(request));
+    fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let (vfs, name, caller) = (self.vfs.clone(), name.to_owned(), caller(req));
         let target = target.as_os_str().to_owned();
         let work = async move { vfs.symlink(Ino(parent.0), &name, &target, caller).await };
-        self.dispatch(Op::on("symlink", parent.0), self.commit_wait_max, reply, work, |reply, entry| {
+        self.dispatch(Op::on(req, "symlink", parent.0), self.commit_wait_max, reply, work, |reply, entry| {
             convert::entry(reply, &entry);
         });
     }
 
-    fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
+    fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
         let vfs = self.vfs.clone();
         let work = async move { vfs.readlink(Ino(ino.0)).await };
-        self.dispatch(Op::on("readlink", ino.0), READ_WAIT_MAX, reply, work, |reply, target| {
+        self.dispatch(Op::on(req, "readlink", ino.0), READ_WAIT_MAX, reply, work, |reply, target| {
             reply.data(&target);
         });
     }
 
-    fn link(&self, _: &Request, ino: INodeNo, _: INodeNo, _: &OsStr, reply: ReplyEntry) {
-        Self::never(Op::on("link", ino.0), ErrorKind::NotPermitted, reply);
+    fn link(&self, req: &Request, ino: INodeNo, _: INodeNo, _: &OsStr, reply: ReplyEntry) {
+        Self::never(Op::on(req, "link", ino.0), ErrorKind::NotPermitted, reply);
     }
 
     fn rename(
         &self,
-        _: &Request,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
         new_parent: INodeNo,
@@ -231,10 +195,10 @@ impl Filesystem for Adaptor {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let op = Op::on("rename", parent.0);
+        let op = Op::on(req, "rename", parent.0);
         let mode = match convert::rename_mode(flags) {
             Ok(mode) => mode,
-            Err(error) => return refuse(op, reply, &error),
+            Err(error) => return self.refuse(op, reply, &error),
         };
         let (vfs, name, new_name) = (self.vfs.clone(), name.to_owned(), new_name.to_owned());
         let work =
@@ -243,29 +207,29 @@ impl Filesystem for Adaptor {
         self.dispatch(op, self.commit_wait_max, reply, work, |reply, ()| reply.ok());
     }
 
-    fn access(&self, request: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
-        let (vfs, caller) = (self.vfs.clone(), caller(request));
+    fn access(&self, req: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+        let (vfs, caller) = (self.vfs.clone(), caller(req));
         let work = async move { vfs.access(Ino(ino.0), mask.bits(), caller).await };
-        self.dispatch(Op::on("access", ino.0), METADATA_WAIT_MAX, reply, work, |reply, ()| reply.ok());
+        self.dispatch(Op::on(req, "access", ino.0), METADATA_WAIT_MAX, reply, work, |reply, ()| reply.ok());
     }
 
-    fn statfs(&self, _: &Request, ino: INodeNo, reply: ReplyStatfs) {
+    fn statfs(&self, req: &Request, ino: INodeNo, reply: ReplyStatfs) {
         let vfs = self.vfs.clone();
         let work = async move { Ok(vfs.statfs().await) };
-        self.dispatch(Op::on("statfs", ino.0), METADATA_WAIT_MAX, reply, work, convert::statfs);
+        self.dispatch(Op::on(req, "statfs", ino.0), METADATA_WAIT_MAX, reply, work, convert::statfs);
     }
 
-    fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+    fn opendir(&self, req: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         let vfs = self.vfs.clone();
         let work = async move { vfs.opendir(Ino(ino.0)).await.map(OpenedFolder) };
-        self.dispatch(Op::on("opendir", ino.0), METADATA_WAIT_MAX, reply, work, |reply, folder| {
+        self.dispatch(Op::on(req, "opendir", ino.0), METADATA_WAIT_MAX, reply, work, |reply, folder| {
             reply.opened(FileHandle(folder.0.0), fuser::FopenFlags::empty());
         });
     }
 
-    fn readdir(&self, _: &Request, ino: INodeNo, dh: FileHandle, cookie: u64, reply: ReplyDirectory) {
+    fn readdir(&self, req: &Request, ino: INodeNo, dh: FileHandle, cookie: u64, reply: ReplyDirectory) {
         let vfs = self.vfs.clone();
-        let op = Op::on("readdir", ino.0).with_handle(dh.0).over(cookie, 0);
+        let op = Op::on(req, "readdir", ino.0).with_handle(dh.0).over(cookie, 0);
         let work = async move { vfs.readdir(Fh(dh.0), cookie, false).await };
         self.dispatch(op, METADATA_WAIT_MAX, reply, work, |mut reply, entries| {
             convert::fill(&mut reply, entries);
@@ -273,9 +237,16 @@ impl Filesystem for Adaptor {
         });
     }
 
-    fn readdirplus(&self, _: &Request, ino: INodeNo, dh: FileHandle, cookie: u64, reply: ReplyDirectoryPlus) {
+    fn readdirplus(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        dh: FileHandle,
+        cookie: u64,
+        reply: ReplyDirectoryPlus,
+    ) {
         let (vfs, counting) = (self.vfs.clone(), self.vfs.clone());
-        let op = Op::on("readdirplus", ino.0).with_handle(dh.0).over(cookie, 0);
+        let op = Op::on(req, "readdirplus", ino.0).with_handle(dh.0).over(cookie, 0);
         let work = async move { vfs.readdir(Fh(dh.0), cookie, true).await };
         self.dispatch(op, METADATA_WAIT_MAX, reply, work, move |mut reply, entries| {
             convert::fill_plus(&mut reply, entries, &counting);
@@ -293,18 +264,18 @@ impl Filesystem for Adaptor {
         reply.ok();
     }
 
-    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let (vfs, caller) = (self.vfs.clone(), caller(request));
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let (vfs, caller) = (self.vfs.clone(), caller(req));
         let work = async move { vfs.open(Ino(ino.0), flags.0, caller).await };
         // A file that is just being committed is opened when that is over.
-        self.dispatch(Op::on("open", ino.0), self.commit_wait_max, reply, work, |reply, opened| {
+        self.dispatch(Op::on(req, "open", ino.0), self.commit_wait_max, reply, work, |reply, opened| {
             reply.opened(FileHandle(opened.fh.0), convert::open_flags(opened));
         });
     }
 
     fn create(
         &self,
-        request: &Request,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
@@ -312,8 +283,8 @@ impl Filesystem for Adaptor {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let (vfs, name, caller) = (self.vfs.clone(), name.to_owned(), caller(request));
-        let op = Op::on("create", parent.0);
+        let (vfs, name, caller) = (self.vfs.clone(), name.to_owned(), caller(req));
+        let op = Op::on(req, "create", parent.0);
         let work = async move { vfs.create(Ino(parent.0), &name, (flags, mode), caller).await };
         self.dispatch(op, METADATA_WAIT_MAX, reply, work, |reply, (entry, opened)| {
             let (attr, fh) = (convert::attr(&entry.attr), FileHandle(opened.fh.0));
@@ -323,7 +294,7 @@ impl Filesystem for Adaptor {
 
     fn read(
         &self,
-        _: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -333,7 +304,7 @@ impl Filesystem for Adaptor {
         reply: ReplyData,
     ) {
         let vfs = self.vfs.clone();
-        let op = Op::on("read", ino.0).with_handle(fh.0).over(offset, size.into());
+        let op = Op::on(req, "read", ino.0).with_handle(fh.0).over(offset, size.into());
         let work = async move { vfs.read(Fh(fh.0), offset, size).await };
         self.dispatch(op, READ_WAIT_MAX, reply, work, |reply, bytes| reply.data(&bytes));
     }
@@ -342,7 +313,7 @@ impl Filesystem for Adaptor {
     /// part buffer.
     fn write(
         &self,
-        request: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -352,16 +323,16 @@ impl Filesystem for Adaptor {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let op = Op::on("write", ino.0).with_handle(fh.0).over(offset, bytes.len() as u64);
+        let op = Op::on(req, "write", ino.0).with_handle(fh.0).over(offset, bytes.len() as u64);
         if flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID)
-            && let Err(error) = self.vfs.drop_set_ids(Ino(ino.0), caller(request))
+            && let Err(error) = self.vfs.drop_set_ids(Ino(ino.0), caller(req))
         {
-            return refuse(op, reply, &error);
+            return self.refuse(op, reply, &error);
         }
         let taken = match self.vfs.write_now(Fh(fh.0), offset, bytes) {
             Ok(taken) if taken == bytes.len() => return reply.written(bytes.len() as u32),
             Ok(taken) => taken,
-            Err(error) => return refuse(op, reply, &error),
+            Err(error) => return self.refuse(op, reply, &error),
         };
         let (vfs, rest) = (self.vfs.clone(), Bytes::copy_from_slice(&bytes[taken..]));
         let work = async move {
@@ -374,23 +345,23 @@ impl Filesystem for Adaptor {
         self.dispatch(op, self.commit_wait_max, reply, work, ReplyWrite::written);
     }
 
-    fn flush(&self, request: &Request, ino: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        let (vfs, caller) = (self.vfs.clone(), caller(request));
-        let op = Op::on("flush", ino.0).with_handle(fh.0);
+    fn flush(&self, req: &Request, ino: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        let (vfs, caller) = (self.vfs.clone(), caller(req));
+        let op = Op::on(req, "flush", ino.0).with_handle(fh.0);
         let work = async move { vfs.flush(Fh(fh.0), caller).await };
         self.dispatch(op, self.commit_wait_max, reply, work, |reply, ()| reply.ok());
     }
 
-    fn fsync(&self, _: &Request, ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+    fn fsync(&self, req: &Request, ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         let vfs = self.vfs.clone();
-        let op = Op::on("fsync", ino.0).with_handle(fh.0);
+        let op = Op::on(req, "fsync", ino.0).with_handle(fh.0);
         let work = async move { vfs.fsync(Fh(fh.0)).await };
         self.dispatch(op, self.commit_wait_max, reply, work, |reply, ()| reply.ok());
     }
 
     fn release(
         &self,
-        _: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         _: OpenFlags,
@@ -399,14 +370,14 @@ impl Filesystem for Adaptor {
         reply: ReplyEmpty,
     ) {
         let vfs = self.vfs.clone();
-        let op = Op::on("release", ino.0).with_handle(fh.0);
+        let op = Op::on(req, "release", ino.0).with_handle(fh.0);
         let work = async move { vfs.release(Fh(fh.0)).await };
         self.dispatch(op, self.commit_wait_max, reply, work, |reply, ()| reply.ok());
     }
 
     fn fallocate(
         &self,
-        request: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -414,19 +385,19 @@ impl Filesystem for Adaptor {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let op = Op::on("fallocate", ino.0).with_handle(fh.0).over(offset, length);
+        let op = Op::on(req, "fallocate", ino.0).with_handle(fh.0).over(offset, length);
         let wanted = match convert::allocation(mode) {
             Ok(wanted) => wanted,
-            Err(error) => return refuse(op, reply, &error),
+            Err(error) => return self.refuse(op, reply, &error),
         };
-        let (vfs, caller) = (self.vfs.clone(), caller(request));
+        let (vfs, caller) = (self.vfs.clone(), caller(req));
         let work = async move { vfs.allocate(Ino(ino.0), Fh(fh.0), (offset, length), wanted, caller).await };
         self.dispatch(op, self.commit_wait_max, reply, work, |reply, ()| reply.ok());
     }
 
     fn setxattr(
         &self,
-        _: &Request,
+        req: &Request,
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -435,34 +406,34 @@ impl Filesystem for Adaptor {
         reply: ReplyEmpty,
     ) {
         let set = self.vfs.setxattr(Ino(ino.0), name, value, flags);
-        convert::done(Op::on("setxattr", ino.0), reply, set);
+        convert::done(Op::on(req, "setxattr", ino.0), reply, set);
     }
 
     /// All is known here, so these are answered at once; programs that list folders ask for each file.
-    fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+    fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let value = self.vfs.getxattr(Ino(ino.0), name);
-        convert::xattr(Op::on("getxattr", ino.0), reply, size, value);
+        convert::xattr(Op::on(req, "getxattr", ino.0), reply, size, value);
     }
 
-    fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         let names = self.vfs.listxattr(Ino(ino.0));
-        convert::xattr(Op::on("listxattr", ino.0), reply, size, names);
+        convert::xattr(Op::on(req, "listxattr", ino.0), reply, size, names);
     }
 
-    fn removexattr(&self, _: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let removed = self.vfs.removexattr(Ino(ino.0), name);
-        convert::done(Op::on("removexattr", ino.0), reply, removed);
+        convert::done(Op::on(req, "removexattr", ino.0), reply, removed);
     }
 
     // From here on: refused once, after which the kernel knows and answers by itself.
 
-    fn lseek(&self, _: &Request, ino: INodeNo, _: FileHandle, _: i64, _: i32, reply: ReplyLseek) {
-        Self::never(Op::on("lseek", ino.0), ErrorKind::NotImplemented, reply);
+    fn lseek(&self, req: &Request, ino: INodeNo, _: FileHandle, _: i64, _: i32, reply: ReplyLseek) {
+        Self::never(Op::on(req, "lseek", ino.0), ErrorKind::NotImplemented, reply);
     }
 
     fn ioctl(
         &self,
-        _: &Request,
+        req: &Request,
         ino: INodeNo,
         _: FileHandle,
         _: IoctlFlags,
@@ -471,12 +442,12 @@ impl Filesystem for Adaptor {
         _: u32,
         reply: ReplyIoctl,
     ) {
-        Self::never(Op::on("ioctl", ino.0), ErrorKind::NotImplemented, reply);
+        Self::never(Op::on(req, "ioctl", ino.0), ErrorKind::NotImplemented, reply);
     }
 
     fn copy_file_range(
         &self,
-        _: &Request,
+        req: &Request,
         ino: INodeNo,
         from: FileHandle,
         offset: u64,
@@ -487,7 +458,7 @@ impl Filesystem for Adaptor {
         _: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        let op = Op::on("copy_file_range", ino.0).with_handle(from.0).over(offset, len);
+        let op = Op::on(req, "copy_file_range", ino.0).with_handle(from.0).over(offset, len);
         let vfs = self.vfs.clone();
         let work = async move { vfs.copy_range((Fh(from.0), offset), (Fh(to.0), to_offset), len).await };
         self.dispatch(op, self.commit_wait_max, reply, work, ReplyWrite::written);

@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use fuser::Errno;
+use fuser::{Errno, Request};
 use tracing::{Level, Span};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -24,14 +24,16 @@ use crate::vfs::{DirEntry, Entry, Fh, Opened, Statfs, Vfs};
 pub(super) struct Op {
     pub(super) name: &'static str,
     pub(super) ino: u64,
+    /// The thread that asked; 0 for the kernel itself.
+    pub(super) pid: u32,
     pub(super) fh: u64,
     pub(super) offset: u64,
     pub(super) len: u64,
 }
 
 impl Op {
-    pub(super) fn on(name: &'static str, ino: u64) -> Self {
-        Self { name, ino, fh: 0, offset: 0, len: 0 }
+    pub(super) fn on(request: &Request, name: &'static str, ino: u64) -> Self {
+        Self { name, ino, pid: request.pid(), fh: 0, offset: 0, len: 0 }
     }
 
     pub(super) fn with_handle(self, fh: u64) -> Self {
@@ -44,16 +46,22 @@ impl Op {
 
     /// Costs one comparison unless `debug` is on.
     pub(super) fn span(self) -> Span {
-        let Self { name, ino, fh, offset, len } = self;
-        tracing::debug_span!("fuse", op = name, ino, fh, offset, len)
+        let Self { name, ino, pid, fh, offset, len } = self;
+        tracing::debug_span!("fuse", op = name, ino, pid, fh, offset, len)
     }
 
-    fn log(self, error: &Error) {
-        let Self { name: op, ino, fh, offset, len } = self;
-        match error.kind().level() {
-            Level::ERROR => tracing::error!(op, ino, fh, offset, len, "{error}"),
-            Level::WARN => tracing::warn!(op, ino, fh, offset, len, "{error}"),
-            _ => tracing::debug!(op, ino, fh, offset, len, "{error}"),
+    /// One line for a failure, with the path of what it was about; a failure that was told before is a line
+    /// for `debug` only.
+    fn log(self, error: &Error, named: impl FnOnce(u64) -> String) {
+        let Self { name: op, ino, pid, fh, offset, len } = self;
+        let errno = error.errno();
+        let level = error.kind().level();
+        if level > Level::WARN || !error.is_first_told() {
+            tracing::debug!(op, ino, pid, fh, offset, len, errno, "{error}");
+        } else if level == Level::WARN {
+            tracing::warn!(op, ino, pid, fh, offset, len, errno, "{}: {error}", named(ino));
+        } else {
+            tracing::error!(op, ino, pid, fh, offset, len, errno, "{}: {error}", named(ino));
         }
     }
 }
@@ -90,9 +98,14 @@ replies!(
     ReplyXattr
 );
 
-/// The one place where an error becomes a log line and an errno.
+/// Answers with an error about what has no name.
 pub(super) fn refuse(op: Op, reply: impl Reply, error: &Error) {
-    op.log(error);
+    refuse_named(op, reply, error, |ino| format!("inode {ino}"));
+}
+
+/// The one place where an error becomes a log line and an errno.
+pub(super) fn refuse_named(op: Op, reply: impl Reply, error: &Error, named: impl FnOnce(u64) -> String) {
+    op.log(error, named);
     reply.fail(Errno::from_i32(error.errno()));
 }
 
@@ -135,7 +148,8 @@ impl Outcome for Option<Entry> {
 impl Outcome for Opened {
     async fn take_back(self, vfs: &Vfs) {
         if let Err(error) = vfs.release(self.fh).await {
-            Op::on("late release", 0).with_handle(self.fh.0).log(&error);
+            let op = Op { name: "late release", ino: 0, pid: 0, fh: self.fh.0, offset: 0, len: 0 };
+            op.log(&error, |_| "a file that was opened too late".to_owned());
         }
     }
 }
@@ -161,6 +175,7 @@ pub(super) async fn answer_within<R: Reply, T>(
     reply: R,
     work: impl Future<Output = Result<T>>,
     answer: impl FnOnce(R, T),
+    named: impl FnOnce(u64) -> String,
 ) -> Option<T> {
     let mut work = pin!(work);
     match tokio::time::timeout(limit, &mut work).await {
@@ -169,12 +184,12 @@ pub(super) async fn answer_within<R: Reply, T>(
             None
         }
         Ok(Err(error)) => {
-            refuse(op, reply, &error);
+            refuse_named(op, reply, &error, named);
             None
         }
         Err(_) => {
             let late = Error::new(ErrorKind::Timeout, format!("no outcome within {} s", limit.as_secs()));
-            refuse(op, reply, &late);
+            refuse_named(op, reply, &late, named);
             work.await.ok()
         }
     }
@@ -216,14 +231,24 @@ mod tests {
         }
     }
 
-    const OP: Op = Op { name: "write", ino: 1, fh: 2, offset: 3, len: 4 };
+    const OP: Op = Op { name: "write", ino: 1, pid: 5, fh: 2, offset: 3, len: 4 };
+
+    fn named(ino: u64) -> String {
+        format!("/{ino}")
+    }
 
     #[tokio::test]
     async fn an_outcome_is_answered_once() {
         let (told, heard) = channel();
-        let late =
-            answer_within(OP, Duration::from_secs(9), Recorder(told), async { Ok(7) }, Recorder::written)
-                .await;
+        let late = answer_within(
+            OP,
+            Duration::from_secs(9),
+            Recorder(told),
+            async { Ok(7) },
+            Recorder::written,
+            named,
+        )
+        .await;
         assert_eq!((late, heard.iter().collect::<Vec<_>>()), (None, vec![Ok(7)]));
     }
 
@@ -259,7 +284,8 @@ mod tests {
     async fn an_error_becomes_its_errno() {
         let (told, heard) = channel();
         let work = async { Err(Error::new(ErrorKind::QuotaExceeded, "full")) };
-        let late = answer_within(OP, Duration::from_secs(9), Recorder(told), work, Recorder::written).await;
+        let late =
+            answer_within(OP, Duration::from_secs(9), Recorder(told), work, Recorder::written, named).await;
         assert_eq!(late, None);
         assert_eq!(heard.iter().collect::<Vec<_>>(), vec![Err(ErrorKind::QuotaExceeded.errno())]);
     }
@@ -278,6 +304,7 @@ mod tests {
             Recorder(told),
             work,
             Recorder::written,
+            named,
         ));
         // The answer comes while the operation is still held up.
         let first = tokio::task::spawn_blocking(move || (heard.recv(), heard)).await.unwrap();

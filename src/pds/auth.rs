@@ -201,6 +201,13 @@ impl TokenSource {
         if self.current().is_some_and(|current| Some(&current.authorization) != rejected) {
             return Ok(());
         }
+        // Others have waited for the one that found it dead: they need not ask again.
+        if let (AuthState::Dead { reason, .. }, Some((stamp, _))) = (&*self.state.borrow(), renewal.dead)
+            && stamp == self.origin.stamp()
+            && self.is_repairable()
+        {
+            return Err(Trouble::Dead(Error::new(ErrorKind::Unauthenticated, reason)));
+        }
         let outcome = self.renew_alone(&mut renewal, rejected, why, transport).await;
         match &outcome {
             Ok(()) => {
@@ -238,19 +245,19 @@ impl TokenSource {
             Err(error) if error.kind() == ErrorKind::NotFound => return Err(Trouble::Dead(error)),
             Err(error) => return Err(Trouble::Passing(error)),
         };
+        if renewal.seen.as_ref() != Some(&stored.grant) {
+            // Somebody else has stored something: it goes before what we could not store.
+            renewal.unsaved = None;
+        }
         renewal.seen = Some(stored.grant.clone());
-        let held = renewal.unsaved.clone().unwrap_or_else(|| stored.clone());
+        let held = renewal.unsaved.clone().unwrap_or(stored);
         // Somebody else has renewed it, or a login has replaced it.
-        for candidate in [&stored, &held] {
-            let current = Current::of(candidate).map_err(Trouble::Dead)?;
-            if let Some(current) = current
-                && Some(&current.authorization) != rejected
-                && !current.is_over()
-            {
-                self.adopt(Some(current));
-                renewal.unsaved = None;
-                return Ok(());
-            }
+        if let Some(current) = Current::of(&held).map_err(Trouble::Dead)?
+            && Some(&current.authorization) != rejected
+            && !current.is_over()
+        {
+            self.adopt(Some(current));
+            return Ok(());
         }
         let granted = match by_grant(&held.grant, self.origin.auth_endpoint(), transport).await {
             Ok(Some(granted)) => granted,

@@ -5,7 +5,7 @@
 //! runs, from the process or over HTTP, and releases what it stalled when it is.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -127,13 +127,38 @@ pub enum FaultAction {
         /// Speed.
         bytes_per_s: u64,
     },
+    /// The same for all bodies together, as on one line.
+    Line {
+        /// Speed.
+        bytes_per_s: u64,
+    },
+}
+
+/// A line that bodies share.
+#[derive(Clone, Debug)]
+pub(super) struct Line {
+    bytes_per_s: u64,
+    /// When what was given to it so far will have passed. A leaf lock.
+    free_at: Arc<Mutex<Instant>>,
+}
+
+impl Line {
+    /// How long so many more bytes take, with what others have given to the line before.
+    pub(super) fn pause(&self, bytes: u64) -> Duration {
+        let takes = Duration::from_nanos(bytes.saturating_mul(1_000_000_000) / self.bytes_per_s);
+        let now = Instant::now();
+        let mut free_at = self.free_at.lock().unwrap_or_else(PoisonError::into_inner);
+        *free_at = now.max(*free_at) + takes;
+        free_at.saturating_duration_since(now)
+    }
 }
 
 /// What the plan says about one request.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Verdict {
     pub(super) delay: Duration,
     pub(super) throttle_bytes_per_s: Option<u64>,
+    pub(super) line: Option<Line>,
     pub(super) action: Option<FaultAction>,
     /// The plan that said so; a stall ends with it.
     generation: u64,
@@ -159,11 +184,18 @@ pub struct Faults {
     plan: watch::Sender<u64>,
     /// Counts hits.
     hits: watch::Sender<u64>,
+    /// Of every [`Line`].
+    free_at: Arc<Mutex<Instant>>,
 }
 
 impl Faults {
     pub(super) fn new(plan: FaultPlan) -> Self {
-        let faults = Self { armed: Arc::default(), plan: watch::Sender::new(0), hits: watch::Sender::new(0) };
+        let faults = Self {
+            armed: Arc::default(),
+            plan: watch::Sender::new(0),
+            hits: watch::Sender::new(0),
+            free_at: Arc::new(Mutex::new(Instant::now())),
+        };
         faults.set(plan);
         faults
     }
@@ -228,6 +260,10 @@ impl Faults {
                     let slower = verdict.throttle_bytes_per_s.unwrap_or(u64::MAX).min(*bytes_per_s);
                     verdict.throttle_bytes_per_s = Some(slower.max(1));
                 }
+                FaultAction::Line { bytes_per_s } => {
+                    let line = Line { bytes_per_s: (*bytes_per_s).max(1), free_at: self.free_at.clone() };
+                    verdict.line = Some(line);
+                }
                 action => {
                     verdict.action = Some(action.clone());
                     break;
@@ -281,6 +317,20 @@ mod tests {
         assert_eq!((first.delay.as_millis(), first.action), (5, Some(FaultAction::Reset)));
         assert_eq!(faults.judge("file/create", None).action, None);
         assert_eq!(faults.hits(), [1, 2, 1]);
+    }
+
+    #[test]
+    fn a_line_is_shared() {
+        let faults = Faults::new(FaultPlan::default());
+        faults.add(FaultRule::new("put_part", FaultAction::Line { bytes_per_s: 1000 }));
+        let lines = [1, 2].map(|part| faults.judge("put_part", Some(part)).line.unwrap());
+        let pauses: Vec<_> = (0..4).map(|n| lines[n % 2].pause(500)).collect();
+        // Each waits for the others; a little less for what has passed meanwhile.
+        for (n, pause) in pauses.into_iter().enumerate() {
+            let most = Duration::from_millis(500 * (n as u64 + 1));
+            assert!(pause <= most && pause > most / 2, "{n}: {pause:?}");
+        }
+        assert!(faults.judge("get_object", None).line.is_none());
     }
 
     #[test]

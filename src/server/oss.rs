@@ -15,7 +15,7 @@ use super::auth::unbase64;
 use super::blobs::{Blob, Checks, PartSink, Reader, Received};
 use super::clock::{hex, rfc3339};
 use super::errors::{ApiError, OssError};
-use super::faults::{FaultAction, Verdict};
+use super::faults::{FaultAction, Line, Verdict};
 use super::http::{Call, Outcome, retry_headers};
 use super::reply::{CHUNK_BYTES, HungUp, ReplyBody, corrupt, response};
 use super::sign::{Declared, Object, PartOf, Refused};
@@ -249,6 +249,7 @@ fn accepted(call: &Call, stored: &Stored) -> Result<hyper::Response<ReplyBody>, 
 struct Limits {
     cut_bytes: Option<u64>,
     bytes_per_s: Option<u64>,
+    line: Option<Line>,
     begun: Instant,
 }
 
@@ -258,11 +259,21 @@ impl Limits {
             Some(FaultAction::Cut { bytes }) => Some(bytes),
             _ => None,
         };
-        Self { cut_bytes, bytes_per_s: verdict.throttle_bytes_per_s, begun: Instant::now() }
+        Self {
+            cut_bytes,
+            bytes_per_s: verdict.throttle_bytes_per_s,
+            line: verdict.line.clone(),
+            begun: Instant::now(),
+        }
     }
 
-    /// How long to wait after so many bytes.
-    fn pause(&self, bytes: u64) -> Duration {
+    /// How long to wait after so many bytes, `piece` of which have come just now.
+    fn pause(&self, bytes: u64, piece: usize) -> Duration {
+        let line = self.line.as_ref().map_or(Duration::ZERO, |line| line.pause(piece as u64));
+        line.max(self.pause_alone(bytes))
+    }
+
+    fn pause_alone(&self, bytes: u64) -> Duration {
         let Some(bytes_per_s) = self.bytes_per_s else { return Duration::ZERO };
         let due_ms = bytes.saturating_mul(1000) / bytes_per_s;
         Duration::from_millis(due_ms).saturating_sub(self.begun.elapsed())
@@ -285,7 +296,7 @@ impl Limits {
                 Some(Ok(frame)) => {
                     let Ok(piece) = frame.into_data() else { continue };
                     *bytes += piece.len() as u64;
-                    let pause = self.pause(*bytes);
+                    let pause = self.pause(*bytes, piece.len());
                     if !pause.is_zero() {
                         tokio::time::sleep(pause).await;
                     }
@@ -401,7 +412,8 @@ fn content(
         _ => {}
     }
     let corrupts = verdict.action == Some(FaultAction::Corrupt);
-    if len <= CHUNK_BYTES as u64 && verdict.throttle_bytes_per_s.is_none() {
+    let is_slow = verdict.throttle_bytes_per_s.is_some() || verdict.line.is_some();
+    if len <= CHUNK_BYTES as u64 && !is_slow {
         let bytes = read(len)?;
         return Ok(ReplyBody::whole(if corrupts { corrupt(&bytes) } else { bytes }));
     }
@@ -411,7 +423,7 @@ fn content(
         let is_first = sent == 0;
         sent += bytes.len() as u64;
         // On a thread of its own, so it may sleep.
-        std::thread::sleep(limits.pause(sent));
+        std::thread::sleep(limits.pause(sent, bytes.len()));
         Ok(if corrupts && is_first { corrupt(&bytes) } else { bytes })
     }))
 }

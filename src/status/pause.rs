@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::{Progress, locked};
+use tokio::sync::watch;
+
+use super::Progress;
 
 /// What is missing.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -28,29 +30,40 @@ pub struct Pause {
 impl Progress {
     /// Nothing is sent from now on, for this reason; whether that is news.
     pub fn pause(&self, reason: PauseReason, detail: &str) -> bool {
-        let mut pauses = locked(&self.pauses);
-        if let Some(known) = pauses.iter_mut().find(|pause| pause.reason == reason) {
-            if &*known.detail != detail {
-                known.detail = detail.into();
+        let mut is_news = false;
+        self.pauses.send_if_modified(|pauses| {
+            if let Some(known) = pauses.iter_mut().find(|pause| pause.reason == reason) {
+                let is_other = &*known.detail != detail;
+                if is_other {
+                    known.detail = detail.into();
+                }
+                return is_other;
             }
-            return false;
-        }
-        pauses.push(Pause { reason, detail: detail.into(), since: SystemTime::now() });
-        pauses.sort_by_key(|pause| pause.reason);
-        true
+            pauses.push(Pause { reason, detail: detail.into(), since: SystemTime::now() });
+            pauses.sort_by_key(|pause| pause.reason);
+            is_news = true;
+            true
+        });
+        is_news
     }
 
     /// This is not missing any more; whether it was.
     pub fn resume(&self, reason: PauseReason) -> bool {
-        let mut pauses = locked(&self.pauses);
-        let before = pauses.len();
-        pauses.retain(|pause| pause.reason != reason);
-        pauses.len() < before
+        self.pauses.send_if_modified(|pauses| {
+            let before = pauses.len();
+            pauses.retain(|pause| pause.reason != reason);
+            pauses.len() < before
+        })
     }
 
     /// What is missing, what only a person can give first.
     pub fn pauses(&self) -> Vec<Pause> {
-        locked(&self.pauses).clone()
+        self.pauses.borrow().clone()
+    }
+
+    /// Changes with what is missing.
+    pub fn subscribe_pauses(&self) -> watch::Receiver<Vec<Pause>> {
+        self.pauses.subscribe()
     }
 }
 

@@ -20,6 +20,8 @@ use crate::tree::{Identity, Kind, Tree};
 
 /// The one name space of extended attributes that is kept.
 const USER: &[u8] = b"user.";
+/// What begins the attributes that are not kept anywhere: they say how a file stands.
+const OWN: &[u8] = b"pdsfs.";
 /// Longest target of a link, in bytes.
 const TARGET_BYTES_MAX: u64 = libc::PATH_MAX as u64 - 1;
 /// Set-group-ID: in a folder, what is made in it gets the folder's group.
@@ -230,12 +232,16 @@ impl Vfs {
     /// The value of an extended attribute.
     pub fn getxattr(&self, ino: Ino, name: &OsStr) -> Result<Vec<u8>> {
         let name = self.user_attribute(name)?;
+        if let Some(own) = name.strip_prefix(OWN) {
+            return self.own_attribute(ino, own);
+        }
         let posix = self.posix_of(&self.tree(), ino);
         let value = posix.as_ref().and_then(|posix| posix.xattr(name)).map(<[u8]>::to_vec);
         value.ok_or_else(no_attribute)
     }
 
-    /// The names of all extended attributes, each with a NUL behind it.
+    /// The names of all extended attributes, each with a NUL behind it. Those that the mount answers by
+    /// itself are not among them: `cp -a` and `rsync -X` copy what is listed.
     pub fn listxattr(&self, ino: Ino) -> Result<Vec<u8>> {
         // In the same order of words as the others: which it is says whether the kernel asks again.
         self.user_attribute(OsStr::new("user."))?;
@@ -246,7 +252,7 @@ impl Vfs {
     /// Sets an extended attribute; `flags` are those of setxattr(2).
     pub fn setxattr(&self, ino: Ino, name: &OsStr, value: &[u8], flags: i32) -> Result<()> {
         self.check_writable()?;
-        let name = self.user_attribute(name)?;
+        let name = self.settable_attribute(name)?;
         let exists = self.posix_of(&self.tree(), ino).is_some_and(|posix| posix.xattr(name).is_some());
         if exists && flags & libc::XATTR_CREATE != 0 {
             return Err(Error::new(ErrorKind::Exists, "the extended attribute exists"));
@@ -263,10 +269,20 @@ impl Vfs {
     /// Removes an extended attribute.
     pub fn removexattr(&self, ino: Ino, name: &OsStr) -> Result<()> {
         self.check_writable()?;
-        let name = self.user_attribute(name)?;
+        let name = self.settable_attribute(name)?;
         let mut existed = false;
         self.change_attrs(ino, None, |posix, _| existed = posix.remove_xattr(name))?;
         if existed { Ok(()) } else { Err(no_attribute()) }
+    }
+
+    /// The name without its name space, unless the mount answers it by itself.
+    fn settable_attribute<'a>(&self, name: &'a OsStr) -> Result<&'a [u8]> {
+        let name = self.user_attribute(name)?;
+        if name.starts_with(OWN) {
+            let detail = "attributes user.pdsfs.* say how a file stands; they cannot be set";
+            return Err(Error::new(ErrorKind::NotPermitted, detail));
+        }
+        Ok(name)
     }
 
     /// The name without its name space.

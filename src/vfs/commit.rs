@@ -29,7 +29,11 @@ impl Vfs {
             match file.settle(|| self.destination(file.ino()))? {
                 Settle::Settled => return Ok(()),
                 Settle::RunOver => {
-                    self.run_over(file, u64::MAX).await.inspect_err(|error| file.fail(error))?;
+                    let run_over = self.run_over(file, u64::MAX).await;
+                    run_over.inspect_err(|error| {
+                        self.failures.record(file.ino(), Some(error));
+                        file.fail(error);
+                    })?;
                 }
                 Settle::Join(outcome) => break outcome,
                 Settle::Run(finish, ticket) => {

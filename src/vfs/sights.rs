@@ -9,8 +9,9 @@ use lru::LruCache;
 
 use super::Vfs;
 pub use crate::content::open_file::{Sight, Stage};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Ino;
+use crate::pds::types::FileType;
 
 /// Failed files that are remembered after they were closed.
 const FAILURES_MAX: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
@@ -83,6 +84,37 @@ impl Vfs {
         let mut seen: Vec<_> = open.chain(closed).collect();
         seen.sort_by_key(|file| id(&file.sight).unwrap_or(u64::MAX));
         seen
+    }
+
+    /// How one file stands: the value of `user.pdsfs.NAME`.
+    pub(super) fn own_attribute(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
+        let (meta, kind) = {
+            let tree = self.tree();
+            (tree.meta(ino).cloned(), tree.kind(ino)?)
+        };
+        let sight = self.files.get(ino).map(|file| file.sight());
+        let failure = self.failures.get(ino);
+        let is_file = kind == FileType::File;
+        let value = match name {
+            b"state" if is_file => {
+                let stage = sight.map_or(Stage::Saved, |sight| sight.stage);
+                let failed = failure.filter(|_| stage == Stage::Saved).map(|_| Stage::Failed);
+                Some(failed.unwrap_or(stage).name().to_owned())
+            }
+            b"progress_bytes" if is_file => {
+                let saved = meta.map_or(0, |meta| meta.size);
+                let unsaved = sight.filter(|sight| sight.stage != Stage::Saved);
+                let acked = |sight: Sight| sight.transfer.map_or(0, |view| view.bytes_acked);
+                Some(unsaved.map_or(saved, acked).to_string())
+            }
+            b"error" => sight.and_then(|sight| sight.error).or(failure).map(|error| error.to_string()),
+            b"file_id" => meta.map(|meta| meta.file_id.to_string()),
+            b"revision" => meta.and_then(|meta| meta.revision).map(|revision| revision.to_string()),
+            b"sha1" => meta.and_then(|meta| meta.sha1).map(|sha1| sha1.to_string()),
+            _ => None,
+        };
+        let absent = || Error::new(ErrorKind::NoAttribute, "no such extended attribute");
+        value.map(String::into_bytes).ok_or_else(absent)
     }
 
     /// Objects whose attributes the drive does not have yet.

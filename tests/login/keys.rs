@@ -2,8 +2,14 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use pdsfs::ids::Secret;
 use pdsfs::server::{AccessKey, ServiceApp};
+use ring::rand::SystemRandom;
+use ring::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
+use rustls_pki_types::PrivateKeyDer;
+use rustls_pki_types::pem::PemObject as _;
 
 use crate::rig::{CLIENT, Rig, TOKEN, private_file, stderr};
 
@@ -136,4 +142,58 @@ fn secrets_never_cross_the_network_in_the_clear() {
     }
     let output = rig.run(&["login", "../x", "--token"], "t\n");
     assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+}
+
+/// An assertion of the app, signed by `pem`, with these claims in place of good ones.
+fn assertion(pem: &str, alg: &str, claims: serde_json::Value) -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let mut all = serde_json::json!({
+        "iss": "svc", "sub": "bj1", "sub_type": "service", "aud": "bj1", "jti": "once",
+        "iat": now - 300, "exp": now + 300,
+    });
+    all.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
+    let header = URL_SAFE_NO_PAD.encode(format!(r#"{{"alg":"{alg}","typ":"JWT"}}"#));
+    let signed = format!("{header}.{}", URL_SAFE_NO_PAD.encode(all.to_string()));
+    let key = match PrivateKeyDer::from_pem_slice(pem.as_bytes()).unwrap() {
+        PrivateKeyDer::Pkcs8(der) => RsaKeyPair::from_pkcs8(der.secret_pkcs8_der()).unwrap(),
+        PrivateKeyDer::Pkcs1(der) => RsaKeyPair::from_der(der.secret_pkcs1_der()).unwrap(),
+        _ => panic!("not an RSA key"),
+    };
+    let mut signature = vec![0; key.public().modulus_len()];
+    key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), signed.as_bytes(), &mut signature).unwrap();
+    format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+}
+
+#[test]
+fn the_server_takes_an_assertion_once_and_believes_only_the_key() {
+    let rig = with_app();
+    let present = |assertion: &str| {
+        let form = url::form_urlencoded::Serializer::new(String::new())
+            .append_pair("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer")
+            .append_pair("client_id", "svc")
+            .append_pair("assertion", assertion)
+            .finish();
+        let answer = crate::http::send(rig.addr(), "POST", "/v2/oauth/token", &[], form.as_bytes()).unwrap();
+        (answer.status, answer.text())
+    };
+    let none = serde_json::json!({});
+    let good = assertion(KEY, "RS256", none.clone());
+    assert_eq!(present(&good).0, 200);
+    for (what, text, says) in [
+        ("used again", good.clone(), "used before"),
+        ("another key", assertion(OTHER, "RS256", none.clone()), "signature"),
+        ("no signature", format!("{}.", good.rsplit_once('.').unwrap().0), "signature"),
+        ("another method", assertion(KEY, "none", none), "RS256"),
+        ("another domain", assertion(KEY, "RS256", serde_json::json!({"aud": "bj2"})), "aud"),
+        ("another app", assertion(KEY, "RS256", serde_json::json!({"iss": "app"})), "iss"),
+        ("from the future", assertion(KEY, "RS256", serde_json::json!({"iat": 9_999_999_999_u64})), "iat"),
+        ("for ever", assertion(KEY, "RS256", serde_json::json!({"exp": 9_999_999_999_u64})), "too long"),
+        ("ended", assertion(KEY, "RS256", serde_json::json!({"exp": 1})), "expired"),
+        ("nobody", assertion(KEY, "RS256", serde_json::json!({"sub": "x", "sub_type": "user"})), "nobody"),
+        ("no number", assertion(KEY, "RS256", serde_json::json!({"jti": ""})), "jti"),
+        ("no JWT", "a.b".to_owned(), "JWT"),
+    ] {
+        let (status, answer) = present(&text);
+        assert!(status == 400 && answer.contains(says), "{what}: {status} {answer}");
+    }
 }

@@ -92,7 +92,7 @@ fn they_cost_the_drive_nothing() {
     open.write_all(b"and more").unwrap();
     assert_eq!(open.metadata().unwrap().len(), moved.len() as u64 + 12);
     drop(open);
-    assert_eq!(names(mount.path()), [".c.txt.swp", ".~lock.a.odt#", "._b.jpg"]);
+    assert_eq!(names(mount.path()), ["._b.jpg", ".c.txt.swp", ".~lock.a.odt#"]);
     assert_eq!(calls(&rig), before, "{:?}", rig.server().stats().requests);
     assert_eq!(rig.client().names(""), [""; 0]);
     // They hold nobody up, and are gone with the mount.

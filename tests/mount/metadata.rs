@@ -23,7 +23,7 @@ fn check(outcome: libc::ssize_t) -> std::io::Result<usize> {
     usize::try_from(outcome).map_err(|_| std::io::Error::last_os_error())
 }
 
-fn set_xattr(path: &Path, name: &str, value: &[u8], flags: i32) -> std::io::Result<()> {
+pub fn set_xattr(path: &Path, name: &str, value: &[u8], flags: i32) -> std::io::Result<()> {
     let (path, name) = (c(path), CString::new(name).unwrap());
     // SAFETY: all pointers are of values that outlive the call, with their lengths.
     let outcome =
@@ -31,7 +31,7 @@ fn set_xattr(path: &Path, name: &str, value: &[u8], flags: i32) -> std::io::Resu
     check(outcome as libc::ssize_t).map(|_| ())
 }
 
-fn xattr(path: &Path, name: &str) -> std::io::Result<Vec<u8>> {
+pub fn xattr(path: &Path, name: &str) -> std::io::Result<Vec<u8>> {
     let (path, name, mut value) = (c(path), CString::new(name).unwrap(), vec![0; 4096]);
     // SAFETY: as above.
     let outcome =
@@ -40,7 +40,7 @@ fn xattr(path: &Path, name: &str) -> std::io::Result<Vec<u8>> {
     Ok(value)
 }
 
-fn xattrs(path: &Path) -> Vec<String> {
+pub fn xattrs(path: &Path) -> Vec<String> {
     let (path, mut names) = (c(path), vec![0_u8; 4096]);
     // SAFETY: as above.
     let outcome = unsafe { libc::listxattr(path.as_ptr(), names.as_mut_ptr().cast(), names.len()) };
@@ -48,7 +48,7 @@ fn xattrs(path: &Path) -> Vec<String> {
     String::from_utf8(names).unwrap().split_terminator('\0').map(str::to_owned).collect()
 }
 
-fn remove_xattr(path: &Path, name: &str) -> std::io::Result<()> {
+pub fn remove_xattr(path: &Path, name: &str) -> std::io::Result<()> {
     let (path, name) = (c(path), CString::new(name).unwrap());
     // SAFETY: as above.
     check(unsafe { libc::removexattr(path.as_ptr(), name.as_ptr()) } as libc::ssize_t).map(|_| ())

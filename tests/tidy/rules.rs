@@ -29,7 +29,9 @@ pub const IMPORTS: &[(&str, &[&str])] = &[
     ("content", &["config", "crc64", "error", "ids", "pds", "posix", "rolling_sha1", "status"]),
     ("vfs", &["config", "content", "error", "ids", "pds", "posix", "rolling_sha1", "status", "tree"]),
     ("fuse", &["config", "error", "ids", "posix", "vfs"]),
-    ("control", &["config", "error", "ids", "status", "vfs"]),
+    ("control", &["config", "error", "ids", "logging", "status", "vfs"]),
+    ("logging", &["error"]),
+    ("desktop", &["error"]),
     ("server", &["crc64", "ids", "pds::types"]),
     (
         "cli",
@@ -45,6 +47,7 @@ pub const IMPORTS: &[(&str, &[&str])] = &[
             "pds",
             "server",
             "status",
+            "logging",
             "vfs",
         ],
     ),

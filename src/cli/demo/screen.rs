@@ -8,11 +8,11 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
-use std::sync::Arc;
 use std::time::Duration;
 
 use indicatif::{BinaryBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::cli::shown::{duration, printable};
 use crate::status::{Commit, Event, TransferState, TransferView};
 
 /// Uploads that have a line of their own; the others share one.
@@ -148,25 +148,9 @@ pub(super) fn ending(event: &Event) -> String {
             format!("on the drive  {}  {}  {elapsed}{how}", printable(name), BinaryBytes(*bytes))
         }
         Event::Failed { name, error } => {
-            format!("NOT SAVED     {}  {}", printable(name), printable(&error.to_string().into()))
+            format!("NOT SAVED     {}  {}", printable(name), printable(&error.to_string()))
         }
     }
-}
-
-/// A duration to three digits or so.
-fn duration(time: Duration) -> String {
-    let s = time.as_secs();
-    match s {
-        0..10 => format!("{:.1} s", time.as_secs_f64()),
-        10..100 => format!("{s} s"),
-        100..6000 => format!("{} min {:02} s", s / 60, s % 60),
-        _ => format!("{} h {:02} min", s / 3600, s % 3600 / 60),
-    }
-}
-
-/// A name without anything that a terminal would obey.
-fn printable(name: &Arc<str>) -> String {
-    name.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -88,6 +88,9 @@ impl OpenFile {
     /// What was written is lost, before its commit could begin.
     pub fn fail(&self, error: &Error) {
         let mut inner = self.lock();
+        if let Content::Streaming { live, .. } = &inner.content {
+            live.transfer().failed(error);
+        }
         let base = take_base(&mut inner.content);
         inner.content = Content::Failed { error: error.clone(), base };
         drop(inner);

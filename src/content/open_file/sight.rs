@@ -19,6 +19,19 @@ pub enum Stage {
     Saved,
 }
 
+impl Stage {
+    /// In one word, the same in all places.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Writing => "writing",
+            Self::Staged => "staged",
+            Self::Committing => "committing",
+            Self::Failed => "failed",
+            Self::Saved => "saved",
+        }
+    }
+}
+
 /// A file at one moment.
 #[derive(Clone, Debug)]
 pub struct Sight {

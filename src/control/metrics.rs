@@ -1,0 +1,254 @@
+//! The figures of a mount for Prometheus, at `http://ADDRESS/metrics`; off unless an address is given.
+//!
+//! Figures are read when somebody asks, so they cost nothing otherwise. None of them names a file or the drive.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::{Registry, Unit};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio_io_timeout::TimeoutStream;
+
+use super::report::Served;
+use super::types::FileState;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Connections at a time.
+const CONNECTIONS_MAX: usize = 16;
+/// How long the head of a request may take to come, and an answer to be read.
+const WAIT_MAX: Duration = Duration::from_secs(10);
+/// Pause after `accept` failed, most likely for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// What the format is called.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// A listener that has its address, for which nobody answers yet.
+#[derive(Debug)]
+pub struct MetricsListener(TcpListener);
+
+impl MetricsListener {
+    /// Takes the address.
+    pub async fn bind(address: SocketAddr) -> Result<Self> {
+        let listener = TcpListener::bind(address).await;
+        listener.map(Self).map_err(|e| Error::from(e).context(format!("metrics at {address}")))
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> Result<SocketAddr> {
+        Ok(self.0.local_addr()?)
+    }
+
+    /// Answers from now on, until the task is aborted.
+    pub fn serve(self, served: Arc<Served>) -> JoinHandle<()> {
+        tokio::spawn(accept(self.0, served))
+    }
+}
+
+async fn accept(listener: TcpListener, served: Arc<Served>) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        // Who comes while all places are taken is cut off, and may come again.
+        let Ok(place) = room.clone().try_acquire_owned() else { continue };
+        let served = served.clone();
+        tokio::spawn(async move {
+            answer(stream, served).await;
+            drop(place);
+        });
+    }
+}
+
+async fn answer(stream: TcpStream, served: Arc<Served>) {
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(WAIT_MAX));
+    let service = service_fn(move |request: Request<Incoming>| {
+        let response = respond(request.method(), request.uri().path(), &served);
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(WAIT_MAX)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(Box::pin(stream)), service);
+    if let Err(error) = connection.await {
+        tracing::debug!(%error, "a connection for metrics ended");
+    }
+}
+
+fn respond(method: &Method, path: &str, served: &Arc<Served>) -> Response<Full<Bytes>> {
+    let (status, body) = match (method, path) {
+        (&Method::GET, "/metrics") => match figures(served) {
+            Ok(text) => (StatusCode::OK, text),
+            Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()),
+        },
+        _ => (StatusCode::NOT_FOUND, "the figures are at /metrics\n".to_owned()),
+    };
+    let kind = if status == StatusCode::OK { OPEN_METRICS } else { "text/plain; charset=utf-8" };
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+/// All figures as text.
+fn figures(served: &Arc<Served>) -> std::result::Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix("pdsfs");
+    registry.register_collector(Box::new(Figures(served.clone())));
+    let mut text = String::new();
+    text::encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+#[derive(Debug)]
+struct Figures(Arc<Served>);
+
+impl Collector for Figures {
+    fn encode(&self, mut to: DescriptorEncoder<'_>) -> fmt::Result {
+        let status = self.0.status();
+        let totals = &status.totals;
+        let committed = [
+            ("uploaded", totals.files_uploaded),
+            ("instant", totals.files_instant),
+            ("unchanged", totals.files_unchanged),
+        ];
+        counters(&mut to, "committed_files", "Files that came to the drive, by how", "how", &committed)?;
+        let failed: Vec<_> = self.0.progress.failures_by_kind();
+        let failed: Vec<_> = failed.iter().map(|(kind, count)| (snake_case(*kind), *count)).collect();
+        let failed: Vec<_> = failed.iter().map(|(kind, count)| (kind.as_str(), *count)).collect();
+        counters(&mut to, "failed_files", "Files that could not be saved, by why", "kind", &failed)?;
+        let (abandoned, of_files) =
+            (totals.files_abandoned, "Files that were deleted before they were saved");
+        counter(&mut to, "abandoned_files", of_files, None, abandoned)?;
+        let bytes = Some(&Unit::Bytes);
+        counter(&mut to, "committed", "Bytes of committed files", bytes, totals.bytes_committed)?;
+        counter(&mut to, "written", "Bytes that programs have written", bytes, totals.bytes_written)?;
+        counter(&mut to, "acknowledged", "Bytes in parts that the drive has", bytes, totals.bytes_acked)?;
+
+        let of = |state| status.transfers.iter().filter(|file| file.state == state).count() as u64;
+        let transfers = [
+            ("writing", of(FileState::Writing)),
+            ("staged", of(FileState::Staged)),
+            ("committing", of(FileState::Committing)),
+            ("failed", of(FileState::Failed)),
+        ];
+        gauges(&mut to, "transfers", "Files that are not on the drive yet, by state", "state", &transfers)?;
+        let lag = status.pending.bytes;
+        gauge(&mut to, "lag", "Bytes that were written and that the drive does not have", bytes, lag)?;
+        let parts: u64 = status.transfers.iter().map(|file| u64::from(file.parts_in_flight)).sum();
+        gauge(&mut to, "parts_in_flight", "Parts that are being sent", None, parts)?;
+        let attributes = status.pending.attributes;
+        gauge(&mut to, "pending_attributes", "Objects with attributes to be told", None, attributes)?;
+        let rate = totals.rate_bytes_s;
+        gauge(&mut to, "rate_bytes_per_second", "How fast parts are acknowledged, lately", None, rate)?;
+        let load = self.0.vfs.load();
+        gauge(&mut to, "buffer", "Bytes of write buffers in use", bytes, load.buffer_bytes)?;
+        let most = self.0.config.buffer_bytes_max;
+        gauge(&mut to, "buffer_max", "Bytes that write buffers may take", bytes, most)?;
+        gauge(&mut to, "local_copies", "Bytes of local copies", bytes, load.copy_bytes)?;
+        let most = load.parts_in_flight_max as u64;
+        gauge(&mut to, "parts_in_flight_max", "Parts that may be sent at once now", None, most)?;
+        let is_paused = u64::from(status.paused.is_some());
+        gauge(
+            &mut to,
+            "paused",
+            "Whether nothing is sent for want of a network or a login",
+            None,
+            is_paused,
+        )?;
+        let began_s = status.mounted_at_ms / 1000;
+        gauge(&mut to, "mounted", "When the drive was mounted, since 1970", Some(&Unit::Seconds), began_s)
+    }
+}
+
+fn counter(
+    to: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    unit: Option<&Unit>,
+    value: u64,
+) -> fmt::Result {
+    ConstCounter::new(value).encode(to.encode_descriptor(name, help, unit, MetricType::Counter)?)
+}
+
+fn gauge(
+    to: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    unit: Option<&Unit>,
+    value: u64,
+) -> fmt::Result {
+    let value = i64::try_from(value).unwrap_or(i64::MAX);
+    ConstGauge::new(value).encode(to.encode_descriptor(name, help, unit, MetricType::Gauge)?)
+}
+
+fn counters(
+    to: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    label: &str,
+    values: &[(&str, u64)],
+) -> fmt::Result {
+    let mut family = to.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (of, value) in values {
+        ConstCounter::new(*value).encode(family.encode_family(&[(label, *of)])?)?;
+    }
+    Ok(())
+}
+
+fn gauges(
+    to: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    label: &str,
+    values: &[(&str, u64)],
+) -> fmt::Result {
+    let mut family = to.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (of, value) in values {
+        let value = i64::try_from(*value).unwrap_or(i64::MAX);
+        ConstGauge::new(value).encode(family.encode_family(&[(label, *of)])?)?;
+    }
+    Ok(())
+}
+
+/// `QuotaExceeded` is `quota_exceeded`.
+fn snake_case(kind: ErrorKind) -> String {
+    let mut out = String::new();
+    for c in format!("{kind:?}").chars() {
+        if c.is_ascii_uppercase() && !out.is_empty() {
+            out.push('_');
+        }
+        out.push(c.to_ascii_lowercase());
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_have_names_that_labels_have() {
+        assert_eq!(snake_case(ErrorKind::QuotaExceeded), "quota_exceeded");
+        assert_eq!(snake_case(ErrorKind::Io), "io");
+    }
+}

@@ -1,0 +1,42 @@
+#!/bin/bash
+# Logs in by a real browser: `pdsfs login` against `pdsfs serve`, with headless Chromium pressing the buttons of
+# the page. Allow leads to an account that can be used, Deny to an error. Exit 0 where all of that holds.
+#
+#   tests/suites/login.sh
+#
+# Needs chromium, chromedriver and python3 (Debian: chromium chromium-driver). Builds nothing; `cargo build` first, or
+# name the binary with PDSFS. Everything stays on 127.0.0.1.
+set -u
+here=$(dirname "$(readlink -f "$0")")
+pdsfs=${PDSFS:-$here/../../target/debug/pdsfs}
+for tool in chromedriver python3 "$pdsfs"; do
+    command -v "$tool" >/dev/null || { echo "$tool is missing" >&2; exit 2; }
+done
+work=$(mktemp -d) || exit 2
+server= driver=
+finish() {
+    [ -n "$driver" ] && { kill "$driver"; wait "$driver" 2>/dev/null; }
+    [ -n "$server" ] && { kill "$server"; wait "$server" 2>/dev/null; }
+    rm -rf "$work"
+}
+trap finish EXIT
+export STATE_DIRECTORY=$work/state
+unset DBUS_SESSION_BUS_ADDRESS PDSFS_TOKEN PDSFS_ENDPOINT PDSFS_ACCOUNT
+
+mkfifo "$work/address"
+"$pdsfs" serve --listen 127.0.0.1:0 --data "$work/data" --token owner --client-id app --drives 2 \
+    >"$work/address" 2>"$work/serve.log" &
+server=$!
+address=$(timeout 20 grep -om1 'http://[0-9.:]*' "$work/address")
+[ -n "$address" ] || { echo "the server does not start:" >&2; cat "$work/serve.log" >&2; exit 2; }
+
+chromedriver --port=0 --allowed-ips=127.0.0.1 >"$work/driver.log" 2>&1 &
+driver=$!
+for _ in $(seq 100); do
+    port=$(sed -n 's/.*started successfully on port \([0-9]*\).*/\1/p' "$work/driver.log" 2>/dev/null)
+    [ -n "$port" ] && break
+    sleep 0.1
+done
+[ -n "$port" ] || { echo "chromedriver does not start:" >&2; cat "$work/driver.log" >&2; exit 2; }
+
+python3 "$here/login.py" "$pdsfs" "$address" "http://127.0.0.1:$port" "$work"
