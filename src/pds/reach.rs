@@ -188,8 +188,8 @@ impl Reach {
         self.returned();
     }
 
-    /// Listens to the kernel, once. Must be called on a runtime.
-    pub(super) fn listen(&self) {
+    /// Listens to what the kernel says of the way to the service, once. Must be called on a runtime.
+    pub(super) fn listen(&self, service: &Url) {
         if self.is_listening.load(Relaxed) || self.is_listening.swap(true, Relaxed) {
             return;
         }
@@ -341,10 +341,10 @@ mod tests {
         let (changed, returns) = (Notify::new(), watch::Sender::new(0));
         let moving = AtomicU64::new(0);
         let short = Duration::from_millis(50);
+        let (still, moves) = (|| 7, || moving.fetch_add(1, Relaxed));
+        let (still, moves): (&dyn Fn() -> u64, &dyn Fn() -> u64) = (&still, &moves);
         let stand = |moved| stands_still(&changed, returns.subscribe(), (short, short / 2), moved);
         for change in [&(|| changed.notify_waiters()) as &dyn Fn(), &|| returns.send_modify(|n| *n += 1)] {
-            let still: &dyn Fn() -> u64 = &|| 7;
-            let moves: &dyn Fn() -> u64 = &|| moving.fetch_add(1, Relaxed);
             let (still, moves) = (stand(still), stand(moves));
             tokio::pin!(still, moves);
             tokio::select! {
