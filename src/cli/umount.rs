@@ -10,12 +10,15 @@ use super::config::{ConfigArgs, Configuration};
 use super::mount::{has_died, resolve};
 use super::say;
 use crate::config::quantities::{duration_within, show_duration};
+use crate::control::client;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::mountinfo::{self, Mount};
 use crate::fuse::unmount;
 
 /// How often a mount that is in use is tried again. The kernel does not tell when a file is closed.
 const TRY_EVERY: Duration = Duration::from_millis(200);
+/// How long a daemon that was unmounted has at least to say that everything is saved.
+const LAST_WORD_MAX: Duration = Duration::from_secs(10);
 const DAY_S: u64 = 86_400;
 
 /// Arguments of `pdsfs umount`.
@@ -92,10 +95,30 @@ fn mountpoint(target: &Path, config: &ConfigArgs) -> Result<PathBuf> {
     }
 }
 
-/// Unmounts when nothing is open any more: closing a file returns when it is on the drive, so then
-/// everything is.
+/// Unmounts when nothing is open any more: closing a file returns when it is on the drive. To ask for it
+/// before would bring half of what is being written to the drive. Attributes follow a little later, so
+/// the daemon is asked for those before it ends.
 fn drained(path: &Path, mount: &Mount, limit: Duration) -> Result<()> {
     let end = Instant::now() + limit;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let daemon = runtime.block_on(client::find_at(path)).map(|(daemon, _)| daemon);
+    unmounted_when_idle(path, mount, limit, end)?;
+    let rest = end.saturating_duration_since(Instant::now()).max(LAST_WORD_MAX);
+    // One that does not answer any more has ended, and has said by itself what is not on the drive.
+    let Some(Ok(drained)) = daemon.ok().map(|daemon| runtime.block_on(daemon.drain(rest))) else {
+        return Ok(());
+    };
+    for left in &drained.unsaved {
+        say(format_args!("pdsfs: not saved: {}: {}", left.path, left.error));
+    }
+    if drained.unsaved.is_empty() && !drained.timed_out {
+        return Ok(());
+    }
+    let what = format!("{} is unmounted, but not everything is on the drive", path.display());
+    Err(Error::new(ErrorKind::Io, what))
+}
+
+fn unmounted_when_idle(path: &Path, mount: &Mount, limit: Duration, end: Instant) -> Result<()> {
     let shown = path.display();
     let mut has_said = false;
     loop {

@@ -5,11 +5,12 @@
 //! word that addresses or routes have changed (`routes.rs`) makes it knock now, and makes attempts
 //! whose connection may have died with an address prove that they live.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UdpSocket, lookup_host};
 use tokio::sync::{Notify, watch};
 use url::Url;
 
@@ -26,6 +27,8 @@ const KNOCK_MAX: Duration = Duration::from_secs(3);
 const BURST: Duration = Duration::from_millis(200);
 /// How long an attempt that was under way when routes changed may stand still.
 const PROOF_MAX: Duration = Duration::from_secs(5);
+/// The same when the service has come back: what was begun while it was away waits for nobody.
+const RETURN_PROOF_MAX: Duration = Duration::from_secs(2);
 
 /// A host and a port.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -36,6 +39,21 @@ impl Place {
         // A literal IPv6 address has brackets in a URL and none in a lookup.
         let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         Self(host, url.port_or_known_default().unwrap_or(443))
+    }
+
+    /// The address that this machine would speak from to it; `None` where no route leads there. Sends
+    /// nothing. The name is looked up once.
+    async fn source(&self, known: &mut Option<SocketAddr>) -> Option<IpAddr> {
+        if known.is_none() {
+            let found = tokio::time::timeout(KNOCK_MAX, lookup_host((self.0.as_str(), self.1))).await;
+            *known = found.ok()?.ok()?.next();
+        }
+        let to = (*known)?;
+        let any: IpAddr =
+            if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let socket = UdpSocket::bind((any, 0)).await.ok()?;
+        socket.connect(to).await.ok()?;
+        socket.local_addr().ok().map(|address| address.ip())
     }
 
     async fn opens(&self) -> bool {
@@ -121,9 +139,13 @@ impl Reach {
     pub(super) fn missed(&self, url: &Url) {
         let place = Place::of(url);
         *self.last_missed() = Some(place.clone());
-        if self.misses.fetch_add(1, Relaxed) + 1 < MISSES_MAX {
-            return;
+        if self.misses.fetch_add(1, Relaxed) + 1 >= MISSES_MAX {
+            self.lost(&place);
         }
+    }
+
+    /// The service is out of reach.
+    fn lost(&self, place: &Place) {
         if self.online.send_if_modified(|online| std::mem::replace(online, false)) {
             tracing::warn!("{} cannot be reached: transfers wait until it can", place.0);
         }
@@ -166,9 +188,9 @@ impl Reach {
         self.returned();
     }
 
-    /// Listens to the kernel, once. Must be called on a runtime.
-    pub(super) fn listen(&self) {
-        if self.is_listening.swap(true, Relaxed) {
+    /// Listens to what the kernel says of the way to the service, once. Must be called on a runtime.
+    pub(super) fn listen(&self, service: &Url) {
+        if self.is_listening.load(Relaxed) || self.is_listening.swap(true, Relaxed) {
             return;
         }
         let routes = match Routes::open() {
@@ -178,33 +200,57 @@ impl Reach {
                 return;
             }
         };
-        let this = self.this.clone();
-        tokio::spawn(async move { follow(&routes, &this).await });
+        let (this, place) = (self.this.clone(), Place::of(service));
+        tokio::spawn(async move { follow(&routes, &place, &this).await });
     }
 
-    /// Resolves when routes have changed and `moved` shows no movement for a while after that.
+    /// Resolves when routes have changed, or the service has come back, and `moved` shows no movement
+    /// for a while after that.
     pub(super) async fn is_cut_off(&self, moved: impl Fn() -> u64) {
-        stands_still(&self.changed, PROOF_MAX, moved).await;
+        let proof_max = (PROOF_MAX, RETURN_PROOF_MAX);
+        stands_still(&self.changed, self.returns.subscribe(), proof_max, moved).await;
     }
 }
 
-async fn stands_still(changed: &Notify, proof_max: Duration, moved: impl Fn() -> u64) {
+/// The times are those after a change and after a return.
+async fn stands_still(
+    changed: &Notify,
+    mut returns: watch::Receiver<u64>,
+    proof_max: (Duration, Duration),
+    moved: impl Fn() -> u64,
+) {
     loop {
-        changed.notified().await;
+        let time = tokio::select! {
+            () = changed.notified() => proof_max.0,
+            Ok(()) = returns.changed() => proof_max.1,
+        };
         let before = moved();
-        tokio::time::sleep(proof_max).await;
+        tokio::time::sleep(time).await;
         if moved() == before {
             return;
         }
     }
 }
 
-async fn follow(routes: &Routes, reach: &Weak<Reach>) {
+/// Tells of changes that concern the way to `place`. Machines with containers change others all the time.
+async fn follow(routes: &Routes, place: &Place, reach: &Weak<Reach>) {
+    let mut known = None;
+    let mut source = place.source(&mut known).await;
     while routes.changed().await.is_ok() {
         tokio::time::sleep(BURST).await;
+        let now = place.source(&mut known).await;
         let Some(reach) = reach.upgrade() else { return };
-        tracing::debug!("addresses or routes of this machine have changed");
+        if now == source {
+            continue;
+        }
+        tracing::debug!(?source, ?now, "the way to the service has changed");
+        source = now;
         reach.changed.notify_waiters();
+        if source.is_none() {
+            *reach.last_missed() = Some(place.clone());
+            reach.misses.store(MISSES_MAX, Relaxed);
+            reach.lost(place);
+        }
     }
 }
 
@@ -291,22 +337,37 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn after_a_change_of_routes_what_stands_still_is_cut_off() {
-        let (changed, proof_max) = (Notify::new(), Duration::from_millis(50));
+    async fn after_a_change_or_a_return_what_stands_still_is_cut_off() {
+        let (changed, returns) = (Notify::new(), watch::Sender::new(0));
         let moving = AtomicU64::new(0);
-        let still = stands_still(&changed, proof_max, || 7);
-        let moves = stands_still(&changed, proof_max, || moving.fetch_add(1, Relaxed));
-        tokio::pin!(still, moves);
-        tokio::select! {
-            () = &mut still => panic!("cut off without a change"),
-            () = &mut moves => panic!("cut off without a change"),
-            () = tokio::time::sleep(proof_max * 3) => {}
+        let short = Duration::from_millis(50);
+        let (still, moves) = (|| 7, || moving.fetch_add(1, Relaxed));
+        let (still, moves): (&dyn Fn() -> u64, &dyn Fn() -> u64) = (&still, &moves);
+        let stand = |moved| stands_still(&changed, returns.subscribe(), (short, short / 2), moved);
+        for change in [&(|| changed.notify_waiters()) as &dyn Fn(), &|| returns.send_modify(|n| *n += 1)] {
+            let (still, moves) = (stand(still), stand(moves));
+            tokio::pin!(still, moves);
+            tokio::select! {
+                () = &mut still => panic!("cut off without a change"),
+                () = &mut moves => panic!("cut off without a change"),
+                () = tokio::time::sleep(short * 3) => {}
+            }
+            change();
+            tokio::select! {
+                () = &mut moves => panic!("cut off while it moved"),
+                () = &mut still => {}
+            }
         }
-        changed.notify_waiters();
-        tokio::select! {
-            () = &mut moves => panic!("cut off while it moved"),
-            () = &mut still => {}
-        }
+    }
+
+    #[tokio::test]
+    async fn the_own_address_on_the_way_is_found_without_sending() {
+        let (place, mut known) = (Place::of(&url(9)), None);
+        assert_eq!(place.source(&mut known).await, Some(Ipv4Addr::LOCALHOST.into()));
+        assert_eq!(known, Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9))));
+        // Nothing is ever routed to this address.
+        known = Some(SocketAddr::from((Ipv4Addr::new(255, 255, 255, 255), 9)));
+        assert_eq!(place.source(&mut known).await, None);
     }
 
     #[test]

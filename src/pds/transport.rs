@@ -131,10 +131,10 @@ impl Transport {
 
     /// Sends a request and takes note of whether anybody answered.
     async fn send(&self, what: &str, request: RequestBuilder) -> std::result::Result<Response, Failure> {
-        self.reach.listen();
         let (client, request) = request.build_split();
         let request = request.map_err(|e| lost(what, &e))?;
         let url = request.url().clone();
+        self.reach.listen(&url);
         match client.execute(request).await {
             Ok(response) => {
                 self.reach.answered(&url);

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
@@ -217,10 +217,14 @@ fn draining_waits_for_whoever_writes_and_then_unmounts() {
     assert!(said.contains("waiting for the programs"), "{said}");
     file.write_all(&bytes[PART..]).unwrap();
     assert!(draining.try_wait().unwrap().is_none(), "it did not wait");
+    assert_eq!(rig.client().find("f"), None, "half a file came to the drive");
+    file.set_permissions(fs::Permissions::from_mode(0o640)).unwrap();
     drop(file);
     assert!(draining.wait().unwrap().success());
     assert!(!is_mount(mount.path()));
     assert_eq!(rig.client().read("f").unwrap(), bytes);
+    let posix = rig.client().find("f").unwrap().posix;
+    assert_eq!(posix.as_ref().and_then(|posix| posix.perm), Some(0o640));
 }
 
 #[test]

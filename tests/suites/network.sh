@@ -70,7 +70,7 @@ wait "$writer"
 check "the upload ends" test -s "$work/closed"
 took=$(($(cat "$work/closed") - up))
 check "$took ms after the return, within 10 s" test "$took" -lt 10000
-check "the kernel's word is heard" grep -q 'routes of this machine have changed' "$work/mount.log"
+check "the kernel's word is heard" grep -q 'the way to the service has changed' "$work/mount.log"
 check "the bytes are right" cmp "$work/source" "$work/mnt/f"
 check "nothing hangs" timeout 10 "$pdsfs" umount "$work/mnt"
 wait "$daemon"
