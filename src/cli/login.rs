@@ -13,6 +13,7 @@ use self::methods::{Login, Obtained};
 use super::say;
 use crate::account::{self, Account, AccountName, DEFAULT_NAME, Grant, Keep, Store};
 use crate::config::quantities::duration_within;
+use crate::control::client;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::DriveId;
 use crate::pds::domain::{self, Whose};
@@ -187,6 +188,12 @@ pub async fn run(checked: Checked) -> Result<ExitCode> {
     match kept {
         Keep::File => say(format_args!("its secrets are in {}", handle.path().display())),
         Keep::Keyring => say("its secrets are in the keyring"),
+    }
+    // A mount whose login has ended looks by itself; one that still works takes the new one at once.
+    for (daemon, status) in client::mounts().await {
+        if let Err(error) = daemon.reload_credentials().await {
+            tracing::debug!(%error, "the mount at {} has not taken the login", status.mountpoint);
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

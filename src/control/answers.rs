@@ -51,7 +51,8 @@ impl Answers {
             "/v1/status" if method == Method::GET => json(StatusCode::OK, &self.served.status()),
             "/v1/events" if method == Method::GET => self.events(query),
             "/v1/drain" if method == Method::POST => self.drain(query).await,
-            "/v1/status" | "/v1/events" | "/v1/drain" => {
+            "/v1/credentials/reload" if method == Method::POST => self.reload_credentials().await,
+            "/v1/status" | "/v1/events" | "/v1/drain" | "/v1/credentials/reload" => {
                 refuse(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not offered here"))
             }
             other => refuse(StatusCode::NOT_FOUND, format!("this version does not offer {other}")),
@@ -72,6 +73,13 @@ impl Answers {
             Err(_) => Drained { unsaved: Vec::new(), timed_out: true },
         };
         json(StatusCode::OK, &drained)
+    }
+
+    async fn reload_credentials(&self) -> Response<Body> {
+        match self.served.vfs.drive().reload_credentials().await {
+            Ok(()) => json(StatusCode::OK, &serde_json::json!({})),
+            Err(error) => refuse(StatusCode::CONFLICT, error.to_string()),
+        }
     }
 
     fn events(&self, query: &str) -> Response<Body> {

@@ -92,6 +92,12 @@ impl Daemon {
         self.ask(Method::POST, &path, timeout.saturating_add(MARGIN)).await
     }
 
+    /// Has it read its credential again, as after a new login.
+    pub async fn reload_credentials(&self) -> Result<()> {
+        let _: serde_json::Value = self.ask(Method::POST, "/v1/credentials/reload", ANSWER_MAX).await?;
+        Ok(())
+    }
+
     /// Its events that are younger than `since`, and with `follow` those to come.
     pub async fn events(&self, since: u64, follow: bool) -> Result<Events> {
         let path = format!("/v1/events?since={since}&follow={follow}");

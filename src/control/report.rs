@@ -36,7 +36,7 @@ impl Served {
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
-            name: None,
+            name: self.config.name.clone(),
             drive_id: self.config.drive_id.to_string(),
             mountpoint: self.config.mountpoint.to_string_lossy().into_owned(),
             read_only: self.config.read_only,
