@@ -1,5 +1,6 @@
 //! The trash of desktops: what is moved there is in the drive's recycle bin, and nowhere else.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -188,7 +189,7 @@ fn a_trash_that_the_drive_has_gets_nothing_new() {
     let rig = Rig::new();
     let id = rig.block_on(async {
         let client = rig.client();
-        let tags = Default::default();
+        let tags = BTreeMap::default();
         let trash = client.drive.create_folder(&FileId::root(), &trash_name(), &tags).await.unwrap();
         for name in ["files", "info"] {
             client.drive.create_folder(&trash.file_id, name, &tags).await.unwrap();
