@@ -366,7 +366,7 @@ mod tests {
         assert_eq!(place.source(&mut known).await, Some(Ipv4Addr::LOCALHOST.into()));
         assert_eq!(known, Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9))));
         // Nothing is ever routed to this address.
-        known = Some(SocketAddr::from((Ipv4Addr::new(255, 255, 255, 255), 9)));
+        known = Some(SocketAddr::from((Ipv4Addr::BROADCAST, 9)));
         assert_eq!(place.source(&mut known).await, None);
     }
 

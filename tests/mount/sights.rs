@@ -318,7 +318,7 @@ fn check_figures(text: &str) -> Vec<(String, u64)> {
         match words[..] {
             ["#", "HELP", name, help] => {
                 assert!(!help.is_empty() && !explained.contains(&name.to_owned()), "{line}");
-                family = name.to_owned();
+                name.clone_into(&mut family);
             }
             ["#", "TYPE", name, kind] => {
                 assert!(name == family && ["counter", "gauge"].contains(&kind), "{line}");
