@@ -202,7 +202,7 @@ fn what_the_drive_refuses_is_still_here() {
 #[test]
 fn the_list_is_the_users() {
     let rig = Rig::new();
-    let mount = rig.mount_with(&["--local-only", "*.tmp,cache-?", "--local-only", "#*#"]);
+    let mount = rig.mount_with(&["--local-only", "*.tmp,cache-?,#*#"]);
     for name in ["a.tmp", "cache-1", "#draft#", ".DS_Store", "cache-10"] {
         fs::write(mount.at(name), b"x").unwrap();
     }

@@ -159,7 +159,12 @@ fn a_failure_has_the_same_words_everywhere() {
     rig.server().faults().add(full.clone());
     let writer = std::thread::spawn({
         let path = path.clone();
-        move || fs::write(path, fresh_bytes(2000))
+        // Dropping a file hides what its close says.
+        move || {
+            let mut file = fs::File::create(path)?;
+            file.write_all(&fresh_bytes(2000))?;
+            file.sync_all()
+        }
     });
     wait_until("the file is pending", || (status(&mount).pending.files == 1).then_some(()));
     let mut waiting = Running::start(&mount, &["wait"]);
