@@ -9,9 +9,11 @@ use std::time::Duration;
 
 pub mod dirs;
 pub mod file;
+pub mod folder;
 pub mod quantities;
 pub mod settings;
 
+use self::folder::FolderPath;
 use crate::ids::{DriveId, FileId, PartSize};
 use crate::name_patterns::NamePatterns;
 pub use crate::pds::auth::Credential;
@@ -38,9 +40,8 @@ pub struct MountConfig {
     pub drive_id: DriveId,
     /// The folder of the drive that becomes the root of the mount.
     pub root_id: FileId,
-    /// The way down from `root_id` to the folder that is meant, as names with slashes between; empty once
-    /// `root_id` is that folder.
-    pub folder: String,
+    /// The way down from `root_id` to the folder that is meant; empty once `root_id` is that folder.
+    pub folder: FolderPath,
     /// Where the bearer token comes from.
     pub credential: Credential,
     /// Where to mount; an existing folder.
@@ -98,7 +99,7 @@ impl MountConfig {
             endpoint,
             drive_id,
             root_id: FileId::root(),
-            folder: String::new(),
+            folder: FolderPath::default(),
             credential,
             mountpoint: PathBuf::new(),
             allow_other: false,

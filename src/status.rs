@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, watch};
 
 use crate::error::{Error, ErrorKind};
@@ -112,10 +113,9 @@ pub struct TransferView {
 }
 
 /// Sums over the life of a mount.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Totals {
-    /// Transfers going on.
-    pub live: u64,
     /// Files committed by sending their bytes.
     pub files_uploaded: u64,
     /// Files committed because the service had their bytes already.
@@ -124,7 +124,7 @@ pub struct Totals {
     pub files_unchanged: u64,
     /// Files that could not be committed.
     pub files_failed: u64,
-    /// Transfers that ended without a verdict.
+    /// Files that were deleted before they were committed.
     pub files_abandoned: u64,
     /// Bytes of all committed files.
     pub bytes_committed: u64,
@@ -234,12 +234,15 @@ impl Progress {
         locked(&self.failed).iter().map(|(kind, count)| (*kind, *count)).collect()
     }
 
+    /// How many transfers are going on.
+    pub fn live(&self) -> u64 {
+        locked(&self.live).transfers.len() as u64
+    }
+
     /// Sums since the mount began.
     pub fn totals(&self) -> Totals {
         let sums = &self.sums;
-        let live = locked(&self.live).transfers.len() as u64;
         Totals {
-            live,
             files_uploaded: sums.uploaded.load(Relaxed),
             files_instant: sums.instant.load(Relaxed),
             files_unchanged: sums.unchanged.load(Relaxed),
@@ -447,7 +450,7 @@ mod tests {
         };
         assert_eq!((&*name, bytes, how), ("a.bin", 3 * MIB, Commit::Uploaded));
         let totals = progress.totals();
-        assert_eq!((totals.files_uploaded, totals.bytes_committed, totals.live), (1, 3 * MIB, 0));
+        assert_eq!((totals.files_uploaded, totals.bytes_committed), (1, 3 * MIB));
         assert_eq!((totals.bytes_written, totals.bytes_acked), (3 * MIB, 3 * MIB));
     }
 
@@ -488,7 +491,8 @@ mod tests {
         second.committed(0, Commit::Unchanged);
         drop(second);
         let totals = progress.totals();
-        assert_eq!((totals.files_abandoned, totals.files_unchanged, totals.live), (1, 1, 0));
+        assert_eq!((totals.files_abandoned, totals.files_unchanged), (1, 1));
+        assert!(progress.snapshot().is_empty());
     }
 
     #[test]
@@ -540,6 +544,7 @@ mod tests {
             });
         });
         let totals = progress.totals();
-        assert_eq!((totals.files_uploaded, totals.files_abandoned, totals.live), (1000, 1000, 0));
+        assert_eq!((totals.files_uploaded, totals.files_abandoned), (1000, 1000));
+        assert!(progress.snapshot().is_empty());
     }
 }

@@ -30,6 +30,8 @@ mod metadata;
 mod model;
 #[path = "mount/model_local.rs"]
 mod model_local;
+#[path = "mount/model_operations.rs"]
+mod model_operations;
 #[path = "mount/names.rs"]
 mod names;
 #[path = "mount/network.rs"]

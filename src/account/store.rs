@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
-use tokio::time::Instant;
+use tokio::sync::oneshot;
 
 use super::record::{Record, Secrets, split};
 use super::{Account, AccountName, Keep, Outline, keyring};
@@ -20,8 +20,6 @@ use crate::error::{Error, ErrorKind, Result};
 const FILE_BYTES_MAX: u64 = 256 << 10;
 /// How long another process may hold the lock: it renews a token meanwhile.
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(90);
-/// How often a lock that is held is tried again. The kernel tells nobody when it is released.
-const LOCK_RETRY: Duration = Duration::from_millis(50);
 /// Permissions of group and others.
 const SHARED_MODE: u32 = 0o077;
 /// Permissions of others. A service manager lets a service in by an ACL, whose mask shows as group.
@@ -273,19 +271,21 @@ impl Stamp {
 
 /// Waits until no other process holds this file; closing it releases the lock.
 pub async fn lock_file(file: File, path: &Path) -> Result<File> {
-    let end = Instant::now() + LOCK_WAIT_MAX;
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(std::fs::TryLockError::WouldBlock) if Instant::now() < end => {
-                tokio::time::sleep(LOCK_RETRY).await;
-            }
-            Err(std::fs::TryLockError::WouldBlock) => {
-                let detail =
-                    format!("another process holds {} for too long; see what it does", path.display());
-                return Err(Error::new(ErrorKind::Timeout, detail));
-            }
-            Err(std::fs::TryLockError::Error(e)) => return Err(Error::from(e).context(path.display())),
+    lock_within(LOCK_WAIT_MAX, file, path).await
+}
+
+async fn lock_within(wait_max: Duration, file: File, path: &Path) -> Result<File> {
+    let (to, held) = oneshot::channel();
+    // A thread of its own, because a runtime does not end before its blocking tasks have. Where nobody
+    // waits any more, the file is closed as soon as it is locked.
+    let wait = move || drop(to.send(file.lock().map(|()| file)));
+    std::thread::Builder::new().name("lock".to_owned()).spawn(wait)?;
+    match tokio::time::timeout(wait_max, held).await {
+        Ok(Ok(locked)) => locked.map_err(|e| Error::from(e).context(path.display())),
+        Ok(Err(_)) => Err(Error::new(ErrorKind::Io, format!("nobody waits for {}", path.display()))),
+        Err(_) => {
+            let detail = format!("another process holds {} for too long; see what it does", path.display());
+            Err(Error::new(ErrorKind::Timeout, detail))
         }
     }
 }
@@ -386,15 +386,39 @@ mod tests {
 
     #[tokio::test]
     async fn one_process_at_a_time_holds_an_account() {
+        const ROUNDS: u64 = 20;
         let folder = tempfile::tempdir().unwrap();
         let handle = named(&Store::at(folder.path(), None));
-        let held = handle.lock().await.unwrap();
-        let other = handle.clone();
-        let second = tokio::spawn(async move { other.lock().await.map(drop) });
-        tokio::time::sleep(LOCK_RETRY * 2).await;
-        assert!(!second.is_finished());
+        handle.lock().await.unwrap().save(&account("0")).await.unwrap();
+        let count_up = async |handle: Handle| {
+            for _ in 0..ROUNDS {
+                let held = handle.lock().await.unwrap();
+                let Grant::Refresh { refresh_token, .. } = held.load().await.unwrap().grant else {
+                    panic!("the account changed its kind")
+                };
+                let count: u64 = refresh_token.expose().parse().unwrap();
+                held.save(&account(&(count + 1).to_string())).await.unwrap();
+            }
+        };
+        tokio::join!(count_up(handle.clone()), count_up(handle.clone()), count_up(handle.clone()));
+        assert_eq!(
+            handle.load().await.unwrap(),
+            account(&(3 * ROUNDS).to_string()),
+            "somebody was overtaken"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_lock_that_is_not_given_back_is_waited_for_only_so_long() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let open = || File::create(&path).unwrap();
+        let held = lock_file(open(), &path).await.unwrap();
+        let error = lock_within(Duration::from_millis(20), open(), &path).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Timeout);
+        assert!(error.to_string().contains("lock"), "{error}");
         drop(held);
-        second.await.unwrap().unwrap();
+        lock_file(open(), &path).await.unwrap();
     }
 
     #[tokio::test]

@@ -70,9 +70,9 @@ pub async fn mount_in_process(mut config: MountConfig, progress: Arc<Progress>) 
     let reached = drive.list_page(&config.root_id, "").await;
     reached.map_err(|e| e.context(format!("cannot reach drive {}", config.drive_id)))?;
     let folder = std::mem::take(&mut config.folder);
-    for name in folder.split('/').filter(|name| !name.is_empty()) {
+    for name in folder.names() {
         let found = drive.folder_of(&config.root_id, name).await;
-        config.root_id = found.map_err(|e| e.context(format!("folder {folder:?}")))?;
+        config.root_id = found.map_err(|e| e.context(format!("folder {folder}")))?;
     }
     let config = Arc::new(config);
     let onlookers = Onlookers::prepare(&config).await?;

@@ -8,7 +8,7 @@ use indicatif::BinaryBytes;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use crate::control::types::{FileState, Happening, LogEntry, PauseReason, Status};
+use crate::control::types::{Happening, LogEntry, PauseReason, Stage, Status};
 
 /// A duration to three digits or so.
 pub(super) fn duration(time: Duration) -> String {
@@ -52,14 +52,8 @@ pub(super) fn moment(at_ms: u64) -> String {
 }
 
 /// The word for a state.
-pub(super) fn state(state: FileState) -> &'static str {
-    match state {
-        FileState::Writing => "writing",
-        FileState::Staged => "staged",
-        FileState::Committing => "committing",
-        FileState::Failed => "FAILED",
-        FileState::Saved => "saved",
-    }
+pub(super) fn state(state: Stage) -> &'static str {
+    if state == Stage::Failed { "FAILED" } else { state.name() }
 }
 
 /// One event in one line, without its time.

@@ -9,7 +9,7 @@ use clap::Args;
 use super::signals::Signals;
 use super::{announce, reach, say, shown};
 use crate::config::quantities::duration;
-use crate::control::types::{FileState, Status, Transfer};
+use crate::control::types::{Stage, Status, Transfer};
 use crate::error::{Error, ErrorKind, Result};
 
 mod dashboard;
@@ -131,7 +131,7 @@ struct Cells {
 fn cells(file: &Transfer) -> Cells {
     let percent = (u128::from(file.bytes_acked) * 100).checked_div(u128::from(file.bytes)).unwrap_or(0);
     let progress = match file.state {
-        FileState::Staged => shown::bytes(file.bytes),
+        Stage::Staged => shown::bytes(file.bytes),
         _ => format!("{percent:>3} % of {}", shown::bytes(file.bytes)),
     };
     Cells {
@@ -159,7 +159,7 @@ pub(in crate::cli) mod tests {
     use super::*;
     use crate::control::types::{Happening, LogEntry, Pending};
 
-    pub(in crate::cli) fn transfer(path: &str, state: FileState) -> Transfer {
+    pub(in crate::cli) fn transfer(path: &str, state: Stage) -> Transfer {
         Transfer {
             path: path.into(),
             state,
@@ -169,7 +169,7 @@ pub(in crate::cli) mod tests {
             rate_bytes_s: 16 << 20,
             eta_ms: Some(4000),
             age_ms: 2000,
-            error: (state == FileState::Failed).then(|| "the drive is full".to_owned()),
+            error: (state == Stage::Failed).then(|| "the drive is full".to_owned()),
         }
     }
 
@@ -187,7 +187,7 @@ pub(in crate::cli) mod tests {
             drive_id: "1".into(),
             mountpoint: "/mnt".into(),
             pending: Pending { files: 1, bytes: 64 << 20, ..Pending::default() },
-            transfers: vec![transfer("/movie.mp4", FileState::Committing), transfer("/f", FileState::Failed)],
+            transfers: vec![transfer("/movie.mp4", Stage::Committing), transfer("/f", Stage::Failed)],
             failures: vec![failure],
             ..Status::default()
         }
@@ -213,7 +213,7 @@ pub(in crate::cli) mod tests {
 
     #[test]
     fn an_empty_file_is_no_division_by_zero() {
-        let file = Transfer { bytes: 0, bytes_acked: 0, ..transfer("/e", FileState::Writing) };
+        let file = Transfer { bytes: 0, bytes_acked: 0, ..transfer("/e", Stage::Writing) };
         assert!(cells(&file).progress.starts_with("  0 %"));
     }
 }

@@ -15,7 +15,7 @@ use super::signals::Signals;
 use super::{reach, say, shown};
 use crate::config::quantities::duration_within;
 use crate::control::client::Daemon;
-use crate::control::types::{FileState, LogEntry, Status};
+use crate::control::types::{LogEntry, Stage, Status};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Exit code when the time was up.
@@ -89,9 +89,9 @@ impl Waited {
     /// What keeps it, for people.
     fn kept_by(&self, closed: bool) -> Vec<String> {
         let is_waited_for = |state| match state {
-            FileState::Committing => true,
-            FileState::Writing | FileState::Staged => !closed,
-            FileState::Failed | FileState::Saved => false,
+            Stage::Committing => true,
+            Stage::Writing | Stage::Staged => !closed,
+            Stage::Failed | Stage::Saved | Stage::Local => false,
         };
         let files = self.now.transfers.iter().filter(|file| is_waited_for(file.state));
         files
@@ -250,7 +250,7 @@ mod tests {
     #[test]
     fn what_is_waited_for_is_named() {
         let mut status = busy();
-        status.transfers[1].state = FileState::Writing;
+        status.transfers[1].state = Stage::Writing;
         let mount = waited(status);
         assert_eq!(mount.kept_by(true), ["/mnt/movie.mp4: committing"]);
         assert_eq!(mount.kept_by(false).len(), 2);

@@ -15,6 +15,7 @@ use clap::{Args, ValueEnum};
 use url::Url;
 
 use crate::account::{AccountName, DEFAULT_NAME, Store};
+use crate::config::folder::FolderPath;
 use crate::config::quantities::{bytes, bytes_within, duration_within, show_bytes};
 use crate::config::{Credential, MountConfig, RemoveMode, dirs};
 use crate::error::{Error, ErrorKind, Result};
@@ -44,8 +45,8 @@ pub struct Settings {
     #[arg(long, env = "PDSFS_ROOT_ID", value_name = "FILE_ID")]
     pub root_id: Option<FileId>,
     /// The folder of the drive that is mounted, by its path, such as /Pictures/2024
-    #[arg(long, env = "PDSFS_FOLDER", value_name = "PATH", value_parser = folder)]
-    pub folder: Option<String>,
+    #[arg(long, env = "PDSFS_FOLDER", value_name = "PATH")]
+    pub folder: Option<FolderPath>,
     /// An account that pdsfs login has made [default: that of the drive's name, else "default"]
     #[arg(long, env = "PDSFS_ACCOUNT", value_name = "NAME", conflicts_with = "token_file",
         value_parser = AccountName::new)]
@@ -344,15 +345,6 @@ fn credential(file: Option<&Path>, token: Option<&Secret<String>>) -> Result<Cre
     }
 }
 
-/// A path on the drive, without slashes at its ends; nothing for its root.
-pub fn folder(text: &str) -> std::result::Result<String, String> {
-    let names: Vec<&str> = text.split('/').filter(|name| !name.is_empty()).collect();
-    if names.iter().any(|name| *name == "." || *name == "..") {
-        return Err("write the path from the root of the drive, without . and ..".to_owned());
-    }
-    Ok(names.join("/"))
-}
-
 fn part_size(text: &str) -> std::result::Result<PartSize, String> {
     PartSize::new(bytes(text)?).map_err(|e| e.to_string())
 }
@@ -483,18 +475,11 @@ mod tests {
         let both = over(&["--read-only=false"], &["--read-only", "--umask=077"]);
         assert_eq!((both.read_only, both.umask), (Some(false), Some(0o077)));
         let both = over(&["--folder=/b"], &["--root-id=x", "--folder=/a"]);
-        assert_eq!((both.folder.as_deref(), both.root_id), (Some("b"), None));
+        assert_eq!((both.folder, both.root_id), ("/b".parse().ok(), None));
         let mut upper = say(&[]);
         upper.token = Some(token("t"));
         let both = upper.over(say(&["--token-file=/f"]));
         assert!(both.token.is_some() && both.token_file.is_none());
-    }
-
-    #[test]
-    fn folders_are_paths_from_the_root() {
-        assert_eq!(folder("/a/b c/"), Ok("a/b c".to_owned()));
-        assert_eq!(folder("/"), Ok(String::new()));
-        assert!(folder("/a/../b").is_err() && folder("./a").is_err());
     }
 
     fn token(text: &str) -> Secret<String> {

@@ -27,7 +27,7 @@ use tokio::task::JoinHandle;
 use tokio_io_timeout::TimeoutStream;
 
 use super::report::Served;
-use super::types::FileState;
+use super::types::{Stage, Status, Totals};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Connections at a time.
@@ -123,111 +123,114 @@ fn figures(served: &Arc<Served>) -> std::result::Result<String, fmt::Error> {
 struct Figures(Arc<Served>);
 
 impl Collector for Figures {
-    fn encode(&self, mut to: DescriptorEncoder<'_>) -> fmt::Result {
+    fn encode(&self, to: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut page = Page(to);
         let status = self.0.status();
-        let totals = &status.totals;
+        self.sums(&mut page, &status.totals)?;
+        self.now(&mut page, &status)
+    }
+}
+
+impl Figures {
+    /// What only grows.
+    fn sums(&self, page: &mut Page<'_>, totals: &Totals) -> fmt::Result {
         let committed = [
             ("uploaded", totals.files_uploaded),
             ("instant", totals.files_instant),
             ("unchanged", totals.files_unchanged),
         ];
-        counters(&mut to, "committed_files", "Files that came to the drive, by how", "how", &committed)?;
-        let failed: Vec<_> = self.0.progress.failures_by_kind();
-        let failed: Vec<_> = failed.iter().map(|(kind, count)| (snake_case(*kind), *count)).collect();
-        let failed: Vec<_> = failed.iter().map(|(kind, count)| (kind.as_str(), *count)).collect();
-        counters(&mut to, "failed_files", "Files that could not be saved, by why", "kind", &failed)?;
-        let (abandoned, of_files) =
-            (totals.files_abandoned, "Files that were deleted before they were saved");
-        counter(&mut to, "abandoned_files", of_files, None, abandoned)?;
+        page.counters("committed_files", "Files that came to the drive, by how", "how", committed)?;
+        let failed = self.0.progress.failures_by_kind();
+        let failed = failed.into_iter().map(|(kind, count)| (snake_case(kind), count));
+        page.counters("failed_files", "Files that could not be saved, by why", "kind", failed)?;
+        let abandoned = totals.files_abandoned;
+        page.counter("abandoned_files", "Files that were deleted before they were saved", None, abandoned)?;
         let bytes = Some(&Unit::Bytes);
-        counter(&mut to, "committed", "Bytes of committed files", bytes, totals.bytes_committed)?;
-        counter(&mut to, "written", "Bytes that programs have written", bytes, totals.bytes_written)?;
-        counter(&mut to, "acknowledged", "Bytes in parts that the drive has", bytes, totals.bytes_acked)?;
+        page.counter("committed", "Bytes of committed files", bytes, totals.bytes_committed)?;
+        page.counter("written", "Bytes that programs have written", bytes, totals.bytes_written)?;
+        page.counter("acknowledged", "Bytes in parts that the drive has", bytes, totals.bytes_acked)
+    }
 
-        let of = |state| status.transfers.iter().filter(|file| file.state == state).count() as u64;
-        let transfers = [
-            ("writing", of(FileState::Writing)),
-            ("staged", of(FileState::Staged)),
-            ("committing", of(FileState::Committing)),
-            ("failed", of(FileState::Failed)),
-        ];
-        gauges(&mut to, "transfers", "Files that are not on the drive yet, by state", "state", &transfers)?;
-        let lag = status.pending.bytes;
-        gauge(&mut to, "lag", "Bytes that were written and that the drive does not have", bytes, lag)?;
-        let parts: u64 = status.transfers.iter().map(|file| u64::from(file.parts_in_flight)).sum();
-        gauge(&mut to, "parts_in_flight", "Parts that are being sent", None, parts)?;
-        let attributes = status.pending.attributes;
-        gauge(&mut to, "pending_attributes", "Objects with attributes to be told", None, attributes)?;
-        let rate = totals.rate_bytes_s;
-        gauge(&mut to, "rate_bytes_per_second", "How fast parts are acknowledged, lately", None, rate)?;
-        let load = self.0.vfs.load();
-        gauge(&mut to, "buffer", "Bytes of write buffers in use", bytes, load.buffer_bytes)?;
-        let most = self.0.config.buffer_bytes_max;
-        gauge(&mut to, "buffer_max", "Bytes that write buffers may take", bytes, most)?;
-        gauge(&mut to, "local_copies", "Bytes of local copies", bytes, load.copy_bytes)?;
-        let most = load.parts_in_flight_max as u64;
-        gauge(&mut to, "parts_in_flight_max", "Parts that may be sent at once now", None, most)?;
+    /// What is so at this moment.
+    fn now(&self, page: &mut Page<'_>, status: &Status) -> fmt::Result {
+        let (pending, load) = (&status.pending, self.0.vfs.load());
+        let of = |stage: Stage| {
+            let count = status.transfers.iter().filter(|file| file.state == stage).count() as u64;
+            (stage.name(), count)
+        };
+        let transfers = [Stage::Writing, Stage::Staged, Stage::Committing, Stage::Failed].map(of);
+        page.gauges("transfers", "Files that are not on the drive yet, by state", "state", transfers)?;
+        let parts = status.transfers.iter().map(|file| u64::from(file.parts_in_flight)).sum();
+        let parts_max = load.parts_in_flight_max as u64;
+        let buffer_max = self.0.config.buffer_bytes_max;
         let is_paused = u64::from(status.paused.is_some());
-        gauge(
-            &mut to,
-            "paused",
-            "Whether nothing is sent for want of a network or a login",
-            None,
-            is_paused,
-        )?;
-        let began_s = status.mounted_at_ms / 1000;
-        gauge(&mut to, "mounted", "When the drive was mounted, since 1970", Some(&Unit::Seconds), began_s)
+        let (bytes, seconds) = (Some(&Unit::Bytes), Some(&Unit::Seconds));
+        for (name, help, unit, value) in [
+            ("lag", "Bytes that were written and that the drive does not have", bytes, pending.bytes),
+            ("parts_in_flight", "Parts that are being sent", None, parts),
+            ("pending_attributes", "Objects with attributes to be told", None, pending.attributes),
+            (
+                "rate_bytes_per_second",
+                "How fast parts are acknowledged, lately",
+                None,
+                status.totals.rate_bytes_s,
+            ),
+            ("buffer", "Bytes of write buffers in use", bytes, load.buffer_bytes),
+            ("buffer_max", "Bytes that write buffers may take", bytes, buffer_max),
+            ("local_copies", "Bytes of local copies", bytes, load.copy_bytes),
+            ("parts_in_flight_max", "Parts that may be sent at once now", None, parts_max),
+            ("paused", "Whether nothing is sent for want of a network or a login", None, is_paused),
+            ("mounted", "When the drive was mounted, since 1970", seconds, status.mounted_at_ms / 1000),
+        ] {
+            page.gauge(name, help, unit, value)?;
+        }
+        Ok(())
     }
 }
 
-fn counter(
-    to: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
-    unit: Option<&Unit>,
-    value: u64,
-) -> fmt::Result {
-    ConstCounter::new(value).encode(to.encode_descriptor(name, help, unit, MetricType::Counter)?)
-}
+/// Where figures are written, one metric after the other.
+struct Page<'a>(DescriptorEncoder<'a>);
 
-fn gauge(
-    to: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
-    unit: Option<&Unit>,
-    value: u64,
-) -> fmt::Result {
-    let value = i64::try_from(value).unwrap_or(i64::MAX);
-    ConstGauge::new(value).encode(to.encode_descriptor(name, help, unit, MetricType::Gauge)?)
-}
-
-fn counters(
-    to: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
-    label: &str,
-    values: &[(&str, u64)],
-) -> fmt::Result {
-    let mut family = to.encode_descriptor(name, help, None, MetricType::Counter)?;
-    for (of, value) in values {
-        ConstCounter::new(*value).encode(family.encode_family(&[(label, *of)])?)?;
+impl Page<'_> {
+    fn counter(&mut self, name: &str, help: &str, unit: Option<&Unit>, value: u64) -> fmt::Result {
+        ConstCounter::new(value).encode(self.0.encode_descriptor(name, help, unit, MetricType::Counter)?)
     }
-    Ok(())
+
+    fn gauge(&mut self, name: &str, help: &str, unit: Option<&Unit>, value: u64) -> fmt::Result {
+        gauge(value).encode(self.0.encode_descriptor(name, help, unit, MetricType::Gauge)?)
+    }
+
+    fn counters<L: AsRef<str>>(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: impl IntoIterator<Item = (L, u64)>,
+    ) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (of, value) in values {
+            ConstCounter::new(value).encode(family.encode_family(&[(label, of.as_ref())])?)?;
+        }
+        Ok(())
+    }
+
+    fn gauges<const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: [(&str, u64); N],
+    ) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (of, value) in values {
+            gauge(value).encode(family.encode_family(&[(label, of)])?)?;
+        }
+        Ok(())
+    }
 }
 
-fn gauges(
-    to: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
-    label: &str,
-    values: &[(&str, u64)],
-) -> fmt::Result {
-    let mut family = to.encode_descriptor(name, help, None, MetricType::Gauge)?;
-    for (of, value) in values {
-        let value = i64::try_from(*value).unwrap_or(i64::MAX);
-        ConstGauge::new(value).encode(family.encode_family(&[(label, *of)])?)?;
-    }
-    Ok(())
+fn gauge(value: u64) -> ConstGauge<i64> {
+    ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX))
 }
 
 /// `QuotaExceeded` is `quota_exceeded`.

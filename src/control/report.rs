@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::recent::{Recent, unix_ms};
-use super::types::{FileState, PauseReason, Paused, Pending, Status, Totals, Transfer};
+use super::types::{Paused, Pending, Stage, Status, Transfer};
 use crate::config::MountConfig;
-use crate::status::{self, Progress};
-use crate::vfs::{SeenFile, Stage, Vfs};
+use crate::status::Progress;
+use crate::vfs::{SeenFile, Vfs};
 
 /// Files that a status lists.
 const TRANSFERS_MAX: usize = 1000;
@@ -43,15 +43,12 @@ impl Served {
             mounted_at_ms: unix_ms(self.mounted_at),
             last_seq: self.recent.last_seq(),
             paused: paused.map(|pause| Paused {
-                reason: match pause.reason {
-                    status::PauseReason::LoginNeeded => PauseReason::LoginNeeded,
-                    status::PauseReason::Offline => PauseReason::Offline,
-                },
+                reason: pause.reason,
                 detail: pause.detail.to_string(),
                 since_ms: unix_ms(pause.since),
             }),
             pending: self.pending(&seen),
-            totals: totals(&self.progress),
+            totals: self.progress.totals(),
             transfers: seen.iter().take(TRANSFERS_MAX).map(transfer).collect(),
             transfers_left_out: left_out as u64,
             failures: self.recent.failures(),
@@ -60,29 +57,13 @@ impl Served {
 
     fn pending(&self, seen: &[SeenFile]) -> Pending {
         let mut pending = Pending { attributes: self.vfs.pending_attributes() as u64, ..Pending::default() };
-        for file in seen.iter().map(transfer).filter(|file| file.state != FileState::Failed) {
+        for file in seen.iter().map(transfer).filter(|file| file.state != Stage::Failed) {
             pending.files += 1;
-            pending.files_open += u64::from(file.state != FileState::Committing);
+            pending.files_open += u64::from(file.state != Stage::Committing);
             pending.bytes += file.bytes.saturating_sub(file.bytes_acked);
             pending.oldest_ms = pending.oldest_ms.max(file.age_ms);
         }
         pending
-    }
-}
-
-/// The sums of a mount.
-pub(super) fn totals(progress: &Progress) -> Totals {
-    let totals = progress.totals();
-    Totals {
-        files_uploaded: totals.files_uploaded,
-        files_instant: totals.files_instant,
-        files_unchanged: totals.files_unchanged,
-        files_failed: totals.files_failed,
-        files_abandoned: totals.files_abandoned,
-        bytes_committed: totals.bytes_committed,
-        bytes_written: totals.bytes_written,
-        bytes_acked: totals.bytes_acked,
-        rate_bytes_s: totals.rate_bytes_s,
     }
 }
 
@@ -91,7 +72,7 @@ fn transfer(file: &SeenFile) -> Transfer {
     let ms = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     Transfer {
         path: file.path.clone(),
-        state: state(file.sight.stage),
+        state: file.sight.stage,
         bytes: file.sight.bytes,
         bytes_acked: view.map_or(0, |view| view.bytes_acked),
         parts_in_flight: view.map_or(0, |view| view.parts_in_flight),
@@ -99,15 +80,5 @@ fn transfer(file: &SeenFile) -> Transfer {
         eta_ms: view.and_then(|view| view.eta).map(ms),
         age_ms: view.map_or(0, |view| ms(view.age)),
         error: file.sight.error.as_ref().map(ToString::to_string),
-    }
-}
-
-fn state(stage: Stage) -> FileState {
-    match stage {
-        Stage::Writing => FileState::Writing,
-        Stage::Staged => FileState::Staged,
-        Stage::Committing => FileState::Committing,
-        Stage::Failed => FileState::Failed,
-        Stage::Saved => FileState::Saved,
     }
 }

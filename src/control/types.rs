@@ -5,6 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::status::{PauseReason, Totals};
+pub use crate::vfs::Stage;
+
 /// What `GET /v1/status` answers: one mount at one moment.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -50,16 +53,6 @@ pub struct Paused {
     pub since_ms: u64,
 }
 
-/// What is missing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PauseReason {
-    /// The network.
-    Offline,
-    /// A login.
-    LoginNeeded,
-}
-
 /// What is not on the drive yet.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -76,53 +69,13 @@ pub struct Pending {
     pub oldest_ms: u64,
 }
 
-/// Sums over the life of a mount.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Totals {
-    /// Files committed by sending their bytes.
-    pub files_uploaded: u64,
-    /// Files committed because the service had their bytes already.
-    pub files_instant: u64,
-    /// Files saved again with the same bytes.
-    pub files_unchanged: u64,
-    /// Files that could not be committed.
-    pub files_failed: u64,
-    /// Files that were deleted before they were committed.
-    pub files_abandoned: u64,
-    /// Bytes of all committed files.
-    pub bytes_committed: u64,
-    /// Bytes that programs have written.
-    pub bytes_written: u64,
-    /// Bytes that the drive has acknowledged.
-    pub bytes_acked: u64,
-    /// How fast that goes lately, all files together.
-    pub rate_bytes_s: u64,
-}
-
-/// Where a file is on its way to the drive.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FileState {
-    /// A program has it open and may write more; what it writes is sent meanwhile.
-    Writing,
-    /// A program has it open and writes here and there; it is sent when it is closed.
-    Staged,
-    /// Everything is written; the rest and the commit are on their way.
-    Committing,
-    /// It could not be saved; the program that has it open is told so.
-    Failed,
-    /// The drive has it as it is here.
-    Saved,
-}
-
 /// One file that is not on the drive yet.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Transfer {
     /// Path below the mount, beginning with `/`.
     pub path: String,
     /// Where it is.
-    pub state: FileState,
+    pub state: Stage,
     /// Its size as far as it is known.
     pub bytes: u64,
     /// How much of it the drive has acknowledged.

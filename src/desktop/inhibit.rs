@@ -11,15 +11,18 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use zbus::{Connection, OwnedFd};
 
-const LOGIND: &str = "org.freedesktop.login1";
-const PATH: &str = "/org/freedesktop/login1";
-const INTERFACE: &str = "org.freedesktop.login1.Manager";
+use super::bus::{self, Object};
+
+const LOGIND: Object = Object {
+    service: "org.freedesktop.login1",
+    path: "/org/freedesktop/login1",
+    interface: "org.freedesktop.login1.Manager",
+};
 const WHAT: &str = "shutdown:sleep";
 const WHO: &str = "pdsfs";
 /// The strongest first.
 const MODES: [&str; 2] = ["block", "delay"];
-/// How long logind may take to answer.
-const ANSWER_MAX: Duration = Duration::from_secs(5);
+
 /// The pauses between calls.
 #[derive(Clone, Copy, Debug)]
 struct Pace {
@@ -33,9 +36,7 @@ const PACE: Pace = Pace { renew: Duration::from_secs(10), retry: Duration::from_
 
 /// Holds a lock whenever there is a reason, until the sender is gone.
 pub async fn keep(reason: watch::Receiver<Option<String>>) {
-    let connect =
-        || Box::pin(async { tokio::time::timeout(ANSWER_MAX, Connection::system()).await.ok()?.ok() });
-    keep_by(PACE, connect, reason).await;
+    keep_by(PACE, || Box::pin(bus::connect(Connection::system())), reason).await;
 }
 
 async fn keep_by<C>(pace: Pace, connect: impl Fn() -> C, mut reason: watch::Receiver<Option<String>>)
@@ -113,17 +114,8 @@ async fn hold(pace: Pace, connection: &Connection, reason: &mut watch::Receiver<
 async fn inhibit(connection: &Connection, why: &str) -> Result<OwnedFd, String> {
     let mut refused = String::new();
     for mode in MODES {
-        // On a line to one peer only, there are no names.
-        let destination = connection.is_bus().then_some(LOGIND);
-        let arguments = (WHAT, WHO, why, mode);
-        let call = connection.call_method(destination, PATH, Some(INTERFACE), "Inhibit", &arguments);
-        let answer = match tokio::time::timeout(ANSWER_MAX, call).await {
-            Ok(Ok(answer)) => answer.body().deserialize::<OwnedFd>().map_err(|e| e.to_string()),
-            Ok(Err(e)) => Err(e.to_string()),
-            Err(_) => Err("logind does not answer".to_owned()),
-        };
-        match answer {
-            Ok(lock) => return Ok(lock),
+        match LOGIND.call(connection, "Inhibit", &(WHAT, WHO, why, mode)).await {
+            Ok(answer) => return answer.body().deserialize::<OwnedFd>().map_err(|e| e.to_string()),
             Err(e) => refused = e,
         }
     }
@@ -133,9 +125,8 @@ async fn inhibit(connection: &Connection, why: &str) -> Result<OwnedFd, String> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::desktop::bus::tests::{line, next_call};
     use std::io::Read;
-    use std::os::unix::net::UnixStream;
-    use std::pin::Pin;
     use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
     type Asked = (String, String, String, String);
@@ -144,23 +135,16 @@ mod tests {
 
     /// A logind at the other end of a socket pair.
     async fn logind(allow_block: bool) -> (Connection, UnboundedReceiver<(Asked, Option<Lock>)>) {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        let guid = zbus::Guid::generate();
-        let server = zbus::connection::Builder::unix_stream(theirs).server(guid).p2p().build();
-        let client = zbus::connection::Builder::unix_stream(ours).p2p().build();
-        let (server, client) = tokio::join!(server, client);
+        let (server, client) = line().await;
         let (told, heard) = unbounded_channel();
-        tokio::spawn(serve(server.unwrap(), allow_block, told));
-        (client.unwrap(), heard)
+        tokio::spawn(serve(server, allow_block, told));
+        (client, heard)
     }
 
     async fn serve(connection: Connection, allow_block: bool, told: UnboundedSender<(Asked, Option<Lock>)>) {
         let mut calls = zbus::MessageStream::from(&connection);
-        while let Some(call) = next(&mut calls).await {
+        while let Some(call) = next_call(&mut calls, &LOGIND, "Inhibit").await {
             let header = call.header();
-            assert_eq!(header.member().unwrap().as_str(), "Inhibit");
-            assert_eq!(header.interface().unwrap().as_str(), INTERFACE);
-            assert_eq!(header.path().unwrap().as_str(), PATH);
             let asked: Asked = call.body().deserialize().unwrap();
             if asked.3 == "block" && !allow_block {
                 connection
@@ -176,11 +160,6 @@ mod tests {
             drop(lock);
             told.send((asked, Some(reader))).unwrap();
         }
-    }
-
-    async fn next(calls: &mut zbus::MessageStream) -> Option<zbus::Message> {
-        use zbus::export::futures_core::Stream;
-        std::future::poll_fn(|cx| Pin::new(&mut *calls).poll_next(cx)).await.and_then(Result::ok)
     }
 
     /// Returns when the lock is given back.

@@ -12,14 +12,17 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use zbus::{Connection, Variant};
 
-const NOTIFICATIONS: &str = "org.freedesktop.Notifications";
-const PATH: &str = "/org/freedesktop/Notifications";
+use super::bus::{self, Object};
+
+const NOTIFICATIONS: Object = Object {
+    service: "org.freedesktop.Notifications",
+    path: "/org/freedesktop/Notifications",
+    interface: "org.freedesktop.Notifications",
+};
 /// Who notifies.
 const APP: &str = "pdsfs";
 const ICON_FAILED: &str = "dialog-error";
 const ICON_LOGIN: &str = "dialog-password";
-/// How long the service may take to answer.
-const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// Failures that are named; the others are counted.
 const NAMES_MAX: usize = 5;
 /// Longest name and reason, in characters.
@@ -55,8 +58,7 @@ pub struct Notices {
 impl Notices {
     /// For the mount that is called `place`. Must be called on a runtime.
     pub fn start(place: &str) -> Self {
-        let connect = || async { tokio::time::timeout(ANSWER_MAX, Connection::session()).await.ok()?.ok() };
-        Self::start_with(place, PACE, connect)
+        Self::start_with(place, PACE, || bus::connect(Connection::session()))
     }
 
     fn start_with<C>(place: &str, pace: Pace, connect: impl Fn() -> C + Send + 'static) -> Self
@@ -203,21 +205,14 @@ async fn notify(connection: &Connection, replaces: u32, icon: &str, text: &Text)
     let expires_ms = -1_i32;
     let arguments =
         (APP, replaces, icon, text.summary.as_str(), text.body.as_str(), actions, hints, expires_ms);
-    // On a line to one peer only, there are no names.
-    let destination = connection.is_bus().then_some(NOTIFICATIONS);
-    let call = connection.call_method(destination, PATH, Some(NOTIFICATIONS), "Notify", &arguments);
-    match tokio::time::timeout(ANSWER_MAX, call).await {
-        Ok(Ok(answer)) => answer.body().deserialize().map_err(|e| e.to_string()),
-        Ok(Err(e)) => Err(e.to_string()),
-        Err(_) => Err("the notification service does not answer".to_owned()),
-    }
+    let answer = NOTIFICATIONS.call(connection, "Notify", &arguments).await?;
+    answer.body().deserialize().map_err(|e| e.to_string())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::net::UnixStream;
-    use std::pin::Pin;
+    use crate::desktop::bus::tests::{line, next_call};
     use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
     use zbus::OwnedVariant;
 
@@ -225,34 +220,21 @@ mod tests {
 
     /// A notification service at the other end of a socket pair. It numbers from 7 on.
     async fn desktop() -> (Connection, UnboundedReceiver<Asked>) {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        let guid = zbus::Guid::generate();
-        let server = zbus::connection::Builder::unix_stream(theirs).server(guid).p2p().build();
-        let client = zbus::connection::Builder::unix_stream(ours).p2p().build();
-        let (server, client) = tokio::join!(server, client);
+        let (server, client) = line().await;
         let (told, heard) = unbounded_channel();
-        tokio::spawn(serve(server.unwrap(), told));
-        (client.unwrap(), heard)
+        tokio::spawn(serve(server, told));
+        (client, heard)
     }
 
     async fn serve(connection: Connection, told: UnboundedSender<Asked>) {
         let mut calls = zbus::MessageStream::from(&connection);
         let mut number = 7_u32;
-        while let Some(call) = next(&mut calls).await {
-            let header = call.header();
-            assert_eq!(header.member().unwrap().as_str(), "Notify");
-            assert_eq!(header.interface().unwrap().as_str(), NOTIFICATIONS);
-            assert_eq!(header.path().unwrap().as_str(), PATH);
+        while let Some(call) = next_call(&mut calls, &NOTIFICATIONS, "Notify").await {
             let asked: Asked = call.body().deserialize().unwrap();
-            connection.reply(&header, &number).await.unwrap();
+            connection.reply(&call.header(), &number).await.unwrap();
             number += 1;
             told.send(asked).unwrap();
         }
-    }
-
-    async fn next(calls: &mut zbus::MessageStream) -> Option<zbus::Message> {
-        use zbus::export::futures_core::Stream;
-        std::future::poll_fn(|cx| Pin::new(&mut *calls).poll_next(cx)).await.and_then(Result::ok)
     }
 
     fn notices(client: Connection) -> Notices {

@@ -334,7 +334,9 @@ impl TokenSource {
         let fresh = Current::of(&held)?;
         let old = self.current().map(|current| current.authorization);
         let same = fresh.as_ref().map(|current| &current.authorization) == old.as_ref();
-        if same && renewal.seen.as_ref() == Some(&held.grant) {
+        // What could not be stored goes before what it has replaced.
+        let is_ahead = renewal.unsaved.is_some();
+        if (same || is_ahead) && renewal.seen.as_ref() == Some(&held.grant) {
             return Ok(false);
         }
         renewal.seen = Some(held.grant);
@@ -454,6 +456,26 @@ mod tests {
         let file = file_with("tok", 0o644);
         let error = TokenSource::new(Credential::File(file.path().into()), &endpoint()).unwrap_err();
         assert!(error.to_string().contains("chmod 600"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_stored_goes_before_what_it_replaced() {
+        let text = |n: u32| format!(r#"{{"access_token":"AT{n}","refresh_token":"RT{n}","app_id":"app"}}"#);
+        let token = |n: u32| Some(Authorization::Bearer(Secret::new(format!("AT{n}"))));
+        let file = file_with(&text(1), 0o600);
+        let source = TokenSource::new(Credential::File(file.path().into()), &endpoint()).unwrap();
+        let stored = source.origin.load().await.unwrap();
+        std::fs::write(file.path(), text(2)).unwrap();
+        let rotated = source.origin.load().await.unwrap();
+        std::fs::write(file.path(), text(1)).unwrap();
+        source.adopt(Current::of(&rotated).unwrap());
+        *source.renewal.lock().await =
+            Renewal { seen: Some(stored.grant), unsaved: Some(rotated), ..Renewal::default() };
+        source.reload().await.unwrap();
+        assert_eq!(bearer(&source), token(2), "a spent token is taken again");
+        std::fs::write(file.path(), text(3)).unwrap();
+        source.reload().await.unwrap();
+        assert_eq!(bearer(&source), token(3), "a new login is not taken");
     }
 
     #[test]

@@ -149,22 +149,12 @@ impl Drive {
         self.0.session.reload_credentials().await
     }
 
-    async fn call<A: DeserializeOwned>(
-        &self,
-        path: &str,
-        idempotency: Idempotency,
-        policy: RetryPolicy,
-        body: &impl Serialize,
-    ) -> std::result::Result<A, Failure> {
-        self.0.session.call(path, idempotency, policy, body).await
-    }
-
     async fn ask<A: DeserializeOwned>(
         &self,
         path: &str,
         body: &impl Serialize,
     ) -> std::result::Result<A, Failure> {
-        self.call(path, Idempotency::Safe, RetryPolicy::INTERACTIVE, body).await
+        self.0.session.call(path, Idempotency::Safe, RetryPolicy::INTERACTIVE, body).await
     }
 
     /// One page of a folder, ordered by name; `marker` is empty for the first one.
@@ -196,7 +186,7 @@ impl Drive {
 
     async fn get_by(&self, policy: RetryPolicy, file: &FileId) -> Result<FileMeta> {
         let request = FileRequest { drive_id: self.id(), file_id: file };
-        let file: File = self.call("/v2/file/get", Idempotency::Safe, policy, &request).await?;
+        let file: File = self.0.session.call("/v2/file/get", Idempotency::Safe, policy, &request).await?;
         self.meta(file)
     }
 
@@ -236,7 +226,7 @@ impl Drive {
             user_tags: self.user_tags(tags),
         };
         let attempt = || {
-            self.call::<CreateResponse>(
+            self.0.session.call::<CreateResponse>(
                 "/v2/file/create",
                 Idempotency::Once,
                 RetryPolicy::INTERACTIVE,

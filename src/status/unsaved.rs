@@ -4,7 +4,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{PauseReason, Progress, TransferState, eta};
+use super::{Progress, TransferState, eta};
 
 /// What is on its way to the drive at one moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -17,8 +17,6 @@ pub struct Unsaved {
     pub bytes: u64,
     /// Time that they take at the rate of now; `None` while there is no rate.
     pub eta: Option<Duration>,
-    /// The service cannot be reached; everything waits.
-    pub is_offline: bool,
 }
 
 impl fmt::Display for Unsaved {
@@ -54,7 +52,7 @@ impl fmt::Display for Size {
 impl Progress {
     /// What is on its way now.
     pub fn unsaved(&self) -> Unsaved {
-        let mut sum = Unsaved { is_offline: self.is_offline(), ..Unsaved::default() };
+        let mut sum = Unsaved::default();
         for transfer in self.snapshot() {
             sum.files += 1;
             sum.committing += u64::from(transfer.state == TransferState::Committing);
@@ -62,20 +60,6 @@ impl Progress {
         }
         sum.eta = eta(sum.bytes, self.totals().rate_bytes_s).filter(|_| sum.bytes > 0);
         sum
-    }
-
-    /// Whether the service cannot be reached, so that everything waits.
-    pub fn is_offline(&self) -> bool {
-        self.pauses().iter().any(|pause| pause.reason == PauseReason::Offline)
-    }
-
-    /// The service cannot be reached, or can be again.
-    pub fn set_offline(&self, is_offline: bool) {
-        if is_offline {
-            self.pause(PauseReason::Offline, "the service cannot be reached");
-        } else {
-            self.resume(PauseReason::Offline);
-        }
     }
 }
 
@@ -111,10 +95,9 @@ mod tests {
         two.part_started();
         two.part_done(500, true);
         two.committing();
-        progress.set_offline(true);
         let unsaved = progress.unsaved();
         assert_eq!((unsaved.files, unsaved.committing, unsaved.bytes), (2, 1, 1_200_000_000));
-        assert!(unsaved.is_offline && unsaved.eta.is_some());
+        assert!(unsaved.eta.is_some());
         assert_eq!(unsaved.to_string(), "2 uploads, 1.2 GB left");
         drop((one, two));
         assert_eq!((progress.unsaved().files, progress.unsaved().bytes), (0, 0));

@@ -76,7 +76,7 @@ impl Vfs {
         let closed = self.progress.snapshot().into_iter().filter(|view| !known.contains(&view.id));
         let closed =
             closed.map(|view| SeenFile { path: view.name.to_string(), sight: Sight::of_transfer(view) });
-        let open = open.into_iter().filter(|(_, sight)| sight.stage != Stage::Saved);
+        let open = open.into_iter().filter(|(_, sight)| sight.stage.is_unsaved());
         let open = open.map(|(ino, sight)| {
             let path = Some(self.name_of(ino)).filter(|path| path.starts_with('/'));
             SeenFile { path: path.unwrap_or_else(|| sight.name.clone()), sight }

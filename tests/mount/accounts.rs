@@ -2,11 +2,13 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
 use pdsfs::ids::Secret;
 
 use crate::rig::{Mount, PATIENCE, Rig, errno, fresh_bytes, wait_until};
+use crate::sights::ask;
 
 const PART: usize = 64 << 10;
 
@@ -106,6 +108,30 @@ fn without_a_new_login_close_gives_up_in_time() {
     assert_eq!(code, libc::ETIMEDOUT);
     drop(file);
     assert!(accounts.rig.client().names("").is_empty());
+}
+
+#[test]
+fn a_mount_that_works_takes_a_new_login_when_it_is_told() {
+    let accounts = Accounts::new();
+    let mount = accounts.mount(&[]);
+    std::fs::write(mount.at("before"), b"x").unwrap();
+    let reload = || ask(&mount, "POST /v1/credentials/reload");
+    // Whoever logs in tells the mounts.
+    accounts.login(&["--token"], crate::rig::TOKEN);
+    accounts.rig.block_on(accounts.rig.server().revoke_all_tokens()).unwrap();
+    std::fs::write(mount.at("after"), b"x").unwrap();
+    assert_eq!(accounts.rig.client().names(""), ["after", "before"]);
+    let statuses = accounts.rig.server().stats().statuses;
+    assert!(!statuses.keys().any(|key| key.ends_with(" 401")), "the old token was used: {statuses:?}");
+
+    let file = accounts.state.path().join("accounts/home.json");
+    let mode = |mode| std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o644);
+    let refused = reload();
+    assert!(refused.starts_with("HTTP/1.1 409 ") && refused.contains("chmod 600"), "{refused}");
+    std::fs::write(mount.at("still"), b"x").unwrap();
+    mode(0o600);
+    assert!(reload().starts_with("HTTP/1.1 200 "));
 }
 
 #[test]

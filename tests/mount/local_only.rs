@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use pdsfs::server::{FaultAction, FaultRule};
 
 use crate::rig::{Mount, Rig, errno, fresh_bytes, wait_until};
+use crate::sights::own;
 
 /// What was listed is believed: no call is due to the passing of time.
 const ARGUMENTS: [&str; 4] = ["--metadata-ttl", "1h", "--part-size", "64KiB"];
@@ -111,7 +112,10 @@ fn with_an_ordinary_name_they_are_ordinary_files() {
         file.write_all(&bytes).unwrap();
         file.set_times(FileTimes::new().set_modified(time)).unwrap();
         drop(file);
+        let stands = |file| (own(&mount, file, "state"), own(&mount, file, "progress_bytes"));
+        assert_eq!(stands("._new"), ("local".to_owned(), "0".to_owned()));
         fs::rename(mount.at("._new"), mount.at(name)).unwrap();
+        assert_eq!(stands(name), ("saved".to_owned(), size.to_string()));
         // When the rename has returned, it is on the drive.
         assert_eq!(rig.client().read(name).unwrap(), bytes);
         assert_eq!(rig.client().find(name).unwrap().mtime, time);

@@ -10,7 +10,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use pdsfs::control::Surroundings;
-use pdsfs::control::types::{FileState, Happening, LogEntry, Status};
+use pdsfs::control::types::{Happening, LogEntry, Stage, Status};
 use pdsfs::server::{FaultAction, FaultPlan, FaultRule};
 
 use crate::metadata::{remove_xattr, set_xattr, xattr, xattrs};
@@ -53,7 +53,16 @@ fn socket(mount: &Mount) -> Option<PathBuf> {
     Surroundings::of_this_process().sockets().into_iter().find(|path| path.ends_with(&name))
 }
 
-fn own(mount: &Mount, file: &str, name: &str) -> String {
+/// The whole answer of the control socket to a request in few words, such as `GET /v1/status`.
+pub fn ask(mount: &Mount, request: &str) -> String {
+    let mut stream = UnixStream::connect(socket(mount).unwrap()).unwrap();
+    write!(stream, "{request} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+pub fn own(mount: &Mount, file: &str, name: &str) -> String {
     text(&xattr(&mount.at(file), &format!("user.pdsfs.{name}")).unwrap())
 }
 
@@ -110,7 +119,7 @@ fn an_upload_is_seen_while_it_is_under_way_and_waited_for() {
     let seen = wait_until("four parts have arrived and the file is closed", || {
         let seen = status(&mount);
         let file = seen.transfers.first()?;
-        (file.bytes_acked == 4 * PART as u64 && file.state == FileState::Committing).then_some(seen)
+        (file.bytes_acked == 4 * PART as u64 && file.state == Stage::Committing).then_some(seen)
     });
     assert_eq!((seen.pid, seen.drive_id.as_str()), (mount.pid(), "1"));
     assert_eq!(seen.mountpoint, mount.path().to_str().unwrap());
@@ -205,7 +214,7 @@ fn a_file_that_is_open_and_unsaved_is_waited_for_unless_it_is_left_out() {
     let mut file = File::create(mount.at("f")).unwrap();
     file.write_all(b"half").unwrap();
     assert_eq!(status(&mount).pending.files_open, 1);
-    assert_eq!(status(&mount).transfers[0].state, FileState::Writing);
+    assert_eq!(status(&mount).transfers[0].state, Stage::Writing);
     assert_eq!(pdsfs(&mount, &["wait", "--timeout", "0s"]).status.code(), Some(3));
     assert_eq!(pdsfs(&mount, &["wait", "--closed"]).status.code(), Some(0));
     // What is open with everything saved is nothing to wait for.
@@ -214,7 +223,7 @@ fn a_file_that_is_open_and_unsaved_is_waited_for_unless_it_is_left_out() {
     drop(file);
     let staged = File::options().write(true).open(mount.at("f")).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&staged, b"H", 0).unwrap();
-    assert_eq!(status(&mount).transfers[0].state, FileState::Staged);
+    assert_eq!(status(&mount).transfers[0].state, Stage::Staged);
     assert_eq!(own(&mount, "f", "state"), "staged");
     assert_eq!(pdsfs(&mount, &["wait", "--timeout", "0s"]).status.code(), Some(3));
     drop(staged);
@@ -296,10 +305,7 @@ fn clients_that_never_read_hold_up_nobody() {
     assert_eq!(status(&mount).totals.files_uploaded + status(&mount).totals.files_instant, 200);
     assert!(mount.peak_memory_bytes() < before + (32 << 20));
     drop(silent);
-    let mut odd = UnixStream::connect(&path).unwrap();
-    odd.write_all(b"POST /v1/status HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    odd.read_to_string(&mut answer).unwrap();
+    let answer = ask(&mount, "POST /v1/status");
     assert!(answer.starts_with("HTTP/1.1 405 ") && answer.contains("POST is not offered"), "{answer}");
 }
 

@@ -10,6 +10,7 @@ use crate::account::{AccountName, Store};
 use crate::cli::config::{ConfigArgs, Configuration};
 use crate::config::MountConfig;
 use crate::config::file::DriveEntry;
+use crate::config::folder::FolderPath;
 use crate::config::settings::Settings;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -42,7 +43,7 @@ pub struct MountArgs {
 #[derive(Debug, PartialEq, Eq)]
 struct Target {
     name: Option<String>,
-    folder: Option<String>,
+    folder: Option<FolderPath>,
     mountpoint: Option<PathBuf>,
 }
 
@@ -94,7 +95,7 @@ fn of_account(name: &str) -> Result<Option<DriveEntry>> {
 
 fn lay(
     mut said: Settings,
-    folder: Option<String>,
+    folder: Option<FolderPath>,
     mountpoint: Option<PathBuf>,
     name: String,
     entry: DriveEntry,
@@ -130,11 +131,12 @@ fn target(drive: &str, mountpoint: Option<PathBuf>) -> Result<Target> {
         return Ok(Target { name: None, folder: None, mountpoint: Some(PathBuf::from(drive)) });
     }
     let (name, folder) = match drive.split_once(':') {
-        Some((name, folder)) => (name, Some(crate::config::settings::folder(folder))),
+        Some((name, folder)) => (name, Some(folder.parse())),
         None => (drive, None),
     };
-    let folder =
-        folder.transpose().map_err(|what| Error::new(ErrorKind::Invalid, format!("{drive:?}: {what}")))?;
+    let folder = folder
+        .transpose()
+        .map_err(|what: &str| Error::new(ErrorKind::Invalid, format!("{drive:?}: {what}")))?;
     crate::config::file::check_name(name).map_err(|what| {
         let hint =
             if Path::new(name).is_dir() { "; to mount at that folder, write ./ before it" } else { "" };
@@ -147,7 +149,7 @@ fn target(drive: &str, mountpoint: Option<PathBuf>) -> Result<Target> {
 mod tests {
     use super::*;
 
-    fn meant(drive: &str, mountpoint: Option<&str>) -> (Option<String>, Option<String>, Option<PathBuf>) {
+    fn meant(drive: &str, mountpoint: Option<&str>) -> (Option<String>, Option<FolderPath>, Option<PathBuf>) {
         let target = target(drive, mountpoint.map(PathBuf::from)).unwrap();
         (target.name, target.folder, target.mountpoint)
     }
@@ -161,7 +163,7 @@ mod tests {
         assert_eq!(meant(".", None), (None, None, path(".")));
         assert_eq!(meant("photos", None), (some("photos"), None, None));
         assert_eq!(meant("photos", Some("/mnt")), (some("photos"), None, path("/mnt")));
-        assert_eq!(meant("photos:/a/b", Some("/mnt")), (some("photos"), some("a/b"), path("/mnt")));
+        assert_eq!(meant("photos:/a/b", Some("/mnt")), (some("photos"), "/a/b".parse().ok(), path("/mnt")));
         assert!(target("/mnt", Some("/mnt2".into())).unwrap_err().to_string().contains("/mnt2"));
         assert!(target("a b", None).unwrap_err().to_string().contains("cannot name a drive"));
         assert!(target("a:/../b", None).is_err());

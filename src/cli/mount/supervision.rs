@@ -108,7 +108,7 @@ impl Supervision {
     fn movement(&self) -> [u64; 5] {
         let totals = self.progress.totals();
         let ended = totals.files_committed() + totals.files_failed + totals.files_abandoned;
-        [totals.live, ended, totals.bytes_written, totals.bytes_acked, self.drive.bytes_moved()]
+        [self.progress.live(), ended, totals.bytes_written, totals.bytes_acked, self.drive.bytes_moved()]
     }
 }
 
@@ -191,7 +191,11 @@ impl Activity {
 async fn follow_reach(drive: Drive, progress: Arc<Progress>) {
     let mut online = drive.online();
     loop {
-        progress.set_offline(!*online.borrow_and_update());
+        if *online.borrow_and_update() {
+            progress.resume(PauseReason::Offline);
+        } else {
+            progress.pause(PauseReason::Offline, "the service cannot be reached");
+        }
         if online.changed().await.is_err() {
             return;
         }
@@ -267,12 +271,12 @@ mod tests {
         assert_eq!(progress.unsaved().eta, None);
         assert_eq!(line(false), "saving: 1 upload, 3.0 MB left");
         assert_eq!(line(true), "saving before unmounting: 1 upload, 3.0 MB left");
-        progress.set_offline(true);
+        progress.pause(PauseReason::Offline, "no route");
         assert_eq!(line(false), "paused: offline; saving: 1 upload, 3.0 MB left");
         progress.pause(PauseReason::LoginNeeded, "refused");
         assert!(line(false).starts_with("paused: login needed"), "what a person has to do comes first");
         progress.resume(PauseReason::LoginNeeded);
-        progress.set_offline(false);
+        progress.resume(PauseReason::Offline);
         transfer.committed(3_000_000, Commit::Uploaded);
         progress.begin("b").failed(&Error::new(ErrorKind::Io, "x"));
         assert_eq!(line(false), "nothing to save; 1 files (3.0 MB) saved since the start, 1 failed");

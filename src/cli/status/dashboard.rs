@@ -21,7 +21,7 @@ use super::cells;
 use crate::cli::signals::Signals;
 use crate::cli::{reach, shown};
 use crate::control::client::Daemon;
-use crate::control::types::{FileState, Happening, LogEntry, Status};
+use crate::control::types::{Happening, LogEntry, Stage, Status};
 use crate::error::{Error, Result};
 
 /// Events of a mount that are kept for the screen.
@@ -230,9 +230,9 @@ impl Shown {
             let cells = cells(file);
             let last = if cells.error.is_empty() { cells.eta } else { cells.error };
             let color = match file.state {
-                FileState::Failed => Color::Red,
-                FileState::Committing => Color::Green,
-                FileState::Writing | FileState::Staged | FileState::Saved => Color::Reset,
+                Stage::Failed => Color::Red,
+                Stage::Committing => Color::Green,
+                Stage::Writing | Stage::Staged | Stage::Saved | Stage::Local => Color::Reset,
             };
             Row::new([cells.state.to_owned(), cells.path, cells.progress, cells.rate, last]).style(color)
         });

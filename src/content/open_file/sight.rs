@@ -1,11 +1,14 @@
 //! How a file looks to somebody who asks what is not on the drive yet.
 
+use serde::{Deserialize, Serialize};
+
 use super::{Content, OpenFile};
 use crate::error::Error;
 use crate::status::{TransferState, TransferView};
 
 /// Where a file is on its way to the drive.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Stage {
     /// A program may write more; what it writes is sent meanwhile.
     Writing,
@@ -15,8 +18,10 @@ pub enum Stage {
     Committing,
     /// What was written is lost.
     Failed,
-    /// The drive has it as it is here, or shall not have it.
+    /// The drive has it as it is here, or it was deleted.
     Saved,
+    /// It stays on this machine, because of its name.
+    Local,
 }
 
 impl Stage {
@@ -28,7 +33,13 @@ impl Stage {
             Self::Committing => "committing",
             Self::Failed => "failed",
             Self::Saved => "saved",
+            Self::Local => "local",
         }
+    }
+
+    /// Whether it is on its way, or was and got lost: what somebody has to be told.
+    pub fn is_unsaved(self) -> bool {
+        !matches!(self, Self::Saved | Self::Local)
     }
 }
 
@@ -67,7 +78,8 @@ impl OpenFile {
         let bytes = inner.content.bytes();
         let (stage, transfer, error) = match &inner.content {
             Content::Failed { error, .. } => (Stage::Failed, None, Some(error.clone())),
-            Content::Clean { .. } | Content::Local(_) => (Stage::Saved, None, None),
+            Content::Clean { .. } => (Stage::Saved, None, None),
+            Content::Local(_) => (Stage::Local, None, None),
             Content::New => (Stage::Writing, None, None),
             Content::Staged { .. } => (Stage::Staged, None, None),
             Content::Streaming { live, .. } => {

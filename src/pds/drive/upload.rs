@@ -135,7 +135,7 @@ impl Drive {
             user_tags: self.user_tags(&file.tags),
         };
         let answer: CreateResponse =
-            self.call("/v2/file/create", Idempotency::Safe, policy, &request).await?;
+            self.0.session.call("/v2/file/create", Idempotency::Safe, policy, &request).await?;
         if answer.exist && file.overwrite.is_none() {
             return Ok(Created::Taken(answer.file_id, answer.file_type.unwrap_or(FileType::File)));
         }
@@ -161,8 +161,11 @@ impl Drive {
             upload_id: &upload.upload_id,
             part_info_list: part_requests(parts, upload.parallel),
         };
-        let answer: UploadUrlResponse =
-            self.call("/v2/file/get_upload_url", Idempotency::Safe, self.0.transfer, &request).await?;
+        let answer: UploadUrlResponse = self
+            .0
+            .session
+            .call("/v2/file/get_upload_url", Idempotency::Safe, self.0.transfer, &request)
+            .await?;
         check_urls(parts.iter().map(|(number, _)| *number), &answer.part_info_list)?;
         Ok(answer.part_info_list)
     }
@@ -203,7 +206,7 @@ impl Drive {
             crc64_hash: expected.crc64.map(|crc64| crc64.to_string()),
         };
         let answer =
-            self.call::<File>("/v2/file/complete", Idempotency::Safe, self.0.transfer, &request).await;
+            self.0.session.call::<File>("/v2/file/complete", Idempotency::Safe, self.0.transfer, &request).await;
         let mut meta = match answer {
             Ok(file) => self.meta(file)?,
             Err(failure) if is_ambiguous(&failure) => {
