@@ -247,8 +247,9 @@ impl Drive {
             tags: source.tags(),
             parts: &[(PartNumber::FIRST, Sha1Ctx::START)],
         };
-        // A program waits for a rename: with a dead credential it fails.
-        let policy = RetryPolicy { parks: false, ..self.0.transfer };
+        // A program waits for a rename: with a dead credential it fails, and in a long outage.
+        let outage_max = RetryPolicy::INTERACTIVE.outage_max;
+        let policy = RetryPolicy { parks: false, outage_max, ..self.0.transfer };
         let Created::Instant(file_id) = self.create_within(&file, policy).await? else {
             return Ok(None);
         };
