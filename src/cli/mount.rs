@@ -68,7 +68,13 @@ pub async fn mount_in_process(mut config: MountConfig, progress: Arc<Progress>) 
     let drive = Drive::new(&config)?;
     // A wrong token, drive or folder is told now, and not by the first `ls`.
     let reached = drive.list_page(&config.root_id, "").await;
-    reached.map_err(|e| e.context(format!("cannot reach drive {}", config.drive_id)))?;
+    reached.map_err(|e| {
+        let advice = match e.kind() {
+            ErrorKind::NotFound => "; pdsfs drives lists those that there are",
+            _ => "",
+        };
+        Error::new(e.kind(), format!("cannot reach drive {}: {e}{advice}", config.drive_id))
+    })?;
     let folder = std::mem::take(&mut config.folder);
     for name in folder.names() {
         let found = drive.folder_of(&config.root_id, name).await;
@@ -126,10 +132,7 @@ pub(super) fn start(args: MountArgs, notifier: Notifier) -> Result<Result<ExitCo
                 |argument| if argument == "--background" { background::DETACHED.into() } else { argument };
             background::start(std::env::args_os().skip(1).map(detached))
         }
-        Serving::Foreground => super::on_runtime(run(config, serving, notifier)),
-        Serving::Detached => {
-            background::leave_terminal().and_then(|()| super::on_runtime(run(config, serving, notifier)))
-        }
+        Serving::Foreground | Serving::Detached => super::on_runtime(run(config, serving, notifier)),
     })
 }
 

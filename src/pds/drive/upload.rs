@@ -205,8 +205,11 @@ impl Drive {
             upload_id: &upload.upload_id,
             crc64_hash: expected.crc64.map(|crc64| crc64.to_string()),
         };
-        let answer =
-            self.0.session.call::<File>("/v2/file/complete", Idempotency::Safe, self.0.transfer, &request).await;
+        let answer = self
+            .0
+            .session
+            .call::<File>("/v2/file/complete", Idempotency::Safe, self.0.transfer, &request)
+            .await;
         let mut meta = match answer {
             Ok(file) => self.meta(file)?,
             Err(failure) if is_ambiguous(&failure) => {
