@@ -9,6 +9,7 @@
 //! | `GET /v1/status` | [`types::Status`] |
 //! | `GET /v1/events?since=SEQ&follow=true` | [`types::LogEntry`], one a line; with `follow` without end |
 //! | `POST /v1/drain?timeout_ms=N` | [`types::Drained`], once everything written is on the drive |
+//! | `POST /v1/credentials/reload` | `{}`, once the credential was read again, as after a new login |
 //!
 //! An error is [`types::Refusal`] with a status of 400 or more. Nobody but the user of the daemon and root
 //! is answered, and no secret is part of any answer.

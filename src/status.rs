@@ -325,17 +325,19 @@ impl Transfer {
 
     /// The file is on the drive, verified, with this size.
     pub fn committed(&self, bytes: u64, how: Commit) {
-        if !self.end() {
-            return;
-        }
         let sums = &self.progress.sums;
         let count = match how {
             Commit::Uploaded => &sums.uploaded,
             Commit::Instant => &sums.instant,
             Commit::Unchanged => &sums.unchanged,
         };
-        count.fetch_add(1, Relaxed);
-        sums.bytes_committed.fetch_add(bytes, Relaxed);
+        let counted = self.end(|| {
+            count.fetch_add(1, Relaxed);
+            sums.bytes_committed.fetch_add(bytes, Relaxed);
+        });
+        if !counted {
+            return;
+        }
         let elapsed_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let name = self.name();
         // Nobody listening is no failure.
@@ -344,11 +346,13 @@ impl Transfer {
 
     /// The file is not on the drive, and the program that wrote it is told.
     pub fn failed(&self, error: &Error) {
-        if !self.end() {
+        let counted = self.end(|| {
+            self.progress.sums.failed.fetch_add(1, Relaxed);
+            *locked(&self.progress.failed).entry(error.kind()).or_default() += 1;
+        });
+        if !counted {
             return;
         }
-        self.progress.sums.failed.fetch_add(1, Relaxed);
-        *locked(&self.progress.failed).entry(error.kind()).or_default() += 1;
         let _ = self.progress.events.send(Event::Failed { name: self.name(), error: error.clone() });
     }
 
@@ -361,11 +365,13 @@ impl Transfer {
         Arc::clone(&locked(&self.name))
     }
 
-    /// Takes the transfer off the list; false if it had ended before.
-    fn end(&self) -> bool {
+    /// Counts how the transfer ended, and takes it off the list; false if it had ended before. In this order:
+    /// who sees it on no list any more finds it counted.
+    fn end(&self, count: impl FnOnce()) -> bool {
         if self.phase.swap(ENDED, Relaxed) == ENDED {
             return false;
         }
+        count();
         locked(&self.progress.live).transfers.remove(&self.id);
         true
     }
@@ -402,9 +408,7 @@ impl Transfer {
 
 impl Drop for Transfer {
     fn drop(&mut self) {
-        if self.end() {
-            self.progress.sums.abandoned.fetch_add(1, Relaxed);
-        }
+        self.end(|| drop(self.progress.sums.abandoned.fetch_add(1, Relaxed)));
     }
 }
 

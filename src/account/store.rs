@@ -454,8 +454,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let given = |text: &str| {
             std::fs::write(folder.path().join("pdsfs.work"), text).unwrap();
-            std::fs::set_permissions(folder.path().join("pdsfs.work"), PermissionsExt::from_mode(0o440))
-                .unwrap();
+            std::fs::set_permissions(
+                folder.path().join("pdsfs.work"),
+                std::fs::Permissions::from_mode(0o440),
+            )
+            .unwrap();
             named(&Store::at(folder.path().join("stored"), Some(folder.path().into())))
         };
         let handle = given("TOKEN\n");

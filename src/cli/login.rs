@@ -190,7 +190,7 @@ pub async fn run(checked: Checked) -> Result<ExitCode> {
         Keep::Keyring => say("its secrets are in the keyring"),
     }
     // A mount whose login has ended looks by itself; one that still works takes the new one at once.
-    for (daemon, status) in client::mounts().await {
+    for (daemon, status) in client::mounts().await.mounts {
         if let Err(error) = daemon.reload_credentials().await {
             tracing::debug!(%error, "the mount at {} has not taken the login", status.mountpoint);
         }

@@ -3,14 +3,30 @@
 use std::path::{Path, PathBuf};
 
 use super::mount::resolve;
-use crate::control::client::{self, Daemon};
+use super::{say, shown};
+use crate::control::client::{self, Daemon, Found};
 use crate::control::types::Status;
 use crate::error::{Error, ErrorKind, Result};
+use crate::fuse::mountinfo;
 
 /// The mounts that answer and are meant: all of them, or those that are called or mounted as `wanted` says.
+/// Who does not answer is named on stderr.
 pub(super) async fn mounts(wanted: Option<&str>) -> Result<Vec<(Daemon, Status)>> {
-    let all = client::mounts().await;
-    let Some(wanted) = wanted else { return Ok(all) };
+    let (meant, unknown) = mounts_and_unknown(wanted).await?;
+    unknown.iter().for_each(|what| say(format_args!("pdsfs: {what}")));
+    Ok(meant)
+}
+
+/// The same, and why nothing is known of others that may be meant.
+pub(super) async fn mounts_and_unknown(wanted: Option<&str>) -> Result<(Vec<(Daemon, Status)>, Vec<String>)> {
+    let Found { mounts: all, silent } = client::mounts().await;
+    let mut unknown: Vec<_> = silent.iter().map(|error| shown::printable(&error.to_string())).collect();
+    let Some(wanted) = wanted else {
+        if unknown.is_empty() {
+            unknown = unanswered(&all).await;
+        }
+        return Ok((all, unknown));
+    };
     let path = tokio::task::spawn_blocking({
         let path = PathBuf::from(wanted);
         move || resolve(&path).ok()
@@ -19,10 +35,25 @@ pub(super) async fn mounts(wanted: Option<&str>) -> Result<Vec<(Daemon, Status)>
     let found: Vec<_> =
         all.into_iter().filter(|(_, status)| is_meant(status, wanted, path.as_deref())).collect();
     if found.is_empty() {
-        let detail = format!("no running mount of yours is called or mounted at {wanted}");
+        let mut detail = format!("no running mount of yours is called or mounted at {wanted}");
+        unknown.iter().for_each(|what| detail.extend(["; ", what]));
         return Err(Error::new(ErrorKind::NotFound, detail));
     }
-    Ok(found)
+    Ok((found, Vec::new()))
+}
+
+/// Mounts that the kernel knows and nobody has answered for.
+async fn unanswered(answering: &[(Daemon, Status)]) -> Vec<String> {
+    let ours = tokio::task::spawn_blocking(mountinfo::ours).await;
+    let Ok(Ok(ours)) = ours else { return Vec::new() };
+    let paths = ours.into_iter().map(|mount| mount.path.to_string_lossy().into_owned());
+    let unknown = paths.filter(|path| answering.iter().all(|(_, status)| status.mountpoint != *path));
+    unknown
+        .map(|path| {
+            let path = shown::printable(&path);
+            format!("nobody answers for the mount at {path}: it is another user's (try sudo), or has died")
+        })
+        .collect()
 }
 
 /// `path` is `wanted` as a path without links, where there is such a one.

@@ -104,6 +104,9 @@ pub(super) fn headline(status: &Status) -> String {
 /// What is still to do on a mount.
 fn standing(status: &Status) -> String {
     let pending = &status.pending;
+    if pending.files == 0 && pending.files_failed_open > 0 {
+        return format!("{} could not be saved and still open", count(pending.files_failed_open, "file"));
+    }
     if pending.files == 0 && pending.attributes == 0 {
         return match status.totals.files_failed {
             0 => "everything is on the drive".to_owned(),

@@ -15,7 +15,7 @@ use super::signals::Signals;
 use super::{reach, say, shown};
 use crate::config::quantities::duration_within;
 use crate::control::client::Daemon;
-use crate::control::types::{LogEntry, Stage, Status};
+use crate::control::types::{LogEntry, Stage, Status, Transfer};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Exit code when the time was up.
@@ -33,8 +33,8 @@ const TIMEOUT_MAX_S: u64 = 366 * 86_400;
 #[derive(Debug, Args)]
 #[command(
     after_help = "A file that a program still writes counts as not on the drive, also while the program \
-    is idle; --closed leaves it out. Exit codes: 0 everything is on the drive, 1 a file failed meanwhile (its \
-    name and the reason are on stderr), 3 the time was up."
+    is idle; --closed leaves it out. Exit codes: 0 everything is on the drive, 1 a file failed meanwhile, or a \
+    mount does not say how it stands (names and reasons are on stderr), 3 the time was up."
 )]
 pub struct WaitArgs {
     /// Give up after this time
@@ -77,6 +77,11 @@ impl Waited {
         files + pending.attributes
     }
 
+    /// Files that could not be saved, and are shown for as long as a program has them open.
+    fn failed_open(&self) -> impl Iterator<Item = &Transfer> {
+        self.now.transfers.iter().filter(|file| file.state == Stage::Failed)
+    }
+
     fn failed(&self) -> u64 {
         self.now.totals.files_failed.saturating_sub(self.began.totals.files_failed)
     }
@@ -105,7 +110,13 @@ impl Waited {
 pub async fn run(args: WaitArgs) -> Result<ExitCode> {
     let mut signals = Signals::new()?;
     let deadline = args.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-    let found = reach::mounts(args.mount.as_deref()).await?;
+    let (found, unknown) = reach::mounts_and_unknown(args.mount.as_deref()).await?;
+    if !unknown.is_empty() {
+        return Err(Error::new(ErrorKind::Unsupported, unknown.join("; ")));
+    }
+    if found.is_empty() {
+        say("no drive is mounted by you");
+    }
     let mut waited: Vec<_> = found.into_iter().map(|(daemon, status)| Waited::new(daemon, status)).collect();
     let bar = bar();
     if bar.is_hidden() && !is_done(&waited, args.closed) {
@@ -125,12 +136,22 @@ pub async fn run(args: WaitArgs) -> Result<ExitCode> {
         }
         tokio::select! {
             _ = ticks.tick() => {}
-            signal = signals.next() => {
-                break Err(Error::new(ErrorKind::Cancelled, format!("given up at {signal}; the mounts go on")));
-            }
+            signal = signals.next() => break Err(given_up(signal)),
         }
         looks_for_names -= u32::from(is_done(&waited, args.closed));
-        if let Err(error) = look(&mut waited).await {
+        // A look takes its time where a daemon is busy: neither the deadline nor a signal waits for it.
+        let time_is_up = async {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        let looked = tokio::select! {
+            looked = look(&mut waited) => looked,
+            () = time_is_up => Ok(()),
+            signal = signals.next() => Err(given_up(signal)),
+        };
+        if let Err(error) = looked {
             break Err(error);
         }
     };
@@ -138,13 +159,29 @@ pub async fn run(args: WaitArgs) -> Result<ExitCode> {
     outcome
 }
 
+fn given_up(signal: &str) -> Error {
+    Error::new(ErrorKind::Cancelled, format!("given up at {signal}; the mounts go on"))
+}
+
+/// Asks all at once. Who only does not answer this time is asked again.
 async fn look(waited: &mut [Waited]) -> Result<()> {
-    for mount in waited {
-        let now = mount.daemon.status().await.map_err(|e| {
-            let place = shown::printable(&mount.now.mountpoint);
-            e.context(format!("the mount at {place} has ended; its own exit code says how"))
-        })?;
-        mount.update(now);
+    let asked: Vec<_> = waited
+        .iter()
+        .map(|mount| {
+            let daemon = mount.daemon.clone();
+            tokio::spawn(async move { daemon.status().await })
+        })
+        .collect();
+    for (mount, answer) in waited.iter_mut().zip(asked) {
+        match answer.await.map_err(|e| Error::new(ErrorKind::Io, e.to_string()))? {
+            Ok(now) => mount.update(now),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let place = shown::printable(&mount.now.mountpoint);
+                let ended = format!("the mount at {place} has ended; its own exit code says how");
+                return Err(error.context(ended));
+            }
+            Err(error) => tracing::warn!("asked again soon: {error}"),
+        }
     }
     Ok(())
 }
@@ -176,11 +213,20 @@ fn verdict(waited: &[Waited]) -> ExitCode {
             ));
         }
     }
+    for mount in waited {
+        for file in mount.failed_open() {
+            let path = shown::printable(&format!("{}{}", mount.now.mountpoint, file.path));
+            let why = shown::printable(file.error.as_deref().unwrap_or_default());
+            say(format_args!("pdsfs: not saved, and still open: {path}: {why}"));
+        }
+    }
     let unnamed = unnamed(waited);
     if unnamed > 0 {
         say(format_args!("pdsfs: and {} not saved", shown::count(unnamed, "more file")));
     }
-    let failed = waited.iter().any(|mount| mount.failed() > 0 || !mount.failures.is_empty());
+    let failed = waited.iter().any(|mount| {
+        mount.failed() > 0 || mount.now.pending.files_failed_open > 0 || !mount.failures.is_empty()
+    });
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 

@@ -4,6 +4,7 @@
 //! The socket of a daemon that is gone is taken away by whoever meets it.
 
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// How long a daemon has for an answer that it need not wait for.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// How long a stream of events may be silent: several of the signs of life that it has.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// What is added to a time that the daemon keeps by itself, so that its own word comes first.
 const MARGIN: Duration = Duration::from_secs(5);
 /// Longest answer: 1,000 transfers with long paths take less than this.
@@ -34,6 +37,15 @@ pub struct Daemon {
     socket: PathBuf,
 }
 
+/// Who was found when everybody was asked.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Those that answered, with their status, in the order of their mountpoints.
+    pub mounts: Vec<(Daemon, Status)>,
+    /// What the others did in place of answering. What is on their mounts is not known.
+    pub silent: Vec<Error>,
+}
+
 /// Brings everything that was written at `mountpoint` to the drive, within about `timeout`.
 ///
 /// An error of kind `NotFound` says that no running mount of this user is there.
@@ -45,15 +57,18 @@ pub async fn drain(mountpoint: &Path, timeout: Duration) -> Result<Drained> {
 /// The daemon that has mounted at exactly this absolute path, and its status.
 pub async fn find_at(mountpoint: &Path) -> Result<(Daemon, Status)> {
     let shown = mountpoint.to_string_lossy();
-    let all = mounts().await;
-    all.into_iter().find(|(_, status)| status.mountpoint == shown).ok_or_else(|| {
-        let detail = format!("no running pdsfs of yours has mounted at {shown}");
-        Error::new(ErrorKind::NotFound, detail)
+    let Found { mounts, mut silent } = mounts().await;
+    let here = mounts.into_iter().filter(|(_, status)| status.mountpoint == shown);
+    // One that was unmounted may still be busy with its last files. What another user says counts last.
+    let newest = here.max_by_key(|(daemon, status)| (is_own(&daemon.socket), status.mounted_at_ms));
+    newest.ok_or_else(|| match silent.pop() {
+        Some(error) => error,
+        None => Error::new(ErrorKind::NotFound, format!("no running pdsfs of yours has mounted at {shown}")),
     })
 }
 
-/// Every daemon that answers, with its status; in the order of their mountpoints.
-pub async fn mounts() -> Vec<(Daemon, Status)> {
+/// Asks every daemon of this user for its status; those of all users, for root.
+pub async fn mounts() -> Found {
     let sockets = tokio::task::spawn_blocking(|| Surroundings::of_this_process().sockets()).await;
     let mut asked = tokio::task::JoinSet::new();
     for socket in sockets.unwrap_or_default() {
@@ -63,16 +78,22 @@ pub async fn mounts() -> Vec<(Daemon, Status)> {
             (daemon, status)
         });
     }
-    let mut found = Vec::new();
+    let mut found = Found::default();
     for (daemon, status) in asked.join_all().await {
         match status {
-            Ok(status) => found.push((daemon, status)),
+            Ok(status) => found.mounts.push((daemon, status)),
             Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => tracing::warn!("{}: {error}", daemon.socket.display()),
+            Err(error) => found.silent.push(error.context(daemon.socket.display())),
         }
     }
-    found.sort_by(|a, b| (&a.1.mountpoint, a.1.pid).cmp(&(&b.1.mountpoint, b.1.pid)));
+    found.mounts.sort_by(|a, b| (&a.1.mountpoint, a.1.pid).cmp(&(&b.1.mountpoint, b.1.pid)));
     found
+}
+
+/// Whether a socket is in a folder of the user who asks.
+fn is_own(socket: &Path) -> bool {
+    let folder = socket.parent().and_then(|folder| folder.symlink_metadata().ok());
+    folder.is_some_and(|folder| folder.uid() == Surroundings::of_this_process().uid)
 }
 
 impl Daemon {
@@ -135,6 +156,10 @@ impl Daemon {
     /// Why there is no connection. What nobody listens to is of a daemon that was killed.
     fn gone(&self, e: io::Error) -> Error {
         if e.kind() == io::ErrorKind::ConnectionRefused {
+            // Another user may make the path lead elsewhere at any time.
+            if !is_own(&self.socket) {
+                return Error::new(ErrorKind::NotFound, "its daemon has died");
+            }
             match std::fs::remove_file(&self.socket) {
                 Ok(()) => {
                     tracing::debug!("took away {}, which a dead daemon has left", self.socket.display());
@@ -168,7 +193,11 @@ impl Events {
             if self.ahead.len() > LINE_BYTES_MAX {
                 return Err(Error::new(ErrorKind::Protocol, "an event of the mount is too long"));
             }
-            match self.body.frame().await {
+            let Ok(frame) = tokio::time::timeout(SILENCE_MAX, self.body.frame()).await else {
+                let detail = format!("the mount has said nothing for {} s", SILENCE_MAX.as_secs());
+                return Err(Error::new(ErrorKind::Timeout, detail));
+            };
+            match frame {
                 None => return Ok(None),
                 Some(Ok(frame)) => self.ahead.extend_from_slice(frame.data_ref().unwrap_or(&Bytes::new())),
                 Some(Err(e)) => return Err(broken(&e)),

@@ -33,11 +33,14 @@ impl Surroundings {
         let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
         let unit = std::env::var("RUNTIME_DIRECTORY").ok();
         let unit = unit.as_deref().and_then(|dirs| dirs.split(':').next()).map(PathBuf::from);
+        // SAFETY: the call only reads the process's own id and cannot fail.
+        let uid = unsafe { libc::geteuid() };
+        // Also without its variable (cron, su) the folder of the user is where it always is.
+        let user_dir = absolute("XDG_RUNTIME_DIR");
         Self {
-            // SAFETY: the call only reads the process's own id and cannot fail.
-            uid: unsafe { libc::geteuid() },
+            uid,
             unit_dir: unit.filter(|dir| dir.is_absolute()),
-            user_dir: absolute("XDG_RUNTIME_DIR"),
+            user_dir: Some(user_dir.unwrap_or_else(|| format!("/run/user/{uid}").into())),
             temp_dir: std::env::temp_dir(),
         }
     }

@@ -154,13 +154,16 @@ impl Figures {
     /// What is so at this moment.
     fn now(&self, page: &mut Page<'_>, status: &Status) -> fmt::Result {
         let (pending, load) = (&status.pending, self.0.vfs.load());
+        // The status names only so many of them.
+        let seen = self.0.vfs.seen_files();
         let of = |stage: Stage| {
-            let count = status.transfers.iter().filter(|file| file.state == stage).count() as u64;
+            let count = seen.iter().filter(|file| file.sight.stage == stage).count() as u64;
             (stage.name(), count)
         };
         let transfers = [Stage::Writing, Stage::Staged, Stage::Committing, Stage::Failed].map(of);
         page.gauges("transfers", "Files that are not on the drive yet, by state", "state", transfers)?;
-        let parts = status.transfers.iter().map(|file| u64::from(file.parts_in_flight)).sum();
+        let views = seen.iter().filter_map(|file| file.sight.transfer.as_ref());
+        let parts = views.map(|view| u64::from(view.parts_in_flight)).sum();
         let parts_max = load.parts_in_flight_max as u64;
         let buffer_max = self.0.config.buffer_bytes_max;
         let is_paused = u64::from(status.paused.is_some());

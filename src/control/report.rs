@@ -57,9 +57,13 @@ impl Served {
 
     fn pending(&self, seen: &[SeenFile]) -> Pending {
         let mut pending = Pending { attributes: self.vfs.pending_attributes() as u64, ..Pending::default() };
-        for file in seen.iter().map(transfer).filter(|file| file.state != Stage::Failed) {
+        for (file, is_open) in seen.iter().map(|file| (transfer(file), file.is_open)) {
+            if file.state == Stage::Failed {
+                pending.files_failed_open += 1;
+                continue;
+            }
             pending.files += 1;
-            pending.files_open += u64::from(file.state != Stage::Committing);
+            pending.files_open += u64::from(is_open && file.state != Stage::Committing);
             pending.bytes += file.bytes.saturating_sub(file.bytes_acked);
             pending.oldest_ms = pending.oldest_ms.max(file.age_ms);
         }

@@ -78,20 +78,22 @@ impl Drop for ControlSocket {
     }
 }
 
-/// Makes the socket. What an earlier process of the same number has left is taken away.
+/// Makes the socket. What an earlier process of the same number has left is replaced.
+///
+/// It gets its name when it listens: one that does not listen yet looks like one that a dead daemon has left.
 fn bind(path: &Path) -> Result<UnixListener> {
-    let listener = match UnixListener::bind(path) {
-        Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
-            match std::os::unix::net::UnixStream::connect(path) {
-                Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
-                _ => return Err(Error::new(ErrorKind::Exists, "another process answers at this socket")),
-            }
-            UnixListener::bind(path)?
-        }
-        bound => bound?,
-    };
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(Error::new(ErrorKind::Exists, "another process answers at this socket"));
+    }
+    let unnamed = path.with_extension("new");
+    match std::fs::remove_file(&unnamed) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e.into()),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&unnamed)?;
     // Nobody else can be in the folder, so there is no moment in which others could connect.
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::set_permissions(&unnamed, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::rename(&unnamed, path)?;
     Ok(listener)
 }
 

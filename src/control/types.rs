@@ -61,6 +61,8 @@ pub struct Pending {
     pub files: u64,
     /// Those of them that a program has open and may write on.
     pub files_open: u64,
+    /// Files that could not be saved, while a program still has them open.
+    pub files_failed_open: u64,
     /// Bytes that were written and not acknowledged.
     pub bytes: u64,
     /// Objects whose attributes are still to be told.

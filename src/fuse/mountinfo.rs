@@ -39,6 +39,12 @@ pub fn at(path: &Path) -> std::io::Result<Option<Mount>> {
     Ok(topmost(&std::fs::read("/proc/self/mountinfo")?, path))
 }
 
+/// Every mount of this program that is seen here, also those of other users and of daemons that are gone.
+pub fn ours() -> std::io::Result<Vec<Mount>> {
+    let mountinfo = std::fs::read("/proc/self/mountinfo")?;
+    Ok(mountinfo.split(|&b| b == b'\n').filter_map(parse_line).filter(Mount::is_ours).collect())
+}
+
 /// The mount that `path` (absolute) lies in, by its name alone: nothing is looked at, so it may hang or
 /// be dead.
 pub fn above(path: &Path) -> std::io::Result<Option<Mount>> {

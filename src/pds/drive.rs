@@ -335,7 +335,8 @@ impl Drive {
         };
         let asked_at = Instant::now();
         let (path, policy) = ("/v2/file/get_download_url", RetryPolicy::READING);
-        let answer: DownloadUrlResponse = self.call(path, Idempotency::Safe, policy, &request).await?;
+        let answer: DownloadUrlResponse =
+            self.0.session.call(path, Idempotency::Safe, policy, &request).await?;
         Ok(DownloadUrl {
             url: Secret::new(answer.url),
             expires_at: asked_at + lifetime,

@@ -26,7 +26,14 @@ impl Vfs {
     /// Makes the drive equal to what was written to the file; returns when it is.
     pub async fn settle(&self, file: &Arc<OpenFile>) -> Result<()> {
         let mut outcome = loop {
-            match file.settle(|| self.destination(file.ino()))? {
+            let begun = file.settle(|| self.destination(file.ino())).inspect_err(|error| {
+                // What was deleted is missed by nobody.
+                if self.destination(file.ino()).is_some() {
+                    self.failures.record(file.ino(), Some(error));
+                    file.fail(error);
+                }
+            });
+            match begun? {
                 Settle::Settled => return Ok(()),
                 Settle::RunOver => {
                     let run_over = self.run_over(file, u64::MAX).await;

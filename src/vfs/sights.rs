@@ -53,6 +53,8 @@ pub struct SeenFile {
     pub path: String,
     /// How it stands.
     pub sight: Sight,
+    /// A program has it open and may write.
+    pub is_open: bool,
 }
 
 /// How much of what is bounded is in use.
@@ -74,12 +76,16 @@ impl Vfs {
         let known: HashSet<u64> = open.iter().filter_map(|(_, sight)| id(sight)).collect();
         // A commit goes on after the file was closed, where whoever closed it was interrupted.
         let closed = self.progress.snapshot().into_iter().filter(|view| !known.contains(&view.id));
-        let closed =
-            closed.map(|view| SeenFile { path: view.name.to_string(), sight: Sight::of_transfer(view) });
+        let closed = closed.map(|view| SeenFile {
+            path: view.name.to_string(),
+            sight: Sight::of_transfer(view),
+            is_open: false,
+        });
         let open = open.into_iter().filter(|(_, sight)| sight.stage.is_unsaved());
         let open = open.map(|(ino, sight)| {
             let path = Some(self.name_of(ino)).filter(|path| path.starts_with('/'));
-            SeenFile { path: path.unwrap_or_else(|| sight.name.clone()), sight }
+            let is_open = self.files.has_writers(ino);
+            SeenFile { path: path.unwrap_or_else(|| sight.name.clone()), sight, is_open }
         });
         let mut seen: Vec<_> = open.chain(closed).collect();
         seen.sort_by_key(|file| id(&file.sight).unwrap_or(u64::MAX));

@@ -135,7 +135,7 @@ fn ends(event: &Event) -> bool {
 
 impl Dashboard {
     async fn look(&mut self, wanted: Option<&str>) -> Result<()> {
-        let found = reach::mounts(wanted).await.inspect_err(|_| self.mounts.clear())?;
+        let found = reach::mounts_and_unknown(wanted).await.inspect_err(|_| self.mounts.clear())?.0;
         let mut events = Vec::new();
         for (daemon, status) in &found {
             let since = self.mounts.get(&key(status)).map_or(0, |shown| shown.seen_seq);
