@@ -26,23 +26,23 @@ impl fmt::Display for Unsaved {
     }
 }
 
-/// Bytes in three digits or so, thousand-based.
+/// Bytes in three digits or so.
 #[derive(Clone, Copy, Debug)]
 pub struct Size(pub u64);
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut value = self.0 as f64;
-        if self.0 < 1000 {
+        if self.0 < 1024 {
             return write!(f, "{} B", self.0);
         }
         let mut unit = "B";
-        for larger in ["kB", "MB", "GB", "TB"] {
+        for larger in ["KiB", "MiB", "GiB", "TiB"] {
             // Below this, rounding does not give a fourth digit.
             if value < 999.5 {
                 break;
             }
-            (value, unit) = (value / 1000.0, larger);
+            (value, unit) = (value / 1024.0, larger);
         }
         let digits = usize::from(value < 9.95);
         write!(f, "{value:.digits$} {unit}")
@@ -68,17 +68,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_have_three_digits_or_less() {
+    fn sizes_have_three_digits_where_a_unit_allows() {
         let table = [
             (0, "0 B"),
-            (999, "999 B"),
-            (1000, "1.0 kB"),
-            (9_949, "9.9 kB"),
-            (9_951, "10 kB"),
-            (999_499, "999 kB"),
-            (999_500, "1.0 MB"),
-            (1_234_567_890, "1.2 GB"),
-            (5_000_000_000_000_000, "5000 TB"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (10_188, "9.9 KiB"),
+            (10_190, "10 KiB"),
+            (1_023_480, "999 KiB"),
+            (1_023_488, "1.0 MiB"),
+            (1_234_567_890, "1.1 GiB"),
+            (5_000_000_000_000_000, "4547 TiB"),
         ];
         for (bytes, text) in table {
             assert_eq!(Size(bytes).to_string(), text);
@@ -98,7 +98,7 @@ mod tests {
         let unsaved = progress.unsaved();
         assert_eq!((unsaved.files, unsaved.committing, unsaved.bytes), (2, 1, 1_200_000_000));
         assert!(unsaved.eta.is_some());
-        assert_eq!(unsaved.to_string(), "2 uploads, 1.2 GB left");
+        assert_eq!(unsaved.to_string(), "2 uploads, 1.1 GiB left");
         drop((one, two));
         assert_eq!((progress.unsaved().files, progress.unsaved().bytes), (0, 0));
     }

@@ -79,7 +79,7 @@ fn the_service_manager_hears_the_truth_from_the_first_answer_to_the_end() {
     let mut file = File::create(mount.at("f")).unwrap();
     let bytes = fresh_bytes(3 * PART);
     file.write_all(&bytes).unwrap();
-    manager.expect("STATUS=saving: 1 upload, 197 kB left");
+    manager.expect("STATUS=saving: 1 upload, 192 KiB left");
     manager.forget();
     manager.expect("WATCHDOG=1");
 
@@ -87,7 +87,7 @@ fn the_service_manager_hears_the_truth_from_the_first_answer_to_the_end() {
     manager.expect("STOPPING=1");
     let more = manager.expect("EXTEND_TIMEOUT_USEC=");
     assert!(more["EXTEND_TIMEOUT_USEC=".len()..].parse::<u64>().unwrap() > 60_000_000, "{more}");
-    manager.expect("STATUS=saving before unmounting: 1 upload, 197 kB left");
+    manager.expect("STATUS=saving before unmounting: 1 upload, 192 KiB left");
     manager.forget();
     rig.server().faults().clear();
     manager.expect("EXTEND_TIMEOUT_USEC=");

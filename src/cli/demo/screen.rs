@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use indicatif::{BinaryBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::cli::shown::{count, duration, printable, short_bytes};
-use crate::status::{Commit, Event, TransferState, TransferView};
+use crate::cli::shown::{count, duration, printable};
+use crate::status::{Commit, Event, Size, TransferState, TransferView};
 
 /// Uploads that have a line of their own; the others share one.
 const LINES_MAX: usize = 10;
@@ -114,9 +114,9 @@ fn style(template: &str) -> ProgressStyle {
 
 /// The figures of a running upload.
 fn figures(view: &TransferView) -> String {
-    let mut text = format!("{} of {}", short_bytes(view.bytes_acked), short_bytes(view.bytes_written));
+    let mut text = format!("{} of {}", Size(view.bytes_acked), Size(view.bytes_written));
     if view.rate_bytes_s > 0 {
-        let _ = write!(text, "  {}/s", short_bytes(view.rate_bytes_s));
+        let _ = write!(text, "  {}/s", Size(view.rate_bytes_s));
     }
     if view.parts_in_flight > 0 {
         let _ = write!(text, "  {}", count(view.parts_in_flight.into(), "part"));
@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn a_running_upload_shows_bytes_rate_parts_and_eta() {
         let text = figures(&view(0));
-        assert_eq!(text, "32.0 MiB of 96.0 MiB  16.0 MiB/s  8 parts  4.0 s left");
+        assert_eq!(text, "32 MiB of 96 MiB  16 MiB/s  8 parts  4.0 s left");
         assert!(18 + 1 + 8 + 1 + text.len() <= 80);
         let waiting = TransferView {
             state: TransferState::Committing,
@@ -184,7 +184,7 @@ mod tests {
             eta: None,
             ..view(0)
         };
-        assert_eq!(figures(&waiting), "32.0 MiB of 96.0 MiB  1 part  committing");
+        assert_eq!(figures(&waiting), "32 MiB of 96 MiB  1 part  committing");
     }
 
     #[test]

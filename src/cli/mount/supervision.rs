@@ -144,7 +144,8 @@ fn status_line(progress: &Progress, unsaved: &Unsaved, is_stopping: bool) -> Str
         (0, false) => {
             let totals = progress.totals();
             let files = totals.files_committed();
-            let saved = format!("{files} files ({}) saved since the start", Size(totals.bytes_committed));
+            let noun = if files == 1 { "file" } else { "files" };
+            let saved = format!("{files} {noun} ({}) saved since the start", Size(totals.bytes_committed));
             match totals.files_failed {
                 0 => format!("nothing to save; {saved}"),
                 failed => format!("nothing to save; {saved}, {failed} failed"),
@@ -267,19 +268,19 @@ mod tests {
         let line = |stopping| status_line(&progress, &progress.unsaved(), stopping);
         assert_eq!(line(false), "nothing to save; 0 files (0 B) saved since the start");
         let transfer = progress.begin("a");
-        transfer.wrote(3_000_000);
+        transfer.wrote(3 << 20);
         assert_eq!(progress.unsaved().eta, None);
-        assert_eq!(line(false), "saving: 1 upload, 3.0 MB left");
-        assert_eq!(line(true), "saving before unmounting: 1 upload, 3.0 MB left");
+        assert_eq!(line(false), "saving: 1 upload, 3.0 MiB left");
+        assert_eq!(line(true), "saving before unmounting: 1 upload, 3.0 MiB left");
         progress.pause(PauseReason::Offline, "no route");
-        assert_eq!(line(false), "paused: offline; saving: 1 upload, 3.0 MB left");
+        assert_eq!(line(false), "paused: offline; saving: 1 upload, 3.0 MiB left");
         progress.pause(PauseReason::LoginNeeded, "refused");
         assert!(line(false).starts_with("paused: login needed"), "what a person has to do comes first");
         progress.resume(PauseReason::LoginNeeded);
         progress.resume(PauseReason::Offline);
-        transfer.committed(3_000_000, Commit::Uploaded);
+        transfer.committed(3 << 20, Commit::Uploaded);
         progress.begin("b").failed(&Error::new(ErrorKind::Io, "x"));
-        assert_eq!(line(false), "nothing to save; 1 files (3.0 MB) saved since the start, 1 failed");
+        assert_eq!(line(false), "nothing to save; 1 file (3.0 MiB) saved since the start, 1 failed");
         assert_eq!(line(true), "unmounting");
     }
 
