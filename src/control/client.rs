@@ -38,14 +38,15 @@ pub struct Daemon {
 ///
 /// An error of kind `NotFound` says that no running mount of this user is there.
 pub async fn drain(mountpoint: &Path, timeout: Duration) -> Result<Drained> {
-    let found = find_at(mountpoint).await?;
+    let found = find_at(mountpoint, None).await?;
     found.0.drain(timeout).await
 }
 
-/// The daemon that has mounted at exactly this absolute path, and its status.
-pub async fn find_at(mountpoint: &Path) -> Result<(Daemon, Status)> {
+/// The daemon that has mounted at exactly this absolute path, and its status. Root finds that of another user,
+/// `owner`.
+pub async fn find_at(mountpoint: &Path, owner: Option<u32>) -> Result<(Daemon, Status)> {
     let shown = mountpoint.to_string_lossy();
-    let all = mounts().await;
+    let all = answering(owner).await;
     all.into_iter().find(|(_, status)| status.mountpoint == shown).ok_or_else(|| {
         let detail = format!("no running pdsfs of yours has mounted at {shown}");
         Error::new(ErrorKind::NotFound, detail)
@@ -54,7 +55,11 @@ pub async fn find_at(mountpoint: &Path) -> Result<(Daemon, Status)> {
 
 /// Every daemon that answers, with its status; in the order of their mountpoints.
 pub async fn mounts() -> Vec<(Daemon, Status)> {
-    let sockets = tokio::task::spawn_blocking(|| Surroundings::of_this_process().sockets()).await;
+    answering(None).await
+}
+
+async fn answering(owner: Option<u32>) -> Vec<(Daemon, Status)> {
+    let sockets = tokio::task::spawn_blocking(move || Surroundings::of_this_process().sockets(owner)).await;
     let mut asked = tokio::task::JoinSet::new();
     for socket in sockets.unwrap_or_default() {
         let daemon = Daemon { socket };
@@ -90,6 +95,12 @@ impl Daemon {
     pub async fn drain(&self, timeout: Duration) -> Result<Drained> {
         let path = format!("/v1/drain?timeout_ms={}", timeout.as_millis());
         self.ask(Method::POST, &path, timeout.saturating_add(MARGIN)).await
+    }
+
+    /// Has it promise to tell how the mount ends. When this returns it has heard the question.
+    pub async fn ending(&self) -> Result<Ending> {
+        let answer = within(ANSWER_MAX, self.send(Method::GET, "/v1/end")).await?;
+        refused_or(answer).await.map(Ending)
     }
 
     /// Has it read its credential again, as after a new login.
@@ -144,6 +155,17 @@ impl Daemon {
             return Error::new(ErrorKind::NotFound, "its daemon has died");
         }
         Error::from(e)
+    }
+}
+
+/// How a mount will have ended.
+#[derive(Debug)]
+pub struct Ending(Response<Incoming>);
+
+impl Ending {
+    /// The last word of the daemon, once everything was tried. An error says that it ended without one.
+    pub async fn word(self) -> Result<Drained> {
+        read(self.0).await
     }
 }
 
