@@ -5,6 +5,7 @@
 //! the new token on disk before anything uses it. The public half of an account is a file; the secret half is in
 //! the same file or in the keyring of the desktop session. Nothing here knows the network.
 
+mod given;
 mod keyring;
 mod record;
 mod store;

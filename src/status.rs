@@ -191,6 +191,10 @@ impl Progress {
     pub fn begin(self: &Arc<Self>, name: &str) -> Arc<Transfer> {
         let now = Instant::now();
         let mut live = locked(&self.live);
+        if live.transfers.is_empty() {
+            // A pause between transfers says nothing of how fast they go.
+            *locked(&self.rate) = RateWindow::new(now);
+        }
         let id = live.next_id;
         live.next_id += 1;
         let transfer = Arc::new(Transfer {
@@ -493,6 +497,15 @@ mod tests {
         let totals = progress.totals();
         assert_eq!((totals.files_abandoned, totals.files_unchanged), (1, 1));
         assert!(progress.snapshot().is_empty());
+    }
+
+    #[test]
+    fn a_pause_between_transfers_does_not_slow_the_rate() {
+        let progress = Progress::new();
+        progress.begin("a").part_done_at(Instant::now() + Duration::from_secs(60), MIB, true);
+        assert!(progress.totals().rate_bytes_s > 0);
+        let _next = progress.begin("b");
+        assert_eq!(progress.totals().rate_bytes_s, 0, "it is measured anew");
     }
 
     #[test]

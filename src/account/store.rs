@@ -9,12 +9,13 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
 
+use super::given::Given;
 use super::record::{Record, Secrets, split};
 use super::{Account, AccountName, Keep, Outline, keyring};
 use crate::error::{Error, ErrorKind, Result};
+use crate::ids::Secret;
 
 /// Largest file of an account, in bytes.
 const FILE_BYTES_MAX: u64 = 256 << 10;
@@ -22,8 +23,6 @@ const FILE_BYTES_MAX: u64 = 256 << 10;
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(90);
 /// Permissions of group and others.
 const SHARED_MODE: u32 = 0o077;
-/// Permissions of others. A service manager lets a service in by an ACL, whose mask shows as group.
-const OTHERS_MODE: u32 = 0o007;
 
 /// Where accounts are kept.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -119,9 +118,31 @@ impl Handle {
         self.store.folder.join(format!("{}.json", self.name))
     }
 
-    fn given(&self) -> Option<PathBuf> {
+    fn given_at(&self) -> Option<PathBuf> {
         let path = self.store.credentials.as_ref()?.join(format!("pdsfs.{}", self.name));
         path.is_file().then_some(path)
+    }
+
+    fn given(&self) -> Result<Option<Given>> {
+        self.given_at().map(Given::read).transpose()
+    }
+
+    /// Whether a service manager has given it.
+    pub fn is_given(&self) -> bool {
+        self.given_at().is_some()
+    }
+
+    /// The token that a service manager has given, where it is one alone and no account.
+    pub fn given_token(&self) -> Result<Option<Secret<String>>> {
+        self.given()?.map_or(Ok(None), |given| given.token())
+    }
+
+    /// What brings it back when the service does not take it any more.
+    pub fn remedy(&self) -> String {
+        match self.given_at() {
+            Some(_) => format!("give the service a new credential pdsfs.{} and restart it", self.name),
+            None => format!("run pdsfs login {}", self.name),
+        }
     }
 
     /// What needs no secrets.
@@ -141,7 +162,7 @@ impl Handle {
 
     /// Changes when the account is stored again by anybody; `None` where it is not there.
     pub fn stamp(&self) -> Option<Stamp> {
-        Stamp::of(&self.path()).or_else(|| Stamp::of(&self.given()?))
+        Stamp::of(&self.path()).or_else(|| Stamp::of(&self.given_at()?))
     }
 
     /// Waits until no other process renews or replaces this account.
@@ -166,25 +187,11 @@ impl Handle {
             let text = read_private(&self.path(), SHARED_MODE).map_err(|e| self.missing(e))?;
             Record::parse(&text).map_err(|e| self.named(&e))
         };
-        let Some(path) = self.given() else { return stored() };
-        let text = read_private(&path, OTHERS_MODE)?;
-        let seed = fingerprint(&text);
-        if let Ok(stored) = stored()
-            && stored.seed.as_ref() == Some(&seed)
-        {
-            return Ok(stored);
+        let Some(given) = self.given()? else { return stored() };
+        match stored() {
+            Ok(stored) if stored.seed.as_ref() == Some(&given.fingerprint()) => Ok(stored),
+            _ => given.record(),
         }
-        let mut record =
-            Record::parse(&text).map_err(|e| e.context(format!("credential {}", path.display())))?;
-        if record.secrets.is_none() {
-            let detail = format!(
-                "credential {} has no secrets: make it from the file of a login with --store file",
-                path.display()
-            );
-            return Err(Error::new(ErrorKind::Invalid, detail));
-        }
-        record.seed = Some(seed);
-        Ok(record)
     }
 
     fn missing(&self, error: Error) -> Error {
@@ -231,14 +238,21 @@ impl Locked<'_> {
             record.secrets = Some(secrets);
         }
         // What a service manager gave cannot be changed: the stored account says that it came from there.
-        if let Some(path) = handle.given() {
-            record.seed = Some(fingerprint(&read_private(&path, OTHERS_MODE)?));
-        }
+        record.seed = handle.given()?.map(|given| given.fingerprint());
         let (folder, path) = (handle.store.folder.clone(), handle.path());
         let write = move || replace(&folder, &path, &record);
         let stopped = |e| Error::new(ErrorKind::Io, format!("storing an account stopped: {e}"));
         tokio::task::spawn_blocking(write).await.map_err(stopped)??;
         Ok(keep)
+    }
+
+    /// Stores what was renewed, unless the service manager gives as much at the next start; whether it is stored.
+    pub async fn save_renewed(&self, account: &Account) -> Result<bool> {
+        let given = self.handle.given()?.and_then(|given| given.account().ok());
+        if given.is_some_and(|given| given.grant == account.grant) {
+            return Ok(false);
+        }
+        self.save(account).await.map(|_| true)
     }
 
     /// Reads the account as it is now.
@@ -324,20 +338,11 @@ fn replace(folder: &Path, path: &Path, record: &Record) -> Result<()> {
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(named)
 }
 
-fn fingerprint(text: &[u8]) -> String {
-    use std::fmt::Write as _;
-    Sha256::digest(text).iter().fold(String::new(), |mut out, byte| {
-        // Writing to a String does not fail.
-        let _ = write!(out, "{byte:02x}");
-        out
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::account::{AccessToken, Grant, RefreshBy};
-    use crate::ids::{DriveId, Secret};
+    use crate::ids::DriveId;
     use std::os::unix::fs::PermissionsExt as _;
 
     fn account(refresh: &str) -> Account {
@@ -434,11 +439,31 @@ mod tests {
         let handle = named(&Store::at(&stored, Some(given.clone())));
         assert_eq!(handle.load().await.unwrap(), account("RT"));
         let locked = handle.lock().await.unwrap();
-        locked.save(&account("RT2")).await.unwrap();
+        assert!(!locked.save_renewed(&account("RT")).await.unwrap(), "nothing was rotated");
+        assert!(!handle.path().exists(), "what is given is not stored again");
+        assert!(locked.save_renewed(&account("RT2")).await.unwrap());
         assert_eq!(handle.load().await.unwrap(), account("RT2"), "the rotated token goes to the state");
+        assert!(handle.remedy().contains("credential pdsfs.work"));
         login.lock().await.unwrap().save(&account("RT9")).await.unwrap();
         std::fs::copy(login.path(), given.join("pdsfs.work")).unwrap();
         assert_eq!(handle.load().await.unwrap(), account("RT9"), "a new credential replaces both");
+    }
+
+    #[test]
+    fn a_token_alone_is_given_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let given = |text: &str| {
+            std::fs::write(folder.path().join("pdsfs.work"), text).unwrap();
+            std::fs::set_permissions(folder.path().join("pdsfs.work"), PermissionsExt::from_mode(0o440))
+                .unwrap();
+            named(&Store::at(folder.path().join("stored"), Some(folder.path().into())))
+        };
+        let handle = given("TOKEN\n");
+        assert_eq!(handle.given_token().unwrap().unwrap().expose(), "TOKEN");
+        assert!(handle.outline().unwrap_err().to_string().contains("endpoint and drive_id"));
+        assert!(given(" ").given_token().unwrap_err().to_string().contains("empty"));
+        let wrong = given("{\"access_token\":\"SECRET\"}").outline().unwrap_err().to_string();
+        assert!(wrong.contains("--store file") && !wrong.contains("SECRET"), "{wrong}");
     }
 
     #[tokio::test]

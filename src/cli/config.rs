@@ -59,8 +59,11 @@ impl Configuration {
                 continue;
             };
             if !mistakes.is_empty() {
-                let told: Vec<String> =
+                let mut told: Vec<String> =
                     mistakes.iter().take(MISTAKES_TOLD_MAX).map(ToString::to_string).collect();
+                if mistakes.len() > told.len() {
+                    told.push(format!("and {} more: pdsfs config check", mistakes.len() - told.len()));
+                }
                 let detail = format!("the configuration has mistakes:\n  {}", told.join("\n  "));
                 return Err(Error::new(ErrorKind::Invalid, detail));
             }
@@ -77,8 +80,7 @@ impl Configuration {
             let names: Vec<&str> = self.names().collect();
             let known = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
             let detail = format!(
-                "no drive is called {name:?}; there are: {known} (in {}). To mount at a folder of that name, \
-                 write ./{name}",
+                "no drive is called {name:?}; there are: {known} (in {}). If a folder is meant, write ./{name}",
                 looked_at.join(", ")
             );
             Error::new(ErrorKind::NotFound, detail)
@@ -204,6 +206,17 @@ mod tests {
         let text = format!("[defaults]\n{}\n", settings[3..].join("\n"));
         let (_, mistakes) = ConfigFile::parse(Path::new("example"), &text);
         assert!(settings.len() > 15 && mistakes.is_empty(), "{mistakes:?}\n{text}");
+    }
+
+    #[test]
+    fn mistakes_are_told_from_top_to_bottom_and_the_rest_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.toml");
+        std::fs::write(&path, "[drives.z]\nx = 1\ny = 1\n[drives.a]\nx = 1\ny = 1\nz = 1\nw = 1\n").unwrap();
+        let error = Configuration::read(&ConfigArgs { config: Some(path) }).unwrap_err().to_string();
+        let at = |line: &str| error.find(line).unwrap_or_else(|| panic!("{line}: {error}"));
+        assert!(at("toml:2:") < at("toml:3:") && at("toml:3:") < at("toml:5:"), "{error}");
+        assert!(error.ends_with("and 1 more: pdsfs config check"), "{error}");
     }
 
     #[test]

@@ -141,7 +141,7 @@ fn introduction(folder: &Path, data_dir: &Path) -> [String; 5] {
     [
         format!("The demo drive is mounted at {}", folder.display()),
         format!("  copy something:   cp -r ~/Pictures {}/", folder.display()),
-        "  or drag files into that folder with a file manager, or save there from any program".into(),
+        "  or drag files there with a file manager, or save there from any program".into(),
         format!("Its files stay in {} until the next run.", data_dir.display()),
         "Uploads show below; Ctrl-C unmounts and ends the demo.".into(),
     ]

@@ -74,6 +74,9 @@ async fn free_place(mut config: MountConfig) -> Result<MountConfig> {
     let shown = config.mountpoint.display().to_string();
     let prepared = tokio::task::spawn_blocking(move || {
         config.mountpoint = place::prepare(&config)?;
+        if config.spill_dir.starts_with(&config.mountpoint) {
+            return Err(Error::new(ErrorKind::Invalid, "the spill folder must not be inside the mount"));
+        }
         Ok(config)
     });
     let prepared = tokio::time::timeout(PREPARE_MAX, prepared).await.map_err(|_| {
@@ -87,7 +90,13 @@ impl Checked {
     async fn new(mut config: MountConfig, progress: Arc<Progress>) -> Result<Self> {
         let drive = Drive::new(&config)?;
         let reached = drive.list_page(&config.root_id, "").await;
-        reached.map_err(|e| e.context(format!("cannot reach drive {}", config.drive_id)))?;
+        reached.map_err(|e| {
+            let advice = match e.kind() {
+                ErrorKind::NotFound => "; pdsfs drives lists those that there are",
+                _ => "",
+            };
+            Error::new(e.kind(), format!("cannot reach drive {}: {e}{advice}", config.drive_id))
+        })?;
         let folder = std::mem::take(&mut config.folder);
         for name in folder.names() {
             let found = drive.folder_of(&config.root_id, name).await;
@@ -155,10 +164,7 @@ pub(super) fn start(args: MountArgs, notifier: Notifier) -> Result<Result<ExitCo
                 |argument| if argument == "--background" { background::DETACHED.into() } else { argument };
             background::start(std::env::args_os().skip(1).map(detached))
         }
-        Serving::Foreground => super::on_runtime(run(config, serving, notifier)),
-        Serving::Detached => {
-            background::leave_terminal().and_then(|()| super::on_runtime(run(config, serving, notifier)))
-        }
+        Serving::Foreground | Serving::Detached => super::on_runtime(run(config, serving, notifier)),
     })
 }
 

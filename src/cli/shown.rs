@@ -36,6 +36,24 @@ pub(super) fn bytes(bytes: u64) -> String {
     BinaryBytes(bytes).to_string()
 }
 
+/// A size to three digits, for lines that are short of room.
+pub(super) fn short_bytes(bytes: u64) -> String {
+    let (mut size, mut units) = (bytes as f64, ["B", "KiB", "MiB", "GiB", "TiB", "PiB"].iter());
+    let mut unit = units.next().unwrap_or(&"B");
+    while size >= 1024.0
+        && let Some(larger) = units.next()
+    {
+        (size, unit) = (size / 1024.0, larger);
+    }
+    let decimals = match size {
+        _ if bytes < 1024 => 0,
+        ..10.0 => 2,
+        ..100.0 => 1,
+        _ => 0,
+    };
+    format!("{size:.decimals$} {unit}")
+}
+
 /// A rate; nothing where there is none.
 pub(super) fn rate(bytes_s: u64) -> String {
     if bytes_s == 0 { String::new() } else { format!("{}/s", BinaryBytes(bytes_s)) }
@@ -139,6 +157,12 @@ mod tests {
         assert!(text.ends_with("2 files, 3.00 MiB to go (1 still open), for 12 s  1.00 MiB/s"), "{text}");
         status.pending = Pending { attributes: 1, ..Pending::default() };
         assert!(headline(&status).ends_with("1 attribute change still to be told"));
+    }
+
+    #[test]
+    fn short_sizes_have_three_digits() {
+        let shown = [0, 1023, 1024, 10 << 10, 1000 << 20, 1 << 30].map(short_bytes);
+        assert_eq!(shown, ["0 B", "1023 B", "1.00 KiB", "10.0 KiB", "1000 MiB", "1.00 GiB"]);
     }
 
     #[test]

@@ -83,13 +83,7 @@ fn lines(status: &Status) -> Vec<String> {
     let mut lines = vec![shown::headline(status)];
     lines.extend(shown::paused(status).map(|paused| format!("  {paused}")));
     if !status.transfers.is_empty() {
-        let columns = status.transfers.iter().map(|file| path(&file.path).chars().count()).max();
-        let columns = columns.unwrap_or(0).max(4);
-        lines.push(format!(
-            "  {:<10}  {:<columns$}  {:<29}  {:<12}  {:<10}",
-            "STATE", "FILE", "PROGRESS", "RATE", "ETA"
-        ));
-        lines.extend(status.transfers.iter().map(|file| row(file, columns)));
+        lines.extend(table(&status.transfers));
     }
     if status.transfers_left_out > 0 {
         lines.push(format!("  and {}", shown::count(status.transfers_left_out, "more file")));
@@ -109,12 +103,21 @@ fn lines(status: &Status) -> Vec<String> {
     lines.iter().map(|line| line.trim_end().to_owned()).collect()
 }
 
-fn row(file: &Transfer, columns: usize) -> String {
-    let cells = cells(file);
-    format!(
-        "  {:<10}  {:<columns$}  {:<29}  {:<12}  {:<10}  {}",
-        cells.state, cells.path, cells.progress, cells.rate, cells.eta, cells.error
-    )
+/// No column is wider than what is in it, so that a terminal of 80 columns has room for a path.
+fn table(files: &[Transfer]) -> Vec<String> {
+    let head = ["STATE", "FILE", "PROGRESS", "RATE", "ETA", ""].map(str::to_owned);
+    let rows = files.iter().map(cells).map(|cells| {
+        [cells.state.to_owned(), cells.path, cells.progress, cells.rate, cells.eta, cells.error]
+    });
+    let rows: Vec<_> = std::iter::once(head).chain(rows).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; 6] = std::array::from_fn(width);
+    let line = |row: &[String; 6]| {
+        row.iter()
+            .zip(widths)
+            .fold(String::new(), |line, (cell, width)| line + "  " + &format!("{cell:<width$}"))
+    };
+    rows.iter().map(line).collect()
 }
 
 /// A file as the columns of a table.
@@ -145,12 +148,16 @@ fn cells(file: &Transfer) -> Cells {
 }
 
 fn path(path: &str) -> String {
-    let path = shown::printable(path);
+    tail(shown::printable(path), PATH_COLUMNS)
+}
+
+/// The end of a path says more than its beginning.
+fn tail(path: String, columns: usize) -> String {
     let count = path.chars().count();
-    if count <= PATH_COLUMNS {
+    if count <= columns {
         return path;
     }
-    let tail: String = path.chars().skip(count - (PATH_COLUMNS - 3)).collect();
+    let tail: String = path.chars().skip(count - columns.saturating_sub(3)).collect();
     format!("...{tail}")
 }
 
@@ -201,6 +208,7 @@ pub(in crate::cli) mod tests {
         let expected = "committing /movie.mp4 33 % of 96.00 MiB 16.00 MiB/s 4.0 s";
         assert_eq!(words.join(" "), expected);
         assert!(lines[3].contains("FAILED") && lines[3].ends_with("the drive is full"), "{}", lines[3]);
+        assert!(lines[2].len() < 80, "{}", lines[2]);
         assert!(lines[4].contains("/lost: the drive is full"), "{}", lines[4]);
     }
 

@@ -113,6 +113,8 @@ impl ConfigFile {
     pub fn parse(path: &Path, text: &str) -> (Self, Vec<Mistake>) {
         let mut reading = Reading { path, text, flags: flags(), mistakes: Vec::new() };
         let drives = reading.document();
+        // The parser goes by name; whoever mends them goes from top to bottom.
+        reading.mistakes.sort_by_key(|mistake| mistake.line);
         (Self { path: path.to_owned(), drives }, reading.mistakes)
     }
 }

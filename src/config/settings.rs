@@ -283,6 +283,13 @@ impl Settings {
             (None, Some(same)) if store.account(same.clone()).stamp().is_some() => store.account(same),
             (None, _) => store.account(AccountName::new(DEFAULT_NAME)?),
         };
+        if let Some(token) = handle.given_token()? {
+            return Ok(Place {
+                endpoint: self.endpoint.clone().ok_or_else(|| missing("endpoint"))?,
+                drive_id: self.drive_id.clone().ok_or_else(|| missing("drive-id"))?,
+                credential: Credential::Token(token),
+            });
+        }
         let outline = handle.outline().map_err(|e| match &self.account {
             Some(_) => e,
             None => {

@@ -28,6 +28,11 @@ impl Mount {
     pub fn is_ours(&self) -> bool {
         self.fs_type == FS_TYPE
     }
+
+    /// Whether it waits for somebody to mount over it.
+    pub fn is_automount(&self) -> bool {
+        self.fs_type == "autofs"
+    }
 }
 
 /// The mount that is seen at `path` (absolute, without links), or `None` if nothing is mounted

@@ -112,7 +112,7 @@ struct Current {
 
 #[derive(Debug, Default)]
 struct Renewal {
-    /// What the service gave and the disk refused. It goes before what is stored.
+    /// What the service gave and no disk has. It goes before what is stored.
     unsaved: Option<Held>,
     /// The origin as it was when the credential was found dead, and when it was tried last.
     dead: Option<(Option<Stamp>, Instant)>,
@@ -268,11 +268,11 @@ impl TokenSource {
         let held = held.with(granted);
         let current = Current::of(&held).map_err(Trouble::Passing)?;
         let saved = self.origin.save(&locked, &held).await;
-        // The service has rotated the token already: where it cannot be stored, using it is all that is left.
-        renewal.unsaved = saved.is_err().then_some(held);
+        // The service has rotated the token already: where it is not stored, using it is all that is left.
+        renewal.unsaved = (!matches!(saved, Ok(true))).then_some(held);
         self.adopt(current);
         match saved {
-            Ok(()) => tracing::info!("the access token was renewed"),
+            Ok(_) => tracing::info!("the access token was renewed"),
             Err(error) => {
                 tracing::error!(%error, "the renewed token could not be stored; the mount works until it ends");
             }

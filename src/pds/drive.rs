@@ -124,6 +124,11 @@ impl Drive {
         self.0.session.transport().online()
     }
 
+    /// Whether the service can be reached now, as far as is known.
+    pub fn is_online(&self) -> bool {
+        self.0.session.transport().is_online()
+    }
+
     /// Bytes of parts that connections have taken, those of repeated attempts too. Grows while
     /// anything is sent.
     pub fn bytes_moved(&self) -> u64 {
@@ -329,7 +334,8 @@ impl Drive {
             expire_sec: lifetime.as_secs() as u32,
         };
         let asked_at = Instant::now();
-        let answer: DownloadUrlResponse = self.ask("/v2/file/get_download_url", &request).await?;
+        let (path, policy) = ("/v2/file/get_download_url", RetryPolicy::READING);
+        let answer: DownloadUrlResponse = self.call(path, Idempotency::Safe, policy, &request).await?;
         Ok(DownloadUrl {
             url: Secret::new(answer.url),
             expires_at: asked_at + lifetime,
@@ -348,7 +354,7 @@ impl Drive {
             .0
             .session
             .transport()
-            .get_range(&url.url, range.start, range.end, RetryPolicy::INTERACTIVE)
+            .get_range(&url.url, range.start, range.end, RetryPolicy::READING)
             .await;
         match answer {
             Ok(GetAnswer::Bytes(bytes, total)) => match (total, url.size) {

@@ -3,6 +3,9 @@
 //! Whether an attempt may be repeated is the product of two facts: how it failed ([`Sent`]) and
 //! what a second attempt would do ([`Idempotency`]). Everything else is a bounded, jittered
 //! schedule. Nobody outside `transport.rs` repeats a request.
+//!
+//! An outage of the network is not a failure like others: transfers wait for its end, and whoever somebody waits
+//! for sits out a short one, because most are short (another access point, a new lease), and fails soon in a long one.
 
 use std::time::{Duration, Instant};
 
@@ -10,6 +13,9 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 
 use crate::error::Error;
 use crate::pds::reach::Reach;
+
+/// How long a call tries, at least, that begins when the service has long been out of reach.
+const OUTAGE_TRY: Duration = Duration::from_secs(3);
 
 /// What a second attempt of a request would do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,19 +74,26 @@ pub struct RetryPolicy {
     pub delay_base: Duration,
     /// Longest pause of our own making.
     pub delay_max: Duration,
+    /// How much of an outage is sat out, from when it was found or from the first attempt, whichever was earlier;
+    /// `None` where it is like any other failure.
+    pub outage_max: Option<Duration>,
     /// Whether a dead credential is waited for, without a bound of its own.
     pub parks: bool,
 }
 
 impl RetryPolicy {
-    /// A request that somebody at a terminal waits for.
+    /// A request that somebody at a terminal waits for: others wait for the folder meanwhile.
     pub const INTERACTIVE: Self = Self {
         attempts_max: 8,
         elapsed_max: Duration::from_secs(30),
         delay_base: Duration::from_millis(100),
         delay_max: Duration::from_secs(5),
+        outage_max: Some(Duration::from_secs(10)),
         parks: false,
     };
+
+    /// Reading content: one failure in the middle ends the copying of a large file.
+    pub const READING: Self = Self { outage_max: Some(Duration::from_secs(30)), ..Self::INTERACTIVE };
 
     /// A transfer that must not fail while there is time left.
     pub fn transfer(elapsed_max: Duration) -> Self {
@@ -89,6 +102,7 @@ impl RetryPolicy {
             elapsed_max,
             delay_base: Duration::from_millis(200),
             delay_max: Duration::from_secs(10),
+            outage_max: None,
             parks: true,
         }
     }
@@ -101,6 +115,12 @@ impl RetryPolicy {
             .with_max_times(self.attempts_max.saturating_sub(1))
             .with_jitter()
             .build()
+    }
+
+    /// When a call that began at `start` has sat out enough of an outage; `None` where there is none.
+    fn leaves_at(self, start: Instant, reach: &Reach) -> Option<Instant> {
+        let (outage_max, lost_at) = (self.outage_max?, reach.lost_at()?);
+        Some((lost_at.min(start) + outage_max).max(start + OUTAGE_TRY))
     }
 
     /// Runs `attempt` until it succeeds, fails for good, or the bounds are reached. A pause ends when
@@ -130,12 +150,24 @@ impl RetryPolicy {
             if start.elapsed() + pause > self.elapsed_max {
                 return Err(failure);
             }
+            let leaves_at = self.leaves_at(start, reach);
+            if leaves_at.is_some_and(|at| at <= Instant::now()) {
+                return Err(failure);
+            }
             tracing::debug!(error = %failure.error, pause_ms = pause.as_millis(), "trying again");
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = mark.come_back(), if failure.retry_after.is_none() => delays = self.delays(),
+                () = sleep_until(leaves_at) => return Err(failure),
             }
         }
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -187,7 +219,7 @@ mod tests {
     async fn attempts_are_bounded_in_count_and_time() {
         let policy =
             RetryPolicy { attempts_max: 3, delay_base: Duration::from_millis(1), ..RetryPolicy::INTERACTIVE };
-        let reach = Reach::new();
+        let reach = Reach::new(true);
         let mut calls = 0;
         let count = &mut calls;
         let outcome: Result<(), _> = policy
@@ -205,9 +237,35 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_short_outage_is_sat_out_and_a_long_one_is_not() {
+        let url = url::Url::parse("http://127.0.0.1:1").unwrap();
+        let reach = Reach::new(true);
+        let (policy, now) = (RetryPolicy::INTERACTIVE, Instant::now());
+        let outage_max = policy.outage_max.unwrap();
+        assert_eq!(policy.leaves_at(now, &reach), None);
+        reach.missed(&url);
+        reach.missed(&url);
+        let lost_at = reach.lost_at().unwrap();
+        assert_eq!(policy.leaves_at(now, &reach), Some(now + outage_max), "began before");
+        let soon = lost_at + Duration::from_secs(1);
+        assert_eq!(policy.leaves_at(soon, &reach), Some(lost_at + outage_max), "began soon after");
+        let late = lost_at + Duration::from_secs(100);
+        assert_eq!(policy.leaves_at(late, &reach), Some(late + OUTAGE_TRY), "began in a long one");
+        assert_eq!(RetryPolicy::transfer(Duration::from_secs(600)).leaves_at(late, &reach), None);
+        let brief = RetryPolicy { outage_max: Some(Duration::ZERO), ..policy };
+        let outcome: Result<(), _> =
+            brief.run(Idempotency::Safe, &reach, || async { Err(failure(Sent::No)) }).await;
+        assert!(outcome.is_err());
+        let took = now.elapsed();
+        assert!(took >= OUTAGE_TRY && took < policy.elapsed_max, "{took:?}");
+        reach.answered(&url);
+        assert_eq!(policy.leaves_at(now, &reach), None);
+    }
+
+    #[tokio::test]
     async fn a_pause_ends_when_the_service_comes_back_and_no_long_one_is_left_over() {
         let url = url::Url::parse("http://127.0.0.1:1").unwrap();
-        let reach = Reach::new();
+        let reach = Reach::new(true);
         let (mut calls, start) = (0, Instant::now());
         let policy = RetryPolicy {
             delay_base: Duration::from_secs(1000),

@@ -5,8 +5,8 @@
 //! Metadata and bulk data use separate connection pools, so that a full pipe of parts never
 //! delays a listing. Every body read is bounded; signed URLs are logged as host only.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -31,6 +31,17 @@ mod refusal;
 /// Largest JSON answer that is read, in bytes. A page of 100 entries with every field is below 1 MiB.
 const JSON_BYTES_MAX: usize = 16 << 20;
 
+/// How long what was sent may stay without any acknowledgement before the kernel gives a connection up. What counts
+/// is progress, not speed: each acknowledged segment begins it anew. So it must be longer than the round trip over a
+/// line whose queues an upload has filled, which takes seconds, and than a peer takes no more bytes while it is busy.
+/// That nobody is there is found sooner by a knock ([`Reach::falls_silent`]); this ends connections that died alone,
+/// when an address translation on the way has forgotten them.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(20);
+/// Silence before the kernel asks whether the peer lives. It asks until [`UNACKNOWLEDGED_MAX`] of silence are over;
+/// this finds dead connections on which only the peer has something to say.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(5);
+
 /// How long to wait for what, in one attempt.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Timeouts {
@@ -45,11 +56,21 @@ pub struct Timeouts {
 /// The connection pools and the timeouts of their attempts.
 #[derive(Clone, Debug)]
 pub struct Transport {
+    /// A leaf lock.
+    pools: Arc<RwLock<Pools>>,
+    timeouts: Timeouts,
+    is_loopback: bool,
+    reach: Arc<Reach>,
+}
+
+/// Pools of connections.
+#[derive(Clone, Debug)]
+struct Pools {
     calls: Client,
     gets: Client,
     puts: Client,
-    timeouts: Timeouts,
-    reach: Arc<Reach>,
+    /// [`Reach::turns`] before the first connection.
+    turn: u64,
 }
 
 /// One JSON call.
@@ -92,20 +113,21 @@ pub enum GetAnswer {
     Expired,
 }
 
-impl Transport {
-    /// Opens the pools; no connection is made yet.
-    pub fn new(timeouts: Timeouts, loopback: bool) -> Result<Self> {
-        // A provider installed earlier by somebody else serves as well.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+impl Pools {
+    /// No connection is made yet.
+    fn open(timeouts: Timeouts, is_loopback: bool, turn: u64) -> Result<Self> {
         let client = |idle_max: usize, answer_max: Option<Duration>| {
             let builder = Client::builder()
                 .user_agent(concat!("pdsfs/", env!("CARGO_PKG_VERSION")))
                 .connect_timeout(timeouts.connect)
+                .tcp_user_timeout(UNACKNOWLEDGED_MAX)
+                .tcp_keepalive(KEEPALIVE_AFTER)
+                .tcp_keepalive_interval(KEEPALIVE_EVERY)
                 .redirect(reqwest::redirect::Policy::none())
                 .pool_max_idle_per_host(idle_max)
                 .http1_only()
                 .tcp_nodelay(true);
-            let builder = if loopback { builder.no_proxy() } else { builder };
+            let builder = if is_loopback { builder.no_proxy() } else { builder };
             let builder = match answer_max {
                 Some(limit) => builder.read_timeout(limit),
                 None => builder,
@@ -116,12 +138,46 @@ impl Transport {
         // A read timeout runs from the first byte sent, so a slow PUT must not have one: its progress
         // is watched instead.
         let (calls, gets, puts) = (client(16, stall)?, client(64, stall)?, client(64, None)?);
-        Ok(Self { calls, gets, puts, timeouts, reach: Reach::new() })
+        Ok(Self { calls, gets, puts, turn })
+    }
+}
+
+impl Transport {
+    /// Opens the pools; no connection is made yet.
+    pub fn new(timeouts: Timeouts, is_loopback: bool) -> Result<Self> {
+        // A provider installed earlier by somebody else serves as well.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let reach = Reach::new(is_loopback);
+        let pools = Pools::open(timeouts, is_loopback, reach.turns())?;
+        Ok(Self { pools: Arc::new(RwLock::new(pools)), timeouts, is_loopback, reach })
+    }
+
+    /// The pools. Idle connections from before an outage or another address are not used again: whether they still
+    /// lead anywhere would be found out by waiting.
+    fn pools(&self) -> Pools {
+        let turn = self.reach.turns();
+        let pools = self.pools.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if pools.turn == turn {
+            return pools;
+        }
+        let mut pools = self.pools.write().unwrap_or_else(PoisonError::into_inner);
+        if pools.turn != turn {
+            match Pools::open(self.timeouts, self.is_loopback, turn) {
+                Ok(fresh) => *pools = fresh,
+                Err(error) => tracing::debug!(%error, "old connections are kept"),
+            }
+        }
+        pools.clone()
     }
 
     /// Whether the service can be reached, as far as is known.
     pub fn online(&self) -> watch::Receiver<bool> {
         self.reach.online()
+    }
+
+    /// Whether the service can be reached now, as far as is known.
+    pub fn is_online(&self) -> bool {
+        self.reach.is_online()
     }
 
     /// Bytes of parts that connections have taken, those of repeated attempts too.
@@ -150,15 +206,17 @@ impl Transport {
     }
 
     /// Gives an attempt up when it outlives a change of routes for too long: its connection may have
-    /// died with an address, which nobody would tell.
+    /// died with an address, which nobody would tell. Also when the service is out of reach, unless it `goes_on`.
     async fn unless_cut_off<T>(
         &self,
-        what: &str,
+        (what, url): (&str, &Url),
+        goes_on: bool,
         attempt: impl Future<Output = std::result::Result<T, Failure>>,
     ) -> std::result::Result<T, Failure> {
         tokio::select! {
             outcome = attempt => outcome,
             () = self.reach.is_cut_off(|| 0) => Err(stall(what)),
+            () = self.reach.falls_silent(url, goes_on) => Err(out_of_reach(what, Sent::Maybe)),
         }
     }
 
@@ -188,7 +246,17 @@ impl Transport {
         call: Call<'_>,
         body: (Bytes, &'static str),
     ) -> std::result::Result<A, Failure> {
-        let attempt = || self.unless_cut_off(call.url.path(), self.post_once(call, body.clone()));
+        let what = call.url.path();
+        let is_once = call.idempotency == Idempotency::Once;
+        // What may have been done is not given up: only its answer tells.
+        let goes_on = is_once || call.policy.outage_max.is_none();
+        let attempt = async || {
+            // Nor is it begun in an outage: then it is surely not done.
+            if is_once && !self.reach.lets_in(call.url).await {
+                return Err(out_of_reach(what, Sent::No));
+            }
+            self.unless_cut_off((what, call.url), goes_on, self.post_once(call, body.clone())).await
+        };
         call.policy.run(call.idempotency, &self.reach, attempt).await
     }
 
@@ -197,7 +265,7 @@ impl Transport {
         call: Call<'_>,
         (body, content_type): (Bytes, &'static str),
     ) -> std::result::Result<A, Failure> {
-        let mut request = self.calls.post(call.url.clone()).timeout(self.timeouts.call);
+        let mut request = self.pools().calls.post(call.url.clone()).timeout(self.timeouts.call);
         let headers = match call.authorization {
             Some(authorization) => sign::headers(authorization, call.url)
                 .map_err(|error| Failure { error, ..protocol(String::new()) })?,
@@ -242,7 +310,8 @@ impl Transport {
     async fn put_once(&self, url: &PartUrl, frames: &[Frame]) -> std::result::Result<PutAnswer, Failure> {
         let (body, sent) = PartBody::new(frames, self.reach.clone());
         let target = parse_signed(&url.upload_url)?;
-        let mut request = self.puts.put(target).header(CONTENT_LENGTH, body.bytes_left());
+        let silence = self.reach.falls_silent(&target, true);
+        let mut request = self.pools().puts.put(target.clone()).header(CONTENT_LENGTH, body.bytes_left());
         if let Some(content_type) = url.content_type.as_deref().filter(|t| !t.is_empty()) {
             request = request.header(CONTENT_TYPE, content_type);
         }
@@ -251,6 +320,7 @@ impl Transport {
             response = send => response?,
             () = stalled(&sent, self.timeouts.stall) => return Err(stall("PUT of a part")),
             () = self.reach.is_cut_off(|| sent.moved()) => return Err(stall("PUT of a part")),
+            () = silence => return Err(out_of_reach("PUT of a part", Sent::Maybe)),
         };
         let status = response.status();
         if status.is_success() {
@@ -279,31 +349,30 @@ impl Transport {
         end: u64,
         policy: RetryPolicy,
     ) -> std::result::Result<GetAnswer, Failure> {
-        let attempt = || self.unless_cut_off("GET of content", self.get_once(url, start, end));
+        let target = parse_signed(url.expose())?;
+        let goes_on = policy.outage_max.is_none();
+        let attempt = async || {
+            let attempt = self.get_once(&target, start, end);
+            self.unless_cut_off(("GET of content", &target), goes_on, attempt).await
+        };
         policy.run(Idempotency::Safe, &self.reach, attempt).await
     }
 
-    async fn get_once(
-        &self,
-        url: &Secret<String>,
-        start: u64,
-        end: u64,
-    ) -> std::result::Result<GetAnswer, Failure> {
+    async fn get_once(&self, url: &Url, start: u64, end: u64) -> std::result::Result<GetAnswer, Failure> {
         const WHAT: &str = "GET of content";
-        let request =
-            self.gets.get(parse_signed(url.expose())?).header(RANGE, format!("bytes={start}-{}", end - 1));
+        let request = self.pools().gets.get(url.clone()).header(RANGE, format!("bytes={start}-{}", end - 1));
         let response = tokio::time::timeout(self.timeouts.stall, self.send(WHAT, request))
             .await
             .map_err(|_| stall(WHAT))??;
         match response.status() {
             StatusCode::PARTIAL_CONTENT => {
                 let total = check_content_range(response.headers(), start, end)?;
-                Ok(GetAnswer::Bytes(read_exact(response, 0, end - start).await?, total))
+                Ok(GetAnswer::Bytes(read_exact(response, 0, end - start, &self.reach).await?, total))
             }
             // Some CDNs ignore Range and send everything: skip to the part that was asked for.
             StatusCode::OK => {
                 let total = header_number(response.headers(), CONTENT_LENGTH.as_str());
-                Ok(GetAnswer::Bytes(read_exact(response, start, end - start).await?, total))
+                Ok(GetAnswer::Bytes(read_exact(response, start, end - start, &self.reach).await?, total))
             }
             _ => {
                 let error = StoreError::read(WHAT, response).await?;
@@ -325,6 +394,11 @@ fn protocol(detail: String) -> Failure {
 fn stall(what: &str) -> Failure {
     let error = Error::new(ErrorKind::Timeout, format!("{what}: nothing moved for too long"));
     Failure { error, code: String::new(), sent: Sent::Maybe, retry_after: None }
+}
+
+fn out_of_reach(what: &str, sent: Sent) -> Failure {
+    let error = Error::new(ErrorKind::Unreachable, format!("{what}: the service cannot be reached"));
+    Failure { error, code: String::new(), sent, retry_after: None }
 }
 
 /// No answer came, or it broke off. The URL is left out: it may be signed.
@@ -361,10 +435,12 @@ async fn read_exact(
     mut response: Response,
     mut skip: u64,
     wanted: u64,
+    reach: &Reach,
 ) -> std::result::Result<Bytes, Failure> {
     const WHAT: &str = "GET of content";
     let mut body = BytesMut::with_capacity(wanted as usize);
     while let Some(mut chunk) = response.chunk().await.map_err(|e| lost(WHAT, &e))? {
+        reach.heard();
         let skipped = skip.min(chunk.len() as u64);
         skip -= skipped;
         let chunk = chunk.split_off(skipped as usize);

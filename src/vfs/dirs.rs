@@ -291,13 +291,18 @@ impl Vfs {
         self.read_folder(dir)
     }
 
+    /// Whether the drive would not answer: it did not when it was asked last, or it is out of reach.
+    pub(super) fn answers_not(&self) -> bool {
+        self.dirs.is_drive_away() || !self.drive.is_online()
+    }
+
     /// Where the drive does not answer, a folder that was read before is shown as it was.
     async fn begin(&self, handle: &DirHandle) -> Result<()> {
         let reading = handle.reading();
         if !self.tree().was_listed(handle.dir) {
             return Ok(());
         }
-        let wait_max = if self.dirs.is_drive_away() { Duration::ZERO } else { KNOWN_WAIT_MAX };
+        let wait_max = if self.answers_not() { Duration::ZERO } else { KNOWN_WAIT_MAX };
         let answers = match tokio::time::timeout(wait_max, reading.entries(0)).await {
             Ok(Err(error)) => !is_outage(&error),
             Ok(Ok(_)) => true,

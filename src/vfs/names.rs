@@ -107,9 +107,9 @@ impl Vfs {
         self.resolve_by_reading(parent, name).await
     }
 
-    /// Whether the drive did not answer when it was asked last. Asks again, but waits for nothing.
+    /// Whether the drive would not answer, as far as is known. Asks all the same, but waits for nothing.
     pub(super) fn is_drive_away(&self, dir: Ino) -> bool {
-        let is_away = self.dirs.is_drive_away();
+        let is_away = self.answers_not();
         if is_away && let Err(error) = self.read_folder(dir) {
             tracing::debug!(%error, "the drive is not asked again");
         }

@@ -151,3 +151,34 @@ fn two_mounts_share_an_account_whose_tokens_end() {
         assert!(!mount.log().iter().any(|line| line.contains("pdsfs login")), "{:?}", mount.log());
     }
 }
+
+#[test]
+fn a_credential_mounts_whatever_the_configuration_says() {
+    let accounts = Accounts::new();
+    let (given, config) = (tempfile::tempdir().unwrap(), tempfile::NamedTempFile::new().unwrap());
+    // What the login has made goes to the service manager, and is here no more.
+    let stored = accounts.state.path().join("accounts/home.json");
+    std::fs::rename(&stored, given.path().join("pdsfs.home")).unwrap();
+    std::fs::write(config.path(), "[drives.home]\naccount = \"other\"\n").unwrap();
+    let mount = || {
+        let mut command = accounts.pdsfs();
+        command.env("CREDENTIALS_DIRECTORY", given.path()).env("PDSFS_CONFIG", config.path());
+        Mount::start_plain(command, &["home"], tempfile::tempdir().unwrap())
+    };
+    let first = mount();
+    std::fs::write(first.at("a"), "a").unwrap();
+    assert!(!stored.exists(), "what is given is not stored again");
+    let token_ends = || {
+        let ended = pdsfs::server::FaultRule::times("file/create", 1, pdsfs::server::FaultAction::Revoke);
+        accounts.rig.server().faults().add(ended);
+    };
+    token_ends();
+    std::fs::write(first.at("b"), "b").unwrap();
+    assert_eq!(first.stop(), 0);
+    assert!(std::fs::read_to_string(&stored).unwrap().contains("seed"), "a rotated token is");
+    let second = mount();
+    token_ends();
+    std::fs::write(second.at("c"), "c").unwrap();
+    assert_eq!(second.stop(), 0);
+    assert_eq!(accounts.rig.client().names(""), ["a", "b", "c"]);
+}

@@ -77,6 +77,12 @@ fn without_a_network_what_is_known_is_shown_and_the_rest_fails_in_time() {
     assert_eq!(fs::metadata(mount.at("known")).unwrap().len(), PART as u64);
     assert_eq!(fs::read_dir(mount.path()).unwrap().count(), 3);
     assert!(start.elapsed() < Duration::from_secs(10), "names took {:?}", start.elapsed());
+    // A short outage is sat out, in a long one nobody waits for what cannot come.
+    for (name, time_max) in [("new", Duration::from_secs(15)), ("another", Duration::from_secs(5))] {
+        let start = Instant::now();
+        assert_eq!(errno(fs::metadata(mount.at(name))), libc::EHOSTUNREACH);
+        assert!(start.elapsed() < time_max, "{name} took {:?}", start.elapsed());
+    }
     let start = Instant::now();
     let mut piece = vec![0; 1000];
     let failure = errno(file.read_at(&mut piece, 32 * PART as u64));

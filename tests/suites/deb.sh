@@ -1,10 +1,11 @@
 #!/bin/bash
-# Installs the Debian package into a new root file system, uses it there as a new user would, and removes it
-# again: exit 0 where every step works and nothing is left.
+# Installs the Debian package with apt into a new root file system, uses it there as a new user would (logs in, mounts,
+# copies, reads the manual), and removes it again: exit 0 where every step works and nothing is left.
 #
 #   packaging/deb && tests/suites/deb.sh [PACKAGE]
 #
-# As root, with mmdebstrap and /dev/fuse. Everything happens below a temporary folder.
+# As root, with mmdebstrap, python3 and /dev/fuse; lintian is run where it is installed. Everything happens below a
+# temporary folder.
 set -u
 here=$(dirname "$(readlink -f "$0")")
 package=${1:-$(ls -t "$here"/../../target/debian/pdsfs_*.deb 2>/dev/null | head -1)}
@@ -13,7 +14,7 @@ package=${1:-$(ls -t "$here"/../../target/debian/pdsfs_*.deb 2>/dev/null | head 
 suite=${SUITE:-bookworm} work=$(mktemp -d)
 root=$work/root
 finish() {
-    umount -l "$root/mnt/drive" 2>/dev/null
+    umount -l "$root/mnt/drive" "$root/home/ann/Drive" 2>/dev/null
     for pid in $(in_root); do kill "$pid" 2>/dev/null; done
     for dir in dev/fuse dev/null dev/urandom proc; do umount -l "$root/$dir" 2>/dev/null; done
     rm -rf --one-file-system "$work"
@@ -27,13 +28,20 @@ in_root() {
 }
 trap finish EXIT
 
-mmdebstrap --variant=minbase --include=fuse3,man-db,bash-completion,systemd,ca-certificates "$suite" "$root" \
+# fuse3 is not among these: apt has to bring it with the package. Programs of fish and zsh are not needed for the place of
+# their completions.
+mmdebstrap --variant=minbase --include=apt,man-db,bash-completion,systemd,ca-certificates,adduser "$suite" "$root" \
     $(ls /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list 2>/dev/null | head -1) >"$work/log" 2>&1 ||
     { tail -5 "$work/log" >&2; exit 2; }
 for dir in dev/fuse dev/null dev/urandom; do touch "$root/$dir"; mount --bind "/$dir" "$root/$dir" || exit 2; done
 mount -t proc proc "$root/proc" || exit 2
-cp "$package" "$root/pdsfs.deb"
-run() { chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 "$@"; }
+cp "$package" "$root/pdsfs.deb" && cp -L /etc/resolv.conf "$root/etc/resolv.conf" 2>/dev/null
+# apt reaches its mirror the way that this machine does.
+apt-config dump Acquire >"$root/etc/apt/apt.conf.d/90suite"
+proxies=$(env | grep -iE '^(http|https|no)_proxy=')
+run() { chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 HOME=/root "$@"; }
+apt() { run $proxies DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o Dpkg::Use-Pty=0 "$@"; }
+ann() { run setpriv --reuid 1000 --regid 1000 --clear-groups env HOME=/home/ann "$@"; }
 
 steps=0 passed=0
 step() {
@@ -46,38 +54,89 @@ step() {
         echo "  FAIL $name" && sed 's/^/       /' "$work/out" | tail -8
     fi
 }
-files() { (cd "$root" && find etc usr lib var -xdev ! -path 'var/lib/dpkg/*' ! -path 'var/cache/*' ! -path 'var/log/*' | sort); }
+not() { ! "$@"; }
+files() { (cd "$root" && find etc usr lib var -xdev ! -path 'var/lib/dpkg/*' ! -path 'var/lib/apt/*' ! -path 'var/cache/*' ! -path 'var/log/*' | sort); }
+# The maintainer has no address, and the package was never uploaded.
+beside_the_point=bogus-mail-host,bogus-mail-host-in-debian-changelog,initial-upload-closes-no-bugs
+command -v lintian >/dev/null &&
+    step lintian lintian --allow-root --fail-on error,warning --suppress-tags $beside_the_point --tag-display-limit 0 "$package"
 
+run useradd -m -s /bin/bash -u 1000 ann
 files >"$work/before"
-step install run dpkg -i /pdsfs.deb
+step 'apt update' apt update
+step 'apt install' apt install /pdsfs.deb
+step 'fuse3 came along' run fusermount3 --version
 step version run pdsfs --version
-step 'man pages' run bash -c 'for page in pdsfs pdsfs-mount pdsfs-umount pdsfs-config pdsfs-login pdsfs-status pdsfs.toml mount.pdsfs; do
+step 'man pages' run bash -c 'for page in $(cd /usr/share/man && ls man?/*pdsfs* | sed "s,.*/,,;s,\.gz$,,"); do
+    man -w "${page%.*}" >/dev/null && [ "$(man "${page%.*}" 2>/dev/null | wc -l)" -gt 10 ] || { echo "$page"; exit 1; }; done
+    for page in pdsfs pdsfs-mount pdsfs-umount pdsfs-config pdsfs-login pdsfs-status pdsfs.toml mount.pdsfs; do
     man -w $page >/dev/null || exit 1; done; man pdsfs-mount | grep -q -- --part-size'
-step completions run bash -c '. /usr/share/bash-completion/bash_completion; . /usr/share/bash-completion/completions/pdsfs; complete -p pdsfs'
-step units run systemd-analyze verify --man=no /usr/lib/systemd/system/pdsfs@.service
+step 'no man page is malformed' run bash -c 'for page in /usr/share/man/man?/*pdsfs*; do
+    said=$(man --warnings -l "$page" 2>&1 >/dev/null); [ -z "$said" ] || { echo "$page: $said"; exit 1; }; done'
+step 'bash completions' run bash -c '. /usr/share/bash-completion/bash_completion; _completion_loader pdsfs; complete -p pdsfs &&
+    COMP_WORDS=(pdsfs mo) COMP_CWORD=1; _pdsfs pdsfs mo pdsfs; [ "${COMPREPLY[*]}" = mount ]'
+step 'zsh and fish completions' run bash -c 'head -1 /usr/share/zsh/vendor-completions/_pdsfs | grep -qx "#compdef pdsfs" &&
+    grep -q "complete -c pdsfs" /usr/share/fish/vendor_completions.d/pdsfs.fish'
+step units run systemd-analyze verify /usr/lib/systemd/system/pdsfs@.service
+step 'unit of the user' run env XDG_RUNTIME_DIR=/tmp systemd-analyze --user verify --man=no /usr/lib/systemd/user/pdsfs@.service
 step 'example configuration' run bash -c 'mkdir -p /etc/pdsfs && pdsfs config example >/tmp/c.toml && pdsfs --version &&
     cmp /tmp/c.toml /usr/share/doc/pdsfs/examples/config.toml'
 
 mkdir -p "$root/mnt/drive"
-chroot "$root" env -i PATH=/usr/bin PDSFS_TOKEN=secret pdsfs serve --listen 127.0.0.1:0 --data /srv/drive >"$work/address" 2>&1 &
+chroot "$root" env -i PATH=/usr/bin PDSFS_TOKEN=secret pdsfs serve --listen 127.0.0.1:0 --data /srv/drive --drives 2 \
+    --client-id app >"$work/address" 2>&1 &
 for _ in $(seq 100); do address=$(grep -om1 'http://[0-9.:]*' "$work/address") && break; sleep 0.1; done
+address=${address:-}
+
+# An ordinary user: logs in, looks at her drives, and mounts one by its name.
+paste() {
+    local pid line
+    coproc browser { ann pdsfs login --endpoint "$address" --client-id app --paste 2>&1; }
+    pid=$browser_PID
+    while read -r line <&"${browser[0]}"; do
+        echo "$line"
+        case $line in *oauth/authorize*) python3 "$here/consent.py" "$line" >&"${browser[1]}" && break ;; esac
+    done
+    wait "$pid"
+}
+step 'a user logs in' paste
+step 'with a private account' test "$(stat -c '%a %u' "$root/home/ann/.local/state/pdsfs/accounts/default.json")" = '600 1000'
+step 'drives' ann bash -c 'pdsfs drives | grep -q "^\* *1" && pdsfs drives --json | grep -q drive_id'
+step 'mount of a user' ann bash -c 'mkdir ~/Drive && pdsfs mount --background default ~/Drive && echo hello >~/Drive/note'
+step 'status' ann bash -c 'pdsfs status | grep -q Drive && pdsfs wait --timeout 20s'
+step 'others are kept out' not run ls /home/ann/Drive
+step 'umount of a user' ann bash -c 'pdsfs umount ~/Drive && [ -z "$(ls ~/Drive)" ]'
+
+# Root, with a token.
 (umask 077; echo secret >"$root/etc/pdsfs/token")
-cat >"$root/etc/pdsfs/config.toml" <<EOF
+cat >"$root/etc/pdsfs/config.toml" <<END
 [drives.drive]
-endpoint = "${address:-}"
+endpoint = "$address"
 drive_id = 1
 token_file = "/etc/pdsfs/token"
 mountpoint = "/mnt/drive"
-EOF
+END
 step 'config check' run pdsfs config check
 step 'mount -t fuse.pdsfs' run mount -t fuse.pdsfs drive /mnt/drive -o umask=077
+step "the user's file" run grep -qx hello /mnt/drive/note
 step 'a file' run bash -c 'head -c 20000000 /dev/urandom >/tmp/f && cp /tmp/f /mnt/drive/f && cmp /tmp/f /mnt/drive/f'
 step umount run umount /mnt/drive
 echo 'drive /mnt/drive fuse.pdsfs noauto,_netdev,ro 0 0' >"$root/etc/fstab"
 step 'fstab' run bash -c 'mount /mnt/drive && cmp /tmp/f /mnt/drive/f && ! touch /mnt/drive/g 2>/dev/null && umount /mnt/drive'
 step 'mount by name' run bash -c 'pdsfs mount --background drive && cmp /tmp/f /mnt/drive/f && pdsfs umount /mnt/drive'
-rm -rf "$root/etc/pdsfs" "$root/srv/drive"
-step purge run dpkg --purge pdsfs
+step 'demo without a human' ann bash -c 'cd && pdsfs demo --once && [ ! -e pdsfs-demo ]'
+
+find "$root/etc/pdsfs" "$root/home/ann" -type f -exec sha256sum {} + | sort >"$work/kept"
+step remove apt remove pdsfs
+step 'the program is gone' not run bash -c 'command -v pdsfs || ls /usr/share/man/man?/*pdsfs* /usr/lib/systemd/*/pdsfs* /usr/sbin/mount*pdsfs'
+kept() { find "$root/etc/pdsfs" "$root/home/ann" -type f -exec sha256sum {} + | sort | diff "$work/kept" -; }
+step 'configurations and accounts are not' kept
+step 'install again' apt install /pdsfs.deb
+step 'the login still works' ann pdsfs drives
+step purge apt purge pdsfs
+step 'they are still not' kept
+rm -rf "$root/etc/pdsfs"
+step autoremove apt autoremove --purge
 files >"$work/after"
 step 'nothing left' diff "$work/before" "$work/after"
 echo "DEB ok=$passed/$steps size=$(stat -c %s "$package")"

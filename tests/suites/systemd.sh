@@ -1,10 +1,11 @@
 #!/bin/bash
-# Boots a real systemd in a container and drives the shipped unit in it: first a suite for FUSE units in
-# general (start, kill -9, restart, stop, stop while busy, SIGTERM), then what only this unit promises.
+# Boots a real systemd in a container and drives the shipped units in it: first a suite for FUSE units in general
+# (start, kill -9, restart, stop, stop while busy, SIGTERM), then what these units promise (systemd/unit.sh), how
+# people use them (systemd/people.sh: credentials, a user's unit, fstab), and a start of the machine (systemd/boot.sh).
 #
 #   SYSTEMD_SUITE=/path/to/systemd.sh tests/suites/systemd.sh
 #
-# As root; needs systemd-nspawn and mmdebstrap (packages systemd-container and mmdebstrap), and the network
+# As root; needs systemd-nspawn and mmdebstrap (packages systemd-container and mmdebstrap), python3, and the network
 # the first time, for the container's root. Builds nothing; `cargo build --release` first, or PDSFS=program.
 set -u
 here=$(dirname "$(readlink -f "$0")")
@@ -13,126 +14,206 @@ suite=${SYSTEMD_SUITE:?set SYSTEMD_SUITE to the suite for FUSE units}
 [ "$(id -u)" = 0 ] || { echo "systemd-nspawn needs root" >&2; exit 2; }
 [ -x "$pdsfs" ] || { echo "$pdsfs is not there: cargo build --release" >&2; exit 2; }
 export SUITES_ROOT=${SUITES_ROOT:-${XDG_CACHE_HOME:-$HOME/.cache}/pdsfs-suites}
-export ROOTFS=${ROOTFS:-$SUITES_ROOT/run/rootfs}
+export ROOTFS=${ROOTFS:-$SUITES_ROOT/run/rootfs-users}
 mkdir -p "$SUITES_ROOT/run" "$SUITES_ROOT/log"
 if [ ! -x "$ROOTFS/usr/lib/systemd/systemd" ]; then
     sources=$(ls /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list 2>/dev/null | head -1)
-    mmdebstrap --variant=minbase \
-        --include=systemd,systemd-sysv,dbus,fuse3,procps,python3-minimal,ca-certificates \
-        bookworm "$ROOTFS" "$sources" >"$SUITES_ROOT/log/mmdebstrap.log" 2>&1 \
-        || { tail -5 "$SUITES_ROOT/log/mmdebstrap.log" >&2; exit 2; }
+    packages=systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd,fuse3,procps,python3-minimal,ca-certificates
+    mmdebstrap --variant=minbase --include=$packages bookworm "$ROOTFS" "$sources" \
+        >"$SUITES_ROOT/log/mmdebstrap.log" 2>&1 || { tail -5 "$SUITES_ROOT/log/mmdebstrap.log" >&2; exit 2; }
 fi
-work=$(mktemp -d) && trap 'rm -rf "$work"' EXIT || exit 2
+work=$(mktemp -d) || exit 2
+server=
+finish() {
+    [ -n "$server" ] && { kill "$server"; wait "$server" 2>/dev/null; }
+    rm -rf "$work"
+}
+trap finish EXIT
 
 units=$ROOTFS/etc/systemd/system
 install -D -m 755 "$pdsfs" "$ROOTFS/usr/bin/pdsfs"
+ln -sf ../bin/pdsfs "$ROOTFS/usr/sbin/mount.fuse.pdsfs"
 for library in $(ldd "$pdsfs" | grep -oE '/[^ ]+'); do
     [ -e "$ROOTFS$library" ] || install -D "$library" "$ROOTFS$library"
 done
-mkdir -p "$ROOTFS/mnt/cloud"
-rm -rf "$ROOTFS/srv/drive" "$ROOTFS/srv/slow" "$ROOTFS/var/cache/pdsfs" "$units/pdsfs@.service.d"
+# What an earlier run has left.
+for left in srv/drive srv/slow var/log/journal var/cache/pdsfs var/lib/pdsfs home/ann home/ben etc/credstore etc/credstore.encrypted \
+    var/lib/systemd/linger/ann etc/systemd/system/multi-user.target.wants/pdsfs@cloud.service \
+    etc/systemd/system/pdsfs@.service.d; do
+    rm -rf "${ROOTFS:?}/$left"
+done
+for name in cloud slow token key sealed rotated spent tab auto boot; do mkdir -p "$ROOTFS/mnt/$name"; done
+for name in ann:1000 ben:1001; do
+    id=${name#*:} name=${name%:*}
+    chroot "$ROOTFS" userdel "$name" 2>/dev/null
+    chroot "$ROOTFS" useradd -m -s /bin/bash -u "$id" "$name" || exit 2
+    # The mount, and not the folder above it, keeps others out.
+    chmod 755 "$ROOTFS/home/$name"
+done
 
-# Drives on the loopback of the container: an ordinary one, and one behind a slow line.
-cat >"$units/pdsfs-drive.service" <<'EOF'
+# Drives on the loopback of the container: an ordinary one, and one behind a slow line. The ordinary one is started here
+# first, so that somebody can log in.
+mkfifo "$work/address"
+serve() { # ROOT
+    echo serve --data "$1/srv/drive" --service-app "svc=$1/etc/pdsfs/service-app.pem" --client-id app --access-key-id AKID \
+        --token-ttl 15s
+}
+mkdir -p "$ROOTFS/etc/pdsfs"
+cp "$here/../fixtures/service-app/public.pem" "$ROOTFS/etc/pdsfs/service-app.pem"
+printf '%s\n' PDSFS_TOKEN=owner-token PDSFS_SERVE_ACCESS_KEY_SECRET=access-key-secret >"$ROOTFS/etc/pdsfs/drive.env"
+(set -a && . "$ROOTFS/etc/pdsfs/drive.env" && exec "$pdsfs" $(serve "$ROOTFS") --listen 127.0.0.1:0) \
+    >"$work/address" 2>"$work/serve.log" &
+server=$!
+address=$(timeout 20 grep -om1 'http://[0-9.:]*' "$work/address")
+[ -n "$address" ] || { echo "the drive does not start:" >&2; cat "$work/serve.log" >&2; exit 2; }
+export STATE_DIRECTORY=$work/state
+unset PDSFS_TOKEN PDSFS_ENDPOINT PDSFS_ACCOUNT
+login() { # NAME OPTION...
+    "$pdsfs" login "$1" --store file --endpoint "$address" "${@:2}" >"$work/login.log" 2>&1 ||
+        { cat "$work/login.log" >&2; exit 2; }
+}
+by_browser() { # NAME
+    local pid
+    coproc browser { exec "$pdsfs" login "$1" --store file --endpoint "$address" --client-id app --paste 2>&1; }
+    pid=$browser_PID
+    while read -r line <&"${browser[0]}"; do
+        case $line in *oauth/authorize*) python3 "$here/consent.py" "$line" >&"${browser[1]}" && break ;; esac
+    done
+    wait "$pid" || { echo "the login of $1 fails" >&2; exit 2; }
+}
+install -m 600 "$here/../fixtures/service-app/key.pem" "$work/key.pem"
+PDSFS_ACCESS_KEY_SECRET=access-key-secret login key --access-key AKID --drive-id 1
+login sealed --jwt-key "$work/key.pem" --client-id svc --domain-id bj1 --drive-id 1
+by_browser rotated
+by_browser rotated-2
+kill "$server" && wait "$server" 2>/dev/null
+server=
+
+accounts=$STATE_DIRECTORY/accounts
+install -d -m 700 "$ROOTFS/etc/credstore" "$ROOTFS/etc/credstore.encrypted"
+printf 'owner-token\n' >"$ROOTFS/etc/credstore/pdsfs.token"
+cp "$accounts/key.json" "$ROOTFS/etc/credstore/pdsfs.key"
+cp "$accounts/rotated.json" "$ROOTFS/etc/credstore/pdsfs.rotated"
+sed -E 's/("(access|refresh)_token": *)"[^"]*"/\1"spent"/' "$accounts/rotated.json" >"$ROOTFS/etc/credstore/pdsfs.spent"
+chmod 600 "$ROOTFS/etc/credstore/"*
+install -m 600 "$accounts/sealed.json" "$ROOTFS/root/sealed"
+install -m 600 "$accounts/rotated-2.json" "$ROOTFS/root/rotated-2"
+{
+    printf '%s\n' owner-token access-key-secret
+    sed -n 's/.*"\(access\|refresh\)_token": *"\([^"]*\)".*/\2/p' "$accounts/"*.json
+    sed -n 3p "$work/key.pem"
+} >"$ROOTFS/root/secrets"
+
+cat >"$units/pdsfs-drive.service" <<END
 [Service]
 Type=exec
-Environment=PDSFS_TOKEN=token
-ExecStart=/usr/bin/pdsfs serve --listen 127.0.0.1:9430 --data /srv/drive
-EOF
-cat >"$units/pdsfs-slow.service" <<'EOF'
+EnvironmentFile=/etc/pdsfs/drive.env
+ExecStart=/usr/bin/pdsfs $(serve "") --listen ${address#http://}
+ExecStartPost=/bin/bash -c 'until (exec 3<>/dev/tcp/127.0.0.1/${address##*:}); do sleep .1; done'
+END
+cat >"$units/pdsfs-slow.service" <<'END'
 [Service]
 Type=exec
 Environment=PDSFS_TOKEN=token
 ExecStart=/usr/bin/pdsfs serve --listen 127.0.0.1:9431 --data /srv/slow --faults /etc/pdsfs/slow.json
-EOF
-mkdir -p "$ROOTFS/etc/pdsfs"
+END
 printf '{"rules": [{"endpoint": "put_part", "action": {"throttle": {"bytes_per_s": 400000}}}]}' \
     >"$ROOTFS/etc/pdsfs/slow.json"
-cat >"$ROOTFS/etc/pdsfs/config.toml" <<'EOF'
+configuration() {
+    cat <<END
 [defaults]
+metadata_ttl = "0s"
 drive_id = "1"
-token_file = "/etc/pdsfs/token"
 [drives.cloud]
 stall_timeout = "2s"
-endpoint = "http://127.0.0.1:9430"
+endpoint = "$address"
+token_file = "/etc/pdsfs/token"
 mountpoint = "/mnt/cloud"
 [drives.slow]
 endpoint = "http://127.0.0.1:9431"
+token_file = "/etc/pdsfs/slow-token"
 mountpoint = "/mnt/slow"
-EOF
-printf 'token' >"$ROOTFS/etc/pdsfs/token" && chmod 600 "$ROOTFS/etc/pdsfs/token"
+[drives.tab]
+endpoint = "$address"
+token_file = "/etc/pdsfs/token"
+[drives.token]
+endpoint = "$address"
+mountpoint = "/mnt/token"
+END
+    for name in key sealed rotated spent; do printf '[drives.%s]\nmountpoint = "/mnt/%s"\n' $name $name; done
+}
+configuration >"$ROOTFS/etc/pdsfs/config.toml"
+printf 'owner-token' >"$ROOTFS/etc/pdsfs/token" && printf 'token' >"$ROOTFS/etc/pdsfs/slow-token"
+chmod 600 "$ROOTFS/etc/pdsfs/"*token
+cat >"$ROOTFS/etc/fstab" <<'END'
+tab   /mnt/tab   fuse.pdsfs  noauto,_netdev,allow_other,umask=022  0 0
+tab   /mnt/auto  fuse.pdsfs  noauto,x-systemd.automount,_netdev    0 0
+tab:/ /mnt/boot  fuse.pdsfs  _netdev,ro,x-systemd.requires=pdsfs-drive.service,x-systemd.after=pdsfs-drive.service  0 0
+END
 after() { # UNIT DRIVE
     mkdir -p "$units/$1.d"
     printf '[Unit]\nWants=%s\nAfter=%s\n' "$2" "$2" >"$units/$1.d/drive.conf"
 }
-after cloud.service pdsfs-drive.service
-after pdsfs@cloud.service pdsfs-drive.service
+for name in cloud pdsfs@cloud pdsfs@token mnt-tab.mount mnt-auto.mount user@1000; do
+    case $name in *.mount) ;; *) name+=.service ;; esac
+    after "$name" pdsfs-drive.service
+done
 after pdsfs@slow.service pdsfs-slow.service
+# The drop-ins that the units themselves tell of.
+given() { # NAME LINE
+    mkdir -p "$units/pdsfs@$1.service.d"
+    printf '[Service]\n%s\n' "$2" >"$units/pdsfs@$1.service.d/credential.conf"
+}
+for name in token key rotated spent; do given $name 'LoadCredential=pdsfs.%i:/etc/credstore/pdsfs.%i'; done
+given sealed 'LoadCredentialEncrypted=pdsfs.%i:/etc/credstore.encrypted/pdsfs.%i'
+
+# A user with a configuration and a secret of her own.
+mkdir -p "$ROOTFS/home/ann/.config/pdsfs" "$ROOTFS/home/ann/.config/systemd/user/pdsfs@home.service.d" \
+    "$ROOTFS/home/ann/Drive"
+printf '[drives.home]\nendpoint = "%s"\ndrive_id = "1"\nmountpoint = "~/Drive"\nmetadata_ttl = "0s"\n' "$address" \
+    >"$ROOTFS/home/ann/.config/pdsfs/config.toml"
+(umask 077; printf 'owner-token\n' >"$ROOTFS/home/ann/.config/pdsfs/pdsfs.home")
+printf '[Service]\nLoadCredential=pdsfs.%%i:%%h/.config/pdsfs/pdsfs.%%i\n' \
+    >"$ROOTFS/home/ann/.config/systemd/user/pdsfs@home.service.d/override.conf"
+chown -R 1000:1000 "$ROOTFS/home/ann"
+install -D -m 644 "$here/../../systemd/user/pdsfs@.service" "$ROOTFS/usr/lib/systemd/user/pdsfs@.service"
+install -D -m 644 "$here/systemd/checks.sh" "$ROOTFS/usr/local/lib/checks.sh"
 
 template=$here/../../systemd/pdsfs@.service
 install -m 644 "$template" "$units/pdsfs@.service"
 # The shipped template as the instance "cloud", under the name that the suite knows.
 sed 's/%i/cloud/g' "$template" >"$work/cloud.service"
-bash "$suite" "$work/cloud.service" "$pdsfs"
-suite_failed=$?
+failed=0
+[ -n "${ONLY:-}" ] || bash "$suite" "$work/cloud.service" "$pdsfs" || failed=1
+rm -f "$units/cloud.service"
 
-# What only this unit promises. Shorter times, so that it can be waited for.
+boot() { # SCRIPT LABEL
+    [[ -z "${ONLY:-}" || " $ONLY " = *" $1 "* ]] || return
+    rm -f "$ROOTFS/result"
+    install -m 755 "$here/systemd/$1.sh" "$ROOTFS/usr/local/bin/sdtest"
+    SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 timeout -k 20 240 systemd-nspawn -q -D "$ROOTFS" --register=no --keep-unit \
+        --bind=/dev/fuse $([ -e /dev/autofs ] && echo --bind=/dev/autofs) --private-network -b \
+        >"$SUITES_ROOT/log/nspawn-$1.log" 2>&1 </dev/null
+    cp "$ROOTFS/result" "$SUITES_ROOT/log/$1.log"
+    grep -E "^  (ok|FAIL|--) |^$2|verall exposure" "$ROOTFS/result"
+    grep -q "^$2 ok=\([0-9]*\)/\1\$" "$ROOTFS/result" && return
+    failed=1
+    sed -n "/^$2/,\$p" "$ROOTFS/result" >&2
+}
+if [ -n "${ONLY:-}" ]; then
+    install -D -m 644 /dev/stdin "$units/sdtest.service" <<'END'
+[Unit]
+After=basic.target
+[Service]
+ExecStart=/usr/local/bin/sdtest
+END
+    mkdir -p "$units/multi-user.target.wants" && ln -sf ../sdtest.service "$units/multi-user.target.wants/sdtest.service"
+fi
+# Shorter times, so that they can be waited for.
 mkdir -p "$units/pdsfs@.service.d"
 printf '[Service]\nWatchdogSec=3s\nTimeoutStopSec=4s\n' >"$units/pdsfs@.service.d/quick.conf"
-rm -f "$units/cloud.service" "$ROOTFS/result"
-cat >"$ROOTFS/usr/local/bin/sdtest" <<'EOF'
-#!/bin/bash
-exec >/result 2>&1
-n=0 ok=0
-s() { n=$((n + 1)); local what=$1; shift; if "$@"; then ok=$((ok + 1)); echo "  ok $what"; else echo "  FAIL $what"; fi; }
-prop() { systemctl show -p "$2" --value "pdsfs@$1"; }
-soon() { for _ in $(seq 150); do "$@" && return 0; sleep .2; done; return 1; }
-says() { prop "$1" StatusText | grep -q "$2"; }
-is_back() { [ "$(prop cloud ActiveState)" = active ] && [ "$(prop cloud MainPID)" != "$1" ] && ls /mnt/cloud >/dev/null; }
-ended() { [ "$(prop "$1" ActiveState)" = "$2" ] && [ "$(prop "$1" Result)" = "$3" ]; }
-start() { systemctl start "pdsfs@$1" && mountpoint -q "/mnt/$1"; }
-cd /
-s start start cloud
-s status soon says cloud 'nothing to save'
-s seen_outside test "$(readlink "/proc/$(prop cloud MainPID)/ns/mnt")" = "$(readlink /proc/self/ns/mnt)"
-s no_new_privileges grep -q '^NoNewPrivs:.*1' "/proc/$(prop cloud MainPID)/status"
-p=$(prop cloud MainPID)
-kill -STOP "$p"
-s watchdog soon is_back "$p"
-s watchdog_said grep -q 'Watchdog timeout' <(journalctl -u pdsfs@cloud --no-pager)
-systemctl start pdsfs@none 2>/dev/null
-s unknown_name_is_not_retried soon ended none failed exit-code
-s and_code_2 test "$(prop none ExecMainStatus) $(prop none NRestarts)" = "2 0"
-s slow_start start slow
-exec 9>/mnt/slow/f
-head -c 6000000 /dev/urandom >/tmp/f && cat /tmp/f >&9
-s says_what_is_left soon says slow 'saving: 1 upload, .* left'
-inhibits() { systemd-inhibit --list --no-legend --no-pager | grep -q 'pdsfs.*shutdown:sleep.*upload'; }
-s machine_stays_awake soon inhibits
-a=$(date +%s)
-systemctl stop pdsfs@slow
-s "longer_than_its_timeout ($(($(date +%s) - a)) s)" test $(($(date +%s) - a)) -gt 6
-s drained ended slow inactive success
-free() { ! inhibits; }
-s and_may_sleep_again soon free
-exec 9>&-
-s again start slow
-s saved cmp /tmp/f /mnt/slow/f
-exec 9>/mnt/cloud/precious
-head -c 3000000 /tmp/f >&9
-systemctl stop pdsfs-drive
-systemctl stop pdsfs@cloud
-s lost_is_failure soon ended cloud failed exit-code
-s lost_is_named grep -q 'not saved: /precious' <(journalctl -u pdsfs@cloud --no-pager)
-s nothing_left_mounted bash -c '! grep -q " /mnt/cloud " /proc/mounts'
-echo "PDSFS ok=$ok/$n"
-journalctl -u 'pdsfs@*' --no-pager | tail -60
-systemctl stop 'pdsfs@*'
-poweroff
-EOF
-mkdir -p "$ROOTFS/mnt/slow"
-SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 timeout -s KILL 300 systemd-nspawn -q -D "$ROOTFS" --register=no --keep-unit \
-    --bind=/dev/fuse --private-network -b >"$SUITES_ROOT/log/nspawn-pdsfs.log" 2>&1 </dev/null
-grep -E '^  (ok|FAIL) |^PDSFS' "$ROOTFS/result"
-grep -q '^PDSFS ok=\([0-9]*\)/\1$' "$ROOTFS/result" || { sed -n '/^PDSFS/,$p' "$ROOTFS/result" >&2; exit 1; }
-exit $suite_failed
+boot unit PDSFS
+rm "$units/pdsfs@.service.d/quick.conf"
+boot people PEOPLE
+boot boot BOOT
+exit $failed

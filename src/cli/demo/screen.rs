@@ -12,13 +12,13 @@ use std::time::Duration;
 
 use indicatif::{BinaryBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::cli::shown::{duration, printable};
+use crate::cli::shown::{count, duration, printable, short_bytes};
 use crate::status::{Commit, Event, TransferState, TransferView};
 
 /// Uploads that have a line of their own; the others share one.
 const LINES_MAX: usize = 10;
-/// Columns of a name in front of a bar.
-const BAR: &str = "{prefix:<26!} {bar:18.cyan/dim} {wide_msg}";
+/// A name, a bar, and the figures, which fit into a terminal of 80 columns.
+const BAR: &str = "{prefix:<18!} {bar:8.cyan/dim} {wide_msg}";
 
 /// The output of the demo.
 #[derive(Debug)]
@@ -114,13 +114,12 @@ fn style(template: &str) -> ProgressStyle {
 
 /// The figures of a running upload.
 fn figures(view: &TransferView) -> String {
-    let mut text = format!("{} of {}", BinaryBytes(view.bytes_acked), BinaryBytes(view.bytes_written));
+    let mut text = format!("{} of {}", short_bytes(view.bytes_acked), short_bytes(view.bytes_written));
     if view.rate_bytes_s > 0 {
-        let _ = write!(text, "  {}/s", BinaryBytes(view.rate_bytes_s));
+        let _ = write!(text, "  {}/s", short_bytes(view.rate_bytes_s));
     }
     if view.parts_in_flight > 0 {
-        let parts = if view.parts_in_flight == 1 { "part" } else { "parts" };
-        let _ = write!(text, "  {} {parts} in flight", view.parts_in_flight);
+        let _ = write!(text, "  {}", count(view.parts_in_flight.into(), "part"));
     }
     match (view.state, view.eta) {
         (TransferState::Committing, None) => text.push_str("  committing"),
@@ -176,7 +175,8 @@ mod tests {
     #[test]
     fn a_running_upload_shows_bytes_rate_parts_and_eta() {
         let text = figures(&view(0));
-        assert_eq!(text, "32.00 MiB of 96.00 MiB  16.00 MiB/s  8 parts in flight  4.0 s left");
+        assert_eq!(text, "32.0 MiB of 96.0 MiB  16.0 MiB/s  8 parts  4.0 s left");
+        assert!(18 + 1 + 8 + 1 + text.len() <= 80);
         let waiting = TransferView {
             state: TransferState::Committing,
             parts_in_flight: 1,
@@ -184,7 +184,7 @@ mod tests {
             eta: None,
             ..view(0)
         };
-        assert_eq!(figures(&waiting), "32.00 MiB of 96.00 MiB  1 part in flight  committing");
+        assert_eq!(figures(&waiting), "32.0 MiB of 96.0 MiB  1 part  committing");
     }
 
     #[test]

@@ -96,7 +96,7 @@ impl MountArgs {
         };
         let entry = match Configuration::read(&self.config)?.drive(&name) {
             Ok(entry) => entry,
-            Err(error) => of_account(&name)?.ok_or(error)?,
+            Err(error) => of_account(&name)?.ok_or_else(|| unknown(&error))?,
         };
         lay(said, target.folder, target.mountpoint, name, entry)
     }
@@ -121,7 +121,26 @@ fn lay(
         said.folder = folder;
     }
     let mountpoint = mountpoint.or(entry.mountpoint).ok_or_else(|| no_mountpoint(&name))?;
-    said.over(entry.settings).resolve(Some(name), mountpoint)
+    said.over(given(&name)).over(entry.settings).resolve(Some(name), mountpoint)
+}
+
+/// Neither the configuration nor a login has it.
+fn unknown(error: &Error) -> Error {
+    let accounts = Store::from_env().and_then(|store| store.names()).unwrap_or_default();
+    let accounts: Vec<&str> = accounts.iter().map(AccountName::as_str).collect();
+    let known = match accounts.as_slice() {
+        [] => "none; pdsfs login makes one".to_owned(),
+        names => names.join(", "),
+    };
+    Error::new(error.kind(), format!("{error}. Accounts: {known}"))
+}
+
+/// What a service manager gives under the name of a drive is who mounts it, whatever its file says.
+fn given(name: &str) -> Settings {
+    let account = AccountName::new(name).ok();
+    let is_given =
+        |name: &AccountName| Store::from_env().is_ok_and(|store| store.account(name.clone()).is_given());
+    Settings { account: account.filter(is_given), ..Settings::default() }
 }
 
 fn no_mountpoint(drive: &str) -> Error {

@@ -46,8 +46,9 @@ pub(in crate::cli) fn start(arguments: impl IntoIterator<Item = OsString>) -> Re
     Ok(code.filter(|code| *code != 0).map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
-/// Leaves the terminal. Before any thread is started.
-pub(in crate::cli) fn leave_terminal() -> Result<()> {
+/// Leaves the terminal. Not before it is mounted: the process group is how an automount point (autofs) knows the program
+/// that mounts over it, which alone may look there meanwhile.
+fn leave_terminal() -> Result<()> {
     // SAFETY: the call has no arguments and changes nothing but the session.
     if unsafe { libc::setsid() } == -1 {
         return Err(Error::from(std::io::Error::last_os_error()).context("setsid"));
@@ -55,9 +56,10 @@ pub(in crate::cli) fn leave_terminal() -> Result<()> {
     std::env::set_current_dir("/").map_err(|e| Error::from(e).context("chdir /"))
 }
 
-/// Tells the command that it can return, and says everything else to the journal, or to nobody where
-/// there is none. An error says that nobody waits any more.
+/// Leaves the terminal, tells the command that it can return, and says everything else to the journal, or to nobody
+/// where there is none. An error says that nobody waits any more.
 pub(super) fn ready() -> Result<()> {
+    leave_terminal()?;
     let named = |e: std::io::Error| Error::from(e).context("cannot go to the background");
     let log = journal().or_else(|_| nobody()).map_err(named)?;
     super::super::announce(READY).map_err(|e| e.context("whoever mounted does not wait for it any more"))?;

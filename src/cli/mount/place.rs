@@ -26,7 +26,9 @@ pub(super) fn prepare(config: &MountConfig) -> Result<PathBuf> {
     let path = resolve(&config.mountpoint).map_err(|e| missing(&config.mountpoint, &e))?;
     clear(&path)?;
     let shown = path.display();
+    // Where a service manager waits to be asked to mount, this look asks it, unless it is what mounts for it.
     let metadata = path.metadata().map_err(|e| missing(&path, &e))?;
+    clear(&path)?;
     if !metadata.is_dir() {
         return Err(Error::new(
             ErrorKind::NotDirectory,
@@ -55,6 +57,7 @@ pub(super) fn is_final(error: &Error) -> bool {
             | ErrorKind::NotEmpty
             | ErrorKind::Exists
             | ErrorKind::Denied
+            | ErrorKind::Invalid
     )
 }
 
@@ -108,6 +111,7 @@ enum Occupant {
 fn occupant(mount: Option<&Mount>, answer: impl FnOnce() -> Option<io::Result<()>>) -> Occupant {
     match mount {
         None => Occupant::Nobody,
+        Some(mount) if mount.is_automount() => Occupant::Nobody,
         Some(mount) if !mount.is_ours() => Occupant::Foreign,
         Some(_) => match answer() {
             Some(Err(e)) if is_dead(&e) => Occupant::Dead,
@@ -208,7 +212,9 @@ mod tests {
             let seen = occupant(Some(&mount(fs_type)), || unreachable!("asked {fs_type}"));
             assert_eq!(seen, Occupant::Foreign);
         }
-        assert_eq!(occupant(None, || unreachable!("asked nothing")), Occupant::Nobody);
+        for nobody in [None, Some(&mount("autofs"))] {
+            assert_eq!(occupant(nobody, || unreachable!("asked nothing")), Occupant::Nobody);
+        }
     }
 
     #[test]

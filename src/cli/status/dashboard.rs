@@ -17,7 +17,7 @@ use ratatui::text::Line;
 use ratatui::widgets::{Block, Paragraph, Row, Sparkline, Table};
 use tokio::sync::mpsc;
 
-use super::cells;
+use super::{cells, tail};
 use crate::cli::signals::Signals;
 use crate::cli::{reach, shown};
 use crate::control::client::Daemon;
@@ -30,6 +30,8 @@ const EVENTS_MAX: usize = 100;
 const RATES_MAX: usize = 200;
 /// Share of the height that belongs to what happened.
 const EVENTS_PERCENT: u16 = 30;
+/// Between the columns of a table.
+const COLUMN_SPACING: u16 = 1;
 /// How long the thread that reads keys waits before it looks whether it is still needed.
 const KEY_WAIT: Duration = Duration::from_millis(100);
 
@@ -225,6 +227,15 @@ impl Shown {
         let rates: Vec<u64> =
             self.rates.iter().copied().skip(self.rates.len().saturating_sub(columns)).collect();
         frame.render_widget(Sparkline::default().data(&rates).style(Color::Cyan), graph);
+        let widths = [
+            Constraint::Length(10),
+            Constraint::Fill(2),
+            Constraint::Length(20),
+            Constraint::Length(14),
+            Constraint::Fill(1),
+        ];
+        let columns = Layout::horizontal(widths).spacing(COLUMN_SPACING).split(table);
+        let path_columns = columns.get(1).map_or(0, |column| usize::from(column.width));
         let transfers = &self.status.transfers;
         let rows = transfers.iter().skip(first.min(transfers.len())).map(|file| {
             let cells = cells(file);
@@ -234,17 +245,12 @@ impl Shown {
                 Stage::Committing => Color::Green,
                 Stage::Writing | Stage::Staged | Stage::Saved | Stage::Local => Color::Reset,
             };
-            Row::new([cells.state.to_owned(), cells.path, cells.progress, cells.rate, last]).style(color)
+            let path = tail(cells.path, path_columns);
+            Row::new([cells.state.to_owned(), path, cells.progress, cells.rate, last]).style(color)
         });
-        let widths = [
-            Constraint::Length(10),
-            Constraint::Fill(2),
-            Constraint::Length(20),
-            Constraint::Length(14),
-            Constraint::Fill(1),
-        ];
         let head = Row::new(["STATE", "FILE", "PROGRESS", "RATE", "ETA"]);
-        frame.render_widget(Table::new(rows, widths).header(head.style(Modifier::DIM)), table);
+        let rows = Table::new(rows, widths).column_spacing(COLUMN_SPACING);
+        frame.render_widget(rows.header(head.style(Modifier::DIM)), table);
     }
 }
 
@@ -305,6 +311,16 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} is missing:\n{text}");
         }
+    }
+
+    #[test]
+    fn a_narrow_screen_shows_the_ends_of_names() {
+        let mut status = busy();
+        status.transfers[0].path = "/a folder with a long name/movie-7.mp4".into();
+        let mut dashboard = Dashboard::default();
+        dashboard.take(vec![(status, Vec::new())]);
+        let text = screen(&dashboard, 80, 20);
+        assert!(text.contains("movie-7.mp4 "), "{text}");
     }
 
     #[test]

@@ -121,21 +121,22 @@ impl Origin {
         }
     }
 
-    /// Stores what was renewed, on disk when this returns.
-    pub(super) async fn save(&self, lock: &Lock<'_>, held: &Held) -> Result<()> {
+    /// Stores what was renewed, on disk when this returns; whether the place takes it.
+    pub(super) async fn save(&self, lock: &Lock<'_>, held: &Held) -> Result<bool> {
         match (self, lock) {
             (Self::File { path, .. }, _) => {
                 let (path, held) = (path.clone(), held.clone());
                 let stopped = |e| Error::new(ErrorKind::Io, format!("storing a token stopped: {e}"));
-                tokio::task::spawn_blocking(move || token_file::write(&path, &held)).await.map_err(stopped)?
+                let written = tokio::task::spawn_blocking(move || token_file::write(&path, &held)).await;
+                written.map_err(stopped)?.map(|()| true)
             }
             (_, Lock::Account(locked)) => {
                 let mut account = locked.load().await?;
                 account.grant = held.grant.clone();
                 account.access = held.access.clone();
-                locked.save(&account).await.map(|_| ())
+                locked.save_renewed(&account).await
             }
-            _ => Ok(()),
+            _ => Ok(true),
         }
     }
 
@@ -144,7 +145,7 @@ impl Origin {
         let detail = match self {
             Self::Fixed(_) => {
                 format!(
-                    "{why}, and it cannot be renewed because it was given without a refresh token; mount again with a new one"
+                    "{why}, and it cannot be renewed because it was given without a refresh token; give a new one"
                 )
             }
             Self::File { path, .. } => format!(
@@ -152,7 +153,7 @@ impl Origin {
                 path.display()
             ),
             Self::Account { handle, .. } => {
-                format!("{why}, and account {0} cannot renew it; run pdsfs login {0}", handle.name())
+                format!("{why}, and account {} cannot renew it; {}", handle.name(), handle.remedy())
             }
         };
         Error::new(ErrorKind::Unauthenticated, detail)
@@ -161,9 +162,9 @@ impl Origin {
     /// The service has finally refused to give another token.
     pub(super) fn dead(&self, why: &str, refusal: &Error) -> Error {
         let advice = match self {
-            Self::Fixed(_) => "mount again with a new one".to_owned(),
+            Self::Fixed(_) => "give a new one".to_owned(),
             Self::File { path, .. } => format!("put a new one into {}", path.display()),
-            Self::Account { handle, .. } => format!("run pdsfs login {}", handle.name()),
+            Self::Account { handle, .. } => handle.remedy(),
         };
         Error::new(ErrorKind::Unauthenticated, format!("{why}, and was not renewed: {refusal}; {advice}"))
     }

@@ -205,8 +205,11 @@ impl Drive {
             upload_id: &upload.upload_id,
             crc64_hash: expected.crc64.map(|crc64| crc64.to_string()),
         };
-        let answer =
-            self.0.session.call::<File>("/v2/file/complete", Idempotency::Safe, self.0.transfer, &request).await;
+        let answer = self
+            .0
+            .session
+            .call::<File>("/v2/file/complete", Idempotency::Safe, self.0.transfer, &request)
+            .await;
         let mut meta = match answer {
             Ok(file) => self.meta(file)?,
             Err(failure) if is_ambiguous(&failure) => {
@@ -247,8 +250,9 @@ impl Drive {
             tags: source.tags(),
             parts: &[(PartNumber::FIRST, Sha1Ctx::START)],
         };
-        // A program waits for a rename: with a dead credential it fails.
-        let policy = RetryPolicy { parks: false, ..self.0.transfer };
+        // A program waits for a rename: with a dead credential it fails, and in a long outage.
+        let outage_max = RetryPolicy::INTERACTIVE.outage_max;
+        let policy = RetryPolicy { parks: false, outage_max, ..self.0.transfer };
         let Created::Instant(file_id) = self.create_within(&file, policy).await? else {
             return Ok(None);
         };

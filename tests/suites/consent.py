@@ -1,0 +1,29 @@
+"""Stands in for a person with a browser: presses Allow on the page of `pdsfs serve` and prints where that leads.
+
+    consent.py PAGE
+"""
+
+import html
+import http.client
+import re
+import sys
+import urllib.parse
+
+PAGE = urllib.parse.urlsplit(sys.argv[1])
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+
+
+def ask(method, path, body=None):
+    drive = http.client.HTTPConnection(PAGE.hostname, PAGE.port, timeout=30)
+    drive.request(method, path, body, FORM if body else {})
+    answer = drive.getresponse()
+    return answer, answer.read().decode()
+
+
+_, shown = ask("GET", f"{PAGE.path}?{PAGE.query}")
+hidden = re.findall(r'<input type="hidden" name="([^"]*)" value="([^"]*)">', shown)
+fields = [(name, html.unescape(value)) for name, value in hidden]
+answer, said = ask("POST", PAGE.path, urllib.parse.urlencode([*fields, ("decision", "allow")]))
+if answer.status != 303:
+    sys.exit(f"the page answers {answer.status}: {said}")
+print(answer.headers["Location"])
