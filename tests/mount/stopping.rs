@@ -1,8 +1,9 @@
 //! How a mount ends: signals, how long it takes, and what is known of it afterwards.
 
 use std::fs::{self, File};
-use std::io::Write;
-use std::process::{Command, Output, Stdio};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use pdsfs::server::{FaultAction, FaultRule};
@@ -126,6 +127,7 @@ fn umount(mount: &Mount, arguments: &[&str]) -> Command {
 fn who_cannot_be_asked_is_not_drained() {
     let rig = Rig::new();
     let elsewhere = tempfile::tempdir().unwrap();
+    fs::set_permissions(elsewhere.path(), fs::Permissions::from_mode(0o700)).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_pdsfs"));
     command.env("RUNTIME_DIRECTORY", elsewhere.path());
     let mount = Mount::start_by(command, &rig.endpoint(), &ARGUMENTS, tempfile::tempdir().unwrap());
@@ -139,31 +141,30 @@ fn who_cannot_be_asked_is_not_drained() {
     assert_eq!(mount.ended().0, 0);
 }
 
-#[test]
-fn a_drain_fails_with_the_names_of_what_the_drive_refuses() {
-    let rig = Rig::new();
-    let mount = rig.mount_with(&ARGUMENTS);
-    let (file, _) = unsaved_file(&rig, &mount);
-    let mut draining = umount(&mount, &["--drain"]).spawn().unwrap();
-    let mut said = std::io::BufReader::new(draining.stderr.take().unwrap());
+/// A drain that has found out that a file is open, and what it says from then on.
+fn draining(mount: &Mount) -> (Child, BufReader<ChildStderr>) {
+    let mut draining = umount(mount, &["--drain"]).spawn().unwrap();
+    let mut said = BufReader::new(draining.stderr.take().unwrap());
     let mut line = String::new();
-    std::io::BufRead::read_line(&mut said, &mut line).unwrap();
+    said.read_line(&mut line).unwrap();
     assert!(line.contains("waiting for the programs"), "{line}");
-    let denied = FaultAction::Status {
-        status: 403,
-        code: "Forbidden".into(),
-        message: "no".into(),
-        retry_after_s: None,
-        x_retry_after_ms: None,
-        empty_body: false,
-    };
-    rig.server().faults().clear();
-    rig.server().faults().add(FaultRule::new("file/update", denied));
-    file.set_modified(std::time::UNIX_EPOCH).unwrap();
+    (draining, said)
+}
+
+#[test]
+fn a_drain_fails_with_the_names_of_what_is_not_on_the_drive() {
+    let mut rig = Rig::new();
+    let mount = rig.mount_with(&[&ARGUMENTS[..], &["--call-timeout", "1s"]].concat());
+    fs::write(mount.at("f"), b"x").unwrap();
+    let file = File::open(mount.at("f")).unwrap();
+    let (mut draining, mut said) = draining(&mount);
+    rig.stop();
+    file.set_permissions(fs::Permissions::from_mode(0o600)).unwrap();
     drop(file);
-    std::io::Read::read_to_string(&mut said, &mut line).unwrap();
-    assert_eq!(draining.wait().unwrap().code(), Some(1), "{line}");
-    assert!(line.contains("not saved: attributes") && line.contains("is unmounted, but"), "{line}");
+    let mut rest = String::new();
+    said.read_to_string(&mut rest).unwrap();
+    assert_eq!(draining.wait().unwrap().code(), Some(1), "{rest}");
+    assert!(rest.contains("not saved: attributes") && rest.contains("is unmounted, but"), "{rest}");
     assert_eq!(mount.ended().0, 1);
 }
 
@@ -172,15 +173,13 @@ fn a_daemon_that_dies_is_not_taken_for_one_that_has_saved() {
     let rig = Rig::new();
     let mount = rig.mount_with(&ARGUMENTS);
     let (file, _) = unsaved_file(&rig, &mount);
-    let mut draining = umount(&mount, &["--drain"]).spawn().unwrap();
-    let mut said = std::io::BufReader::new(draining.stderr.take().unwrap());
-    let mut line = String::new();
-    std::io::BufRead::read_line(&mut said, &mut line).unwrap();
+    let (mut draining, mut said) = draining(&mount);
     let dead = mount.kill();
     drop(file);
-    std::io::Read::read_to_string(&mut said, &mut line).unwrap();
-    assert_eq!(draining.wait().unwrap().code(), Some(1), "{line}");
-    assert!(line.contains("ended without a word"), "{line}");
+    let mut rest = String::new();
+    said.read_to_string(&mut rest).unwrap();
+    assert_eq!(draining.wait().unwrap().code(), Some(1), "{rest}");
+    assert!(rest.contains("ended without a word"), "{rest}");
     drop(dead);
 }
 
@@ -196,8 +195,7 @@ fn whoever_waits_for_the_end_does_not_hold_it_up() {
         .unwrap();
     fs::write(mount.at("f"), b"x").unwrap();
     let mut line = String::new();
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(follower.stdout.take().unwrap()), &mut line)
-        .unwrap();
+    BufReader::new(follower.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let began = Instant::now();
     assert_eq!(mount.stop(), 0);
     assert!(began.elapsed() < PATIENCE);
