@@ -2,7 +2,8 @@
 //!
 //! Only here and below does anything print. Exit codes: 0, everything was done and everything
 //! written is on the drive; 1, something failed, and the last lines on stderr say what; 2, the
-//! arguments make no sense; 3, the time that was given was up.
+//! arguments make no sense, or the folder cannot be mounted at until a person has changed something; 3, the time that
+//! was given was up.
 
 #![allow(clippy::doc_markdown, reason = "doc comments of arguments are help texts, shown as they are")]
 
@@ -36,8 +37,11 @@ pub mod wait;
 const RUNTIME_END_MAX: Duration = Duration::from_secs(2);
 /// What is logged unless somebody says otherwise.
 const LOG_DEFAULT: &str = "warn,pdsfs=info";
-/// Exit code of arguments that make no sense; clap uses the same.
+/// Exit code of arguments that make no sense, and of a mount that cannot be until a person has changed something;
+/// clap uses the same.
 const EXIT_USAGE: u8 = 2;
+/// Exit code when the time was up.
+const EXIT_TIMEOUT: u8 = 3;
 
 /// An Alibaba Cloud PDS drive as a Linux directory whose files are uploaded while they are written.
 #[derive(Debug, Parser)]
@@ -46,7 +50,8 @@ const EXIT_USAGE: u8 = 2;
     version,
     max_term_width = 100,
     after_help = "Exit codes: 0 done and everything \
-    written is on the drive, 1 something failed (stderr says what), 2 wrong arguments, 3 the time was up."
+    written is on the drive, 1 something failed (stderr says what), 2 wrong arguments or a folder that cannot be mounted \
+    at, 3 the time was up."
 )]
 struct Cli {
     /// What to log, as level or target=level, comma-separated: error, warn, info, debug or trace
@@ -89,7 +94,7 @@ enum Command {
 /// Reads the arguments, runs the command, and says what went wrong if it did.
 pub fn run() -> ExitCode {
     if mount::tab::is_meant(&program_name()) {
-        return tell(mount::tab::run());
+        return mount::tab::run();
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

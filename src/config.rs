@@ -46,10 +46,16 @@ pub struct MountConfig {
     pub credential: Credential,
     /// Where to mount; an existing folder.
     pub mountpoint: PathBuf,
+    /// What the kernel shows as what is mounted. With a colon, programs take it for remote.
+    pub source: String,
+    /// Mount over a folder that holds something.
+    pub allow_non_empty: bool,
     /// Let other users in.
     pub allow_other: bool,
     /// Refuse every change.
     pub read_only: bool,
+    /// Let no program of the drive run.
+    pub noexec: bool,
     /// Owner of what has none on the drive.
     pub uid: u32,
     /// Group of what has none on the drive.
@@ -96,14 +102,17 @@ impl MountConfig {
     pub fn new(endpoint: url::Url, drive_id: DriveId, credential: Credential) -> Self {
         Self {
             name: None,
+            source: format!("pds:{drive_id}"),
             endpoint,
             drive_id,
             root_id: FileId::root(),
             folder: FolderPath::default(),
             credential,
             mountpoint: PathBuf::new(),
+            allow_non_empty: false,
             allow_other: false,
             read_only: false,
+            noexec: false,
             uid: 0,
             gid: 0,
             umask: 0o022,

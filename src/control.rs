@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `GET /v1/status` | [`types::Status`] |
 //! | `GET /v1/events?since=SEQ&follow=true` | [`types::LogEntry`], one a line; with `follow` without end |
+//! | `GET /v1/end` | [`types::Drained`], once the mount has ended; the head of the answer comes at once |
 //! | `POST /v1/drain?timeout_ms=N` | [`types::Drained`], once everything written is on the drive |
 //! | `POST /v1/credentials/reload` | `{}`, once the credential was read again, as after a new login |
 //!

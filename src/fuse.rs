@@ -59,11 +59,18 @@ impl KernelMount {
         .await
         .map_err(|e| Error::new(ErrorKind::Io, format!("mounting was given up: {e}")))?
         .map_err(|e| Error::from(e).context(format!("cannot mount at {}", config.mountpoint.display())))?;
-        let mount =
-            mountinfo::at(&config.mountpoint)?.filter(mountinfo::Mount::is_ours).ok_or_else(|| {
-                let path = config.mountpoint.display();
-                Error::new(ErrorKind::Io, format!("the new mount is not seen at {path}"))
-            })?;
+        let seen = match mountinfo::at(&config.mountpoint) {
+            Ok(seen) => seen.filter(mountinfo::Mount::is_ours),
+            Err(error) => {
+                // Without the list of mounts, fuser's way to end one is better than none.
+                tokio::task::spawn_blocking(move || drop(ManuallyDrop::into_inner(session))).await.ok();
+                return Err(error.into());
+            }
+        };
+        let mount = seen.ok_or_else(|| {
+            let path = config.mountpoint.display();
+            Error::new(ErrorKind::Io, format!("the new mount is not seen at {path}"))
+        })?;
         vfs.mounted_on(&mount.device);
         Ok(Self {
             path: config.mountpoint.clone(),
@@ -110,7 +117,7 @@ impl KernelMount {
 fn session_options(config: &MountConfig) -> Config {
     let mut options = Config::default();
     options.mount_options = vec![
-        MountOption::FSName(format!("pds:{}", config.drive_id)),
+        MountOption::FSName(source(config)),
         // As a custom option, so that it reaches the kernel also without fusermount3.
         MountOption::CUSTOM("subtype=pdsfs".to_owned()),
         MountOption::DefaultPermissions,
@@ -120,7 +127,19 @@ fn session_options(config: &MountConfig) -> Config {
     if config.read_only {
         options.mount_options.push(MountOption::RO);
     }
+    if config.noexec {
+        options.mount_options.push(MountOption::NoExec);
+    }
     options.acl = if config.allow_other { SessionACL::All } else { SessionACL::Owner };
     options.n_threads = Some(SESSION_THREADS);
     options
+}
+
+/// As root it goes to the kernel as it is; fusermount3 takes a list with commas.
+fn source(config: &MountConfig) -> String {
+    // SAFETY: the call only reads the process's own id and cannot fail.
+    if unsafe { libc::geteuid() } == 0 {
+        return config.source.clone();
+    }
+    config.source.replace('\\', "\\\\").replace(',', "\\,")
 }

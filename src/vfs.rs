@@ -18,6 +18,7 @@ mod trash_can;
 mod unsaved_renames;
 
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -197,6 +198,8 @@ pub struct Vfs {
     cached: Mutex<LruCache<Ino, RevisionId>>,
     /// Why files could not be saved, for as long as that is so.
     failures: Failures,
+    /// Commits may take as long as bytes move.
+    is_stopping: AtomicBool,
 }
 
 /// Inodes whose page cache is remembered to be good.
@@ -245,6 +248,7 @@ impl Vfs {
             device: OnceLock::new(),
             cached: Mutex::new(LruCache::new(CACHED_INODES_MAX)),
             failures: Failures::default(),
+            is_stopping: AtomicBool::new(false),
             drive,
             config,
         });
@@ -282,6 +286,12 @@ impl Vfs {
             return false;
         };
         cached.put(ino, revision.clone()) == Some(revision)
+    }
+
+    /// From now on a commit may take longer than a close waits for it, as long as bytes move: there is no second try
+    /// after the mount.
+    pub fn stop_is_near(&self) {
+        self.is_stopping.store(true, Ordering::Relaxed);
     }
 
     /// Settles everything open; the names and errors of what could not be settled.

@@ -44,6 +44,8 @@ mod service;
 mod sights;
 #[path = "mount/staged.rs"]
 mod staged;
+#[path = "mount/stopping.rs"]
+mod stopping;
 #[path = "mount/streaming.rs"]
 mod streaming;
 #[path = "mount/trash.rs"]

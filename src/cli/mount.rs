@@ -8,8 +8,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::say;
 use super::signals::Signals;
+use super::{EXIT_USAGE, say};
 use crate::config::MountConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::KernelMount;
@@ -18,13 +18,15 @@ use crate::status::Progress;
 use crate::status::notify::Notifier;
 use crate::vfs::Vfs;
 use arguments::Serving;
+use movement::Movement;
+use onlookers::{Onlookers, Prepared};
 use supervision::Supervision;
 
 pub use arguments::MountArgs;
-use onlookers::Onlookers;
 
 mod arguments;
 mod background;
+mod movement;
 mod onlookers;
 mod place;
 mod rights;
@@ -37,57 +39,86 @@ pub(super) use place::{has_died, resolve};
 const PREPARE_MAX: Duration = Duration::from_secs(30);
 /// How long a lazily unmounted file system is served for programs that still hold files of it open.
 const LINGER_MAX: Duration = Duration::from_secs(5);
-/// What stopping may take beyond the commit timeout.
+/// How long nothing may move while the drive is unmounted, beyond the time that a close waits for the drive.
 const STOP_MARGIN: Duration = Duration::from_secs(30);
-/// How long nothing may move while a service manager waits, beyond the time after which a transfer that
-/// stands still is begun anew.
+/// The same while a service manager waits, beyond the time after which a transfer that stands still is begun anew.
 const STANDSTILL_MARGIN: Duration = Duration::from_secs(15);
+
+/// Everything that has to be so before a drive is mounted. Nothing has to be undone where this is dropped.
+#[derive(Debug)]
+struct Checked {
+    config: MountConfig,
+    drive: Drive,
+    progress: Arc<Progress>,
+    onlookers: Prepared,
+}
 
 /// A drive that is mounted by this process.
 #[derive(Debug)]
 pub struct Mounted {
     vfs: Arc<Vfs>,
     kernel: KernelMount,
+    movement: Movement,
     stop_max: Duration,
     standstill_max: Duration,
     onlookers: Onlookers,
 }
 
 /// Checks the folder, asks the drive whether it knows us, and mounts it.
-pub async fn mount_in_process(mut config: MountConfig, progress: Arc<Progress>) -> Result<Mounted> {
-    let (wanted, allow_other) = (config.mountpoint.clone(), config.allow_other);
-    let shown = wanted.display().to_string();
-    let prepared = tokio::task::spawn_blocking(move || place::prepare(&wanted, allow_other));
+pub async fn mount_in_process(config: MountConfig, progress: Arc<Progress>) -> Result<Mounted> {
+    Checked::new(free_place(config).await?, progress).await?.mount().await
+}
+
+/// The folder to mount at, without links and with nothing mounted there.
+async fn free_place(mut config: MountConfig) -> Result<MountConfig> {
+    let shown = config.mountpoint.display().to_string();
+    let prepared = tokio::task::spawn_blocking(move || {
+        config.mountpoint = place::prepare(&config)?;
+        if config.spill_dir.starts_with(&config.mountpoint) {
+            return Err(Error::new(ErrorKind::Invalid, "the spill folder must not be inside the mount"));
+        }
+        Ok(config)
+    });
     let prepared = tokio::time::timeout(PREPARE_MAX, prepared).await.map_err(|_| {
         Error::new(ErrorKind::Timeout, format!("{shown} does not answer; it may lie in a mount that hangs"))
     })?;
-    config.mountpoint = prepared.map_err(|e| Error::new(ErrorKind::Io, e.to_string()))??;
-    if config.spill_dir.starts_with(&config.mountpoint) {
-        return Err(Error::new(ErrorKind::Invalid, "the spill folder must not be inside the mount"));
+    prepared.map_err(|e| Error::new(ErrorKind::Io, e.to_string()))?
+}
+
+impl Checked {
+    /// A wrong token, drive or folder is told now, and not by the first `ls`.
+    async fn new(mut config: MountConfig, progress: Arc<Progress>) -> Result<Self> {
+        let drive = Drive::new(&config)?;
+        let reached = drive.list_page(&config.root_id, "").await;
+        reached.map_err(|e| {
+            let advice = match e.kind() {
+                ErrorKind::NotFound => "; pdsfs drives lists those that there are",
+                _ => "",
+            };
+            Error::new(e.kind(), format!("cannot reach drive {}: {e}{advice}", config.drive_id))
+        })?;
+        let folder = std::mem::take(&mut config.folder);
+        for name in folder.names() {
+            let found = drive.folder_of(&config.root_id, name).await;
+            config.root_id = found.map_err(|e| e.context(format!("folder {folder}")))?;
+        }
+        let onlookers = Onlookers::prepare(&config).await?;
+        Ok(Self { config, drive, progress, onlookers })
     }
-    let drive = Drive::new(&config)?;
-    // A wrong token, drive or folder is told now, and not by the first `ls`.
-    let reached = drive.list_page(&config.root_id, "").await;
-    reached.map_err(|e| {
-        let advice = match e.kind() {
-            ErrorKind::NotFound => "; pdsfs drives lists those that there are",
-            _ => "",
-        };
-        Error::new(e.kind(), format!("cannot reach drive {}: {e}{advice}", config.drive_id))
-    })?;
-    let folder = std::mem::take(&mut config.folder);
-    for name in folder.names() {
-        let found = drive.folder_of(&config.root_id, name).await;
-        config.root_id = found.map_err(|e| e.context(format!("folder {folder}")))?;
+
+    /// Not to be dropped before it is ready: what the kernel is asked for by then comes to be all the same, with
+    /// nobody behind it.
+    async fn mount(self) -> Result<Mounted> {
+        let Self { config, drive, progress, onlookers } = self;
+        let config = Arc::new(config);
+        let movement = Movement::new(progress.clone(), drive.clone());
+        let vfs = Vfs::new(config.clone(), drive, progress.clone());
+        let kernel = KernelMount::start(vfs.clone(), &config).await.map_err(rights::explain)?;
+        let stop_max = config.commit_timeout + STOP_MARGIN;
+        let standstill_max = config.stall_timeout + STANDSTILL_MARGIN;
+        let onlookers = onlookers.begin(vfs.clone(), config, progress);
+        Ok(Mounted { vfs, kernel, movement, stop_max, standstill_max, onlookers })
     }
-    let config = Arc::new(config);
-    let onlookers = Onlookers::prepare(&config).await?;
-    let vfs = Vfs::new(config.clone(), drive, progress.clone());
-    let kernel = KernelMount::start(vfs.clone(), &config).await.map_err(rights::explain)?;
-    let stop_max = config.commit_timeout + STOP_MARGIN;
-    let standstill_max = config.stall_timeout + STANDSTILL_MARGIN;
-    let onlookers = onlookers.begin(vfs.clone(), config, progress);
-    Ok(Mounted { vfs, kernel, stop_max, standstill_max, onlookers })
 }
 
 impl Mounted {
@@ -98,27 +129,28 @@ impl Mounted {
 
     /// Settles, unmounts, and returns the names and errors of what is not on the drive.
     pub async fn stop(mut self) -> Result<Vec<(String, Error)>> {
-        self.end().await
+        let (movement, limit) = (self.movement.clone(), self.stop_max);
+        let outcome = tokio::select! {
+            unsaved = self.end() => unsaved,
+            error = movement.standstill(limit, || ()) => Err(error),
+        };
+        if outcome.is_err() {
+            self.kernel.detach().await?;
+        }
+        self.onlookers.close();
+        outcome
     }
 
+    /// Takes as long as it takes; the caller decides what is too long.
     async fn end(&mut self) -> Result<Vec<(String, Error)>> {
-        let end = Instant::now() + self.stop_max;
+        self.vfs.stop_is_near();
         // What fails here may succeed the second time, so only that one counts.
-        self.drain(end).await.ok();
+        drop(self.vfs.drain().await);
         self.kernel.detach().await?;
         if !self.kernel.finish(LINGER_MAX).await {
             tracing::warn!("programs still use files of the mount; what they do from now on fails");
         }
-        let unsaved = self.drain(end.max(Instant::now() + LINGER_MAX)).await;
-        self.onlookers.close();
-        unsaved
-    }
-
-    async fn drain(&self, end: Instant) -> Result<Vec<(String, Error)>> {
-        tokio::time::timeout_at(end.into(), self.vfs.drain()).await.map_err(|_| {
-            let waited = crate::config::quantities::show_duration(self.stop_max);
-            Error::new(ErrorKind::Timeout, format!("files were still being saved after {waited}"))
-        })
+        Ok(self.vfs.drain().await)
     }
 }
 
@@ -141,51 +173,91 @@ async fn run(config: MountConfig, serving: Serving, notifier: Notifier) -> Resul
     let mut signals = Signals::new()?;
     let drive_id = config.drive_id.clone();
     let progress = Progress::new();
-    let mut mounted = tokio::select! {
-        mounted = mount_in_process(config, progress.clone()) => mounted?,
-        signal = signals.next() => return Err(given_up(signal, "nothing was mounted")),
+    let config = match unless_stopped(&mut signals, free_place(config)).await {
+        Ok(config) => config,
+        // Whoever would try again is told that it is of no use.
+        Err(error) if place::is_final(&error) => {
+            say(format_args!("pdsfs: {error}"));
+            return Ok(ExitCode::from(EXIT_USAGE));
+        }
+        Err(error) => return Err(error),
     };
+    let checked = unless_stopped(&mut signals, Checked::new(config, progress.clone())).await?;
+    let mut mounted = checked.mount().await?;
     let path = mounted.kernel.path().to_owned();
     let drive = mounted.vfs.drive().clone();
-    let supervision = Supervision::begin(notifier, progress, drive, &path, mounted.standstill_max).await;
-    let supervision = match supervision {
+    let standstill_max = if notifier.is_heard() { mounted.standstill_max } else { mounted.stop_max };
+    let supervision = Supervision::begin(notifier, progress, drive, &path, standstill_max);
+    let supervision = match unless_stopped(&mut signals, supervision).await {
         Ok(supervision) => supervision,
         Err(error) => {
-            mounted.kernel.detach().await?;
+            mounted.stop().await?;
             return Err(error);
         }
     };
     say(format_args!("mounted drive {drive_id} at {}", path.display()));
-    if serving == Serving::Detached {
-        background::ready()?;
+    // Who waited for it and is gone does not want it any more.
+    let unheard = if serving == Serving::Detached { background::ready().err() } else { None };
+    let mut asked_at = None;
+    if unheard.is_none() {
+        tokio::select! {
+            () = mounted.wait() => tracing::info!("unmounted from outside"),
+            signal = signals.next() => {
+                asked_at = Some(Instant::now());
+                tracing::info!("{signal}: saving open files, then unmounting");
+            }
+        }
     }
+    let ended = finish(mounted, &supervision, &mut signals, asked_at).await?;
+    unheard.map_or(Ok(ended), Err)
+}
+
+/// A signal ends what has not mounted anything yet, or nothing that anybody was told of.
+async fn unless_stopped<T>(signals: &mut Signals, work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::select! {
-        () = mounted.wait() => tracing::info!("unmounted from outside"),
-        signal = signals.next() => tracing::info!("{signal}: saving open files, then unmounting"),
+        done = work => done,
+        signal = signals.next() => Err(given_up(signal, "nothing is mounted")),
     }
+}
+
+/// Stops, and says what is not on the drive.
+async fn finish(
+    mut mounted: Mounted,
+    supervision: &Supervision,
+    signals: &mut Signals,
+    asked_at: Option<Instant>,
+) -> Result<ExitCode> {
     supervision.stopping();
-    let vfs = mounted.vfs.clone();
-    let unsaved = tokio::select! {
+    let outcome = tokio::select! {
         unsaved = mounted.end() => unsaved,
         error = supervision.standstill() => Err(error),
-        signal = signals.next() => Err(given_up(signal, "what was not yet saved is not on the drive")),
+        signal = signals.insists(asked_at) => {
+            Err(given_up(signal, "what was not yet saved is not on the drive"))
+        }
     };
-    let unsaved = match unsaved {
-        Ok(unsaved) => unsaved,
+    let (unsaved, failure) = match outcome {
+        Ok(unsaved) => (unsaved, None),
         Err(error) => {
-            for name in vfs.unsaved() {
-                say(format_args!("pdsfs: not saved: {name}"));
-            }
-            // A dead mount hangs every program that looks at it, so it goes in any case.
-            mounted.kernel.detach().await?;
-            return Err(error);
+            let names = mounted.vfs.unsaved().into_iter();
+            (names.map(|name| (name, error.clone())).collect(), Some(error))
         }
     };
     for (name, error) in &unsaved {
         say(format_args!("pdsfs: not saved: {name}: {error}"));
     }
-    if unsaved.is_empty() {
-        say(format_args!("unmounted {}", path.display()));
+    // A dead mount hangs every program that looks at it, so it goes in any case.
+    if failure.is_some()
+        && let Err(error) = mounted.kernel.detach().await
+    {
+        tracing::error!("{error}");
+    }
+    let is_done = unsaved.is_empty();
+    mounted.onlookers.finish(unsaved, failure.is_some()).await;
+    if let Some(error) = failure {
+        return Err(error);
+    }
+    if is_done {
+        say(format_args!("unmounted {}", mounted.kernel.path().display()));
         return Ok(ExitCode::SUCCESS);
     }
     Ok(ExitCode::FAILURE)

@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::config::{ConfigArgs, Configuration};
 use super::mount::{has_died, resolve};
-use super::say;
+use super::{EXIT_TIMEOUT, say};
 use crate::config::quantities::{duration_within, show_duration};
 use crate::control::client;
 use crate::error::{Error, ErrorKind, Result};
@@ -17,14 +17,14 @@ use crate::fuse::unmount;
 
 /// How often a mount that is in use is tried again. The kernel does not tell when a file is closed.
 const TRY_EVERY: Duration = Duration::from_millis(200);
-/// How long a daemon that was unmounted has at least to say that everything is saved.
+/// How long a daemon that was unmounted has at least to say how it has ended.
 const LAST_WORD_MAX: Duration = Duration::from_secs(10);
 const DAY_S: u64 = 86_400;
 
 /// Arguments of `pdsfs umount`.
 #[derive(Debug, Args)]
 #[command(after_help = "A file that is closed is on the drive already; with --lazy, files that are still \
-    open are saved when they are closed.")]
+    open are saved when they are closed. With --drain the exit code is 3 when the time was up.")]
 pub struct UmountArgs {
     /// Take the mount away also while it is in use; what is open stays usable until it is closed
     #[arg(long)]
@@ -66,7 +66,13 @@ pub fn run(args: &UmountArgs) -> Result<ExitCode> {
     if args.lazy || args.dead {
         unmount::lazily(&path)?;
     } else if args.drain {
-        drained(&path, &mount, args.timeout)?;
+        match drained(&path, &mount, args.timeout) {
+            Err(error) if error.kind() == ErrorKind::Timeout => {
+                say(format_args!("pdsfs: {error}"));
+                return Ok(ExitCode::from(EXIT_TIMEOUT));
+            }
+            outcome => outcome?,
+        }
     } else if !unmount::if_idle(&path)? {
         let what = format!(
             "{shown} is in use; end the programs that use it (fuser -vm '{shown}' lists them), or add --drain \
@@ -96,26 +102,41 @@ fn mountpoint(target: &Path, config: &ConfigArgs) -> Result<PathBuf> {
 }
 
 /// Unmounts when nothing is open any more: closing a file returns when it is on the drive. To ask for it
-/// before would bring half of what is being written to the drive. Attributes follow a little later, so
-/// the daemon is asked for those before it ends.
+/// before would bring half of what is being written to the drive. Attributes follow a little later; the last
+/// word is the daemon's, which promises it before anything is unmounted.
 fn drained(path: &Path, mount: &Mount, limit: Duration) -> Result<()> {
-    let end = Instant::now() + limit;
+    let (shown, end) = (path.display(), Instant::now() + limit);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let daemon = runtime.block_on(client::find_at(path)).map(|(daemon, _)| daemon);
+    let ending = runtime.block_on(async {
+        let (daemon, _) = client::find_at(path, mount.owner).await?;
+        daemon.ending().await
+    });
+    let ending = ending.map_err(|e| {
+        let what = format!(
+            "{shown} stays mounted: nobody says whether everything is on the drive ({e}); to unmount it all the \
+             same: pdsfs umount '{shown}'"
+        );
+        Error::new(ErrorKind::Unreachable, what)
+    })?;
     unmounted_when_idle(path, mount, limit, end)?;
     let rest = end.saturating_duration_since(Instant::now()).max(LAST_WORD_MAX);
-    // One that does not answer any more has ended, and has said by itself what is not on the drive.
-    let Some(Ok(drained)) = daemon.ok().map(|daemon| runtime.block_on(daemon.drain(rest))) else {
-        return Ok(());
+    let last = runtime.block_on(async { tokio::time::timeout(rest, ending.word()).await });
+    let last = last.map_err(|_| {
+        let what = format!(
+            "{shown} is unmounted, but after {} not everything is on the drive; its program goes on saving",
+            show_duration(limit)
+        );
+        Error::new(ErrorKind::Timeout, what)
+    })?;
+    let lost = |why: &str| {
+        let what = format!("{shown} is unmounted, but not everything is known to be on the drive{why}");
+        Error::new(ErrorKind::Io, what)
     };
-    for left in &drained.unsaved {
+    let last = last.map_err(|e| lost(&format!(": its program ended without a word ({e})")))?;
+    for left in &last.unsaved {
         say(format_args!("pdsfs: not saved: {}: {}", left.path, left.error));
     }
-    if drained.unsaved.is_empty() && !drained.timed_out {
-        return Ok(());
-    }
-    let what = format!("{} is unmounted, but not everything is on the drive", path.display());
-    Err(Error::new(ErrorKind::Io, what))
+    if last.unsaved.is_empty() && !last.timed_out { Ok(()) } else { Err(lost("")) }
 }
 
 fn unmounted_when_idle(path: &Path, mount: &Mount, limit: Duration, end: Instant) -> Result<()> {

@@ -12,14 +12,12 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::signals::Signals;
-use super::{reach, say, shown};
+use super::{EXIT_TIMEOUT, reach, say, shown};
 use crate::config::quantities::duration_within;
 use crate::control::client::Daemon;
 use crate::control::types::{LogEntry, Stage, Status, Transfer};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Exit code when the time was up.
-const EXIT_TIMEOUT: u8 = 3;
 /// How often the mounts are asked.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How often they are asked for the names of files that have failed.

@@ -64,6 +64,12 @@ pub struct Settings {
     /// Refuse every change [default: false]
     #[arg(long, env = "PDSFS_READ_ONLY", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub read_only: Option<bool>,
+    /// Let no program that lies on the drive run from there [default: false]
+    #[arg(long, env = "PDSFS_NOEXEC", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub noexec: Option<bool>,
+    /// Mount also over a folder that is not empty; what it holds is hidden meanwhile [default: false]
+    #[arg(long, env = "PDSFS_ALLOW_NON_EMPTY", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub allow_non_empty: Option<bool>,
     /// Size of the parts of an upload; a file has at most 10,000 of them. A multiple of 64 bytes, up
     /// to 1 GiB; real domains refuse less than 100 KiB [default: 8MiB]
     #[arg(long, env = "PDSFS_PART_SIZE", value_name = "SIZE", value_parser = part_size)]
@@ -176,6 +182,8 @@ impl Settings {
             token: self.token.or(lower.token.filter(|_| !bearer_said)),
             allow_other: self.allow_other.or(lower.allow_other),
             read_only: self.read_only.or(lower.read_only),
+            noexec: self.noexec.or(lower.noexec),
+            allow_non_empty: self.allow_non_empty.or(lower.allow_non_empty),
             part_size: self.part_size.or(lower.part_size),
             parts_in_flight: self.parts_in_flight.or(lower.parts_in_flight),
             buffer_size: self.buffer_size.or(lower.buffer_size),
@@ -231,6 +239,8 @@ impl Settings {
             mountpoint,
             allow_other: self.allow_other.unwrap_or(default.allow_other),
             read_only: self.read_only.unwrap_or(default.read_only),
+            noexec: self.noexec.unwrap_or(default.noexec),
+            allow_non_empty: self.allow_non_empty.unwrap_or(default.allow_non_empty),
             uid: self.uid.unwrap_or(uid),
             gid: self.gid.unwrap_or(gid),
             umask: self.umask.unwrap_or(default.umask),

@@ -9,7 +9,7 @@ use http_body_util::{Either, Full};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use super::recent::Recent;
 pub use super::report::Served;
@@ -35,12 +35,20 @@ pub type Body = Either<Full<Bytes>, Channel<Bytes>>;
 pub struct Answers {
     served: Arc<Served>,
     followers: Arc<Semaphore>,
+    /// Set when the mount has ended.
+    end: watch::Sender<Option<Drained>>,
 }
 
 impl Answers {
     /// For a mount.
     pub fn new(served: Arc<Served>) -> Arc<Self> {
-        Arc::new(Self { served, followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)) })
+        let (followers, end) = (Arc::new(Semaphore::new(FOLLOWERS_MAX)), watch::Sender::new(None));
+        Arc::new(Self { served, followers, end })
+    }
+
+    /// The mount has ended like that: whoever waits for it hears so, and whoever follows the log has all of it.
+    pub fn ended(&self, last: Drained) {
+        self.end.send_replace(Some(last));
     }
 
     /// The answer to a request.
@@ -50,9 +58,10 @@ impl Answers {
         match request.uri().path() {
             "/v1/status" if method == Method::GET => json(StatusCode::OK, &self.served.status()),
             "/v1/events" if method == Method::GET => self.events(query),
+            "/v1/end" if method == Method::GET => self.end(),
             "/v1/drain" if method == Method::POST => self.drain(query).await,
             "/v1/credentials/reload" if method == Method::POST => self.reload_credentials().await,
-            "/v1/status" | "/v1/events" | "/v1/drain" | "/v1/credentials/reload" => {
+            "/v1/status" | "/v1/events" | "/v1/end" | "/v1/drain" | "/v1/credentials/reload" => {
                 refuse(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not offered here"))
             }
             other => refuse(StatusCode::NOT_FOUND, format!("this version does not offer {other}")),
@@ -73,6 +82,26 @@ impl Answers {
             Err(_) => Drained { unsaved: Vec::new(), timed_out: true },
         };
         json(StatusCode::OK, &drained)
+    }
+
+    fn end(&self) -> Response<Body> {
+        let Ok(place) = self.followers.clone().try_acquire_owned() else { return crowded() };
+        let (mut sender, body) = Channel::new(BATCHES_AHEAD);
+        let mut end = self.end.subscribe();
+        tokio::spawn(async move {
+            while tokio::time::timeout(HEARTBEAT, has_come(&mut end)).await.is_err() {
+                // Space before the answer means nothing, and finds out whether somebody still waits.
+                if sender.send_data(Bytes::from_static(b"\n")).await.is_err() {
+                    return;
+                }
+            }
+            let last = end.borrow().as_ref().and_then(|last| serde_json::to_vec(last).ok());
+            if let Some(last) = last {
+                sender.send_data(last.into()).await.ok();
+            }
+            drop(place);
+        });
+        coming(body, "application/json")
     }
 
     async fn reload_credentials(&self) -> Response<Body> {
@@ -96,32 +125,43 @@ impl Answers {
         };
         let place = if follows { self.followers.clone().try_acquire_owned().ok() } else { None };
         if follows && place.is_none() {
-            let what = format!("{FOLLOWERS_MAX} programs follow the events already");
-            return refuse(StatusCode::SERVICE_UNAVAILABLE, what);
+            return crowded();
         }
         let (sender, body) = Channel::new(BATCHES_AHEAD);
-        let recent = self.served.recent.clone();
+        let (recent, end) = (self.served.recent.clone(), self.end.subscribe());
         tokio::spawn(async move {
-            send_events(&recent, since, follows, sender).await;
+            send_events(&recent, since, follows.then_some(end), sender).await;
             drop(place);
         });
-        let mut response = Response::new(Either::Right(body));
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/jsonl"));
-        response
+        coming(body, "application/jsonl")
     }
 }
 
-/// Ends when the reader is gone, or without `follows` when it has everything.
-async fn send_events(recent: &Recent, mut since: u64, follows: bool, mut to: Sender<Bytes>) {
+/// Returns when the mount has ended, or nobody is left to say so.
+async fn has_come(end: &mut watch::Receiver<Option<Drained>>) {
+    end.wait_for(Option::is_some).await.ok();
+}
+
+/// Ends when the reader is gone, or has everything: with `until`, what comes before the end of the mount.
+async fn send_events(
+    recent: &Recent,
+    mut since: u64,
+    mut until: Option<watch::Receiver<Option<Drained>>>,
+    mut to: Sender<Bytes>,
+) {
     let mut newest = recent.subscribe();
     loop {
         newest.mark_unchanged();
         let batch = recent.after(since, BATCH_ENTRIES);
         let Some(last) = batch.last() else {
-            if !follows {
-                return;
+            let Some(end) = &mut until else { return };
+            let is_quiet = tokio::select! {
+                news = tokio::time::timeout(HEARTBEAT, newest.changed()) => news.is_err(),
+                () = has_come(end) => false,
+            };
+            if end.borrow().is_some() || end.has_changed().is_err() {
+                until = None;
             }
-            let is_quiet = tokio::time::timeout(HEARTBEAT, newest.changed()).await.is_err();
             if is_quiet && to.send_data(Bytes::from_static(b"\n")).await.is_err() {
                 return;
             }
@@ -139,6 +179,17 @@ async fn send_events(recent: &Recent, mut since: u64, follows: bool, mut to: Sen
             return;
         }
     }
+}
+
+/// An answer whose body comes bit by bit.
+fn coming(body: Channel<Bytes>, content_type: &'static str) -> Response<Body> {
+    let mut response = Response::new(Either::Right(body));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+fn crowded() -> Response<Body> {
+    refuse(StatusCode::SERVICE_UNAVAILABLE, format!("{FOLLOWERS_MAX} programs follow this mount already"))
 }
 
 /// The value of a parameter. Everything that is asked for is a plain word or number, so nothing is escaped.
@@ -195,9 +246,10 @@ mod tests {
         let recent = Arc::new(Recent::default());
         (0..3).for_each(|n| recent.add(Happened::warning(format!("w{n}"))));
         let (sender, mut body) = Channel::<Bytes>::new(BATCHES_AHEAD);
+        let (end, ended) = watch::channel(None);
         let sending = tokio::spawn({
             let recent = recent.clone();
-            async move { send_events(&recent, 1, true, sender).await }
+            async move { send_events(&recent, 1, Some(ended), sender).await }
         });
         let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
         assert_eq!(first.split(|byte| *byte == b'\n').count(), 3, "two lines and nothing after");
@@ -207,5 +259,10 @@ mod tests {
         drop(body);
         recent.add(Happened::warning("unheard"));
         sending.await.unwrap();
+        let (sender, mut body) = Channel::<Bytes>::new(BATCHES_AHEAD);
+        end.send_replace(Some(Drained { unsaved: Vec::new(), timed_out: false }));
+        send_events(&recent, 4, Some(end.subscribe()), sender).await;
+        assert!(body.frame().await.is_some(), "the last events are told");
+        assert!(body.frame().await.is_none(), "the end of the mount is the end of the log");
     }
 }

@@ -50,14 +50,15 @@ pub struct Found {
 ///
 /// An error of kind `NotFound` says that no running mount of this user is there.
 pub async fn drain(mountpoint: &Path, timeout: Duration) -> Result<Drained> {
-    let found = find_at(mountpoint).await?;
+    let found = find_at(mountpoint, None).await?;
     found.0.drain(timeout).await
 }
 
-/// The daemon that has mounted at exactly this absolute path, and its status.
-pub async fn find_at(mountpoint: &Path) -> Result<(Daemon, Status)> {
+/// The daemon that has mounted at exactly this absolute path, and its status. Root finds that of another user,
+/// `owner`.
+pub async fn find_at(mountpoint: &Path, owner: Option<u32>) -> Result<(Daemon, Status)> {
     let shown = mountpoint.to_string_lossy();
-    let Found { mounts, mut silent } = mounts().await;
+    let Found { mounts, mut silent } = asked(owner).await;
     let here = mounts.into_iter().filter(|(_, status)| status.mountpoint == shown);
     // One that was unmounted may still be busy with its last files. What another user says counts last.
     let newest = here.max_by_key(|(daemon, status)| (is_own(&daemon.socket), status.mounted_at_ms));
@@ -69,7 +70,11 @@ pub async fn find_at(mountpoint: &Path) -> Result<(Daemon, Status)> {
 
 /// Asks every daemon of this user for its status; those of all users, for root.
 pub async fn mounts() -> Found {
-    let sockets = tokio::task::spawn_blocking(|| Surroundings::of_this_process().sockets()).await;
+    asked(None).await
+}
+
+async fn asked(owner: Option<u32>) -> Found {
+    let sockets = tokio::task::spawn_blocking(move || Surroundings::of_this_process().sockets(owner)).await;
     let mut asked = tokio::task::JoinSet::new();
     for socket in sockets.unwrap_or_default() {
         let daemon = Daemon { socket };
@@ -111,6 +116,12 @@ impl Daemon {
     pub async fn drain(&self, timeout: Duration) -> Result<Drained> {
         let path = format!("/v1/drain?timeout_ms={}", timeout.as_millis());
         self.ask(Method::POST, &path, timeout.saturating_add(MARGIN)).await
+    }
+
+    /// Has it promise to tell how the mount ends. When this returns it has heard the question.
+    pub async fn ending(&self) -> Result<Ending> {
+        let answer = within(ANSWER_MAX, self.send(Method::GET, "/v1/end")).await?;
+        refused_or(answer).await.map(Ending)
     }
 
     /// Has it read its credential again, as after a new login.
@@ -169,6 +180,17 @@ impl Daemon {
             return Error::new(ErrorKind::NotFound, "its daemon has died");
         }
         Error::from(e)
+    }
+}
+
+/// How a mount will have ended.
+#[derive(Debug)]
+pub struct Ending(Response<Incoming>);
+
+impl Ending {
+    /// The last word of the daemon, once everything was tried. An error says that it ended without one.
+    pub async fn word(self) -> Result<Drained> {
+        read(self.0).await
     }
 }
 

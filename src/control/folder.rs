@@ -74,14 +74,22 @@ impl Surroundings {
         }
     }
 
-    /// The sockets of all daemons of this user; root sees those of everybody who has a runtime folder.
-    pub fn sockets(&self) -> Vec<PathBuf> {
+    /// The sockets of all daemons of this user; root sees those of everybody who has a runtime folder, and with
+    /// `owner` all that this user may have.
+    pub fn sockets(&self, owner: Option<u32>) -> Vec<PathBuf> {
         let own = self.candidates().into_iter().filter(|dir| check_private(dir, Some(self.uid)).is_ok());
+        let theirs = owner.filter(|_| self.uid == 0).into_iter().flat_map(|uid| {
+            let user_dir = Some(PathBuf::from(format!("/run/user/{uid}")));
+            let unit_dir = Some(PathBuf::from("/run/pdsfs"));
+            let dirs = Self { uid, unit_dir, user_dir, temp_dir: self.temp_dir.clone() }.candidates();
+            dirs.into_iter().filter(move |dir| check_private(dir, Some(uid)).is_ok())
+        });
         // The folders below are made by the login service; what is in one is its user's.
         let users = if self.uid == 0 { std::fs::read_dir("/run/user").ok() } else { None };
         let others = users.into_iter().flatten().flatten().map(|user| user.path().join("pdsfs"));
         let others = others.filter(|dir| check_private(dir, None).is_ok());
         let mut sockets: Vec<_> = own
+            .chain(theirs)
             .chain(others)
             .flat_map(|dir| std::fs::read_dir(dir).into_iter().flatten().flatten())
             .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_socket()))
@@ -167,7 +175,7 @@ mod tests {
         std::fs::write(made.join("1.sock"), b"").unwrap();
         let socket = std::os::unix::net::UnixListener::bind(made.join("2.sock")).unwrap();
         std::os::unix::net::UnixListener::bind(made.join("3.other")).unwrap();
-        let found = s.sockets();
+        let found = s.sockets(None);
         assert!(found.contains(&made.join("2.sock")));
         assert!(!found.iter().any(|path| path.ends_with("1.sock") || path.ends_with("3.other")));
         drop(socket);

@@ -22,16 +22,19 @@ use tokio_io_timeout::TimeoutStream;
 
 use super::answers::Answers;
 use super::folder::Surroundings;
+use super::types::Drained;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Connections at a time, followers of the log among them.
-const CONNECTIONS_MAX: usize = 64;
+const CONNECTIONS_MAX: u32 = 64;
 /// How long the head of a request may take to come.
 const HEAD_WAIT_MAX: Duration = Duration::from_secs(10);
 /// How long an answer may wait for its reader.
 const WRITE_WAIT_MAX: Duration = Duration::from_secs(20);
 /// Read buffer of a connection, and with it the longest head.
 const READ_BUFFER_BYTES: usize = 16 << 10;
+/// How long the end of a mount waits for the last answers to be read.
+const LAST_ANSWERS_MAX: Duration = Duration::from_secs(1);
 /// Pause after `accept` failed, most likely for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -40,6 +43,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct ControlSocket {
     path: PathBuf,
     stop: watch::Sender<bool>,
+    answers: Arc<Answers>,
+    /// A place for each connection.
+    room: Arc<Semaphore>,
     task: JoinHandle<()>,
 }
 
@@ -54,13 +60,23 @@ impl ControlSocket {
     pub fn start_at(path: &Path, uid: u32, answers: Arc<Answers>) -> Result<Self> {
         let listener = bind(path).map_err(|e| e.context(path.display()))?;
         let (stop, stopped) = watch::channel(false);
-        let task = tokio::spawn(accept(listener, uid, answers, stopped));
-        Ok(Self { path: path.to_owned(), stop, task })
+        let room = Arc::new(Semaphore::new(CONNECTIONS_MAX as usize));
+        let task = tokio::spawn(accept(listener, uid, answers.clone(), room.clone(), stopped));
+        Ok(Self { path: path.to_owned(), stop, answers, room, task })
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Takes the socket away and tells whoever waits for it how the mount has ended. Returns when everybody has
+    /// their answer, and in any case soon.
+    pub async fn finish(&self, last: Drained) {
+        self.close();
+        self.answers.ended(last);
+        let all = self.room.acquire_many(CONNECTIONS_MAX);
+        tokio::time::timeout(LAST_ANSWERS_MAX, all).await.ok();
     }
 
     /// Takes the socket away. Answers that are under way may still come to their end.
@@ -97,8 +113,13 @@ fn bind(path: &Path) -> Result<UnixListener> {
     Ok(listener)
 }
 
-async fn accept(listener: UnixListener, uid: u32, answers: Arc<Answers>, mut stopped: watch::Receiver<bool>) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+async fn accept(
+    listener: UnixListener,
+    uid: u32,
+    answers: Arc<Answers>,
+    room: Arc<Semaphore>,
+    mut stopped: watch::Receiver<bool>,
+) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,

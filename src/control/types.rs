@@ -131,7 +131,7 @@ pub struct LogEntry {
     pub text: String,
 }
 
-/// What `POST /v1/drain` answers.
+/// What `POST /v1/drain` and `GET /v1/end` answer.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Drained {

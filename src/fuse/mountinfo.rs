@@ -19,6 +19,8 @@ pub struct Mount {
     pub fs_type: String,
     /// What is mounted.
     pub source: String,
+    /// Who mounted it, where it is a FUSE file system.
+    pub owner: Option<u32>,
 }
 
 impl Mount {
@@ -70,12 +72,15 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut rest = fields.skip_while(|&field| field != b"-").skip(1);
     let fs_type = rest.next()?;
     let source = rest.next()?;
+    let options = String::from_utf8_lossy(rest.next().unwrap_or_default());
+    let owner = options.split(',').find_map(|option| option.strip_prefix("user_id="));
     let text = |field: &[u8]| String::from_utf8_lossy(&unescape(field)).into_owned();
     Some(Mount {
         device: text(device),
         path: PathBuf::from(OsString::from_vec(unescape(path))),
         fs_type: text(fs_type),
         source: text(source),
+        owner: owner.and_then(|uid| uid.parse().ok()),
     })
 }
 
@@ -103,7 +108,7 @@ mod tests {
     const SAMPLE: &[u8] = b"\
 22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
 40 22 0:50 / /mnt/drive rw,nosuid,nodev,relatime shared:7 master:2 - fuse.pdsfs pds:1 rw,user_id=0
-41 22 0:51 / /mnt/two\\040words\\134x rw - fuse.pdsfs pds:2 rw
+41 22 0:51 / /mnt/two\\040words\\134x rw - fuse.pdsfs pds:2 rw,user_id=1000,group_id=100
 42 22 0:52 / /mnt/other rw - fuse.sshfs me@host: rw
 43 22 0:53 / /mnt/drive rw - tmpfs none rw
 garbage
@@ -120,7 +125,7 @@ garbage
     fn escaped_paths_are_read() {
         let seen = topmost(SAMPLE, Path::new("/mnt/two words\\x")).unwrap();
         assert!(seen.is_ours());
-        assert_eq!(seen.source, "pds:2");
+        assert_eq!((seen.source.as_str(), seen.owner), ("pds:2", Some(1000)));
     }
 
     #[test]

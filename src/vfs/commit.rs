@@ -4,6 +4,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::Vfs;
@@ -101,12 +102,10 @@ impl Vfs {
     }
 
     async fn commit(self: Arc<Self>, file: Arc<OpenFile>, finish: Finish, ticket: Ticket) {
-        let late = || {
-            let seconds = self.config.commit_timeout.as_secs();
-            Err(Error::new(ErrorKind::Timeout, format!("the drive did not take the file within {seconds} s")))
+        let finished = tokio::select! {
+            finished = finish.run() => finished,
+            error = self.is_late() => Err(error),
         };
-        let finished =
-            tokio::time::timeout(self.config.commit_timeout, finish.run()).await.unwrap_or_else(|_| late());
         let landed = match finished {
             Ok(finished) => self.land(&file, finished).await,
             Err(error) => Err(error),
@@ -122,6 +121,22 @@ impl Vfs {
         if let Ok(finished) = landed {
             self.follow_late_renames(&file, finished).await;
         }
+    }
+
+    /// Resolves when a commit has taken as long as a close waits for it; while the mount stops, when nothing has
+    /// moved for so long.
+    async fn is_late(&self) -> Error {
+        let limit = self.config.commit_timeout;
+        let moved = || (self.drive.bytes_moved(), self.progress.totals().bytes_acked);
+        loop {
+            let before = moved();
+            tokio::time::sleep(limit).await;
+            if !self.is_stopping.load(Ordering::Relaxed) || moved() == before {
+                break;
+            }
+        }
+        let detail = format!("the drive did not take the file within {} s", limit.as_secs());
+        Error::new(ErrorKind::Timeout, detail)
     }
 
     /// A rename that came while the commit was ending has changed the tree only.

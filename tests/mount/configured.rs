@@ -134,9 +134,107 @@ fn mount_8_finds_what_it_needs() {
     assert_eq!(fs::metadata(&mountpoint).unwrap().permissions().mode() & 0o777, 0o700);
     home.unmount();
     wait_until("the file is on the drive", || rig.client().read("f").filter(|bytes| bytes == b"by mount"));
-    let output = home.run(&program, &["photos", dir, "-o", "umask=9"], &[]);
-    assert_ne!(output.status.code(), Some(0));
-    assert!(said(&output).contains("option umask: "), "{}", said(&output));
+    let missing = home.at("missing");
+    let codes = [
+        (&["photos", dir, "-o", "umask=9"][..], 1, "option umask: "),
+        (&["photos", dir, "-o", "suid"], 1, "option suid: "),
+        (&["fotos", dir], 1, "fotos"),
+        (&["photos", dir, "-f"], 0, ""),
+        (&["photos", missing.to_str().unwrap()], 32, "does not exist"),
+        (&["photos:/nowhere", dir], 32, "there is no folder"),
+    ];
+    for (arguments, code, why) in codes {
+        let output = home.run(&program, arguments, &[]);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", said(&output));
+        assert!(said(&output).contains(why), "{arguments:?}: {}", said(&output));
+    }
+}
+
+/// `mount(8)` itself, which looks for its helpers in one folder: in a mount name space where that holds ours.
+#[test]
+fn mount_8_mounts_the_lines_of_fstab() {
+    // SAFETY: reads an id of this process.
+    assert_eq!(unsafe { libc::geteuid() }, 0, "only root may replace /sbin, in a name space of its own");
+    let rig = Rig::new();
+    let home = Home::new(&rig, "[drives.second]\nendpoint = \"http://127.0.0.1:9\"\ndrive_id = 1\n");
+    let dir = home.mountpoint();
+    fs::create_dir(home.at("second")).unwrap();
+    let fstab = format!(
+        "photos {} fuse.pdsfs _netdev,noexec,noatime,umask=022 0 0\n\
+         second {} fuse.pdsfs noauto,token_file={} 0 0\n\
+         unknown {} fuse.pdsfs noauto 0 0\n",
+        dir.display(),
+        home.at("second").display(),
+        home.at("token").display(),
+        home.at("second").display(),
+    );
+    fs::write(home.at("fstab"), fstab).unwrap();
+    let script = r#"
+        mount --make-rprivate / && mount -t tmpfs none "$(readlink -f /sbin)" || exit 99
+        ln -s "$PDSFS" /sbin/mount.fuse.pdsfs
+        trap 'umount -l "$DIR" 2>/dev/null' EXIT
+        mount -T "$FSTAB" -a; echo "all $?"
+        findmnt -no SOURCE,FSTYPE,OPTIONS "$DIR"
+        echo "echo hello" >"$DIR/program" && chmod +x "$DIR/program" && "$DIR/program"; echo "runs $?"
+        mount -T "$FSTAB" -a; echo "again $?"
+        mount -T "$FSTAB" photos; echo "twice $?"
+        mount -T "$FSTAB" second; echo "unreachable $?"
+        mount -T "$FSTAB" unknown; echo "unknown $?"
+        "$PDSFS" umount --drain "$DIR"; echo "umount $?"
+    "#;
+    let fstab = home.at("fstab");
+    let variables = [
+        ("PDSFS", env!("CARGO_BIN_EXE_pdsfs")),
+        ("FSTAB", fstab.to_str().unwrap()),
+        ("DIR", dir.to_str().unwrap()),
+        ("PDSFS_CALL_TIMEOUT", "1s"),
+    ];
+    let output = home.run(Path::new("unshare"), &["-m", "sh", "-c", script], &variables);
+    let said = said(&output);
+    let lines = ["all 0", "runs 126", "again 0", "twice 32", "unreachable 32", "unknown 1", "umount 0"];
+    for line in lines {
+        assert!(said.lines().any(|said| said == line), "{line:?} is not in {said}");
+    }
+    let shown = said.lines().find(|line| line.contains("fuse.pdsfs") && line.contains("user_id=0")).unwrap();
+    assert!(shown.starts_with("photos ") && shown.contains("noexec"), "{shown}");
+    assert_eq!(rig.client().read("program").unwrap(), b"echo hello\n");
+}
+
+#[test]
+fn a_relative_folder_is_that_of_whoever_mounts() {
+    let rig = Rig::new();
+    let home = Home::new(&rig, "");
+    let output = Command::new(env!("CARGO_BIN_EXE_pdsfs"))
+        .args(["mount", "--background", "photos", "mnt"])
+        .current_dir(home.folder.path())
+        .env("XDG_CONFIG_HOME", home.at("config"))
+        .env("XDG_CACHE_HOME", home.at("cache"))
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert!(is_mount(&home.mountpoint()), "it is mounted elsewhere");
+    home.unmount();
+}
+
+#[test]
+fn a_mount_that_nobody_waits_for_goes_again() {
+    let rig = Rig::new();
+    let home = Home::new(&rig, "");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_pdsfs"))
+        .args(["mount", "--detached", "photos"])
+        .env("XDG_CONFIG_HOME", home.at("config"))
+        .env("XDG_CACHE_HOME", home.at("cache"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(said(&output).contains("does not wait for it any more"), "{}", said(&output));
+    assert!(!is_mount(&home.mountpoint()), "a dead mount is left");
 }
 
 #[test]

@@ -272,6 +272,15 @@ impl Mount {
         status.code().unwrap_or(-1)
     }
 
+    /// Waits until the daemon has ended; its exit code and what it has said.
+    pub fn ended(mut self) -> (i32, Vec<String>) {
+        let status = wait_until("the daemon ends", || self.child.try_wait().unwrap());
+        assert!(!is_mount(self.path()), "still mounted after its end");
+        // The end of its stderr is seen by another thread.
+        wait_until("its last words are read", || (Arc::strong_count(&self.log) == 1).then_some(()));
+        (status.code().unwrap_or(-1), self.log())
+    }
+
     /// Stops the daemon, which must have saved everything, and mounts at the same place again.
     pub fn restart(mut self, endpoint: &str, arguments: &[&str]) -> Self {
         self.signal(libc::SIGTERM);

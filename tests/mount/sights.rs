@@ -50,7 +50,7 @@ fn events(mount: &Mount) -> Vec<LogEntry> {
 
 fn socket(mount: &Mount) -> Option<PathBuf> {
     let name = format!("{}.sock", mount.pid());
-    Surroundings::of_this_process().sockets().into_iter().find(|path| path.ends_with(&name))
+    Surroundings::of_this_process().sockets(None).into_iter().find(|path| path.ends_with(&name))
 }
 
 /// The whole answer of the control socket to a request in few words, such as `GET /v1/status`.

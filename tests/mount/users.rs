@@ -4,10 +4,12 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
-use crate::rig::{Mount, Rig, TOKEN, errno};
+use crate::rig::{Mount, Rig, TOKEN, errno, is_mount, wait_until};
 
+/// Why a test cannot run.
+const TWO_USERS: &str = "this test acts as two users, and only root can do that";
 /// A user that owns nothing.
 const NOBODY: u32 = 65_534;
 
@@ -119,10 +121,7 @@ fn an_ordinary_user_shares_a_mount_only_where_root_allows_it() {
 
 #[test]
 fn root_shares_a_mount_with_allow_other_only() {
-    if !is_root() {
-        // An ordinary user cannot act as two; what may be shared is the test above.
-        return;
-    }
+    assert!(is_root(), "{TWO_USERS}");
     let (rig, user) = (Rig::new(), Ordinary::new());
     let script = "cat \"$0/f\"";
     for (arguments, expected) in [(&[][..], ""), (&["--allow-other"][..], "hello")] {
@@ -132,4 +131,64 @@ fn root_shares_a_mount_with_allow_other_only() {
         assert_eq!(String::from_utf8_lossy(&seen.stdout), expected, "{seen:?}");
         assert_eq!(mount.stop(), 0);
     }
+}
+
+#[test]
+fn root_drains_the_mount_of_a_user() {
+    assert!(is_root(), "{TWO_USERS}");
+    let (rig, user) = (Rig::new(), Ordinary::new());
+    assert_eq!(obstacle(), None);
+    let mut command = user.command(&user.binary);
+    command.env_remove("XDG_RUNTIME_DIR");
+    let mount = Mount::start_by(command, &rig.endpoint(), &[], Ordinary::folder());
+    let done = user.runs("echo hello >\"$0/f\" && chmod 600 \"$0/f\"", mount.path());
+    assert!(done.status.success(), "{done:?}");
+    let mut umount = Command::new(env!("CARGO_BIN_EXE_pdsfs"));
+    let output = umount.args(["umount", "--drain"]).arg(mount.path()).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(mount.ended().0, 0);
+    assert_eq!(rig.client().find("f").unwrap().posix.and_then(|posix| posix.perm), Some(0o600));
+}
+
+/// A fusermount3 that takes its time, and says when it is asked to mount.
+#[test]
+fn a_signal_while_the_kernel_is_asked_leaves_no_dead_mount() {
+    let (rig, user) = (Rig::new(), Ordinary::new());
+    assert!(is_root() && obstacle().is_none(), "{TWO_USERS}, or {:?}", obstacle());
+    let (slow, folder) = (Ordinary::folder(), Ordinary::folder());
+    let (program, asked) = (slow.path().join("fusermount3"), slow.path().join("asked"));
+    let script = "#!/bin/sh\ncase \"$*\" in *fsname*) touch \"$ASKED\"; sleep 1;; esac\n\
+                  PATH=${PATH#*:} exec fusermount3 \"$@\"\n";
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o4755)).unwrap();
+    let path = std::env::var("PATH").unwrap();
+    let mut command = user.command(&user.binary);
+    command.args(["mount", "--endpoint", &rig.endpoint(), "--drive-id", "1"]).arg(folder.path());
+    command.env("PDSFS_TOKEN", TOKEN).env("ASKED", &asked);
+    command.env("PATH", format!("{}:{path}", slow.path().display()));
+    let child = command.stderr(Stdio::piped()).spawn().unwrap();
+    wait_until("it is being mounted", || asked.exists().then_some(()));
+    assert!(!is_mount(folder.path()));
+    // SAFETY: the pid is that of our child, which has not been waited for.
+    unsafe { libc::kill(child.id().cast_signed(), libc::SIGTERM) };
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!is_mount(folder.path()), "a dead mount is left: {said}");
+    assert!(said.contains("SIGTERM"), "{said}");
+}
+
+#[test]
+fn files_without_an_owner_are_of_whom_the_mount_says() {
+    use std::os::unix::fs::MetadataExt as _;
+    let rig = Rig::new();
+    let mount = rig.mount();
+    fs::write(mount.at("f"), "x").unwrap();
+    // A user may not give files away; here the drive gives the owner of nothing.
+    assert_eq!(mount.stop(), 0);
+    let mount = rig.mount_with(&["--uid", "12345", "--gid", "54321"]);
+    for path in [mount.path().to_owned(), mount.at("f")] {
+        let seen = fs::metadata(path).unwrap();
+        assert_eq!((seen.uid(), seen.gid()), (12345, 54321));
+    }
+    assert_eq!(mount.stop(), 0);
 }

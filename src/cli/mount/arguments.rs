@@ -18,8 +18,9 @@ use crate::error::{Error, ErrorKind, Result};
 #[derive(Debug, Args)]
 #[command(after_help = "Sizes are bytes, or numbers with KiB, MiB, GiB (8M means 8MiB). Durations are \
     seconds, or numbers with ms, s, m, h, d.\nWhat the configuration file says is overridden by variables, and \
-    those by flags.\nThe access token is taken from $PDSFS_TOKEN unless a file is named.\nOn SIGINT or SIGTERM open \
-    files are saved before the drive is unmounted; a second signal gives up at once.")]
+    those by flags.\nThe access token is taken from $PDSFS_TOKEN unless a file is named.\nOn SIGINT, SIGTERM or \
+    SIGHUP open files are saved before the drive is unmounted; another SIGINT or SIGTERM, a second or more later, gives \
+    up.")]
 pub struct MountArgs {
     /// A drive of the configuration or an account, as NAME or NAME:/FOLDER; an argument with a slash and no colon
     /// before it is MOUNTPOINT instead, and flags describe the drive
@@ -33,6 +34,9 @@ pub struct MountArgs {
     /// Be the process that serves a drive in the background
     #[arg(long, hide = true, conflicts_with = "background")]
     detached: bool,
+    /// What the kernel shows as what is mounted
+    #[arg(long, hide = true)]
+    source: Option<String>,
     #[command(flatten)]
     config: ConfigArgs,
     #[command(flatten)]
@@ -70,7 +74,20 @@ impl MountArgs {
 
     /// Takes what is missing from the environment and the configuration, and checks what depends on
     /// each other.
-    pub(in crate::cli) fn into_config(self) -> Result<MountConfig> {
+    pub(in crate::cli) fn into_config(mut self) -> Result<MountConfig> {
+        let source = self.source.take();
+        let mut config = self.described()?;
+        // Whoever serves in the background leaves the folder that a relative path begins at.
+        config.mountpoint = std::path::absolute(&config.mountpoint)
+            .map_err(|e| Error::from(e).context(format!("mountpoint {}", config.mountpoint.display())))?;
+        if let Some(name) = &config.name {
+            config.source = format!("{name}:{}", config.folder);
+        }
+        config.source = source.unwrap_or(config.source);
+        Ok(config)
+    }
+
+    fn described(self) -> Result<MountConfig> {
         let target = target(&self.drive, self.mountpoint)?;
         let said = self.settings.with_token_of_environment();
         let Some(name) = target.name else {

@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, ExitCode, Stdio};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 
 /// The flag of the process that serves.
 pub(super) const DETACHED: &str = "--detached";
@@ -57,16 +57,16 @@ fn leave_terminal() -> Result<()> {
 }
 
 /// Leaves the terminal, tells the command that it can return, and says everything else to the journal, or to nobody
-/// where there is none.
+/// where there is none. An error says that nobody waits any more.
 pub(super) fn ready() -> Result<()> {
     leave_terminal()?;
     let named = |e: std::io::Error| Error::from(e).context("cannot go to the background");
-    super::super::announce(READY)?;
     let log = journal().or_else(|_| nobody()).map_err(named)?;
+    super::super::announce(READY).map_err(|e| e.context("whoever mounted does not wait for it any more"))?;
     for standard in [libc::STDOUT_FILENO, libc::STDERR_FILENO] {
         // SAFETY: both descriptors are open; the standard ones are owned by nobody in the program.
         if unsafe { libc::dup2(log.as_raw_fd(), standard) } == -1 {
-            return Err(Error::new(ErrorKind::Io, std::io::Error::last_os_error().to_string()));
+            tracing::warn!("the messages stay here: {}", std::io::Error::last_os_error());
         }
     }
     Ok(())

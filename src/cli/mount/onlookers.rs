@@ -9,9 +9,10 @@ use tokio::task::JoinHandle;
 use crate::config::MountConfig;
 use crate::control::metrics::MetricsListener;
 use crate::control::recent::{Happened, Recent};
+use crate::control::types::{Drained, Unsaved};
 use crate::control::{Answers, ControlSocket, Served, Surroundings};
 use crate::desktop::notification::Notices;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::status::{Event, Pause, PauseReason, Progress};
 use crate::vfs::Vfs;
 
@@ -37,6 +38,15 @@ impl Onlookers {
             None => None,
         };
         Ok(Prepared { metrics })
+    }
+
+    /// Tells them how the mount has ended; `given_up` where more may be lost than `unsaved` names.
+    pub(super) async fn finish(&self, unsaved: Vec<(String, Error)>, given_up: bool) {
+        let unsaved = unsaved.into_iter().map(|(path, error)| Unsaved { path, error: error.to_string() });
+        if let Some(control) = &self.control {
+            control.finish(Drained { unsaved: unsaved.collect(), timed_out: given_up }).await;
+        }
+        self.close();
     }
 
     /// Takes the control socket away. What was asked may still be answered.

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::rights;
 use super::supervision::look;
+use crate::config::MountConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::mountinfo::{self, Mount};
 use crate::fuse::unmount;
@@ -20,9 +21,9 @@ const ANSWER_MAX: Duration = Duration::from_secs(3);
 /// Dead mounts that may lie on top of each other.
 const DEAD_MOUNTS_MAX: usize = 8;
 
-/// Checks that a drive can be mounted at `path`, and returns the path without links.
-pub(super) fn prepare(path: &Path, allow_other: bool) -> Result<PathBuf> {
-    let path = resolve(path).map_err(|e| missing(path, &e))?;
+/// Checks that a drive can be mounted where the configuration says, and returns the path without links.
+pub(super) fn prepare(config: &MountConfig) -> Result<PathBuf> {
+    let path = resolve(&config.mountpoint).map_err(|e| missing(&config.mountpoint, &e))?;
     clear(&path)?;
     let shown = path.display();
     // Where a service manager waits to be asked to mount, this look asks it, unless it is what mounts for it.
@@ -34,11 +35,30 @@ pub(super) fn prepare(path: &Path, allow_other: bool) -> Result<PathBuf> {
             format!("{shown} is not a folder; a drive needs one: mkdir"),
         ));
     }
-    if path.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
-        tracing::warn!("{shown} is not empty; what it holds is hidden until the drive is unmounted");
+    if !config.allow_non_empty && path.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(Error::new(
+            ErrorKind::NotEmpty,
+            format!(
+                "{shown} is not empty, and a drive would hide what it holds: take an empty folder, or hide it \
+                 with --allow-non-empty"
+            ),
+        ));
     }
-    rights::check(&path, &metadata, allow_other)?;
+    rights::check(&path, &metadata, config.allow_other)?;
     Ok(path)
+}
+
+/// Whether a refusal of [`prepare`] stands until a person has changed something.
+pub(super) fn is_final(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::NotFound
+            | ErrorKind::NotDirectory
+            | ErrorKind::NotEmpty
+            | ErrorKind::Exists
+            | ErrorKind::Denied
+            | ErrorKind::Invalid
+    )
 }
 
 /// Absolute and without links, also where a mount does not answer: the last component is looked at
@@ -155,7 +175,22 @@ mod tests {
     use super::*;
 
     fn mount(fs_type: &str) -> Mount {
-        Mount { device: "0:50".into(), path: "/m".into(), fs_type: fs_type.into(), source: "pds:1".into() }
+        Mount {
+            device: "0:50".into(),
+            path: "/m".into(),
+            fs_type: fs_type.into(),
+            source: "pds:1".into(),
+            owner: None,
+        }
+    }
+
+    fn refusal(path: &Path) -> Error {
+        use crate::config::Credential;
+        use crate::ids::{DriveId, Secret};
+        let credential = Credential::Token(Secret::new("t".into()));
+        let drive_id = DriveId::new("1").unwrap();
+        let config = MountConfig::new("https://a.b".parse().unwrap(), drive_id, credential);
+        prepare(&MountConfig { mountpoint: path.to_owned(), ..config }).unwrap_err()
     }
 
     fn error(kind: io::ErrorKind) -> io::Result<()> {
@@ -192,15 +227,29 @@ mod tests {
         assert_eq!(resolve(&link).unwrap(), real);
         assert_eq!(resolve(&real.join("../link/.")).unwrap(), real);
         assert_eq!(resolve(Path::new("/")).unwrap(), Path::new("/"));
-        let error = prepare(&dir.path().join("none"), false).unwrap_err();
+        let error = refusal(&dir.path().join("none"));
         assert!(error.kind() == ErrorKind::NotFound && error.to_string().contains("mkdir"), "{error}");
     }
 
     #[test]
     fn files_and_foreign_mounts_are_refused() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        assert_eq!(prepare(file.path(), false).unwrap_err().kind(), ErrorKind::NotDirectory);
-        let error = prepare(Path::new("/proc"), false).unwrap_err();
+        assert_eq!(refusal(file.path()).kind(), ErrorKind::NotDirectory);
+        let error = refusal(Path::new("/proc"));
         assert!(error.kind() == ErrorKind::Exists && error.to_string().contains("type proc"), "{error}");
+        assert!(is_final(&error));
+    }
+
+    #[test]
+    fn what_a_folder_holds_is_not_hidden_by_mistake() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("f"), b"x").unwrap();
+        let error = refusal(dir.path());
+        assert!(
+            error.kind() == ErrorKind::NotEmpty && error.to_string().contains("--allow-non-empty"),
+            "{error}"
+        );
+        assert!(is_final(&error));
+        assert!(!is_final(&Error::new(ErrorKind::Timeout, "x")));
     }
 }

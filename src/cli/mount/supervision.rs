@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
+use super::movement::Movement;
 use super::place::is_dead;
 use crate::config::quantities::show_duration;
 use crate::desktop::inhibit;
@@ -38,8 +39,7 @@ const EXTENSION_MARGIN: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct Supervision {
     notifier: Arc<Notifier>,
-    progress: Arc<Progress>,
-    drive: Drive,
+    movement: Movement,
     is_stopping: watch::Sender<bool>,
     /// Stopping is given up when nothing has moved for so long.
     standstill_max: Duration,
@@ -59,10 +59,8 @@ impl Supervision {
         let (is_stopping, stops) = watch::channel(false);
         let (reasons, reason) = watch::channel(None);
         let mut tasks = JoinSet::new();
-        if notifier.is_heard() {
-            first_look(path).await?;
-            notifier.ready();
-        }
+        first_look(path, notifier.is_heard()).await?;
+        notifier.ready();
         if let Some(limit) = notifier.watchdog() {
             tasks.spawn(show_life(notifier.clone(), path.to_owned(), limit / SIGNS_PER_LIMIT));
         }
@@ -70,7 +68,8 @@ impl Supervision {
         tasks.spawn(follow_login(drive.clone(), progress.clone()));
         tasks.spawn(tell(notifier.clone(), progress.clone(), stops, reasons));
         tasks.spawn(inhibit::keep(reason));
-        Ok(Self { notifier, progress, drive, is_stopping, standstill_max, _tasks: tasks })
+        let movement = Movement::new(progress, drive);
+        Ok(Self { notifier, movement, is_stopping, standstill_max, _tasks: tasks })
     }
 
     /// The mount is on its way out.
@@ -79,36 +78,11 @@ impl Supervision {
         self.notifier.stopping();
     }
 
-    /// Asks for more time while something moves. Resolves when nothing has moved for too long and the
-    /// service manager would end the program soon; without one, never.
+    /// Asks for more time while something moves. Resolves when nothing has moved for so long that stopping is
+    /// given up.
     pub(super) async fn standstill(&self) -> Error {
-        if !self.notifier.is_heard() {
-            return std::future::pending().await;
-        }
-        let mut seen = self.movement();
-        let mut moved_at = Instant::now();
-        self.notifier.extend(self.standstill_max + EXTENSION_MARGIN);
-        let mut ticks = tokio::time::interval(GRAIN);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
-            let now = self.movement();
-            if now != seen {
-                (seen, moved_at) = (now, Instant::now());
-                self.notifier.extend(self.standstill_max + EXTENSION_MARGIN);
-            }
-            if moved_at.elapsed() > self.standstill_max {
-                let waited = show_duration(self.standstill_max);
-                return Error::new(ErrorKind::Timeout, format!("nothing has moved for {waited}"));
-            }
-        }
-    }
-
-    /// Numbers that differ when anything was done.
-    fn movement(&self) -> [u64; 5] {
-        let totals = self.progress.totals();
-        let ended = totals.files_committed() + totals.files_failed + totals.files_abandoned;
-        [self.progress.live(), ended, totals.bytes_written, totals.bytes_acked, self.drive.bytes_moved()]
+        let more = || self.notifier.extend(self.standstill_max + EXTENSION_MARGIN);
+        self.movement.standstill(self.standstill_max, more).await
     }
 }
 
@@ -230,11 +204,12 @@ async fn show_life(notifier: Arc<Notifier>, path: PathBuf, pause: Duration) {
     }
 }
 
-async fn first_look(path: &Path) -> Result<()> {
+/// With `lists`, the whole way to the drive and back is gone.
+async fn first_look(path: &Path, lists: bool) -> Result<()> {
     let looked_at = path.to_owned();
     let look = tokio::task::spawn_blocking(move || {
         look(&looked_at)?;
-        looked_at.read_dir()?.next().transpose().map(|_| ())
+        if lists { looked_at.read_dir()?.next().transpose().map(|_| ()) } else { Ok(()) }
     });
     let outcome = match tokio::time::timeout(FIRST_LOOK_MAX, look).await {
         Ok(Ok(outcome)) => outcome.map_err(Error::from),
