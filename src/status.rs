@@ -408,7 +408,9 @@ impl Transfer {
 
 impl Drop for Transfer {
     fn drop(&mut self) {
-        self.end(|| drop(self.progress.sums.abandoned.fetch_add(1, Relaxed)));
+        self.end(|| {
+            self.progress.sums.abandoned.fetch_add(1, Relaxed);
+        });
     }
 }
 

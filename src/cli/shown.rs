@@ -136,7 +136,7 @@ mod tests {
         let mut status = Status { drive_id: "1".into(), mountpoint: "/mnt/\x1b".into(), ..Status::default() };
         assert_eq!(headline(&status), "drive 1 at /mnt/\u{fffd}  everything is on the drive");
         status.pending =
-            Pending { files: 2, files_open: 1, bytes: 3 << 20, attributes: 0, oldest_ms: 12_000 };
+            Pending { files: 2, files_open: 1, bytes: 3 << 20, oldest_ms: 12_000, ..Pending::default() };
         status.totals.rate_bytes_s = 1 << 20;
         let text = headline(&status);
         assert!(text.ends_with("2 files, 3.00 MiB to go (1 still open), for 12 s  1.00 MiB/s"), "{text}");
