@@ -13,7 +13,9 @@ use crate::fuse::mountinfo;
 /// Who does not answer is named on stderr.
 pub(super) async fn mounts(wanted: Option<&str>) -> Result<Vec<(Daemon, Status)>> {
     let (meant, unknown) = mounts_and_unknown(wanted).await?;
-    unknown.iter().for_each(|what| say(format_args!("pdsfs: {what}")));
+    for what in unknown {
+        say(format_args!("pdsfs: {what}"));
+    }
     Ok(meant)
 }
 
@@ -36,7 +38,9 @@ pub(super) async fn mounts_and_unknown(wanted: Option<&str>) -> Result<(Vec<(Dae
         all.into_iter().filter(|(_, status)| is_meant(status, wanted, path.as_deref())).collect();
     if found.is_empty() {
         let mut detail = format!("no running mount of yours is called or mounted at {wanted}");
-        unknown.iter().for_each(|what| detail.extend(["; ", what]));
+        for what in &unknown {
+            detail.extend(["; ", what]);
+        }
         return Err(Error::new(ErrorKind::NotFound, detail));
     }
     Ok((found, Vec::new()))
