@@ -31,7 +31,6 @@ impl Vfs {
                 // What was deleted is missed by nobody.
                 if self.destination(file.ino()).is_some() {
                     self.failures.record(file.ino(), Some(error));
-                    file.fail(error);
                 }
             });
             match begun? {

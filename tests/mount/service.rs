@@ -93,7 +93,8 @@ fn the_service_manager_hears_the_truth_from_the_first_answer_to_the_end() {
     manager.expect("EXTEND_TIMEOUT_USEC=");
     wait_until("the drive has the file", || rig.client().read("f").filter(|read| *read == bytes));
     drop(file);
-    assert_eq!(mount.stop(), 0);
+    let (code, log) = mount.ended();
+    assert_eq!(code, 0, "{log:?}");
 }
 
 /// The threads of a daemon that hear the kernel, held by this thread: the mount hangs, and the program lives.

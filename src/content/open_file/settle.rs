@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::{Content, OpenFile, Source, read_flow, take_base};
+use super::{Content, Inner, OpenFile, Source, read_flow, take_base};
 use crate::content::finish::{Finish, Finished, Written, target};
 use crate::content::shipper::Destination;
 use crate::content::staged::Staged;
@@ -48,7 +48,14 @@ impl OpenFile {
         if let Content::Streaming { live, .. } = &inner.content
             && live.gap(u64::MAX).is_some()
         {
-            live.flow().check()?;
+            let checked = live.flow().check();
+            if let Err(error) = checked {
+                // In the same step: what somebody begins anew meanwhile is not what has failed.
+                inner.fail(&error);
+                drop(inner);
+                self.state_changed.notify_waiters();
+                return Err(error);
+            }
             return Ok(Settle::RunOver);
         }
         let gone = || Error::new(ErrorKind::NotFound, "the file was deleted while it was being written");
@@ -87,13 +94,7 @@ impl OpenFile {
 
     /// What was written is lost, before its commit could begin.
     pub fn fail(&self, error: &Error) {
-        let mut inner = self.lock();
-        if let Content::Streaming { live, .. } = &inner.content {
-            live.transfer().failed(error);
-        }
-        let base = take_base(&mut inner.content);
-        inner.content = Content::Failed { error: error.clone(), base };
-        drop(inner);
+        self.lock().fail(error);
         self.state_changed.notify_waiters();
     }
 
@@ -122,6 +123,16 @@ impl OpenFile {
         }
         drop(inner);
         self.state_changed.notify_waiters();
+    }
+}
+
+impl Inner {
+    fn fail(&mut self, error: &Error) {
+        if let Content::Streaming { live, .. } = &self.content {
+            live.transfer().failed(error);
+        }
+        let base = take_base(&mut self.content);
+        self.content = Content::Failed { error: error.clone(), base };
     }
 }
 
