@@ -72,7 +72,7 @@ pub struct MountConfig {
     pub read_cache_bytes_max: u64,
     /// How long names and attributes are taken as true.
     pub metadata_ttl: Duration,
-    /// How long close waits for the drive before it reports an error.
+    /// How long close waits for the drive, while no byte moves, before it reports an error.
     pub commit_timeout: Duration,
     /// Longest wait for the answer of one metadata call, in one attempt.
     pub call_timeout: Duration,

@@ -172,6 +172,8 @@ struct Sums {
     bytes_committed: AtomicU64,
     bytes_written: AtomicU64,
     bytes_acked: AtomicU64,
+    /// Not part of [`Totals`]: work that is no result.
+    bytes_prepared: AtomicU64,
 }
 
 impl Progress {
@@ -243,6 +245,11 @@ impl Progress {
         locked(&self.live).transfers.len() as u64
     }
 
+    /// A number that grows with every byte that is fetched or hashed for a commit, or acknowledged.
+    pub fn bytes_worked(&self) -> u64 {
+        self.sums.bytes_acked.load(Relaxed).wrapping_add(self.sums.bytes_prepared.load(Relaxed))
+    }
+
     /// Sums since the mount began.
     pub fn totals(&self) -> Totals {
         let sums = &self.sums;
@@ -295,6 +302,11 @@ impl Transfer {
     pub fn wrote(&self, bytes: u64) {
         self.bytes_written.fetch_add(bytes, Relaxed);
         self.progress.sums.bytes_written.fetch_add(bytes, Relaxed);
+    }
+
+    /// So many bytes more were fetched or hashed for the commit.
+    pub fn prepared(&self, bytes: u64) {
+        self.progress.sums.bytes_prepared.fetch_add(bytes, Relaxed);
     }
 
     /// A part is being sent.

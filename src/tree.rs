@@ -384,6 +384,11 @@ impl Tree {
         left.unwrap_or_default().min(self.ttl)
     }
 
+    /// How long ago the drive told the attributes; `None` where it never did.
+    pub fn attrs_age(&self, ino: Ino, now: Instant) -> Option<Duration> {
+        Some(now.saturating_duration_since(self.inodes.get(&ino)?.attrs_at?))
+    }
+
     /// Where an inode belongs. `None` for the root and for what was removed.
     pub fn place(&self, ino: Ino) -> Option<Place> {
         let spot = self.inodes.get(&ino)?.spot.as_ref()?;

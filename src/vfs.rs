@@ -9,6 +9,7 @@ mod changes;
 mod commit;
 mod dirs;
 mod files;
+mod late_renames;
 mod local_only;
 mod names;
 mod pending;
@@ -18,7 +19,6 @@ mod trash_can;
 mod unsaved_renames;
 
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -42,6 +42,7 @@ use crate::tree::Tree;
 use callers::Device;
 use dirs::Dirs;
 use files::Handles;
+use late_renames::LateRenames;
 use names::QuotaCache;
 use pending::PendingAttrs;
 use sights::Failures;
@@ -198,8 +199,7 @@ pub struct Vfs {
     cached: Mutex<LruCache<Ino, RevisionId>>,
     /// Why files could not be saved, for as long as that is so.
     failures: Failures,
-    /// Commits may take as long as bytes move.
-    is_stopping: AtomicBool,
+    late_renames: LateRenames,
 }
 
 /// Inodes whose page cache is remembered to be good.
@@ -248,7 +248,7 @@ impl Vfs {
             device: OnceLock::new(),
             cached: Mutex::new(LruCache::new(CACHED_INODES_MAX)),
             failures: Failures::default(),
-            is_stopping: AtomicBool::new(false),
+            late_renames: LateRenames::default(),
             drive,
             config,
         });
@@ -288,12 +288,6 @@ impl Vfs {
         cached.put(ino, revision.clone()) == Some(revision)
     }
 
-    /// From now on a commit may take longer than a close waits for it, as long as bytes move: there is no second try
-    /// after the mount.
-    pub fn stop_is_near(&self) {
-        self.is_stopping.store(true, Ordering::Relaxed);
-    }
-
     /// Settles everything open; the names and errors of what could not be settled.
     pub async fn drain(&self) -> Vec<(String, Error)> {
         let mut settles = JoinSet::new();
@@ -305,6 +299,7 @@ impl Vfs {
             });
         }
         let mut unsaved: Vec<_> = settles.join_all().await.into_iter().flatten().collect();
+        unsaved.extend(self.bring_strays_home().await);
         if let Err(error) = self.pending.flush(&self.drive, &self.tree).await {
             unsaved.push(("attributes".into(), error));
         }
@@ -314,7 +309,7 @@ impl Vfs {
     /// Names of open files whose content is not on the drive.
     pub fn unsaved(&self) -> Vec<String> {
         let files = self.files.all();
-        let unsaved = files.iter().filter(|file| file.is_unsaved() && !file.is_orphan());
+        let unsaved = files.iter().filter(|file| file.sight().stage.is_unsaved() && !file.is_orphan());
         unsaved.map(|file| self.name_of(file.ino())).collect()
     }
 

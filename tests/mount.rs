@@ -18,6 +18,8 @@ mod configured;
 mod copies;
 #[path = "mount/crash.rs"]
 mod crash;
+#[path = "mount/elsewhere.rs"]
+mod elsewhere;
 #[path = "mount/faults.rs"]
 mod faults;
 #[path = "mount/flags.rs"]

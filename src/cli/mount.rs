@@ -143,7 +143,6 @@ impl Mounted {
 
     /// Takes as long as it takes; the caller decides what is too long.
     async fn end(&mut self) -> Result<Vec<(String, Error)>> {
-        self.vfs.stop_is_near();
         // What fails here may succeed the second time, so only that one counts.
         drop(self.vfs.drain().await);
         self.kernel.detach().await?;
@@ -171,6 +170,7 @@ pub(super) fn start(args: MountArgs, notifier: Notifier) -> Result<Result<ExitCo
 /// Serves the mount.
 async fn run(config: MountConfig, serving: Serving, notifier: Notifier) -> Result<ExitCode> {
     let mut signals = Signals::new()?;
+    rights::raise_open_files();
     let drive_id = config.drive_id.clone();
     let progress = Progress::new();
     let config = match unless_stopped(&mut signals, free_place(config)).await {

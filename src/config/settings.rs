@@ -88,7 +88,7 @@ pub struct Settings {
     /// [default: 15s]
     #[arg(long, env = "PDSFS_METADATA_TTL", value_name = "DURATION", value_parser = duration_within(0, DAY_S))]
     pub metadata_ttl: Option<Duration>,
-    /// How long closing a file waits for the drive before it reports an error, 1s to 1d [default: 10m]
+    /// How long closing a file waits for the drive while no byte moves, before it reports an error, 1s to 1d [default: 10m]
     #[arg(long, env = "PDSFS_COMMIT_TIMEOUT", value_name = "DURATION", value_parser = duration_within(1, DAY_S))]
     pub commit_timeout: Option<Duration>,
     /// How long one metadata call may take, in one attempt, 1s to 10m [default: 30s]

@@ -84,7 +84,7 @@ impl Finish {
             Written::Whole(part) => {
                 // Readers meanwhile are served from here until the file is committed.
                 self.flow.keep_all();
-                let known = hash_whole(part).await?;
+                let known = hash_whole(part, &self.transfer).await?;
                 self.commit(known).await
             }
             Written::Copied(copy) => {
@@ -93,8 +93,8 @@ impl Finish {
                     return Ok(finished);
                 }
                 self.fill(&copy).await?;
-                let part_size = self.env.part_size;
-                let known = run_blocking(move || hash_all(copy.parts(part_size)?)).await?;
+                let (part_size, transfer) = (self.env.part_size, self.transfer.clone());
+                let known = run_blocking(move || hash_all(copy.parts(part_size)?, &transfer)).await?;
                 self.transfer.expect_bytes(known.size);
                 self.commit(known).await
             }
@@ -102,14 +102,18 @@ impl Finish {
         }
     }
 
-    fn unchanged(&self, expected: &Expected) -> Option<Finished> {
-        let base = self.base.as_ref()?;
-        let same = base.size == expected.size && base.sha1 == Some(expected.sha1);
-        same.then(|| Finished {
-            meta: base.clone(),
-            how: Commit::Unchanged,
-            destination: self.destination.clone(),
-        })
+    /// Whether the drive has these bytes as this file's newest content: as far as was known when the file was opened,
+    /// and still.
+    async fn unchanged(&self, expected: &Expected) -> Result<Option<Finished>> {
+        let is_same = |meta: &FileMeta| meta.size == expected.size && meta.sha1 == Some(expected.sha1);
+        let Some(base) = self.base.as_ref().filter(|base| is_same(base)) else { return Ok(None) };
+        let meta = match self.env.drive.newest(&base.file_id).await {
+            Ok(meta) => meta,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let destination = self.destination.clone();
+        Ok(is_same(&meta).then_some(Finished { meta, how: Commit::Unchanged, destination }))
     }
 
     async fn end_of_stream(
@@ -120,27 +124,29 @@ impl Finish {
     ) -> Result<Finished> {
         let shipped = uploader.finish(last).await?;
         let expected = Expected { size, sha1: shipped.sha1, crc64: Some(shipped.crc64) };
-        if let Some(finished) = self.unchanged(&expected) {
+        if let Some(finished) = self.unchanged(&expected).await? {
             return Ok(finished);
         }
         match self.env.drive.complete(&shipped.upload, &expected).await {
             Ok(meta) => Ok(Finished { meta, how: Commit::Uploaded, destination: shipped.destination }),
             Err(error) if error.kind() == ErrorKind::Exists => self.send_again(size, error).await,
+            Err(error) if is_base_gone(&error, &shipped.destination) => self.send_again(size, error).await,
             Err(error) => Err(error),
         }
     }
 
-    /// The name that the upload was begun for has been given away since, perhaps because the file was renamed:
-    /// what was streamed goes to the place of now, where it is still here.
-    async fn send_again(self, size: u64, taken: Error) -> Result<Finished> {
-        let Some(tee) = self.tee.clone() else { return Err(taken) };
-        let part_size = self.env.part_size;
+    /// The place that the upload was begun for is not to be had any more: the name was given away since, perhaps
+    /// because the file was renamed, or somebody else has deleted the file. What was streamed goes to the place of
+    /// now, where it is still here.
+    async fn send_again(self, size: u64, refused: Error) -> Result<Finished> {
+        let Some(tee) = self.tee.clone() else { return Err(refused) };
+        let (part_size, transfer) = (self.env.part_size, self.transfer.clone());
+        tracing::info!(name = self.destination.name, %refused, "an upload is sent again");
         let known = run_blocking(move || {
-            let copy = tee.copy_of(size).ok_or(taken)?;
-            hash_all(copy.parts(part_size)?)
+            let copy = tee.copy_of(size).ok_or(refused)?;
+            hash_all(copy.parts(part_size)?, &transfer)
         });
         let known = known.await?;
-        tracing::info!(name = self.destination.name, "the name of an upload was taken; it is sent again");
         self.commit(known).await
     }
 
@@ -150,7 +156,7 @@ impl Finish {
         let Some((source, size)) = copy.clone_of() else { return Ok(None) };
         let Some(sha1) = source.sha1.filter(|_| source.size == size) else { return Ok(None) };
         let expected = Expected { size, sha1, crc64: None };
-        if let Some(finished) = self.unchanged(&expected) {
+        if let Some(finished) = self.unchanged(&expected).await? {
             return Ok(Some(finished));
         }
         let drive = self.env.drive.clone();
@@ -173,6 +179,7 @@ impl Finish {
                     "the base of a changed file is shorter than it was",
                 ));
             }
+            self.transfer.prepared(bytes.len() as u64);
             let copy = copy.clone();
             run_blocking(move || copy.fill(offset, &bytes)).await?;
         }
@@ -181,9 +188,20 @@ impl Finish {
 
     async fn commit(mut self, known: Known) -> Result<Finished> {
         let expected = Expected { size: known.size, sha1: known.sha1, crc64: None };
-        if let Some(finished) = self.unchanged(&expected) {
+        if let Some(finished) = self.unchanged(&expected).await? {
             return Ok(finished);
         }
+        match self.commit_once(&known, expected).await {
+            Err(error) if is_base_gone(&error, &self.destination) => {
+                // While it was being sent, somebody else has deleted the file.
+                self.destination.overwrite = None;
+                self.commit_once(&known, expected).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn commit_once(&mut self, known: &Known, expected: Expected) -> Result<Finished> {
         let drive = self.env.drive.clone();
         let content = Some((known.size, known.sha1));
         let first = first_numbers(&known.parts);
@@ -191,15 +209,16 @@ impl Finish {
             Created::Session(upload, urls) => (upload, urls),
             Created::Instant(file_id) => {
                 let meta = drive.committed(&file_id, &expected).await?;
-                return Ok(Finished { meta, how: Commit::Instant, destination: self.destination });
+                let destination = self.destination.clone();
+                return Ok(Finished { meta, how: Commit::Instant, destination });
             }
             Created::Taken(..) => {
                 return Err(Error::new(ErrorKind::Exists, "the name on the drive is taken"));
             }
         };
-        let crc64 = self.send(&upload, urls, known.parts).await?;
+        let crc64 = self.send(&upload, urls, known.parts.clone()).await?;
         let meta = drive.complete(&upload, &Expected { crc64: Some(crc64), ..expected }).await?;
-        Ok(Finished { meta, how: Commit::Uploaded, destination: self.destination })
+        Ok(Finished { meta, how: Commit::Uploaded, destination: self.destination.clone() })
     }
 
     async fn send(&self, upload: &Upload, mut urls: Vec<PartUrl>, mut parts: Vec<Ready>) -> Result<u64> {
@@ -216,6 +235,11 @@ impl Finish {
     }
 }
 
+/// Whether a commit was refused because the file that was to get a new revision does not exist any more.
+fn is_base_gone(error: &Error, destination: &Destination) -> bool {
+    error.kind() == ErrorKind::NotFound && destination.overwrite.is_some()
+}
+
 fn taken() -> Error {
     Error::new(ErrorKind::Cancelled, "a commit was run twice")
 }
@@ -227,14 +251,18 @@ async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send
 
 /// Hashes one part, which is the whole: at once where it is small and in memory, elsewhere where that
 /// would hold up others.
-async fn hash_whole(part: FrozenPart) -> Result<Known> {
+async fn hash_whole(part: FrozenPart, transfer: &Arc<Transfer>) -> Result<Known> {
     let is_quick = part.bytes <= INLINE_HASH_BYTES_MAX
         && part.frames.iter().all(|frame| matches!(frame, Frame::Memory(_)));
-    if is_quick { hash_all(vec![part]) } else { run_blocking(move || hash_all(vec![part])).await }
+    if is_quick {
+        return hash_all(vec![part], transfer);
+    }
+    let transfer = transfer.clone();
+    run_blocking(move || hash_all(vec![part], &transfer)).await
 }
 
 /// Hashes parts in order. Blocks.
-fn hash_all(parts: Vec<FrozenPart>) -> Result<Known> {
+fn hash_all(parts: Vec<FrozenPart>, transfer: &Transfer) -> Result<Known> {
     let mut rolling = RollingSha1::default();
     let (mut size, mut ready) = (0, Vec::with_capacity(parts.len()));
     for part in parts {
@@ -243,6 +271,7 @@ fn hash_all(parts: Vec<FrozenPart>) -> Result<Known> {
             rolling.ctx().ok_or_else(|| Error::new(ErrorKind::Io, "a part begins off the SHA-1 grid"))?;
         rolling = hash_frames(rolling, &part.frames)?;
         size += part.bytes;
+        transfer.prepared(part.bytes);
         ready.push((part, ctx));
     }
     Ok(Known { size, sha1: rolling.digest(), parts: ready })

@@ -302,14 +302,15 @@ async fn begin(
     }
 }
 
-/// `create` for a destination; where the name was taken meanwhile by a file, a new revision of it.
+/// `create` for a destination; where the name was taken meanwhile by a file, a new revision of it; where the file
+/// that was to get a new revision is gone, a new file.
 pub async fn create(
     drive: &Drive,
     destination: &mut Destination,
     content: Option<(u64, Sha1Hash)>,
     parts: &[(PartNumber, Sha1Ctx)],
 ) -> Result<Created> {
-    for _ in 0..2 {
+    for _ in 0..3 {
         let file = NewFile {
             parent: &destination.parent,
             name: &destination.name,
@@ -320,12 +321,16 @@ pub async fn create(
             tags: posix::tags(destination.posix.as_deref(), destination.mtime.unwrap_or(UNIX_EPOCH)),
             parts,
         };
-        match drive.create_file(&file).await? {
-            Created::Taken(file_id, FileType::File) => destination.overwrite = Some(file_id),
-            Created::Taken(_, FileType::Folder) => {
+        match drive.create_file(&file).await {
+            Ok(Created::Taken(file_id, FileType::File)) => destination.overwrite = Some(file_id),
+            Ok(Created::Taken(_, FileType::Folder)) => {
                 return Err(Error::new(ErrorKind::IsDirectory, "a folder of that name exists on the drive"));
             }
-            created => return Ok(created),
+            // Somebody else has deleted it: what was written here is not lost by that.
+            Err(error) if error.kind() == ErrorKind::NotFound && destination.overwrite.is_some() => {
+                destination.overwrite = None;
+            }
+            created => return created,
         }
     }
     Err(Error::new(ErrorKind::Exists, "the name on the drive keeps changing hands"))

@@ -153,18 +153,18 @@ impl Staged {
         state.fit()
     }
 
-    /// Makes zeros of a stretch, as far as the content reaches.
+    /// Makes zeros of a stretch, as far as the content reaches. `NoSpace` changes nothing.
     pub fn punch(&self, offset: u64, len: u64) -> Result<()> {
         let mut state = self.lock();
         let end = offset.saturating_add(len).min(state.size);
         if offset >= end {
             return Ok(());
         }
-        punch(&self.file, offset, end - offset)?;
         // What shows the base must show zeros from now on; what lies above it does already.
-        state.present.remove(offset..end);
-        let covered = offset..end.min(state.base_bytes);
+        let covered = offset..end.min(state.base_bytes).max(offset);
         state.reserve(covered.clone())?;
+        punch(&self.file, offset, end - offset)?;
+        state.present.remove(offset..end);
         state.present.insert(covered);
         state.fit()
     }

@@ -19,15 +19,15 @@ mod answering;
 
 use super::capabilities;
 use super::convert::{self, GENERATION};
-use super::dispatch::{Op, OpenedFolder, Seen, refuse};
+use super::dispatch::{Limit, Op, OpenedFolder, Seen, refuse};
 use crate::error::{Error, ErrorKind};
 use crate::ids::Ino;
 use crate::vfs::{Caller, Fh, SetAttr, Vfs};
 
 /// Longest wait for anything that moves no content.
-const METADATA_WAIT_MAX: Duration = Duration::from_secs(60);
+const METADATA_WAIT_MAX: Limit = Limit::Within(Duration::from_secs(60));
 /// Longest wait for one READ.
-const READ_WAIT_MAX: Duration = Duration::from_secs(120);
+const READ_WAIT_MAX: Limit = Limit::Within(Duration::from_secs(120));
 /// What is added to the commit timeout, so that the better message of the layer below comes first.
 const COMMIT_MARGIN: Duration = Duration::from_secs(30);
 
@@ -35,7 +35,7 @@ const COMMIT_MARGIN: Duration = Duration::from_secs(30);
 pub(super) struct Adaptor {
     vfs: Arc<Vfs>,
     runtime: Handle,
-    commit_wait_max: Duration,
+    commit_wait_max: Limit,
     /// Set when the session is over.
     ended: watch::Sender<bool>,
     /// Cloned into every task: the receiver's end is the end of all of them and of the session.

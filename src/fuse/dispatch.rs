@@ -167,32 +167,55 @@ impl Outcome for OpenedFolder {
     }
 }
 
-/// Runs `work` and answers once: with its outcome, its error, or ETIMEDOUT after `limit`. An
-/// outcome that comes later is returned.
+/// How long a request may take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Limit {
+    /// So long.
+    Within(Duration),
+    /// As long as bytes move, and so long after the last one.
+    WhileMoving(Duration),
+}
+
+impl Limit {
+    /// Resolves when it is reached.
+    pub(super) async fn reached(self, vfs: &Vfs) -> Error {
+        match self {
+            Self::Within(limit) => {
+                tokio::time::sleep(limit).await;
+                Error::new(ErrorKind::Timeout, format!("no outcome within {} s", limit.as_secs()))
+            }
+            Self::WhileMoving(limit) => {
+                vfs.standstill(limit).await;
+                Error::new(ErrorKind::Timeout, format!("nothing has moved for {} s", limit.as_secs()))
+            }
+        }
+    }
+}
+
+/// Runs `work` and answers once: with its outcome, its error, or that of `late`. An outcome that comes later is
+/// returned.
 pub(super) async fn answer_within<R: Reply, T>(
     op: Op,
-    limit: Duration,
+    late: impl Future<Output = Error>,
     reply: R,
     work: impl Future<Output = Result<T>>,
     answer: impl FnOnce(R, T),
     named: impl FnOnce(u64) -> String,
 ) -> Option<T> {
     let mut work = pin!(work);
-    match tokio::time::timeout(limit, &mut work).await {
-        Ok(Ok(outcome)) => {
-            answer(reply, outcome);
-            None
-        }
-        Ok(Err(error)) => {
-            refuse_named(op, reply, &error, named);
-            None
-        }
-        Err(_) => {
-            let late = Error::new(ErrorKind::Timeout, format!("no outcome within {} s", limit.as_secs()));
+    let in_time = tokio::select! {
+        biased;
+        outcome = &mut work => outcome,
+        late = late => {
             refuse_named(op, reply, &late, named);
-            work.await.ok()
+            return work.await.ok();
         }
+    };
+    match in_time {
+        Ok(outcome) => answer(reply, outcome),
+        Err(error) => refuse_named(op, reply, &error, named),
     }
+    None
 }
 
 /// Takes the first step of a request; gives it back where that was not the last.
@@ -242,7 +265,7 @@ mod tests {
         let (told, heard) = channel();
         let late = answer_within(
             OP,
-            Duration::from_secs(9),
+            std::future::pending(),
             Recorder(told),
             async { Ok(7) },
             Recorder::written,
@@ -285,7 +308,7 @@ mod tests {
         let (told, heard) = channel();
         let work = async { Err(Error::new(ErrorKind::QuotaExceeded, "full")) };
         let late =
-            answer_within(OP, Duration::from_secs(9), Recorder(told), work, Recorder::written, named).await;
+            answer_within(OP, std::future::pending(), Recorder(told), work, Recorder::written, named).await;
         assert_eq!(late, None);
         assert_eq!(heard.iter().collect::<Vec<_>>(), vec![Err(ErrorKind::QuotaExceeded.errno())]);
     }
@@ -300,7 +323,7 @@ mod tests {
         };
         let task = tokio::spawn(answer_within(
             OP,
-            Duration::from_millis(1),
+            async { Error::new(ErrorKind::Timeout, "late") },
             Recorder(told),
             work,
             Recorder::written,

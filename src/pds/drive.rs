@@ -95,6 +95,8 @@ struct Inner {
     parallel: AtomicBool,
     /// Whether tags mean anything.
     metadata: bool,
+    /// Somebody was told that the service tells no hashes.
+    told_of_no_hash: AtomicBool,
 }
 
 impl Drive {
@@ -111,6 +113,7 @@ impl Drive {
             transfer: RetryPolicy::transfer(config.commit_timeout),
             parallel: AtomicBool::new(true),
             metadata: config.metadata,
+            told_of_no_hash: AtomicBool::new(false),
         })))
     }
 
@@ -187,6 +190,11 @@ impl Drive {
     /// One object. `NotFound` where it is gone, in the recycle bin, or still uploading.
     pub async fn get(&self, file: &FileId) -> Result<FileMeta> {
         self.get_by(RetryPolicy::INTERACTIVE, file).await
+    }
+
+    /// The same for a commit: it waits as long as an upload does.
+    pub async fn newest(&self, file: &FileId) -> Result<FileMeta> {
+        self.get_by(self.0.transfer, file).await
     }
 
     async fn get_by(&self, policy: RetryPolicy, file: &FileId) -> Result<FileMeta> {

@@ -212,20 +212,24 @@ impl Tree {
         }
     }
 
-    /// The drive was asked for one object and this is its answer.
-    pub fn observe(&mut self, meta: FileMeta, now: Instant) {
+    /// The drive was asked for one object at `asked_at` and this is its answer. What this mount has changed
+    /// since is newer.
+    pub fn observe(&mut self, meta: FileMeta, asked_at: Instant) {
         let Some(ino) = self.by_file_id.get(&meta.file_id).copied() else { return };
+        if self.inodes.get(&ino).and_then(|inode| inode.changed_at).is_some_and(|at| at > asked_at) {
+            return;
+        }
         let (name, parent_id) = (meta.name.clone(), meta.parent_id.clone());
         if let Some(inode) = self.inodes.get_mut(&ino) {
             inode.object = Object::Live(meta.clone());
-            inode.attrs_at = Some(now);
+            inode.attrs_at = Some(asked_at);
         }
         if ino == Ino::ROOT || self.dentry(ino).is_some_and(|dentry| self.is_held(dentry)) {
             return;
         }
         if self.is_at_place(ino) {
             if let Some(dentry) = self.dentry_mut(ino) {
-                dentry.seen_at = now;
+                dentry.seen_at = asked_at;
                 if let Standing::Created { confirmed } = &mut dentry.standing {
                     *confirmed += 1;
                 }
@@ -237,7 +241,7 @@ impl Tree {
         match folder.filter(|&folder| !self.is_below(folder, ino)) {
             Some(folder) => {
                 tracing::debug!(%ino, name, "found in another place");
-                self.place_one(folder, meta, now);
+                self.place_one(folder, meta, asked_at);
             }
             None => self.reap(ino),
         }

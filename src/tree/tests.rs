@@ -337,6 +337,20 @@ fn what_the_drive_tells_of_one_object_moves_it() {
 }
 
 #[test]
+fn an_answer_that_was_asked_for_before_a_change_does_not_undo_it() {
+    let mut f = Fixture::new();
+    f.list(Ino::ROOT, &[file("1", "a", 1)]);
+    let (a, asked_at) = (f.child("a"), f.now);
+    f.pass_time(1);
+    f.tree.adopt(a, FileMeta { size: 77, ..file("1", "a", 1) }, f.now);
+    f.tree.observe(file("1", "a", 1), asked_at);
+    assert_eq!(f.tree.stat(a).unwrap().size, 77);
+    f.tree.observe(FileMeta { size: 78, ..file("1", "a", 1) }, f.now);
+    assert_eq!(f.tree.stat(a).unwrap().size, 78);
+    check(&f.tree);
+}
+
+#[test]
 fn unused_inodes_are_given_up_when_there_are_too_many() {
     let mut f = Fixture::new();
     f.list(Ino::ROOT, &[folder("d", "d"), folder("e", "e")]);

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use super::{Caller, Entry, Kind, RenameMode, Vfs, leave_session_thread};
 use crate::config::RemoveMode;
 use crate::content::finish::target;
+use crate::content::reader::ReadTarget;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, Ino};
 use crate::pds::drive::FileMeta;
@@ -112,8 +113,12 @@ impl Vfs {
                 next
             };
             let Some(file_id) = next else { break };
-            self.hold_open(ino, &file_id).await;
-            self.drive.remove(&file_id, mode).await?;
+            let held = self.hold_open(ino, &file_id).await;
+            self.drive.remove(&file_id, mode).await.inspect_err(|_| {
+                if let Some(held) = held {
+                    self.reader.let_go(&held);
+                }
+            })?;
             self.pending.forget(&file_id);
             removed.insert(file_id);
         }
@@ -128,12 +133,16 @@ impl Vfs {
     }
 
     /// Who has a file open goes on reading it when it is deleted.
-    async fn hold_open(&self, ino: Ino, file_id: &FileId) {
+    async fn hold_open(&self, ino: Ino, file_id: &FileId) -> Option<ReadTarget> {
         let base = self.files.get(ino).and_then(|file| file.base());
-        let Some(base) = base.filter(|base| base.file_id == *file_id && base.size > 0) else { return };
-        if let Err(error) = self.reader.hold(&target(&base)).await {
-            // The deletion itself will tell of a drive that does not answer.
-            tracing::debug!(%file_id, %error, "an open file will not be readable once it is deleted");
+        let held = target(&base.filter(|base| base.file_id == *file_id && base.size > 0)?);
+        match self.reader.hold(&held).await {
+            Ok(()) => Some(held),
+            Err(error) => {
+                // The deletion itself will tell of a drive that does not answer.
+                tracing::debug!(%file_id, %error, "an open file will not be readable once it is deleted");
+                None
+            }
         }
     }
 
@@ -239,6 +248,13 @@ impl Vfs {
             return Ok(source);
         }
         let open = self.files.get(source);
+        if let Some(file) = &open
+            && target.is_some()
+            && self.tree().replaces(source).is_some()
+        {
+            // It is to take the place of one object already, which must not go before it is there.
+            self.settle(file).await?;
+        }
         if let Some(file) = open.as_ref().filter(|file| file.is_local()) {
             self.rename_local(file, from, target, to).await?;
             return Ok(source);
@@ -324,15 +340,16 @@ impl Vfs {
     /// The object behind an inode as it is now: its content is about to be put elsewhere, and the
     /// object removed.
     async fn current(&self, ino: Ino) -> Result<FileMeta> {
-        let (meta, left) = {
+        let (meta, age) = {
             let tree = self.tree();
-            (tree.meta(ino).cloned().ok_or_else(gone)?, tree.attrs_fresh_for(ino, Instant::now()))
+            (tree.meta(ino).cloned().ok_or_else(gone)?, tree.attrs_age(ino, Instant::now()))
         };
-        if left + CONTENT_TTL > self.config.metadata_ttl {
+        if age.is_some_and(|age| age < CONTENT_TTL) {
             return Ok(meta);
         }
+        let asked_at = Instant::now();
         let meta = self.drive.get(&meta.file_id).await?;
-        self.tree().observe(meta.clone(), Instant::now());
+        self.tree().observe(meta.clone(), asked_at);
         Ok(meta)
     }
 

@@ -4,8 +4,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Vfs;
 use super::pending::Wanted;
@@ -14,14 +13,12 @@ use crate::content::open_file::{OpenFile, Settle, Ticket};
 use crate::content::shipper::Destination;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Ino;
-use crate::pds::drive::FileMeta;
-use crate::pds::types::CheckNameMode;
 use crate::tree::Identity;
 
 /// How much of what shows from under an upload is read at once, in bytes.
 const RUN_OVER_BYTES: u64 = 1 << 20;
-/// Renames that are followed after one commit.
-const LATE_RENAMES_MAX: usize = 8;
+/// How often is looked for a movement while a commit may be late.
+const LOOKS_PER_LIMIT: u32 = 8;
 
 impl Vfs {
     /// Makes the drive equal to what was written to the file; returns when it is.
@@ -116,46 +113,30 @@ impl Vfs {
                 tracing::error!(op, ino, errno, "{}: not saved: {error}", self.name_of(file.ino()));
             }
         }
+        let under_way = self.late_renames.begin();
         ticket.done(&landed);
         if let Ok(finished) = landed {
             self.follow_late_renames(&file, finished).await;
         }
+        drop(under_way);
     }
 
-    /// Resolves when a commit has taken as long as a close waits for it; while the mount stops, when nothing has
-    /// moved for so long.
+    /// Resolves when nothing has moved for as long as a commit waits.
     async fn is_late(&self) -> Error {
         let limit = self.config.commit_timeout;
-        let moved = || (self.drive.bytes_moved(), self.progress.totals().bytes_acked);
-        loop {
-            let before = moved();
-            tokio::time::sleep(limit).await;
-            if !self.is_stopping.load(Ordering::Relaxed) || moved() == before {
-                break;
-            }
-        }
-        let detail = format!("the drive did not take the file within {} s", limit.as_secs());
+        self.standstill(limit).await;
+        let detail = format!("the drive has not taken a byte of the file for {} s", limit.as_secs());
         Error::new(ErrorKind::Timeout, detail)
     }
 
-    /// A rename that came while the commit was ending has changed the tree only.
-    pub(super) async fn follow_late_renames(&self, file: &Arc<OpenFile>, mut finished: Finished) {
-        for _ in 0..LATE_RENAMES_MAX {
-            if file.is_orphan() || file.is_unsaved() {
-                return;
-            }
-            match self.follow_rename(file.ino(), &finished).await {
-                Ok(Some(moved)) => {
-                    let posix = finished.meta.posix.take();
-                    finished.meta = self.impose(moved, file.mtime(), posix).await;
-                    self.tree().adopt(file.ino(), finished.meta.clone(), Instant::now());
-                    file.rebased(&finished.meta);
-                }
-                Ok(None) => return,
-                Err(error) => {
-                    tracing::error!(ino = %file.ino(), %error, "a renamed file is not at its new place");
-                    return;
-                }
+    /// Resolves when no byte has gone to the drive, or been fetched or hashed for a commit, for `limit`.
+    pub async fn standstill(&self, limit: Duration) {
+        let moved = || self.drive.bytes_moved().wrapping_add(self.progress.bytes_worked());
+        let (mut seen, mut since) = (moved(), Instant::now());
+        while since.elapsed() < limit {
+            tokio::time::sleep((limit / LOOKS_PER_LIMIT).min(limit.saturating_sub(since.elapsed()))).await;
+            if moved() != seen {
+                (seen, since) = (moved(), Instant::now());
             }
         }
     }
@@ -208,30 +189,5 @@ impl Vfs {
         self.drive.remove(file_id, self.config.remove).await?;
         self.tree().entomb(file_id.clone(), Instant::now());
         Ok(())
-    }
-
-    /// Brings a committed file to the place that it was renamed to while it was uploading.
-    async fn follow_rename(&self, ino: Ino, finished: &Finished) -> Result<Option<FileMeta>> {
-        let (place, replaces) = {
-            let tree = self.tree();
-            (tree.place(ino), tree.replaces(ino).cloned())
-        };
-        let Some(place) = place else { return Ok(None) };
-        let used = &finished.destination;
-        if let Some(target) = replaces.filter(|target| target.file_id != finished.meta.file_id) {
-            return self.replace_committed(&target, &finished.meta).await.map(Some);
-        }
-        // The content is committed: whatever has the name by now must not keep it from its place.
-        // The drive's word on where it is counts: it keeps the place of a file that gets a new revision.
-        let mut moved = None;
-        if place.parent_id != *finished.meta.parent_id.as_ref().unwrap_or(&used.parent) {
-            self.drive.relocate(&finished.meta.file_id, &place.parent_id, CheckNameMode::Ignore).await?;
-            moved = Some(self.drive.get(&finished.meta.file_id).await?);
-        }
-        if *place.name != *finished.meta.name {
-            moved =
-                Some(self.drive.rename(&finished.meta.file_id, &place.name, CheckNameMode::Ignore).await?);
-        }
-        Ok(moved)
     }
 }

@@ -253,8 +253,9 @@ impl Vfs {
     /// Asks for entries that a listing should show and does not.
     async fn confirm(&self, unconfirmed: Vec<FileId>) {
         for file in unconfirmed.into_iter().take(CONFIRMED_PER_READING_MAX) {
+            let asked_at = Instant::now();
             match self.drive.get(&file).await {
-                Ok(meta) => self.tree().observe(meta, Instant::now()),
+                Ok(meta) => self.tree().observe(meta, asked_at),
                 Err(error) if error.kind() == ErrorKind::NotFound => self.tree().vanished(&file),
                 // It stays as it is, and its turn comes again.
                 Err(error) => {

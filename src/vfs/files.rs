@@ -108,7 +108,9 @@ impl Vfs {
             && truncates
             && let Err(error) = self.truncate(&file, 0).await.and_then(|()| self.drop_set_ids(ino, caller))
         {
-            self.files.leave_writer(ino);
+            if let Err(error) = self.leave_writer(&file).await {
+                tracing::debug!(%ino, %error, "a file that could not be opened is not saved");
+            }
             self.close_file(&file);
             return Err(error);
         }
@@ -416,10 +418,14 @@ impl Vfs {
             return Err(Error::new(ErrorKind::BadHandle, "no such open file"));
         };
         let writes = handle.access.commits();
-        let last_writer = writes && self.files.leave_writer(handle.file.ino());
-        let settled = if last_writer { self.settle(&handle.file).await } else { Ok(()) };
+        let settled = if writes { self.leave_writer(&handle.file).await } else { Ok(()) };
         self.close_file(&handle.file);
         settled
+    }
+
+    /// One writer less; the last one commits.
+    pub(super) async fn leave_writer(&self, file: &Arc<OpenFile>) -> Result<()> {
+        if self.files.leave_writer(file.ino()) { self.settle(file).await } else { Ok(()) }
     }
 
     /// One handle less, which writes no more.

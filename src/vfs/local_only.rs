@@ -97,8 +97,10 @@ impl Vfs {
             Err(error) => (Err(error), None),
         };
         let (mut done, published) = outcome;
-        if self.files.leave_writer(ino) && done.is_ok() {
-            done = self.settle(&file).await;
+        // What was not renamed stays here: it must not come to the drive under the name that it has.
+        let is_for_drive = done.is_ok() || published.is_none();
+        if self.files.leave_writer(ino) && is_for_drive {
+            done = done.and(self.settle(&file).await);
         }
         match (&done, published) {
             (Ok(()), _) => self.files.let_go(ino),

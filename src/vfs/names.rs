@@ -142,11 +142,12 @@ impl Vfs {
     /// Asks the drive for one object.
     async fn refresh(&self, ino: Ino) -> Result<()> {
         let Some(Identity::Remote(file)) = self.tree().identity(ino) else { return Ok(()) };
+        let asked_at = Instant::now();
         let answer = self.drive.get(&file).await;
         self.dirs.note_outcome(answer.as_ref().err());
         let mut tree = self.tree();
         match answer {
-            Ok(meta) => tree.observe(meta, Instant::now()),
+            Ok(meta) => tree.observe(meta, asked_at),
             Err(error) if error.kind() == ErrorKind::NotFound => tree.vanished(&file),
             Err(error) => return Err(error),
         }

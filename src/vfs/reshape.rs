@@ -121,11 +121,10 @@ impl Vfs {
             return self.truncate(&self.handles.get(fh)?.file, size).await;
         }
         let file = self.open_file(ino, true)?;
-        let mut done = self.truncate(&file, size).await;
-        if self.files.leave_writer(ino) && done.is_ok() {
-            done = self.settle(&file).await;
-        }
+        let done = self.truncate(&file, size).await;
+        // What others have written is committed whatever came of this.
+        let settled = self.leave_writer(&file).await;
         self.close_file(&file);
-        done
+        done.and(settled)
     }
 }

@@ -123,9 +123,9 @@ impl Vfs {
         value.map(String::into_bytes).ok_or_else(absent)
     }
 
-    /// Objects whose attributes the drive does not have yet.
+    /// Objects whose attributes, or whose place, the drive does not have yet.
     pub fn pending_attributes(&self) -> usize {
-        self.pending.count()
+        self.pending.count() + self.late_renames.count()
     }
 
     /// How much of what is bounded is in use.

@@ -86,7 +86,9 @@ impl Vfs {
         };
         let (Some(meta), Some(destination)) = (meta, self.destination(ino)) else { return };
         let finished = Finished { meta, how: Commit::Unchanged, destination };
+        let under_way = self.late_renames.begin();
         self.follow_late_renames(&file, finished).await;
+        drop(under_way);
         let mut tree = self.tree();
         if let Some(meta) = tree.meta(ino).filter(|_| tree.is_at_place(ino)).cloned()
             && !file.is_orphan()

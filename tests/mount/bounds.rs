@@ -2,8 +2,11 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
-use crate::rig::{Rig, fresh_bytes};
+use crate::rig::{Mount, Rig, fresh_bytes};
 
 const MIB: usize = 1 << 20;
 
@@ -43,6 +46,34 @@ fn five_hundred_files_open_at_once_finish_inside_the_budget() {
         }
         assert_eq!(rig.client().read(&format!("f{i:03}")).unwrap(), expected, "file {i}");
     }
+}
+
+/// A shell gives 1,024 descriptors; here it is fewer, so that it takes fewer files.
+#[test]
+fn more_files_are_changed_at_once_than_a_shell_gives_descriptors() {
+    let rig = Rig::new();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pdsfs"));
+    // SAFETY: the call is async-signal-safe, and its argument outlives it.
+    unsafe {
+        command.pre_exec(|| {
+            let limit = libc::rlimit { rlim_cur: 64, rlim_max: 2048 };
+            match libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            }
+        });
+    }
+    let mount = Mount::start_by(command, &rig.endpoint(), &[], tempfile::tempdir().unwrap());
+    let files: Vec<_> = (0..100).map(|i| File::create(mount.at(format!("f{i}"))).unwrap()).collect();
+    for file in &files {
+        // Not front to back, so that each is a local copy.
+        file.write_all_at(b"end", 5 << 20).unwrap();
+        file.write_all_at(b"beginning", 0).unwrap();
+    }
+    files.into_iter().enumerate().for_each(|(i, file)| {
+        file.sync_all().unwrap_or_else(|e| panic!("file {i}: {e}"));
+    });
+    assert_eq!(mount.stop(), 0);
 }
 
 #[test]

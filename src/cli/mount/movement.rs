@@ -29,7 +29,13 @@ impl Movement {
     fn seen(&self) -> [u64; 5] {
         let totals = self.progress.totals();
         let ended = totals.files_committed() + totals.files_failed + totals.files_abandoned;
-        [self.progress.live(), ended, totals.bytes_written, totals.bytes_acked, self.drive.bytes_moved()]
+        [
+            self.progress.live(),
+            ended,
+            totals.bytes_written,
+            self.progress.bytes_worked(),
+            self.drive.bytes_moved(),
+        ]
     }
 
     /// Resolves when nothing has moved for `limit`. `moved` is called at once, and whenever something has.

@@ -18,6 +18,8 @@ use crate::fuse::unmount;
 const FUSE_CONF: &str = "/etc/fuse.conf";
 /// `CAP_SYS_ADMIN` in a mask of capabilities.
 const SYS_ADMIN: u64 = 1 << 21;
+/// More than enough: every local copy needs two.
+const OPEN_FILES_MAX: libc::rlim_t = 1 << 20;
 const STICKY: u32 = 0o1000;
 const SET_UID: u32 = 0o4000;
 
@@ -53,6 +55,22 @@ pub(super) fn check(path: &Path, metadata: &Metadata, allow_other: bool) -> Resu
     let folder =
         Folder { path, owner: metadata.uid(), mode: metadata.mode(), is_writable: is_writable(path) };
     Rights::of_this_process().judge(folder, allow_other)
+}
+
+/// Takes as many descriptors as this process may have: each file that is changed needs one or two, and what a shell
+/// gives is meant for programs that wait with `select(2)`.
+pub(super) fn raise_open_files() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the structure is ours and outlives both calls.
+    let raised = unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 && {
+            limit.rlim_cur = limit.rlim_cur.max(limit.rlim_max.min(OPEN_FILES_MAX));
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) == 0
+        }
+    };
+    if !raised {
+        tracing::debug!("the limit of open files stays: {}", io::Error::last_os_error());
+    }
 }
 
 /// Says of a mount that was refused all the same what may be behind it.

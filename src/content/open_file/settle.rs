@@ -111,7 +111,9 @@ impl OpenFile {
                 let held = source.held(new.size, bytes_max);
                 let kept = self.env.space.kept();
                 drop(base.as_ref().and_then(|old| kept.take(&target(old))));
-                if let Some(copy) = source.copy(new.size).filter(|_| held.is_none()) {
+                // A copy of a file that stayed here is in another room, where there shall be none of others.
+                let is_kept = held.is_none() && !self.env.space.is_off();
+                if let Some(copy) = source.copy(new.size).filter(|_| is_kept) {
                     kept.put(target(&new), copy);
                 }
                 Content::Clean { base: new, held }

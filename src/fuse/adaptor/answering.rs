@@ -10,7 +10,7 @@ use tracing::Instrument;
 
 use super::{Adaptor, COMMIT_MARGIN};
 use crate::error::{Error, ErrorKind, Result};
-use crate::fuse::dispatch::{self, Op, Outcome, Reply, answer_within, refuse};
+use crate::fuse::dispatch::{self, Limit, Op, Outcome, Reply, answer_within, refuse};
 use crate::ids::Ino;
 use crate::vfs::Vfs;
 
@@ -22,7 +22,13 @@ impl Adaptor {
         ended: watch::Sender<bool>,
         busy: mpsc::Sender<()>,
     ) -> Self {
-        Self { vfs, runtime, commit_wait_max: commit_timeout + COMMIT_MARGIN, ended, busy }
+        Self {
+            vfs,
+            runtime,
+            commit_wait_max: Limit::WhileMoving(commit_timeout + COMMIT_MARGIN),
+            ended,
+            busy,
+        }
     }
 
     /// Runs `work`; the reply goes with it. As far as it comes without waiting it runs here, which
@@ -30,7 +36,7 @@ impl Adaptor {
     pub(super) fn dispatch<R: Reply, T: Outcome>(
         &self,
         op: Op,
-        limit: Duration,
+        limit: Limit,
         reply: R,
         work: impl Future<Output = Result<T>> + Send + 'static,
         answer: impl FnOnce(R, T) + Send + 'static,
@@ -38,7 +44,8 @@ impl Adaptor {
         let (vfs, busy) = (self.vfs.clone(), self.busy.clone());
         let task = async move {
             let named = |ino| vfs.name_of(Ino(ino));
-            if let Some(late) = answer_within(op, limit, reply, work, answer, named).await {
+            let outcome = answer_within(op, limit.reached(&vfs), reply, work, answer, named).await;
+            if let Some(late) = outcome {
                 late.take_back(&vfs).await;
             }
             drop(busy);

@@ -224,6 +224,14 @@ impl Drive {
             meta = self.get_by(self.0.transfer, &upload.file_id).await?;
         }
         expected.check(&meta)?;
+        if meta.sha1.is_none()
+            && meta.crc64.is_none()
+            && !self.0.told_of_no_hash.swap(true, Ordering::Relaxed)
+        {
+            tracing::warn!(
+                "the service tells no hash of what it has: of uploads, only the sizes can be compared"
+            );
+        }
         Ok(meta)
     }
 
