@@ -260,6 +260,8 @@ impl Filesystem for Adaptor {
     }
 
     /// Changes of a folder are on the drive when they are answered.
+    /// What changes a name returns when the drive has the change. The name of a file that is not saved yet comes with
+    /// its content.
     fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
         reply.ok();
     }
