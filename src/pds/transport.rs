@@ -282,10 +282,7 @@ impl Transport {
         }
         let text = read_body(path, response, JSON_BYTES_MAX).await?;
         let text = if text.is_empty() { Bytes::from_static(b"null") } else { text };
-        serde_json::from_slice(&text).map_err(|e| Failure {
-            sent: Sent::Maybe,
-            ..protocol(format!("{path}: the answer makes no sense: {e}"))
-        })
+        serde_json::from_slice(&text).map_err(|e| unreadable(path, &e))
     }
 
     /// PUTs one part. Repeats on anything transient; a stall of [`Timeouts::stall`] is transient. Sets
@@ -386,6 +383,18 @@ fn parse_signed(url: &str) -> std::result::Result<Url, Failure> {
     Url::parse(url).map_err(|_| protocol("the service gave a URL that cannot be parsed".into()))
 }
 
+/// The text of a JSON error may quote what it met, which may be a token or a signed URL: only the place is told.
+fn unreadable(path: &str, e: &serde_json::Error) -> Failure {
+    let what = match e.classify() {
+        serde_json::error::Category::Data => "not what was expected",
+        serde_json::error::Category::Eof => "cut off",
+        serde_json::error::Category::Syntax | serde_json::error::Category::Io => "not JSON",
+    };
+    let place = format!("line {}, column {}", e.line(), e.column());
+    let failure = protocol(format!("{path}: the answer makes no sense: {what} at {place}"));
+    Failure { sent: Sent::Maybe, ..failure }
+}
+
 fn protocol(detail: String) -> Failure {
     let error = Error::new(ErrorKind::Protocol, detail);
     Failure { error, code: String::new(), sent: Sent::Answered, retry_after: None }
@@ -479,6 +488,19 @@ fn header_number(headers: &HeaderMap, name: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_that_makes_no_sense_is_not_quoted() {
+        for (text, says) in [
+            ("{\n \"a\": \"SECRET\"}", "not what was expected at line 2, column 14"),
+            ("SECRET", "not JSON"),
+            ("{\"SECRET", "cut off"),
+        ] {
+            let wrong = serde_json::from_str::<std::collections::HashMap<String, u32>>(text).unwrap_err();
+            let said = unreadable("/v2/x", &wrong).error.to_string();
+            assert!(said.contains(says) && !said.contains("SECRET"), "{said}");
+        }
+    }
 
     #[test]
     fn content_range_must_be_what_was_asked_for() {
