@@ -34,10 +34,9 @@ fn endpoint(rig: &Rig) -> Url {
     rig.endpoint().parse().unwrap()
 }
 
-/// Stores an account of this place with these tokens.
-async fn store(rig: &Rig, endpoint: Url, refresh: &str, access: AccessToken) -> Handle {
-    let handle = handle(&rig.path("accounts"));
-    let account = Account {
+/// An account of this place with these tokens.
+fn account(endpoint: Url, refresh: &str, access: AccessToken) -> Account {
+    Account {
         endpoint: endpoint.clone(),
         auth_endpoint: endpoint,
         drive_id: DriveId::new("1").unwrap(),
@@ -50,8 +49,12 @@ async fn store(rig: &Rig, endpoint: Url, refresh: &str, access: AccessToken) -> 
         },
         access: Some(access),
         keep: Keep::File,
-    };
-    handle.lock().await.unwrap().save(&account).await.unwrap();
+    }
+}
+
+async fn store(rig: &Rig, endpoint: Url, refresh: &str, access: AccessToken) -> Handle {
+    let handle = handle(&rig.path("accounts"));
+    handle.lock().await.unwrap().save(&account(endpoint, refresh, access)).await.unwrap();
     handle
 }
 
@@ -283,4 +286,29 @@ fn a_token_of_another_endpoint_is_not_sent_here() {
         tokio::time::timeout(Duration::from_secs(30), found).await.unwrap().unwrap();
         drives(&session, Whose::Mine).await.unwrap();
     });
+}
+
+#[test]
+fn a_proxy_does_not_stand_before_a_login_on_this_machine() {
+    let rig = rig();
+    let (far, near): (Url, Url) = ("https://drive.example".parse().unwrap(), endpoint(&rig));
+    rig.runtime.block_on(async {
+        let state = Store::at(rig.path("state").join("accounts"), None);
+        let handle = state.account(AccountName::new("split").unwrap());
+        let account = Account { auth_endpoint: near, ..account(far, "RT-1", ended()) };
+        handle.lock().await.unwrap().save(&account).await.unwrap();
+    });
+    let mut command = rig.pdsfs(&["drives", "split"]);
+    for variable in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
+        command.env(variable, "http://127.0.0.1:1");
+    }
+    for variable in ["NO_PROXY", "no_proxy"] {
+        command.env_remove(variable);
+    }
+    // The drive itself is behind the proxy, where nobody is.
+    let mut child = command.spawn().unwrap();
+    let renewed = rig.server().wait_until(|stats| stats.count("oauth/token") == 1);
+    rig.runtime.block_on(async { tokio::time::timeout(Duration::from_secs(30), renewed).await }).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
