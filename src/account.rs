@@ -7,6 +7,7 @@
 
 mod given;
 mod keyring;
+mod private_file;
 mod record;
 mod store;
 
@@ -19,7 +20,8 @@ use crate::ids::{DriveId, Secret};
 use crate::pds::sign::AccessKey;
 
 pub use keyring::is_there as keyring_is_there;
-pub use store::{Handle, Locked, Stamp, Store, lock_file, read_private};
+pub use private_file::{lock_file, read_private, replace_private};
+pub use store::{Handle, Locked, Stamp, Store};
 
 /// Name of the account that is meant where none is named.
 pub const DEFAULT_NAME: &str = "default";

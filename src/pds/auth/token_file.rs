@@ -1,12 +1,11 @@
 //! A file with a token, as a user or a script writes it.
 
-use std::io::Write;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::account::{AccessToken, Grant, RefreshBy, read_private};
+use crate::account::{AccessToken, Grant, RefreshBy, read_private, replace_private};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Secret;
 
@@ -56,7 +55,6 @@ fn access(token: &str) -> AccessToken {
 
 /// Replaces the file in one step; it is on disk when this returns.
 pub(super) fn write(path: &Path, held: &Held) -> Result<()> {
-    let named = |e: std::io::Error| Error::from(e).context(format!("token file {}", path.display()));
     let Held { grant: Grant::Refresh { client_id, refresh_token, .. }, access: Some(access), .. } = held
     else {
         return Ok(());
@@ -66,14 +64,8 @@ pub(super) fn write(path: &Path, held: &Held) -> Result<()> {
         refresh_token: Some(refresh_token.expose().clone()),
         app_id: Some(client_id.clone()),
     };
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let text = serde_json::to_vec_pretty(&file).map_err(|e| Error::new(ErrorKind::Io, e.to_string()))?;
-    // Temporary files are made with mode 0600.
-    let mut temporary = tempfile::NamedTempFile::new_in(folder).map_err(named)?;
-    temporary.write_all(&text).map_err(named)?;
-    temporary.as_file().sync_all().map_err(named)?;
-    temporary.persist(path).map_err(|e| named(e.error))?;
-    std::fs::File::open(folder).and_then(|f| f.sync_all()).map_err(named)
+    replace_private(path, &text).map_err(|e| e.context("token file"))
 }
 
 #[cfg(test)]
