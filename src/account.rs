@@ -153,8 +153,8 @@ pub struct Account {
     pub endpoint: Url,
     /// Base URL of the token calls.
     pub auth_endpoint: Url,
-    /// What is mounted unless another is named.
-    pub drive_id: DriveId,
+    /// What is mounted unless another is named; none, where a login ended before one was chosen.
+    pub drive_id: Option<DriveId>,
     /// For people.
     pub user: String,
     /// How tokens are had.
@@ -172,12 +172,14 @@ pub struct Outline {
     pub endpoint: Url,
     /// Base URL of the token calls.
     pub auth_endpoint: Url,
-    /// What is mounted unless another is named.
-    pub drive_id: DriveId,
+    /// What is mounted unless another is named; none, where a login ended before one was chosen.
+    pub drive_id: Option<DriveId>,
     /// For people.
     pub user: String,
     /// Where the secrets are.
     pub keep: Keep,
+    /// Of the app that asks for tokens by a refresh token.
+    pub client_id: Option<String>,
 }
 
 #[cfg(test)]

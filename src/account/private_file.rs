@@ -68,6 +68,13 @@ pub fn replace_private(path: &Path, text: &[u8]) -> Result<()> {
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(named)
 }
 
+/// Takes away what writers have left that were killed: it holds secrets too.
+pub(super) fn sweep_unfinished(path: &Path) {
+    if let (Some(folder), Some(name)) = (path.parent(), path.file_name()) {
+        sweep(folder, &format!(".{}.", name.to_string_lossy()));
+    }
+}
+
 fn sweep(folder: &Path, prefix: &str) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();
@@ -155,6 +162,9 @@ mod tests {
         replace_private(&path, b"whole").unwrap();
         assert_eq!(names(), [".work2.json.a1B2c3.unfinished", "work.json"]);
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        std::fs::write(folder.path().join(".work.json.d4E5f6.unfinished"), "torn").unwrap();
+        sweep_unfinished(&path);
+        assert_eq!(names(), [".work2.json.a1B2c3.unfinished", "work.json"]);
     }
 
     #[tokio::test]

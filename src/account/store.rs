@@ -8,7 +8,7 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use super::given::Given;
-use super::private_file::{lock_file, read_private, replace_private};
+use super::private_file::{lock_file, read_private, replace_private, sweep_unfinished};
 use super::record::{Record, Secrets, split};
 use super::{Account, AccountName, Keep, Outline, keyring};
 use crate::error::{Error, ErrorKind, Result};
@@ -196,6 +196,13 @@ impl Handle {
         Error::new(ErrorKind::NotFound, detail)
     }
 
+    /// Takes secrets out of the keyring that nobody needs any more.
+    async fn forget_in_keyring(&self) {
+        if let Err(error) = keyring::remove(&self.name).await {
+            tracing::debug!(%error, "the keyring may have secrets of account {} left", self.name);
+        }
+    }
+
     async fn secrets_in_keyring(&self) -> Result<Secrets> {
         let name = &self.name;
         let found = keyring::get(name).await.map_err(|e| {
@@ -218,6 +225,7 @@ impl Locked<'_> {
     /// the answer says which has them.
     pub async fn save(&self, account: &Account) -> Result<Keep> {
         let handle = self.handle;
+        let was_in_keyring = handle.outline().is_ok_and(|before| before.keep == Keep::Keyring);
         let (mut record, secrets) = split(account);
         let mut keep = account.keep;
         if keep == Keep::Keyring {
@@ -238,6 +246,9 @@ impl Locked<'_> {
         let write = move || replace_private(&path, &text);
         let stopped = |e| Error::new(ErrorKind::Io, format!("storing an account stopped: {e}"));
         tokio::task::spawn_blocking(write).await.map_err(stopped)??;
+        if was_in_keyring && keep == Keep::File {
+            handle.forget_in_keyring().await;
+        }
         Ok(keep)
     }
 
@@ -258,10 +269,13 @@ impl Locked<'_> {
     /// Forgets the account: its file, and its secrets in the keyring where they are there.
     pub async fn remove(&self) -> Result<()> {
         let handle = self.handle;
-        let outline = handle.outline();
-        if outline.is_ok_and(|outline| outline.keep == Keep::Keyring) {
-            keyring::remove(&handle.name).await?;
+        match handle.outline() {
+            Ok(outline) if outline.keep == Keep::Keyring => keyring::remove(&handle.name).await?,
+            Ok(_) => {}
+            // A damaged file does not say where its secrets are.
+            Err(_) => handle.forget_in_keyring().await,
         }
+        sweep_unfinished(&handle.path());
         match std::fs::remove_file(handle.path()) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(handle.named(&Error::from(e))),
             _ => Ok(()),
@@ -295,7 +309,7 @@ mod tests {
         Account {
             endpoint: endpoint.clone(),
             auth_endpoint: endpoint,
-            drive_id: DriveId::new("1").unwrap(),
+            drive_id: Some(DriveId::new("1").unwrap()),
             user: "me".into(),
             grant: Grant::Refresh {
                 client_id: "app".into(),
@@ -325,6 +339,9 @@ mod tests {
         assert_eq!(locked.load().await.unwrap(), account("RT"));
         locked.save(&account("RT2")).await.unwrap();
         assert_ne!(handle.stamp(), first, "a change shows");
+        let without_drive = Account { drive_id: None, ..account("RT2") };
+        locked.save(&without_drive).await.unwrap();
+        assert_eq!(locked.load().await.unwrap(), without_drive);
         assert_eq!(store.names().unwrap(), [handle.name().clone()]);
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&handle.path()), mode(&store.folder)), (0o600, 0o700));

@@ -39,7 +39,7 @@ fn account(endpoint: Url, refresh: &str, access: AccessToken) -> Account {
     Account {
         endpoint: endpoint.clone(),
         auth_endpoint: endpoint,
-        drive_id: DriveId::new("1").unwrap(),
+        drive_id: Some(DriveId::new("1").unwrap()),
         user: String::new(),
         grant: Grant::Refresh {
             client_id: CLIENT.into(),

@@ -46,6 +46,9 @@ eval "$(printf 'pass\n' | gnome-keyring-daemon --unlock --components=secrets | s
 login kept --store keyring 2>&1 | grep -q 'in the keyring' || fail "the keyring does not take them"
 ! grep -q owner-token "$account/kept.json" || fail "the file has a secret"
 "$pdsfs" drives kept | grep -q '\*  1' || fail "the account does not work"
+login early 2>&1 | grep -q 'secrets are in /' || fail "a login made again moves the secrets"
+login moved --store keyring 2>&1 | grep -q 'in the keyring' || fail "the keyring does not take them"
+login moved --store file 2>&1 | grep -q 'secrets are in /' || fail "the file does not take them"
 login chosen 2>&1 | grep -q 'in the keyring' || fail "a keyring that is there is not used"
 DBUS_SESSION_BUS_ADDRESS=unix:path=/nonexistent "$pdsfs" drives kept 2>&1 | grep -q -- '--store file' ||
     fail "a keyring that is gone is not explained"
