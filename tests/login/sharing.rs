@@ -134,15 +134,20 @@ fn a_rotated_token_is_on_disk_before_it_is_used() {
     let rig = rig();
     rig.runtime.block_on(async {
         let handle = store_ended(&rig, "RT-1").await;
-        drives(&session(&rig, &handle), Whose::Mine).await.unwrap();
-        let stored = handle.load().await.unwrap();
-        let Grant::Refresh { refresh_token, .. } = &stored.grant else { panic!("{stored:?}") };
-        assert_ne!(refresh_token.expose(), "RT-1");
-        assert!(stored.access.unwrap().expires_at_s.unwrap() > 1);
+        // The first call with the new token arrives, and is not answered yet.
+        let faults = rig.server().faults();
+        faults.add(FaultRule::times("drive/get_default_drive", 1, FaultAction::Stall));
+        let session = session(&rig, &handle);
+        let call = tokio::spawn(async move { default_drive(&session, Whose::Mine).await });
+        faults.wait_for_hits(1).await;
+        assert_ne!(stored_refresh_token(&handle).await, "RT-1");
+        let stored = handle.load().await.unwrap().access.unwrap();
+        assert!(stored.token.expose() != "ended" && stored.expires_at_s.unwrap() > 1);
+        faults.clear();
+        call.await.unwrap().unwrap();
         // A process that knows only the disk goes on from there.
-        rig.server().faults().clear();
-        drives(&session(&rig, &handle), Whose::Mine).await.unwrap();
-        assert_eq!(rig.server().stats().count("oauth/token"), 1);
+        drives(&self::session(&rig, &handle), Whose::Mine).await.unwrap();
+        assert_eq!(renewals(&rig), 1);
     });
 }
 
