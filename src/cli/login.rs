@@ -247,9 +247,10 @@ async fn where_to_keep(choice: Option<StoreChoice>, before: Option<Keep>) -> Res
         None => match account::keyring_is_there().await {
             Ok(()) => Ok(Keep::Keyring),
             Err(error) => {
-                match before {
-                    Some(_) => tracing::warn!(%error, "the secrets go to a file instead of the keyring"),
-                    None => tracing::debug!(%error, "the secrets go to a file"),
+                if before.is_some() {
+                    tracing::warn!(%error, "the secrets go to a file instead of the keyring");
+                } else {
+                    tracing::debug!(%error, "the secrets go to a file");
                 }
                 Ok(Keep::File)
             }
