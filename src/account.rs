@@ -7,6 +7,7 @@
 
 mod given;
 mod keyring;
+mod private_file;
 mod record;
 mod store;
 
@@ -19,7 +20,8 @@ use crate::ids::{DriveId, Secret};
 use crate::pds::sign::AccessKey;
 
 pub use keyring::is_there as keyring_is_there;
-pub use store::{Handle, Locked, Stamp, Store, lock_file, read_private};
+pub use private_file::{lock_file, read_private, replace_private};
+pub use store::{Handle, Locked, Stamp, Store};
 
 /// Name of the account that is meant where none is named.
 pub const DEFAULT_NAME: &str = "default";
@@ -151,8 +153,8 @@ pub struct Account {
     pub endpoint: Url,
     /// Base URL of the token calls.
     pub auth_endpoint: Url,
-    /// What is mounted unless another is named.
-    pub drive_id: DriveId,
+    /// What is mounted unless another is named; none, where a login ended before one was chosen.
+    pub drive_id: Option<DriveId>,
     /// For people.
     pub user: String,
     /// How tokens are had.
@@ -170,12 +172,14 @@ pub struct Outline {
     pub endpoint: Url,
     /// Base URL of the token calls.
     pub auth_endpoint: Url,
-    /// What is mounted unless another is named.
-    pub drive_id: DriveId,
+    /// What is mounted unless another is named; none, where a login ended before one was chosen.
+    pub drive_id: Option<DriveId>,
     /// For people.
     pub user: String,
     /// Where the secrets are.
     pub keep: Keep,
+    /// Of the app that asks for tokens by a refresh token.
+    pub client_id: Option<String>,
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use clap::{Parser, Subcommand};
 
 use crate::error::{Error, Result};
 use crate::logging;
+use crate::pds::auth::none_under_way;
 use crate::status::notify::Notifier;
 
 pub mod config;
@@ -35,6 +36,9 @@ pub mod wait;
 
 /// How long background work may take to notice that the program ends.
 const RUNTIME_END_MAX: Duration = Duration::from_secs(2);
+/// How long a renewal of a token that is under way may take when the program is done: what the service has given
+/// is stored first.
+const RENEWAL_END_MAX: Duration = Duration::from_secs(5);
 /// What is logged unless somebody says otherwise.
 const LOG_DEFAULT: &str = "warn,pdsfs=info";
 /// Exit code of arguments that make no sense, and of a mount that cannot be until a person has changed something;
@@ -156,6 +160,7 @@ fn on_runtime(command: impl Future<Output = Result<ExitCode>>) -> Result<ExitCod
         .build()
         .map_err(|e| Error::from(e).context("cannot start"))?;
     let outcome = runtime.block_on(command);
+    runtime.block_on(none_under_way(RENEWAL_END_MAX));
     runtime.shutdown_timeout(RUNTIME_END_MAX);
     outcome
 }

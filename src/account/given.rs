@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use sha2::{Digest as _, Sha256};
 
 use super::Account;
+use super::private_file::read_private;
 use super::record::Record;
-use super::store::read_private;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Secret;
 

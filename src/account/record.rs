@@ -19,7 +19,8 @@ pub(super) struct Record {
     endpoint: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     auth_endpoint: Option<String>,
-    drive_id: DriveId,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    drive_id: Option<DriveId>,
     #[serde(default)]
     user: String,
     method: Method,
@@ -157,6 +158,10 @@ impl Record {
             drive_id: self.drive_id.clone(),
             user: self.user.clone(),
             keep: if self.secrets.is_some() { Keep::File } else { Keep::Keyring },
+            client_id: match &self.method {
+                Method::Oauth { client_id } | Method::Account { client_id } => Some(client_id.clone()),
+                _ => None,
+            },
         })
     }
 
@@ -204,7 +209,7 @@ impl Record {
         if grant == Grant::Fixed && access.is_none() {
             return Err(Error::new(ErrorKind::Invalid, "it has no token; run pdsfs login again"));
         }
-        let Outline { endpoint, auth_endpoint, drive_id, user, keep } = outline;
+        let Outline { endpoint, auth_endpoint, drive_id, user, keep, .. } = outline;
         Ok(Account { endpoint, auth_endpoint, drive_id, user, grant, access, keep })
     }
 }

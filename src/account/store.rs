@@ -4,23 +4,16 @@
 //! several mounts share an account without spending a refresh token twice; readers need none.
 
 use std::fs::File;
-use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-use tokio::sync::oneshot;
 
 use super::given::Given;
+use super::private_file::{lock_file, read_private, replace_private, sweep_unfinished};
 use super::record::{Record, Secrets, split};
 use super::{Account, AccountName, Keep, Outline, keyring};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Secret;
 
-/// Largest file of an account, in bytes.
-const FILE_BYTES_MAX: u64 = 256 << 10;
-/// How long another process may hold the lock: it renews a token meanwhile.
-const LOCK_WAIT_MAX: Duration = Duration::from_secs(90);
 /// Permissions of group and others.
 const SHARED_MODE: u32 = 0o077;
 
@@ -203,6 +196,13 @@ impl Handle {
         Error::new(ErrorKind::NotFound, detail)
     }
 
+    /// Takes secrets out of the keyring that nobody needs any more.
+    async fn forget_in_keyring(&self) {
+        if let Err(error) = keyring::remove(&self.name).await {
+            tracing::debug!(%error, "the keyring may have secrets of account {} left", self.name);
+        }
+    }
+
     async fn secrets_in_keyring(&self) -> Result<Secrets> {
         let name = &self.name;
         let found = keyring::get(name).await.map_err(|e| {
@@ -225,6 +225,7 @@ impl Locked<'_> {
     /// the answer says which has them.
     pub async fn save(&self, account: &Account) -> Result<Keep> {
         let handle = self.handle;
+        let was_in_keyring = handle.outline().is_ok_and(|before| before.keep == Keep::Keyring);
         let (mut record, secrets) = split(account);
         let mut keep = account.keep;
         if keep == Keep::Keyring {
@@ -239,10 +240,15 @@ impl Locked<'_> {
         }
         // What a service manager gave cannot be changed: the stored account says that it came from there.
         record.seed = handle.given()?.map(|given| given.fingerprint());
-        let (folder, path) = (handle.store.folder.clone(), handle.path());
-        let write = move || replace(&folder, &path, &record);
+        let text =
+            serde_json::to_vec_pretty(&record).map_err(|e| Error::new(ErrorKind::Io, e.to_string()))?;
+        let path = handle.path();
+        let write = move || replace_private(&path, &text);
         let stopped = |e| Error::new(ErrorKind::Io, format!("storing an account stopped: {e}"));
         tokio::task::spawn_blocking(write).await.map_err(stopped)??;
+        if was_in_keyring && keep == Keep::File {
+            handle.forget_in_keyring().await;
+        }
         Ok(keep)
     }
 
@@ -263,10 +269,13 @@ impl Locked<'_> {
     /// Forgets the account: its file, and its secrets in the keyring where they are there.
     pub async fn remove(&self) -> Result<()> {
         let handle = self.handle;
-        let outline = handle.outline();
-        if outline.is_ok_and(|outline| outline.keep == Keep::Keyring) {
-            keyring::remove(&handle.name).await?;
+        match handle.outline() {
+            Ok(outline) if outline.keep == Keep::Keyring => keyring::remove(&handle.name).await?,
+            Ok(_) => {}
+            // A damaged file does not say where its secrets are.
+            Err(_) => handle.forget_in_keyring().await,
         }
+        sweep_unfinished(&handle.path());
         match std::fs::remove_file(handle.path()) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(handle.named(&Error::from(e))),
             _ => Ok(()),
@@ -283,59 +292,9 @@ impl Stamp {
     }
 }
 
-/// Waits until no other process holds this file; closing it releases the lock.
-pub async fn lock_file(file: File, path: &Path) -> Result<File> {
-    lock_within(LOCK_WAIT_MAX, file, path).await
-}
-
-async fn lock_within(wait_max: Duration, file: File, path: &Path) -> Result<File> {
-    let (to, held) = oneshot::channel();
-    // A thread of its own, because a runtime does not end before its blocking tasks have. Where nobody
-    // waits any more, the file is closed as soon as it is locked.
-    let wait = move || drop(to.send(file.lock().map(|()| file)));
-    std::thread::Builder::new().name("lock".to_owned()).spawn(wait)?;
-    match tokio::time::timeout(wait_max, held).await {
-        Ok(Ok(locked)) => locked.map_err(|e| Error::from(e).context(path.display())),
-        Ok(Err(_)) => Err(Error::new(ErrorKind::Io, format!("nobody waits for {}", path.display()))),
-        Err(_) => {
-            let detail = format!("another process holds {} for too long; see what it does", path.display());
-            Err(Error::new(ErrorKind::Timeout, detail))
-        }
-    }
-}
-
 fn private(options: &mut std::fs::OpenOptions, path: &Path) -> std::io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt as _;
     options.mode(0o600).custom_flags(libc::O_CLOEXEC | libc::O_NOFOLLOW).open(path)
-}
-
-/// Reads a file that holds secrets; refuses one that somebody else can read. The file that is judged is the one
-/// that is read.
-pub fn read_private(path: &Path, forbidden_mode: u32) -> Result<Vec<u8>> {
-    let named = |e: std::io::Error| Error::from(e).context(path.display());
-    let file = File::open(path).map_err(named)?;
-    let metadata = file.metadata().map_err(named)?;
-    if metadata.mode() & forbidden_mode != 0 {
-        let detail = format!("{0} can be read by others; run: chmod 600 {0}", path.display());
-        return Err(Error::new(ErrorKind::Denied, detail));
-    }
-    let mut text = Vec::new();
-    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut text).map_err(named)?;
-    if text.len() as u64 > FILE_BYTES_MAX {
-        return Err(Error::new(ErrorKind::Invalid, format!("{} is too large", path.display())));
-    }
-    Ok(text)
-}
-
-fn replace(folder: &Path, path: &Path, record: &Record) -> Result<()> {
-    let named = |e: std::io::Error| Error::from(e).context(path.display());
-    let text = serde_json::to_vec_pretty(record).map_err(|e| Error::new(ErrorKind::Io, e.to_string()))?;
-    // Temporary files are made with mode 0600.
-    let mut temporary = tempfile::NamedTempFile::new_in(folder).map_err(named)?;
-    temporary.write_all(&text).map_err(named)?;
-    temporary.as_file().sync_all().map_err(named)?;
-    temporary.persist(path).map_err(|e| named(e.error))?;
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(named)
 }
 
 #[cfg(test)]
@@ -350,7 +309,7 @@ mod tests {
         Account {
             endpoint: endpoint.clone(),
             auth_endpoint: endpoint,
-            drive_id: DriveId::new("1").unwrap(),
+            drive_id: Some(DriveId::new("1").unwrap()),
             user: "me".into(),
             grant: Grant::Refresh {
                 client_id: "app".into(),
@@ -380,6 +339,9 @@ mod tests {
         assert_eq!(locked.load().await.unwrap(), account("RT"));
         locked.save(&account("RT2")).await.unwrap();
         assert_ne!(handle.stamp(), first, "a change shows");
+        let without_drive = Account { drive_id: None, ..account("RT2") };
+        locked.save(&without_drive).await.unwrap();
+        assert_eq!(locked.load().await.unwrap(), without_drive);
         assert_eq!(store.names().unwrap(), [handle.name().clone()]);
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&handle.path()), mode(&store.folder)), (0o600, 0o700));
@@ -411,19 +373,6 @@ mod tests {
             account(&(3 * ROUNDS).to_string()),
             "somebody was overtaken"
         );
-    }
-
-    #[tokio::test]
-    async fn a_lock_that_is_not_given_back_is_waited_for_only_so_long() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("lock");
-        let open = || File::create(&path).unwrap();
-        let held = lock_file(open(), &path).await.unwrap();
-        let error = lock_within(Duration::from_millis(20), open(), &path).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Timeout);
-        assert!(error.to_string().contains("lock"), "{error}");
-        drop(held);
-        lock_file(open(), &path).await.unwrap();
     }
 
     #[tokio::test]

@@ -62,7 +62,8 @@ pub async fn run(checked: Checked) -> Result<ExitCode> {
     let account = handle.load().await?;
     let session = Session::new(&account.endpoint, Credential::Account(handle), TIMEOUTS)?;
     let drives = domain::drives(&session, whose(&account.grant)).await?;
-    let rows: Vec<_> = drives.iter().map(|drive| row(drive, drive.drive_id == account.drive_id)).collect();
+    let rows: Vec<_> =
+        drives.iter().map(|drive| row(drive, account.drive_id.as_ref() == Some(&drive.drive_id))).collect();
     if checked.json {
         let text =
             serde_json::to_string_pretty(&rows).map_err(|e| Error::new(ErrorKind::Io, e.to_string()))?;

@@ -1,7 +1,8 @@
 //! `pdsfs login`: makes an account that mounts use, or gives an old one a new login.
 //!
-//! Nothing is stored before the service has taken it. Secrets never come from arguments, which other users of
-//! the machine can see.
+//! Nothing is stored before the service has taken it; and what the service gave in return for something that is good
+//! once is stored at once, whatever comes after. Secrets never come from arguments, which other users of the machine
+//! can see.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,9 +10,9 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use url::Url;
 
-use self::methods::{Login, Obtained};
+use self::methods::Login;
 use super::say;
-use crate::account::{self, Account, AccountName, DEFAULT_NAME, Grant, Keep, Store};
+use crate::account::{self, Account, AccountName, DEFAULT_NAME, Grant, Handle, Keep, Store};
 use crate::config::quantities::duration_within;
 use crate::control::client;
 use crate::error::{Error, ErrorKind, Result};
@@ -27,6 +28,8 @@ mod secret;
 
 /// Port of the redirect URI. It has to be one that the app is registered with, so it does not change.
 const PORT: u16 = 9431;
+/// What is wrong where the service does not take what it was shown.
+const NO_LOGIN: &str = "the login does not work";
 /// One attempt of a call that somebody at a terminal waits for.
 pub(super) const TIMEOUTS: Timeouts = Timeouts {
     connect: Duration::from_secs(10),
@@ -100,7 +103,8 @@ pub struct LoginArgs {
     /// The drive that is mounted unless another is named [default: the user's default drive]
     #[arg(long, value_name = "ID")]
     drive_id: Option<DriveId>,
-    /// Where the secrets are kept [default: the keyring of the desktop session, else the file]
+    /// Where the secrets are kept [default: where those of the account were, else the keyring of the desktop
+    /// session, else the file]
     #[arg(long, value_enum)]
     store: Option<StoreChoice>,
     /// Forget the account instead
@@ -152,43 +156,45 @@ pub async fn run(checked: Checked) -> Result<ExitCode> {
     let Checked { args, name, store } = checked;
     let handle = store.account(name.clone());
     if args.forget {
-        handle.outline()?;
-        handle.lock().await?.remove().await?;
-        say(format_args!("account {name} is forgotten on this machine"));
-        return Ok(ExitCode::SUCCESS);
+        return forget(&handle).await;
     }
-    let keep = where_to_keep(args.store).await?;
     // What was stored saves typing; what cannot be read is replaced.
-    let before = handle.load().await.ok();
-    let login = Login::new(&args, before.as_ref())?;
+    let before = handle.outline().ok();
+    let keep = where_to_keep(args.store, before.as_ref().map(|before| before.keep)).await?;
+    let login = Login::new(&args, before.as_ref(), &handle).await?;
     let obtained = methods::obtain(&args, &login).await?;
     let session = Session::new(&login.endpoint, obtained.credential(), TIMEOUTS)?;
-    let whose = whose(&obtained.grant);
-    let remembered = before
-        .as_ref()
-        .filter(|before| before.endpoint == login.endpoint)
-        .map(|before| before.drive_id.clone());
-    let drive_id = choose_drive(&args, &obtained, remembered, &session, whose).await?;
-    let account = Account {
+    let before = before.filter(|before| before.endpoint == login.endpoint);
+    let choice = Choice {
+        named: args.drive_id.clone(),
+        remembered: before.and_then(|before| before.drive_id),
+        default: obtained.default_drive_id,
+    };
+    let mut account = Account {
         endpoint: login.endpoint,
         auth_endpoint: login.auth_endpoint,
-        drive_id,
+        drive_id: choice.likely().cloned(),
         user: obtained.user,
         grant: obtained.grant,
         access: obtained.access,
         keep,
     };
-    let kept = handle.lock().await?.save(&account).await?;
-    let user = if account.user.is_empty() { String::new() } else { format!(" as {}", account.user) };
-    say(format_args!(
-        "account {name}: logged in{user} at {}, drive {}",
-        account.endpoint.as_str().trim_end_matches('/'),
-        account.drive_id
-    ));
-    match kept {
-        Keep::File => say(format_args!("its secrets are in {}", handle.path().display())),
-        Keep::Keyring => say("its secrets are in the keyring"),
+    // What was shown for it is spent: this is the only way to the next token.
+    let is_only_copy = matches!(account.grant, Grant::Refresh { .. });
+    if is_only_copy {
+        handle.lock().await?.save(&account).await?;
     }
+    let chosen = choice.make(&session, whose(&account.grant)).await;
+    account.drive_id =
+        Some(chosen.map_err(|e| if is_only_copy { stored_all_the_same(&e, &name) } else { e })?);
+    let locked = handle.lock().await?;
+    if is_only_copy && let Ok(now) = locked.load().await {
+        // A mount that uses the account may have renewed it already.
+        (account.grant, account.access) = (now.grant, now.access);
+    }
+    let kept = locked.save(&account).await?;
+    drop(locked);
+    tell(&handle, &account, kept);
     // A mount whose login has ended looks by itself; one that still works takes the new one at once.
     for (daemon, status) in client::mounts().await.mounts {
         if let Err(error) = daemon.reload_credentials().await {
@@ -198,7 +204,38 @@ pub async fn run(checked: Checked) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn where_to_keep(choice: Option<StoreChoice>) -> Result<Keep> {
+async fn forget(handle: &Handle) -> Result<ExitCode> {
+    // Of a damaged account only the name counts.
+    if let Some(missing) = handle.outline().err().filter(|e| e.kind() == ErrorKind::NotFound) {
+        return Err(missing);
+    }
+    handle.lock().await?.remove().await?;
+    say(format_args!("account {} is forgotten on this machine", handle.name()));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn stored_all_the_same(error: &Error, name: &AccountName) -> Error {
+    let advice = format!(
+        "the login itself is stored: pdsfs drives {name} lists what it can mount, and \
+         pdsfs mount --account {name} --drive-id ID mounts it"
+    );
+    Error::new(error.kind(), format!("{error}; {advice}"))
+}
+
+fn tell(handle: &Handle, account: &Account, kept: Keep) {
+    let name = handle.name();
+    let user = if account.user.is_empty() { String::new() } else { format!(" as {}", account.user) };
+    let endpoint = account.endpoint.as_str().trim_end_matches('/');
+    let drive = account.drive_id.as_ref().map_or("none", DriveId::as_str);
+    say(format_args!("account {name}: logged in{user} at {endpoint}, drive {drive}"));
+    match kept {
+        Keep::File => say(format_args!("its secrets are in {}", handle.path().display())),
+        Keep::Keyring => say("its secrets are in the keyring"),
+    }
+}
+
+async fn where_to_keep(choice: Option<StoreChoice>, before: Option<Keep>) -> Result<Keep> {
+    let choice = choice.or_else(|| before.filter(|keep| *keep == Keep::File).map(|_| StoreChoice::File));
     match choice {
         Some(StoreChoice::File) => Ok(Keep::File),
         Some(StoreChoice::Keyring) => {
@@ -210,7 +247,11 @@ async fn where_to_keep(choice: Option<StoreChoice>) -> Result<Keep> {
         None => match account::keyring_is_there().await {
             Ok(()) => Ok(Keep::Keyring),
             Err(error) => {
-                tracing::debug!(%error, "secrets go to a file");
+                if before.is_some() {
+                    tracing::warn!(%error, "the secrets go to a file instead of the keyring");
+                } else {
+                    tracing::debug!(%error, "the secrets go to a file");
+                }
                 Ok(Keep::File)
             }
         },
@@ -226,36 +267,63 @@ pub(super) fn whose(grant: &Grant) -> Whose<'_> {
     }
 }
 
-/// Asks the service in any case: a login that it does not take is not stored.
-async fn choose_drive(
-    args: &LoginArgs,
-    obtained: &Obtained,
+/// The drives that may be meant.
+struct Choice {
+    /// By the arguments.
+    named: Option<DriveId>,
+    /// By the login before this one.
     remembered: Option<DriveId>,
-    session: &Session,
-    whose: Whose<'_>,
-) -> Result<DriveId> {
-    let listed = domain::drives(session, whose).await.map_err(|e| e.context("the login does not work"))?;
-    let is_listed = |id: &DriveId| listed.iter().any(|drive| drive.drive_id == *id);
-    if let Some(drive_id) = &args.drive_id {
-        if !is_listed(drive_id) {
-            say(format_args!("warning: drive {drive_id} is not among those that this login lists"));
+    /// By the service, when it gave a token.
+    default: Option<DriveId>,
+}
+
+impl Choice {
+    fn likely(&self) -> Option<&DriveId> {
+        self.named.as_ref().or(self.remembered.as_ref()).or(self.default.as_ref())
+    }
+
+    /// Asks the service in any case: a login that it does not take is not taken for one.
+    async fn make(&self, session: &Session, whose: Whose<'_>) -> Result<DriveId> {
+        if let Some(drive_id) = &self.named {
+            return looked_at(session, drive_id).await;
         }
-        return Ok(drive_id.clone());
-    }
-    if let Some(drive_id) = remembered.filter(is_listed).or_else(|| obtained.default_drive_id.clone()) {
-        return Ok(drive_id);
-    }
-    let default = match whose {
-        Whose::All => Err(Error::new(ErrorKind::NotFound, "an access key has no default drive")),
-        _ => domain::default_drive(session, whose).await,
-    };
-    match (default, listed.as_slice()) {
-        (Ok(drive), _) => Ok(drive.drive_id),
-        (Err(_), [only]) => Ok(only.drive_id.clone()),
-        (Err(error), _) => {
-            let ids: Vec<_> = listed.iter().take(20).map(|drive| drive.drive_id.to_string()).collect();
-            let choice = if ids.is_empty() { "the login lists none".to_owned() } else { ids.join(", ") };
-            Err(error.context(format!("name a drive with --drive-id ({choice})")))
+        let listed = match domain::drives(session, whose).await {
+            Ok(listed) => listed,
+            // Some apps may use a drive and not ask which there are.
+            Err(error) if error.kind() == ErrorKind::Denied => match self.likely() {
+                Some(drive_id) => return looked_at(session, drive_id).await,
+                None => Vec::new(),
+            },
+            Err(error) => return Err(error.context(NO_LOGIN)),
+        };
+        let is_listed = |id: &&DriveId| listed.iter().any(|drive| drive.drive_id == **id);
+        if let Some(drive_id) = self.remembered.as_ref().filter(is_listed).or(self.default.as_ref()) {
+            return Ok(drive_id.clone());
+        }
+        let default = match whose {
+            Whose::All => Err(Error::new(ErrorKind::NotFound, "an access key has no default drive")),
+            _ => domain::default_drive(session, whose).await,
+        };
+        match (default, listed.as_slice()) {
+            (Ok(drive), _) => Ok(drive.drive_id),
+            (Err(_), [only]) => Ok(only.drive_id.clone()),
+            (Err(error), _) => {
+                let ids: Vec<_> = listed.iter().take(20).map(|drive| drive.drive_id.to_string()).collect();
+                let choice = if ids.is_empty() { "the login lists none".to_owned() } else { ids.join(", ") };
+                Err(error.context(format!("name a drive with --drive-id ({choice})")))
+            }
         }
     }
+}
+
+/// The drive, whether or not the service shows it: who may use a drive may not always ask about it.
+async fn looked_at(session: &Session, drive_id: &DriveId) -> Result<DriveId> {
+    match domain::drive(session, drive_id).await {
+        Ok(_) => {}
+        Err(error) if matches!(error.kind(), ErrorKind::Denied | ErrorKind::NotFound) => {
+            say(format_args!("warning: the service does not show drive {drive_id} to this login: {error}"));
+        }
+        Err(error) => return Err(error.context(NO_LOGIN)),
+    }
+    Ok(drive_id.clone())
 }

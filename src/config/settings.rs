@@ -296,9 +296,16 @@ impl Settings {
                 invalid(format!("nobody is logged in: {e}, or set {TOKEN_VARIABLE}, or name a --token-file"))
             }
         })?;
+        let drive_id = self.drive_id.clone().or(outline.drive_id).ok_or_else(|| {
+            let name = handle.name();
+            invalid(format!(
+                "account {name} has no drive yet: name one with --drive-id (pdsfs drives {name} lists them), or run \
+                 pdsfs login {name} again"
+            ))
+        })?;
         Ok(Place {
             endpoint: self.endpoint.clone().unwrap_or(outline.endpoint),
-            drive_id: self.drive_id.clone().unwrap_or(outline.drive_id),
+            drive_id,
             credential: Credential::Account(handle),
         })
     }

@@ -3,7 +3,7 @@
 //! Renewal is single-flight: whoever finds the token refused or about to end asks for a new one, everybody else
 //! waits for that or goes on with the old one. Between processes the lock of the account does the same. A rotated
 //! refresh token is on disk before the access token that came with it is used, so a crash in between never locks
-//! the user out.
+//! the user out; and a renewal belongs to nobody who waits for it, so it comes to its end when they are gone.
 //!
 //! A credential that is finally refused is *dead*: calls fail with what to do about it, until the place that it
 //! came from has another one.
@@ -12,38 +12,36 @@ mod grants;
 mod jwt;
 pub mod oauth;
 mod origin;
+mod renewal;
 mod token_file;
 
 use std::path::PathBuf;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 
-use crate::account::{AccessToken, Grant, Handle, Stamp};
+use crate::account::{AccessToken, Grant, Handle};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Secret;
 use crate::pds::sign::{AccessKey, Authorization};
 use crate::pds::transport::Transport;
 
 use origin::{Held, Origin};
+use renewal::{Flight, Renewal};
 
 pub use grants::{CodeAnswer, Granted, by_code, by_grant};
 pub use jwt::check_key;
+pub use renewal::{LOOK_INTERVAL, none_under_way};
 
-/// How often the place of a dead credential is looked at.
-pub const LOOK_INTERVAL: Duration = Duration::from_secs(2);
-/// How often a dead credential is tried again that may recover by itself: a clock that is set, a key that is let
-/// in again.
-const RETRY_INTERVAL: Duration = Duration::from_secs(60);
 /// A token is not used in its last seconds: it would end on its way.
 const LAST_S: u64 = 5;
 /// How long before its end a token is renewed, at most.
 const AHEAD_MAX_S: u64 = 600;
 /// Pause after a renewal ahead of time that failed.
 const AHEAD_RETRY: Duration = Duration::from_secs(30);
-/// Longest token that is sent.
-const TOKEN_BYTES_MAX: usize = 16 << 10;
+/// Longest token that is sent or stored.
+const TOKEN_BYTES_MAX: usize = 64 << 10;
 
 /// Where the access token comes from.
 #[derive(Clone, Debug)]
@@ -91,7 +89,7 @@ impl From<Trouble> for Error {
     }
 }
 
-/// The current authorization, and how to get the next one.
+/// The current authorization, and how to get the next one. How it is renewed is in `renewal.rs`.
 #[derive(Debug)]
 pub struct TokenSource {
     origin: Origin,
@@ -99,6 +97,8 @@ pub struct TokenSource {
     current: RwLock<Option<Current>>,
     /// Held while a renewal is under way.
     renewal: tokio::sync::Mutex<Renewal>,
+    /// The renewal that was begun last. A leaf lock.
+    flight: Mutex<Option<Flight>>,
     state: watch::Sender<AuthState>,
 }
 
@@ -110,17 +110,6 @@ struct Current {
     renew_at: Option<Instant>,
 }
 
-#[derive(Debug, Default)]
-struct Renewal {
-    /// What the service gave and no disk has. It goes before what is stored.
-    unsaved: Option<Held>,
-    /// The origin as it was when the credential was found dead, and when it was tried last.
-    dead: Option<(Option<Stamp>, Instant)>,
-    looked_at: Option<Instant>,
-    /// What the origin held when it was last read.
-    seen: Option<Grant>,
-}
-
 impl TokenSource {
     /// Checks what can be checked without asking anybody.
     pub fn new(credential: Credential, endpoint: &url::Url) -> Result<Self> {
@@ -130,6 +119,7 @@ impl TokenSource {
             origin,
             current: RwLock::new(current),
             renewal: tokio::sync::Mutex::default(),
+            flight: Mutex::default(),
             state: watch::Sender::new(AuthState::Fine),
         })
     }
@@ -153,7 +143,10 @@ impl TokenSource {
     }
 
     /// What goes into the next call. Asks for a token first where there is none that holds.
-    pub async fn authorization(&self, transport: &Transport) -> std::result::Result<Authorization, Trouble> {
+    pub async fn authorization(
+        self: &Arc<Self>,
+        transport: &Transport,
+    ) -> std::result::Result<Authorization, Trouble> {
         // What cannot be replaced is tried all the same: the service may change its mind.
         if self.is_repairable() {
             self.check_alive().await?;
@@ -181,192 +174,18 @@ impl TokenSource {
         true
     }
 
-    /// Renews the token before it ends. What fails here is met again when it has ended.
-    pub async fn renew_ahead(&self, transport: &Transport) {
-        let Some(current) = self.current() else { return };
-        let outcome = self.renew(Some(&current.authorization), "the access token is about to end", transport);
-        if let Err(trouble) = outcome.await {
-            tracing::warn!(error = %Error::from(trouble), "the access token could not be renewed ahead of time");
-        }
+    /// Whether the credential is dead now, as far as is known.
+    pub fn is_dead(&self) -> bool {
+        *self.state.borrow() != AuthState::Fine
     }
 
-    /// Gets another authorization than `rejected`, which the service refused or which has ended.
-    pub async fn renew(
-        &self,
-        rejected: Option<&Authorization>,
-        why: &str,
-        transport: &Transport,
-    ) -> std::result::Result<(), Trouble> {
-        let mut renewal = self.renewal.lock().await;
-        if self.current().is_some_and(|current| Some(&current.authorization) != rejected) {
-            return Ok(());
-        }
-        // Others have waited for the one that found it dead: they need not ask again.
-        if let (AuthState::Dead { reason, .. }, Some((stamp, _))) = (&*self.state.borrow(), renewal.dead)
-            && stamp == self.origin.stamp()
-            && self.is_repairable()
-        {
-            return Err(Trouble::Dead(Error::new(ErrorKind::Unauthenticated, reason)));
-        }
-        let outcome = self.renew_alone(&mut renewal, rejected, why, transport).await;
-        match &outcome {
-            Ok(()) => {
-                renewal.dead = None;
-                self.state
-                    .send_if_modified(|state| std::mem::replace(state, AuthState::Fine) != AuthState::Fine);
-            }
-            Err(Trouble::Dead(error)) => {
-                renewal.dead = Some((self.origin.stamp(), Instant::now()));
-                let (since, reason) = (SystemTime::now(), error.to_string());
-                self.state.send_if_modified(|state| {
-                    let was_fine = *state == AuthState::Fine;
-                    if was_fine {
-                        tracing::error!("{reason}");
-                        *state = AuthState::Dead { since, reason };
-                    }
-                    was_fine
-                });
-            }
-            Err(Trouble::Passing(_)) => {}
-        }
-        outcome
-    }
-
-    async fn renew_alone(
-        &self,
-        renewal: &mut Renewal,
-        rejected: Option<&Authorization>,
-        why: &str,
-        transport: &Transport,
-    ) -> std::result::Result<(), Trouble> {
-        let locked = self.origin.lock().await.map_err(Trouble::Passing)?;
-        let stored = match self.origin.load().await {
-            Ok(stored) => stored,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Err(Trouble::Dead(error)),
-            Err(error) => return Err(Trouble::Passing(error)),
-        };
-        if renewal.seen.as_ref() != Some(&stored.grant) {
-            // Somebody else has stored something: it goes before what we could not store.
-            renewal.unsaved = None;
-        }
-        renewal.seen = Some(stored.grant.clone());
-        let held = renewal.unsaved.clone().unwrap_or(stored);
-        // Somebody else has renewed it, or a login has replaced it.
-        if let Some(current) = Current::of(&held).map_err(Trouble::Dead)?
-            && Some(&current.authorization) != rejected
-            && !current.is_over()
-        {
-            self.adopt(Some(current));
-            return Ok(());
-        }
-        let granted = match by_grant(&held.grant, self.origin.auth_endpoint(), transport).await {
-            Ok(Some(granted)) => granted,
-            Ok(None) => return Err(Trouble::Dead(self.origin.hopeless(why))),
-            Err(Trouble::Dead(error)) => return Err(Trouble::Dead(self.origin.dead(why, &error))),
-            Err(passing) => return Err(passing),
-        };
-        let held = held.with(granted);
-        let current = Current::of(&held).map_err(Trouble::Passing)?;
-        let saved = self.origin.save(&locked, &held).await;
-        // The service has rotated the token already: where it is not stored, using it is all that is left.
-        renewal.unsaved = (!matches!(saved, Ok(true))).then_some(held);
-        self.adopt(current);
-        match saved {
-            Ok(_) => tracing::info!("the access token was renewed"),
-            Err(error) => {
-                tracing::error!(%error, "the renewed token could not be stored; the mount works until it ends");
-            }
-        }
-        Ok(())
-    }
-
-    /// Fails while the credential is dead. Looks for a new one, but not at every call.
-    async fn check_alive(&self) -> std::result::Result<(), Trouble> {
-        let dead = |state: &AuthState| match state {
-            AuthState::Fine => None,
-            AuthState::Dead { reason, .. } => Some(Error::new(ErrorKind::Unauthenticated, reason)),
-        };
-        if dead(&self.state.borrow()).is_none() {
-            return Ok(());
-        }
-        if let Ok(mut renewal) = self.renewal.try_lock() {
-            self.look(&mut renewal).await;
-        }
-        dead(&self.state.borrow()).map_or(Ok(()), |error| Err(Trouble::Dead(error)))
-    }
-
-    /// Looks whether a dead credential has been replaced. Cheap: most of the time it looks at a clock.
-    pub async fn look_again(&self) {
-        let mut renewal = self.renewal.lock().await;
-        self.look(&mut renewal).await;
-    }
-
-    async fn look(&self, renewal: &mut Renewal) {
-        let Some((stamp, tried_at)) = renewal.dead else { return };
-        if renewal.looked_at.is_some_and(|at| at.elapsed() < LOOK_INTERVAL) {
-            return;
-        }
-        renewal.looked_at = Some(Instant::now());
-        let now = self.origin.stamp();
-        if now != stamp {
-            renewal.dead = Some((now, tried_at));
-            match self.reload_with(renewal).await {
-                Ok(true) => tracing::info!("another credential was found"),
-                Ok(false) => {}
-                Err(error) => tracing::warn!(%error, "the new credential cannot be used"),
-            }
-        } else if tried_at.elapsed() >= RETRY_INTERVAL && renewal.seen.as_ref().is_some_and(may_recover) {
-            // Alive again until a call says otherwise: the next one tries.
-            renewal.dead = Some((stamp, Instant::now()));
+    /// The service has taken this authorization in a call that began when the credential was dead: that is over. A
+    /// call that began earlier says nothing, because the service judged it before it refused.
+    pub fn worked(&self, taken: &Authorization) {
+        if self.is_dead() && self.current().is_some_and(|current| current.authorization == *taken) {
             self.state.send_replace(AuthState::Fine);
         }
     }
-
-    /// Reads the credential again, now. Waits for a renewal that is under way.
-    pub async fn reload(&self) -> Result<()> {
-        let mut renewal = self.renewal.lock().await;
-        self.reload_with(&mut renewal).await.map(|_| ())
-    }
-
-    /// Whether what is stored is something else than what was in use.
-    async fn reload_with(&self, renewal: &mut Renewal) -> Result<bool> {
-        let held = self.origin.load().await?;
-        let fresh = Current::of(&held)?;
-        let old = self.current().map(|current| current.authorization);
-        let same = fresh.as_ref().map(|current| &current.authorization) == old.as_ref();
-        // What could not be stored goes before what it has replaced.
-        let is_ahead = renewal.unsaved.is_some();
-        if (same || is_ahead) && renewal.seen.as_ref() == Some(&held.grant) {
-            return Ok(false);
-        }
-        renewal.seen = Some(held.grant);
-        renewal.unsaved = None;
-        renewal.dead = None;
-        self.adopt(fresh);
-        self.state.send_replace(AuthState::Fine);
-        Ok(true)
-    }
-
-    /// The service refuses even what it has just given.
-    pub async fn give_up(&self, refusal: &Error) -> Error {
-        let error = self.origin.dead("the service refuses a token that it has just given", refusal);
-        let mut renewal = self.renewal.lock().await;
-        renewal.dead = Some((self.origin.stamp(), Instant::now()));
-        self.state.send_replace(AuthState::Dead { since: SystemTime::now(), reason: error.to_string() });
-        error
-    }
-
-    /// A call was answered: whatever was wrong is over.
-    pub fn worked(&self) {
-        if *self.state.borrow() != AuthState::Fine {
-            self.state.send_replace(AuthState::Fine);
-        }
-    }
-}
-
-/// Whether the same credential may be taken later.
-fn may_recover(grant: &Grant) -> bool {
-    matches!(grant, Grant::ServiceApp { .. } | Grant::AccessKey { .. })
 }
 
 impl Current {
@@ -397,7 +216,7 @@ impl Current {
 fn renew_at(left_s: u64, random: u32) -> Option<Instant> {
     let fifth_ms = left_s.min(AHEAD_MAX_S * 5) * 1000 / 5;
     let ahead_ms = fifth_ms / 2 + fifth_ms / 2 * u64::from(random) / u64::from(u32::MAX);
-    Instant::now().checked_add(Duration::from_millis(left_s * 1000 - ahead_ms))
+    Instant::now().checked_add(Duration::from_millis(left_s.saturating_mul(1000) - ahead_ms))
 }
 
 /// Seconds since 1970.
@@ -410,16 +229,20 @@ fn random_u32() -> u32 {
     getrandom::u32().unwrap_or(u32::MAX / 2)
 }
 
-/// Whether a text can be a token at all.
+/// Whether a text can be a token at all: it goes into a header, so it must be plain.
 pub fn check_token(token: &str) -> Result<()> {
-    if token.is_empty()
-        || token.len() > TOKEN_BYTES_MAX
-        || token.contains(|c: char| c.is_control() || c.is_whitespace())
-    {
-        return Err(Error::new(
-            ErrorKind::Invalid,
-            "the access token is empty or has characters that no token has",
+    let wrong = |what: String| Err(Error::new(ErrorKind::Invalid, what));
+    if token.is_empty() {
+        return wrong("the token is empty".to_owned());
+    }
+    if token.len() > TOKEN_BYTES_MAX {
+        return wrong(format!(
+            "the token has {} bytes; no token has more than {TOKEN_BYTES_MAX}",
+            token.len()
         ));
+    }
+    if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return wrong("the token has characters that no token has".to_owned());
     }
     Ok(())
 }
@@ -469,8 +292,10 @@ mod tests {
         let rotated = source.origin.load().await.unwrap();
         std::fs::write(file.path(), text(1)).unwrap();
         source.adopt(Current::of(&rotated).unwrap());
-        *source.renewal.lock().await =
-            Renewal { seen: Some(stored.grant), unsaved: Some(rotated), ..Renewal::default() };
+        {
+            let mut renewal = source.renewal.lock().await;
+            (renewal.seen, renewal.unsaved) = (Some(stored.grant), Some(rotated));
+        }
         source.reload().await.unwrap();
         assert_eq!(bearer(&source), token(2), "a spent token is taken again");
         std::fs::write(file.path(), text(3)).unwrap();
@@ -479,11 +304,13 @@ mod tests {
     }
 
     #[test]
-    fn empty_tokens_are_refused() {
-        for wrong in ["", "a b"] {
+    fn what_cannot_be_in_a_header_is_no_token() {
+        let long = "x".repeat(TOKEN_BYTES_MAX + 1);
+        for wrong in ["", "a b", "a\r\nx-evil: 1", "a\n", "a\u{7f}", "a\u{e9}", &long] {
             let credential = Credential::Token(Secret::new(wrong.into()));
             assert!(TokenSource::new(credential, &endpoint()).is_err(), "{wrong:?}");
         }
+        check_token(&long[1..]).unwrap();
     }
 
     #[test]

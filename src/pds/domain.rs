@@ -3,9 +3,10 @@
 use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::ids::DriveId;
 use crate::pds::retry::{Idempotency, RetryPolicy};
 use crate::pds::session::Session;
-use crate::pds::types::{DriveInfo, DriveList};
+use crate::pds::types::{DriveInfo, DriveList, DriveRequest};
 
 /// Drives per page: the largest that the documents allow.
 const PAGE_DRIVES: u32 = 100;
@@ -46,6 +47,12 @@ pub async fn default_drive(session: &Session, whose: Whose<'_>) -> Result<DriveI
     let body = DefaultDrive { user_id };
     let (path, policy) = ("/v2/drive/get_default_drive", RetryPolicy::INTERACTIVE);
     Ok(session.call(path, Idempotency::Safe, policy, &body).await?)
+}
+
+/// One drive, by its id.
+pub async fn drive(session: &Session, drive_id: &DriveId) -> Result<DriveInfo> {
+    let (path, body) = ("/v2/drive/get", DriveRequest { drive_id });
+    Ok(session.call(path, Idempotency::Safe, RetryPolicy::INTERACTIVE, &body).await?)
 }
 
 /// All drives that can be mounted: one's own, and those of one's groups.

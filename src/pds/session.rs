@@ -32,7 +32,7 @@ pub struct Session(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     transport: Transport,
-    tokens: TokenSource,
+    tokens: Arc<TokenSource>,
     endpoint: Url,
     /// A task looks whether a dead credential was replaced.
     is_watched: AtomicBool,
@@ -43,7 +43,7 @@ impl Session {
     pub fn new(endpoint: &Url, credential: Credential, timeouts: Timeouts) -> Result<Self> {
         Ok(Self(Arc::new(Inner {
             transport: Transport::new(timeouts, endpoint::is_loopback(endpoint))?,
-            tokens: TokenSource::new(credential, endpoint)?,
+            tokens: Arc::new(TokenSource::new(credential, endpoint)?),
             endpoint: endpoint.clone(),
             is_watched: AtomicBool::new(false),
         })))
@@ -84,12 +84,13 @@ impl Session {
                 }
             };
             self.renew_soon();
+            let began_dead = tokens.is_dead();
             let call = Call { url: &url, authorization: Some(&authorization), idempotency, policy };
             let failure = match transport.json(call, body).await {
                 Err(failure) if failure.error.kind() == ErrorKind::Unauthenticated => failure,
                 answer => {
-                    if answer.is_ok() {
-                        tokens.worked();
+                    if began_dead && answer.is_ok() {
+                        tokens.worked(&authorization);
                     }
                     return answer;
                 }
@@ -111,7 +112,7 @@ impl Session {
     ) -> std::result::Result<(), Trouble> {
         let Inner { transport, tokens, .. } = &*self.0;
         if refusals >= REFUSALS_MAX {
-            return Err(Trouble::Dead(tokens.give_up(refusal).await));
+            return tokens.give_up(refused, refusal).await;
         }
         let why = match refused {
             Authorization::Bearer(_) => "the service refuses the access token".to_owned(),

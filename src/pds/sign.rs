@@ -181,13 +181,25 @@ mod tests {
     }
 
     #[test]
-    fn a_temporary_key_sends_its_token() {
-        let token = Some(Secret::new("STS".to_owned()));
-        let key = AccessKey { id: "A".into(), secret: Secret::new("S".into()), security_token: token };
-        let moment = Moment { date: "d".into(), nonce: "n".into() };
+    fn a_temporary_key_sends_its_token_and_signs_it() {
         let url = Url::parse("https://x/v2/file/list").unwrap();
-        let headers = signed(&key, &url, &moment).unwrap();
-        assert!(headers.contains(&("x-acs-security-token", "STS".into())));
-        assert!(!format!("{key:?}").contains('S') || !format!("{key:?}").contains("STS"));
+        let moment = Moment { date: "d".into(), nonce: "n".into() };
+        let with = |token: Option<&str>| {
+            let security_token = token.map(|token| Secret::new(token.to_owned()));
+            let key = AccessKey { id: "AKID".into(), secret: Secret::new("HIDDEN".into()), security_token };
+            assert!(!format!("{key:?}").contains("HIDDEN") && !format!("{key:?}").contains("STS"), "{key:?}");
+            signed(&key, &url, &moment).unwrap()
+        };
+        let get = |headers: &[(&str, String)], name: &str| {
+            headers.iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone())
+        };
+        let (plain, one, other) = (with(None), with(Some("STS-1")), with(Some("STS-2")));
+        assert_eq!(get(&plain, "x-acs-security-token"), None);
+        assert_eq!(get(&one, "x-acs-security-token").as_deref(), Some("STS-1"));
+        assert_eq!(get(&one, "x-acs-accesskey-id").as_deref(), Some("AKID"));
+        // Nobody can put another token in its place.
+        let signatures = [&plain, &one, &other].map(|headers| get(headers, "authorization").unwrap());
+        assert!(signatures.iter().all(|signature| signature.starts_with("acs AKID:")), "{signatures:?}");
+        assert!(signatures[0] != signatures[1] && signatures[1] != signatures[2], "{signatures:?}");
     }
 }

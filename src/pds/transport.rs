@@ -18,6 +18,7 @@ use tokio::sync::watch;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Secret;
+use crate::pds::endpoint;
 use crate::pds::frame::{Frame, PartBody, stalled};
 use crate::pds::reach::Reach;
 use crate::pds::retry::{Failure, Idempotency, RetryPolicy, Sent};
@@ -67,6 +68,8 @@ pub struct Transport {
 #[derive(Clone, Debug)]
 struct Pools {
     calls: Client,
+    /// Calls that stay on this machine, whatever the rest does: a service elsewhere may have its logins here.
+    near: Client,
     gets: Client,
     puts: Client,
     /// [`Reach::turns`] before the first connection.
@@ -116,7 +119,7 @@ pub enum GetAnswer {
 impl Pools {
     /// No connection is made yet.
     fn open(timeouts: Timeouts, is_loopback: bool, turn: u64) -> Result<Self> {
-        let client = |idle_max: usize, answer_max: Option<Duration>| {
+        let client = |idle_max: usize, answer_max: Option<Duration>, is_direct: bool| {
             let builder = Client::builder()
                 .user_agent(concat!("pdsfs/", env!("CARGO_PKG_VERSION")))
                 .connect_timeout(timeouts.connect)
@@ -127,7 +130,7 @@ impl Pools {
                 .pool_max_idle_per_host(idle_max)
                 .http1_only()
                 .tcp_nodelay(true);
-            let builder = if is_loopback { builder.no_proxy() } else { builder };
+            let builder = if is_direct { builder.no_proxy() } else { builder };
             let builder = match answer_max {
                 Some(limit) => builder.read_timeout(limit),
                 None => builder,
@@ -137,13 +140,20 @@ impl Pools {
         let stall = Some(timeouts.stall);
         // A read timeout runs from the first byte sent, so a slow PUT must not have one: its progress
         // is watched instead.
-        let (calls, gets, puts) = (client(16, stall)?, client(64, stall)?, client(64, None)?);
-        Ok(Self { calls, gets, puts, turn })
+        let (calls, near) = (client(16, stall, false)?, client(16, stall, true)?);
+        let (gets, puts) = (client(64, stall, is_loopback)?, client(64, None, is_loopback)?);
+        Ok(Self { calls, near, gets, puts, turn })
+    }
+
+    /// No proxy stands between a machine and itself.
+    fn calls_to(&self, url: &Url) -> &Client {
+        if endpoint::is_loopback(url) { &self.near } else { &self.calls }
     }
 }
 
 impl Transport {
-    /// Opens the pools; no connection is made yet.
+    /// Opens the pools; no connection is made yet. Content goes around every proxy where the service is on this
+    /// machine (`is_loopback`), calls where they go to this machine themselves.
     pub fn new(timeouts: Timeouts, is_loopback: bool) -> Result<Self> {
         // A provider installed earlier by somebody else serves as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -265,7 +275,7 @@ impl Transport {
         call: Call<'_>,
         (body, content_type): (Bytes, &'static str),
     ) -> std::result::Result<A, Failure> {
-        let mut request = self.pools().calls.post(call.url.clone()).timeout(self.timeouts.call);
+        let mut request = self.pools().calls_to(call.url).post(call.url.clone()).timeout(self.timeouts.call);
         let headers = match call.authorization {
             Some(authorization) => sign::headers(authorization, call.url)
                 .map_err(|error| Failure { error, ..protocol(String::new()) })?,
@@ -282,10 +292,7 @@ impl Transport {
         }
         let text = read_body(path, response, JSON_BYTES_MAX).await?;
         let text = if text.is_empty() { Bytes::from_static(b"null") } else { text };
-        serde_json::from_slice(&text).map_err(|e| Failure {
-            sent: Sent::Maybe,
-            ..protocol(format!("{path}: the answer makes no sense: {e}"))
-        })
+        serde_json::from_slice(&text).map_err(|e| unreadable(path, &e))
     }
 
     /// PUTs one part. Repeats on anything transient; a stall of [`Timeouts::stall`] is transient. Sets
@@ -386,6 +393,18 @@ fn parse_signed(url: &str) -> std::result::Result<Url, Failure> {
     Url::parse(url).map_err(|_| protocol("the service gave a URL that cannot be parsed".into()))
 }
 
+/// The text of a JSON error may quote what it met, which may be a token or a signed URL: only the place is told.
+fn unreadable(path: &str, e: &serde_json::Error) -> Failure {
+    let what = match e.classify() {
+        serde_json::error::Category::Data => "not what was expected",
+        serde_json::error::Category::Eof => "cut off",
+        serde_json::error::Category::Syntax | serde_json::error::Category::Io => "not JSON",
+    };
+    let place = format!("line {}, column {}", e.line(), e.column());
+    let failure = protocol(format!("{path}: the answer makes no sense: {what} at {place}"));
+    Failure { sent: Sent::Maybe, ..failure }
+}
+
 fn protocol(detail: String) -> Failure {
     let error = Error::new(ErrorKind::Protocol, detail);
     Failure { error, code: String::new(), sent: Sent::Answered, retry_after: None }
@@ -479,6 +498,19 @@ fn header_number(headers: &HeaderMap, name: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_that_makes_no_sense_is_not_quoted() {
+        for (text, says) in [
+            ("{\n \"a\": \"SECRET\"}", "not what was expected at line 2, column 14"),
+            ("SECRET", "not JSON"),
+            ("{\"SECRET", "cut off"),
+        ] {
+            let wrong = serde_json::from_str::<std::collections::HashMap<String, u32>>(text).unwrap_err();
+            let said = unreadable("/v2/x", &wrong).error.to_string();
+            assert!(said.contains(says) && !said.contains("SECRET"), "{said}");
+        }
+    }
 
     #[test]
     fn content_range_must_be_what_was_asked_for() {

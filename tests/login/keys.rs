@@ -1,15 +1,17 @@
 //! Logins without a browser: service apps, access keys, tokens; and mistakes in them.
 
+use std::io::Write as _;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use pdsfs::ids::Secret;
-use pdsfs::server::{AccessKey, ServiceApp};
+use pdsfs::server::{AccessKey, FaultAction, FaultRule, ServiceApp};
 use ring::rand::SystemRandom;
 use ring::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
 use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject as _;
+use serde_json::Value;
 
 use crate::rig::{CLIENT, Rig, TOKEN, private_file, stderr};
 
@@ -41,12 +43,22 @@ fn a_service_app_signs_its_way_in() {
     let rig = with_app();
     let args = service_app(&rig, KEY, 0o600);
     rig.login(&borrowed(&args), "");
+    let subject = || {
+        let stored: Value = serde_json::from_slice(&std::fs::read(rig.account("svc")).unwrap()).unwrap();
+        let app = &stored["method"]["service_app"];
+        ["subject", "subject_kind"].map(|key| app[key].as_str().unwrap().to_owned())
+    };
+    assert_eq!(subject(), ["bj1", "service"]);
     let user = [&borrowed(&args)[..], &["--user-id", "owner"]].concat();
     rig.login(&user, "");
+    assert_eq!(subject(), ["owner", "user"]);
     // The token ends, and the key makes another.
+    let given = || rig.server().stats().count("oauth/token");
+    let before = given();
     rig.runtime.block_on(rig.server().revoke_all_tokens()).unwrap();
     let listed = rig.run(&["drives", "svc"], "");
     assert!(listed.status.success(), "{}", stderr(&listed));
+    assert_eq!(given(), before + 1);
 }
 
 #[test]
@@ -102,12 +114,90 @@ fn an_access_key_signs_every_call() {
     let table = String::from_utf8_lossy(&listed.stdout).into_owned();
     assert!(table.contains("*  2"), "{table}{}", stderr(&listed));
     rig.runtime.block_on(rig.server().advance_clock(Duration::from_secs(3600)));
-    let late = rig.run(&["drives", "key"], "");
-    assert!(
-        stderr(&late).contains("3600 s behind") || stderr(&late).contains("s behind that"),
-        "{}",
-        stderr(&late)
-    );
+    let late = stderr(&rig.run(&["drives", "key"], ""));
+    let (_, behind) = late.split_once("the clock of this machine is ").unwrap_or_else(|| panic!("{late}"));
+    let (seconds, rest) = behind.split_once(' ').unwrap();
+    assert!(rest.starts_with("s behind that of the service"), "{late}");
+    assert!((3600..3700).contains(&seconds.parse::<u32>().unwrap()), "{late}");
+}
+
+fn refusal(status: u16, code: &str) -> FaultAction {
+    FaultAction::Status {
+        status,
+        code: code.to_owned(),
+        message: String::new(),
+        retry_after_s: None,
+        x_retry_after_ms: None,
+        empty_body: false,
+    }
+}
+
+#[test]
+fn what_the_service_has_rotated_is_kept_when_no_drive_is_chosen() {
+    let rig = Rig::with(|config| config.logins.refresh_token = Some(Secret::new("RT-1".to_owned())));
+    let stored = |name: &str| -> String {
+        let account: Value = serde_json::from_slice(&std::fs::read(rig.account(name)).unwrap()).unwrap();
+        account["secrets"]["refresh_token"].as_str().unwrap().to_owned()
+    };
+    let by_token = |name: &'static str| [name, "--client-id", CLIENT, "--refresh-token"];
+    rig.server().faults().add(FaultRule::new("drive/list_my_drives", refusal(400, "InvalidParameter")));
+    let said = rig.refused(&by_token("failed"), "RT-1\n");
+    assert!(said.contains("login itself is stored") && said.contains("pdsfs drives failed"), "{said}");
+    let second = stored("failed");
+    assert_ne!(second, "RT-1");
+    // Another login is killed while it asks for drives.
+    rig.server().faults().clear();
+    rig.server().faults().add(FaultRule::new("drive/list_my_drives", FaultAction::Stall));
+    let endpoint = rig.endpoint();
+    let args = [&["login", "--endpoint", &endpoint][..], &by_token("killed")].concat();
+    let mut child = rig.pdsfs(&args).spawn().unwrap();
+    writeln!(child.stdin.take().unwrap(), "{second}").unwrap();
+    rig.runtime.block_on(rig.server().faults().wait_for_hits(1));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    rig.server().faults().clear();
+    assert_ne!(stored("killed"), second);
+    let listed = rig.run(&["drives", "killed"], "");
+    assert!(listed.status.success(), "{}", stderr(&listed));
+}
+
+#[test]
+fn who_may_not_list_drives_can_log_in_to_one() {
+    let rig = Rig::with(|config| config.logins.refresh_token = Some(Secret::new("RT-1".to_owned())));
+    let faults = rig.server().faults();
+    faults.add(FaultRule::new("drive/list_my_drives", refusal(403, "Forbidden")));
+    let said = rig.login(&["named", "--token", "--drive-id", "2"], TOKEN);
+    assert!(said.contains("drive 2") && !said.contains("warning"), "{said}");
+    let said = rig.login(&["given", "--client-id", CLIENT, "--refresh-token"], "RT-1");
+    assert!(said.contains("drive 1"), "{said}");
+    let said = rig.login(&["asked", "--token"], TOKEN);
+    assert!(said.contains("drive 1"), "{said}");
+    let said = rig.login(&["typo", "--token", "--drive-id", "22"], TOKEN);
+    assert!(said.contains("warning: the service does not show drive 22"), "{said}");
+    faults.add(FaultRule::new("drive/get", refusal(403, "Forbidden")));
+    let said = rig.login(&["blind", "--token", "--drive-id", "2"], TOKEN);
+    assert!(said.contains("warning") && said.contains("drive 2"), "{said}");
+    let said = rig.refused(&["wrong", "--token", "--drive-id", "2"], "no-such-token\n");
+    assert!(said.contains("refuses the access token") && !rig.account("wrong").exists(), "{said}");
+}
+
+#[test]
+fn a_damaged_account_can_be_forgotten() {
+    let rig = Rig::new();
+    let damaged = |text: &str, mode: u32| {
+        rig.login(&["broken", "--token"], TOKEN);
+        private_file(&rig.account("broken"), text, mode);
+        private_file(&rig.account("broken").with_file_name(".broken.json.a1B2c3.unfinished"), "torn", 0o600);
+        let forgotten = rig.run(&["login", "broken", "--forget"], "");
+        assert!(forgotten.status.success(), "{}", stderr(&forgotten));
+        let left = std::fs::read_dir(rig.account("broken").parent().unwrap()).unwrap();
+        let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, [".broken.lock"]);
+    };
+    damaged("{\"version\": 1, \"secr", 0o600);
+    damaged("{}", 0o644);
+    let again = rig.run(&["login", "broken", "--forget"], "");
+    assert!(!again.status.success() && stderr(&again).contains("no account broken"), "{}", stderr(&again));
 }
 
 #[test]

@@ -147,6 +147,8 @@ fn two_mounts_share_an_account_whose_tokens_end() {
         }
     }
     assert_eq!(accounts.rig.client().names("").len(), 8);
+    // The login, and one for each round.
+    assert_eq!(accounts.rig.server().stats().count("oauth/token"), 5);
     for mount in &mounts {
         assert!(!mount.log().iter().any(|line| line.contains("pdsfs login")), "{:?}", mount.log());
     }

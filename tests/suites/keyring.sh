@@ -38,6 +38,12 @@ address=$(timeout 20 grep -om1 'http://[0-9.:]*' "$WORK/address")
 
 login() { echo owner-token | "$pdsfs" login "$@" --token --endpoint "$address"; }
 
+# How many items the keyring has of an account.
+items() {
+    dbus-send --session --print-reply --dest=org.freedesktop.secrets /org/freedesktop/secrets \
+        org.freedesktop.Secret.Service.SearchItems "dict:string:string:account,$1" | grep -c 'object path' || true
+}
+
 # Before there is a keyring, the bus cannot start one that is locked: name none.
 login early --store file 2>&1 | grep -q 'secrets are in /' || fail "the file does not take them"
 grep -q owner-token "$account/early.json" || fail "the file does not have them"
@@ -46,6 +52,12 @@ eval "$(printf 'pass\n' | gnome-keyring-daemon --unlock --components=secrets | s
 login kept --store keyring 2>&1 | grep -q 'in the keyring' || fail "the keyring does not take them"
 ! grep -q owner-token "$account/kept.json" || fail "the file has a secret"
 "$pdsfs" drives kept | grep -q '\*  1' || fail "the account does not work"
+login early 2>&1 | grep -q 'secrets are in /' || fail "a login made again moves the secrets"
+login moved --store keyring 2>&1 | grep -q 'in the keyring' || fail "the keyring does not take them"
+login moved --store keyring 2>&1 | grep -q 'in the keyring' || fail "the keyring does not take them again"
+[ "$(items moved)" = 1 ] || fail "the keyring has $(items moved) items of one account"
+login moved --store file 2>&1 | grep -q 'secrets are in /' || fail "the file does not take them"
+[ "$(items moved)" = 0 ] || fail "the keyring keeps secrets that a file has"
 login chosen 2>&1 | grep -q 'in the keyring' || fail "a keyring that is there is not used"
 DBUS_SESSION_BUS_ADDRESS=unix:path=/nonexistent "$pdsfs" drives kept 2>&1 | grep -q -- '--store file' ||
     fail "a keyring that is gone is not explained"

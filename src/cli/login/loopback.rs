@@ -1,8 +1,10 @@
 //! Where a browser comes back to: one page on 127.0.0.1, for as long as a login lasts.
 //!
 //! Whoever can reach the port can knock, so a visitor with another state than ours is told so and the wait goes
-//! on: a stray page cannot end somebody's login.
+//! on: a stray page cannot end somebody's login. Browsers connect ahead and then say nothing for long; such
+//! visitors stand in nobody's way.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -15,7 +17,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Secret;
@@ -23,8 +25,12 @@ use crate::pds::auth::oauth::Attempt;
 
 /// Path of the redirect URI.
 const PATH: &str = "/callback";
-/// Visitors at a time.
+/// Visitors at a time; one more takes the place of the oldest.
 const VISITORS_MAX: usize = 16;
+/// How long a visitor may take to say what it wants.
+const HEAD_MAX: Duration = Duration::from_secs(10);
+/// Longest head of a request, in bytes. A code and a state are some hundred.
+const HEAD_BYTES_MAX: usize = 16 << 10;
 /// How long the browser may take to fetch the last page.
 const LAST_PAGE_MAX: Duration = Duration::from_secs(2);
 
@@ -59,14 +65,18 @@ impl Loopback {
         let (told, mut outcome) = mpsc::channel(1);
         let door = Arc::new(Door { attempt: attempt.clone(), told });
         let mut visitors = JoinSet::new();
+        let mut by_age = VecDeque::with_capacity(VISITORS_MAX);
         let deadline = tokio::time::sleep(limit);
         tokio::pin!(deadline);
         let outcome = loop {
-            let has_room = visitors.len() < VISITORS_MAX;
             tokio::select! {
-                accepted = self.listener.accept(), if has_room => {
+                accepted = self.listener.accept() => {
                     if let Ok((stream, from)) = accepted {
-                        visitors.spawn(serve(door.clone(), stream, from));
+                        by_age.retain(|visitor: &AbortHandle| !visitor.is_finished());
+                        if by_age.len() == VISITORS_MAX && let Some(oldest) = by_age.pop_front() {
+                            oldest.abort();
+                        }
+                        by_age.push_back(visitors.spawn(serve(door.clone(), stream, from)));
                     }
                 }
                 Some(_) = visitors.join_next() => {}
@@ -104,8 +114,12 @@ async fn serve(door: Arc<Door>, stream: tokio::net::TcpStream, from: SocketAddr)
         async move { Ok::<_, Infallible>(answer) }
     });
     let io = hyper_util::rt::TokioIo::new(stream);
-    let connection =
-        hyper::server::conn::http1::Builder::new().keep_alive(false).serve_connection(io, service);
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(hyper_util::rt::TokioTimer::new())
+        .header_read_timeout(HEAD_MAX)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .keep_alive(false)
+        .serve_connection(io, service);
     if let Err(error) = connection.await {
         tracing::debug!(%error, %from, "a visitor went away");
     }
@@ -153,4 +167,45 @@ fn page(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
         headers.insert(name, hyper::header::HeaderValue::from_static(value));
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
+
+    async fn ask(port: u16, target: &str) -> String {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+        let request = format!("GET {target} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n");
+        // Who refuses a head closes while the rest of it is on the way.
+        let _ = stream.write_all(request.as_bytes()).await;
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    #[tokio::test]
+    async fn who_says_nothing_or_too_much_stands_in_nobodys_way() {
+        let loopback = Loopback::open(0).await.unwrap();
+        let port = loopback.port;
+        let endpoint = url::Url::parse("https://bj1.api.aliyunpds.com").unwrap();
+        let attempt = Attempt::new(&endpoint, "app", &loopback.redirect_uri(), "default").unwrap();
+        let state = attempt.url.query_pairs().find(|(key, _)| key == "state").unwrap().1.into_owned();
+        let waiting = tokio::spawn(async move { loopback.wait(&attempt, Duration::from_secs(60)).await });
+        let mut silent = Vec::new();
+        for n in 0..VISITORS_MAX * 2 {
+            let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+            if n % 2 == 0 {
+                stream.write_all(b"GET /callback?code=").await.unwrap();
+            }
+            silent.push(stream);
+        }
+        let long = ask(port, &format!("/callback?state={state}&code={}", "x".repeat(HEAD_BYTES_MAX))).await;
+        assert!(!long.starts_with("HTTP/1.1 200"), "{long}");
+        let answer = ask(port, &format!("/callback?state={state}&code=C")).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert_eq!(waiting.await.unwrap().unwrap().expose(), "C");
+        drop(silent);
+    }
 }

@@ -6,7 +6,7 @@ use url::Url;
 
 use super::loopback::{Loopback, redirect_uri};
 use super::{LoginArgs, RefreshCall, TIMEOUTS, invalid, secret};
-use crate::account::{AccessToken, Account, Grant, RefreshBy, SubjectKind};
+use crate::account::{AccessToken, Grant, Handle, Outline, RefreshBy, SubjectKind};
 use crate::cli::say;
 use crate::error::{Error, Result};
 use crate::ids::{DriveId, Secret};
@@ -39,7 +39,7 @@ pub(super) struct Obtained {
 
 impl Login {
     /// From the arguments, and from what the account was before.
-    pub(super) fn new(args: &LoginArgs, before: Option<&Account>) -> Result<Self> {
+    pub(super) async fn new(args: &LoginArgs, before: Option<&Outline>, handle: &Handle) -> Result<Self> {
         let endpoint = args.endpoint.clone().or_else(|| before.map(|before| before.endpoint.clone()));
         let endpoint = endpoint.ok_or_else(|| {
             invalid("name the domain with --endpoint, such as https://bj1.api.aliyunpds.com")
@@ -50,16 +50,14 @@ impl Login {
         let auth_endpoint = auth_endpoint
             .or_else(|| before.map(|before| before.auth_endpoint.clone()))
             .unwrap_or_else(|| endpoint.clone());
-        let app = before.filter(|before| before.auth_endpoint == auth_endpoint).map(|before| &before.grant);
-        let (old_id, old_secret) = match app {
-            Some(Grant::Refresh { client_id, client_secret, .. }) => {
-                (Some(client_id.clone()), client_secret.clone())
-            }
-            _ => (None, None),
-        };
+        let app = before.filter(|before| before.auth_endpoint == auth_endpoint);
+        let old_id = app.and_then(|app| app.client_id.clone());
+        let is_same_app = args.client_id.is_none() || args.client_id == old_id;
         let client_secret = match &args.client_secret_file {
             Some(path) => Some(secret::in_file(path, "--client-secret-file")?),
-            None => old_secret.filter(|_| args.client_id.is_none() || args.client_id == old_id),
+            // The keyring need not be asked where it has no such secret.
+            None if old_id.is_some() && is_same_app => old_secret(handle).await,
+            None => None,
         };
         Ok(Self { endpoint, auth_endpoint, client_id: args.client_id.clone().or(old_id), client_secret })
     }
@@ -71,6 +69,14 @@ impl Login {
 
     fn transport(&self) -> Result<Transport> {
         Transport::new(TIMEOUTS, endpoint::is_loopback(&self.auth_endpoint))
+    }
+}
+
+/// The secret of the app that the account is of.
+async fn old_secret(handle: &Handle) -> Option<Secret<String>> {
+    match handle.load().await.ok()?.grant {
+        Grant::Refresh { client_secret, .. } => client_secret,
+        _ => None,
     }
 }
 

@@ -15,6 +15,8 @@ use crate::error::{Error, ErrorKind, Result};
 pub(super) struct Held {
     pub(super) grant: Grant,
     pub(super) access: Option<AccessToken>,
+    /// Who gives the next token; nobody, where a credential was given by itself.
+    pub(super) auth_endpoint: Option<Url>,
 }
 
 /// The place.
@@ -22,10 +24,10 @@ pub(super) struct Held {
 pub(super) enum Origin {
     /// Nowhere: it was given by itself.
     Fixed(Box<Held>),
-    /// A token file, and who renews it.
-    File { path: PathBuf, auth_endpoint: Url },
-    /// An account, and who renews it.
-    Account { handle: Handle, auth_endpoint: Url },
+    /// A token file, and where its tokens go.
+    File { path: PathBuf, endpoint: Url },
+    /// An account, and where its tokens go.
+    Account { handle: Handle, endpoint: Url },
 }
 
 /// Nobody else renews what is at this place while it lives.
@@ -45,7 +47,7 @@ impl Held {
         if let (Grant::Refresh { refresh_token, .. }, Some(rotated)) = (&mut grant, granted.refresh_token) {
             *refresh_token = rotated;
         }
-        Self { grant, access: Some(granted.access) }
+        Self { grant, access: Some(granted.access), auth_endpoint: self.auth_endpoint }
     }
 }
 
@@ -56,37 +58,23 @@ impl Origin {
             Credential::Token(token) => {
                 check_token(token.expose())?;
                 let access = Some(AccessToken { token, expires_at_s: None });
-                Ok(fixed(Held { grant: Grant::Fixed, access }))
+                Ok(fixed(Held { grant: Grant::Fixed, access, auth_endpoint: None }))
             }
             Credential::Key(key) => {
-                Ok(fixed(Held { grant: Grant::AccessKey { key, user_id: None }, access: None }))
+                let grant = Grant::AccessKey { key, user_id: None };
+                Ok(fixed(Held { grant, access: None, auth_endpoint: None }))
             }
             Credential::File(path) => {
-                let held = token_file::read(&path)?;
-                Ok((Self::File { path, auth_endpoint: endpoint.clone() }, Some(held)))
+                let held = token_file::read(&path, endpoint)?;
+                Ok((Self::File { path, endpoint: endpoint.clone() }, Some(held)))
             }
             Credential::Account(handle) => {
                 // The secrets may be in a keyring, which has to be asked.
                 let outline = handle.outline()?;
-                if outline.endpoint != *endpoint {
-                    let detail = format!(
-                        "account {} is one of {}, and its tokens go nowhere else: leave the endpoint away \
-                         or run pdsfs login for {endpoint}",
-                        handle.name(),
-                        outline.endpoint
-                    );
-                    return Err(Error::new(ErrorKind::Invalid, detail));
-                }
-                Ok((Self::Account { handle, auth_endpoint: outline.auth_endpoint }, None))
+                stays_at_home(&handle, &outline.endpoint, endpoint)
+                    .map_err(|what| Error::new(ErrorKind::Invalid, what))?;
+                Ok((Self::Account { handle, endpoint: endpoint.clone() }, None))
             }
-        }
-    }
-
-    /// Who gives tokens. A place without an answer never asks.
-    pub(super) fn auth_endpoint(&self) -> Option<&Url> {
-        match self {
-            Self::Fixed(_) => None,
-            Self::File { auth_endpoint, .. } | Self::Account { auth_endpoint, .. } => Some(auth_endpoint),
         }
     }
 
@@ -113,10 +101,13 @@ impl Origin {
     pub(super) async fn load(&self) -> Result<Held> {
         match self {
             Self::Fixed(held) => Ok(Held::clone(held)),
-            Self::File { path, .. } => token_file::read(path),
-            Self::Account { handle, .. } => {
+            Self::File { path, endpoint } => token_file::read(path, endpoint),
+            Self::Account { handle, endpoint } => {
                 let account = handle.load().await?;
-                Ok(Held { grant: account.grant, access: account.access })
+                stays_at_home(handle, &account.endpoint, endpoint)
+                    .map_err(|what| Error::new(ErrorKind::Unauthenticated, what))?;
+                let auth_endpoint = Some(account.auth_endpoint);
+                Ok(Held { grant: account.grant, access: account.access, auth_endpoint })
             }
         }
     }
@@ -168,6 +159,18 @@ impl Origin {
         };
         Error::new(ErrorKind::Unauthenticated, format!("{why}, and was not renewed: {refusal}; {advice}"))
     }
+}
+
+/// A token goes to the endpoint that it was given for and nowhere else; what is wrong otherwise.
+fn stays_at_home(handle: &Handle, home: &Url, endpoint: &Url) -> std::result::Result<(), String> {
+    if home == endpoint {
+        return Ok(());
+    }
+    let (name, endpoint) = (handle.name(), endpoint.as_str().trim_end_matches('/'));
+    Err(format!(
+        "account {name} is a login for {home}, and its tokens go nowhere else; for {endpoint} run \
+         pdsfs login {name} --endpoint {endpoint}, or use another account"
+    ))
 }
 
 fn fixed(held: Held) -> (Origin, Option<Held>) {

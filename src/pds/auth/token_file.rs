@@ -1,11 +1,11 @@
 //! A file with a token, as a user or a script writes it.
 
-use std::io::Write;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use url::Url;
 
-use crate::account::{AccessToken, Grant, RefreshBy, read_private};
+use crate::account::{AccessToken, Grant, RefreshBy, read_private, replace_private};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Secret;
 
@@ -24,15 +24,15 @@ struct TokenFile {
     app_id: Option<String>,
 }
 
-/// Reads a token file; refuses one that others can read.
-pub(super) fn read(path: &Path) -> Result<Held> {
+/// Reads a token file; refuses one that others can read. Its endpoint gives the next token too.
+pub(super) fn read(path: &Path, endpoint: &Url) -> Result<Held> {
     let named = |e: Error| e.context("token file");
     let text = read_private(path, SHARED_MODE).map_err(named)?;
     let wrong =
         |what: String| Error::new(ErrorKind::Invalid, format!("token file {}: {what}", path.display()));
     let text = std::str::from_utf8(&text).map_err(|_| wrong("it is not text".to_owned()))?.trim();
     if !text.starts_with('{') {
-        return Ok(Held { grant: Grant::Fixed, access: Some(access(text)) });
+        return Ok(Held { grant: Grant::Fixed, access: Some(access(text)), auth_endpoint: None });
     }
     // The text of a JSON error may quote the secret that it met: only the place is told.
     let file: TokenFile = serde_json::from_str(text)
@@ -46,7 +46,7 @@ pub(super) fn read(path: &Path) -> Result<Held> {
         },
         _ => Grant::Fixed,
     };
-    Ok(Held { grant, access: Some(access(&file.access_token)) })
+    Ok(Held { grant, access: Some(access(&file.access_token)), auth_endpoint: Some(endpoint.clone()) })
 }
 
 fn access(token: &str) -> AccessToken {
@@ -55,8 +55,8 @@ fn access(token: &str) -> AccessToken {
 
 /// Replaces the file in one step; it is on disk when this returns.
 pub(super) fn write(path: &Path, held: &Held) -> Result<()> {
-    let named = |e: std::io::Error| Error::from(e).context(format!("token file {}", path.display()));
-    let Held { grant: Grant::Refresh { client_id, refresh_token, .. }, access: Some(access) } = held else {
+    let Held { grant: Grant::Refresh { client_id, refresh_token, .. }, access: Some(access), .. } = held
+    else {
         return Ok(());
     };
     let file = TokenFile {
@@ -64,14 +64,8 @@ pub(super) fn write(path: &Path, held: &Held) -> Result<()> {
         refresh_token: Some(refresh_token.expose().clone()),
         app_id: Some(client_id.clone()),
     };
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let text = serde_json::to_vec_pretty(&file).map_err(|e| Error::new(ErrorKind::Io, e.to_string()))?;
-    // Temporary files are made with mode 0600.
-    let mut temporary = tempfile::NamedTempFile::new_in(folder).map_err(named)?;
-    temporary.write_all(&text).map_err(named)?;
-    temporary.as_file().sync_all().map_err(named)?;
-    temporary.persist(path).map_err(|e| named(e.error))?;
-    std::fs::File::open(folder).and_then(|f| f.sync_all()).map_err(named)
+    replace_private(path, &text).map_err(|e| e.context("token file"))
 }
 
 #[cfg(test)]
@@ -84,10 +78,11 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), r#"{"access_token":"a","refresh_token":"r","app_id":"x"}"#).unwrap();
         std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(0o600)).unwrap();
-        let mut held = read(file.path()).unwrap();
+        let endpoint = "http://127.0.0.1:9".parse().unwrap();
+        let mut held = read(file.path(), &endpoint).unwrap();
         held.access = Some(access("b"));
         write(file.path(), &held).unwrap();
-        assert_eq!(read(file.path()).unwrap(), held);
+        assert_eq!(read(file.path(), &endpoint).unwrap(), held);
         assert!(matches!(held.grant, Grant::Refresh { refresh_token, .. } if refresh_token.expose() == "r"));
     }
 }

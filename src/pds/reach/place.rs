@@ -9,6 +9,7 @@ use tokio::net::{TcpStream, UdpSocket, lookup_host};
 use url::Url;
 
 use super::KNOCK_MAX;
+use crate::pds::endpoint;
 
 /// A host and a port.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -62,8 +63,11 @@ impl Proxies {
         Self(None)
     }
 
-    /// Where a connection for `url` goes.
+    /// Where a connection for `url` goes. What goes to this machine goes there at once.
     pub(super) fn place(&self, url: &Url) -> Place {
+        if endpoint::is_loopback(url) {
+            return Place::of(url);
+        }
         let uri = url.as_str().parse::<hyper::Uri>().ok();
         let proxy = self.0.as_ref().zip(uri).and_then(|(proxies, uri)| proxies.intercept(&uri));
         let Some(proxy) = proxy else { return Place::of(url) };
@@ -112,6 +116,10 @@ mod tests {
         assert_eq!(proxies("socks5://p.example").place(&far), place("p.example", 1080));
         let near = url("https://near.example/x");
         assert_eq!(proxies("http://p.example:3128").place(&near), place("near.example", 443));
+        for own in ["http://127.0.0.1:9", "http://[::1]:9", "http://localhost:9"] {
+            let own = url(own);
+            assert_eq!(proxies("http://p.example:3128").place(&own), Place::of(&own));
+        }
         assert_eq!(Proxies::none().place(&far), place("far.example", 443));
     }
 }

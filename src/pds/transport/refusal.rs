@@ -13,6 +13,8 @@ use crate::pds::types::ServiceError;
 
 /// Largest error body that is read, in bytes.
 pub(super) const ERROR_BYTES_MAX: usize = 64 << 10;
+/// Longest text of the service that is shown, in characters.
+const SHOWN_CHARS_MAX: usize = 500;
 /// Clocks that differ by less are not spoken of, in seconds.
 const CLOCK_SKEW_S_MAX: i64 = 60;
 
@@ -40,13 +42,15 @@ pub(super) async fn refused(path: &str, response: Response) -> Failure {
     };
     let service = serde_json::from_slice::<ServiceError>(&body).unwrap_or(gateway);
     let kind = kind_of_refusal(status, &service.code);
-    let detail = format!(
-        "{path}: {} {} {} (request {request_id}){clock}",
-        status.as_u16(),
-        service.code,
-        service.message
-    );
+    let (code, message) = (shown(&service.code), shown(&service.message));
+    let detail = format!("{path}: {} {code} {message} (request {request_id}){clock}", status.as_u16());
     Failure { error: Error::new(kind, detail), sent: sent_of(status), code: service.code, retry_after }
+}
+
+/// What comes from the network is short and moves no cursor where it is shown.
+fn shown(text: &str) -> String {
+    let plain = |c: char| if c.is_control() { ' ' } else { c };
+    text.chars().take(SHOWN_CHARS_MAX).map(plain).collect()
 }
 
 /// Signatures and assertions are good for minutes: where one is refused and the clocks differ, that is why.
@@ -147,7 +151,8 @@ impl StoreError {
             "RequestTimeout" | "InvalidDigest" | "PartNotSequential" => Sent::Maybe,
             _ => sent_of(self.status),
         };
-        let detail = format!("{}: {} {} {}", self.what, self.status.as_u16(), self.code, self.message);
+        let (code, message) = (shown(&self.code), shown(&self.message));
+        let detail = format!("{}: {} {code} {message}", self.what, self.status.as_u16());
         Failure { error: Error::new(kind, detail), code: self.code, sent, retry_after: self.retry_after }
     }
 }
