@@ -16,6 +16,7 @@ use clap::{Parser, Subcommand};
 
 use crate::error::{Error, Result};
 use crate::logging;
+use crate::printable::escaped_lines;
 use crate::status::notify::Notifier;
 
 pub mod config;
@@ -166,14 +167,15 @@ fn start_log(filter: Option<&str>) -> Result<()> {
     logging::start(filter.as_deref().unwrap_or(LOG_DEFAULT))
 }
 
-/// One line on stderr, for people. If nobody can read it, nobody can be told.
+/// One line on stderr, for people; whatever is in it, a terminal obeys nothing of it. If nobody can read it, nobody can be told.
 fn say(line: impl Display) {
-    writeln!(std::io::stderr().lock(), "{line}").ok();
+    writeln!(std::io::stderr().lock(), "{}", escaped_lines(&line.to_string())).ok();
 }
 
 /// One line on stdout, for programs that wait for it.
 fn announce(line: impl Display) -> Result<()> {
     let mut out = std::io::stdout().lock();
+    let line = escaped_lines(&line.to_string());
     writeln!(out, "{line}").and_then(|()| out.flush()).map_err(|e| Error::from(e).context("stdout"))
 }
 

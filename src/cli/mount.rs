@@ -14,6 +14,7 @@ use crate::config::MountConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::KernelMount;
 use crate::pds::drive::Drive;
+use crate::printable::escaped;
 use crate::status::Progress;
 use crate::status::notify::Notifier;
 use crate::vfs::Vfs;
@@ -243,7 +244,7 @@ async fn finish(
         }
     };
     for (name, error) in &unsaved {
-        say(format_args!("pdsfs: not saved: {name}: {error}"));
+        say(format_args!("pdsfs: not saved: {}: {}", escaped(name), escaped(&error.to_string())));
     }
     // A dead mount hangs every program that looks at it, so it goes in any case.
     if failure.is_some()

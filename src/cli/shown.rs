@@ -1,5 +1,4 @@
-//! How sizes, times and names look to people. Names come from programs: control characters are replaced
-//! before a terminal sees them.
+//! How sizes, times and names look to people. Names come from programs: what a terminal would obey is escaped.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -7,6 +6,8 @@ use std::time::Duration;
 use indicatif::BinaryBytes;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+
+pub(super) use crate::printable::escaped as printable;
 
 use crate::control::types::{Happening, LogEntry, PauseReason, Stage, Status};
 
@@ -24,11 +25,6 @@ pub(super) fn duration(time: Duration) -> String {
 /// The same for milliseconds.
 pub(super) fn ms(ms: u64) -> String {
     duration(Duration::from_millis(ms))
-}
-
-/// A name without anything that a terminal would obey.
-pub(super) fn printable(name: &str) -> String {
-    name.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 /// A size.
@@ -134,7 +130,7 @@ mod tests {
     #[test]
     fn a_headline_says_what_is_left_and_for_how_long() {
         let mut status = Status { drive_id: "1".into(), mountpoint: "/mnt/\x1b".into(), ..Status::default() };
-        assert_eq!(headline(&status), "drive 1 at /mnt/\u{fffd}  everything is on the drive");
+        assert_eq!(headline(&status), "drive 1 at /mnt/\\u{1b}  everything is on the drive");
         status.pending =
             Pending { files: 2, files_open: 1, bytes: 3 << 20, oldest_ms: 12_000, ..Pending::default() };
         status.totals.rate_bytes_s = 1 << 20;
