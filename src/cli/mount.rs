@@ -186,9 +186,8 @@ async fn run(config: MountConfig, serving: Serving, notifier: Notifier) -> Resul
     let checked = unless_stopped(&mut signals, Checked::new(config, progress.clone())).await?;
     let mut mounted = checked.mount().await?;
     let path = mounted.kernel.path().to_owned();
-    let drive = mounted.vfs.drive().clone();
     let standstill_max = if notifier.is_heard() { mounted.standstill_max } else { mounted.stop_max };
-    let supervision = Supervision::begin(notifier, progress, drive, &path, standstill_max);
+    let supervision = Supervision::begin(notifier, progress, &mounted.vfs, &path, standstill_max);
     let supervision = match unless_stopped(&mut signals, supervision).await {
         Ok(supervision) => supervision,
         Err(error) => {

@@ -79,9 +79,12 @@ impl From<&Event> for Happened {
             Event::Failed { name, error } => Self {
                 what: Happening::Failed,
                 path: Some(name.to_string()),
-                bytes: None,
-                elapsed_ms: None,
-                text: error.to_string(),
+                ..Self::warning(error.to_string())
+            },
+            Event::AttributesRefused { name, error } => Self {
+                what: Happening::AttributesRefused,
+                path: Some(name.to_string()),
+                ..Self::warning(error.to_string())
             },
         }
     }
@@ -114,7 +117,7 @@ impl Recent {
             elapsed_ms,
             text,
         };
-        if what == Happening::Failed {
+        if matches!(what, Happening::Failed | Happening::AttributesRefused) {
             push(&mut rings.failures, entry.clone(), FAILURES_MAX);
         }
         push(&mut rings.entries, entry, ENTRIES_MAX);

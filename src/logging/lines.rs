@@ -17,7 +17,7 @@ use crate::printable::write_escaped;
 /// What begins the names of this program's parts.
 const OURS: &str = "pdsfs";
 /// Operations whose failure is that of saving a file.
-const SAVING: [&str; 5] = ["commit", "write", "flush", "fsync", "release"];
+const SAVING: [&str; 6] = ["commit", "write", "flush", "fsync", "release", "attributes"];
 
 /// What a terminal is told to show less bright, and as usual.
 const DIM: &str = "\x1b[2m";

@@ -34,7 +34,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-fn status(mount: &Mount) -> Status {
+pub fn status(mount: &Mount) -> Status {
     let output = pdsfs(mount, &["status", "--json"]);
     assert!(output.status.success(), "{}", text(&output.stderr));
     let mut all: Vec<Status> = serde_json::from_slice(&output.stdout).unwrap();

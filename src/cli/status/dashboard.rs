@@ -257,8 +257,8 @@ impl Dashboard {
             let text = format!("{}  {}", shown::moment(entry.at_ms), shown::event(entry));
             let color = match entry.what {
                 Happening::Committed => Color::Green,
-                Happening::Failed => Color::Red,
-                Happening::Warning | Happening::Missed => Color::Yellow,
+                Happening::Failed | Happening::AttributesRefused => Color::Red,
+                Happening::Warning | Happening::Missed | Happening::Unknown => Color::Yellow,
             };
             Line::styled(text, color)
         });
@@ -307,7 +307,7 @@ impl Shown {
             let color = match file.state {
                 Stage::Failed => Color::Red,
                 Stage::Committing => Color::Green,
-                Stage::Writing | Stage::Staged | Stage::Saved | Stage::Local => Color::Reset,
+                Stage::Writing | Stage::Staged | Stage::Saved | Stage::Local | Stage::Unknown => Color::Reset,
             };
             let path = tail(cells.path, path_columns);
             Row::new([cells.state.to_owned(), path, cells.progress, cells.rate, last]).style(color)
