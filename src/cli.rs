@@ -12,8 +12,9 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::config::settings::without_variables;
 use crate::error::{Error, Result};
 use crate::logging;
 use crate::printable::escaped_lines;
@@ -97,7 +98,7 @@ pub fn run() -> ExitCode {
     if mount::tab::is_meant(&program_name()) {
         return mount::tab::run();
     }
-    let cli = match Cli::try_parse() {
+    let cli = match arguments() {
         Ok(cli) => cli,
         Err(e) => {
             // Help goes to stdout with code 0, mistakes to stderr with code 2.
@@ -114,6 +115,18 @@ pub fn run() -> ExitCode {
         say(format_args!("pdsfs: {mistake}"));
         ExitCode::from(EXIT_USAGE)
     })
+}
+
+/// The arguments. What variables say of a mount is no flag: it is laid under them, and only explained here.
+fn arguments() -> std::result::Result<Cli, clap::Error> {
+    let mut flags = Cli::command().mut_subcommand("mount", without_variables);
+    let matches = flags.try_get_matches_from_mut(std::env::args_os());
+    let parsed =
+        matches.and_then(|matches| Cli::from_arg_matches(&matches).map_err(|e| e.format(&mut flags)));
+    match parsed {
+        Err(e) if e.kind() == clap::error::ErrorKind::DisplayHelp => Cli::try_parse(),
+        parsed => parsed,
+    }
 }
 
 /// The name that the program was called by.
@@ -182,7 +195,6 @@ fn announce(line: impl Display) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_arguments_are_consistent() {
