@@ -12,6 +12,7 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::error::ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::settings::without_variables;
@@ -124,7 +125,9 @@ fn arguments() -> std::result::Result<Cli, clap::Error> {
     let parsed =
         matches.and_then(|matches| Cli::from_arg_matches(&matches).map_err(|e| e.format(&mut flags)));
     match parsed {
-        Err(e) if e.kind() == clap::error::ErrorKind::DisplayHelp => Cli::try_parse(),
+        Err(e) if matches!(e.kind(), DisplayHelp | DisplayHelpOnMissingArgumentOrSubcommand) => {
+            Cli::try_parse()
+        }
         parsed => parsed,
     }
 }

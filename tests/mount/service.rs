@@ -184,7 +184,7 @@ fn stopping_without_a_network_ends_in_time_and_names_what_is_lost() {
     rig.stop();
     file.write_all(&fresh_bytes(PART)).unwrap();
     mount.signal(libc::SIGTERM);
-    manager.expect("STATUS=paused: offline; saving before unmounting: 1 upload");
+    manager.expect("STATUS=paused: offline; saving before unmounting: 1 file");
     let log = wait_until("it gives up", || {
         let log = mount.log();
         log.iter().any(|line| line.contains("nothing has moved")).then_some(log)
