@@ -442,5 +442,9 @@ fn figures_for_prometheus_are_served_where_that_is_asked_for() {
     assert_eq!(value("pdsfs_transfers{state=\"writing\"}"), 0);
     assert_eq!(value("pdsfs_lag_bytes"), 0);
     assert_eq!(value("pdsfs_paused"), 0);
+    // What did not happen yet is there too: what appears with its first failure has no increase to be seen.
+    assert_eq!(value("pdsfs_failed_files_total{kind=\"quota_exceeded\"}"), 0);
+    assert_eq!(value("pdsfs_refused_attributes"), 0);
+    assert!(value("pdsfs_mount_time_seconds") > 1_000_000_000);
     assert!(get("/").0.starts_with("HTTP/1.1 404 "));
 }
