@@ -12,11 +12,14 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::config::settings::without_variables;
 use crate::error::{Error, Result};
 use crate::logging;
 use crate::pds::auth::none_under_way;
+use crate::printable::escaped_lines;
 use crate::status::notify::Notifier;
 
 pub mod config;
@@ -100,7 +103,7 @@ pub fn run() -> ExitCode {
     if mount::tab::is_meant(&program_name()) {
         return mount::tab::run();
     }
-    let cli = match Cli::try_parse() {
+    let cli = match arguments() {
         Ok(cli) => cli,
         Err(e) => {
             // Help goes to stdout with code 0, mistakes to stderr with code 2.
@@ -117,6 +120,20 @@ pub fn run() -> ExitCode {
         say(format_args!("pdsfs: {mistake}"));
         ExitCode::from(EXIT_USAGE)
     })
+}
+
+/// The arguments. What variables say of a mount is no flag: it is laid under them, and only explained here.
+fn arguments() -> std::result::Result<Cli, clap::Error> {
+    let mut flags = Cli::command().mut_subcommand("mount", without_variables);
+    let matches = flags.try_get_matches_from_mut(std::env::args_os());
+    let parsed =
+        matches.and_then(|matches| Cli::from_arg_matches(&matches).map_err(|e| e.format(&mut flags)));
+    match parsed {
+        Err(e) if matches!(e.kind(), DisplayHelp | DisplayHelpOnMissingArgumentOrSubcommand) => {
+            Cli::try_parse()
+        }
+        parsed => parsed,
+    }
 }
 
 /// The name that the program was called by.
@@ -171,21 +188,21 @@ fn start_log(filter: Option<&str>) -> Result<()> {
     logging::start(filter.as_deref().unwrap_or(LOG_DEFAULT))
 }
 
-/// One line on stderr, for people. If nobody can read it, nobody can be told.
+/// One line on stderr, for people; whatever is in it, a terminal obeys nothing of it. If nobody can read it, nobody can be told.
 fn say(line: impl Display) {
-    writeln!(std::io::stderr().lock(), "{line}").ok();
+    writeln!(std::io::stderr().lock(), "{}", escaped_lines(&line.to_string())).ok();
 }
 
 /// One line on stdout, for programs that wait for it.
 fn announce(line: impl Display) -> Result<()> {
     let mut out = std::io::stdout().lock();
+    let line = escaped_lines(&line.to_string());
     writeln!(out, "{line}").and_then(|()| out.flush()).map_err(|e| Error::from(e).context("stdout"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_arguments_are_consistent() {

@@ -135,9 +135,8 @@ impl ErrorKind {
         }
     }
 
-    /// Every kind, for the table test.
-    #[cfg(test)]
-    const ALL: [Self; 29] = [
+    /// Every kind.
+    pub const ALL: [Self; 29] = [
         Self::NotFound,
         Self::Exists,
         Self::NotDirectory,

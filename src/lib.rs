@@ -15,6 +15,7 @@ pub mod logging;
 pub mod name_patterns;
 pub mod pds;
 pub mod posix;
+pub mod printable;
 pub mod rolling_sha1;
 pub mod server;
 pub mod status;

@@ -56,10 +56,7 @@ where
 {
     let repeats = Repeats::start(style, out.clone())?;
     let lines = Lines::new(style, repeats, WARNINGS.clone());
-    Ok(tracing_subscriber::fmt::layer()
-        .with_ansi(style == Style::Terminal)
-        .with_writer(out)
-        .event_format(lines))
+    Ok(tracing_subscriber::fmt::layer().with_ansi(false).with_writer(out).event_format(lines))
 }
 
 /// How lines look on this process's stderr.
@@ -132,9 +129,17 @@ mod tests {
 
     #[test]
     fn a_name_cannot_make_a_line_of_its_own() {
-        let lines = written(Style::Journal, || tracing::warn!("/a\n<0>b\x1b[2J: full"));
-        assert_eq!(lines.len(), 1, "{lines:?}");
-        assert!(!lines[0].contains('\x1b'), "{lines:?}");
+        for style in [Style::Journal, Style::Plain, Style::Terminal] {
+            let lines = written(style, || {
+                let span = tracing::debug_span!("fuse", name = "c\n\u{202e}");
+                span.in_scope(|| tracing::warn!(name = "d\n\u{9b}", "/a\n<0>b\x1b[2J\u{202e}: full"));
+            });
+            assert_eq!(lines.len(), 1, "{lines:?}");
+            // A terminal is told the colours of what stands before the text.
+            let text =
+                if style == Style::Terminal { lines[0].split("\x1b[0m ").last().unwrap() } else { &lines[0] };
+            assert!(text.contains("full") && !text.contains(crate::printable::is_active), "{lines:?}");
+        }
     }
 
     #[test]

@@ -54,7 +54,7 @@ impl fmt::Display for Commit {
     }
 }
 
-/// How a transfer ended.
+/// How a transfer ended, and what became of the attributes of a file.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// The file is on the drive, verified.
@@ -71,6 +71,13 @@ pub enum Event {
     /// The file is not on the drive; the program that wrote it was told.
     Failed {
         /// The file's name when it ended.
+        name: Arc<str>,
+        /// Why.
+        error: Error,
+    },
+    /// The drive does not keep the attributes that an object was given; no program was told.
+    AttributesRefused {
+        /// The object's name.
         name: Arc<str>,
         /// Why.
         error: Error,
@@ -213,6 +220,16 @@ impl Progress {
         });
         live.transfers.insert(id, Arc::downgrade(&transfer));
         transfer
+    }
+
+    /// A program has written so many more bytes, into a local copy that is sent later.
+    pub fn wrote(&self, bytes: u64) {
+        self.sums.bytes_written.fetch_add(bytes, Relaxed);
+    }
+
+    /// The drive has refused the attributes of an object for good.
+    pub fn attributes_refused(&self, name: &str, error: &Error) {
+        let _ = self.events.send(Event::AttributesRefused { name: name.into(), error: error.clone() });
     }
 
     /// Every live transfer, oldest first.

@@ -46,7 +46,7 @@ use late_renames::LateRenames;
 use names::QuotaCache;
 use pending::PendingAttrs;
 use sights::Failures;
-pub use sights::{Load, SeenFile, Sight, Stage};
+pub use sights::{Load, SeenFile, Sight, Stage, sum_up};
 
 /// Attributes as `stat` shows them.
 #[derive(Clone, Debug, PartialEq)]
@@ -243,12 +243,12 @@ impl Vfs {
             handles: Handles::default(),
             reader,
             env,
-            progress,
-            pending: Arc::default(),
+            pending: Arc::new(PendingAttrs::new(progress.clone())),
             device: OnceLock::new(),
             cached: Mutex::new(LruCache::new(CACHED_INODES_MAX)),
             failures: Failures::default(),
             late_renames: LateRenames::default(),
+            progress,
             drive,
             config,
         });

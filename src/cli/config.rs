@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 
 use super::{announce, say};
 use crate::config::dirs;
-use crate::config::file::{ConfigFile, DriveEntry, flags};
+use crate::config::file::{ConfigFile, DriveEntry, flags, unknown};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Mistakes that are told at once when a drive shall be mounted; `config check` tells all.
@@ -80,7 +80,8 @@ impl Configuration {
             let names: Vec<&str> = self.names().collect();
             let known = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
             let detail = format!(
-                "no drive is called {name:?}; there are: {known} (in {}). If a folder is meant, write ./{name}",
+                "{}; there are: {known} (in {}). If a folder is meant, write ./{name}",
+                unknown("drive", name, names.iter().copied()),
                 looked_at.join(", ")
             );
             Error::new(ErrorKind::NotFound, detail)
@@ -225,8 +226,9 @@ mod tests {
         let path = dir.path().join("c.toml");
         std::fs::write(&path, "[drives.photos]\n[drives.work]\n").unwrap();
         let configuration = Configuration::read(&ConfigArgs { config: Some(path) }).unwrap();
-        let error = configuration.drive("foto").unwrap_err().to_string();
-        assert!(error.contains("photos, work") && error.contains("./foto"), "{error}");
+        let error = configuration.drive("fotos").unwrap_err().to_string();
+        assert!(error.contains("photos, work") && error.contains("./fotos"), "{error}");
+        assert!(error.contains("do you mean photos?"), "{error}");
         assert!(configuration.drive("work").is_ok());
         let none = ConfigArgs { config: Some(dir.path().join("none")) };
         assert!(Configuration::read(&none).unwrap_err().to_string().contains("does not exist"));

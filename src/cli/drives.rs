@@ -14,6 +14,7 @@ use crate::pds::auth::Credential;
 use crate::pds::domain;
 use crate::pds::session::Session;
 use crate::pds::types::DriveInfo;
+use crate::printable::{escaped, escaped_json};
 
 /// Arguments of `pdsfs drives`.
 #[derive(Debug, Args)]
@@ -67,7 +68,7 @@ pub async fn run(checked: Checked) -> Result<ExitCode> {
     if checked.json {
         let text =
             serde_json::to_string_pretty(&rows).map_err(|e| Error::new(ErrorKind::Io, e.to_string()))?;
-        announce(text)?;
+        announce(escaped_json(&text))?;
     } else {
         table(&rows)?;
     }
@@ -91,9 +92,9 @@ fn table(rows: &[Row<'_>]) -> Result<()> {
     let head = ["", "DRIVE", "NAME", "TYPE", "USED", "TOTAL"].map(str::to_owned);
     let lines = rows.iter().map(|row| {
         // Names come from the network: nothing in them may move the cursor.
-        let name = row.name.replace(char::is_control, "?");
+        let name = escaped(row.name);
         let kind = [row.owner_type, row.kind].into_iter().filter(|text| !text.is_empty());
-        let kind = kind.collect::<Vec<_>>().join("/").replace(char::is_control, "?");
+        let kind = escaped(&kind.collect::<Vec<_>>().join("/"));
         let total = row.total_bytes.map_or_else(|| "unlimited".to_owned(), show_bytes);
         let star = if row.default { "*" } else { "" }.to_owned();
         [star, row.drive_id.to_owned(), name, kind, show_bytes(row.used_bytes), total]

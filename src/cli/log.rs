@@ -10,6 +10,7 @@ use super::{announce, reach, say, shown};
 use crate::control::client::Daemon;
 use crate::control::types::{LogEntry, Status};
 use crate::error::{Error, ErrorKind, Result};
+use crate::printable::escaped_json;
 
 /// Events that may wait for the terminal.
 const AHEAD: usize = 64;
@@ -62,19 +63,28 @@ pub async fn run(args: LogArgs) -> Result<ExitCode> {
             }
         }
     }
-    let mut all = Vec::new();
-    for (daemon, status) in mounts {
-        let (told, mut heard) = mpsc::channel(AHEAD);
-        tokio::spawn(tell(daemon, status, args.lines, false, told));
-        while let Some((place, entry)) = heard.recv().await {
-            all.push((place, entry?));
-        }
-    }
+    let mut all = tokio::select! {
+        all = gather(mounts, args.lines) => all?,
+        _ = signals.next() => return Ok(ExitCode::SUCCESS),
+    };
     all.sort_by_key(|(_, entry)| entry.at_ms);
     for (place, entry) in &all {
         print(&args, names_mounts, place, entry)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What all mounts remember.
+async fn gather(mounts: Vec<(Daemon, Status)>, lines: u64) -> Result<Vec<(String, LogEntry)>> {
+    let mut all = Vec::new();
+    for (daemon, status) in mounts {
+        let (told, mut heard) = mpsc::channel(AHEAD);
+        tokio::spawn(tell(daemon, status, lines, false, told));
+        while let Some((place, entry)) = heard.recv().await {
+            all.push((place, entry?));
+        }
+    }
+    Ok(all)
 }
 
 /// Reads the events of one mount.
@@ -103,7 +113,7 @@ fn print(args: &LogArgs, names_mounts: bool, place: &str, entry: &LogEntry) -> R
     if args.json {
         let mut value = serde_json::to_value(entry).map_err(|e| Error::new(ErrorKind::Io, e.to_string()))?;
         value["mountpoint"] = place.into();
-        return announce(value);
+        return announce(escaped_json(&value.to_string()));
     }
     let place = if names_mounts { format!("{}  ", shown::printable(place)) } else { String::new() };
     announce(format_args!("{}  {place}{}", shown::moment(entry.at_ms), shown::event(entry)))

@@ -14,6 +14,7 @@ use crate::config::MountConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::KernelMount;
 use crate::pds::drive::Drive;
+use crate::printable::escaped;
 use crate::status::Progress;
 use crate::status::notify::Notifier;
 use crate::vfs::Vfs;
@@ -185,9 +186,8 @@ async fn run(config: MountConfig, serving: Serving, notifier: Notifier) -> Resul
     let checked = unless_stopped(&mut signals, Checked::new(config, progress.clone())).await?;
     let mut mounted = checked.mount().await?;
     let path = mounted.kernel.path().to_owned();
-    let drive = mounted.vfs.drive().clone();
     let standstill_max = if notifier.is_heard() { mounted.standstill_max } else { mounted.stop_max };
-    let supervision = Supervision::begin(notifier, progress, drive, &path, standstill_max);
+    let supervision = Supervision::begin(notifier, progress, &mounted.vfs, &path, standstill_max);
     let supervision = match unless_stopped(&mut signals, supervision).await {
         Ok(supervision) => supervision,
         Err(error) => {
@@ -243,7 +243,7 @@ async fn finish(
         }
     };
     for (name, error) in &unsaved {
-        say(format_args!("pdsfs: not saved: {name}: {error}"));
+        say(format_args!("pdsfs: not saved: {}: {}", escaped(name), escaped(&error.to_string())));
     }
     // A dead mount hangs every program that looks at it, so it goes in any case.
     if failure.is_some()

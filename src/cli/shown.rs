@@ -1,5 +1,4 @@
-//! How sizes, times and names look to people. Names come from programs: control characters are replaced
-//! before a terminal sees them.
+//! How sizes, times and names look to people. Names come from programs: what a terminal would obey is escaped.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -8,7 +7,9 @@ use indicatif::BinaryBytes;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use crate::control::types::{Happening, LogEntry, PauseReason, Stage, Status};
+pub(super) use crate::printable::escaped as printable;
+
+use crate::control::types::{Happening, LogEntry, Stage, Status};
 
 /// A duration to three digits or so.
 pub(super) fn duration(time: Duration) -> String {
@@ -24,11 +25,6 @@ pub(super) fn duration(time: Duration) -> String {
 /// The same for milliseconds.
 pub(super) fn ms(ms: u64) -> String {
     duration(Duration::from_millis(ms))
-}
-
-/// A name without anything that a terminal would obey.
-pub(super) fn printable(name: &str) -> String {
-    name.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 /// A size.
@@ -70,6 +66,8 @@ pub(super) fn event(entry: &LogEntry) -> String {
             format!("on the drive  {path}  {size}  {took}{how}")
         }
         Happening::Failed => format!("NOT SAVED     {path}  {text}"),
+        Happening::AttributesRefused => format!("NO ATTRIBUTES {path}  {text}"),
+        Happening::Unknown => format!("              {path}  {text}"),
         Happening::Warning => format!("warning       {text}"),
         Happening::Missed => format!("              {text}"),
     }
@@ -90,9 +88,12 @@ fn standing(status: &Status) -> String {
         return format!("{} could not be saved and still open", count(pending.files_failed_open, "file"));
     }
     if pending.files == 0 && pending.attributes == 0 {
-        return match status.totals.files_failed {
-            0 => "everything is on the drive".to_owned(),
-            failed => format!("nothing is left to send; {} could not be saved", count(failed, "file")),
+        return match (status.totals.files_failed, pending.attributes_refused) {
+            (0, 0) => "everything is on the drive".to_owned(),
+            (0, refused) => {
+                format!("everything is on the drive but the attributes of {}", count(refused, "file"))
+            }
+            (failed, _) => format!("nothing is left to send; {} could not be saved", count(failed, "file")),
         };
     }
     if pending.files == 0 {
@@ -114,10 +115,7 @@ fn standing(status: &Status) -> String {
 /// Why nothing is sent, where that is so.
 pub(super) fn paused(status: &Status) -> Option<String> {
     let paused = status.paused.as_ref()?;
-    let reason = match paused.reason {
-        PauseReason::Offline => "offline",
-        PauseReason::LoginNeeded => "login needed",
-    };
+    let reason = paused.reason.name();
     Some(format!("paused: {reason} since {}: {}", moment(paused.since_ms), printable(&paused.detail)))
 }
 
@@ -129,12 +127,12 @@ pub(super) fn count(number: u64, noun: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::types::{Paused, Pending};
+    use crate::control::types::{PauseReason, Paused, Pending};
 
     #[test]
     fn a_headline_says_what_is_left_and_for_how_long() {
         let mut status = Status { drive_id: "1".into(), mountpoint: "/mnt/\x1b".into(), ..Status::default() };
-        assert_eq!(headline(&status), "drive 1 at /mnt/\u{fffd}  everything is on the drive");
+        assert_eq!(headline(&status), "drive 1 at /mnt/\\u{1b}  everything is on the drive");
         status.pending =
             Pending { files: 2, files_open: 1, bytes: 3 << 20, oldest_ms: 12_000, ..Pending::default() };
         status.totals.rate_bytes_s = 1 << 20;
@@ -142,6 +140,8 @@ mod tests {
         assert!(text.ends_with("2 files, 3.00 MiB to go (1 still open), for 12 s  1.00 MiB/s"), "{text}");
         status.pending = Pending { attributes: 1, ..Pending::default() };
         assert!(headline(&status).ends_with("1 attribute change still to be told"));
+        status.pending = Pending { attributes_refused: 2, ..Pending::default() };
+        assert!(headline(&status).ends_with("everything is on the drive but the attributes of 2 files"));
     }
 
     #[test]

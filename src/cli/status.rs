@@ -5,12 +5,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
+use unicode_width::UnicodeWidthStr as _;
 
 use super::signals::Signals;
 use super::{announce, reach, say, shown};
 use crate::config::quantities::duration;
 use crate::control::types::{Stage, Status, Transfer};
 use crate::error::{Error, ErrorKind, Result};
+use crate::printable::escaped_json;
 
 mod dashboard;
 
@@ -59,7 +61,12 @@ pub async fn run(args: StatusArgs) -> Result<ExitCode> {
     let mut ticks = tokio::time::interval(args.interval);
     loop {
         tokio::select! {
-            _ = ticks.tick() => show(&args).await?,
+            _ = ticks.tick() => {}
+            _ = signals.next() => return Ok(ExitCode::SUCCESS),
+        }
+        // A mount that hangs does not keep a signal waiting.
+        tokio::select! {
+            shown = show(&args) => shown?,
             _ = signals.next() => return Ok(ExitCode::SUCCESS),
         }
     }
@@ -70,7 +77,7 @@ async fn show(args: &StatusArgs) -> Result<()> {
     let mounts: Vec<_> = mounts.into_iter().map(|(_, status)| status).collect();
     if args.json {
         let text = serde_json::to_string(&mounts);
-        return announce(text.map_err(|e| Error::new(ErrorKind::Io, e.to_string()))?);
+        return announce(escaped_json(&text.map_err(|e| Error::new(ErrorKind::Io, e.to_string()))?));
     }
     if mounts.is_empty() {
         say("no drive is mounted by you");
@@ -105,17 +112,18 @@ fn lines(status: &Status) -> Vec<String> {
 
 /// No column is wider than what is in it, so that a terminal of 80 columns has room for a path.
 fn table(files: &[Transfer]) -> Vec<String> {
-    let head = ["STATE", "FILE", "PROGRESS", "RATE", "ETA", ""].map(str::to_owned);
+    let error = if files.iter().any(|file| file.error.is_some()) { "ERROR" } else { "" };
+    let head = ["STATE", "FILE", "PROGRESS", "RATE", "ETA", error].map(str::to_owned);
     let rows = files.iter().map(cells).map(|cells| {
         [cells.state.to_owned(), cells.path, cells.progress, cells.rate, cells.eta, cells.error]
     });
     let rows: Vec<_> = std::iter::once(head).chain(rows).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let width = |column: usize| rows.iter().map(|row| row[column].width()).max().unwrap_or(0);
     let widths: [usize; 6] = std::array::from_fn(width);
     let line = |row: &[String; 6]| {
-        row.iter()
-            .zip(widths)
-            .fold(String::new(), |line, (cell, width)| line + "  " + &format!("{cell:<width$}"))
+        row.iter().zip(widths).fold(String::new(), |line, (cell, width)| {
+            line + "  " + cell + &" ".repeat(width.saturating_sub(cell.width()))
+        })
     };
     rows.iter().map(line).collect()
 }
@@ -151,14 +159,20 @@ fn path(path: &str) -> String {
     tail(shown::printable(path), PATH_COLUMNS)
 }
 
-/// The end of a path says more than its beginning.
+/// The end of a path says more than its beginning. Columns are those of a terminal: a character may take two.
 fn tail(path: String, columns: usize) -> String {
-    let count = path.chars().count();
-    if count <= columns {
+    if path.width() <= columns {
         return path;
     }
-    let tail: String = path.chars().skip(count - columns.saturating_sub(3)).collect();
-    format!("...{tail}")
+    let room = columns.saturating_sub(3);
+    let mut begin = path.len();
+    for (at, _) in path.char_indices().rev() {
+        if path[at..].width() > room {
+            break;
+        }
+        begin = at;
+    }
+    format!("...{}", &path[begin..])
 }
 
 #[cfg(test)]
@@ -216,7 +230,19 @@ pub(in crate::cli) mod tests {
     fn a_long_path_keeps_its_end() {
         let shown = path(&format!("/{}/end", "x".repeat(100)));
         assert_eq!((shown.chars().count(), shown.ends_with("/end")), (PATH_COLUMNS, true));
-        assert_eq!(path("/a\n"), "/a\u{fffd}");
+        assert_eq!(path("/a\n"), "/a\\n");
+        // Each of these takes two columns.
+        let wide = path(&"\u{6587}".repeat(100));
+        assert_eq!((wide.width(), wide.chars().count()), (PATH_COLUMNS - 1, 3 + 22));
+        assert_eq!(tail("\u{6587}\u{6587}".into(), 4), "\u{6587}\u{6587}");
+    }
+
+    #[test]
+    fn columns_are_those_of_a_terminal() {
+        let rows = table(&[transfer("/\u{6587}\u{4ef6}", Stage::Writing), transfer("/abcd", Stage::Failed)]);
+        let before = |row: &str, word: &str| row.split(word).next().unwrap().width();
+        assert_eq!(before(&rows[1], " 33 %"), before(&rows[2], " 33 %"));
+        assert_eq!(before(&rows[0], "ERROR"), before(&rows[2], "the drive is full"));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::control::client;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::mountinfo::{self, Mount};
 use crate::fuse::unmount;
+use crate::printable::escaped;
 
 /// How often a mount that is in use is tried again. The kernel does not tell when a file is closed.
 const TRY_EVERY: Duration = Duration::from_millis(200);
@@ -134,7 +135,7 @@ fn drained(path: &Path, mount: &Mount, limit: Duration) -> Result<()> {
     };
     let last = last.map_err(|e| lost(&format!(": its program ended without a word ({e})")))?;
     for left in &last.unsaved {
-        say(format_args!("pdsfs: not saved: {}: {}", left.path, left.error));
+        say(format_args!("pdsfs: not saved: {}: {}", escaped(&left.path), escaped(&left.error)));
     }
     if last.unsaved.is_empty() && !last.timed_out { Ok(()) } else { Err(lost("")) }
 }

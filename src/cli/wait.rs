@@ -15,7 +15,7 @@ use super::signals::Signals;
 use super::{EXIT_TIMEOUT, reach, say, shown};
 use crate::config::quantities::duration_within;
 use crate::control::client::Daemon;
-use crate::control::types::{LogEntry, Stage, Status, Transfer};
+use crate::control::types::{Happening, LogEntry, Stage, Status, Transfer};
 use crate::error::{Error, ErrorKind, Result};
 
 /// How often the mounts are asked.
@@ -67,12 +67,15 @@ impl Waited {
         self.now = now;
     }
 
-    /// Files and attribute changes that are waited for.
-    fn left(&self, closed: bool) -> u64 {
+    /// Files that are waited for.
+    fn files_left(&self, closed: bool) -> u64 {
         let pending = &self.now.pending;
-        let files =
-            if closed { pending.files - pending.files_open.min(pending.files) } else { pending.files };
-        files + pending.attributes
+        if closed { pending.files.saturating_sub(pending.files_open) } else { pending.files }
+    }
+
+    /// Objects whose attributes are waited for.
+    fn attributes_left(&self) -> u64 {
+        self.now.pending.attributes
     }
 
     /// Files that could not be saved, and are shown for as long as a program has them open.
@@ -92,7 +95,7 @@ impl Waited {
     /// What keeps it, for people.
     fn kept_by(&self, closed: bool) -> Vec<String> {
         let is_waited_for = |state| match state {
-            Stage::Committing => true,
+            Stage::Committing | Stage::Unknown => true,
             Stage::Writing | Stage::Staged => !closed,
             Stage::Failed | Stage::Saved | Stage::Local => false,
         };
@@ -185,19 +188,27 @@ async fn look(waited: &mut [Waited]) -> Result<()> {
 }
 
 fn is_done(waited: &[Waited], closed: bool) -> bool {
-    waited.iter().all(|mount| mount.left(closed) == 0)
+    waited.iter().all(|mount| mount.files_left(closed) == 0 && mount.attributes_left() == 0)
 }
 
 /// What is left, in words.
 fn left(waited: &[Waited], closed: bool) -> String {
-    let files = waited.iter().map(|mount| mount.left(closed)).sum();
+    let files = waited.iter().map(|mount| mount.files_left(closed)).sum();
     let to_go = waited.iter().map(|mount| mount.now.pending.bytes).sum();
-    format!("{}, {} to go", shown::count(files, "file"), shown::bytes(to_go))
+    let contents = format!("{}, {} to go", shown::count(files, "file"), shown::bytes(to_go));
+    let attributes = match waited.iter().map(Waited::attributes_left).sum() {
+        0 => return contents,
+        changes => shown::count(changes, "attribute change"),
+    };
+    if files == 0 { attributes } else { format!("{contents}, and {attributes}") }
 }
 
 /// Failures that are counted and have no name here.
 fn unnamed(waited: &[Waited]) -> u64 {
-    waited.iter().map(|mount| mount.failed().saturating_sub(mount.failures.len() as u64)).sum()
+    let named = |mount: &Waited| {
+        mount.failures.values().filter(|entry| entry.what == Happening::Failed).count() as u64
+    };
+    waited.iter().map(|mount| mount.failed().saturating_sub(named(mount))).sum()
 }
 
 fn verdict(waited: &[Waited]) -> ExitCode {
@@ -249,7 +260,7 @@ fn show(bar: &ProgressBar, waited: &[Waited], closed: bool) {
     bar.set_length((done + to_go).max(1));
     bar.set_position(done);
     let rate = sum(&|mount| mount.now.totals.rate_bytes_s);
-    let eta = (to_go * 1000).checked_div(rate).map(|ms| format!("  {} left", shown::ms(ms)));
+    let eta = to_go.saturating_mul(1000).checked_div(rate).map(|ms| format!("  {} left", shown::ms(ms)));
     let paused = waited.iter().find_map(|mount| shown::paused(&mount.now)).map(|text| format!("  {text}"));
     bar.set_message(format!(
         "{}  {}{}{}",
@@ -274,7 +285,18 @@ mod tests {
     fn open_files_count_unless_they_are_left_out() {
         let pending = Pending { files: 3, files_open: 2, attributes: 1, ..Pending::default() };
         let mount = waited(Status { pending, ..Status::default() });
-        assert_eq!((mount.left(false), mount.left(true)), (4, 2));
+        assert_eq!((mount.files_left(false), mount.files_left(true)), (3, 1));
+    }
+
+    #[test]
+    fn a_change_of_attributes_is_no_file() {
+        let words = |pending| left(&[waited(Status { pending, ..Status::default() })], false);
+        let attributes = Pending { attributes: 1, ..Pending::default() };
+        assert_eq!(words(attributes.clone()), "1 attribute change");
+        let both = Pending { files: 3, bytes: 5 << 20, attributes: 2, ..Pending::default() };
+        assert_eq!(words(both), "3 files, 5.00 MiB to go, and 2 attribute changes");
+        assert_eq!(words(Pending { files: 1, ..Pending::default() }), "1 file, 0 B to go");
+        assert!(!is_done(&[waited(Status { pending: attributes, ..Status::default() })], true));
     }
 
     #[test]

@@ -14,7 +14,11 @@ const CONFIG_FILE: &str = "config.toml";
 
 /// Where configuration is looked for, first one first: the user's file, then the system's.
 pub fn config_files() -> Vec<PathBuf> {
-    let user = variable("XDG_CONFIG_HOME").or_else(|| home(".config"));
+    config_files_of(&variable)
+}
+
+fn config_files_of(variable: &dyn Fn(&str) -> Option<PathBuf>) -> Vec<PathBuf> {
+    let user = variable("XDG_CONFIG_HOME").or_else(|| Some(variable("HOME")?.join(".config")));
     let system = Path::new("/etc").join(OURS).join(CONFIG_FILE);
     user.map(|base| base.join(OURS).join(CONFIG_FILE)).into_iter().chain([system]).collect()
 }
@@ -22,12 +26,24 @@ pub fn config_files() -> Vec<PathBuf> {
 /// Where copies of content lie: the cache folder of a systemd unit, else of the user; made if it is
 /// missing.
 pub fn cache() -> Result<PathBuf> {
-    let user = || variable("XDG_CACHE_HOME").or_else(|| home(".cache")).map(|base| base.join(OURS));
-    let dir = variable("CACHE_DIRECTORY").or_else(user).or_else(|| of_root("/var/cache"));
-    let dir = dir.ok_or_else(|| invalid("neither XDG_CACHE_HOME nor HOME is set: name a --spill-dir"))?;
+    // SAFETY: the call only reads the process's own id and cannot fail.
+    let is_root = unsafe { libc::geteuid() } == 0;
+    let dir = cache_of(&variable, is_root)
+        .ok_or_else(|| invalid("neither XDG_CACHE_HOME nor HOME is set: name a --spill-dir"))?;
     make_private(&dir).and_then(|()| dir.canonicalize()).map_err(|e| {
         invalid(format!("cannot make {}: {e}; name another folder with --spill-dir", dir.display()))
     })
+}
+
+fn cache_of(variable: &dyn Fn(&str) -> Option<PathBuf>, is_root: bool) -> Option<PathBuf> {
+    // systemd separates several folders by colons.
+    let first = |dirs: PathBuf| Some(PathBuf::from(dirs.to_str()?.split(':').next()?));
+    let of_user = || variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")));
+    // At boot root has no folder of its own.
+    let of_root = || is_root.then(|| PathBuf::from("/var/cache"));
+    variable("CACHE_DIRECTORY")
+        .and_then(first)
+        .or_else(|| of_user().or_else(of_root).map(|base| base.join(OURS)))
 }
 
 /// Makes a folder that only we can look into, and what is missing above it.
@@ -44,12 +60,6 @@ pub fn absolute(text: &str) -> std::result::Result<PathBuf, String> {
     }
     let path = PathBuf::from(text);
     if path.is_absolute() { Ok(path) } else { Err("write the whole path, from / or ~/".to_owned()) }
-}
-
-/// At boot root has no folder of its own.
-fn of_root(base: &str) -> Option<PathBuf> {
-    // SAFETY: the call only reads the process's own id and cannot fail.
-    (unsafe { libc::geteuid() } == 0).then(|| Path::new(base).join(OURS))
 }
 
 fn home(below: &str) -> Option<PathBuf> {
@@ -75,6 +85,19 @@ mod tests {
         let home = std::env::var_os("HOME").map(PathBuf::from).filter(|path| path.is_absolute());
         assert_eq!(absolute("~/x").ok(), home.map(|home| home.join("x")));
         assert!(absolute("~other/x").is_err());
+    }
+
+    #[test]
+    fn root_without_a_home_has_the_folders_of_the_system() {
+        let nothing = |_: &str| None;
+        assert_eq!(cache_of(&nothing, true), Some(PathBuf::from("/var/cache/pdsfs")));
+        assert_eq!(cache_of(&nothing, false), None);
+        assert_eq!(config_files_of(&nothing), [PathBuf::from("/etc/pdsfs/config.toml")]);
+        let home = |name: &str| (name == "HOME").then(|| PathBuf::from("/root"));
+        assert_eq!(cache_of(&home, true), Some(PathBuf::from("/root/.cache/pdsfs")));
+        let of_unit =
+            |name: &str| (name == "CACHE_DIRECTORY").then(|| PathBuf::from("/var/cache/a:/var/cache/b"));
+        assert_eq!(cache_of(&of_unit, true), Some(PathBuf::from("/var/cache/a")));
     }
 
     #[test]

@@ -4,18 +4,18 @@
 //! mistake, so that all of them are told at once, each with its line and what to do.
 
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use clap::builder::Resettable;
 use clap::error::{ContextKind, ContextValue};
 use clap::{Args, Command, FromArgMatches, ValueHint};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::config::dirs;
-use crate::config::settings::Settings;
+use crate::config::settings::{Settings, without_variables};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Largest file that is read, in bytes.
@@ -77,6 +77,10 @@ impl DriveEntry {
         {
             let shown = mountpoint.display();
             out.push(format!("the mountpoint does not exist; make it with: mkdir -p '{shown}'"));
+        }
+        if let Some(dir) = self.settings.spill_dir.as_ref().filter(|dir| !dir.is_dir()) {
+            let shown = dir.display();
+            out.push(format!("spill-dir is no folder; make it with: mkdir -p '{shown}'"));
         }
         out
     }
@@ -154,7 +158,7 @@ pub fn check_name(name: &str) -> std::result::Result<(), String> {
 /// The settings as flags that nothing but the file speaks for.
 pub fn flags() -> Command {
     let bare = Command::new("pdsfs").no_binary_name(true).disable_help_flag(true);
-    Settings::augment_args(bare).mut_args(|arg| arg.env(Resettable::Reset))
+    without_variables(Settings::augment_args(bare))
 }
 
 /// Reads one setting by the parser of its flag. `key` is written with `_`.
@@ -168,7 +172,13 @@ pub fn setting(flags: &Command, key: &str, text: &str) -> std::result::Result<Se
     if matches!(arg.get_value_hint(), ValueHint::AnyPath | ValueHint::FilePath | ValueHint::DirPath) {
         text = dirs::absolute(&text)?.to_string_lossy().into_owned();
     }
-    let argument = format!("--{}={text}", key.replace('_', "-"));
+    flag(flags, key, text.as_ref())
+}
+
+/// The same of a value that whoever runs the program says: a path may be relative.
+pub fn flag(flags: &Command, key: &str, value: &OsStr) -> std::result::Result<Settings, String> {
+    let mut argument = OsString::from(format!("--{}=", key.replace('_', "-")));
+    argument.push(value);
     let matches = flags.clone().try_get_matches_from([argument]).map_err(|e| explain(&e))?;
     Settings::from_arg_matches(&matches).map_err(|e| explain(&e))
 }
@@ -191,7 +201,8 @@ fn explain(error: &clap::Error) -> String {
     })
 }
 
-fn unknown<'a>(what: &str, word: &str, known: impl Iterator<Item = &'a str>) -> String {
+/// That there is no such word, and which one may be meant.
+pub fn unknown<'a>(what: &str, word: &str, known: impl Iterator<Item = &'a str>) -> String {
     let alike = known.map(|known| (strsim::jaro_winkler(word, known), known));
     let closest = alike.filter(|(alike, _)| *alike >= ALIKE_MIN).max_by(|a, b| a.0.total_cmp(&b.0));
     match closest {
@@ -280,7 +291,7 @@ impl Reading<'_> {
                 MOUNTPOINT if of_drive => dirs::absolute(&text).map(|path| out.mountpoint = Some(path)),
                 MOUNTPOINT => Err("it belongs to one drive: below [drives.NAME]".to_owned()),
                 _ => setting(&self.flags, name, &text).map(|one| {
-                    out.settings = one.over(std::mem::take(&mut out.settings));
+                    out.settings = one.beside(std::mem::take(&mut out.settings));
                 }),
             };
             if let Err(what) = read {

@@ -7,17 +7,19 @@
 
 #![allow(clippy::doc_markdown, reason = "doc comments of arguments are help texts, shown as they are")]
 
+use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::builder::Resettable;
+use clap::{Args, Command, ValueEnum};
 use url::Url;
 
 use crate::account::{AccountName, DEFAULT_NAME, Store};
 use crate::config::folder::FolderPath;
 use crate::config::quantities::{bytes, bytes_within, duration_within, show_bytes};
-use crate::config::{Credential, MountConfig, RemoveMode, dirs};
+use crate::config::{Credential, MountConfig, RemoveMode, dirs, file};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{DriveId, FileId, PartSize, Secret};
 use crate::name_patterns::NamePatterns;
@@ -163,23 +165,40 @@ pub enum Remove {
     Delete,
 }
 
+/// A command whose settings are what its flags say, and not what variables say: those lie below them.
+pub fn without_variables(command: Command) -> Command {
+    let settings = Settings::augment_args(Command::new("pdsfs"));
+    let ids: Vec<_> = settings.get_arguments().map(|arg| arg.get_id().clone()).collect();
+    command.mut_args(|arg| if ids.contains(arg.get_id()) { arg.env(Resettable::Reset) } else { arg })
+}
+
 impl Settings {
-    /// What `self` does not say is taken from `lower`.
+    /// What `self` does not say is taken from `lower`: a flag lies over a variable, and that over the file.
     ///
     /// Who we are is one thing said in two ways, and so is which folder is meant: a file is not asked
     /// for its half of what was said above it.
     #[must_use]
-    pub fn over(self, lower: Self) -> Self {
-        let bearer_said = self.account.is_some() || self.token_file.is_some() || self.token.is_some();
-        let folder_said = self.folder.is_some() || self.root_id.is_some();
+    pub fn over(self, mut lower: Self) -> Self {
+        if self.account.is_some() || self.token_file.is_some() || self.token.is_some() {
+            (lower.account, lower.token_file, lower.token) = (None, None, None);
+        }
+        if self.folder.is_some() || self.root_id.is_some() {
+            (lower.folder, lower.root_id) = (None, None);
+        }
+        self.beside(lower)
+    }
+
+    /// The same of two that were said in one place.
+    #[must_use]
+    pub fn beside(self, lower: Self) -> Self {
         Self {
             endpoint: self.endpoint.or(lower.endpoint),
             drive_id: self.drive_id.or(lower.drive_id),
-            root_id: self.root_id.or(lower.root_id.filter(|_| !folder_said)),
-            folder: self.folder.or(lower.folder.filter(|_| !folder_said)),
-            account: self.account.or(lower.account.filter(|_| !bearer_said)),
-            token_file: self.token_file.or(lower.token_file.filter(|_| !bearer_said)),
-            token: self.token.or(lower.token.filter(|_| !bearer_said)),
+            root_id: self.root_id.or(lower.root_id),
+            folder: self.folder.or(lower.folder),
+            account: self.account.or(lower.account),
+            token_file: self.token_file.or(lower.token_file),
+            token: self.token.or(lower.token),
             allow_other: self.allow_other.or(lower.allow_other),
             read_only: self.read_only.or(lower.read_only),
             noexec: self.noexec.or(lower.noexec),
@@ -206,13 +225,24 @@ impl Settings {
         }
     }
 
-    /// Takes the token from the environment, unless a file or an account was named in its place.
-    #[must_use]
-    pub fn with_token_of_environment(mut self) -> Self {
-        if self.token_file.is_none() && self.account.is_none() {
-            self.token = std::env::var(TOKEN_VARIABLE).ok().map(Secret::new);
+    /// What the environment says. An empty variable says nothing, but for that of the token.
+    pub fn of_environment() -> Result<Self> {
+        Self::of_variables(|name| std::env::var_os(name))
+    }
+
+    fn of_variables(variable: impl Fn(&str) -> Option<OsString>) -> Result<Self> {
+        let flags = file::flags();
+        let mut said = Self::default();
+        for arg in Self::augment_args(Command::new("pdsfs")).get_arguments() {
+            let Some(name) = arg.get_env().and_then(OsStr::to_str) else { continue };
+            let Some(value) = variable(name).filter(|value| !value.is_empty()) else { continue };
+            let one = file::flag(&flags, arg.get_id().as_str(), &value);
+            said = one.map_err(|what| invalid(format!("{name}: {what}")))?.beside(said);
         }
-        self
+        if said.token_file.is_none() && said.account.is_none() {
+            said.token = variable(TOKEN_VARIABLE).and_then(|token| token.into_string().ok()).map(Secret::new);
+        }
+        Ok(said)
     }
 
     /// Fills in the defaults and checks what depends on each other; `name` is that of the drive in the
@@ -312,6 +342,9 @@ impl Settings {
 
     /// What no single setting can know.
     pub fn check(&self) -> Result<()> {
+        if self.account.is_some() && self.token_file.is_some() {
+            return Err(invalid("account and token-file both say who mounts; leave one of them out"));
+        }
         let part_bytes = self.part_size.unwrap_or(PartSize::DEFAULT).get();
         let buffer_min = part_bytes * BUFFERED_PARTS_MIN;
         if self.buffer_size.unwrap_or(MountConfig::BUFFER_BYTES_MAX) < buffer_min {
@@ -388,7 +421,7 @@ fn umask(text: &str) -> std::result::Result<u16, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::{CommandFactory, Parser};
+    use clap::{CommandFactory, FromArgMatches, Parser};
 
     #[derive(Debug, Parser)]
     struct Line {
@@ -504,6 +537,88 @@ mod tests {
         upper.token = Some(token("t"));
         let both = upper.over(say(&["--token-file=/f"]));
         assert!(both.token.is_some() && both.token_file.is_none());
+    }
+
+    /// Three values of a setting: those of its flag, its variable and its key.
+    fn values(id: &str) -> [&'static str; 3] {
+        match id {
+            "endpoint" => ["https://a.example", "https://b.example", "https://c.example"],
+            "drive_id" | "root_id" | "account" => ["a", "b", "c"],
+            "folder" | "token_file" | "spill_dir" => ["/a", "/b", "/c"],
+            "allow_other" | "read_only" | "noexec" | "allow_non_empty" => ["false", "true", "false"],
+            "metadata" | "notify" => ["on", "off", "on"],
+            "remove" => ["trash", "delete", "trash"],
+            "local_only" => ["a", "b", "off"],
+            "metrics_listen" => ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"],
+            "umask" => ["001", "002", "003"],
+            "parts_in_flight" | "uid" | "gid" => ["1", "2", "3"],
+            "part_size" => ["1MiB", "2MiB", "4MiB"],
+            "metadata_ttl" | "commit_timeout" | "call_timeout" | "stall_timeout" => ["1s", "2s", "3s"],
+            "buffer_size" | "read_cache" | "cache_size" | "cache_min_free" => ["64MiB", "65MiB", "66MiB"],
+            other => panic!("{other} has no values here"),
+        }
+    }
+
+    #[test]
+    fn of_every_setting_the_flag_goes_over_the_variable_and_that_over_the_file() {
+        let shown = |settings: Settings| format!("{settings:?}");
+        let flags = file::flags();
+        for arg in flags.get_arguments() {
+            let id = arg.get_id().as_str();
+            let [flag, variable, key] = values(id);
+            let flag = parse_alone(&[&format!("--{}={flag}", id.replace('_', "-"))]);
+            let name = format!("PDSFS_{}", id.to_uppercase());
+            let variable = Settings::of_variables(|asked| (asked == name).then(|| variable.into())).unwrap();
+            let key = file::setting(&flags, id, key).unwrap();
+            let nothing = Settings::default;
+            assert_ne!(shown(flag.clone()), shown(nothing()), "{id}");
+            assert_ne!(shown(flag.clone()), shown(variable.clone()), "{id}");
+            assert_ne!(shown(variable.clone()), shown(key.clone()), "{id}");
+            let all = flag.clone().over(variable.clone()).over(key.clone());
+            assert_eq!(shown(all), shown(flag), "{id}");
+            assert_eq!(shown(nothing().over(variable.clone()).over(key.clone())), shown(variable), "{id}");
+            assert_eq!(shown(nothing().over(nothing()).over(key.clone())), shown(key), "{id}");
+        }
+    }
+
+    fn parse_alone(arguments: &[&str]) -> Settings {
+        let command = without_variables(Line::command());
+        let matches = command.try_get_matches_from([&["pdsfs"], arguments].concat()).unwrap();
+        Settings::from_arg_matches(&matches).unwrap()
+    }
+
+    #[test]
+    fn who_mounts_is_said_by_the_topmost_that_says_it() {
+        let variables = |said: &'static [(&str, &str)]| {
+            let value =
+                |asked: &str| said.iter().find(|(name, _)| *name == asked).map(|(_, value)| value.into());
+            Settings::of_variables(value)
+        };
+        let token = variables(&[(TOKEN_VARIABLE, "t")]).unwrap();
+        assert_eq!(token.token.as_ref().map(|token| token.expose().as_str()), Some("t"));
+        let all = parse_alone(&["--account=a"]).over(token.clone());
+        assert!(all.account.is_some() && all.token.is_none());
+        let all = parse_alone(&[]).over(token).over(parse_alone(&["--account=a"]));
+        assert!(all.account.is_none() && all.token.is_some());
+        // One that is named goes over one that is given.
+        let named = variables(&[(TOKEN_VARIABLE, "t"), ("PDSFS_TOKEN_FILE", "/f")]).unwrap();
+        assert!(named.token.is_none() && named.token_file.is_some());
+        let both = variables(&[("PDSFS_ACCOUNT", "a"), ("PDSFS_TOKEN_FILE", "/f")]).unwrap();
+        assert!(both.check().unwrap_err().to_string().contains("leave one of them out"));
+        assert!(parse_alone(&["--account=a"]).over(both).check().is_ok());
+        // In one place the way down may begin at a folder that is known by its id.
+        let below = variables(&[("PDSFS_ROOT_ID", "r"), ("PDSFS_FOLDER", "/a")]).unwrap();
+        assert!(below.root_id.is_some() && below.folder.is_some());
+    }
+
+    #[test]
+    fn a_variable_that_makes_no_sense_is_named_and_an_empty_one_says_nothing() {
+        let of = |name: &'static str, value: &'static str| {
+            Settings::of_variables(move |asked| (asked == name).then(|| value.into()))
+        };
+        let error = of("PDSFS_PART_SIZE", "63").unwrap_err().to_string();
+        assert!(error.starts_with("PDSFS_PART_SIZE: "), "{error}");
+        assert!(of("PDSFS_READ_ONLY", "").unwrap().read_only.is_none());
     }
 
     fn token(text: &str) -> Secret<String> {

@@ -10,7 +10,7 @@ mod stay;
 mod write;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -31,6 +31,7 @@ use crate::posix;
 use crate::status::{Progress, Transfer};
 
 pub use settle::{Outcome, Settle, Ticket};
+use sight::{Locked, Seen};
 pub use sight::{Sight, Stage};
 pub use write::Wrote;
 
@@ -95,6 +96,8 @@ pub struct OpenFile {
     progress: Arc<Progress>,
     /// Locked before the leaf locks of budget, gate and flow; nothing is awaited meanwhile.
     inner: Mutex<Inner>,
+    /// How it was when it was let go of last, for whoever looks meanwhile. A leaf lock.
+    seen: Mutex<Seen>,
     /// Deleted here: nothing of it shall come to be on the drive.
     orphan: AtomicBool,
     /// The tree knows of the unsaved content.
@@ -106,7 +109,7 @@ pub struct OpenFile {
 struct Inner {
     content: Content,
     /// For progress lines.
-    name: String,
+    name: Arc<str>,
     mtime: SystemTime,
 }
 
@@ -134,19 +137,22 @@ impl OpenFile {
     ) -> Arc<Self> {
         let mtime = base.as_ref().map_or_else(posix::now, |base| base.mtime);
         let content = base.map_or(Content::New, |base| Content::Clean { base, held: None });
+        let inner = Inner { content, name: name.into(), mtime };
         Arc::new(Self {
             ino,
             env,
             progress,
-            inner: Mutex::new(Inner { content, name: name.to_owned(), mtime }),
+            seen: Mutex::new(inner.seen()),
+            inner: Mutex::new(inner),
             orphan: AtomicBool::new(false),
             marked: AtomicBool::new(false),
             state_changed: Notify::new(),
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> Locked<'_> {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        Locked { inner, seen: &self.seen, is_changed: false }
     }
 
     /// The inode.
@@ -218,7 +224,7 @@ impl OpenFile {
     /// The file has another path now.
     pub fn renamed(&self, path: &str) {
         let mut inner = self.lock();
-        path.clone_into(&mut inner.name);
+        inner.name = path.into();
         match &inner.content {
             Content::Streaming { live, .. } => live.transfer().renamed(path),
             Content::Committing { transfer, .. } => transfer.renamed(path),

@@ -17,8 +17,8 @@ use super::types::{Drained, Refusal, Unsaved};
 
 /// Who may follow the log at a time; each costs a task.
 const FOLLOWERS_MAX: usize = 32;
-/// Entries that are made ready for a reader at a time.
-const BATCH_ENTRIES: usize = 64;
+/// Entries that are made ready for a reader at a time: with the longest paths, about 64 KiB.
+const BATCH_ENTRIES: usize = 16;
 /// Batches that may wait for a reader.
 const BATCHES_AHEAD: usize = 1;
 /// After so long without an event a follower hears that the daemon is alive. It also finds out so whether

@@ -132,7 +132,7 @@ impl Collector for Figures {
 }
 
 impl Figures {
-    /// What only grows.
+    /// What only grows. All labels are words of this program, so none needs to be escaped.
     fn sums(&self, page: &mut Page<'_>, totals: &Totals) -> fmt::Result {
         let committed = [
             ("uploaded", totals.files_uploaded),
@@ -140,8 +140,12 @@ impl Figures {
             ("unchanged", totals.files_unchanged),
         ];
         page.counters("committed_files", "Files that came to the drive, by how", "how", committed)?;
-        let failed = self.0.progress.failures_by_kind();
-        let failed = failed.into_iter().map(|(kind, count)| (snake_case(kind), count));
+        let counted = self.0.progress.failures_by_kind();
+        // Those that did not happen too: what appears with its first failure has no increase to be seen.
+        let failed = ErrorKind::ALL.into_iter().map(|kind| {
+            let count = counted.iter().find(|(counted, _)| *counted == kind).map_or(0, |(_, count)| *count);
+            (snake_case(kind), count)
+        });
         page.counters("failed_files", "Files that could not be saved, by why", "kind", failed)?;
         let abandoned = totals.files_abandoned;
         page.counter("abandoned_files", "Files that were deleted before they were saved", None, abandoned)?;
@@ -173,6 +177,12 @@ impl Figures {
             ("parts_in_flight", "Parts that are being sent", None, parts),
             ("pending_attributes", "Objects with attributes to be told", None, pending.attributes),
             (
+                "refused_attributes",
+                "Objects whose attributes the drive does not keep",
+                None,
+                pending.attributes_refused,
+            ),
+            (
                 "rate_bytes_per_second",
                 "How fast parts are acknowledged, lately",
                 None,
@@ -183,7 +193,7 @@ impl Figures {
             ("local_copies", "Bytes of local copies", bytes, load.copy_bytes),
             ("parts_in_flight_max", "Parts that may be sent at once now", None, parts_max),
             ("paused", "Whether nothing is sent for want of a network or a login", None, is_paused),
-            ("mounted", "When the drive was mounted, since 1970", seconds, status.mounted_at_ms / 1000),
+            ("mount_time", "When the drive was mounted, since 1970", seconds, status.mounted_at_ms / 1000),
         ] {
             page.gauge(name, help, unit, value)?;
         }

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -58,6 +59,11 @@ impl Happened {
     pub fn warning(text: impl Into<String>) -> Self {
         Self { what: Happening::Warning, path: None, bytes: None, elapsed_ms: None, text: text.into() }
     }
+
+    /// So much happened that not all of it was noted.
+    fn missed(text: String) -> Self {
+        Self { what: Happening::Missed, ..Self::warning(text) }
+    }
 }
 
 impl From<&Event> for Happened {
@@ -73,9 +79,12 @@ impl From<&Event> for Happened {
             Event::Failed { name, error } => Self {
                 what: Happening::Failed,
                 path: Some(name.to_string()),
-                bytes: None,
-                elapsed_ms: None,
-                text: error.to_string(),
+                ..Self::warning(error.to_string())
+            },
+            Event::AttributesRefused { name, error } => Self {
+                what: Happening::AttributesRefused,
+                path: Some(name.to_string()),
+                ..Self::warning(error.to_string())
             },
         }
     }
@@ -108,7 +117,7 @@ impl Recent {
             elapsed_ms,
             text,
         };
-        if what == Happening::Failed {
+        if matches!(what, Happening::Failed | Happening::AttributesRefused) {
             push(&mut rings.failures, entry.clone(), FAILURES_MAX);
         }
         push(&mut rings.entries, entry, ENTRIES_MAX);
@@ -129,7 +138,8 @@ impl Recent {
     pub fn after(&self, since: u64, count: usize) -> Vec<LogEntry> {
         let rings = self.lock();
         let begin = rings.entries.partition_point(|entry| entry.seq <= since);
-        let missed = rings.entries.front().map_or(0, |first| first.seq.saturating_sub(since + 1));
+        let missed =
+            rings.entries.front().map_or(0, |first| first.seq.saturating_sub(since.saturating_add(1)));
         let missed = (missed > 0 && since > 0).then(|| LogEntry {
             seq: since + missed,
             at_ms: unix_ms(SystemTime::now()),
@@ -150,20 +160,30 @@ impl Recent {
     /// Notes the endings of transfers from now on, for as long as the mount lives. Must be called on a
     /// runtime.
     pub fn watch(self: &Arc<Self>, progress: &Progress) -> JoinHandle<()> {
-        let (recent, mut events, mut warnings) = (self.clone(), progress.subscribe(), logging::warnings());
+        self.watch_with(progress, logging::warnings())
+    }
+
+    fn watch_with(self: &Arc<Self>, progress: &Progress, mut warnings: Receiver<Arc<str>>) -> JoinHandle<()> {
+        let (recent, mut events) = (self.clone(), progress.subscribe());
         tokio::spawn(async move {
+            let mut warnings_ended = false;
             loop {
                 tokio::select! {
                     event = events.recv() => match event {
                         Ok(event) => recent.add(Happened::from(&event)),
                         Err(RecvError::Lagged(count)) => {
-                            let what = format!("{count} endings of transfers were not noted");
-                            recent.add(Happened::warning(what));
+                            recent.add(Happened::missed(format!("{count} endings of transfers were not noted")));
                         }
                         Err(RecvError::Closed) => return,
                     },
-                    // What is lost here is in the log.
-                    Ok(text) = warnings.recv() => recent.add(Happened::warning(&*text)),
+                    text = warnings.recv(), if !warnings_ended => match text {
+                        Ok(text) => recent.add(Happened::warning(&*text)),
+                        Err(RecvError::Lagged(count)) => {
+                            let what = format!("{count} warnings were not noted; they are in the log of the program");
+                            recent.add(Happened::missed(what));
+                        }
+                        Err(RecvError::Closed) => warnings_ended = true,
+                    },
                 }
             }
         })
@@ -221,6 +241,33 @@ mod tests {
         assert_eq!(recent.failures().len(), 1, "a failure was pushed out by what went well");
         (0..FAILURES_MAX + 5).for_each(|n| recent.add(failure(n)));
         assert_eq!(recent.failures().len(), FAILURES_MAX);
+    }
+
+    #[test]
+    fn no_number_is_too_large_to_be_asked_for() {
+        let recent = Recent::default();
+        (0..ENTRIES_MAX + 9).for_each(|n| recent.add(warning(n)));
+        assert_eq!(recent.after(u64::MAX, 9), []);
+    }
+
+    #[tokio::test]
+    async fn warnings_that_come_too_fast_are_counted() {
+        let (recent, progress) = (Arc::new(Recent::default()), Progress::new());
+        let warned = tokio::sync::broadcast::Sender::new(4);
+        let heard = warned.subscribe();
+        (0..9).for_each(|n| drop(warned.send(format!("w{n}").into())));
+        let mut newest = recent.subscribe();
+        let watching = recent.watch_with(&progress, heard);
+        newest.wait_for(|seq| *seq == 5).await.unwrap();
+        let seen = recent.after(0, 9);
+        assert_eq!((seen[0].what, &seen[0].text[..10]), (Happening::Missed, "5 warnings"), "{seen:?}");
+        assert_eq!((seen[1].text.as_str(), seen[4].text.as_str()), ("w5", "w8"));
+        // Without anybody who warns, endings are noted all the same.
+        drop(warned);
+        progress.begin("/a").committed(1, crate::status::Commit::Uploaded);
+        newest.wait_for(|seq| *seq == 6).await.unwrap();
+        drop(progress);
+        watching.await.unwrap();
     }
 
     #[test]

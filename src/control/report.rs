@@ -1,13 +1,13 @@
 //! A mount as the control API shows it.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::recent::{Recent, unix_ms};
-use super::types::{Paused, Pending, Stage, Status, Transfer};
+use super::types::{Paused, Pending, Status, Transfer};
 use crate::config::MountConfig;
 use crate::status::Progress;
-use crate::vfs::{SeenFile, Vfs};
+use crate::vfs::{SeenFile, Vfs, sum_up};
 
 /// Files that a status lists.
 const TRANSFERS_MAX: usize = 1000;
@@ -56,24 +56,25 @@ impl Served {
     }
 
     fn pending(&self, seen: &[SeenFile]) -> Pending {
-        let mut pending = Pending { attributes: self.vfs.pending_attributes() as u64, ..Pending::default() };
-        for (file, is_open) in seen.iter().map(|file| (transfer(file), file.is_open)) {
-            if file.state == Stage::Failed {
-                pending.files_failed_open += 1;
-                continue;
-            }
-            pending.files += 1;
-            pending.files_open += u64::from(is_open && file.state != Stage::Committing);
-            pending.bytes += file.bytes.saturating_sub(file.bytes_acked);
-            pending.oldest_ms = pending.oldest_ms.max(file.age_ms);
+        let sum = sum_up(seen);
+        Pending {
+            files: sum.files,
+            files_open: sum.open,
+            files_failed_open: sum.failed_open,
+            bytes: sum.bytes,
+            attributes: self.vfs.pending_attributes() as u64,
+            attributes_refused: self.vfs.refused_attributes() as u64,
+            oldest_ms: ms(sum.oldest),
         }
-        pending
     }
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn transfer(file: &SeenFile) -> Transfer {
     let view = file.sight.transfer.as_ref();
-    let ms = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     Transfer {
         path: file.path.clone(),
         state: file.sight.stage,

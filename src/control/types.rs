@@ -1,7 +1,7 @@
 //! The shapes of the control API, in one place for both ends.
 //!
 //! Times are milliseconds since 1970, durations milliseconds, sizes bytes. A reader takes what it knows and
-//! passes over the rest.
+//! passes over the rest: a word that it does not know is `Unknown`, a field that is missing has its default.
 
 use serde::{Deserialize, Serialize};
 
@@ -38,12 +38,13 @@ pub struct Status {
     pub transfers: Vec<Transfer>,
     /// Files beyond those.
     pub transfers_left_out: u64,
-    /// The last files that could not be saved, oldest first; at most 50.
+    /// The last files that could not be saved, or whose attributes were refused, oldest first; at most 50.
     pub failures: Vec<LogEntry>,
 }
 
 /// Why nothing is sent.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Paused {
     /// What is missing.
     pub reason: PauseReason,
@@ -67,12 +68,15 @@ pub struct Pending {
     pub bytes: u64,
     /// Objects whose attributes are still to be told.
     pub attributes: u64,
+    /// Objects whose attributes the drive has refused, until they are given others; the newest 1,024.
+    pub attributes_refused: u64,
     /// How long the oldest of the files has been pending.
     pub oldest_ms: u64,
 }
 
 /// One file that is not on the drive yet.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Transfer {
     /// Path below the mount, beginning with `/`.
     pub path: String,
@@ -95,21 +99,28 @@ pub struct Transfer {
 }
 
 /// What happened.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Happening {
     /// A file is on the drive, verified.
     Committed,
     /// A file is not on the drive; the program that wrote it was told.
     Failed,
+    /// The drive does not keep the attributes that a file was given; no program was told.
+    AttributesRefused,
     /// Something that somebody should know.
     Warning,
     /// Events that nobody can be told any more: they came faster than they were asked for.
     Missed,
+    /// A word of another version.
+    #[default]
+    #[serde(other)]
+    Unknown,
 }
 
 /// One event.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct LogEntry {
     /// Grows by one with each event.
     pub seq: u64,
@@ -118,13 +129,13 @@ pub struct LogEntry {
     /// What.
     pub what: Happening,
     /// Path below the mount, for what happened to a file.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
     /// Its size.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
     /// How long it took, from the first byte to the commit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub elapsed_ms: Option<u64>,
     /// How the drive came to have it (`uploaded`, `instant`, `unchanged`), or why it does not, or the
     /// warning.
@@ -142,7 +153,8 @@ pub struct Drained {
 }
 
 /// Something that is not on the drive.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Unsaved {
     /// Path below the mount.
     pub path: String,
@@ -151,8 +163,43 @@ pub struct Unsaved {
 }
 
 /// An error of the API.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Refusal {
     /// What was wrong, for people.
     pub error: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_of_a_newer_daemon_is_understood_as_far_as_possible() {
+        let newer = r#"{"version": "9.0.0", "drive_id": "1", "mood": {"x": [1]}, "pending": {"files": 2, "ghosts": 1},
+            "paused": {"reason": "moon_phase", "since_ms": 5},
+            "transfers": [{"path": "/f", "state": "teleporting", "bytes": 7}, {"state": "committing"}],
+            "failures": [{"seq": 3, "what": "evaporated", "path": "/g", "color": "red"}]}"#;
+        let status: Status = serde_json::from_str(newer).unwrap();
+        assert_eq!((status.drive_id.as_str(), status.pending.files), ("1", 2));
+        let paused = status.paused.unwrap();
+        assert_eq!((paused.reason, paused.since_ms), (PauseReason::Unknown, 5));
+        let states: Vec<_> = status.transfers.iter().map(|file| (file.state, file.bytes)).collect();
+        assert_eq!(states, [(Stage::Unknown, 7), (Stage::Committing, 0)]);
+        assert_eq!((status.failures[0].what, status.failures[0].seq), (Happening::Unknown, 3));
+        let drained: Drained = serde_json::from_str(r#"{"unsaved": [{"path": "/f"}]}"#).unwrap();
+        assert_eq!(drained.unsaved[0].path, "/f");
+        assert_eq!(serde_json::from_str::<Refusal>("{}").unwrap().error, "");
+    }
+
+    #[test]
+    fn words_are_written_as_they_are_read() {
+        for (what, word) in
+            [(Happening::AttributesRefused, "attributes_refused"), (Happening::Failed, "failed")]
+        {
+            assert_eq!(serde_json::to_value(what).unwrap(), word);
+            assert_eq!(serde_json::from_value::<Happening>(word.into()).unwrap(), what);
+        }
+        assert_eq!(serde_json::to_value(Stage::Staged).unwrap(), Stage::Staged.name());
+    }
 }

@@ -3,13 +3,16 @@
 //! A lock is a file descriptor; logind lets go of it when the last copy is closed, so also when this
 //! process dies. Its reason cannot be changed, so a lock with a new reason is taken before the old one
 //! is given back. Blocking is asked for first; where that is not allowed to us (a service, a remote
-//! session), a lock that delays is better than none.
+//! session), a lock that delays is better than none. A logind that went takes its end of the lock with it,
+//! which is seen at once, and the next one is asked.
 
 use std::time::Duration;
 
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use zbus::{Connection, OwnedFd};
+use zbus::Connection;
 
 use super::bus::{self, Object};
 
@@ -28,11 +31,25 @@ const MODES: [&str; 2] = ["block", "delay"];
 struct Pace {
     /// How often the reason of a lock is brought up to date.
     renew: Duration,
-    /// How long to do without after logind was not there.
+    /// How long to do without after logind was not there; twice as long after each further try.
     retry: Duration,
+    /// The longest that becomes.
+    retry_max: Duration,
 }
 
-const PACE: Pace = Pace { renew: Duration::from_secs(10), retry: Duration::from_secs(60) };
+const PACE: Pace = Pace {
+    renew: Duration::from_secs(10),
+    retry: Duration::from_secs(2),
+    retry_max: Duration::from_secs(300),
+};
+
+/// A lock that is held.
+#[derive(Debug)]
+struct Lock {
+    fd: AsyncFd<std::os::fd::OwnedFd>,
+    why: String,
+    renew_at: Instant,
+}
 
 /// Holds a lock whenever there is a reason, until the sender is gone.
 pub async fn keep(reason: watch::Receiver<Option<String>>) {
@@ -43,79 +60,120 @@ async fn keep_by<C>(pace: Pace, connect: impl Fn() -> C, mut reason: watch::Rece
 where
     C: Future<Output = Option<Connection>>,
 {
-    let mut logind = None;
-    let mut was_missed = false;
-    while reason.wait_for(Option::is_some).await.is_ok() {
-        if logind.is_none() {
-            logind = connect().await;
-        }
-        let outcome = match &logind {
-            Some(connection) => hold(pace, connection, &mut reason).await,
-            None => Outcome::Refused("there is no system bus".to_owned()),
-        };
-        match outcome {
-            Outcome::Released => {}
-            Outcome::Ended => return,
-            Outcome::Refused(why) => {
-                if !std::mem::replace(&mut was_missed, true) {
-                    tracing::debug!("the machine may sleep while files are being saved: {why}");
-                }
-                logind = None;
-                // Whoever waits for the end of the mount does not wait for this.
-                tokio::select! {
-                    () = tokio::time::sleep(pace.retry) => {}
-                    () = has_ended(reason.clone()) => return,
-                }
-            }
-        }
-    }
-}
-
-async fn has_ended(mut reason: watch::Receiver<Option<String>>) {
-    while reason.changed().await.is_ok() {}
-}
-
-enum Outcome {
-    /// There is no reason any more.
-    Released,
-    /// There will be none.
-    Ended,
-    /// Logind does not give a lock.
-    Refused(String),
-}
-
-/// Takes a lock, keeps its reason up to date, and gives it back when there is none.
-async fn hold(pace: Pace, connection: &Connection, reason: &mut watch::Receiver<Option<String>>) -> Outcome {
-    let mut lock: Option<(OwnedFd, String)> = None;
+    let mut asking = Asking {
+        pace,
+        connect,
+        logind: None,
+        pause: pace.retry,
+        retry_at: Instant::now(),
+        was_missed: false,
+    };
+    let mut lock: Option<Lock> = None;
     loop {
-        let Some(why) = reason.borrow_and_update().clone() else { return Outcome::Released };
-        if lock.as_ref().is_none_or(|(_, old)| *old != why) {
-            match inhibit(connection, &why).await {
-                // The old lock goes after the new one has come.
-                Ok(new) => lock = Some((new, why)),
-                Err(e) => return Outcome::Refused(e),
+        let why = reason.borrow_and_update().clone();
+        let due_at = match (&lock, &why) {
+            (_, None) => {
+                lock = None;
+                None
             }
+            (Some(held), Some(why)) if held.why == *why => None,
+            (Some(held), Some(_)) => Some(held.renew_at.max(asking.retry_at)),
+            (None, Some(_)) => Some(asking.retry_at),
+        };
+        if let (Some(why), Some(due_at)) = (why, due_at)
+            && due_at <= Instant::now()
+        {
+            // Whoever has no reason any more waits for nothing. The old lock goes after the new one has come.
+            tokio::select! {
+                new = asking.ask(why) => lock = new.or(lock),
+                () = is_over(reason.clone()) => if reason.has_changed().is_err() {
+                    return;
+                },
+            }
+            continue;
         }
-        let renew_at = Instant::now() + pace.renew;
-        loop {
-            if reason.changed().await.is_err() {
-                return Outcome::Ended;
+        tokio::select! {
+            changed = reason.changed() => if changed.is_err() {
+                return;
+            },
+            () = is_lost(lock.as_ref()) => {
+                lock = None;
+                asking.put_off();
             }
-            if reason.borrow().is_none() {
-                return Outcome::Released;
-            }
-            if Instant::now() >= renew_at {
-                break;
-            }
+            () = tokio::time::sleep_until(due_at.unwrap_or_else(Instant::now)), if due_at.is_some() => {}
         }
     }
 }
 
-async fn inhibit(connection: &Connection, why: &str) -> Result<OwnedFd, String> {
+/// Resolves when there is no reason any more, or will be none.
+async fn is_over(mut reason: watch::Receiver<Option<String>>) {
+    reason.wait_for(Option::is_none).await.ok();
+}
+
+/// Resolves when logind has closed its end of the lock.
+async fn is_lost(lock: Option<&Lock>) {
+    let lost = match lock {
+        Some(lock) => lock.fd.ready(Interest::ERROR).await.is_ok(),
+        None => false,
+    };
+    if !lost {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Who is asked for locks, and when it may be asked again.
+struct Asking<F> {
+    pace: Pace,
+    connect: F,
+    logind: Option<Connection>,
+    pause: Duration,
+    retry_at: Instant,
+    was_missed: bool,
+}
+
+impl<C: Future<Output = Option<Connection>>, F: Fn() -> C> Asking<F> {
+    /// A lock; `None` where there is none to be had for a while.
+    async fn ask(&mut self, why: String) -> Option<Lock> {
+        if self.logind.is_none() {
+            self.logind = (self.connect)().await;
+        }
+        let answer = match &self.logind {
+            Some(connection) => inhibit(connection, &why).await,
+            None => Err("there is no system bus".to_owned()),
+        };
+        match answer {
+            Ok(fd) => {
+                self.pause = self.pace.retry;
+                Some(Lock { fd, why, renew_at: Instant::now() + self.pace.renew })
+            }
+            Err(refused) => {
+                if !std::mem::replace(&mut self.was_missed, true) {
+                    tracing::debug!("the machine may sleep while files are being saved: {refused}");
+                }
+                self.put_off();
+                None
+            }
+        }
+    }
+
+    /// Logind, or the bus to it, is not what it was.
+    fn put_off(&mut self) {
+        self.logind = None;
+        self.retry_at = Instant::now() + self.pause;
+        self.pause = (self.pause * 2).min(self.pace.retry_max);
+    }
+}
+
+async fn inhibit(connection: &Connection, why: &str) -> Result<AsyncFd<std::os::fd::OwnedFd>, String> {
     let mut refused = String::new();
     for mode in MODES {
         match LOGIND.call(connection, "Inhibit", &(WHAT, WHO, why, mode)).await {
-            Ok(answer) => return answer.body().deserialize::<OwnedFd>().map_err(|e| e.to_string()),
+            Ok(answer) => {
+                let fd = answer.body().deserialize::<zbus::OwnedFd>().map_err(|e| e.to_string())?;
+                // SAFETY: an owned descriptor is the same open one for as long as it is owned.
+                let watched = unsafe { AsyncFd::register_with_interest(fd.into(), Interest::ERROR) };
+                return watched.map_err(|e| e.to_string());
+            }
             Err(e) => refused = e,
         }
     }
@@ -128,6 +186,7 @@ mod tests {
     use crate::desktop::bus::tests::{line, next_call};
     use std::io::Read;
     use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+    use zbus::OwnedFd;
 
     type Asked = (String, String, String, String);
     /// A lock as logind sees it: the end of a pipe that closes with the other one.
@@ -197,9 +256,10 @@ mod tests {
     #[tokio::test]
     async fn a_new_reason_comes_with_a_new_lock_but_not_at_once() {
         let (client, mut heard) = logind(true).await;
-        let (reasons, mut reason) = watch::channel(Some("one".to_owned()));
+        let (reasons, reason) = watch::channel(Some("one".to_owned()));
         let pace = Pace { renew: Duration::from_millis(200), ..PACE };
-        let held = tokio::spawn(async move { hold(pace, &client, &mut reason).await });
+        let connect = move || std::future::ready(Some(client.clone()));
+        let kept = tokio::spawn(keep_by(pace, connect, reason));
         let (_, first) = heard.recv().await.unwrap();
         let taken_at = Instant::now();
         let mut asked = None;
@@ -216,7 +276,8 @@ mod tests {
         released(first.unwrap()).await;
         reasons.send_replace(None);
         released(second.unwrap()).await;
-        assert!(matches!(held.await.unwrap(), Outcome::Released));
+        drop(reasons);
+        kept.await.unwrap();
     }
 
     #[tokio::test]
@@ -232,6 +293,68 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_logind_that_comes_again_is_asked_again() {
+        let (lines, mut waiting) = unbounded_channel();
+        let (reasons, reason) = watch::channel(Some("why".to_owned()));
+        let connect = move || {
+            let (told, heard) = tokio::sync::oneshot::channel();
+            lines.send(told).unwrap();
+            async move { heard.await.ok() }
+        };
+        let pace = Pace { retry: Duration::from_millis(1), ..PACE };
+        let kept = tokio::spawn(keep_by(pace, connect, reason));
+        for _ in 0..2 {
+            let (client, mut heard) = logind(true).await;
+            waiting.recv().await.unwrap().send(client).unwrap();
+            let (asked, lock) = heard.recv().await.unwrap();
+            assert_eq!(asked.2, "why");
+            // What was held in its memory is lost with it.
+            drop((heard, lock));
+        }
+        let _unanswered = waiting.recv().await.unwrap();
+        // While it is connected to, nothing is waited for that has no reason any more.
+        reasons.send_replace(None);
+        drop(reasons);
+        kept.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_lock_is_kept_where_no_newer_one_can_be_had() {
+        let (server, client) = line().await;
+        let (told, mut heard) = unbounded_channel();
+        let serving = tokio::spawn(serve(server, true, told));
+        let (reasons, reason) = watch::channel(Some("one".to_owned()));
+        let first = std::sync::Mutex::new(Some(client));
+        let (tried, mut tries) = unbounded_channel();
+        let connect = move || {
+            tried.send(()).unwrap();
+            std::future::ready(first.lock().unwrap().take())
+        };
+        let pace = Pace { renew: Duration::from_millis(1), retry: Duration::from_millis(1), ..PACE };
+        let kept = tokio::spawn(keep_by(pace, connect, reason));
+        let (_, lock) = heard.recv().await.unwrap();
+        let mut lock = lock.unwrap();
+        // The bus goes, and the next one lets nobody in.
+        serving.abort();
+        assert!(serving.await.unwrap_err().is_cancelled());
+        reasons.send_replace(Some("two".to_owned()));
+        for _ in 0..3 {
+            tries.recv().await.unwrap();
+        }
+        set_nonblocking(&lock);
+        let kind = lock.read(&mut [0]).unwrap_err().kind();
+        assert_eq!(kind, std::io::ErrorKind::WouldBlock, "the lock was given back");
+        drop(reasons);
+        kept.await.unwrap();
+    }
+
+    fn set_nonblocking(lock: &Lock) {
+        use std::os::fd::AsRawFd as _;
+        // SAFETY: the descriptor is open, and the call takes no pointer.
+        assert_eq!(unsafe { libc::fcntl(lock.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) }, 0);
+    }
+
+    #[tokio::test]
     async fn without_logind_it_is_tried_again_later_and_ends_at_once() {
         let (tried, mut tries) = unbounded_channel();
         let (reasons, reason) = watch::channel(Some("why".to_owned()));
@@ -242,7 +365,9 @@ mod tests {
         let pace = Pace { retry: Duration::from_millis(100), ..PACE };
         let kept = tokio::spawn(keep_by(pace, connect.clone(), reason.clone()));
         let first = tries.recv().await.unwrap();
-        assert!(tries.recv().await.unwrap() - first >= pace.retry);
+        let second = tries.recv().await.unwrap();
+        assert!(second - first >= pace.retry);
+        assert!(tries.recv().await.unwrap() - second >= pace.retry * 2, "it is asked as often as before");
         let patient = tokio::spawn(keep_by(PACE, connect, reason));
         drop(reasons);
         kept.await.unwrap();

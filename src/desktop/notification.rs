@@ -2,7 +2,8 @@
 //!
 //! Many failures become one notification that is renewed: a drive that is full must not cover the screen.
 //! What is told is gathered for a moment first, and while one notification is fresh, what comes meanwhile
-//! waits for the next. Without a session bus, or anybody on it, nothing happens.
+//! waits for the next, which counts what it takes the place of. Without a session bus, or anybody on it, it waits
+//! until there is one; only so many names are kept meanwhile, the others are counted.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,9 +11,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use zbus::{Connection, Variant};
 
 use super::bus::{self, Object};
+use crate::printable::is_active;
 
 const NOTIFICATIONS: Object = Object {
     service: "org.freedesktop.Notifications",
@@ -37,9 +40,18 @@ struct Pace {
     gather: Duration,
     /// The least time from one notification to the next.
     pause: Duration,
+    /// The longest time until what could not be told is told again.
+    retry_max: Duration,
+    /// Failures with less time between them share a notification.
+    together: Duration,
 }
 
-const PACE: Pace = Pace { gather: Duration::from_secs(1), pause: Duration::from_secs(15) };
+const PACE: Pace = Pace {
+    gather: Duration::from_secs(1),
+    pause: Duration::from_secs(15),
+    retry_max: Duration::from_secs(600),
+    together: Duration::from_secs(600),
+};
 
 /// What is to be told.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -67,8 +79,14 @@ impl Notices {
     {
         let (to, notices) = mpsc::channel(WAITING_MAX);
         let uncounted = Arc::new(AtomicU64::new(0));
-        let teller =
-            Teller { place: place.to_owned(), pace, notices, uncounted: uncounted.clone(), shown: 0 };
+        let teller = Teller {
+            place: place.to_owned(),
+            pace,
+            notices,
+            uncounted: uncounted.clone(),
+            untold: Untold::default(),
+            shown: None,
+        };
         tokio::spawn(teller.run(connect));
         Self { to, uncounted }
     }
@@ -84,7 +102,8 @@ impl Notices {
     }
 
     fn tell(&self, notice: Notice) {
-        if self.to.try_send(notice).is_err() {
+        let is_failure = matches!(notice, Notice::Failed { .. });
+        if self.to.try_send(notice).is_err() && is_failure {
             self.uncounted.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -95,8 +114,52 @@ struct Teller {
     pace: Pace,
     notices: mpsc::Receiver<Notice>,
     uncounted: Arc<AtomicU64>,
-    /// The notification about failures that was shown last; the next one takes its place.
-    shown: u32,
+    untold: Untold,
+    shown: Option<Shown>,
+}
+
+/// What nobody has seen yet.
+#[derive(Debug, Default)]
+struct Untold {
+    failures: Failures,
+    login: Option<String>,
+}
+
+impl Untold {
+    fn is_empty(&self) -> bool {
+        self.failures.count == 0 && self.login.is_none()
+    }
+}
+
+/// Failures, the first of them with path and reason.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+struct Failures {
+    named: Vec<(String, String)>,
+    count: u64,
+}
+
+impl Failures {
+    fn add(&mut self, path: String, reason: String) {
+        self.count += 1;
+        if self.named.len() < NAMES_MAX {
+            self.named.push((path, reason));
+        }
+    }
+
+    /// These, and before them in time `older` ones.
+    fn and(mut self, older: &Self) -> Self {
+        self.count += older.count;
+        self.named.extend(older.named.iter().take(NAMES_MAX - self.named.len()).cloned());
+        self
+    }
+}
+
+/// The notification about failures that was shown last.
+#[derive(Debug)]
+struct Shown {
+    number: u32,
+    failures: Failures,
+    at: Instant,
 }
 
 /// What one notification says.
@@ -107,50 +170,81 @@ struct Text {
 }
 
 impl Teller {
-    /// Tells until nobody has anything to tell any more.
+    /// Tells until nobody has anything to tell any more. What nobody could be told is kept, and told when somebody
+    /// is there: the bus of a session may end and begin again.
     async fn run<C: Future<Output = Option<Connection>>>(mut self, connect: impl Fn() -> C) {
         let mut bus = None;
-        while let Some(first) = self.notices.recv().await {
-            let mut failed = Vec::new();
-            let mut login = None;
-            let mut next = Some(first);
-            let gathered = tokio::time::sleep(self.pace.gather);
-            tokio::pin!(gathered);
-            while let Some(notice) = next {
-                match notice {
-                    Notice::Failed { path, reason } => failed.push((path, reason)),
-                    Notice::LoginNeeded { detail } => login = Some(detail),
-                }
-                next = tokio::select! {
-                    notice = self.notices.recv() => notice,
-                    () = &mut gathered => None,
-                };
+        let mut retry = self.pace.pause;
+        loop {
+            let again_at = Instant::now() + retry;
+            let has_more = tokio::select! {
+                notice = self.notices.recv() => notice.map(|notice| self.take(notice)).is_some(),
+                () = tokio::time::sleep_until(again_at), if !self.untold.is_empty() => true,
+            };
+            if !has_more {
+                return;
             }
+            self.gather().await;
             if bus.is_none() {
                 bus = connect().await;
+                // Another bus has other numbers.
+                self.shown = None;
             }
-            if let Some(connection) = &bus
-                && let Err(why) = self.show(connection, &failed, login.as_deref()).await
-            {
-                tracing::debug!("nobody at the desktop is told: {why}");
-                bus = None;
+            let outcome = match &bus {
+                Some(connection) => self.show(connection).await,
+                None => Err("there is no session bus".to_owned()),
+            };
+            match outcome {
+                Ok(()) => retry = self.pace.pause,
+                Err(why) => {
+                    tracing::debug!("nobody at the desktop is told: {why}");
+                    bus = None;
+                    retry = (retry * 2).min(self.pace.retry_max);
+                }
             }
             tokio::time::sleep(self.pace.pause).await;
         }
     }
 
-    async fn show(
-        &mut self,
-        connection: &Connection,
-        failed: &[(String, String)],
-        login: Option<&str>,
-    ) -> Result<(), String> {
-        if let Some(detail) = login {
-            notify(connection, 0, ICON_LOGIN, &login_text(&self.place, detail)).await?;
+    fn take(&mut self, notice: Notice) {
+        match notice {
+            Notice::Failed { path, reason } => self.untold.failures.add(path, reason),
+            Notice::LoginNeeded { detail } => self.untold.login = Some(detail),
         }
-        let more = self.uncounted.swap(0, Ordering::Relaxed);
-        if let Some(text) = failed_text(&self.place, failed, more) {
-            self.shown = notify(connection, self.shown, ICON_FAILED, &text).await?;
+    }
+
+    async fn gather(&mut self) {
+        let gathered = tokio::time::sleep(self.pace.gather);
+        tokio::pin!(gathered);
+        loop {
+            tokio::select! {
+                notice = self.notices.recv() => match notice {
+                    Some(notice) => self.take(notice),
+                    None => break,
+                },
+                () = &mut gathered => break,
+            }
+        }
+        self.untold.failures.count += self.uncounted.swap(0, Ordering::Relaxed);
+    }
+
+    async fn show(&mut self, connection: &Connection) -> Result<(), String> {
+        if let Some(detail) = &self.untold.login {
+            notify(connection, 0, ICON_LOGIN, &login_text(&self.place, detail)).await?;
+            self.untold.login = None;
+        }
+        if self.untold.failures.count == 0 {
+            return Ok(());
+        }
+        let last = self.shown.take().filter(|last| last.at.elapsed() < self.pace.together);
+        let (replaces, failures) = match &last {
+            Some(last) => (last.number, self.untold.failures.clone().and(&last.failures)),
+            None => (0, self.untold.failures.clone()),
+        };
+        if let Some(text) = failed_text(&self.place, &failures) {
+            let number = notify(connection, replaces, ICON_FAILED, &text).await?;
+            self.untold.failures = Failures::default();
+            self.shown = Some(Shown { number, failures, at: Instant::now() });
         }
         Ok(())
     }
@@ -163,18 +257,15 @@ fn login_text(place: &str, detail: &str) -> Text {
     }
 }
 
-fn failed_text(place: &str, failed: &[(String, String)], more: u64) -> Option<Text> {
-    let (path, reason) = failed.first()?;
-    let count = failed.len() as u64 + more;
+fn failed_text(place: &str, failed: &Failures) -> Option<Text> {
+    let (path, reason) = failed.named.first()?;
+    let count = failed.count;
     if count == 1 {
         let summary = format!("Not saved: {}", short(path));
         return Some(Text { summary, body: format!("{}\n{}", escaped(reason), escaped(place)) });
     }
-    let mut lines: Vec<_> = failed
-        .iter()
-        .take(NAMES_MAX)
-        .map(|(path, reason)| format!("{}: {}", escaped(path), escaped(reason)))
-        .collect();
+    let mut lines: Vec<_> =
+        failed.named.iter().map(|(path, reason)| format!("{}: {}", escaped(path), escaped(reason))).collect();
     if count > lines.len() as u64 {
         lines.push(format!("and {} more; see: pdsfs log", count - lines.len() as u64));
     }
@@ -184,7 +275,7 @@ fn failed_text(place: &str, failed: &[(String, String)], more: u64) -> Option<Te
 /// Not too long, and without what a screen would obey.
 fn short(text: &str) -> String {
     let shown: String =
-        text.chars().take(TEXT_CHARS_MAX).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+        text.chars().take(TEXT_CHARS_MAX).map(|c| if is_active(c) { '\u{fffd}' } else { c }).collect();
     if shown.len() < text.len() && text.chars().nth(TEXT_CHARS_MAX).is_some() { shown + "..." } else { shown }
 }
 
@@ -238,7 +329,7 @@ mod tests {
     }
 
     fn notices(client: Connection) -> Notices {
-        let pace = Pace { gather: Duration::from_millis(50), pause: Duration::from_millis(50) };
+        let pace = Pace { gather: Duration::from_millis(50), pause: Duration::from_millis(50), ..PACE };
         Notices::start_with("/mnt", pace, move || {
             let client = client.clone();
             async move { Some(client) }
@@ -269,8 +360,44 @@ mod tests {
         assert_eq!(body.lines().count(), NAMES_MAX + 1);
         assert!(body.starts_with("/0: full\n") && body.contains("and 495 more"), "{body}");
         notices.failed("/again", "full");
+        let (_, replaces, _, summary, body, ..) = heard.recv().await.unwrap();
+        assert_eq!((replaces, summary.as_str()), (7, "501 files not saved on /mnt"));
+        assert!(body.starts_with("/again: full\n/0: full\n") && body.contains("and 496 more"), "{body}");
+    }
+
+    #[tokio::test]
+    async fn what_fails_much_later_is_a_notification_of_its_own() {
+        let (client, mut heard) = desktop().await;
+        let pace = Pace { together: Duration::ZERO, gather: Duration::ZERO, pause: Duration::ZERO, ..PACE };
+        let notices = Notices::start_with("/mnt", pace, move || std::future::ready(Some(client.clone())));
+        for name in ["/a", "/b"] {
+            notices.failed(name, "full");
+            let (_, replaces, _, summary, ..) = heard.recv().await.unwrap();
+            assert_eq!((replaces, summary), (0, format!("Not saved: {name}")));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_told_is_told_when_the_bus_is_back() {
+        let (lines, mut waiting) = unbounded_channel();
+        let pace = Pace { gather: Duration::from_millis(1), pause: Duration::from_millis(1), ..PACE };
+        let notices = Notices::start_with("/mnt", pace, move || {
+            let (told, heard) = tokio::sync::oneshot::channel::<Connection>();
+            lines.send(told).unwrap();
+            async move { heard.await.ok() }
+        });
+        let (client, mut heard) = desktop().await;
+        notices.failed("/a", "full");
+        notices.login_needed("refused");
+        // No bus, one whose other end is gone, and one with a desktop.
+        drop(waiting.recv().await.unwrap());
+        let (server, dead) = line().await;
+        drop(server);
+        waiting.recv().await.unwrap().send(dead).unwrap();
+        waiting.recv().await.unwrap().send(client).unwrap();
+        assert_eq!(heard.recv().await.unwrap().3, "/mnt: login needed");
         let (_, replaces, _, summary, ..) = heard.recv().await.unwrap();
-        assert_eq!((replaces, summary.as_str()), (7, "Not saved: /again"));
+        assert_eq!((replaces, summary.as_str()), (0, "Not saved: /a"));
     }
 
     #[tokio::test]
@@ -289,7 +416,7 @@ mod tests {
     #[tokio::test]
     async fn without_anybody_there_nothing_happens() {
         let (tried, mut tries) = unbounded_channel();
-        let pace = Pace { gather: Duration::from_millis(1), pause: Duration::from_millis(1) };
+        let pace = Pace { gather: Duration::from_millis(1), pause: Duration::from_millis(1), ..PACE };
         let notices = Notices::start_with("/mnt", pace, move || {
             tried.send(()).unwrap();
             async { None }
@@ -299,14 +426,16 @@ mod tests {
         notices.failed("/b", "full");
         tries.recv().await.unwrap();
         drop(notices);
-        assert!(tries.recv().await.is_none(), "the task did not end");
+        // It may have been about to try again.
+        while tries.recv().await.is_some() {}
     }
 
     #[test]
     fn texts_are_short_and_obey_nobody() {
-        let text = failed_text("/m", &[("/\x1b".repeat(500), "r".repeat(500))], 0).unwrap();
+        let failed = Failures { named: vec![("/\x1b".repeat(500), "r".repeat(500))], count: 1 };
+        let text = failed_text("/m", &failed).unwrap();
         assert!(text.summary.chars().count() < 250 && text.body.chars().count() < 250);
         assert!(!text.summary.contains('\x1b'));
-        assert_eq!(failed_text("/m", &[], 3), None);
+        assert_eq!(failed_text("/m", &Failures { named: Vec::new(), count: 3 }), None);
     }
 }

@@ -2,22 +2,26 @@
 
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use tokio::sync::broadcast;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::fmt::format::{Format, Full, Writer};
-use tracing_subscriber::fmt::time::SystemTime;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use super::repeats::{Key, Repeats};
+use crate::printable::write_escaped;
 
 /// What begins the names of this program's parts.
 const OURS: &str = "pdsfs";
 /// Operations whose failure is that of saving a file.
-const SAVING: [&str; 5] = ["commit", "write", "flush", "fsync", "release"];
+const SAVING: [&str; 6] = ["commit", "write", "flush", "fsync", "release", "attributes"];
+
+/// What a terminal is told to show less bright, and as usual.
+const DIM: &str = "\x1b[2m";
+const RESET: &str = "\x1b[0m";
 
 /// Who reads the lines.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,16 +38,16 @@ pub(super) enum Style {
 #[derive(Debug)]
 pub(super) struct Lines {
     style: Style,
-    timed: Format<Full, SystemTime>,
-    bare: Format<Full, ()>,
+    text: Format<Full, ()>,
     repeats: Arc<Repeats>,
     warnings: broadcast::Sender<Arc<str>>,
 }
 
 impl Lines {
     pub(super) fn new(style: Style, repeats: Arc<Repeats>, warnings: broadcast::Sender<Arc<str>>) -> Self {
-        let bare = Format::default().without_time().with_level(false).with_target(false).with_ansi(false);
-        Self { style, timed: Format::default(), bare, repeats, warnings }
+        // The head of a line is written here, what comes from elsewhere is in the text.
+        let text = Format::default().without_time().with_level(false).with_ansi(false);
+        Self { style, text: text.with_target(style != Style::Journal), repeats, warnings }
     }
 }
 
@@ -68,32 +72,36 @@ where
                 let _ = self.warnings.send(subject.text().into());
             }
         }
-        if self.style == Style::Terminal {
-            return self.timed.format_event(ctx, to, event);
-        }
         let mut line = String::new();
-        if self.style == Style::Journal {
-            self.bare.format_event(ctx, Writer::new(&mut line), event)?;
-        } else {
-            self.timed.format_event(ctx, Writer::new(&mut line), event)?;
-        }
+        self.text.format_event(ctx, Writer::new(&mut line), event)?;
         write_line(&mut to, self.style, *metadata.level(), line.trim_end())
     }
 }
 
 /// Writes one line that is one line, whatever is in it.
 pub(super) fn write_line(to: &mut dyn fmt::Write, style: Style, level: Level, text: &str) -> fmt::Result {
-    if style == Style::Journal {
-        write!(to, "<{}>", priority(level))?;
+    match style {
+        Style::Journal => write!(to, "<{}>", priority(level))?,
+        Style::Plain => write!(to, "{} {level:>5} ", timestamp())?,
+        Style::Terminal => write!(to, "{DIM}{}{RESET} {}{level:>5}{RESET} ", timestamp(), color(level))?,
     }
-    for c in text.chars() {
-        if c.is_control() {
-            write!(to, "{}", c.escape_default())?;
-        } else {
-            to.write_char(c)?;
-        }
-    }
+    write_escaped(to, text)?;
     to.write_char('\n')
+}
+
+fn timestamp() -> String {
+    jiff::Timestamp::try_from(SystemTime::now()).map_or_else(|_| String::new(), |now| format!("{now:.6}"))
+}
+
+/// What a terminal is told to show a level in its colour.
+fn color(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "\x1b[31m",
+        Level::WARN => "\x1b[33m",
+        Level::INFO => "\x1b[32m",
+        Level::DEBUG => "\x1b[34m",
+        Level::TRACE => "\x1b[35m",
+    }
 }
 
 /// The priority of syslog.

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::io::Write;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use tracing::{Level, callsite::Identifier};
 
@@ -125,19 +125,12 @@ fn write_counts<W: Write>(counted: &Weak<Repeats>, style: Style, out: impl Fn() 
     while let Some(repeats) = counted.upgrade() {
         for count in repeats.due(Instant::now()) {
             let mut line = String::new();
-            let time = if style == Style::Journal { String::new() } else { format!("{} ", timestamp()) };
-            let level = if style == Style::Journal { String::new() } else { format!("{:>5} ", count.level) };
-            let text = format!("{time}{level}{}", count.text);
             // Neither can be told to anybody.
-            let _ = write_line(&mut line, style, count.level, &text);
+            let _ = write_line(&mut line, style, count.level, &count.text);
             let _ = out().write_all(line.as_bytes());
         }
         repeats.wait();
     }
-}
-
-fn timestamp() -> String {
-    jiff::Timestamp::try_from(SystemTime::now()).map_or_else(|_| String::new(), |now| format!("{now:.6}"))
 }
 
 #[cfg(test)]

@@ -15,6 +15,8 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
+use crate::printable::is_active;
+
 const SOCKET_VARIABLE: &str = "NOTIFY_SOCKET";
 /// How long the service manager may leave its socket full before a message is dropped.
 const SEND_MAX: Duration = Duration::from_secs(1);
@@ -125,7 +127,7 @@ fn one_line(text: &str) -> String {
         if line.len() + c.len_utf8() > STATUS_BYTES_MAX {
             break;
         }
-        line.push(if c.is_control() { ' ' } else { c });
+        line.push(if is_active(c) { ' ' } else { c });
     }
     line
 }

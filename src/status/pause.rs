@@ -9,13 +9,28 @@ use tokio::sync::watch;
 use super::Progress;
 
 /// What is missing.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PauseReason {
     /// A login: nothing goes on until somebody has logged in again.
     LoginNeeded,
     /// The network.
     Offline,
+    /// A word of another version: only who asks a mount meets it.
+    #[default]
+    #[serde(other)]
+    Unknown,
+}
+
+impl PauseReason {
+    /// For people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::LoginNeeded => "login needed",
+            Self::Offline => "offline",
+            Self::Unknown => "for another reason",
+        }
+    }
 }
 
 /// Something that is missing, since when, and what is known about it.

@@ -4,25 +4,39 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{Progress, TransferState, eta};
+use super::eta;
 
-/// What is on its way to the drive at one moment.
+/// What is not on the drive at one moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Unsaved {
-    /// Files that are being written or committed.
+    /// Files that are being written or committed, or wait here for that.
     pub files: u64,
+    /// Of these, files that a program has open and may write on.
+    pub open: u64,
     /// Of these, files that are written to their end.
     pub committing: u64,
+    /// Files that could not be saved and are still open. They are none of these.
+    pub failed_open: u64,
     /// Bytes that were written, or are known to come, and that the drive has not acknowledged.
     pub bytes: u64,
+    /// Since when the oldest of them is on its way.
+    pub oldest: Duration,
     /// Time that they take at the rate of now; `None` while there is no rate.
     pub eta: Option<Duration>,
 }
 
+impl Unsaved {
+    /// The same, where so many bytes are acknowledged in a second.
+    #[must_use]
+    pub fn at_rate(self, rate_bytes_s: u64) -> Self {
+        Self { eta: eta(self.bytes, rate_bytes_s).filter(|_| self.bytes > 0), ..self }
+    }
+}
+
 impl fmt::Display for Unsaved {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let uploads = if self.files == 1 { "upload" } else { "uploads" };
-        write!(f, "{} {uploads}, {} left", self.files, Size(self.bytes))
+        let files = if self.files == 1 { "file" } else { "files" };
+        write!(f, "{} {files}, {} left", self.files, Size(self.bytes))
     }
 }
 
@@ -49,20 +63,6 @@ impl fmt::Display for Size {
     }
 }
 
-impl Progress {
-    /// What is on its way now.
-    pub fn unsaved(&self) -> Unsaved {
-        let mut sum = Unsaved::default();
-        for transfer in self.snapshot() {
-            sum.files += 1;
-            sum.committing += u64::from(transfer.state == TransferState::Committing);
-            sum.bytes = sum.bytes.saturating_add(transfer.bytes_left);
-        }
-        sum.eta = eta(sum.bytes, self.totals().rate_bytes_s).filter(|_| sum.bytes > 0);
-        sum
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,31 +86,22 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_and_not_acknowledged_is_left() {
-        let progress = Progress::new();
-        assert_eq!(progress.unsaved(), Unsaved::default());
-        let (one, two) = (progress.begin("a"), progress.begin("b"));
-        one.wrote(1_200_000_000);
-        two.wrote(500);
-        two.part_started();
-        two.part_done(500, true);
-        two.committing();
-        let unsaved = progress.unsaved();
-        assert_eq!((unsaved.files, unsaved.committing, unsaved.bytes), (2, 1, 1_200_000_000));
-        assert!(unsaved.eta.is_some());
-        assert_eq!(unsaved.to_string(), "2 uploads, 1.1 GiB left");
-        drop((one, two));
-        assert_eq!((progress.unsaved().files, progress.unsaved().bytes), (0, 0));
+    fn without_a_rate_there_is_no_time() {
+        let unsaved = Unsaved { files: 2, bytes: 1_200_000_000, ..Unsaved::default() };
+        assert_eq!(unsaved.to_string(), "2 files, 1.1 GiB left");
+        assert_eq!(unsaved.at_rate(0).eta, None);
+        assert_eq!(unsaved.at_rate(600_000_000).eta, Some(Duration::from_secs(2)));
+        assert_eq!(Unsaved::default().at_rate(5).eta, None);
     }
 
     #[test]
     fn a_copy_is_left_by_its_known_size() {
-        let progress = Progress::new();
+        let progress = crate::status::Progress::new();
         let copy = progress.begin("a");
         copy.expect_bytes(1000);
         copy.committing();
-        assert_eq!(progress.unsaved().bytes, 1000);
+        assert_eq!(copy.look().bytes_left, 1000);
         copy.part_done(400, true);
-        assert_eq!(progress.unsaved().bytes, 600);
+        assert_eq!(copy.look().bytes_left, 600);
     }
 }

@@ -4,15 +4,18 @@
 //! about a second and sent together; until the drive has them, they are shown from here.
 
 use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use lru::LruCache;
 use tokio::sync::Notify;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::FileId;
 use crate::pds::drive::{AttrChange, Drive, FileMeta};
 use crate::posix::{self, Posix};
+use crate::status::Progress;
 use crate::tree::Tree;
 
 /// How long changes are gathered.
@@ -20,6 +23,9 @@ const GATHER: Duration = Duration::from_secs(1);
 
 /// Until the next try, after all the retries of the calls themselves.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(10);
+
+/// Refusals that are remembered.
+const REFUSED_MAX: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
 /// What an object shall become.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -38,22 +44,52 @@ struct Pending {
 }
 
 /// Changes that the drive does not have yet.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct PendingAttrs {
     /// A leaf lock, below the tree's.
     changes: Mutex<HashMap<FileId, Pending>>,
     arrived: Notify,
     /// Held while changes are being sent, so that a flush waits for what is under way.
     sending: tokio::sync::Mutex<()>,
+    /// Why the drive does not keep what an object was given, until it is given something else or goes; the newest.
+    /// A leaf lock.
+    refused: Mutex<LruCache<FileId, Error>>,
+    progress: Arc<Progress>,
 }
 
 impl PendingAttrs {
+    /// Nothing is pending. What the drive refuses is told to `progress`.
+    pub fn new(progress: Arc<Progress>) -> Self {
+        Self {
+            changes: Mutex::default(),
+            arrived: Notify::new(),
+            sending: tokio::sync::Mutex::new(()),
+            refused: Mutex::new(LruCache::new(REFUSED_MAX)),
+            progress,
+        }
+    }
+
+    fn refused(&self) -> MutexGuard<'_, LruCache<FileId, Error>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why the drive does not keep what an object was given last.
+    pub fn refusal(&self, file: &FileId) -> Option<Error> {
+        self.refused().peek(file).cloned()
+    }
+
+    /// Objects of which the drive does not keep what they were given.
+    pub fn refused_count(&self) -> usize {
+        self.refused().len()
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<FileId, Pending>> {
         self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// An object that the drive has as `known`, as far as the tree knows, shall become `wanted`.
     pub fn set(&self, known: &FileMeta, wanted: Wanted) {
+        self.refused().pop(&known.file_id);
         let mut changes = self.lock();
         let (old, new) = (known.tags(), posix::tags(wanted.posix.as_deref(), wanted.mtime));
         let mut stale = posix::stale_keys(&old, &new);
@@ -93,6 +129,7 @@ impl PendingAttrs {
     /// The file is gone, or its content is a new one with attributes of its own.
     pub fn forget(&self, file: &FileId) {
         self.lock().remove(file);
+        self.refused().pop(file);
     }
 
     /// Sends what has gathered, every now and then, until the tree is gone.
@@ -134,26 +171,33 @@ impl PendingAttrs {
                 let mtime = sent.change.mtime.map(|_| sent.wanted.mtime);
                 tree.attrs_told(file, mtime, sent.wanted.posix.clone());
             }
-            self.settle(file, sent, outcome)
+            self.settle(&tree, file, sent, outcome)
         });
         // Each is settled, whatever came of the others.
         settled.fold(Ok(()), Result::and)
     }
 
     /// Forgets a change that the drive took, or that it will never take.
-    fn settle(&self, file: &FileId, sent: &Pending, outcome: Result<()>) -> Result<()> {
-        if let Err(error) = outcome {
-            if !is_final(&error) {
-                return Err(error);
-            }
-            if error.kind() != ErrorKind::NotFound {
-                tracing::warn!(%file, %error, "the drive does not keep the attributes of this file");
-            }
-        }
+    fn settle(&self, tree: &Tree, file: &FileId, sent: &Pending, outcome: Result<()>) -> Result<()> {
+        let refused = match outcome {
+            Ok(()) => None,
+            Err(error) if !is_final(&error) => return Err(error),
+            // It is gone, and its attributes with it.
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => Some(error.context("the drive does not keep its attributes")),
+        };
         let mut changes = self.lock();
         // A later change for the file stays for the next round.
-        if changes.get(file) == Some(sent) {
-            changes.remove(file);
+        if changes.get(file) != Some(sent) {
+            return Ok(());
+        }
+        changes.remove(file);
+        drop(changes);
+        if let Some(error) = refused {
+            let path = tree.ino_of(file).map_or_else(|| file.to_string(), |ino| tree.display_path(ino));
+            tracing::warn!(op = "attributes", errno = error.errno(), "{path}: {error}");
+            self.progress.attributes_refused(&path, &error);
+            self.refused().put(file.clone(), error);
         }
         Ok(())
     }
@@ -202,14 +246,14 @@ mod tests {
 
     #[test]
     fn nothing_is_pending_where_nothing_changes() {
-        let pending = PendingAttrs::default();
+        let pending = PendingAttrs::new(Progress::new());
         pending.set(&known(), Wanted { mtime: at(0), posix: None });
         assert_eq!(pending.get(&known().file_id), None);
     }
 
     #[test]
     fn what_is_taken_back_is_told_too() {
-        let pending = PendingAttrs::default();
+        let pending = PendingAttrs::new(Progress::new());
         pending.set(&known(), Wanted { mtime: at(5), posix: Some(with_perm(0o600)) });
         assert_eq!(pending.get(&known().file_id), Some((Some(at(5)), Some(with_perm(0o600)))));
         // The drive may have been told of the first by now.
@@ -221,7 +265,7 @@ mod tests {
 
     #[test]
     fn a_time_that_is_pending_survives_a_change_of_something_else() {
-        let pending = PendingAttrs::default();
+        let pending = PendingAttrs::new(Progress::new());
         pending.set(&known(), Wanted { mtime: at(5), posix: None });
         pending.set(&known(), Wanted { mtime: at(5), posix: Some(with_perm(0o600)) });
         let change = change(&pending);

@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use lru::LruCache;
 
@@ -12,6 +13,7 @@ pub use crate::content::open_file::{Sight, Stage};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Ino;
 use crate::pds::types::FileType;
+use crate::status::Unsaved;
 
 /// Failed files that are remembered after they were closed.
 const FAILURES_MAX: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
@@ -57,6 +59,34 @@ pub struct SeenFile {
     pub is_open: bool,
 }
 
+impl SeenFile {
+    /// What the drive does not have of it, as far as that is known.
+    fn bytes_left(&self) -> u64 {
+        let view = self.sight.transfer.as_ref();
+        let (announced, acked) = view.map_or((0, 0), |view| (view.bytes_left, view.bytes_acked));
+        announced.max(self.sight.bytes.saturating_sub(acked))
+    }
+}
+
+/// Sums files up: the one place that says what there is to save.
+pub fn sum_up(seen: &[SeenFile]) -> Unsaved {
+    let mut sum = Unsaved::default();
+    for file in seen {
+        if file.sight.stage == Stage::Failed {
+            sum.failed_open += 1;
+            continue;
+        }
+        let is_committing = file.sight.stage == Stage::Committing;
+        sum.files += 1;
+        sum.open += u64::from(file.is_open && !is_committing);
+        sum.committing += u64::from(is_committing);
+        sum.bytes = sum.bytes.saturating_add(file.bytes_left());
+        let age = file.sight.transfer.as_ref().map_or(Duration::ZERO, |view| view.age);
+        sum.oldest = sum.oldest.max(age);
+    }
+    sum
+}
+
 /// How much of what is bounded is in use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Load {
@@ -92,6 +122,11 @@ impl Vfs {
         seen
     }
 
+    /// What is not on the drive, as [`Self::seen_files`] are together.
+    pub fn unsaved_sum(&self) -> Unsaved {
+        sum_up(&self.seen_files()).at_rate(self.progress.totals().rate_bytes_s)
+    }
+
     /// How one file stands: the value of `user.pdsfs.NAME`.
     pub(super) fn own_attribute(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
         let (meta, kind) = {
@@ -113,7 +148,11 @@ impl Vfs {
                 let acked = |sight: Sight| sight.transfer.map_or(0, |view| view.bytes_acked);
                 Some(unsaved.map_or(saved, acked).to_string())
             }
-            b"error" => sight.and_then(|sight| sight.error).or(failure).map(|error| error.to_string()),
+            b"error" => {
+                let refused = || self.pending.refusal(&meta.as_ref()?.file_id);
+                let error = sight.and_then(|sight| sight.error).or(failure).or_else(refused);
+                error.map(|error| error.to_string())
+            }
             b"file_id" => meta.map(|meta| meta.file_id.to_string()),
             b"revision" => meta.and_then(|meta| meta.revision).map(|revision| revision.to_string()),
             b"sha1" => meta.and_then(|meta| meta.sha1).map(|sha1| sha1.to_string()),
@@ -128,6 +167,11 @@ impl Vfs {
         self.pending.count() + self.late_renames.count()
     }
 
+    /// Objects whose attributes the drive has refused for good, the newest of them.
+    pub fn refused_attributes(&self) -> usize {
+        self.pending.refused_count()
+    }
+
     /// How much of what is bounded is in use.
     pub fn load(&self) -> Load {
         Load {
@@ -135,5 +179,36 @@ impl Vfs {
             copy_bytes: self.env.space.taken_bytes(),
             parts_in_flight_max: self.env.gate.limit(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::Progress;
+
+    fn file(stage: Stage, bytes: u64, is_open: bool) -> SeenFile {
+        let sight = Sight { stage, name: "f".to_owned(), bytes, transfer: None, error: None };
+        SeenFile { path: "/f".to_owned(), sight, is_open }
+    }
+
+    #[test]
+    fn everything_that_waits_here_is_unsaved() {
+        let progress = Progress::new();
+        let transfer = progress.begin("a");
+        transfer.wrote(500);
+        transfer.part_done(200, true);
+        let sending = SeenFile {
+            sight: Sight { transfer: Some(transfer.look()), ..file(Stage::Writing, 500, true).sight },
+            ..file(Stage::Writing, 500, true)
+        };
+        let files = [
+            sending,
+            file(Stage::Staged, 1000, true),
+            file(Stage::Committing, 30, true),
+            file(Stage::Failed, 7, true),
+        ];
+        let sum = sum_up(&files);
+        assert_eq!((sum.files, sum.open, sum.committing, sum.failed_open, sum.bytes), (3, 2, 1, 1, 1330));
     }
 }

@@ -114,6 +114,20 @@ fn a_flag_goes_over_a_variable_and_that_over_the_file() {
     home.mount(&["photos", "--read-only"], &[("PDSFS_READ_ONLY", "false")]);
     assert!(!writes(), "the flag says read-only");
     home.unmount();
+    // What is said with the name is said on the command line; of two ways to say one thing the upper one counts.
+    let whole = rig.mount();
+    fs::create_dir(whole.at("Pictures")).unwrap();
+    let token = home.at("token");
+    let variables = [("PDSFS_FOLDER", "/nowhere"), ("PDSFS_ACCOUNT", "nobody"), ("PDSFS_READ_ONLY", "false")];
+    home.mount(&["photos:/Pictures", "--token-file", token.to_str().unwrap()], &variables);
+    assert!(writes());
+    home.unmount();
+    assert_eq!(rig.client().names("Pictures"), ["f"]);
+    let output = home.pdsfs(&["mount", "photos"], &[("PDSFS_PART_SIZE", "63")]);
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert!(said(&output).contains("PDSFS_PART_SIZE: "), "{}", said(&output));
+    let help = home.pdsfs(&["mount", "--help"], &[]);
+    assert!(said(&help).contains("[env: PDSFS_PART_SIZE="), "the variables are not explained");
 }
 
 #[test]

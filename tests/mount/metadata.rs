@@ -10,10 +10,13 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use pdsfs::control::types::Happening;
 use pdsfs::pds::drive::AttrChange;
 use pdsfs::posix::{Posix, Tags};
+use pdsfs::server::{FaultAction, FaultRule};
 
 use crate::rig::{Mount, Rig, errno, fresh_bytes, wait_until};
+use crate::sights;
 
 fn c(path: &Path) -> CString {
     CString::new(path.as_os_str().as_bytes()).unwrap()
@@ -372,4 +375,42 @@ fn regression_attributes_that_were_set_before_a_rename_stay() {
     });
     let meta = fs::metadata(mount.at("f")).unwrap();
     assert_eq!((meta.modified().unwrap(), perm(&mount.at("f"))), (time, 0o640));
+}
+
+#[test]
+fn attributes_that_the_drive_refuses_are_a_failure_that_can_be_seen() {
+    let rig = Rig::new();
+    let mount = rig.mount();
+    let path = mount.at("f");
+    fs::write(&path, b"x").unwrap();
+    let refused = FaultAction::Status {
+        status: 403,
+        code: "ForbiddenNoPermission.File".into(),
+        message: "no tags here".into(),
+        retry_after_s: None,
+        x_retry_after_ms: None,
+        empty_body: false,
+    };
+    rig.server().faults().add(FaultRule::new("file/put_usertags", refused));
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    let seen = wait_until("the refusal is told", || {
+        Some(sights::status(&mount))
+            .filter(|seen| !seen.failures.is_empty() && seen.pending.attributes_refused > 0)
+    });
+    assert_eq!((seen.pending.attributes, seen.totals.files_failed, seen.failures.len()), (0, 0, 1));
+    let failure = &seen.failures[0];
+    assert_eq!((failure.what, failure.path.as_deref()), (Happening::AttributesRefused, Some("/f")));
+    assert!(failure.text.starts_with("the drive does not keep its attributes: "), "{}", failure.text);
+    assert_eq!(sights::own(&mount, "f", "error"), failure.text);
+    assert_eq!(sights::own(&mount, "f", "state"), "saved", "its content is on the drive");
+    let lines = mount.log().into_iter().filter(|line| line.contains(&failure.text)).count();
+    assert_eq!(lines, 1, "one failure is one line");
+    // What is set again is tried again.
+    rig.server().faults().clear();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+    wait_until("the drive has it", || {
+        let pending = sights::status(&mount).pending;
+        (pending.attributes == 0 && pending.attributes_refused == 0).then_some(())
+    });
+    assert_eq!(errno(xattr(&path, "user.pdsfs.error")), libc::ENODATA);
 }

@@ -79,7 +79,7 @@ fn the_service_manager_hears_the_truth_from_the_first_answer_to_the_end() {
     let mut file = File::create(mount.at("f")).unwrap();
     let bytes = fresh_bytes(3 * PART);
     file.write_all(&bytes).unwrap();
-    manager.expect("STATUS=saving: 1 upload, 192 KiB left");
+    manager.expect("STATUS=saving: 1 file, 192 KiB left");
     manager.forget();
     manager.expect("WATCHDOG=1");
 
@@ -87,7 +87,7 @@ fn the_service_manager_hears_the_truth_from_the_first_answer_to_the_end() {
     manager.expect("STOPPING=1");
     let more = manager.expect("EXTEND_TIMEOUT_USEC=");
     assert!(more["EXTEND_TIMEOUT_USEC=".len()..].parse::<u64>().unwrap() > 60_000_000, "{more}");
-    manager.expect("STATUS=saving before unmounting: 1 upload, 192 KiB left");
+    manager.expect("STATUS=saving before unmounting: 1 file, 192 KiB left");
     manager.forget();
     rig.server().faults().clear();
     manager.expect("EXTEND_TIMEOUT_USEC=");
@@ -95,6 +95,20 @@ fn the_service_manager_hears_the_truth_from_the_first_answer_to_the_end() {
     drop(file);
     let (code, log) = mount.ended();
     assert_eq!(code, 0, "{log:?}");
+}
+
+#[test]
+fn what_waits_here_until_it_is_closed_is_told_too() {
+    let rig = Rig::new();
+    let (mut manager, command) = Listener::new();
+    let mount = start(&rig, command, &[]);
+    fs::write(mount.at("f"), fresh_bytes(2 * PART)).unwrap();
+    manager.expect("STATUS=nothing to save; 1 file");
+    let file = File::options().write(true).open(mount.at("f")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"changed", 5).unwrap();
+    manager.expect("STATUS=saving: 1 file, 128 KiB left");
+    drop(file);
+    manager.expect("STATUS=nothing to save; 2 files");
 }
 
 /// The threads of a daemon that hear the kernel, held by this thread: the mount hangs, and the program lives.
@@ -170,7 +184,7 @@ fn stopping_without_a_network_ends_in_time_and_names_what_is_lost() {
     rig.stop();
     file.write_all(&fresh_bytes(PART)).unwrap();
     mount.signal(libc::SIGTERM);
-    manager.expect("STATUS=paused: offline; saving before unmounting: 1 upload");
+    manager.expect("STATUS=paused: offline; saving before unmounting: 1 file");
     let log = wait_until("it gives up", || {
         let log = mount.log();
         log.iter().any(|line| line.contains("nothing has moved")).then_some(log)

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pdsfs::control::Surroundings;
 use pdsfs::control::types::{Happening, LogEntry, Stage, Status};
@@ -34,7 +34,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-fn status(mount: &Mount) -> Status {
+pub fn status(mount: &Mount) -> Status {
     let output = pdsfs(mount, &["status", "--json"]);
     assert!(output.status.success(), "{}", text(&output.stderr));
     let mut all: Vec<Status> = serde_json::from_slice(&output.stdout).unwrap();
@@ -208,6 +208,51 @@ fn a_failure_has_the_same_words_everywhere() {
 }
 
 #[test]
+fn a_name_is_obeyed_by_no_terminal() {
+    const NAME: &str = "a\n\x1b[2J\u{202e}b\u{9b}";
+    let rig = Rig::new();
+    let mount = rig.mount_with(&ARGUMENTS);
+    rig.server().faults().add(FaultRule::new("put_part", FaultAction::Stall));
+    let path = mount.at(NAME);
+    let mut file = File::create(&path).unwrap();
+    file.write_all(&fresh_bytes(2000)).unwrap();
+    let writer = std::thread::spawn(move || file.sync_all());
+    wait_until("the file is pending", || (status(&mount).pending.files == 1).then_some(()));
+    let mut told = vec![pdsfs(&mount, &["status"]), pdsfs(&mount, &["wait", "--timeout", "0s"])];
+    let refused = FaultAction::Status {
+        status: 403,
+        code: "QuotaExhausted.Drive".into(),
+        message: "full\n\x1b[2J\u{202e}".into(),
+        retry_after_s: None,
+        x_retry_after_ms: None,
+        empty_body: false,
+    };
+    rig.server().faults().set(FaultPlan { rules: vec![FaultRule::new("file/complete", refused)] });
+    assert_eq!(errno(writer.join().unwrap()), libc::ENOSPC);
+    for words in [&["status"][..], &["status", "--json"], &["log"], &["log", "--json"]] {
+        told.push(pdsfs(&mount, words));
+    }
+    let named = events(&mount).into_iter().find(|entry| entry.what == Happening::Failed).unwrap();
+    assert_eq!(named.path.unwrap(), format!("/{NAME}"), "a program is told the name as it is");
+    // One that is still open at the end.
+    let mut file = File::create(&path).unwrap();
+    file.write_all(&fresh_bytes(2000)).unwrap();
+    mount.signal(libc::SIGTERM);
+    let (code, log) = mount.ended();
+    assert_eq!(code, 1, "{log:?}");
+    assert!(log.iter().any(|line| line.starts_with("pdsfs: not saved: /a\\n\\u{1b}")), "{log:?}");
+    let mut lines = log;
+    for output in told {
+        let all = text(&output.stdout) + &text(&output.stderr);
+        assert!(all.contains("/a\\n"), "the name is not told: {all:?}");
+        lines.extend(all.lines().map(str::to_owned));
+    }
+    for line in lines {
+        assert!(!line.contains(pdsfs::printable::is_active), "{line:?}");
+    }
+}
+
+#[test]
 fn a_file_that_is_open_and_unsaved_is_waited_for_unless_it_is_left_out() {
     let rig = Rig::new();
     let mount = rig.mount_with(&ARGUMENTS);
@@ -288,25 +333,45 @@ fn the_socket_is_private_goes_with_the_mount_and_is_taken_away_after_a_kill() {
     drop(dead);
 }
 
+/// Asks to follow the log, reads whether that was granted, and nothing of what follows.
+fn follow(mount: &Mount) -> (UnixStream, String) {
+    let mut stream = UnixStream::connect(socket(mount).unwrap()).unwrap();
+    stream.write_all(b"GET /v1/events?since=0&follow=true HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+    let mut begin = [0; "HTTP/1.1 200".len()];
+    stream.read_exact(&mut begin).unwrap();
+    (stream, text(&begin[9..]))
+}
+
 #[test]
 fn clients_that_never_read_hold_up_nobody() {
+    const FOLLOWERS: usize = 32;
+    const FILES: usize = 250;
     let rig = Rig::new();
     let mount = rig.mount_with(&ARGUMENTS);
-    let path = socket(&mount).unwrap();
-    let mut silent = Vec::new();
-    for _ in 0..40 {
-        let mut stream = UnixStream::connect(&path).unwrap();
-        stream.write_all(b"GET /v1/events?since=0&follow=true HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
-        silent.push(stream);
-    }
+    // Long paths make large events: a follower's socket is full after some sixty of them.
+    let folder = (0..13).fold(mount.at(""), |folder, _| folder.join("d".repeat(250)));
+    fs::create_dir_all(&folder).unwrap();
+    let save = |kind: &str| {
+        let began = Instant::now();
+        (0..FILES).for_each(|n| fs::write(folder.join(format!("{kind}{n}")), b"x").unwrap());
+        began.elapsed()
+    };
+    let alone = save("a");
     let before = mount.peak_memory_bytes();
-    for n in 0..200 {
-        fs::write(mount.at(format!("{n}")), b"x").unwrap();
-    }
-    assert_eq!(events(&mount).len(), 200);
-    assert_eq!(status(&mount).totals.files_uploaded + status(&mount).totals.files_instant, 200);
-    assert!(mount.peak_memory_bytes() < before + (32 << 20));
-    drop(silent);
+    let all: Vec<_> = (0..FOLLOWERS + 8).map(|_| follow(&mount)).collect();
+    let granted = all.iter().filter(|(_, code)| code == "200").count();
+    assert_eq!((granted, all.iter().filter(|(_, code)| code == "503").count()), (FOLLOWERS, 8));
+    // Whoever waited for them would wait until they are cut off, after 20 s.
+    let beside = save("b");
+    assert!(beside < alone * 3 + Duration::from_secs(10), "{beside:?} in place of {alone:?}");
+    // To keep for each what it does not read would take 27 MiB.
+    let more = mount.peak_memory_bytes() - before;
+    assert!(more < 16 << 20, "{more} bytes are kept");
+    let told = events(&mount);
+    let saved = told.iter().filter(|entry| entry.what == Happening::Committed).count();
+    assert_eq!(saved, 2 * FILES, "who reads is told everything");
+    drop(all);
+    wait_until("their places are free", || (follow(&mount).1 == "200").then_some(()));
     let answer = ask(&mount, "POST /v1/status");
     assert!(answer.starts_with("HTTP/1.1 405 ") && answer.contains("POST is not offered"), "{answer}");
 }
@@ -377,5 +442,9 @@ fn figures_for_prometheus_are_served_where_that_is_asked_for() {
     assert_eq!(value("pdsfs_transfers{state=\"writing\"}"), 0);
     assert_eq!(value("pdsfs_lag_bytes"), 0);
     assert_eq!(value("pdsfs_paused"), 0);
+    // What did not happen yet is there too: what appears with its first failure has no increase to be seen.
+    assert_eq!(value("pdsfs_failed_files_total{kind=\"quota_exceeded\"}"), 0);
+    assert_eq!(value("pdsfs_refused_attributes"), 0);
+    assert!(value("pdsfs_mount_time_seconds") > 1_000_000_000);
     assert!(get("/").0.starts_with("HTTP/1.1 404 "));
 }

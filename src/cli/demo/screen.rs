@@ -146,6 +146,9 @@ pub(super) fn ending(event: &Event) -> String {
             let elapsed = duration(Duration::from_millis(*elapsed_ms));
             format!("on the drive  {}  {}  {elapsed}{how}", printable(name), BinaryBytes(*bytes))
         }
+        Event::AttributesRefused { name, error } => {
+            format!("NO ATTRIBUTES {}  {}", printable(name), printable(&error.to_string()))
+        }
         Event::Failed { name, error } => {
             format!("NOT SAVED     {}  {}", printable(name), printable(&error.to_string()))
         }

@@ -89,16 +89,16 @@ impl MountArgs {
 
     fn described(self) -> Result<MountConfig> {
         let target = target(&self.drive, self.mountpoint)?;
-        let said = self.settings.with_token_of_environment();
+        let (flags, variables) = (self.settings, Settings::of_environment()?);
         let Some(name) = target.name else {
             let mountpoint = target.mountpoint.ok_or_else(|| no_mountpoint(&self.drive))?;
-            return said.resolve(None, mountpoint);
+            return flags.over(variables).resolve(None, mountpoint);
         };
         let entry = match Configuration::read(&self.config)?.drive(&name) {
             Ok(entry) => entry,
             Err(error) => of_account(&name)?.ok_or_else(|| unknown(&error))?,
         };
-        lay(said, target.folder, target.mountpoint, name, entry)
+        lay(flags, variables, target.folder, target.mountpoint, name, entry)
     }
 }
 
@@ -110,18 +110,21 @@ fn of_account(name: &str) -> Result<Option<DriveEntry>> {
     Ok(is_there.then_some(DriveEntry { settings, mountpoint: None, line: 0 }))
 }
 
+/// The one place where what is said of a drive is laid over each other.
 fn lay(
-    mut said: Settings,
+    mut flags: Settings,
+    variables: Settings,
     folder: Option<FolderPath>,
     mountpoint: Option<PathBuf>,
     name: String,
     entry: DriveEntry,
 ) -> Result<MountConfig> {
-    if said.folder.is_none() && said.root_id.is_none() {
-        said.folder = folder;
+    // The command line says it too, so it goes over the variables.
+    if flags.folder.is_none() && flags.root_id.is_none() {
+        flags.folder = folder;
     }
     let mountpoint = mountpoint.or(entry.mountpoint).ok_or_else(|| no_mountpoint(&name))?;
-    said.over(given(&name)).over(entry.settings).resolve(Some(name), mountpoint)
+    flags.over(variables).over(given(&name)).over(entry.settings).resolve(Some(name), mountpoint)
 }
 
 /// Neither the configuration nor a login has it.

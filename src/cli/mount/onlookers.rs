@@ -112,18 +112,14 @@ fn tell(progress: &Progress, recent: Arc<Recent>, notices: Option<Notices>) -> J
 
 fn note(recent: &Recent, notices: Option<&Notices>, before: &[Pause], now: &[Pause]) {
     let is_in = |pauses: &[Pause], of: &Pause| pauses.iter().any(|pause| pause.reason == of.reason);
-    let word = |reason| match reason {
-        PauseReason::Offline => "offline",
-        PauseReason::LoginNeeded => "login needed",
-    };
     for pause in now.iter().filter(|pause| !is_in(before, pause)) {
-        recent.add(Happened::warning(format!("paused: {}: {}", word(pause.reason), pause.detail)));
+        recent.add(Happened::warning(format!("paused: {}: {}", pause.reason.name(), pause.detail)));
         if let (PauseReason::LoginNeeded, Some(notices)) = (pause.reason, notices) {
             notices.login_needed(&pause.detail);
         }
     }
     for pause in before.iter().filter(|pause| !is_in(now, pause)) {
-        recent.add(Happened::warning(format!("goes on: no longer {}", word(pause.reason))));
+        recent.add(Happened::warning(format!("goes on: no longer {}", pause.reason.name())));
     }
 }
 

@@ -9,7 +9,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -25,6 +25,7 @@ use crate::pds::auth::AuthState;
 use crate::pds::drive::Drive;
 use crate::status::notify::Notifier;
 use crate::status::{PauseReason, Progress, Size, Unsaved};
+use crate::vfs::Vfs;
 
 /// How often what is told is looked at.
 const GRAIN: Duration = Duration::from_secs(1);
@@ -51,11 +52,11 @@ impl Supervision {
     pub(super) async fn begin(
         notifier: Notifier,
         progress: Arc<Progress>,
-        drive: Drive,
+        vfs: &Arc<Vfs>,
         path: &Path,
         standstill_max: Duration,
     ) -> Result<Self> {
-        let notifier = Arc::new(notifier);
+        let (notifier, drive) = (Arc::new(notifier), vfs.drive().clone());
         let (is_stopping, stops) = watch::channel(false);
         let (reasons, reason) = watch::channel(None);
         let mut tasks = JoinSet::new();
@@ -66,7 +67,7 @@ impl Supervision {
         }
         tasks.spawn(follow_reach(drive.clone(), progress.clone()));
         tasks.spawn(follow_login(drive.clone(), progress.clone()));
-        tasks.spawn(tell(notifier.clone(), progress.clone(), stops, reasons));
+        tasks.spawn(tell(notifier.clone(), Arc::downgrade(vfs), progress.clone(), stops, reasons));
         tasks.spawn(inhibit::keep(reason));
         let movement = Movement::new(progress, drive);
         Ok(Self { notifier, movement, is_stopping, standstill_max, _tasks: tasks })
@@ -89,6 +90,7 @@ impl Supervision {
 /// Keeps the status line and the reason against sleep up to date.
 async fn tell(
     notifier: Arc<Notifier>,
+    vfs: Weak<Vfs>,
     progress: Arc<Progress>,
     stops: watch::Receiver<bool>,
     reasons: watch::Sender<Option<String>>,
@@ -99,15 +101,16 @@ async fn tell(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let unsaved = progress.unsaved();
+        let Some(unsaved) = vfs.upgrade().map(|vfs| vfs.unsaved_sum()) else { return };
         let line = status_line(&progress, &unsaved, *stops.borrow());
         if line != told {
             notifier.status(&line);
             told = line;
         }
         let bytes_written = progress.totals().bytes_written;
-        let reason =
-            activity.is_unsaved(&unsaved, bytes_written, Instant::now()).then(|| unsaved.to_string());
+        let is_paused = !progress.pauses().is_empty();
+        let is_unsaved = activity.is_unsaved(&unsaved, bytes_written, is_paused, Instant::now());
+        let reason = is_unsaved.then(|| unsaved.to_string());
         reasons.send_if_modified(|now| std::mem::replace(now, reason.clone()) != reason);
     }
 }
@@ -130,14 +133,15 @@ fn status_line(progress: &Progress, unsaved: &Unsaved, is_stopping: bool) -> Str
     };
     match (progress.pauses().first().map(|pause| pause.reason), unsaved.eta) {
         (Some(PauseReason::LoginNeeded), _) => format!("paused: login needed (pdsfs login); {line}"),
-        (Some(PauseReason::Offline), _) => format!("paused: offline; {line}"),
+        (Some(reason), _) => format!("paused: {}; {line}", reason.name()),
         (None, Some(eta)) => format!("{line}, {}", show_duration(Duration::from_secs(eta.as_secs().max(1)))),
         (None, None) => line,
     }
 }
 
 /// Whether files that are written are still being written. One that a program merely keeps open is no
-/// reason to keep the machine awake: stopping saves it, and sleep does not harm it.
+/// reason to keep the machine awake: stopping saves it, and sleep does not harm it. Nor is one that waits for a
+/// network or a login: that may take days.
 #[derive(Debug)]
 struct Activity {
     seen: (u64, u64),
@@ -147,18 +151,21 @@ struct Activity {
 impl Activity {
     /// A file that nobody writes to for so long is merely open.
     const IDLE_MAX: Duration = Duration::from_secs(60);
+    /// A pause that lasts so long is not about to end.
+    const PAUSED_MAX: Duration = Duration::from_secs(600);
 
     fn new(now: Instant) -> Self {
         Self { seen: (0, 0), since: now }
     }
 
-    fn is_unsaved(&mut self, unsaved: &Unsaved, bytes_written: u64, now: Instant) -> bool {
+    fn is_unsaved(&mut self, unsaved: &Unsaved, bytes_written: u64, is_paused: bool, now: Instant) -> bool {
         let seen = (bytes_written, unsaved.bytes);
         if seen != self.seen {
             (self.seen, self.since) = (seen, now);
         }
-        let is_idle = now.saturating_duration_since(self.since) >= Self::IDLE_MAX;
-        unsaved.committing > 0 || unsaved.files > 0 && !is_idle
+        let idle = now.saturating_duration_since(self.since);
+        let is_committing = unsaved.committing > 0 && !(is_paused && idle >= Self::PAUSED_MAX);
+        is_committing || unsaved.files > 0 && idle < Self::IDLE_MAX
     }
 }
 
@@ -240,23 +247,23 @@ mod tests {
     #[test]
     fn the_status_says_what_is_left() {
         let progress = Progress::new();
-        let line = |stopping| status_line(&progress, &progress.unsaved(), stopping);
-        assert_eq!(line(false), "nothing to save; 0 files (0 B) saved since the start");
-        let transfer = progress.begin("a");
-        transfer.wrote(3 << 20);
-        assert_eq!(progress.unsaved().eta, None);
-        assert_eq!(line(false), "saving: 1 upload, 3.0 MiB left");
-        assert_eq!(line(true), "saving before unmounting: 1 upload, 3.0 MiB left");
+        let one = Unsaved { files: 1, bytes: 3 << 20, ..Unsaved::default() };
+        let line = |stopping| status_line(&progress, &one, stopping);
+        let idle = |stopping| status_line(&progress, &Unsaved::default(), stopping);
+        assert_eq!(idle(false), "nothing to save; 0 files (0 B) saved since the start");
+        assert_eq!(line(false), "saving: 1 file, 3.0 MiB left");
+        assert_eq!(line(true), "saving before unmounting: 1 file, 3.0 MiB left");
+        assert_eq!(status_line(&progress, &one.at_rate(1 << 20), false), "saving: 1 file, 3.0 MiB left, 3s");
         progress.pause(PauseReason::Offline, "no route");
-        assert_eq!(line(false), "paused: offline; saving: 1 upload, 3.0 MiB left");
+        assert_eq!(line(false), "paused: offline; saving: 1 file, 3.0 MiB left");
         progress.pause(PauseReason::LoginNeeded, "refused");
         assert!(line(false).starts_with("paused: login needed"), "what a person has to do comes first");
         progress.resume(PauseReason::LoginNeeded);
         progress.resume(PauseReason::Offline);
-        transfer.committed(3 << 20, Commit::Uploaded);
+        progress.begin("a").committed(3 << 20, Commit::Uploaded);
         progress.begin("b").failed(&Error::new(ErrorKind::Io, "x"));
-        assert_eq!(line(false), "nothing to save; 1 file (3.0 MiB) saved since the start, 1 failed");
-        assert_eq!(line(true), "unmounting");
+        assert_eq!(idle(false), "nothing to save; 1 file (3.0 MiB) saved since the start, 1 failed");
+        assert_eq!(idle(true), "unmounting");
     }
 
     #[test]
@@ -265,14 +272,27 @@ mod tests {
         let later = |s| start + Duration::from_secs(s);
         let mut activity = Activity::new(start);
         let writing = Unsaved { files: 1, bytes: 100, ..Unsaved::default() };
-        assert!(!activity.is_unsaved(&Unsaved::default(), 0, start));
-        assert!(activity.is_unsaved(&writing, 100, later(1)));
-        assert!(activity.is_unsaved(&writing, 100, later(60)));
-        assert!(!activity.is_unsaved(&writing, 100, later(61)));
-        assert!(activity.is_unsaved(&writing, 101, later(62)), "it is written to again");
+        let mut is_unsaved = |unsaved: &Unsaved, bytes, at| activity.is_unsaved(unsaved, bytes, false, at);
+        assert!(!is_unsaved(&Unsaved::default(), 0, start));
+        assert!(is_unsaved(&writing, 100, later(1)));
+        assert!(is_unsaved(&writing, 100, later(60)));
+        assert!(!is_unsaved(&writing, 100, later(61)));
+        assert!(is_unsaved(&writing, 101, later(62)), "it is written to again");
         let committing = Unsaved { committing: 1, ..writing };
-        assert!(activity.is_unsaved(&committing, 101, later(900)), "a commit is always waited for");
-        assert!(!activity.is_unsaved(&Unsaved::default(), 101, later(901)));
+        assert!(is_unsaved(&committing, 101, later(900)), "a commit is always waited for");
+        assert!(!is_unsaved(&Unsaved::default(), 101, later(901)));
+    }
+
+    #[test]
+    fn what_is_parked_does_not_keep_the_machine_awake_for_ever() {
+        let start = Instant::now();
+        let later = |s| start + Duration::from_secs(s);
+        let mut activity = Activity::new(start);
+        let parked = Unsaved { files: 1, committing: 1, bytes: 100, ..Unsaved::default() };
+        assert!(activity.is_unsaved(&parked, 100, true, start));
+        assert!(activity.is_unsaved(&parked, 100, true, later(599)), "it may go on soon");
+        assert!(!activity.is_unsaved(&parked, 100, true, later(600)));
+        assert!(activity.is_unsaved(&parked, 100, false, later(601)), "it goes on");
     }
 
     #[test]

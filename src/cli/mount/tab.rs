@@ -6,11 +6,12 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::{CommandFactory, FromArgMatches, Parser};
 
 use super::background;
 use crate::cli::say;
 use crate::config::file;
+use crate::config::settings::without_variables;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Words of `mount(8)` for itself and for whoever reads the same file.
@@ -142,7 +143,9 @@ impl TabArgs {
     /// The arguments of `pdsfs mount`; a drive that is not known and a setting that makes no sense are told here.
     fn checked(&self) -> Result<Vec<OsString>> {
         let arguments = self.arguments()?;
-        let line = Line::try_parse_from(&arguments).map_err(|e| invalid(e.to_string().trim_end()))?;
+        let matches = without_variables(Line::command()).try_get_matches_from(&arguments);
+        let line = matches.and_then(|matches| Line::from_arg_matches(&matches));
+        let line = line.map_err(|e| invalid(e.to_string().trim_end()))?;
         line.mount.into_config()?;
         Ok(arguments)
     }

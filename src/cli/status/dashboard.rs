@@ -4,6 +4,7 @@
 //! screen too. The terminal is given back as it was, also when something fails.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +17,7 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::Line;
 use ratatui::widgets::{Block, Paragraph, Row, Sparkline, Table};
 use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 
 use super::{cells, tail};
 use crate::cli::signals::Signals;
@@ -56,30 +58,83 @@ struct Shown {
 pub(super) async fn run(wanted: Option<&str>, interval: Duration, signals: &mut Signals) -> Result<ExitCode> {
     let mut dashboard = Dashboard::default();
     // A mount that is not there is told before the screen is taken.
-    dashboard.look(wanted).await?;
+    tokio::select! {
+        looked = look(wanted, BTreeMap::new()) => dashboard.take(looked?),
+        _ = signals.next() => return Ok(ExitCode::SUCCESS),
+    }
     let failed = |e: std::io::Error| Error::from(e).context("the terminal");
     let mut terminal = ratatui::try_init().map_err(failed)?;
     let mut keys = Keys::read();
-    let mut ticks = tokio::time::interval(interval);
-    let outcome = loop {
-        if let Err(e) = terminal.draw(|frame| dashboard.draw(frame)) {
-            break Err(failed(e));
-        }
-        tokio::select! {
-            _ = ticks.tick() => {
-                dashboard.note = dashboard.look(wanted).await.err().map(|error| error.to_string());
-            }
-            key = keys.next() => match key {
-                Some(event) if ends(&event) => break Ok(ExitCode::SUCCESS),
-                Some(event) => dashboard.scroll(&event),
-                None => break Ok(ExitCode::SUCCESS),
-            },
-            _ = signals.next() => break Ok(ExitCode::SUCCESS),
-        }
-    };
+    let outcome = watch(
+        &mut dashboard,
+        interval,
+        |seen| look(wanted, seen),
+        |dashboard| terminal.draw(|frame| dashboard.draw(frame)).map(drop).map_err(failed),
+        &mut keys.events,
+        signals.next(),
+    );
+    let outcome = outcome.await;
     keys.stop();
     ratatui::restore();
-    outcome
+    outcome.map(|()| ExitCode::SUCCESS)
+}
+
+/// Looks, draws and does what keys say, until one of them or `stop` ends it. A look may take long: it is waited for
+/// beside the keys.
+async fn watch<L: Future<Output = Result<Seen>>>(
+    dashboard: &mut Dashboard,
+    interval: Duration,
+    look: impl Fn(BTreeMap<String, u64>) -> L,
+    mut draw: impl FnMut(&Dashboard) -> Result<()>,
+    keys: &mut mpsc::Receiver<Event>,
+    stop: impl Future,
+) -> Result<()> {
+    let mut ticks = tokio::time::interval(interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut looking = std::pin::pin!(None);
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        draw(dashboard)?;
+        tokio::select! {
+            _ = ticks.tick(), if looking.is_none() => looking.set(Some(look(dashboard.seen()))),
+            looked = next(looking.as_mut()) => {
+                looking.set(None);
+                dashboard.looked(looked);
+            }
+            key = keys.recv() => match key {
+                Some(event) if !ends(&event) => dashboard.scroll(&event),
+                _ => return Ok(()),
+            },
+            _ = &mut stop => return Ok(()),
+        }
+    }
+}
+
+/// The end of what is under way, if something is.
+async fn next<F: Future>(running: Pin<&mut Option<F>>) -> F::Output {
+    match running.as_pin_mut() {
+        Some(running) => running.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What was found: mounts with their new events, and why nothing is known of others.
+#[derive(Debug, Default)]
+struct Seen {
+    mounts: Vec<(Status, Vec<LogEntry>)>,
+    unknown: Vec<String>,
+}
+
+/// Asks the mounts. `seen` has the number of the last event that is known of each.
+async fn look(wanted: Option<&str>, seen: BTreeMap<String, u64>) -> Result<Seen> {
+    let (found, unknown) = reach::mounts_and_unknown(wanted).await?;
+    let mut mounts = Vec::new();
+    for (daemon, status) in found {
+        let since = seen.get(&key(&status)).copied().unwrap_or(0);
+        let events = if status.last_seq > since { read_events(&daemon, since).await } else { Vec::new() };
+        mounts.push((status, events));
+    }
+    Ok(Seen { mounts, unknown })
 }
 
 /// What is typed, from a thread that may wait.
@@ -109,10 +164,6 @@ impl Keys {
         Self { events, is_over }
     }
 
-    async fn next(&mut self) -> Option<Event> {
-        self.events.recv().await
-    }
-
     fn stop(&self) {
         self.is_over.store(true, Ordering::Relaxed);
     }
@@ -134,35 +185,47 @@ fn ends(event: &Event) -> bool {
 }
 
 impl Dashboard {
-    async fn look(&mut self, wanted: Option<&str>) -> Result<()> {
-        let found = reach::mounts_and_unknown(wanted).await.inspect_err(|_| self.mounts.clear())?.0;
-        let mut events = Vec::new();
-        for (daemon, status) in &found {
-            let since = self.mounts.get(&key(status)).map_or(0, |shown| shown.seen_seq);
-            events.push(if status.last_seq > since { read_events(daemon, since).await } else { Vec::new() });
-        }
-        self.take(found.into_iter().map(|(_, status)| status).zip(events).collect());
-        Ok(())
+    /// The number of the last event that is known of each mount.
+    fn seen(&self) -> BTreeMap<String, u64> {
+        self.mounts.iter().map(|(key, shown)| (key.clone(), shown.seen_seq)).collect()
     }
 
-    fn take(&mut self, found: Vec<(Status, Vec<LogEntry>)>) {
-        let keys: Vec<_> = found.iter().map(|(status, _)| key(status)).collect();
+    fn looked(&mut self, looked: Result<Seen>) {
+        match looked {
+            Ok(seen) => self.take(seen),
+            Err(error) => {
+                self.mounts.clear();
+                self.note = Some(shown::printable(&error.to_string()));
+            }
+        }
+    }
+
+    fn take(&mut self, seen: Seen) {
+        self.note = Some(seen.unknown.join("; ")).filter(|note| !note.is_empty());
+        let keys: Vec<_> = seen.mounts.iter().map(|(status, _)| key(status)).collect();
         self.mounts.retain(|key, _| keys.contains(key));
-        for (status, events) in found {
+        for (status, events) in seen.mounts {
             let shown = self.mounts.entry(key(&status)).or_default();
             shown.seen_seq = events.last().map_or(shown.seen_seq, |entry| entry.seq);
             keep(&mut shown.events, events, EVENTS_MAX);
             keep(&mut shown.rates, [status.totals.rate_bytes_s], RATES_MAX);
             shown.status = status;
         }
+        self.first = self.first.min(self.first_max());
+    }
+
+    /// So far is scrolled at most that the last transfer is still seen.
+    fn first_max(&self) -> usize {
+        let longest = self.mounts.values().map(|shown| shown.status.transfers.len()).max();
+        longest.unwrap_or(0).saturating_sub(1)
     }
 
     fn scroll(&mut self, event: &Event) {
-        let most = self.mounts.values().map(|shown| shown.status.transfers.len()).max().unwrap_or(0);
         match pressed(event).map(|key| key.code) {
-            Some(KeyCode::Down | KeyCode::Char('j')) => self.first = (self.first + 1).min(most),
+            Some(KeyCode::Down | KeyCode::Char('j')) => self.first = (self.first + 1).min(self.first_max()),
             Some(KeyCode::Up | KeyCode::Char('k')) => self.first = self.first.saturating_sub(1),
             Some(KeyCode::Home) => self.first = 0,
+            Some(KeyCode::End) => self.first = self.first_max(),
             _ => {}
         }
     }
@@ -194,8 +257,8 @@ impl Dashboard {
             let text = format!("{}  {}", shown::moment(entry.at_ms), shown::event(entry));
             let color = match entry.what {
                 Happening::Committed => Color::Green,
-                Happening::Failed => Color::Red,
-                Happening::Warning | Happening::Missed => Color::Yellow,
+                Happening::Failed | Happening::AttributesRefused => Color::Red,
+                Happening::Warning | Happening::Missed | Happening::Unknown => Color::Yellow,
             };
             Line::styled(text, color)
         });
@@ -237,18 +300,19 @@ impl Shown {
         let columns = Layout::horizontal(widths).spacing(COLUMN_SPACING).split(table);
         let path_columns = columns.get(1).map_or(0, |column| usize::from(column.width));
         let transfers = &self.status.transfers;
-        let rows = transfers.iter().skip(first.min(transfers.len())).map(|file| {
+        // Mounts share how far is scrolled; each shows its last transfer at least.
+        let rows = transfers.iter().skip(first.min(transfers.len().saturating_sub(1))).map(|file| {
             let cells = cells(file);
             let last = if cells.error.is_empty() { cells.eta } else { cells.error };
             let color = match file.state {
                 Stage::Failed => Color::Red,
                 Stage::Committing => Color::Green,
-                Stage::Writing | Stage::Staged | Stage::Saved | Stage::Local => Color::Reset,
+                Stage::Writing | Stage::Staged | Stage::Saved | Stage::Local | Stage::Unknown => Color::Reset,
             };
             let path = tail(cells.path, path_columns);
             Row::new([cells.state.to_owned(), path, cells.progress, cells.rate, last]).style(color)
         });
-        let head = Row::new(["STATE", "FILE", "PROGRESS", "RATE", "ETA"]);
+        let head = Row::new(["STATE", "FILE", "PROGRESS", "RATE", "ETA, ERROR"]);
         let rows = Table::new(rows, widths).column_spacing(COLUMN_SPACING);
         frame.render_widget(rows.header(head.style(Modifier::DIM)), table);
     }
@@ -290,10 +354,14 @@ mod tests {
         rows.map(|row| row.iter().map(ratatui::buffer::Cell::symbol).collect::<String>() + "\n").collect()
     }
 
+    fn seen(mounts: Vec<(Status, Vec<LogEntry>)>) -> Seen {
+        Seen { mounts, unknown: Vec::new() }
+    }
+
     fn dashboard() -> Dashboard {
         let mut dashboard = Dashboard::default();
         let second = Status { mountpoint: "/other".into(), ..Status::default() };
-        dashboard.take(vec![(busy(), busy().failures), (second, Vec::new())]);
+        dashboard.take(seen(vec![(busy(), busy().failures), (second, Vec::new())]));
         dashboard
     }
 
@@ -318,7 +386,7 @@ mod tests {
         let mut status = busy();
         status.transfers[0].path = "/a folder with a long name/movie-7.mp4".into();
         let mut dashboard = Dashboard::default();
-        dashboard.take(vec![(status, Vec::new())]);
+        dashboard.take(seen(vec![(status, Vec::new())]));
         let text = screen(&dashboard, 80, 20);
         assert!(text.contains("movie-7.mp4 "), "{text}");
     }
@@ -337,9 +405,13 @@ mod tests {
         for _ in 0..9 {
             dashboard.scroll(&down);
         }
-        assert_eq!(dashboard.first, 2);
-        assert!(!screen(&dashboard, 120, 40).contains("/movie.mp4"));
-        dashboard.take(Vec::new());
+        let text = screen(&dashboard, 120, 40);
+        assert!(!text.contains("/movie.mp4") && text.contains("/f "), "the last one is not seen: {text}");
+        let mut fewer = busy();
+        fewer.transfers.truncate(1);
+        dashboard.take(seen(vec![(fewer, Vec::new())]));
+        assert!(screen(&dashboard, 120, 40).contains("/movie.mp4"), "it is scrolled beyond the end");
+        dashboard.take(Seen::default());
         let text = screen(&dashboard, 80, 20);
         assert!(text.contains("no drive is mounted") && !text.contains("/mnt"), "{text}");
     }
@@ -349,11 +421,55 @@ mod tests {
         let mut dashboard = Dashboard::default();
         for seq in 0..1000 {
             let entry = LogEntry { seq, ..busy().failures.remove(0) };
-            dashboard.take(vec![(busy(), vec![entry])]);
+            dashboard.take(seen(vec![(busy(), vec![entry])]));
         }
         let shown = &dashboard.mounts.values().next().unwrap();
         assert_eq!((shown.events.len(), shown.rates.len()), (EVENTS_MAX, RATES_MAX));
         assert_eq!(shown.seen_seq, 999);
+    }
+
+    #[test]
+    fn who_does_not_answer_is_told_below() {
+        let mut dashboard = dashboard();
+        dashboard.take(Seen { unknown: vec!["the mount does not answer".into()], ..Seen::default() });
+        assert!(screen(&dashboard, 80, 20).contains("the mount does not answer"));
+        dashboard.looked(Err(Error::new(crate::ErrorKind::Io, "no\x1b[2J")));
+        assert!(screen(&dashboard, 80, 20).contains("no\\u{1b}[2J"));
+    }
+
+    #[tokio::test]
+    async fn keys_and_signals_are_heard_while_a_mount_hangs() {
+        let (press, mut keys) = mpsc::channel(4);
+        let (looked, mut looks) = mpsc::unbounded_channel();
+        let hang = |_| {
+            looked.send(()).unwrap();
+            std::future::pending::<Result<Seen>>()
+        };
+        let (mut hanging, mut drawn) = (dashboard(), Vec::new());
+        let watching = watch(
+            &mut hanging,
+            Duration::from_millis(1),
+            hang,
+            |dashboard| {
+                drawn.push(dashboard.first);
+                Ok(())
+            },
+            &mut keys,
+            std::future::pending::<()>(),
+        );
+        let pressing = async {
+            looks.recv().await.unwrap();
+            for code in [KeyCode::Down, KeyCode::Char('q')] {
+                press.send(Event::Key(KeyEvent::new(code, KeyModifiers::NONE))).await.unwrap();
+            }
+        };
+        let (ended, ()) = tokio::join!(watching, pressing);
+        ended.unwrap();
+        assert_eq!(drawn.last(), Some(&1), "a key was not seen");
+        assert!(looks.try_recv().is_err(), "a second look was begun beside the first");
+        let (_press, mut keys) = mpsc::channel(4);
+        let stop = std::future::ready(());
+        watch(&mut hanging, Duration::from_millis(1), hang, |_| Ok(()), &mut keys, stop).await.unwrap();
     }
 
     #[test]

@@ -42,6 +42,10 @@ fn every_mistake_is_told_with_its_line_and_a_remedy() {
         ("[defaults]\nmountpoint = \"/m\"", "c.toml:2: defaults.mountpoint: it belongs to one drive"),
         ("[drives.\"a b\"]\n", "cannot name a drive"),
         ("[drives.a]\n\nbuffer_size = \"1MiB\"", "c.toml:1: drives.a: buffer-size must hold 2 parts"),
+        (
+            "[drives.a]\naccount = \"a\"\ntoken_file = \"/t\"",
+            "c.toml:1: drives.a: account and token-file both say who mounts",
+        ),
         ("drives = 1", "c.toml:1: drives: write a table for each"),
         ("[drives.a]\nx", "c.toml:2: "),
     ];
@@ -49,6 +53,13 @@ fn every_mistake_is_told_with_its_line_and_a_remedy() {
         let (_, mistakes) = parse(text);
         assert!(mistakes.iter().any(|told| told.contains(wanted)), "{text:?}: {mistakes:?}");
     }
+}
+
+#[test]
+fn a_way_down_may_begin_at_a_folder_that_is_known_by_its_id() {
+    let (file, mistakes) = parse("[drives.a]\nroot_id = \"r\"\nfolder = \"/a\"\n");
+    let settings = &file.drives["a"].settings;
+    assert!(mistakes.is_empty() && settings.root_id.is_some() && settings.folder.is_some(), "{mistakes:?}");
 }
 
 #[test]

@@ -256,7 +256,10 @@ impl OpenFile {
             return Err(Error::new(ErrorKind::TooLarge, too_large(self.env.part_size)));
         }
         match &mut inner.content {
-            Content::Staged { copy, .. } => copy.write(offset, data)?,
+            Content::Staged { copy, .. } => {
+                copy.write(offset, data)?;
+                self.progress.wrote(data.len() as u64);
+            }
             Content::Local(local) => local.write(offset, data)?,
             _ => return Ok(Wrote::Committing),
         }

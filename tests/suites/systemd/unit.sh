@@ -24,8 +24,8 @@ s slow_start start slow
 s two_at_once mounted /mnt/cloud
 exec 9>/mnt/slow/f
 head -c 6000000 /dev/urandom >/tmp/f && cat /tmp/f >&9
-s says_what_is_left soon says slow 'saving: 1 upload, .* left'
-inhibits() { systemd-inhibit --list --no-legend --no-pager | grep -q 'pdsfs.*shutdown:sleep.*upload'; }
+s says_what_is_left soon says slow 'saving: 1 file, .* left'
+inhibits() { systemd-inhibit --list --no-legend --no-pager | grep -q 'pdsfs.*shutdown:sleep.*left'; }
 s machine_stays_awake soon inhibits
 a=$(date +%s)
 systemctl stop pdsfs@slow
