@@ -17,7 +17,8 @@ use crate::tree::Identity;
 
 /// How much of what shows from under an upload is read at once, in bytes.
 const RUN_OVER_BYTES: u64 = 1 << 20;
-/// How often is looked for a movement while a commit may be late.
+/// How often is looked for a movement while a commit may be late, at least; and of its limit, that many times.
+const LOOK_INTERVAL_MAX: Duration = Duration::from_secs(5);
 const LOOKS_PER_LIMIT: u32 = 8;
 
 impl Vfs {
@@ -132,9 +133,10 @@ impl Vfs {
     /// Resolves when no byte has gone to the drive, or been fetched or hashed for a commit, for `limit`.
     pub async fn standstill(&self, limit: Duration) {
         let moved = || self.drive.bytes_moved().wrapping_add(self.progress.bytes_worked());
+        let pause = (limit / LOOKS_PER_LIMIT).min(LOOK_INTERVAL_MAX);
         let (mut seen, mut since) = (moved(), Instant::now());
         while since.elapsed() < limit {
-            tokio::time::sleep((limit / LOOKS_PER_LIMIT).min(limit.saturating_sub(since.elapsed()))).await;
+            tokio::time::sleep(pause.min(limit.saturating_sub(since.elapsed()))).await;
             if moved() != seen {
                 (seen, since) = (moved(), Instant::now());
             }
