@@ -21,6 +21,7 @@ mod change;
 mod life;
 mod merge;
 pub mod name;
+mod objects;
 mod stat;
 mod tombstones;
 
@@ -40,6 +41,7 @@ use crate::posix::Posix;
 pub use change::Superseded;
 pub use merge::{Listed, Merged, Pass};
 pub use name::{Name, shown};
+pub use objects::Objects;
 pub use stat::{Kind, Stat};
 use tombstones::Tombstones;
 
@@ -318,15 +320,6 @@ impl Tree {
         self.folder(dir).map_or(0, |folder| folder.children.len())
     }
 
-    /// What an inode is on the drive. `None` for one that was removed or replaced.
-    pub fn identity(&self, ino: Ino) -> Option<Identity> {
-        match &self.inodes.get(&ino)?.object {
-            Object::Unborn { .. } => Some(Identity::Local),
-            Object::Live(meta) => Some(Identity::Remote(meta.file_id.clone())),
-            Object::Gone(_) => None,
-        }
-    }
-
     /// The inode of an object.
     pub fn ino_of(&self, file: &FileId) -> Option<Ino> {
         self.by_file_id.get(file).copied()
@@ -407,14 +400,6 @@ impl Tree {
             return Some(ino);
         }
         Some(self.inodes.get(&ino)?.spot.as_ref()?.parent)
-    }
-
-    /// The object that a file shall become a new revision of when it is committed.
-    pub fn replaces(&self, ino: Ino) -> Option<&FileMeta> {
-        match &self.inodes.get(&ino)?.body {
-            Body::File { replaces } => replaces.as_ref(),
-            Body::Folder(_) => None,
-        }
     }
 
     /// Whether `ino` is `folder` or somewhere below it.

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use super::{Body, Dentry, Identity, Inode, Object, Spot, Standing, Tree};
+use super::{Body, Dentry, Identity, Inode, Object, Objects, Spot, Standing, Tree};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, Ino};
 use crate::pds::drive::FileMeta;
@@ -146,13 +146,6 @@ impl Tree {
         }
     }
 
-    /// Whether the drive has an inode's object where the inode is shown.
-    pub fn is_at_place(&self, ino: Ino) -> bool {
-        let Some(Object::Live(meta)) = self.inodes.get(&ino).map(|inode| &inode.object) else { return false };
-        let Some(place) = self.place(ino) else { return false };
-        *meta.name == *place.name && meta.parent_id.as_ref().is_none_or(|id| *id == place.parent_id)
-    }
-
     /// What the file had unsaved is given up: it is again what the drive has, or nothing.
     pub fn discard(&mut self, ino: Ino, now: Instant) {
         self.stop_replacing(ino, now);
@@ -169,13 +162,7 @@ impl Tree {
 
     /// Removed here. The object behind `replaces` is left to the caller.
     pub fn unlink(&mut self, ino: Ino, now: Instant) -> Option<Superseded> {
-        let replaced = match &mut self.inodes.get_mut(&ino)?.body {
-            Body::File { replaces } => replaces.take(),
-            Body::Folder(_) => None,
-        };
-        if let Some(replaced) = &replaced {
-            self.replacing.remove(&replaced.file_id);
-        }
+        let replaced = self.take_replaced(ino);
         if let Some(Identity::Remote(file)) = self.identity(ino) {
             self.tombstones.add(file, now);
         }
@@ -183,8 +170,24 @@ impl Tree {
         replaced
     }
 
+    /// A file without a name takes nobody's place.
+    fn take_replaced(&mut self, ino: Ino) -> Option<FileMeta> {
+        let Body::File { replaces } = &mut self.inodes.get_mut(&ino)?.body else { return None };
+        let replaced = replaces.take()?;
+        self.replacing.remove(&replaced.file_id);
+        Some(replaced)
+    }
+
     /// An object was removed from the drive by this mount without having an inode.
     pub fn entomb(&mut self, file: FileId, now: Instant) {
+        self.tombstones.add(file, now);
+    }
+
+    /// An object was removed from the drive by this mount; its inode, if it has one, is shown nowhere.
+    pub fn superseded(&mut self, file: FileId, now: Instant) {
+        if let Some(ino) = self.by_file_id.get(&file).copied() {
+            self.bury(ino);
+        }
         self.tombstones.add(file, now);
     }
 
@@ -200,6 +203,7 @@ impl Tree {
     /// Takes dentry and object from an inode, which lives on while it is referred to.
     fn bury(&mut self, ino: Ino) {
         let removed = self.unlink_dentry(ino);
+        self.take_replaced(ino);
         if let Some(inode) = self.inodes.get_mut(&ino)
             && let Object::Live(meta) = &inode.object
         {
@@ -305,20 +309,13 @@ impl Tree {
         let mut superseded = Vec::new();
         let mut inherited = None;
         if let Some(target) = self.child(dir, name.as_str()).filter(|&target| target != ino) {
-            let target = self.inode_mut(target)?;
-            let Body::File { replaces } = &mut target.body else {
+            if self.kind(target)? == FileType::Folder {
                 return Err(Error::new(ErrorKind::IsDirectory, format!("{name} is a folder")));
-            };
-            let second = replaces.take();
-            match &target.object {
-                Object::Live(meta) => {
-                    inherited = Some(meta.clone());
-                    superseded.extend(second);
-                }
-                Object::Unborn { .. } | Object::Gone(_) => inherited = second,
             }
-        }
-        if let Some(target) = self.child(dir, name.as_str()).filter(|&target| target != ino) {
+            let Objects { here, elsewhere } = self.objects(target);
+            let (heir, second) = if here.is_some() { (here, elsewhere) } else { (elsewhere, None) };
+            inherited = heir;
+            superseded.extend(second);
             self.bury(target);
         }
         if let Some(inherited) = inherited {
@@ -451,11 +448,6 @@ impl Tree {
     pub(super) fn is_own(&self, dentry: &Dentry, started: Instant) -> bool {
         let changed_at = self.inodes.get(&dentry.ino).and_then(|inode| inode.changed_at);
         changed_at.is_some_and(|at| started < at + self.grace)
-    }
-
-    /// Whether an object has an inode, or will be made a new revision of.
-    pub fn is_wanted(&self, file: &FileId) -> bool {
-        self.by_file_id.contains_key(file) || self.replacing.contains_key(file)
     }
 
     fn touch(&mut self, ino: Ino, now: Instant) {

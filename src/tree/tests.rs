@@ -232,6 +232,22 @@ fn what_an_unsaved_file_no_longer_replaces_is_handed_back() {
 }
 
 #[test]
+fn what_takes_the_place_of_an_unsaved_file_becomes_what_stands_there() {
+    let mut f = Fixture::new();
+    f.list(Ino::ROOT, &[file("1", "a", 1), file("2", "b", 1)]);
+    let edited = f.child("a");
+    f.tree.mark_unsaved(edited);
+    assert!(f.tree.rename_unsaved(edited, Ino::ROOT, &name("b"), f.now).unwrap().is_empty());
+    let [here, elsewhere] = [file("2", "b", 1), file("1", "a", 1)].map(Some);
+    assert_eq!(f.tree.objects(edited), Objects { here, elsewhere });
+    let new = f.create(Ino::ROOT, "new");
+    let superseded = f.tree.rename_unsaved(new, Ino::ROOT, &name("b"), f.now).unwrap();
+    assert_eq!(superseded.iter().map(|m| m.file_id.as_str()).collect::<Vec<_>>(), ["1"]);
+    assert_eq!(f.tree.objects(new), Objects { here: Some(file("2", "b", 1)), elsewhere: None });
+    check(&f.tree);
+}
+
+#[test]
 fn a_commit_that_is_given_up_brings_the_replaced_file_back() {
     let mut f = Fixture::new();
     f.list(Ino::ROOT, &[file("1", "a", 1)]);

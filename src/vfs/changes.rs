@@ -15,7 +15,7 @@ use crate::ids::{FileId, Ino};
 use crate::pds::drive::FileMeta;
 use crate::pds::types::{CheckNameMode, FileType};
 use crate::posix;
-use crate::tree::{Identity, Name, shown};
+use crate::tree::{Identity, Name, Objects, shown};
 
 /// Pages that are read to find out that a folder is empty.
 const EMPTY_PAGES_MAX: usize = 100;
@@ -249,10 +249,10 @@ impl Vfs {
         }
         let open = self.files.get(source);
         if let Some(file) = &open
-            && target.is_some()
             && self.tree().replaces(source).is_some()
         {
-            // It is to take the place of one object already, which must not go before it is there.
+            // It is to take the place of one object already, which must not go before it is there, nor stay behind
+            // a name that others may have from now on.
             self.settle(file).await?;
         }
         if let Some(file) = open.as_ref().filter(|file| file.is_local()) {
@@ -294,19 +294,34 @@ impl Vfs {
 
     /// A committed file over another file.
     async fn replace(&self, source: Ino, target: Ino, to: &At) -> Result<()> {
-        let target_meta = {
-            let tree = self.tree();
-            match tree.identity(target) {
-                Some(Identity::Remote(_)) => tree.meta(target).cloned(),
-                Some(Identity::Local) | None => tree.replaces(target).cloned(),
-            }
-        };
-        let Some(mut target_meta) = target_meta else {
-            // The target was never on the drive.
+        let Objects { here, elsewhere } = self.tree().objects(target);
+        if let Some(here) = here {
+            self.replace_object(source, (target, here), to).await?;
+        } else {
             self.move_object(source, to).await?;
             self.orphan(target);
-            return Ok(());
-        };
+        }
+        // An unsaved target had not come to its place yet, and is not awaited there any more.
+        if let Some(former) = elsewhere {
+            self.remove_superseded(former).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes an object that nothing here stands for any more.
+    pub(super) async fn remove_superseded(&self, object: FileMeta) -> Result<()> {
+        self.drive.remove(&object.file_id, self.config.remove).await?;
+        self.pending.forget(&object.file_id);
+        self.tree().superseded(object.file_id, Instant::now());
+        Ok(())
+    }
+
+    async fn replace_object(
+        &self,
+        source: Ino,
+        (target, mut target_meta): (Ino, FileMeta),
+        to: &At,
+    ) -> Result<()> {
         let source_meta = self.current(source).await?;
         // With what the drive was not told yet.
         let pending = self.wanted(&self.tree(), source);
@@ -420,16 +435,18 @@ impl Vfs {
     ) -> Result<FileMeta> {
         const REFUSE: CheckNameMode = CheckNameMode::Refuse;
         let file = &meta.file_id;
+        let is_to_be_left = self.is_to_be_left(&self.tree(), to, name);
+        let at_the_end = if is_to_be_left { CheckNameMode::Ignore } else { REFUSE };
         if from == to {
-            return self.drive.rename(file, name, REFUSE).await;
+            return self.drive.rename(file, name, at_the_end).await;
         }
         if meta.name == name {
-            self.drive.relocate(file, to, REFUSE).await?;
+            self.drive.relocate(file, to, at_the_end).await?;
             return self.drive.get(file).await;
         }
         let mode = if old_name_is_free { REFUSE } else { CheckNameMode::Ignore };
         self.drive.relocate(file, to, mode).await?;
-        match self.drive.rename(file, name, REFUSE).await {
+        match self.drive.rename(file, name, at_the_end).await {
             Ok(meta) => Ok(meta),
             Err(error) => {
                 self.move_back(file, from).await;

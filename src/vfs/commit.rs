@@ -12,8 +12,8 @@ use crate::content::finish::{Finish, Finished};
 use crate::content::open_file::{OpenFile, Settle, Ticket};
 use crate::content::shipper::Destination;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::Ino;
-use crate::tree::Identity;
+use crate::ids::{FileId, Ino};
+use crate::tree::{Identity, Tree};
 
 /// How much of what shows from under an upload is read at once, in bytes.
 const RUN_OVER_BYTES: u64 = 1 << 20;
@@ -86,16 +86,18 @@ impl Vfs {
             Some(Identity::Remote(file_id)) => Some(file_id),
             Some(Identity::Local) | None => tree.replaces(ino).map(|meta| meta.file_id.clone()),
         };
-        // A file that was renamed over another one keeps its object where it was until it is committed.
-        let has_sibling = overwrite.is_none()
-            && self.files.all().iter().any(|other| {
-                let meta = tree.meta(other.ino()).filter(|_| !tree.is_at_place(other.ino()));
-                meta.is_some_and(|meta| {
-                    *meta.name == *place.name && meta.parent_id.as_ref() == Some(&place.parent_id)
-                })
-            });
+        let has_sibling = overwrite.is_none() && self.is_to_be_left(&tree, &place.parent_id, &place.name);
         let (parent, name, posix) = (place.parent_id, place.name.to_string(), self.posix_of(&tree, ino));
         Some(Destination { parent, name, overwrite, mtime: None, posix, has_sibling })
+    }
+
+    /// Whether another file of this mount has the name on the drive until its own commit takes it elsewhere: one that
+    /// was renamed over another keeps its object where it was for so long.
+    pub(super) fn is_to_be_left(&self, tree: &Tree, folder: &FileId, name: &str) -> bool {
+        self.files.all().iter().any(|other| {
+            let elsewhere = tree.objects(other.ino()).elsewhere;
+            elsewhere.is_some_and(|meta| meta.name == name && meta.parent_id.as_ref() == Some(folder))
+        })
     }
 
     async fn commit(self: Arc<Self>, file: Arc<OpenFile>, finish: Finish, ticket: Ticket) {

@@ -87,6 +87,11 @@ impl Vfs {
         if self.is_local_only(to.dir, &to.name) && target.is_none_or(is_local) {
             return self.rename_unsaved(ino, target, to).await;
         }
+        if let Some(open) = target.and_then(|target| self.files.get(target)).filter(|open| open.is_unsaved())
+        {
+            // Where this one is refused, that one must be there still, with all that was written to it.
+            self.settle(&open).await?;
+        }
         let file = self.open_file(ino, true)?;
         leave_session_thread().await;
         let outcome = match tokio::task::block_in_place(|| file.publish()) {

@@ -15,6 +15,12 @@ impl Vfs {
     /// The dentry; the commit to come brings the content to its new place. What the drive has of the file goes
     /// there at once where that can be: others see the rename, and the old name is free.
     pub(super) async fn rename_unsaved(&self, source: Ino, target: Option<Ino>, to: &At) -> Result<()> {
+        if let Some(open) = target.and_then(|target| self.files.get(target))
+            && self.tree().objects(open.ino()).elsewhere.is_some()
+        {
+            // Of its two objects, neither may go before the content that is to replace both is on the drive.
+            self.settle(&open).await?;
+        }
         let known = {
             let tree = self.tree();
             let is_new = |ino| tree.identity(ino) == Some(Identity::Local) && tree.replaces(ino).is_none();
@@ -39,9 +45,8 @@ impl Vfs {
         if let Some(file) = self.files.get(source) {
             file.renamed(&self.name_of(source));
         }
-        for meta in superseded {
-            self.drive.remove(&meta.file_id, self.config.remove).await?;
-            self.tree().entomb(meta.file_id, Instant::now());
+        for object in superseded {
+            self.remove_superseded(object).await?;
         }
         self.after_commit_meanwhile(source).await;
         Ok(())

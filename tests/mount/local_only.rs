@@ -171,6 +171,18 @@ fn over_a_file_of_the_drive_they_are_its_next_revision() {
     assert_eq!(mount.stop(), 0);
 }
 
+/// The answer of a drive that is full.
+fn no_room() -> FaultAction {
+    FaultAction::Status {
+        status: 403,
+        code: "QuotaExhausted.Drive".into(),
+        message: "on purpose".into(),
+        retry_after_s: None,
+        x_retry_after_ms: None,
+        empty_body: false,
+    }
+}
+
 #[test]
 fn what_the_drive_refuses_is_still_here() {
     let rig = Rig::new();
@@ -178,15 +190,7 @@ fn what_the_drive_refuses_is_still_here() {
     fs::write(mount.at("text"), b"old").unwrap();
     let bytes = fresh_bytes(LARGE);
     fs::write(mount.at("._new"), &bytes).unwrap();
-    let full = FaultAction::Status {
-        status: 403,
-        code: "QuotaExhausted.Drive".into(),
-        message: "on purpose".into(),
-        retry_after_s: None,
-        x_retry_after_ms: None,
-        empty_body: false,
-    };
-    rig.server().faults().add(FaultRule::new("file/create", full));
+    rig.server().faults().add(FaultRule::new("file/create", no_room()));
     for name in ["text", "free"] {
         assert_eq!(errno(fs::rename(mount.at("._new"), mount.at(name))), libc::ENOSPC, "{name}");
         assert_eq!(names(mount.path()), ["._new", "text"]);
@@ -200,6 +204,26 @@ fn what_the_drive_refuses_is_still_here() {
     fs::rename(mount.at("._new"), mount.at("text")).unwrap();
     assert_eq!(rig.client().read("text").unwrap(), [&bytes[..], b"tail"].concat());
     assert_eq!(names(mount.path()), ["text"]);
+    assert_eq!(mount.stop(), 0);
+}
+
+/// A rename that the drive refuses takes nothing from the file that it was to replace.
+#[test]
+fn what_is_open_where_they_go_is_saved_first() {
+    let rig = Rig::new();
+    let mount = settled(&rig, &["--commit-timeout", "20s"]);
+    fs::write(mount.at("text"), b"old").unwrap();
+    fs::write(mount.at("._new"), b"refused").unwrap();
+    let open = File::options().write(true).open(mount.at("text")).unwrap();
+    open.write_all_at(b"new, and longer", 0).unwrap();
+    // The first creation is that of the open file.
+    rig.server().faults().add(FaultRule { after: 1, ..FaultRule::new("file/create", no_room()) });
+    assert_eq!(errno(fs::rename(mount.at("._new"), mount.at("text"))), libc::ENOSPC);
+    rig.server().faults().clear();
+    drop(open);
+    assert_eq!(fs::read(mount.at("text")).unwrap(), b"new, and longer");
+    assert_eq!(rig.client().read("text").unwrap(), b"new, and longer");
+    assert_eq!(fs::read(mount.at("._new")).unwrap(), b"refused");
     assert_eq!(mount.stop(), 0);
 }
 

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 pub use crate::model_operations::Op;
-use crate::model_operations::{World, apply, op, show};
+use crate::model_operations::{World, apply, crowded_op, op, show};
 use crate::rig::{Mount, Rig, fresh_bytes};
 
 const ARGUMENTS: [&str; 2] = ["--part-size", "256"];
@@ -98,12 +98,16 @@ impl Pair {
 }
 
 /// Random operations; `check` gets the number of the case with them.
-pub fn random(cases: u32, check: impl Fn(u32, &[Op]) -> Result<(), TestCaseError>) {
+pub fn random(
+    cases: u32,
+    op: impl Strategy<Value = Op>,
+    check: impl Fn(u32, &[Op]) -> Result<(), TestCaseError>,
+) {
     let cases = std::env::var("PDSFS_MODEL_CASES").map_or(cases, |text| text.parse().unwrap());
     let config = Config { cases, max_shrink_iters: 200, failure_persistence: None, ..Config::default() };
     let case = std::cell::Cell::new(0);
     TestRunner::new(config)
-        .run(&prop::collection::vec(op(), 1..40), |ops| {
+        .run(&prop::collection::vec(op, 1..40), |ops| {
             case.set(case.get() + 1);
             check(case.get(), &ops)
         })
@@ -136,7 +140,14 @@ fn run(rig: &Rig, ops: &[Op]) {
 fn random_operations_do_what_a_local_folder_does() {
     let rig = Rig::new();
     let mount = RefCell::new(Some(rig.mount_with(&ARGUMENTS)));
-    random(24, |case, ops| check(&rig, &mount, case, ops));
+    random(24, op(), |case, ops| check(&rig, &mount, case, ops));
+}
+
+#[test]
+fn random_operations_where_few_names_meet_many_handles() {
+    let rig = Rig::new();
+    let mount = RefCell::new(Some(rig.mount_with(&ARGUMENTS)));
+    random(24, crowded_op(), |case, ops| check(&rig, &mount, case, ops));
 }
 
 #[test]
@@ -215,6 +226,61 @@ fn regression_an_open_new_file_is_renamed_over_another_and_its_name_used_again()
             Op::Write { path: 1, len: 0, pieces: 1 },
             Op::Rename { from: 0, to: 1 },
             Op::RenameWhileWriting { path: 0, to: 4, len: 0 },
+        ],
+    );
+}
+
+/// Two steps: what was to be replaced goes where the file came from, and what came from there goes altogether.
+#[test]
+fn regression_renamed_over_an_unsaved_file_that_took_the_place_of_another() {
+    for is_unsaved in [false, true] {
+        let mut ops: Vec<_> = (0..3).map(|path| Op::Write { path, len: 10 + path, pieces: 1 }).collect();
+        ops.extend([
+            Op::Open { slot: 0, path: 0 },
+            Op::WriteHandle { slot: 0, at: 3, len: 300 },
+            Op::Rename { from: 0, to: 1 },
+            Op::Open { slot: 1, path: 2 },
+        ]);
+        ops.extend(is_unsaved.then_some(Op::WriteHandle { slot: 1, at: 5, len: 700 }));
+        ops.extend([Op::Rename { from: 2, to: 1 }, Op::ReadHandle { slot: 0, at: 0 }, Op::Remount]);
+        run(&Rig::new(), &ops);
+    }
+}
+
+/// A file that was renamed over another and is still being written has its former name on the drive.
+#[test]
+fn regression_a_saved_file_is_renamed_to_the_old_name_of_an_unsaved_one() {
+    for in_folder in [false, true] {
+        // The second one is below a folder.
+        let source = if in_folder { 6 } else { 2 };
+        let mut ops = vec![Op::MakeFolder { path: 2 }];
+        ops.truncate(usize::from(in_folder));
+        ops.extend([
+            Op::Write { path: 0, len: 10, pieces: 1 },
+            Op::Write { path: 1, len: 20, pieces: 1 },
+            Op::Open { slot: 0, path: 0 },
+            Op::WriteHandle { slot: 0, at: 5, len: 300 },
+            Op::Rename { from: 0, to: 1 },
+            Op::Write { path: source, len: 30, pieces: 1 },
+            Op::Rename { from: source, to: 0 },
+            Op::WriteHandle { slot: 0, at: 9, len: 40 },
+        ]);
+        run(&Rig::new(), &ops);
+    }
+}
+
+/// What it had replaced would have stayed under the name between.
+#[test]
+fn regression_an_unsaved_file_is_renamed_over_another_and_on_from_there() {
+    run(
+        &Rig::new(),
+        &[
+            Op::Write { path: 3, len: 5, pieces: 1 },
+            Op::Open { slot: 1, path: 2 },
+            Op::Rename { from: 2, to: 3 },
+            Op::Rename { from: 3, to: 0 },
+            Op::Write { path: 3, len: 0, pieces: 1 },
+            Op::WriteHandle { slot: 1, at: 0, len: 7 },
         ],
     );
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 
 use crate::model::{Op, Pair, contents, random, tree};
+use crate::model_operations::{crowded_op, op};
 use crate::rig::{Mount, Rig};
 
 /// A name under which files live on this machine only, and the mount of which that is so.
@@ -35,6 +36,6 @@ fn check_local(rig: &Rig, mount: &Mount, case: u32, ops: &[Op]) -> Result<(), Te
 fn random_operations_with_files_that_live_here_do_what_a_local_folder_does() {
     let rig = Rig::new();
     let mount = rig.mount_with(&LOCAL_ARGUMENTS);
-    random(12, |case, ops| check_local(&rig, &mount, case, ops));
+    random(12, prop_oneof![op(), crowded_op()], |case, ops| check_local(&rig, &mount, case, ops));
     assert_eq!(mount.stop(), 0);
 }

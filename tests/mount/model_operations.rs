@@ -192,6 +192,29 @@ fn more() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// Few names and many handles: renames meet what is open and unsaved all the time.
+pub fn crowded_op() -> impl Strategy<Value = Op> {
+    let path = || 0..NAMES.len();
+    let len = || prop_oneof![Just(0usize), 1..300usize, Just(256usize), 256..2000usize];
+    let slot = || 0..3usize;
+    prop_oneof![
+        3 => (path(), len(), 1..4usize).prop_map(|(path, len, pieces)| Op::Write { path, len, pieces }),
+        4 => (slot(), path()).prop_map(|(slot, path)| Op::Open { slot, path }),
+        6 => (slot(), len(), len()).prop_map(|(slot, at, len)| Op::WriteHandle { slot, at, len }),
+        2 => (slot(), len()).prop_map(|(slot, size)| Op::CutHandle { slot, size }),
+        2 => (slot(), len()).prop_map(|(slot, at)| Op::ReadHandle { slot, at }),
+        1 => slot().prop_map(|slot| Op::SyncHandle { slot }),
+        8 => (path(), path()).prop_map(|(from, to)| Op::Rename { from, to }),
+        2 => (path(), path(), len()).prop_map(|(path, to, len)| Op::RenameWhileWriting { path, to, len }),
+        2 => (path(), path(), len(), len())
+            .prop_map(|(path, to, at, len)| Op::EditWhileRenaming { path, to, at, len }),
+        2 => path().prop_map(|path| Op::Remove { path }),
+        1 => (path(), path()).prop_map(|(from, to)| Op::Copy { from, to }),
+        1 => (path(), len()).prop_map(|(path, size)| Op::SetLen { path, size }),
+        1 => (path(), 0..4usize).prop_map(|(path, mode)| Op::Chmod { path, mode }),
+    ]
+}
+
 /// A file that must be there, for reading and writing.
 fn existing(path: &Path) -> std::io::Result<File> {
     fs::OpenOptions::new().read(true).write(true).open(path)
