@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{DriveId, Secret};
 use crate::pds::sign::AccessKey;
 
-pub use keyring::is_there as keyring_is_there;
+pub use keyring::{is_refused as keyring_is_refused, is_there as keyring_is_there};
 pub use private_file::{lock_file, read_private, replace_private};
 pub use store::{Handle, Locked, Stamp, Store};
 

@@ -16,11 +16,12 @@ use clap::error::ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcomma
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::settings::without_variables;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::logging;
 use crate::pds::auth::none_under_way;
 use crate::printable::escaped_lines;
 use crate::status::notify::Notifier;
+use signals::Signals;
 
 pub mod config;
 pub mod demo;
@@ -146,8 +147,8 @@ fn program_name() -> String {
 fn dispatch(command: Command, notifier: Notifier) -> Result<ExitCode> {
     Ok(tell(match command {
         Command::Mount(args) => mount::start(*args, notifier)?,
-        Command::Login(args) => on_runtime(login::run(args.check()?)),
-        Command::Drives(args) => on_runtime(drives::run(args.check()?)),
+        Command::Login(args) => on_runtime(until_signal(login::run(args.check()?))),
+        Command::Drives(args) => on_runtime(until_signal(drives::run(args.check()?))),
         Command::Umount(args) => umount::run(&args),
         Command::Config(args) => config::run(&args),
         Command::Status(args) => on_runtime(status::run(args)),
@@ -166,6 +167,21 @@ fn tell(outcome: Result<ExitCode>) -> ExitCode {
         say(format_args!("pdsfs: {error}"));
         ExitCode::FAILURE
     })
+}
+
+/// Runs a command up to a signal, and beyond it only for what the service gives once and nobody has stored yet.
+async fn until_signal(command: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
+    let mut signals = Signals::new()?;
+    let mut command = std::pin::pin!(command);
+    let signal = tokio::select! {
+        outcome = &mut command => return outcome,
+        signal = signals.next() => signal,
+    };
+    tokio::select! {
+        biased;
+        () = none_under_way(RENEWAL_END_MAX) => Err(Error::new(ErrorKind::Cancelled, format!("given up at {signal}"))),
+        outcome = &mut command => outcome,
+    }
 }
 
 /// Runs a command on a runtime with a worker for each core, and at least two.

@@ -11,6 +11,7 @@ mod repeats;
 use std::io::{IsTerminal as _, Write};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, LazyLock};
 
 use tokio::sync::broadcast;
@@ -41,6 +42,11 @@ pub fn start(filter: &str) -> Result<()> {
         .with(lines)
         .try_init()
         .map_err(|e| Error::new(ErrorKind::Io, format!("cannot log: {e}")))
+}
+
+/// From now on the lines of this process go to the journal.
+pub fn goes_to_journal() {
+    lines::GOES_TO_JOURNAL.store(true, Ordering::Relaxed);
 }
 
 /// Warnings and errors from now on, those apart that are about saving a file: those are events of their own.

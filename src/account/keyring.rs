@@ -25,8 +25,8 @@ const COLLECTION: &str = "/org/freedesktop/secrets/aliases/default";
 const PROMPT: &str = "org.freedesktop.Secret.Prompt";
 /// How long one call may take.
 const CALL_MAX: Duration = Duration::from_secs(10);
-/// How long the user may take to unlock the keyring.
-const PROMPT_MAX: Duration = Duration::from_secs(120);
+/// How long the user may take to unlock the keyring: less than a service manager waits for a start.
+const PROMPT_MAX: Duration = Duration::from_secs(90);
 /// The path that means "no object".
 const NOTHING: &str = "/";
 
@@ -51,6 +51,11 @@ struct Keyring {
 pub async fn is_there() -> Result<()> {
     let keyring = Keyring::open().await?;
     keyring.unlock(&[ObjectPath::try_from(COLLECTION).map_err(broken)?.into()]).await
+}
+
+/// Whether the user was asked to unlock it, and did not.
+pub fn is_refused() -> bool {
+    IS_REFUSED.try_lock().is_ok_and(|is_refused| *is_refused)
 }
 
 /// Stores the secrets of an account, in place of what was there.
@@ -277,5 +282,6 @@ mod tests {
         keyring.get(&name).await.unwrap_err();
         keyring.remove(&name).await.unwrap_err();
         assert_eq!(asked.load(Ordering::SeqCst), 1);
+        assert!(is_refused());
     }
 }

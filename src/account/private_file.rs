@@ -1,12 +1,10 @@
 //! Files with secrets: read only where nobody else can read them, and replaced in one step.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
-use std::time::Duration;
-
-use tokio::sync::oneshot;
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -14,6 +12,8 @@ use crate::error::{Error, ErrorKind, Result};
 const FILE_BYTES_MAX: u64 = 256 << 10;
 /// How long another process may hold a lock: it renews a token meanwhile.
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(90);
+/// How often is looked whether a lock is free.
+const LOCK_POLL: Duration = Duration::from_millis(50);
 /// How the name of a file ends that is being written.
 const UNFINISHED: &str = ".unfinished";
 
@@ -92,17 +92,21 @@ pub async fn lock_file(file: File, path: &Path) -> Result<File> {
 }
 
 async fn lock_within(wait_max: Duration, file: File, path: &Path) -> Result<File> {
-    let (to, held) = oneshot::channel();
-    // A thread of its own, because a runtime does not end before its blocking tasks have. Where nobody
-    // waits any more, the file is closed as soon as it is locked.
-    let wait = move || drop(to.send(file.lock().map(|()| file)));
-    std::thread::Builder::new().name("lock".to_owned()).spawn(wait)?;
-    match tokio::time::timeout(wait_max, held).await {
-        Ok(Ok(locked)) => locked.map_err(|e| Error::from(e).context(path.display())),
-        Ok(Err(_)) => Err(Error::new(ErrorKind::Io, format!("nobody waits for {}", path.display()))),
-        Err(_) => {
-            let detail = format!("another process holds {} for too long; see what it does", path.display());
-            Err(Error::new(ErrorKind::Timeout, detail))
+    let began = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            // Nothing tells when it is free but a thread that waits for it, and that would wait for ever where the
+            // holder is stopped.
+            Err(TryLockError::WouldBlock) if began.elapsed() < wait_max => {
+                tokio::time::sleep(LOCK_POLL).await
+            }
+            Err(TryLockError::WouldBlock) => {
+                let detail =
+                    format!("another process holds {} for too long; see what it does", path.display());
+                return Err(Error::new(ErrorKind::Timeout, detail));
+            }
+            Err(TryLockError::Error(e)) => return Err(Error::from(e).context(path.display())),
         }
     }
 }

@@ -176,15 +176,16 @@ impl Handle {
 
     /// What a service manager gives goes first, unless what is stored descends from it.
     fn record(&self) -> Result<Record> {
-        let stored = || -> Result<Record> {
-            let text = read_private(&self.path(), SHARED_MODE).map_err(|e| self.missing(e))?;
-            Record::parse(&text).map_err(|e| self.named(&e))
-        };
-        let Some(given) = self.given()? else { return stored() };
-        match stored() {
+        let Some(given) = self.given()? else { return self.stored() };
+        match self.stored() {
             Ok(stored) if stored.seed.as_ref() == Some(&given.fingerprint()) => Ok(stored),
             _ => given.record(),
         }
+    }
+
+    fn stored(&self) -> Result<Record> {
+        let text = read_private(&self.path(), SHARED_MODE).map_err(|e| self.missing(e))?;
+        Record::parse(&text).map_err(|e| self.named(&e))
     }
 
     fn missing(&self, error: Error) -> Error {
@@ -238,8 +239,12 @@ impl Locked<'_> {
         if keep == Keep::File {
             record.secrets = Some(secrets);
         }
-        // What a service manager gave cannot be changed: the stored account says that it came from there.
-        record.seed = handle.given()?.map(|given| given.fingerprint());
+        // What a service manager gave cannot be changed: the stored account says that it came from there. A login
+        // outside of the service takes the place of what descends from it, or the service would not see the login.
+        record.seed = match handle.given()? {
+            Some(given) => Some(given.fingerprint()),
+            None => handle.stored().ok().and_then(|before| before.seed),
+        };
         let text =
             serde_json::to_vec_pretty(&record).map_err(|e| Error::new(ErrorKind::Io, e.to_string()))?;
         let path = handle.path();
@@ -393,6 +398,11 @@ mod tests {
         assert!(locked.save_renewed(&account("RT2")).await.unwrap());
         assert_eq!(handle.load().await.unwrap(), account("RT2"), "the rotated token goes to the state");
         assert!(handle.remedy().contains("credential pdsfs.work"));
+        drop(locked);
+        // A login outside of the service repairs it, which the spent credential must not undo.
+        let outside = named(&Store::at(&stored, None));
+        outside.lock().await.unwrap().save(&account("RT7")).await.unwrap();
+        assert_eq!(handle.load().await.unwrap(), account("RT7"), "the login is not seen by the service");
         login.lock().await.unwrap().save(&account("RT9")).await.unwrap();
         std::fs::copy(login.path(), given.join("pdsfs.work")).unwrap();
         assert_eq!(handle.load().await.unwrap(), account("RT9"), "a new credential replaces both");

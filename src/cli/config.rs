@@ -1,6 +1,6 @@
 //! `pdsfs config`: the configuration, explained and checked; and how the other commands read it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
@@ -51,6 +51,10 @@ impl Configuration {
         let looked_at = paths(args);
         let mut files = Vec::new();
         for path in &looked_at {
+            if args.config.is_none() && is_kept_from_us(path) {
+                tracing::debug!("{} cannot be read", path.display());
+                continue;
+            }
             let Some((file, mistakes)) = ConfigFile::read(path)? else {
                 if args.config.is_some() {
                     let detail = format!("{} does not exist", path.display());
@@ -94,6 +98,13 @@ impl Configuration {
     }
 }
 
+/// Whether a file is there, or may be, and is for others: what the machine's administrator keeps from a user must not
+/// keep the user's own drives from him.
+fn is_kept_from_us(path: &Path) -> bool {
+    path == dirs::system_config_file()
+        && std::fs::File::open(path).is_err_and(|e| e.kind() == std::io::ErrorKind::PermissionDenied)
+}
+
 fn paths(args: &ConfigArgs) -> Vec<PathBuf> {
     args.config.clone().map_or_else(dirs::config_files, |path| vec![path])
 }
@@ -111,6 +122,10 @@ fn check(args: &ConfigArgs) -> Result<ExitCode> {
     let mut wrong = 0;
     for path in paths(args) {
         let shown = path.display().to_string();
+        if args.config.is_none() && is_kept_from_us(&path) {
+            say(format_args!("{shown}: not for this user; its drives cannot be mounted by name"));
+            continue;
+        }
         let (file, mistakes) = match ConfigFile::read(&path) {
             Ok(Some(read)) => read,
             Ok(None) => continue,

@@ -184,6 +184,7 @@ pub async fn run(checked: Checked) -> Result<ExitCode> {
     if is_only_copy {
         handle.lock().await?.save(&account).await?;
     }
+    drop(obtained.not_yet_stored);
     let chosen = choice.make(&session, whose(&account.grant)).await;
     account.drive_id =
         Some(chosen.map_err(|e| if is_only_copy { stored_all_the_same(&e, &name) } else { e })?);

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::signals::Signals;
 use super::{EXIT_USAGE, say};
+use crate::account;
 use crate::config::MountConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::KernelMount;
@@ -183,7 +184,15 @@ async fn run(config: MountConfig, serving: Serving, notifier: Notifier) -> Resul
         }
         Err(error) => return Err(error),
     };
-    let checked = unless_stopped(&mut signals, Checked::new(config, progress.clone())).await?;
+    let checked = match unless_stopped(&mut signals, Checked::new(config, progress.clone())).await {
+        Ok(checked) => checked,
+        // A user who does not unlock the keyring is asked by nobody again and again.
+        Err(error) if account::keyring_is_refused() => {
+            say(format_args!("pdsfs: {error}"));
+            return Ok(ExitCode::from(EXIT_USAGE));
+        }
+        Err(error) => return Err(error),
+    };
     let mut mounted = checked.mount().await?;
     let path = mounted.kernel.path().to_owned();
     let standstill_max = if notifier.is_heard() { mounted.standstill_max } else { mounted.stop_max };
@@ -251,6 +260,7 @@ async fn finish(
     {
         tracing::error!("{error}");
     }
+    tokio::time::timeout(super::RENEWAL_END_MAX, mounted.vfs.drive().store_credentials()).await.ok();
     let is_done = unsaved.is_empty();
     mounted.onlookers.finish(unsaved, failure.is_some()).await;
     if let Some(error) = failure {

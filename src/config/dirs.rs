@@ -19,8 +19,13 @@ pub fn config_files() -> Vec<PathBuf> {
 
 fn config_files_of(variable: &dyn Fn(&str) -> Option<PathBuf>) -> Vec<PathBuf> {
     let user = variable("XDG_CONFIG_HOME").or_else(|| Some(variable("HOME")?.join(".config")));
-    let system = Path::new("/etc").join(OURS).join(CONFIG_FILE);
-    user.map(|base| base.join(OURS).join(CONFIG_FILE)).into_iter().chain([system]).collect()
+    let user = user.map(|base| base.join(OURS).join(CONFIG_FILE));
+    user.into_iter().chain([system_config_file()]).collect()
+}
+
+/// The configuration of the machine.
+pub fn system_config_file() -> PathBuf {
+    Path::new("/etc").join(OURS).join(CONFIG_FILE)
 }
 
 /// Where copies of content lie: the cache folder of a systemd unit, else of the user; made if it is

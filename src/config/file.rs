@@ -163,16 +163,21 @@ pub fn flags() -> Command {
 
 /// Reads one setting by the parser of its flag. `key` is written with `_`.
 pub fn setting(flags: &Command, key: &str, text: &str) -> std::result::Result<Settings, String> {
+    let text = text_of(flags, key, text)?;
+    flag(flags, key, text.as_ref())
+}
+
+/// What a setting of a file says to a flag: a path is whole there, whatever the working directory is.
+pub fn text_of(flags: &Command, key: &str, text: &str) -> std::result::Result<String, String> {
     let found = flags.get_arguments().find(|arg| arg.get_id().as_str() == key);
     let Some(arg) = found else {
         let known = flags.get_arguments().map(|arg| arg.get_id().as_str());
         return Err(unknown("setting", key, known.chain([MOUNTPOINT])));
     };
-    let mut text = text.to_owned();
     if matches!(arg.get_value_hint(), ValueHint::AnyPath | ValueHint::FilePath | ValueHint::DirPath) {
-        text = dirs::absolute(&text)?.to_string_lossy().into_owned();
+        return Ok(dirs::absolute(text)?.to_string_lossy().into_owned());
     }
-    flag(flags, key, text.as_ref())
+    Ok(text.to_owned())
 }
 
 /// The same of a value that whoever runs the program says: a path may be relative.

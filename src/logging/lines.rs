@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime};
 
 use tokio::sync::broadcast;
@@ -23,6 +24,9 @@ const SAVING: [&str; 6] = ["commit", "write", "flush", "fsync", "release", "attr
 const DIM: &str = "\x1b[2m";
 const RESET: &str = "\x1b[0m";
 
+/// Whether the lines go to the journal by now, whoever read them first.
+pub(super) static GOES_TO_JOURNAL: AtomicBool = AtomicBool::new(false);
+
 /// Who reads the lines.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Style {
@@ -32,6 +36,13 @@ pub(super) enum Style {
     Plain,
     /// The journal of systemd.
     Journal,
+}
+
+impl Style {
+    /// That of who reads them now.
+    pub(super) fn now(self) -> Self {
+        if GOES_TO_JOURNAL.load(Ordering::Relaxed) { Self::Journal } else { self }
+    }
 }
 
 /// Writes the lines.
@@ -74,7 +85,7 @@ where
         }
         let mut line = String::new();
         self.text.format_event(ctx, Writer::new(&mut line), event)?;
-        write_line(&mut to, self.style, *metadata.level(), line.trim_end())
+        write_line(&mut to, self.style.now(), *metadata.level(), line.trim_end())
     }
 }
 

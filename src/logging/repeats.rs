@@ -126,7 +126,7 @@ fn write_counts<W: Write>(counted: &Weak<Repeats>, style: Style, out: impl Fn() 
         for count in repeats.due(Instant::now()) {
             let mut line = String::new();
             // Neither can be told to anybody.
-            let _ = write_line(&mut line, style, count.level, &count.text);
+            let _ = write_line(&mut line, style.now(), count.level, &count.text);
             let _ = out().write_all(line.as_bytes());
         }
         repeats.wait();

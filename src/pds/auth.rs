@@ -32,7 +32,7 @@ use renewal::{Flight, Renewal};
 
 pub use grants::{CodeAnswer, Granted, by_code, by_grant};
 pub use jwt::check_key;
-pub use renewal::{LOOK_INTERVAL, none_under_way};
+pub use renewal::{LOOK_INTERVAL, UnderWay, none_under_way};
 
 /// A token is not used in its last seconds: it would end on its way.
 const LAST_S: u64 = 5;

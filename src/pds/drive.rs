@@ -157,6 +157,11 @@ impl Drive {
         self.0.session.reload_credentials().await
     }
 
+    /// Stores a renewed token that could not be stored when it came. For who ends the program.
+    pub async fn store_credentials(&self) {
+        self.0.session.store_credentials().await;
+    }
+
     async fn ask<A: DeserializeOwned>(
         &self,
         path: &str,

@@ -64,6 +64,11 @@ impl Session {
         self.0.tokens.reload().await
     }
 
+    /// Stores a renewed token that could not be stored when it came. For who ends the program.
+    pub async fn store_credentials(&self) {
+        self.0.tokens.store_again().await;
+    }
+
     /// One call. A refused token is renewed; what else may be repeated is repeated below.
     pub async fn call<A: DeserializeOwned>(
         &self,

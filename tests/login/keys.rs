@@ -13,7 +13,7 @@ use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde_json::Value;
 
-use crate::rig::{CLIENT, Rig, TOKEN, private_file, stderr};
+use crate::rig::{CLIENT, Rig, TOKEN, private_file, refusal, stderr};
 
 const KEY: &str = include_str!("../fixtures/service-app/key.pem");
 const PUBLIC: &str = include_str!("../fixtures/service-app/public.pem");
@@ -121,17 +121,6 @@ fn an_access_key_signs_every_call() {
     assert!((3600..3700).contains(&seconds.parse::<u32>().unwrap()), "{late}");
 }
 
-fn refusal(status: u16, code: &str) -> FaultAction {
-    FaultAction::Status {
-        status,
-        code: code.to_owned(),
-        message: String::new(),
-        retry_after_s: None,
-        x_retry_after_ms: None,
-        empty_body: false,
-    }
-}
-
 #[test]
 fn what_the_service_has_rotated_is_kept_when_no_drive_is_chosen() {
     let rig = Rig::with(|config| config.logins.refresh_token = Some(Secret::new("RT-1".to_owned())));
@@ -158,6 +147,35 @@ fn what_the_service_has_rotated_is_kept_when_no_drive_is_chosen() {
     rig.server().faults().clear();
     assert_ne!(stored("killed"), second);
     let listed = rig.run(&["drives", "killed"], "");
+    assert!(listed.status.success(), "{}", stderr(&listed));
+}
+
+/// The service rotates when it answers: who is told to stop meanwhile waits for the answer and stores it.
+#[test]
+fn what_the_service_is_asked_for_is_kept_by_who_is_interrupted() {
+    let rig = Rig::with(|config| config.logins.refresh_token = Some(Secret::new("RT-1".to_owned())));
+    rig.login(&["mine", "--client-id", CLIENT, "--refresh-token"], "RT-1");
+    let read = || -> Value { serde_json::from_slice(&std::fs::read(rig.account("mine")).unwrap()).unwrap() };
+    let mut ended = read();
+    ended["expires_at_s"] = 1.into();
+    std::fs::write(rig.account("mine"), ended.to_string()).unwrap();
+    let endpoint = rig.endpoint();
+    let again = ["login", "mine", "--endpoint", &endpoint, "--client-id", CLIENT, "--refresh-token"];
+    for (args, shows_token) in [(&["drives", "mine"][..], false), (&again, true)] {
+        let before = read()["secrets"]["refresh_token"].as_str().unwrap().to_owned();
+        rig.server().faults().add(FaultRule::times("oauth/token", 1, FaultAction::Stall));
+        let mut child = rig.pdsfs(args).spawn().unwrap();
+        if shows_token {
+            writeln!(child.stdin.take().unwrap(), "{before}").unwrap();
+        }
+        rig.runtime.block_on(rig.server().faults().wait_for_hits(1));
+        // SAFETY: the call has no memory, and the child is not awaited yet.
+        assert_eq!(unsafe { libc::kill(child.id().cast_signed(), libc::SIGINT) }, 0);
+        rig.server().faults().clear();
+        child.wait().unwrap();
+        assert_ne!(read()["secrets"]["refresh_token"], before, "{args:?}");
+    }
+    let listed = rig.run(&["drives", "mine"], "");
     assert!(listed.status.success(), "{}", stderr(&listed));
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use pdsfs::account::{AccessToken, Account, AccountName, Grant, Handle, Keep, RefreshBy, Store};
 use pdsfs::ids::{DriveId, Secret};
-use pdsfs::pds::auth::{AuthState, Credential, TokenSource};
+use pdsfs::pds::auth::{AuthState, Credential, LOOK_INTERVAL, TokenSource};
 use pdsfs::pds::domain::{Whose, default_drive, drives};
 use pdsfs::pds::session::Session;
 use pdsfs::pds::sign::Authorization;
@@ -14,7 +14,7 @@ use pdsfs::pds::transport::{Timeouts, Transport};
 use pdsfs::server::{FaultAction, FaultRule};
 use url::Url;
 
-use crate::rig::{CLIENT, Rig, TOKEN, private_file};
+use crate::rig::{CLIENT, Rig, TOKEN, private_file, refusal};
 
 const TIMEOUTS: Timeouts = Timeouts {
     connect: Duration::from_secs(5),
@@ -60,6 +60,11 @@ async fn store(rig: &Rig, endpoint: Url, refresh: &str, access: AccessToken) -> 
 
 fn ended() -> AccessToken {
     AccessToken { token: Secret::new("ended".into()), expires_at_s: Some(1) }
+}
+
+/// The owner's own token.
+fn valid() -> AccessToken {
+    AccessToken { token: Secret::new(TOKEN.into()), expires_at_s: None }
 }
 
 /// An account whose access token has ended.
@@ -172,6 +177,60 @@ fn a_token_that_nobody_waits_for_any_more_is_kept() {
         assert_ne!(stored_refresh_token(&handle).await, "RT-1", "the rotated token is lost");
         drives(&session, Whose::Mine).await.unwrap();
         assert_eq!(renewals(&rig), 1);
+    });
+}
+
+/// A login of which the service gives tokens and takes none: each renewal stores something, and that is no new login.
+#[test]
+fn a_login_whose_new_tokens_are_refused_stays_dead() {
+    let rig = rig();
+    rig.runtime.block_on(async {
+        let handle = store_ended(&rig, "RT-1").await;
+        let refused = refusal(401, "AccessTokenInvalid");
+        rig.server().faults().add(FaultRule::new("drive/list_my_drives", refused));
+        let session = session(&rig, &handle);
+        drives(&session, Whose::Mine).await.unwrap_err();
+        let mut state = session.auth_state();
+        assert_ne!(*state.borrow(), AuthState::Fine);
+        let (asked, several_looks) = (renewals(&rig), 3 * LOOK_INTERVAL);
+        let came_back =
+            tokio::time::timeout(several_looks, state.wait_for(|state| *state == AuthState::Fine));
+        assert!(came_back.await.is_err(), "its own renewal is taken for a new login");
+        assert_eq!(renewals(&rig), asked);
+        // Somebody else's is one.
+        rig.server().faults().clear();
+        let (_, second) = (store(&rig, endpoint(&rig), "other", valid()).await, Duration::from_secs(30));
+        tokio::time::timeout(second, state.wait_for(|state| *state == AuthState::Fine))
+            .await
+            .unwrap()
+            .unwrap();
+        drives(&session, Whose::Mine).await.unwrap();
+    });
+}
+
+#[test]
+fn what_could_not_be_stored_is_stored_when_the_disk_takes_it() {
+    let rig = rig();
+    rig.runtime.block_on(async {
+        let handle = store_ended(&rig, "RT-1").await;
+        let session = session(&rig, &handle);
+        let faults = rig.server().faults();
+        faults.add(FaultRule::times("oauth/token", 1, FaultAction::Stall));
+        let asking = tokio::spawn({
+            let session = session.clone();
+            async move { drives(&session, Whose::Mine).await.map(drop) }
+        });
+        faults.wait_for_hits(1).await;
+        let [folder, away] = ["accounts", "away"].map(|name| rig.path(name));
+        std::fs::rename(&folder, &away).unwrap();
+        faults.clear();
+        asking.await.unwrap().unwrap();
+        std::fs::rename(&away, &folder).unwrap();
+        assert_eq!(stored_refresh_token(&handle).await, "RT-1");
+        session.store_credentials().await;
+        assert_ne!(stored_refresh_token(&handle).await, "RT-1");
+        assert_eq!(renewals(&rig), 1);
+        drives(&self::session(&rig, &handle), Whose::Mine).await.unwrap();
     });
 }
 

@@ -11,7 +11,7 @@ use crate::cli::say;
 use crate::error::{Error, Result};
 use crate::ids::{DriveId, Secret};
 use crate::pds::auth::oauth::Attempt;
-use crate::pds::auth::{self, CodeAnswer, Credential, Granted};
+use crate::pds::auth::{self, CodeAnswer, Credential, Granted, UnderWay};
 use crate::pds::endpoint;
 use crate::pds::sign::AccessKey;
 use crate::pds::transport::Transport;
@@ -35,6 +35,8 @@ pub(super) struct Obtained {
     pub(super) access: Option<AccessToken>,
     pub(super) default_drive_id: Option<DriveId>,
     pub(super) user: String,
+    /// What the service gives once was asked for: until it is stored, the program must not end.
+    pub(super) not_yet_stored: Option<UnderWay>,
 }
 
 impl Login {
@@ -81,9 +83,13 @@ async fn old_secret(handle: &Handle) -> Option<Secret<String>> {
 }
 
 impl Obtained {
-    fn new(grant: Grant, granted: Granted) -> Self {
+    fn new(grant: Grant, granted: Granted, asked: UnderWay) -> Self {
         let Granted { access, default_drive_id, user, .. } = granted;
-        Self { grant, access: Some(access), default_drive_id, user }
+        Self { grant, access: Some(access), default_drive_id, user, not_yet_stored: Some(asked) }
+    }
+
+    fn without_asking(grant: Grant, access: Option<AccessToken>, user: String) -> Self {
+        Self { grant, access, default_drive_id: None, user, not_yet_stored: None }
     }
 
     /// For the calls that try it out.
@@ -103,8 +109,7 @@ pub(super) async fn obtain(args: &LoginArgs, login: &Login) -> Result<Obtained> 
         let token = secret::ask("access token").await?;
         auth::check_token(token.expose())?;
         let access = AccessToken { token, expires_at_s: None };
-        let user = String::new();
-        return Ok(Obtained { grant: Grant::Fixed, access: Some(access), default_drive_id: None, user });
+        return Ok(Obtained::without_asking(Grant::Fixed, Some(access), String::new()));
     }
     if let Some(call) = args.refresh_token {
         return refresh(login, call).await;
@@ -118,7 +123,7 @@ pub(super) async fn obtain(args: &LoginArgs, login: &Login) -> Result<Obtained> 
             if args.security_token { Some(secret::ask("security token").await?) } else { None };
         let key = AccessKey { id: id.clone(), secret, security_token };
         let grant = Grant::AccessKey { key, user_id: args.user_id.clone() };
-        return Ok(Obtained { grant, access: None, default_drive_id: None, user: format!("key {id}") });
+        return Ok(Obtained::without_asking(grant, None, format!("key {id}")));
     }
     browser(args, login).await
 }
@@ -150,6 +155,7 @@ async fn service_app(args: &LoginArgs, login: &Login, path: &std::path::Path) ->
 }
 
 async fn by_grant(login: &Login, mut grant: Grant) -> Result<Obtained> {
+    let asked = UnderWay::begin();
     let granted = auth::by_grant(&grant, Some(&login.auth_endpoint), &login.transport()?).await;
     let granted = granted.map_err(Error::from)?;
     let mut granted = granted.ok_or_else(|| invalid("this way gives no token"))?;
@@ -157,7 +163,7 @@ async fn by_grant(login: &Login, mut grant: Grant) -> Result<Obtained> {
     {
         *refresh_token = rotated;
     }
-    Ok(Obtained::new(grant, granted))
+    Ok(Obtained::new(grant, granted, asked))
 }
 
 async fn browser(args: &LoginArgs, login: &Login) -> Result<Obtained> {
@@ -190,15 +196,16 @@ async fn browser(args: &LoginArgs, login: &Login) -> Result<Obtained> {
         redirect_uri: attempt.redirect_uri.clone(),
         verifier: attempt.verifier.clone(),
     };
+    let asked = UnderWay::begin();
     let granted = auth::by_code(&answer, &login.auth_endpoint, &login.transport()?).await;
     let mut granted = granted.map_err(|trouble| Error::from(trouble).context("the code was not taken"))?;
     let Some(refresh_token) = granted.refresh_token.take() else {
         say("warning: the service gave no refresh token; log in again when the access token ends");
-        return Ok(Obtained::new(Grant::Fixed, granted));
+        return Ok(Obtained::new(Grant::Fixed, granted, asked));
     };
     let CodeAnswer { client_id, client_secret, .. } = answer;
     let grant = Grant::Refresh { client_id, client_secret, refresh_token, by: RefreshBy::Oauth };
-    Ok(Obtained::new(grant, granted))
+    Ok(Obtained::new(grant, granted, asked))
 }
 
 /// Where there is no browser to start, the printed address does as well.

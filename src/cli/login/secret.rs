@@ -12,8 +12,31 @@ const LINE_BYTES_MAX: u64 = 64 << 10;
 /// Permissions of group and others.
 const SHARED_MODE: u32 = 0o077;
 
+/// How stdin's terminal was: it is so again when this is dropped, also where whoever reads from it goes on.
+struct Terminal(Option<libc::termios>);
+
+impl Terminal {
+    fn remember() -> Self {
+        let mut modes = std::mem::MaybeUninit::uninit();
+        // SAFETY: the call fills in the modes where it gives 0, and keeps nothing.
+        let is_terminal = unsafe { libc::tcgetattr(libc::STDIN_FILENO, modes.as_mut_ptr()) } == 0;
+        // SAFETY: they were filled in.
+        Self(is_terminal.then(|| unsafe { modes.assume_init() }))
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        if let Some(modes) = &self.0 {
+            // SAFETY: the call reads the modes and keeps nothing.
+            unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, modes) };
+        }
+    }
+}
+
 /// One line: without echo where stdin is a terminal.
 pub(super) async fn ask(what: &'static str) -> Result<Secret<String>> {
+    let _as_it_was = Terminal::remember();
     let read = move || {
         let named = |e: std::io::Error| Error::from(e).context(what);
         if std::io::stdin().is_terminal() {
@@ -63,6 +86,10 @@ fn not_empty(text: &str, what: &str) -> Result<Secret<String>> {
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    let stopped = |e| Error::new(ErrorKind::Io, format!("reading stopped: {e}"));
-    tokio::task::spawn_blocking(work).await.map_err(stopped)?
+    // A thread of its own, because a runtime does not end before its blocking tasks have, and nobody may ever type
+    // anything.
+    let (to, read) = tokio::sync::oneshot::channel();
+    let read_one = move || drop(to.send(work()));
+    std::thread::Builder::new().name("stdin".to_owned()).spawn(read_one)?;
+    read.await.map_err(|_| Error::new(ErrorKind::Io, "reading stopped"))?
 }

@@ -120,8 +120,12 @@ fn lay(
     entry: DriveEntry,
 ) -> Result<MountConfig> {
     // The command line says it too, so it goes over the variables.
-    if flags.folder.is_none() && flags.root_id.is_none() {
-        flags.folder = folder;
+    if let Some(named) = folder {
+        if let Some(other) = flags.folder.as_ref().filter(|other| **other != named) {
+            let detail = format!("two folders of the drive are named, {named} and {other}: name one of them");
+            return Err(Error::new(ErrorKind::Invalid, detail));
+        }
+        flags.folder = Some(named);
     }
     let mountpoint = mountpoint.or(entry.mountpoint).ok_or_else(|| no_mountpoint(&name))?;
     flags.over(variables).over(given(&name)).over(entry.settings).resolve(Some(name), mountpoint)
@@ -191,6 +195,31 @@ mod tests {
     fn meant(drive: &str, mountpoint: Option<&str>) -> (Option<String>, Option<FolderPath>, Option<PathBuf>) {
         let target = target(drive, mountpoint.map(PathBuf::from)).unwrap();
         (target.name, target.folder, target.mountpoint)
+    }
+
+    /// A drive with these flags and this folder in its name.
+    fn laid(flags: &[(&str, &str)], folder: &str) -> Result<MountConfig> {
+        let token = tempfile::NamedTempFile::new()?;
+        std::fs::write(token.path(), "token")?;
+        let token_file = token.path().to_string_lossy().into_owned();
+        let of_file =
+            [("endpoint", "http://127.0.0.1:9"), ("drive_id", "1"), ("token_file", token_file.as_str())];
+        let settings = |pairs: &[(&str, &str)]| {
+            let known = crate::config::file::flags();
+            let read = |(key, text): &(&str, &str)| crate::config::file::setting(&known, key, text).unwrap();
+            pairs.iter().map(read).fold(Settings::default(), Settings::over)
+        };
+        let entry = DriveEntry { settings: settings(&of_file), mountpoint: Some("/mnt".into()), line: 1 };
+        lay(settings(flags), Settings::default(), Some(folder.parse().unwrap()), None, "photos".into(), entry)
+    }
+
+    #[test]
+    fn the_folder_of_a_name_is_never_left_out() {
+        let by_id = laid(&[("root_id", "X")], "/a").unwrap();
+        assert_eq!((by_id.root_id.as_str(), by_id.folder.to_string().as_str()), ("X", "/a"));
+        assert_eq!(laid(&[("folder", "/a")], "/a").unwrap().folder.to_string(), "/a");
+        let error = laid(&[("folder", "/b")], "/a").unwrap_err().to_string();
+        assert!(error.contains("/a and /b"), "{error}");
     }
 
     #[test]

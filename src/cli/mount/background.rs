@@ -13,6 +13,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, ExitCode, Stdio};
 
 use crate::error::{Error, Result};
+use crate::logging;
 
 /// The flag of the process that serves.
 pub(super) const DETACHED: &str = "--detached";
@@ -61,13 +62,19 @@ fn leave_terminal() -> Result<()> {
 pub(super) fn ready() -> Result<()> {
     leave_terminal()?;
     let named = |e: std::io::Error| Error::from(e).context("cannot go to the background");
-    let log = journal().or_else(|_| nobody()).map_err(named)?;
+    let journal = journal();
+    let has_journal = journal.is_ok();
+    let log = journal.or_else(|_| nobody()).map_err(named)?;
     super::super::announce(READY).map_err(|e| e.context("whoever mounted does not wait for it any more"))?;
     for standard in [libc::STDOUT_FILENO, libc::STDERR_FILENO] {
         // SAFETY: both descriptors are open; the standard ones are owned by nobody in the program.
         if unsafe { libc::dup2(log.as_raw_fd(), standard) } == -1 {
             tracing::warn!("the messages stay here: {}", std::io::Error::last_os_error());
+            return Ok(());
         }
+    }
+    if has_journal {
+        logging::goes_to_journal();
     }
     Ok(())
 }

@@ -10,8 +10,8 @@ use clap::{CommandFactory, FromArgMatches, Parser};
 
 use super::background;
 use crate::cli::say;
-use crate::config::file;
 use crate::config::settings::without_variables;
+use crate::config::{dirs, file};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Words of `mount(8)` for itself and for whoever reads the same file.
@@ -184,13 +184,17 @@ impl TabArgs {
                 }
                 let meant = SETTINGS.iter().find(|(word, _)| *word == option).map(|(_, meant)| *meant);
                 let (key, value) = meant.unwrap_or((key, value));
-                let outcome =
-                    if key == "config" { Ok(()) } else { file::setting(&flags, key, value).map(drop) };
-                match outcome {
-                    Ok(()) => {
+                let checked = if key == "config" {
+                    dirs::absolute(value).map(|path| path.to_string_lossy().into_owned())
+                } else {
+                    file::text_of(&flags, key, value)
+                        .and_then(|text| file::flag(&flags, key, text.as_ref()).map(|_| text))
+                };
+                match checked {
+                    Ok(text) => {
                         let key = key.replace('_', "-");
                         out.retain(|(earlier, _)| *earlier != key);
-                        out.push((key, value.to_owned()));
+                        out.push((key, text));
                     }
                     Err(_)
                         if self.sloppy && flags.get_arguments().all(|arg| arg.get_id().as_str() != key) => {}
@@ -264,6 +268,11 @@ mod tests {
             .to_vec())
         );
         let described = arguments(&["none", "/mnt", "-o", "ro,endpoint=https://a.b,drive_id=1"]).unwrap();
+        if let Some(home) = std::env::home_dir().filter(|home| home.is_absolute()) {
+            let at_home = arguments(&["a", "/mnt", "-o", "config=~/x.toml,token_file=~/t"]).unwrap();
+            let whole = |flag: &str, file: &str| format!("--{flag}={}", home.join(file).display());
+            assert_eq!(at_home[3..5], [whole("config", "x.toml"), whole("token-file", "t")]);
+        }
         assert_eq!(described.last().map(String::as_str), Some("/mnt"));
         assert!(!described.contains(&"none".to_owned()));
     }

@@ -7,7 +7,7 @@ use url::Url;
 
 use super::grants::Granted;
 use super::{Credential, check_token, token_file};
-use crate::account::{AccessToken, Grant, Handle, Locked, Stamp};
+use crate::account::{AccessToken, Account, Grant, Handle, Locked, Outline, Stamp};
 use crate::error::{Error, ErrorKind, Result};
 
 /// What a place holds.
@@ -121,10 +121,11 @@ impl Origin {
                 let written = tokio::task::spawn_blocking(move || token_file::write(&path, &held)).await;
                 written.map_err(stopped)?.map(|()| true)
             }
-            (_, Lock::Account(locked)) => {
-                let mut account = locked.load().await?;
-                account.grant = held.grant.clone();
-                account.access = held.access.clone();
+            (Self::Account { handle, .. }, Lock::Account(locked)) => {
+                // The old secrets are not asked for: a keyring that has gone must not keep a file from taking these.
+                let Outline { endpoint, auth_endpoint, drive_id, user, keep, .. } = handle.outline()?;
+                let (grant, access) = (held.grant.clone(), held.access.clone());
+                let account = Account { endpoint, auth_endpoint, drive_id, user, grant, access, keep };
                 locked.save_renewed(&account).await
             }
             _ => Ok(true),

@@ -21,6 +21,10 @@ pub const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 /// How often a dead credential is tried again that may recover by itself: a clock that is set, a key that is let
 /// in again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(60);
+/// How often is tried to store what could not be stored.
+const STORE_INTERVAL: Duration = Duration::from_secs(30);
+/// A credential that was found and is refused before so many of the looks to come: the next look takes its time.
+const SHORT_LIFE: u32 = 10;
 /// How many credentials one renewal tries: each is refused, and another one is stored meanwhile.
 const CREDENTIALS_MAX: usize = 3;
 
@@ -55,19 +59,25 @@ pub(super) struct Renewal {
     /// The origin as it was when the credential was found dead, and when it was tried last.
     dead: Option<(Option<Stamp>, Instant)>,
     looked_at: Option<Instant>,
+    /// When a look has found another credential, and the pause before the next look.
+    revived: Option<(Instant, Duration)>,
+    /// Why what was found cannot be used, as it was told last.
+    told: Option<String>,
     /// What the origin held when it was last read.
     pub(super) seen: Option<Grant>,
     /// The origin as it was before it was last read: what is stored while it is read is another one.
     stamp: Option<Stamp>,
 }
 
-/// Counts a renewal while it lives.
-struct UnderWay;
+/// Counts a renewal, or what comes to the same, while it lives.
+#[derive(Debug)]
+pub struct UnderWay(());
 
 impl UnderWay {
-    fn begin() -> Self {
+    /// The service is about to be asked for what it gives once.
+    pub fn begin() -> Self {
         UNDER_WAY.send_modify(|count| *count += 1);
-        Self
+        Self(())
     }
 }
 
@@ -82,6 +92,27 @@ impl Drop for UnderWay {
 pub async fn none_under_way(limit: Duration) {
     let mut count = UNDER_WAY.subscribe();
     tokio::time::timeout(limit, count.wait_for(|count| *count == 0)).await.ok();
+}
+
+impl Renewal {
+    /// A look has found another credential. Where one after the other is refused (mounts of one account, of which
+    /// each stores what it is given), the looks become rare.
+    fn is_revived(&mut self) {
+        let pause = match self.revived {
+            Some((at, pause)) if at.elapsed() < pause * SHORT_LIFE => (pause * 2).min(RETRY_INTERVAL),
+            _ => LOOK_INTERVAL,
+        };
+        self.revived = Some((Instant::now(), pause));
+    }
+
+    /// Says once why what was found cannot be used.
+    fn tell(&mut self, error: &Error) {
+        let text = error.to_string();
+        if self.told.as_ref() != Some(&text) {
+            tracing::warn!(%error, "the new credential cannot be used");
+            self.told = Some(text);
+        }
+    }
 }
 
 impl Flight {
@@ -133,6 +164,7 @@ impl TokenSource {
             let done = this.renew_in_turn(&need, &transport).await;
             told.send_replace(Some(done));
             drop(counted);
+            store_later(this).await;
         });
         outcome
     }
@@ -238,7 +270,11 @@ impl TokenSource {
         let current = Current::of(&held).map_err(Trouble::Passing)?;
         let saved = self.origin.save(locked, &held).await;
         // The service has rotated the token already: where it is not stored, using it is all that is left.
-        renewal.unsaved = (!matches!(saved, Ok(true))).then_some(held);
+        if matches!(saved, Ok(true)) {
+            self.is_stored(renewal, held);
+        } else {
+            renewal.unsaved = Some(held);
+        }
         self.adopt(current);
         match saved {
             Ok(_) => tracing::info!("the access token was renewed"),
@@ -247,6 +283,39 @@ impl TokenSource {
             }
         }
         Ok(())
+    }
+
+    /// What is at the origin now is ours: no other login.
+    fn is_stored(&self, renewal: &mut Renewal, held: Held) {
+        (renewal.seen, renewal.unsaved) = (Some(held.grant), None);
+        renewal.stamp = self.origin.stamp();
+    }
+
+    /// Stores what could not be stored when it came, unless somebody else has stored something since. Whether
+    /// there is nothing left to store.
+    pub async fn store_again(&self) -> bool {
+        let mut renewal = self.renewal.lock().await;
+        let rotates = |held: &Held| matches!(held.grant, Grant::Refresh { .. });
+        if !renewal.unsaved.as_ref().is_some_and(rotates) {
+            return true;
+        }
+        let Ok(locked) = self.origin.lock().await else { return false };
+        if self.stored(&mut renewal).await.is_err() {
+            return false;
+        }
+        let Some(held) = renewal.unsaved.clone() else { return true };
+        match self.origin.save(&locked, &held).await {
+            Ok(true) => {
+                self.is_stored(&mut renewal, held);
+                tracing::info!("the renewed token is stored now");
+                true
+            }
+            Ok(false) => true,
+            Err(error) => {
+                tracing::debug!(%error, "the renewed token can still not be stored");
+                false
+            }
+        }
     }
 
     /// Fails while the credential is dead. Looks for a new one, but not at every call.
@@ -272,17 +341,21 @@ impl TokenSource {
 
     async fn look(&self, renewal: &mut Renewal) {
         let Some((stamp, tried_at)) = renewal.dead else { return };
-        if renewal.looked_at.is_some_and(|at| at.elapsed() < LOOK_INTERVAL) {
+        let pause = renewal.revived.map_or(LOOK_INTERVAL, |(_, pause)| pause);
+        if renewal.looked_at.is_some_and(|at| at.elapsed() < pause) {
             return;
         }
         renewal.looked_at = Some(Instant::now());
         let now = self.origin.stamp();
         if now != stamp {
             match self.reload_with(renewal).await {
-                Ok(true) => tracing::info!("another credential was found"),
+                Ok(true) => {
+                    tracing::info!("another credential was found");
+                    renewal.is_revived();
+                }
                 Ok(false) => renewal.dead = Some((now, tried_at)),
                 // It is looked at again: what stands in the way may go.
-                Err(error) => tracing::warn!(%error, "the new credential cannot be used"),
+                Err(error) => renewal.tell(&error),
             }
         } else if tried_at.elapsed() >= RETRY_INTERVAL && renewal.seen.as_ref().is_some_and(may_recover) {
             // Alive again until a call says otherwise: the next one tries.
@@ -311,8 +384,7 @@ impl TokenSource {
             return Ok(false);
         }
         renewal.seen = Some(held.grant);
-        renewal.unsaved = None;
-        renewal.dead = None;
+        (renewal.unsaved, renewal.dead, renewal.told) = (None, None, None);
         self.adopt(fresh);
         self.state.send_replace(AuthState::Fine);
         Ok(true)
@@ -327,6 +399,17 @@ impl TokenSource {
         let error = self.origin.dead("the service refuses a token that it has just given", refusal);
         self.die(&mut renewal, &error);
         Err(Trouble::Dead(error))
+    }
+}
+
+/// Tries to store what could not be stored, for as long as there is something and somebody uses it.
+async fn store_later(source: Arc<TokenSource>) {
+    let mut is_done = source.renewal.lock().await.unsaved.is_none();
+    let source = Arc::downgrade(&source);
+    while !is_done {
+        tokio::time::sleep(STORE_INTERVAL).await;
+        let Some(source) = source.upgrade() else { return };
+        is_done = source.store_again().await;
     }
 }
 
