@@ -99,7 +99,7 @@ async fn lock_within(wait_max: Duration, file: File, path: &Path) -> Result<File
             // Nothing tells when it is free but a thread that waits for it, and that would wait for ever where the
             // holder is stopped.
             Err(TryLockError::WouldBlock) if began.elapsed() < wait_max => {
-                tokio::time::sleep(LOCK_POLL).await
+                tokio::time::sleep(LOCK_POLL).await;
             }
             Err(TryLockError::WouldBlock) => {
                 let detail =

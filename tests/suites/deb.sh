@@ -126,6 +126,9 @@ step 'fstab' run bash -c 'mount /mnt/drive && cmp /tmp/f /mnt/drive/f && ! touch
 step 'mount by name' run bash -c 'pdsfs mount --background drive && cmp /tmp/f /mnt/drive/f && pdsfs umount /mnt/drive'
 step 'demo without a human' ann bash -c 'cd && pdsfs demo --once && [ ! -e pdsfs-demo ]'
 
+step 'at boot, without a home' run env -u HOME bash -c 'mount /mnt/drive && [ -d /var/cache/pdsfs ] && umount /mnt/drive'
+step 'a login of root' run bash -c "echo secret | pdsfs login system --endpoint $address --token && [ -d /var/lib/pdsfs ]"
+
 find "$root/etc/pdsfs" "$root/home/ann" -type f -exec sha256sum {} + | sort >"$work/kept"
 step remove apt remove pdsfs
 step 'the program is gone' not run bash -c 'command -v pdsfs || ls /usr/share/man/man?/*pdsfs* /usr/lib/systemd/*/pdsfs* /usr/sbin/mount*pdsfs'
@@ -135,6 +138,7 @@ step 'install again' apt install /pdsfs.deb
 step 'the login still works' ann pdsfs drives
 step purge apt purge pdsfs
 step 'they are still not' kept
+step 'but those of root and of services are gone' not run bash -c 'ls -d /var/lib/pdsfs /var/cache/pdsfs 2>/dev/null | grep .'
 rm -rf "$root/etc/pdsfs"
 step autoremove apt autoremove --purge
 files >"$work/after"

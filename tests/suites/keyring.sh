@@ -65,4 +65,12 @@ DBUS_SESSION_BUS_ADDRESS=unix:path=/nonexistent login fallen 2>&1 | grep -q 'sec
     fail "without a keyring the file does not take them"
 "$pdsfs" login kept --forget
 ! "$pdsfs" drives kept 2>/dev/null || fail "a forgotten account works"
+# A keyring that is locked asks; here nobody can answer, which ends the question. Whoever would begin a unit again is told
+# that it is of no use.
+dbus-send --session --print-reply --dest=org.freedesktop.secrets /org/freedesktop/secrets \
+    org.freedesktop.Secret.Service.Lock array:objpath:/org/freedesktop/secrets/collection/login >/dev/null
+mkdir "$WORK/mnt"
+code=0
+"$pdsfs" mount --account chosen "$WORK/mnt" 2>"$WORK/said" || code=$?
+[ "$code" = 2 ] && grep -q 'stays locked' "$WORK/said" || fail "a locked keyring: $code, $(cat "$WORK/said")"
 echo "all passed"
