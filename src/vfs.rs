@@ -13,6 +13,7 @@ mod late_renames;
 mod local_only;
 mod names;
 mod pending;
+mod removal;
 mod reshape;
 mod sights;
 mod trash_can;

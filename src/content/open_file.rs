@@ -25,7 +25,7 @@ use super::staged::{Piece, Staged};
 use super::streaming::{Streaming, read_left};
 use super::tee::Tee;
 use crate::error::{Error, Result};
-use crate::ids::Ino;
+use crate::ids::{FileId, Ino};
 use crate::pds::drive::FileMeta;
 use crate::posix;
 use crate::status::{Progress, Transfer};
@@ -98,6 +98,8 @@ pub struct OpenFile {
     inner: Mutex<Inner>,
     /// How it was when it was let go of last, for whoever looks meanwhile. A leaf lock.
     seen: Mutex<Seen>,
+    /// Of which other file this was made a copy last; it may need nothing of it any more. A leaf lock.
+    cloned: Mutex<Option<FileId>>,
     /// Deleted here: nothing of it shall come to be on the drive.
     orphan: AtomicBool,
     /// The tree knows of the unsaved content.
@@ -144,6 +146,7 @@ impl OpenFile {
             progress,
             seen: Mutex::new(inner.seen()),
             inner: Mutex::new(inner),
+            cloned: Mutex::default(),
             orphan: AtomicBool::new(false),
             marked: AtomicBool::new(false),
             state_changed: Notify::new(),
@@ -209,6 +212,20 @@ impl OpenFile {
             | Content::Committing { base, .. }
             | Content::Failed { base, .. } => base.clone(),
         }
+    }
+
+    /// What of this other file has still to be read for the copy of it that this is, if it is one.
+    pub fn copies(&self, other: &FileId) -> Option<ReadTarget> {
+        if self.cloned.lock().unwrap_or_else(PoisonError::into_inner).as_ref() != Some(other) {
+            return None;
+        }
+        let copy = match &self.lock().content {
+            Content::Staged { copy, .. } | Content::Committing { source: Source::Copy(copy), .. } => {
+                copy.clone()
+            }
+            _ => return None,
+        };
+        copy.next_gap(1).map(|(source, ..)| source).filter(|source| source.file_id == *other)
     }
 
     /// The file was deleted: nothing of it will come to be on the drive.

@@ -1,15 +1,11 @@
-//! Changing names: mkdir, unlink, rmdir, rename.
+//! Changing names: mkdir, rename. What is removed is in `removal.rs`.
 //!
 //! The drive is changed first and the tree after it, so that a failure leaves what was believed.
 
-use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use super::{Caller, Entry, Kind, RenameMode, Vfs, leave_session_thread};
-use crate::config::RemoveMode;
-use crate::content::finish::target;
-use crate::content::reader::ReadTarget;
+use super::{Caller, Entry, Kind, RenameMode, Vfs};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, Ino};
 use crate::pds::drive::FileMeta;
@@ -17,8 +13,6 @@ use crate::pds::types::{CheckNameMode, FileType};
 use crate::posix;
 use crate::tree::{Identity, Name, Objects, shown};
 
-/// Pages that are read to find out that a folder is empty.
-const EMPTY_PAGES_MAX: usize = 100;
 /// How long what is known of a file's content is good enough for removing the file.
 const CONTENT_TTL: Duration = Duration::from_secs(2);
 
@@ -71,133 +65,6 @@ impl Vfs {
             Some(Identity::Remote(file_id)) => Ok(file_id),
             Some(Identity::Local) | None => Err(Error::new(ErrorKind::NotFound, "the folder was removed")),
         }
-    }
-
-    /// Removes a file: to the recycle bin, or for good.
-    pub async fn unlink(&self, parent: Ino, name: &OsStr) -> Result<()> {
-        self.check_writable()?;
-        let name = Name::new(name)?;
-        let ino = self.resolve_existing(parent, &name).await?;
-        if self.tree().kind(ino)? == FileType::Folder {
-            return Err(Error::new(ErrorKind::IsDirectory, format!("{name} is a folder")));
-        }
-        self.remove_file(ino, self.config.remove).await?;
-        self.tree().names_set(&[parent], &[ino], posix::now());
-        Ok(())
-    }
-
-    /// A file is an orphan only when the drive has let go of it: where that fails, it is what it
-    /// was, and what is written to it is not lost.
-    pub(super) async fn remove_file(&self, ino: Ino, mode: RemoveMode) -> Result<()> {
-        if let Some(file) = self.files.get(ino) {
-            leave_session_thread().await;
-            tokio::task::block_in_place(|| file.take_back());
-        }
-        let known = self.tree().meta(ino).cloned();
-        let mut removed = HashSet::new();
-        loop {
-            let next = {
-                let mut tree = self.tree();
-                let object = match tree.identity(ino) {
-                    Some(Identity::Remote(file_id)) => Some(file_id),
-                    Some(Identity::Local) | None => None,
-                };
-                let replaced = tree.replaces(ino).map(|meta| meta.file_id.clone());
-                // A commit that ended meanwhile has made another object.
-                let next = [object, replaced].into_iter().flatten().find(|id| !removed.contains(id));
-                if next.is_none() {
-                    // From now on no commit of it begins; one that runs removes what it makes.
-                    self.orphan(ino);
-                    tree.unlink(ino, Instant::now());
-                }
-                next
-            };
-            let Some(file_id) = next else { break };
-            let held = self.hold_open(ino, &file_id).await;
-            self.drive.remove(&file_id, mode).await.inspect_err(|_| {
-                if let Some(held) = held {
-                    self.reader.let_go(&held);
-                }
-            })?;
-            self.pending.forget(&file_id);
-            removed.insert(file_id);
-        }
-        if let (Some(meta), None) = (known, self.files.get(ino)) {
-            drop(self.env.space.kept().take(&target(&meta)));
-        }
-        let mut tree = self.tree();
-        for file_id in removed {
-            tree.entomb(file_id, Instant::now());
-        }
-        Ok(())
-    }
-
-    /// Who has a file open goes on reading it when it is deleted.
-    async fn hold_open(&self, ino: Ino, file_id: &FileId) -> Option<ReadTarget> {
-        let base = self.files.get(ino).and_then(|file| file.base());
-        let held = target(&base.filter(|base| base.file_id == *file_id && base.size > 0)?);
-        match self.reader.hold(&held).await {
-            Ok(()) => Some(held),
-            Err(error) => {
-                // The deletion itself will tell of a drive that does not answer.
-                tracing::debug!(%file_id, %error, "an open file will not be readable once it is deleted");
-                None
-            }
-        }
-    }
-
-    /// Removes an empty folder.
-    pub async fn rmdir(&self, parent: Ino, name: &OsStr) -> Result<()> {
-        self.check_writable()?;
-        let name = Name::new(name)?;
-        let ino = self.resolve_existing(parent, &name).await?;
-        if self.tree().kind(ino)? == FileType::File {
-            return Err(Error::new(ErrorKind::NotDirectory, format!("{name} is a file")));
-        }
-        self.remove_folder(ino).await?;
-        self.tree().names_set(&[parent], &[ino], posix::now());
-        Ok(())
-    }
-
-    async fn remove_folder(&self, ino: Ino) -> Result<()> {
-        if self.is_here_only(ino) {
-            return self.remove_trash_folder(ino);
-        }
-        let folder = self.folder_id(ino)?;
-        self.check_empty(ino, &folder).await?;
-        self.drive.remove(&folder, self.config.remove).await?;
-        self.tree().unlink(ino, Instant::now());
-        Ok(())
-    }
-
-    /// Asks the drive, not the tree: removing a folder takes everything in it along.
-    async fn check_empty(&self, ino: Ino, folder: &FileId) -> Result<()> {
-        let not_empty = || Error::new(ErrorKind::NotEmpty, "the folder is not empty");
-        let started = Instant::now();
-        let own = self.tree().own_entries(ino, started);
-        for entry in own {
-            let Some(file) = entry else { return Err(not_empty()) };
-            // No listing need show it yet, but somebody else may have taken it away.
-            match self.drive.get(&file).await {
-                Ok(meta) if meta.parent_id.as_ref() == Some(folder) => return Err(not_empty()),
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-                Ok(_) | Err(_) => {}
-            }
-        }
-        let mut marker = String::new();
-        for _ in 0..EMPTY_PAGES_MAX {
-            let page = self.drive.list_page(folder, &marker).await?;
-            let tree = self.tree();
-            // A listing may still show what was removed here a moment ago.
-            if page.items.iter().any(|item| !tree.is_removed(ino, &item.file_id, started)) {
-                return Err(not_empty());
-            }
-            match page.next_marker {
-                Some(next) => marker = next,
-                None => return Ok(()),
-            }
-        }
-        Err(not_empty())
     }
 
     /// Renames a file or folder.
@@ -303,16 +170,8 @@ impl Vfs {
         }
         // An unsaved target had not come to its place yet, and is not awaited there any more.
         if let Some(former) = elsewhere {
-            self.remove_superseded(former).await?;
+            self.remove_superseded(former, Some(target)).await?;
         }
-        Ok(())
-    }
-
-    /// Removes an object that nothing here stands for any more.
-    pub(super) async fn remove_superseded(&self, object: FileMeta) -> Result<()> {
-        self.drive.remove(&object.file_id, self.config.remove).await?;
-        self.pending.forget(&object.file_id);
-        self.tree().superseded(object.file_id, Instant::now());
         Ok(())
     }
 
@@ -373,7 +232,8 @@ impl Vfs {
     /// which the older one then goes.
     pub(super) async fn replace_committed(&self, target: &FileMeta, source: &FileMeta) -> Result<FileMeta> {
         if let Some(meta) = self.drive.replace(target, source).await? {
-            self.drive.remove(&source.file_id, self.config.remove).await?;
+            let former = self.tree().ino_of(&source.file_id);
+            self.remove_object(&source.file_id, former, self.config.remove).await?;
             return Ok(meta);
         }
         let way = target.parent_id.as_ref().zip(source.parent_id.as_ref()).filter(|(to, from)| to != from);
@@ -388,7 +248,8 @@ impl Vfs {
             }
             (renamed, _) => renamed?,
         };
-        self.drive.remove(&target.file_id, self.config.remove).await?;
+        let former = self.tree().ino_of(&target.file_id);
+        self.remove_object(&target.file_id, former, self.config.remove).await?;
         Ok(meta)
     }
 

@@ -190,7 +190,7 @@ impl Vfs {
         if self.tree().is_wanted(file_id) {
             return Ok(());
         }
-        self.drive.remove(file_id, self.config.remove).await?;
+        self.remove_object(file_id, None, self.config.remove).await?;
         self.tree().entomb(file_id.clone(), Instant::now());
         Ok(())
     }

@@ -446,7 +446,9 @@ impl Vfs {
             && file.is_orphan()
             && let Some(base) = file.base()
         {
-            self.reader.let_go(&target(&base));
+            if self.files.all().iter().all(|other| other.copies(&base.file_id).is_none()) {
+                self.reader.let_go(&target(&base));
+            }
             drop(self.env.space.kept().take(&target(&base)));
         }
         if left == Left::Readers {

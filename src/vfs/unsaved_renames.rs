@@ -46,7 +46,7 @@ impl Vfs {
             file.renamed(&self.name_of(source));
         }
         for object in superseded {
-            self.remove_superseded(object).await?;
+            self.remove_superseded(object, target).await?;
         }
         self.after_commit_meanwhile(source).await;
         Ok(())

@@ -284,3 +284,23 @@ fn regression_an_unsaved_file_is_renamed_over_another_and_on_from_there() {
         ],
     );
 }
+
+/// A copy that is not saved yet needs the bytes of its original, whatever becomes of that.
+#[test]
+fn regression_the_original_of_an_unsaved_copy_goes() {
+    for last in [Op::Rename { from: 1, to: 2 }, Op::Remove { path: 1 }] {
+        run(
+            &Rig::new(),
+            &[
+                Op::Write { path: 2, len: 345, pieces: 1 },
+                Op::Open { slot: 1, path: 3 },
+                Op::Write { path: 1, len: 2000, pieces: 1 },
+                // It is saved when the last writer is gone.
+                Op::Copy { from: 1, to: 3 },
+                last,
+                Op::ReadHandle { slot: 1, at: 256 },
+                Op::WriteHandle { slot: 1, at: 300, len: 5 },
+            ],
+        );
+    }
+}

@@ -1,5 +1,7 @@
 //! Writing and cutting: what changes a content.
 
+use std::sync::PoisonError;
+
 use super::{Content, Inner, OpenFile, take_base};
 use crate::content::finish::target;
 use crate::content::part::ZEROS;
@@ -242,8 +244,9 @@ impl OpenFile {
         if !is_ready {
             return Ok(false);
         }
-        let copy = Staged::new(&self.env.space, Some(source))?;
+        let copy = Staged::new(&self.env.space, Some(source.clone()))?;
         copy.truncate(to)?;
+        *self.cloned.lock().unwrap_or_else(PoisonError::into_inner) = Some(source.file_id);
         let base = take_base(&mut inner.content);
         inner.content = Content::Staged { copy, base };
         inner.mtime = posix::now();

@@ -62,9 +62,11 @@ impl UrlCache {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps an address until it is let go.
+    /// Keeps an address until it is let go, or has ended.
     pub(super) fn hold(&self, target: &ReadTarget, live: Arc<LiveUrl>) {
-        self.held().insert(target.clone(), live);
+        let (mut held, now) = (self.held(), Instant::now());
+        held.retain(|_, live| now < live.url.expires_at);
+        held.insert(target.clone(), live);
     }
 
     /// Forgets a held address.
