@@ -27,6 +27,8 @@ pub enum ErrorKind {
     InvalidName,
     /// Longer than 255 bytes.
     NameTooLong,
+    /// There is no such drive, or no such service at that address: it says nothing of a file.
+    NoDrive,
     /// The service or the mount refuses this to us.
     Denied,
     /// The token is dead and could not be renewed.
@@ -61,7 +63,10 @@ pub enum ErrorKind {
     Timeout,
     /// The network or the server is not reachable.
     Unreachable,
-    /// The daemon is stopping or the request was given up.
+    /// Who asked has been killed, and hears no answer.
+    Interrupted,
+    /// The daemon is stopping, or work was given up or ended by a mistake. Not EINTR: programs try again at once, for ever,
+    /// or take it for done (`close`).
     Cancelled,
     /// Bytes or hashes do not agree.
     Integrity,
@@ -96,10 +101,15 @@ impl ErrorKind {
             Self::OutOfRoom => libc::ERANGE,
             Self::Timeout => libc::ETIMEDOUT,
             Self::Unreachable => libc::EHOSTUNREACH,
-            Self::Cancelled => libc::EINTR,
+            Self::Interrupted => libc::EINTR,
             // Throttling that outlasts the retry policy is a failure of the transfer: programs
             // that see EAGAIN on a regular file spin on it.
-            Self::Throttled | Self::Integrity | Self::Protocol | Self::Io => libc::EIO,
+            Self::Throttled
+            | Self::Cancelled
+            | Self::NoDrive
+            | Self::Integrity
+            | Self::Protocol
+            | Self::Io => libc::EIO,
         }
     }
 
@@ -117,6 +127,7 @@ impl ErrorKind {
             | Self::Unsupported
             | Self::NotPermitted
             | Self::Invalid
+            | Self::Interrupted
             | Self::NameTooLong => tracing::Level::DEBUG,
             Self::InvalidName
             | Self::Denied
@@ -131,12 +142,14 @@ impl ErrorKind {
             | Self::Timeout
             | Self::Unreachable
             | Self::Cancelled => tracing::Level::WARN,
-            Self::Unauthenticated | Self::Integrity | Self::Protocol | Self::Io => tracing::Level::ERROR,
+            Self::Unauthenticated | Self::NoDrive | Self::Integrity | Self::Protocol | Self::Io => {
+                tracing::Level::ERROR
+            }
         }
     }
 
     /// Every kind.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 31] = [
         Self::NotFound,
         Self::Exists,
         Self::NotDirectory,
@@ -145,6 +158,7 @@ impl ErrorKind {
         Self::Invalid,
         Self::InvalidName,
         Self::NameTooLong,
+        Self::NoDrive,
         Self::Denied,
         Self::Unauthenticated,
         Self::QuotaExceeded,
@@ -162,6 +176,7 @@ impl ErrorKind {
         Self::NotImplemented,
         Self::Timeout,
         Self::Unreachable,
+        Self::Interrupted,
         Self::Cancelled,
         Self::Integrity,
         Self::Protocol,
@@ -266,6 +281,7 @@ mod tests {
             (ErrorKind::NameTooLong, "ENAMETOOLONG", 36),
             (ErrorKind::Unsupported, "EOPNOTSUPP", 95),
             (ErrorKind::Integrity, "EIO", 5),
+            (ErrorKind::Cancelled, "EIO", 5),
             (ErrorKind::Stale, "ESTALE", 116),
             (ErrorKind::NoAttribute, "ENODATA", 61),
         ];

@@ -41,6 +41,7 @@ pub use crate::tree::Kind;
 use crate::tree::Tree;
 
 use callers::Device;
+pub use callers::is_killed;
 use dirs::Dirs;
 use files::Handles;
 use late_renames::LateRenames;

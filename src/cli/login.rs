@@ -321,7 +321,9 @@ impl Choice {
 async fn looked_at(session: &Session, drive_id: &DriveId) -> Result<DriveId> {
     match domain::drive(session, drive_id).await {
         Ok(_) => {}
-        Err(error) if matches!(error.kind(), ErrorKind::Denied | ErrorKind::NotFound) => {
+        Err(error)
+            if matches!(error.kind(), ErrorKind::Denied | ErrorKind::NotFound | ErrorKind::NoDrive) =>
+        {
             say(format_args!("warning: the service does not show drive {drive_id} to this login: {error}"));
         }
         Err(error) => return Err(error.context(NO_LOGIN)),

@@ -94,7 +94,7 @@ impl Checked {
         let reached = drive.list_page(&config.root_id, "").await;
         reached.map_err(|e| {
             let advice = match e.kind() {
-                ErrorKind::NotFound => "; pdsfs drives lists those that there are",
+                ErrorKind::NotFound | ErrorKind::NoDrive => "; pdsfs drives lists those that there are",
                 _ => "",
             };
             Error::new(e.kind(), format!("cannot reach drive {}: {e}{advice}", config.drive_id))

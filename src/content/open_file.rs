@@ -214,6 +214,16 @@ impl OpenFile {
         }
     }
 
+    /// What this file was when it was opened, where the drive has another revision of it by now.
+    pub fn former(&self, meta: &FileMeta) -> Option<FileMeta> {
+        match &self.lock().content {
+            Content::Clean { base, .. } if base.revision.is_some() && meta.revision.is_some() => {
+                (base.revision != meta.revision).then(|| base.clone())
+            }
+            _ => None,
+        }
+    }
+
     /// What of this other file has still to be read for the copy of it that this is, if it is one.
     pub fn copies(&self, other: &FileId) -> Option<ReadTarget> {
         if self.cloned.lock().unwrap_or_else(PoisonError::into_inner).as_ref() != Some(other) {

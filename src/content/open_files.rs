@@ -69,6 +69,11 @@ impl OpenFiles {
         self.lock().files.get(&ino).is_some_and(|opened| opened.writers > 0)
     }
 
+    /// Whether somebody has it open, and nobody may write.
+    pub fn has_readers_only(&self, ino: Ino) -> bool {
+        self.lock().files.get(&ino).is_some_and(|opened| opened.handles > 0 && opened.writers == 0)
+    }
+
     /// A handle will write no more, before it is closed; whether it was the last one that could. Of
     /// several that leave at once exactly one is told so: it settles.
     pub fn leave_writer(&self, ino: Ino) -> bool {

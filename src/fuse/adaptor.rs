@@ -19,7 +19,7 @@ mod answering;
 
 use super::capabilities;
 use super::convert::{self, GENERATION};
-use super::dispatch::{Limit, Op, OpenedFolder, Seen, refuse};
+use super::dispatch::{Limit, Op, OpenedFolder, Seen, killed, refuse};
 use crate::error::{Error, ErrorKind};
 use crate::ids::Ino;
 use crate::vfs::{Caller, Fh, SetAttr, Vfs};
@@ -27,7 +27,7 @@ use crate::vfs::{Caller, Fh, SetAttr, Vfs};
 /// Longest wait for anything that moves no content.
 const METADATA_WAIT_MAX: Limit = Limit::Within(Duration::from_secs(60));
 /// Longest wait for one READ.
-const READ_WAIT_MAX: Limit = Limit::Within(Duration::from_secs(120));
+const READ_WAIT_MAX: Limit = Limit::WhileComing(Duration::from_secs(120));
 /// What is added to the commit timeout, so that the better message of the layer below comes first.
 const COMMIT_MARGIN: Duration = Duration::from_secs(30);
 
@@ -338,7 +338,12 @@ impl Filesystem for Adaptor {
         };
         let (vfs, rest) = (self.vfs.clone(), Bytes::copy_from_slice(&bytes[taken..]));
         let work = async move {
-            match vfs.write(Fh(fh.0), offset + taken as u64, rest).await {
+            // Nothing more is written for who is dead: its close follows at once. A write can be left wherever it waits.
+            let outcome = tokio::select! {
+                outcome = vfs.write(Fh(fh.0), offset + taken as u64, rest) => outcome,
+                error = killed(op.pid) => Err(error),
+            };
+            match outcome {
                 // What was taken stays taken; the error comes with the next call.
                 Err(_) if taken > 0 => Ok(taken as u32),
                 outcome => outcome.map(|written| (taken + written) as u32),

@@ -5,6 +5,9 @@
 //! passes, the program gets ETIMEDOUT; the operation itself is not cut off in the middle (`vfs`
 //! bounds what it does), and what it still hands out afterwards, a handle or a counted name, is
 //! taken back, because the kernel will never hear of it.
+//!
+//! The same holds for a program that is killed while it waits. The kernel would tell, but fuser refuses to listen, so
+//! that Ctrl-C or `kill -9` would have no effect before the answer: who waits long is looked at every now and then.
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,7 +20,10 @@ use fuser::{Errno, Request};
 use tracing::{Level, Span};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::vfs::{DirEntry, Entry, Fh, Opened, Statfs, Vfs};
+use crate::vfs::{DirEntry, Entry, Fh, Opened, Statfs, Vfs, is_killed};
+
+/// How often it is looked whether a program that waits has been killed.
+const KILL_LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// One request, as the log knows it.
 #[derive(Clone, Copy, Debug)]
@@ -174,6 +180,8 @@ pub(super) enum Limit {
     Within(Duration),
     /// As long as bytes move, and so long after the last one.
     WhileMoving(Duration),
+    /// As long as content comes, and so long after the last byte.
+    WhileComing(Duration),
 }
 
 impl Limit {
@@ -184,10 +192,24 @@ impl Limit {
                 tokio::time::sleep(limit).await;
                 Error::new(ErrorKind::Timeout, format!("no outcome within {} s", limit.as_secs()))
             }
+            Self::WhileComing(limit) => {
+                vfs.drought(limit).await;
+                Error::new(ErrorKind::Timeout, format!("nothing has come for {} s", limit.as_secs()))
+            }
             Self::WhileMoving(limit) => {
                 vfs.standstill(limit).await;
                 Error::new(ErrorKind::Timeout, format!("nothing has moved for {} s", limit.as_secs()))
             }
+        }
+    }
+}
+
+/// Resolves when the thread that asked is being killed.
+pub(super) async fn killed(tid: u32) -> Error {
+    loop {
+        tokio::time::sleep(KILL_LOOK_INTERVAL).await;
+        if is_killed(tid) {
+            return Error::new(ErrorKind::Interrupted, "the program that asked was killed");
         }
     }
 }

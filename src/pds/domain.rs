@@ -67,7 +67,9 @@ pub async fn drives(session: &Session, whose: Whose<'_>) -> Result<Vec<DriveInfo
         match pages(session, "/v2/drive/list_my_group_drive", None).await {
             Ok(more) => found.extend(more),
             // Not every domain has groups, and not every app may ask.
-            Err(error) if matches!(error.kind(), ErrorKind::Denied | ErrorKind::NotFound) => {
+            Err(error)
+                if matches!(error.kind(), ErrorKind::Denied | ErrorKind::NotFound | ErrorKind::NoDrive) =>
+            {
                 tracing::debug!(%error, "drives of groups cannot be listed");
             }
             Err(error) => return Err(error),

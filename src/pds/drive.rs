@@ -138,6 +138,11 @@ impl Drive {
         self.0.session.transport().bytes_moved()
     }
 
+    /// Bytes of content that came, those of repeated attempts too.
+    pub fn bytes_read(&self) -> u64 {
+        self.0.session.transport().bytes_read()
+    }
+
     /// What the service told of an object, checked.
     fn meta(&self, file: File) -> Result<FileMeta> {
         let mut meta = FileMeta::try_from(file)?;

@@ -52,9 +52,14 @@ impl Frame {
     }
 }
 
+/// Bytes that are handed to the connection at once. On a slow line they are the grain in which movement is seen.
+const STEP_BYTES: usize = 32 << 10;
+
 /// A request body of frames with an exact length.
 pub(super) struct PartBody {
     frames: VecDeque<Frame>,
+    /// The rest of the frame whose turn it is.
+    current: Bytes,
     bytes_left: u64,
     crc: crc_fast::Digest,
     sent: Arc<Sent>,
@@ -64,7 +69,7 @@ pub(super) struct PartBody {
 /// What a connection has taken from a body.
 #[derive(Debug, Default)]
 pub(super) struct Sent {
-    /// Grows with every frame.
+    /// Bytes that were taken.
     moved: AtomicU64,
     /// CRC-64/XZ of the frames so far. Summed up while the connection copies them anyway.
     crc64: AtomicU64,
@@ -90,11 +95,9 @@ impl PartBody {
         let sent = Arc::<Sent>::default();
         let bytes_left = frames.iter().map(Frame::bytes).sum();
         let (frames, crc) = (frames.iter().cloned().collect(), crate::crc64::digest());
-        (Self { frames, bytes_left, crc, sent: sent.clone(), reach }, sent)
+        (Self { frames, current: Bytes::new(), bytes_left, crc, sent: sent.clone(), reach }, sent)
     }
-}
 
-impl PartBody {
     /// Bytes that are still to be sent.
     pub(super) fn bytes_left(&self) -> u64 {
         self.bytes_left
@@ -109,19 +112,22 @@ impl Body for PartBody {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<std::io::Result<http_body::Frame<Bytes>>>> {
-        let Some(frame) = self.frames.pop_front() else {
-            return Poll::Ready(None);
-        };
-        self.bytes_left -= frame.bytes();
-        let bytes = frame.load();
-        if let Ok(bytes) = &bytes {
-            self.crc.update(bytes);
-            self.sent.crc64.store(self.crc.finalize(), Ordering::Relaxed);
+        while self.current.is_empty() {
+            match self.frames.pop_front().map(|frame| frame.load()) {
+                Some(Ok(bytes)) => self.current = bytes,
+                Some(Err(e)) => return Poll::Ready(Some(Err(e))),
+                None => return Poll::Ready(None),
+            }
         }
+        let length = self.current.len().min(STEP_BYTES);
+        let step = self.current.split_to(length);
+        self.bytes_left -= length as u64;
+        self.crc.update(&step);
+        self.sent.crc64.store(self.crc.finalize(), Ordering::Relaxed);
         self.sent.is_whole.store(self.bytes_left == 0, Ordering::Relaxed);
-        self.sent.moved.fetch_add(frame.bytes() + 1, Ordering::Relaxed);
-        self.reach.moved(frame.bytes());
-        Poll::Ready(Some(bytes.map(http_body::Frame::data)))
+        self.sent.moved.fetch_add(length as u64, Ordering::Relaxed);
+        self.reach.moved(length as u64);
+        Poll::Ready(Some(Ok(http_body::Frame::data(step))))
     }
 
     fn is_end_stream(&self) -> bool {

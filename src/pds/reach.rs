@@ -66,6 +66,8 @@ pub(super) struct Reach {
     is_listening: AtomicBool,
     /// Bytes of bodies that connections have taken.
     moved: AtomicU64,
+    /// Bytes of content that came.
+    came: AtomicU64,
     /// The last sign that somebody is there, an answer or bytes that went or came: so long after `opened_at`, in
     /// milliseconds.
     heard_at_ms: AtomicU64,
@@ -93,6 +95,7 @@ impl Reach {
             changed: Notify::new(),
             is_listening: AtomicBool::new(false),
             moved: AtomicU64::new(0),
+            came: AtomicU64::new(0),
             heard_at_ms: AtomicU64::new(0),
             opened_at: Instant::now(),
             doubt: tokio::sync::Mutex::new(None),
@@ -119,6 +122,17 @@ impl Reach {
     /// A connection has taken so many bytes of a body.
     pub(super) fn moved(&self, bytes: u64) {
         self.moved.fetch_add(bytes, Relaxed);
+        self.heard();
+    }
+
+    /// Bytes of content that came.
+    pub(super) fn bytes_read(&self) -> u64 {
+        self.came.load(Relaxed)
+    }
+
+    /// So many bytes of content have come.
+    pub(super) fn came(&self, bytes: u64) {
+        self.came.fetch_add(bytes, Relaxed);
         self.heard();
     }
 

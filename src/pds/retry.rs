@@ -6,7 +6,11 @@
 //!
 //! An outage of the network is not a failure like others: transfers wait for its end, and whoever somebody waits
 //! for sits out a short one, because most are short (another access point, a new lease), and fails soon in a long one.
+//!
+//! On a slow line one attempt may take longer than the time there is for all of them, with bytes moving to its end. What
+//! failed then has had bad luck, so it counts for a part of that time only.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
@@ -14,6 +18,8 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use crate::error::Error;
 use crate::pds::reach::Reach;
 
+/// Attempts in which bytes moved all the time that there is time for, at least.
+const SLOW_ATTEMPTS: u32 = 4;
 /// How long a call tries, at least, that begins when the service has long been out of reach.
 const OUTAGE_TRY: Duration = Duration::from_secs(3);
 
@@ -24,6 +30,8 @@ pub enum Idempotency {
     Safe,
     /// Perhaps something else: retried only where the first attempt was surely not carried out.
     Once,
+    /// The same, and what it has done cannot be found out by reading: it uses up what it sends, so its answer is waited for.
+    Spends,
 }
 
 /// How far a failed attempt got.
@@ -68,7 +76,7 @@ impl From<Failure> for Error {
 pub struct RetryPolicy {
     /// Attempts in all.
     pub attempts_max: usize,
-    /// From the first attempt to the start of the last.
+    /// From the first attempt to the start of the last; an attempt in which bytes moved counts for a fraction of it at most.
     pub elapsed_max: Duration,
     /// Pause after the first attempt; doubles from there, plus a random part of itself.
     pub delay_base: Duration,
@@ -123,12 +131,18 @@ impl RetryPolicy {
         Some((lost_at.min(start) + outage_max).max(start + OUTAGE_TRY))
     }
 
+    /// What an attempt costs of the time there is for all.
+    fn cost(self, took: Duration, has_moved: bool) -> Duration {
+        if has_moved { took.min(self.elapsed_max / SLOW_ATTEMPTS) } else { took }
+    }
+
     /// Runs `attempt` until it succeeds, fails for good, or the bounds are reached. A pause ends when
-    /// the service comes back into reach, and then pauses are short again.
+    /// the service comes back into reach, and then pauses are short again. `moved` grows while bytes of an attempt move.
     pub(super) async fn run<T, F, A>(
         self,
         idempotency: Idempotency,
         reach: &Reach,
+        moved: &AtomicU64,
         mut attempt: F,
     ) -> Result<T, Failure>
     where
@@ -136,9 +150,9 @@ impl RetryPolicy {
         A: Future<Output = Result<T, Failure>>,
     {
         let start = Instant::now();
-        let mut delays = self.delays();
+        let (mut delays, mut spent) = (self.delays(), Duration::ZERO);
         loop {
-            let mark = reach.mark();
+            let (mark, began, moved_before) = (reach.mark(), Instant::now(), moved.load(Relaxed));
             let failure = match attempt().await {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
@@ -147,7 +161,8 @@ impl RetryPolicy {
                 return Err(failure);
             };
             let pause = failure.retry_after.map_or(delay, |asked| asked.max(delay));
-            if start.elapsed() + pause > self.elapsed_max {
+            spent += self.cost(began.elapsed(), moved.load(Relaxed) != moved_before);
+            if spent + pause > self.elapsed_max {
                 return Err(failure);
             }
             let leaves_at = self.leaves_at(start, reach);
@@ -155,11 +170,13 @@ impl RetryPolicy {
                 return Err(failure);
             }
             tracing::debug!(error = %failure.error, pause_ms = pause.as_millis(), "trying again");
+            let paused = Instant::now();
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = mark.come_back(), if failure.retry_after.is_none() => delays = self.delays(),
                 () = sleep_until(leaves_at) => return Err(failure),
             }
+            spent += paused.elapsed();
         }
     }
 }
@@ -173,7 +190,7 @@ async fn sleep_until(at: Option<Instant>) {
 
 fn may_repeat(idempotency: Idempotency, sent: Sent) -> bool {
     match (idempotency, sent) {
-        (_, Sent::Answered) | (Idempotency::Once, Sent::Maybe) => false,
+        (_, Sent::Answered) | (Idempotency::Once | Idempotency::Spends, Sent::Maybe) => false,
         (_, Sent::No) | (Idempotency::Safe, Sent::Maybe) => true,
     }
 }
@@ -182,6 +199,9 @@ fn may_repeat(idempotency: Idempotency, sent: Sent) -> bool {
 mod tests {
     use super::*;
     use crate::error::ErrorKind;
+
+    /// Nothing moves.
+    static STILL: AtomicU64 = AtomicU64::new(0);
 
     fn failure(sent: Sent) -> Failure {
         Failure {
@@ -195,6 +215,7 @@ mod tests {
     #[test]
     fn once_is_not_repeated_when_it_may_have_been_done() {
         assert!(!may_repeat(Idempotency::Once, Sent::Maybe));
+        assert!(!may_repeat(Idempotency::Spends, Sent::Maybe));
         assert!(may_repeat(Idempotency::Once, Sent::No));
         assert!(may_repeat(Idempotency::Safe, Sent::Maybe));
         assert!(!may_repeat(Idempotency::Safe, Sent::Answered));
@@ -223,7 +244,7 @@ mod tests {
         let mut calls = 0;
         let count = &mut calls;
         let outcome: Result<(), _> = policy
-            .run(Idempotency::Safe, &reach, || {
+            .run(Idempotency::Safe, &reach, &STILL, || {
                 *count += 1;
                 async { Err(failure(Sent::Maybe)) }
             })
@@ -232,8 +253,38 @@ mod tests {
         assert_eq!(calls, 3);
         let policy = RetryPolicy { elapsed_max: Duration::ZERO, ..RetryPolicy::INTERACTIVE };
         let outcome: Result<(), _> =
-            policy.run(Idempotency::Safe, &reach, || async { Err(failure(Sent::No)) }).await;
+            policy.run(Idempotency::Safe, &reach, &STILL, || async { Err(failure(Sent::No)) }).await;
         assert!(outcome.is_err());
+    }
+
+    /// Attempts until a call gives up that each take as long as there is time for all.
+    async fn slow_attempts(moves: bool) -> u32 {
+        let elapsed_max = Duration::from_millis(40);
+        let policy = RetryPolicy {
+            elapsed_max,
+            delay_base: Duration::from_micros(1),
+            ..RetryPolicy::transfer(elapsed_max)
+        };
+        let (mut calls, moved, reach) = (0, AtomicU64::new(0), Reach::new(true));
+        let (count, moving) = (&mut calls, &moved);
+        let outcome: Result<(), _> = policy
+            .run(Idempotency::Safe, &reach, &moved, || {
+                *count += 1;
+                async move {
+                    tokio::time::sleep(elapsed_max * 2).await;
+                    moving.fetch_add(u64::from(moves), Relaxed);
+                    Err(failure(Sent::Maybe))
+                }
+            })
+            .await;
+        assert!(outcome.is_err());
+        calls
+    }
+
+    #[tokio::test]
+    async fn an_attempt_on_a_slow_line_does_not_take_the_time_of_all() {
+        assert_eq!(slow_attempts(false).await, 1);
+        assert_eq!(slow_attempts(true).await, SLOW_ATTEMPTS);
     }
 
     #[tokio::test]
@@ -254,7 +305,7 @@ mod tests {
         assert_eq!(RetryPolicy::transfer(Duration::from_secs(600)).leaves_at(late, &reach), None);
         let brief = RetryPolicy { outage_max: Some(Duration::ZERO), ..policy };
         let outcome: Result<(), _> =
-            brief.run(Idempotency::Safe, &reach, || async { Err(failure(Sent::No)) }).await;
+            brief.run(Idempotency::Safe, &reach, &STILL, || async { Err(failure(Sent::No)) }).await;
         assert!(outcome.is_err());
         let took = now.elapsed();
         assert!(took >= OUTAGE_TRY && took < policy.elapsed_max, "{took:?}");
@@ -273,7 +324,7 @@ mod tests {
             ..RetryPolicy::transfer(Duration::from_secs(9000))
         };
         let (count, away) = (&mut calls, &reach);
-        let outcome = policy.run(Idempotency::Safe, &reach, || {
+        let outcome = policy.run(Idempotency::Safe, &reach, &STILL, || {
             *count += 1;
             let call = *count;
             let url = &url;

@@ -5,7 +5,8 @@
 //! Metadata and bulk data use separate connection pools, so that a full pipe of parts never
 //! delays a listing. Every body read is bounded; signed URLs are logged as host only.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -25,8 +26,10 @@ use crate::pds::retry::{Failure, Idempotency, RetryPolicy, Sent};
 use crate::pds::sign::{self, Authorization};
 use crate::pds::types::PartUrl;
 
+use failure::{lost, out_of_reach, protocol, stall, unreadable};
 use refusal::{ERROR_BYTES_MAX, StoreError, refused};
 
+mod failure;
 mod refusal;
 
 /// Largest JSON answer that is read, in bytes. A page of 100 entries with every field is below 1 MiB.
@@ -195,6 +198,11 @@ impl Transport {
         self.reach.bytes_moved()
     }
 
+    /// Bytes of content that came, those of repeated attempts too.
+    pub fn bytes_read(&self) -> u64 {
+        self.reach.bytes_read()
+    }
+
     /// Sends a request and takes note of whether anybody answered.
     async fn send(&self, what: &str, request: RequestBuilder) -> std::result::Result<Response, Failure> {
         let (client, request) = request.build_split();
@@ -215,17 +223,19 @@ impl Transport {
         }
     }
 
-    /// Gives an attempt up when it outlives a change of routes for too long: its connection may have
-    /// died with an address, which nobody would tell. Also when the service is out of reach, unless it `goes_on`.
+    /// Gives an attempt up when a change of routes, or a return of the service, is followed by no movement for too long: its
+    /// connection may have died with an address, which nobody would tell. Also when the service is out of reach, unless it
+    /// `goes_on`.
     async fn unless_cut_off<T>(
         &self,
         (what, url): (&str, &Url),
         goes_on: bool,
+        moved: &AtomicU64,
         attempt: impl Future<Output = std::result::Result<T, Failure>>,
     ) -> std::result::Result<T, Failure> {
         tokio::select! {
             outcome = attempt => outcome,
-            () = self.reach.is_cut_off(|| 0) => Err(stall(what)),
+            () = self.reach.is_cut_off(|| moved.load(Ordering::Relaxed)) => Err(stall(what)),
             () = self.reach.falls_silent(url, goes_on) => Err(out_of_reach(what, Sent::Maybe)),
         }
     }
@@ -257,7 +267,9 @@ impl Transport {
         body: (Bytes, &'static str),
     ) -> std::result::Result<A, Failure> {
         let what = call.url.path();
-        let is_once = call.idempotency == Idempotency::Once;
+        let is_once = call.idempotency != Idempotency::Safe;
+        // Until its answer is there, a call shows no movement.
+        let moved = AtomicU64::new(0);
         // What may have been done is not given up: only its answer tells.
         let goes_on = is_once || call.policy.outage_max.is_none();
         let attempt = async || {
@@ -265,9 +277,14 @@ impl Transport {
             if is_once && !self.reach.lets_in(call.url).await {
                 return Err(out_of_reach(what, Sent::No));
             }
-            self.unless_cut_off((what, call.url), goes_on, self.post_once(call, body.clone())).await
+            let attempt = self.post_once(call, body.clone());
+            if call.idempotency == Idempotency::Spends {
+                // Its answer may be there late, and there is no other: the time of a call bounds it.
+                return attempt.await;
+            }
+            self.unless_cut_off((what, call.url), goes_on, &moved, attempt).await
         };
-        call.policy.run(call.idempotency, &self.reach, attempt).await
+        call.policy.run(call.idempotency, &self.reach, &moved, attempt).await
     }
 
     async fn post_once<A: DeserializeOwned>(
@@ -304,17 +321,24 @@ impl Transport {
         policy: RetryPolicy,
         throttled: &AtomicBool,
     ) -> std::result::Result<PutAnswer, Failure> {
+        let moved = AtomicU64::new(0);
         let attempt = async || {
-            let answer = self.put_once(url, body).await;
+            let answer = self.put_once(url, body, &moved).await;
             if answer.as_ref().is_err_and(|failure| failure.error.kind() == ErrorKind::Throttled) {
                 throttled.store(true, Ordering::Relaxed);
             }
             answer
         };
-        policy.run(Idempotency::Safe, &self.reach, attempt).await
+        policy.run(Idempotency::Safe, &self.reach, &moved, attempt).await
     }
 
-    async fn put_once(&self, url: &PartUrl, frames: &[Frame]) -> std::result::Result<PutAnswer, Failure> {
+    /// Adds to `moved` what was taken of the body.
+    async fn put_once(
+        &self,
+        url: &PartUrl,
+        frames: &[Frame],
+        moved: &AtomicU64,
+    ) -> std::result::Result<PutAnswer, Failure> {
         let (body, sent) = PartBody::new(frames, self.reach.clone());
         let target = parse_signed(&url.upload_url)?;
         let silence = self.reach.falls_silent(&target, true);
@@ -324,11 +348,13 @@ impl Transport {
         }
         let send = self.send("PUT of a part", request.body(reqwest::Body::wrap(body)));
         let response = tokio::select! {
-            response = send => response?,
-            () = stalled(&sent, self.timeouts.stall) => return Err(stall("PUT of a part")),
-            () = self.reach.is_cut_off(|| sent.moved()) => return Err(stall("PUT of a part")),
-            () = silence => return Err(out_of_reach("PUT of a part", Sent::Maybe)),
+            response = send => response,
+            () = stalled(&sent, self.timeouts.stall) => Err(stall("PUT of a part")),
+            () = self.reach.is_cut_off(|| sent.moved()) => Err(stall("PUT of a part")),
+            () = silence => Err(out_of_reach("PUT of a part", Sent::Maybe)),
         };
+        moved.fetch_add(sent.moved(), Ordering::Relaxed);
+        let response = response?;
         let status = response.status();
         if status.is_success() {
             let stored_crc64 = header_number(response.headers(), "x-oss-hash-crc64ecma");
@@ -357,15 +383,21 @@ impl Transport {
         policy: RetryPolicy,
     ) -> std::result::Result<GetAnswer, Failure> {
         let target = parse_signed(url.expose())?;
-        let goes_on = policy.outage_max.is_none();
+        let (goes_on, moved) = (policy.outage_max.is_none(), AtomicU64::new(0));
         let attempt = async || {
-            let attempt = self.get_once(&target, start, end);
-            self.unless_cut_off(("GET of content", &target), goes_on, attempt).await
+            let attempt = self.get_once(&target, start, end, &moved);
+            self.unless_cut_off(("GET of content", &target), goes_on, &moved, attempt).await
         };
-        policy.run(Idempotency::Safe, &self.reach, attempt).await
+        policy.run(Idempotency::Safe, &self.reach, &moved, attempt).await
     }
 
-    async fn get_once(&self, url: &Url, start: u64, end: u64) -> std::result::Result<GetAnswer, Failure> {
+    async fn get_once(
+        &self,
+        url: &Url,
+        start: u64,
+        end: u64,
+        moved: &AtomicU64,
+    ) -> std::result::Result<GetAnswer, Failure> {
         const WHAT: &str = "GET of content";
         let request = self.pools().gets.get(url.clone()).header(RANGE, format!("bytes={start}-{}", end - 1));
         let response = tokio::time::timeout(self.timeouts.stall, self.send(WHAT, request))
@@ -374,12 +406,12 @@ impl Transport {
         match response.status() {
             StatusCode::PARTIAL_CONTENT => {
                 let total = check_content_range(response.headers(), start, end)?;
-                Ok(GetAnswer::Bytes(read_exact(response, 0, end - start, &self.reach).await?, total))
+                Ok(GetAnswer::Bytes(read_exact(response, 0..end - start, &self.reach, moved).await?, total))
             }
             // Some CDNs ignore Range and send everything: skip to the part that was asked for.
             StatusCode::OK => {
                 let total = header_number(response.headers(), CONTENT_LENGTH.as_str());
-                Ok(GetAnswer::Bytes(read_exact(response, start, end - start, &self.reach).await?, total))
+                Ok(GetAnswer::Bytes(read_exact(response, start..end, &self.reach, moved).await?, total))
             }
             _ => {
                 let error = StoreError::read(WHAT, response).await?;
@@ -391,47 +423,6 @@ impl Transport {
 
 fn parse_signed(url: &str) -> std::result::Result<Url, Failure> {
     Url::parse(url).map_err(|_| protocol("the service gave a URL that cannot be parsed".into()))
-}
-
-/// The text of a JSON error may quote what it met, which may be a token or a signed URL: only the place is told.
-fn unreadable(path: &str, e: &serde_json::Error) -> Failure {
-    let what = match e.classify() {
-        serde_json::error::Category::Data => "not what was expected",
-        serde_json::error::Category::Eof => "cut off",
-        serde_json::error::Category::Syntax | serde_json::error::Category::Io => "not JSON",
-    };
-    let place = format!("line {}, column {}", e.line(), e.column());
-    let failure = protocol(format!("{path}: the answer makes no sense: {what} at {place}"));
-    Failure { sent: Sent::Maybe, ..failure }
-}
-
-fn protocol(detail: String) -> Failure {
-    let error = Error::new(ErrorKind::Protocol, detail);
-    Failure { error, code: String::new(), sent: Sent::Answered, retry_after: None }
-}
-
-fn stall(what: &str) -> Failure {
-    let error = Error::new(ErrorKind::Timeout, format!("{what}: nothing moved for too long"));
-    Failure { error, code: String::new(), sent: Sent::Maybe, retry_after: None }
-}
-
-fn out_of_reach(what: &str, sent: Sent) -> Failure {
-    let error = Error::new(ErrorKind::Unreachable, format!("{what}: the service cannot be reached"));
-    Failure { error, code: String::new(), sent, retry_after: None }
-}
-
-/// No answer came, or it broke off. The URL is left out: it may be signed.
-fn lost(what: &str, e: &reqwest::Error) -> Failure {
-    let kind = if e.is_timeout() { ErrorKind::Timeout } else { ErrorKind::Unreachable };
-    let sent = if e.is_connect() { Sent::No } else { Sent::Maybe };
-    let mut detail = format!("{what}: no answer");
-    let mut cause = std::error::Error::source(e);
-    while let Some(e) = cause {
-        detail.push_str(": ");
-        detail.push_str(&e.to_string());
-        cause = e.source();
-    }
-    Failure { error: Error::new(kind, detail), code: String::new(), sent, retry_after: None }
 }
 
 async fn read_body(
@@ -449,17 +440,19 @@ async fn read_body(
     Ok(body.freeze())
 }
 
-/// Reads `wanted` bytes after skipping `skip`; more is not read, less is a failure.
+/// Reads this range of a body; more is not read, less is a failure. Adds to `moved` what came.
 async fn read_exact(
     mut response: Response,
-    mut skip: u64,
-    wanted: u64,
+    range: Range<u64>,
     reach: &Reach,
+    moved: &AtomicU64,
 ) -> std::result::Result<Bytes, Failure> {
     const WHAT: &str = "GET of content";
+    let (mut skip, wanted) = (range.start, range.end - range.start);
     let mut body = BytesMut::with_capacity(wanted as usize);
     while let Some(mut chunk) = response.chunk().await.map_err(|e| lost(WHAT, &e))? {
-        reach.heard();
+        reach.came(chunk.len() as u64);
+        moved.fetch_add(chunk.len() as u64, Ordering::Relaxed);
         let skipped = skip.min(chunk.len() as u64);
         skip -= skipped;
         let chunk = chunk.split_off(skipped as usize);
@@ -498,19 +491,6 @@ fn header_number(headers: &HeaderMap, name: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_answer_that_makes_no_sense_is_not_quoted() {
-        for (text, says) in [
-            ("{\n \"a\": \"SECRET\"}", "not what was expected at line 2, column 14"),
-            ("SECRET", "not JSON"),
-            ("{\"SECRET", "cut off"),
-        ] {
-            let wrong = serde_json::from_str::<std::collections::HashMap<String, u32>>(text).unwrap_err();
-            let said = unreadable("/v2/x", &wrong).error.to_string();
-            assert!(said.contains(says) && !said.contains("SECRET"), "{said}");
-        }
-    }
 
     #[test]
     fn content_range_must_be_what_was_asked_for() {

@@ -3,6 +3,7 @@
 use super::{Body, Dentry, Object, Spot, Standing, Tree};
 use crate::error::Result;
 use crate::ids::Ino;
+use crate::pds::drive::FileMeta;
 use crate::pds::types::FileType;
 
 impl Tree {
@@ -76,6 +77,33 @@ impl Tree {
     }
 
     /// Whether no listing may touch this dentry.
+    /// Shows the object of a file as another inode from now on. The one that it was becomes what it stood for before,
+    /// `former`, like one that was replaced: it lives on while it is referred to. `false` where that cannot be.
+    pub fn renew(&mut self, ino: Ino, former: FileMeta) -> bool {
+        let can_be =
+            self.dentry(ino).is_some_and(|dentry| !self.is_held(dentry)) && self.replaces(ino).is_none();
+        let Some(inode) = self.inodes.get_mut(&ino).filter(|inode| can_be && inode.kind() == FileType::File)
+        else {
+            return false;
+        };
+        let Object::Live(meta) = std::mem::replace(&mut inode.object, Object::Gone(former)) else {
+            // What is not live is held.
+            return false;
+        };
+        let (spot, attrs_at, changed_at) = (inode.spot.take(), inode.attrs_at, inode.changed_at);
+        let file = meta.file_id.clone();
+        let fresh = self.add_inode(FileType::File, Object::Live(meta), attrs_at);
+        self.by_file_id.insert(file, fresh);
+        if let Some(inode) = self.inodes.get_mut(&fresh) {
+            (inode.spot, inode.changed_at) = (spot, changed_at);
+        }
+        if let Some(dentry) = self.dentry_mut(fresh) {
+            dentry.ino = fresh;
+        }
+        self.reap(ino);
+        true
+    }
+
     pub(super) fn is_held(&self, dentry: &Dentry) -> bool {
         dentry.standing == Standing::Unsaved || self.inodes.get(&dentry.ino).is_some_and(|inode| inode.moving)
     }

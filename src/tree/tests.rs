@@ -384,3 +384,30 @@ fn unused_inodes_are_given_up_when_there_are_too_many() {
     assert_eq!(f.tree.find(d, "f8", f.now).unwrap(), Found::Unknown);
     check(&f.tree);
 }
+
+#[test]
+fn a_file_that_is_another_one_now_has_another_inode_at_its_place() {
+    let mut f = Fixture::new();
+    f.list(Ino::ROOT, &[file("a", "a", 1), file("b", "b", 1)]);
+    let (old, other) = (f.child("a"), f.child("b"));
+    assert!(f.tree.count_lookup(old));
+    f.tree.pin(old).unwrap();
+    let former = f.tree.meta(old).cloned().unwrap();
+    f.tree.observe(FileMeta { size: 7, ..former.clone() }, f.now);
+    assert!(f.tree.renew(old, former.clone()));
+    let new = f.child("a");
+    assert!(new != old && f.child("b") == other);
+    assert_eq!((f.tree.meta(new).unwrap().size, f.tree.meta(old)), (7, Some(&former)));
+    assert_eq!((f.tree.stat(new).unwrap().nlink, f.tree.stat(old).unwrap().nlink), (1, 0));
+    // Listings go on with the new one, and the old one goes with who refers to it.
+    f.list(Ino::ROOT, &[file("a", "a2", 1), file("b", "b", 1)]);
+    assert_eq!(f.child("a2"), new);
+    f.tree.unpin(old);
+    f.tree.forget(old, 1);
+    assert!(f.tree.stat(old).is_err());
+    // What is not on the drive as it is here, or is no file, stays what it is.
+    f.tree.mark_unsaved(new);
+    assert!(!f.tree.renew(new, former.clone()) && !f.tree.renew(Ino::ROOT, former.clone()));
+    let unsaved = f.create(Ino::ROOT, "c");
+    assert!(!f.tree.renew(unsaved, former));
+}

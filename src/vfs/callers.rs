@@ -1,8 +1,11 @@
-//! Who closes a descriptor: facts about calling processes from `/proc`.
+//! Facts about calling processes from `/proc`: who closes a descriptor, and who is being killed.
 //!
 //! FUSE gives the id of a thread. Whether its process is the one that opened a file, and whether
 //! it still has the file open through another descriptor, decides whether a FLUSH is the close that
 //! commits. Where `/proc` does not tell (another user's process), the answer is `None`.
+//!
+//! A thread that waits for a request which has been read does not even die before its answer, and of an interruption
+//! `fuser` tells nothing. So whoever waits long is looked at.
 
 use std::ffi::CString;
 use std::fs;
@@ -32,6 +35,34 @@ fn leads_its_group(tid: u32) -> bool {
         drop(OwnedFd::from_raw_fd(fd));
     }
     true
+}
+
+/// SIGKILL among the signals of a thread; every signal that ends a process becomes one for all its threads.
+const KILL_BIT: u64 = 1 << (libc::SIGKILL - 1);
+/// The kernel's flag of a task that is exiting.
+const PF_EXITING: u64 = 4;
+
+/// Whether a thread is being killed, by `kill -9` or another signal that ends it: it hears no answer any more.
+pub fn is_killed(tid: u32) -> bool {
+    tid != 0
+        && (read_proc(&format!("/proc/{tid}/status")).is_some_and(|status| has_kill_pending(&status))
+            || read_proc(&format!("/proc/{tid}/stat")).is_some_and(|stat| dies_of_signal(&stat)))
+}
+
+fn has_kill_pending(status: &str) -> bool {
+    let pending = status.lines().filter_map(|line| {
+        let hex = line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:"))?;
+        u64::from_str_radix(hex.trim(), 16).ok()
+    });
+    pending.fold(0, |all, signals| all | signals) & KILL_BIT != 0
+}
+
+/// Field 9 has the flags, field 52 the exit code, where one may see it; field 2 is a name in parentheses.
+fn dies_of_signal(stat: &str) -> bool {
+    let Some((_, rest)) = stat.rsplit_once(')') else { return false };
+    let field = |number: usize| rest.split_ascii_whitespace().nth(number - 3)?.parse::<u64>().ok();
+    let is_exiting = field(9).is_some_and(|flags| flags & PF_EXITING != 0);
+    is_exiting && field(52).is_some_and(|code| code & 0x7f != 0)
 }
 
 /// The beginning of a file in `/proc`, in one read: those texts are made anew for each.
@@ -139,6 +170,25 @@ mod tests {
         assert_eq!(holds_open(std::process::id(), ino, other), Some(false));
         drop(file);
         assert_eq!(holds_open(u32::MAX, ino, device), None);
+    }
+
+    #[test]
+    fn who_is_killed_is_told_from_who_goes_on_or_exits() {
+        assert!(!is_killed(std::process::id()) && !is_killed(0) && !is_killed(u32::MAX));
+        assert!(has_kill_pending("State:\tD\nSigPnd:\t0000000000000100\nShdPnd:\t0000000000000000\n"));
+        assert!(!has_kill_pending("State:\tD\nSigPnd:\t0000000000000002\nShdPnd:\t0000000000004000\n"));
+        let stat = |flags: u64, code: u64| {
+            let between = "0 ".repeat(42);
+            format!("7 (a) b) D 1 1 1 0 -1 {flags} {between}{code}\n")
+        };
+        assert!(dies_of_signal(&stat(0x40_0104, 9)) && dies_of_signal(&stat(0x4, 2)));
+        assert!(!dies_of_signal(&stat(0x4, 0x100)), "exits with 1");
+        assert!(!dies_of_signal(&stat(0x40_0100, 5)), "is stopped by a debugger");
+        assert!(!dies_of_signal(""));
+        // What the fields are, by the kernel itself.
+        let own = read_proc("/proc/self/stat").unwrap();
+        assert_eq!(own.rsplit_once(')').unwrap().1.split_ascii_whitespace().count(), 50);
+        assert!(!dies_of_signal(&own));
     }
 
     #[test]

@@ -134,15 +134,12 @@ impl Vfs {
 
     /// Resolves when no byte has gone to the drive, or been fetched or hashed for a commit, for `limit`.
     pub async fn standstill(&self, limit: Duration) {
-        let moved = || self.drive.bytes_moved().wrapping_add(self.progress.bytes_worked());
-        let pause = (limit / LOOKS_PER_LIMIT).min(LOOK_INTERVAL_MAX);
-        let (mut seen, mut since) = (moved(), Instant::now());
-        while since.elapsed() < limit {
-            tokio::time::sleep(pause.min(limit.saturating_sub(since.elapsed()))).await;
-            if moved() != seen {
-                (seen, since) = (moved(), Instant::now());
-            }
-        }
+        stands_still(limit, || self.drive.bytes_moved().wrapping_add(self.progress.bytes_worked())).await;
+    }
+
+    /// Resolves when no byte of content has come from the drive for `limit`.
+    pub async fn drought(&self, limit: Duration) {
+        stands_still(limit, || self.drive.bytes_read()).await;
     }
 
     /// The drive has the content: the name may have changed meanwhile, and the tree must learn.
@@ -193,5 +190,17 @@ impl Vfs {
         self.remove_object(file_id, None, self.config.remove).await?;
         self.tree().entomb(file_id.clone(), Instant::now());
         Ok(())
+    }
+}
+
+/// Resolves when `moved` has shown no movement for `limit`.
+async fn stands_still(limit: Duration, moved: impl Fn() -> u64) {
+    let pause = (limit / LOOKS_PER_LIMIT).min(LOOK_INTERVAL_MAX);
+    let (mut seen, mut since) = (moved(), Instant::now());
+    while since.elapsed() < limit {
+        tokio::time::sleep(pause.min(limit.saturating_sub(since.elapsed()))).await;
+        if moved() != seen {
+            (seen, since) = (moved(), Instant::now());
+        }
     }
 }

@@ -118,9 +118,21 @@ impl Vfs {
     }
 
     /// One more handle of an inode: its open file, made where this is the first.
+    ///
+    /// Who reads it goes on reading what it was when somebody else has changed it, or hears that it is gone, and never gets
+    /// some of each: then the new content is another inode.
     pub(super) fn open_file(&self, ino: Ino, writes: bool) -> Result<Arc<OpenFile>> {
+        let now = self.tree().meta(ino).cloned();
+        let former = self.files.get(ino).zip(now).and_then(|(file, now)| file.former(&now));
         let (file, meta) = {
             let mut tree = self.tree();
+            if let Some(former) = former
+                && self.files.has_readers_only(ino)
+                && tree.renew(ino, former)
+            {
+                // As below.
+                return Err(Error::new(ErrorKind::Stale, "somebody else has changed the file"));
+            }
             if tree.kind(ino)? == FileType::Folder {
                 return Err(Error::new(ErrorKind::IsDirectory, "a folder cannot be opened as a file"));
             }

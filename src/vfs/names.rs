@@ -187,9 +187,10 @@ impl Vfs {
     /// Attributes as known here.
     pub(super) fn entry(&self, ino: Ino) -> Result<Entry> {
         let now = Instant::now();
-        let (stat, mut ttl, wanted) = {
+        let (stat, mut ttl, wanted, meta) = {
             let tree = self.tree();
-            (tree.stat(ino)?, tree.attrs_fresh_for(ino, now), self.wanted(&tree, ino))
+            let meta = tree.meta(ino).cloned();
+            (tree.stat(ino)?, tree.attrs_fresh_for(ino, now), self.wanted(&tree, ino), meta)
         };
         let (mut size, mut mtime, posix) = match wanted {
             // Names that came to a folder since count.
@@ -199,12 +200,15 @@ impl Vfs {
             Some((_, posix)) => (stat.size, stat.mtime, posix),
             None => (stat.size, stat.mtime, stat.posix),
         };
-        if let Some(file) = self.files.get(ino)
-            && (file.is_unsaved() || stat.nlink == 0)
-        {
-            (size, mtime) = (file.size(), file.mtime());
-            // Whoever asks shall see it grow.
-            ttl = ttl.min(Duration::from_millis(100));
+        if let Some(file) = self.files.get(ino) {
+            if file.is_unsaved() || stat.nlink == 0 {
+                (size, mtime) = (file.size(), file.mtime());
+                // Whoever asks shall see it grow.
+                ttl = ttl.min(Duration::from_millis(100));
+            } else if let Some(former) = meta.and_then(|meta| file.former(&meta)) {
+                // The kernel reads to here, for whoever has it open; the time tells that there is something else now.
+                size = former.size;
+            }
         }
         let known = posix.as_deref();
         let (uid, gid) = known.and_then(|posix| posix.owner).unwrap_or((self.config.uid, self.config.gid));

@@ -204,7 +204,14 @@ impl PendingAttrs {
 }
 
 fn is_final(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Denied | ErrorKind::Invalid | ErrorKind::Protocol)
+    matches!(
+        error.kind(),
+        ErrorKind::NotFound
+            | ErrorKind::NoDrive
+            | ErrorKind::Denied
+            | ErrorKind::Invalid
+            | ErrorKind::Protocol
+    )
 }
 
 #[cfg(test)]

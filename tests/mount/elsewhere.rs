@@ -1,14 +1,15 @@
-//! What somebody else does on the drive to a file that is being written here: nothing written is lost by it.
+//! What somebody else does on the drive to a file that is open here: nothing written is lost by it, and nothing read is
+//! cut short or mixed.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::time::{Duration, Instant};
 
 use pdsfs::config::RemoveMode;
 use pdsfs::server::{FaultAction, FaultRule};
 
-use crate::rig::{Rig, fresh_bytes};
+use crate::rig::{Rig, fresh_bytes, wait_until};
 
 const PART: usize = 64 << 10;
 const ARGUMENTS: [&str; 2] = ["--part-size", "64KiB"];
@@ -93,4 +94,49 @@ fn a_commit_takes_as_long_as_bytes_move() {
     drop(file);
     assert_eq!(rig.client().read("f").unwrap(), bytes);
     assert_eq!(mount.stop(), 0);
+}
+
+/// A program reads a file to its end; somebody else changes it meanwhile, and perhaps another program opens it here.
+fn change_while_it_is_read(rig: &Rig, size: usize, is_opened_again: bool) {
+    let case = format!("{size} bytes, opened again: {is_opened_again}");
+    let (mount, other) = (rig.mount_with(&["--metadata-ttl", "100ms"]), rig.mount());
+    let (before, after) = (fresh_bytes(READ_BYTES), fresh_bytes(size));
+    fs::write(other.at("f"), &before).unwrap();
+    let (mut file, mut read) = (File::open(mount.at("f")).unwrap(), vec![0; PART]);
+    let old = file.metadata().unwrap();
+    file.read_exact(&mut read).unwrap();
+    fs::write(other.at("f"), &after).unwrap();
+    wait_until("the change is seen", || {
+        let now = fs::metadata(mount.at("f")).unwrap();
+        (now.modified().unwrap() != old.modified().unwrap()).then_some(())
+    });
+    if is_opened_again {
+        assert_eq!(fs::read(mount.at("f")).unwrap(), after, "{case}");
+        let now = fs::metadata(mount.at("f")).unwrap();
+        assert!(now.len() == after.len() as u64 && now.ino() != old.ino(), "{case}: {now:?}");
+    }
+    assert_eq!(file.metadata().unwrap().len(), before.len() as u64, "{case}");
+    match file.read_to_end(&mut read) {
+        Ok(_) => assert!(read == before, "{case}: {} bytes", read.len()),
+        Err(e) => {
+            assert_eq!(e.raw_os_error(), Some(libc::ESTALE), "{case}");
+            assert!(before.starts_with(&read), "{case}: {} bytes", read.len());
+        }
+    }
+    drop(file);
+    assert_eq!(fs::read(mount.at("f")).unwrap(), after, "{case}");
+    assert_eq!((mount.stop(), other.stop()), (0, 0));
+}
+
+/// More than is read ahead.
+const READ_BYTES: usize = 24 << 20;
+
+#[test]
+fn who_reads_a_file_that_somebody_else_changes_gets_what_it_was_or_an_error() {
+    let rig = Rig::new();
+    for size in [10, READ_BYTES, READ_BYTES + PART] {
+        for is_opened_again in [false, true] {
+            change_while_it_is_read(&rig, size, is_opened_again);
+        }
+    }
 }

@@ -4,11 +4,14 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use pdsfs::ids::Secret;
 use pdsfs::server::{FaultAction, FaultRule};
 
+use crate::metadata::xattr;
 use crate::rig::{Mount, Rig, errno, fresh_bytes, wait_until};
 
 const PART: usize = 64 << 10;
@@ -313,6 +316,65 @@ fn a_stalled_server_blocks_the_writer_and_nobody_else() {
     assert_eq!(rig.client().read("big").unwrap(), bytes);
 }
 
+/// Starts a program, kills it once it `waits` for the drive, and sees it end long before the drive answers.
+fn kill_while_it_waits(mut command: Command, signal: i32, waits: impl FnOnce()) {
+    let mut program = command.spawn().unwrap();
+    waits();
+    // SAFETY: no memory is passed; the process is ours and has not been waited for.
+    assert_eq!(unsafe { libc::kill(program.id().cast_signed(), signal) }, 0);
+    let ended = wait_until(&format!("{command:?} is dead"), || program.try_wait().unwrap());
+    assert_eq!(ended.signal(), Some(signal));
+}
+
+#[test]
+fn who_is_killed_while_the_drive_does_not_answer_dies_at_once() {
+    let rig = Rig::new();
+    let mount = rig.mount_with(&["--part-size", "64KiB", "--buffer-size", "4MiB"]);
+    let faults = rig.server().faults();
+    let old = fresh_bytes(4 << 20);
+    let other = rig.mount();
+    fs::write(other.at("old"), &old).unwrap();
+    assert_eq!(other.stop(), 0);
+    faults.add(FaultRule::new("put_part", FaultAction::Stall));
+    // In the middle of a write, and at the close that its end brings with it.
+    let mut writes = Command::new("cp");
+    writes.arg("/dev/zero").arg(mount.at("big"));
+    kill_while_it_waits(writes, libc::SIGKILL, || {
+        rig.block_on(faults.wait_for_hits(1));
+        let mut last = (0, Instant::now());
+        wait_until("it can write no more", || {
+            let size = fs::metadata(mount.at("big")).unwrap().len();
+            if size != last.0 {
+                last = (size, Instant::now());
+            }
+            (last.1.elapsed() > Duration::from_millis(500)).then_some(())
+        });
+    });
+    // At a close of its own, by Ctrl-C.
+    let source = tempfile::NamedTempFile::new().unwrap();
+    fs::write(source.path(), fresh_bytes(2 * PART)).unwrap();
+    let mut closes = Command::new("cp");
+    closes.arg(source.path()).arg(mount.at("small"));
+    kill_while_it_waits(closes, libc::SIGINT, || {
+        wait_until("it closes its file", || {
+            (xattr(&mount.at("small"), "user.pdsfs.state").ok()? == b"committing").then_some(())
+        });
+    });
+    faults.clear();
+    wait_until("what was written is on the drive", || {
+        let size = |name| rig.client().find(name).map_or(0, |meta| meta.size);
+        (size("big") > 0 && size("small") == 2 * PART as u64).then_some(())
+    });
+    // While it reads.
+    faults.add(FaultRule::new("get_object", FaultAction::Stall));
+    let mut reads = Command::new("cat");
+    reads.arg(mount.at("old")).stdout(Stdio::null());
+    kill_while_it_waits(reads, libc::SIGTERM, || rig.block_on(faults.wait_for_hits(1)));
+    faults.clear();
+    assert_eq!(fs::read(mount.at("old")).unwrap(), old);
+    assert_eq!(mount.stop(), 0);
+}
+
 #[test]
 fn the_first_part_is_there_before_the_fifth_is_written() {
     let rig = Rig::new();
@@ -335,4 +397,20 @@ fn the_first_part_is_there_before_the_fifth_is_written() {
     }
     drop(file);
     assert_eq!(rig.client().read("f").unwrap(), bytes);
+}
+
+#[test]
+fn an_answer_that_says_nothing_of_a_file_deletes_none() {
+    let rig = Rig::new();
+    let mount = mount(&rig);
+    fs::write(mount.at("f"), b"kept").unwrap();
+    // A front end that knows no such path, and a drive that was taken away.
+    for answer in [status(404, ""), status(404, "NotFound.Drive")] {
+        rig.server().faults().add(FaultRule::times("recyclebin/trash", 1, answer));
+        assert_eq!(errno(fs::remove_file(mount.at("f"))), libc::EIO);
+        assert_eq!(fs::read(mount.at("f")).unwrap(), b"kept");
+    }
+    fs::remove_file(mount.at("f")).unwrap();
+    assert_eq!(rig.client().find("f"), None);
+    assert_eq!(mount.stop(), 0);
 }

@@ -414,3 +414,37 @@ fn attributes_that_the_drive_refuses_are_a_failure_that_can_be_seen() {
     });
     assert_eq!(errno(xattr(&path, "user.pdsfs.error")), libc::ENODATA);
 }
+
+#[test]
+fn attributes_are_told_one_by_one_where_no_batch_is_taken() {
+    let rig = Rig::new();
+    let mount = rig.mount();
+    for name in ["a", "b"] {
+        fs::write(mount.at(name), name).unwrap();
+    }
+    // Nothing of it is about the files; the last one is a page of some proxy, longer than anybody reads.
+    for (status, code, message) in [(403, "Forbidden", String::new()), (400, "", "x".repeat(100 << 10))] {
+        let answer = FaultAction::Status {
+            status,
+            code: code.into(),
+            message,
+            retry_after_s: None,
+            x_retry_after_ms: None,
+            empty_body: false,
+        };
+        rig.server().faults().add(FaultRule::times("batch", 1, answer));
+        let perm = 0o600 + u32::from(status & 7);
+        for name in ["a", "b"] {
+            fs::set_permissions(mount.at(name), Permissions::from_mode(perm)).unwrap();
+        }
+        wait_until("both are told", || {
+            let is_told = |name| {
+                let posix = rig.client().find(name).unwrap().posix;
+                posix.is_some_and(|posix| posix.perm.map(u32::from) == Some(perm))
+            };
+            (is_told("a") && is_told("b")).then_some(())
+        });
+    }
+    assert_eq!(rig.server().faults().hits(), [1, 1]);
+    assert_eq!(mount.stop(), 0);
+}

@@ -10,7 +10,7 @@ use tracing::Instrument;
 
 use super::{Adaptor, COMMIT_MARGIN};
 use crate::error::{Error, ErrorKind, Result};
-use crate::fuse::dispatch::{self, Limit, Op, Outcome, Reply, answer_within, refuse};
+use crate::fuse::dispatch::{self, Limit, Op, Outcome, Reply, answer_within, killed, refuse};
 use crate::ids::Ino;
 use crate::vfs::Vfs;
 
@@ -44,7 +44,13 @@ impl Adaptor {
         let (vfs, busy) = (self.vfs.clone(), self.busy.clone());
         let task = async move {
             let named = |ino| vfs.name_of(Ino(ino));
-            let outcome = answer_within(op, limit.reached(&vfs), reply, work, answer, named).await;
+            let late = async {
+                tokio::select! {
+                    error = limit.reached(&vfs) => error,
+                    error = killed(op.pid) => error,
+                }
+            };
+            let outcome = answer_within(op, late, reply, work, answer, named).await;
             if let Some(late) = outcome {
                 late.take_back(&vfs).await;
             }

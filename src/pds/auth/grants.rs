@@ -192,7 +192,7 @@ pub async fn by_grant(
 }
 
 fn call(url: &Url) -> Call<'_> {
-    Call { url, authorization: None, idempotency: Idempotency::Once, policy: RetryPolicy::INTERACTIVE }
+    Call { url, authorization: None, idempotency: Idempotency::Spends, policy: RetryPolicy::INTERACTIVE }
 }
 
 async fn oauth(

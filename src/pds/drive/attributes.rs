@@ -8,6 +8,7 @@ use serde::de::IgnoredAny;
 use super::{Drive, meta};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::FileId;
+use crate::pds::retry::Sent;
 use crate::pds::types::{
     BatchBody, BatchItem, BatchRequest, BatchResponse, DeleteTagsRequest, PutTagsRequest, UpdateRequest,
     UserTag,
@@ -80,11 +81,15 @@ impl Drive {
         tags.map(|(key, value)| UserTag { key: key.clone(), value: value.clone() }).collect()
     }
 
+    async fn call_one(&self, (path, body): &NamedCall<'_>) -> Result<()> {
+        let answer = self.ask::<Option<IgnoredAny>>(&format!("/v2{path}"), body).await;
+        answer.map(|_| ()).map_err(|failure| failure.error)
+    }
+
     /// The outcome of each, in order.
     async fn call_all<'a>(&self, calls: &[(usize, NamedCall<'a>)]) -> Vec<Result<()>> {
-        if let [(_, (path, body))] = calls {
-            let answer = self.ask::<Option<IgnoredAny>>(&format!("/v2{path}"), body).await;
-            return vec![answer.map(|_| ()).map_err(|failure| failure.error)];
+        if let [(_, call)] = calls {
+            return vec![self.call_one(call).await];
         }
         let item = |(index, (_, (url, body))): (usize, &(usize, NamedCall<'a>))| BatchItem {
             id: index.to_string(),
@@ -97,6 +102,14 @@ impl Drive {
             self.ask::<BatchResponse>("/v2/batch", &BatchRequest { resource: "file", requests }).await;
         let answer = match answer {
             Ok(answer) => answer,
+            // It says nothing of the objects: some of them may not be to blame, or batches are not offered.
+            Err(failure) if failure.sent == Sent::Answered => {
+                let mut outcomes = Vec::with_capacity(calls.len());
+                for (_, call) in calls {
+                    outcomes.push(self.call_one(call).await);
+                }
+                return outcomes;
+            }
             Err(failure) => return vec![Err(failure.error); calls.len()],
         };
         let left_out = Error::new(ErrorKind::Protocol, "the batch answer leaves this one out");

@@ -6,10 +6,14 @@ use std::time::Duration;
 
 use hyper_util::client::proxy::matcher::Matcher;
 use tokio::net::{TcpStream, UdpSocket, lookup_host};
+use tokio::task::JoinSet;
 use url::Url;
 
 use super::KNOCK_MAX;
 use crate::pds::endpoint;
+
+/// Addresses of one name that are knocked at.
+const ADDRESSES_MAX: usize = 8;
 
 /// A host and a port.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -43,8 +47,19 @@ impl Place {
 
     /// Whether a connection can be made within `limit`.
     pub(super) async fn opens(&self, limit: Duration) -> bool {
-        let address = (self.0.as_str(), self.1);
-        matches!(tokio::time::timeout(limit, TcpStream::connect(address)).await, Ok(Ok(_)))
+        tokio::time::timeout(limit, self.answers()).await.unwrap_or(false)
+    }
+
+    /// Whether any of its addresses takes a connection: one of them may lead nowhere (IPv6 where only the name has it).
+    async fn answers(&self) -> bool {
+        let Ok(addresses) = lookup_host((self.0.as_str(), self.1)).await else { return false };
+        let mut knocks: JoinSet<_> = addresses.take(ADDRESSES_MAX).map(TcpStream::connect).collect();
+        while let Some(knock) = knocks.join_next().await {
+            if matches!(knock, Ok(Ok(_))) {
+                return true;
+            }
+        }
+        false
     }
 }
 

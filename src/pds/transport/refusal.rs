@@ -3,10 +3,12 @@
 
 use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
 use reqwest::header::{DATE, HeaderMap};
 use reqwest::{Response, StatusCode};
 
-use super::{header_number, read_body};
+use super::failure::lost;
+use super::header_number;
 use crate::error::{Error, ErrorKind};
 use crate::pds::retry::{Failure, Sent};
 use crate::pds::types::ServiceError;
@@ -36,7 +38,7 @@ pub(super) async fn refused(path: &str, response: Response) -> Failure {
     let gateway = ServiceError { code: header("x-ca-error-code"), message: header("x-ca-error-message") };
     let request_id = header("x-ca-request-id");
     let clock = clock_hint(status, response.headers());
-    let body = match read_body(path, response, ERROR_BYTES_MAX).await {
+    let body = match read_error(path, response).await {
         Ok(body) => body,
         Err(failure) => return failure,
     };
@@ -45,6 +47,17 @@ pub(super) async fn refused(path: &str, response: Response) -> Failure {
     let (code, message) = (shown(&service.code), shown(&service.message));
     let detail = format!("{path}: {} {code} {message} (request {request_id}){clock}", status.as_u16());
     Failure { error: Error::new(kind, detail), sent: sent_of(status), code: service.code, retry_after }
+}
+
+/// The beginning of the body of an error: what says more has said enough.
+async fn read_error(what: &str, mut response: Response) -> std::result::Result<Bytes, Failure> {
+    let mut body = BytesMut::new();
+    while body.len() < ERROR_BYTES_MAX
+        && let Some(chunk) = response.chunk().await.map_err(|e| lost(what, &e))?
+    {
+        body.extend_from_slice(&chunk[..chunk.len().min(ERROR_BYTES_MAX - body.len())]);
+    }
+    Ok(body.freeze())
 }
 
 /// What comes from the network is short and moves no cursor where it is shown.
@@ -85,6 +98,7 @@ fn kind_of_refusal(status: StatusCode, code: &str) -> ErrorKind {
         (_, "InvalidParameter.Name") => ErrorKind::InvalidName,
         (_, "InvalidParameter.ContentHash" | "InvalidParameter.Crc64Hash") => ErrorKind::Integrity,
         ("InvalidParameterNotSupported", _) => ErrorKind::Unsupported,
+        (_, "NotFound.Drive" | "NotFound.Domain") => ErrorKind::NoDrive,
         ("NotFound" | "ForbiddenFileInTheRecycleBin", _) => ErrorKind::NotFound,
         ("AlreadyExist", _) => ErrorKind::Exists,
         ("QuotaExhausted", _) => ErrorKind::QuotaExceeded,
@@ -93,6 +107,8 @@ fn kind_of_refusal(status: StatusCode, code: &str) -> ErrorKind {
             ErrorKind::Denied
         }
         ("TooManyRequests", _) => ErrorKind::Throttled,
+        // Something else is being done with the object.
+        ("StateConflict", _) => ErrorKind::Io,
         _ => kind_of_status(status),
     }
 }
@@ -101,7 +117,8 @@ fn kind_of_status(status: StatusCode) -> ErrorKind {
     match status.as_u16() {
         401 => ErrorKind::Unauthenticated,
         403 => ErrorKind::Denied,
-        404 => ErrorKind::NotFound,
+        // What has no word of the service about a file comes from what stands before it.
+        404 => ErrorKind::NoDrive,
         413 => ErrorKind::TooLarge,
         429 => ErrorKind::Throttled,
         504 => ErrorKind::Timeout,
@@ -123,7 +140,7 @@ impl StoreError {
     pub(super) async fn read(what: &'static str, response: Response) -> std::result::Result<Self, Failure> {
         let status = response.status();
         let retry_after = retry_after(response.headers());
-        let body = read_body(what, response, ERROR_BYTES_MAX).await?;
+        let body = read_error(what, response).await?;
         let text = String::from_utf8_lossy(&body);
         Ok(Self {
             what,
@@ -144,6 +161,9 @@ impl StoreError {
         let kind = match (self.code.as_str(), self.status.as_u16()) {
             ("AccessDenied" | "SignatureDoesNotMatch", _) => ErrorKind::Denied,
             ("InvalidDigest", _) => ErrorKind::Integrity,
+            ("NoSuchKey", _) => ErrorKind::Stale,
+            // `UploadTrafficRateLimitExceeded`, `TotalQpsLimitExceeded` and others.
+            (code, 503) if code.ends_with("LimitExceeded") => ErrorKind::Throttled,
             (_, 507) => ErrorKind::QuotaExceeded,
             _ => kind_of_status(self.status),
         };
@@ -172,6 +192,10 @@ mod tests {
     fn refusals_become_kinds() {
         let table = [
             (404, "NotFound.File", ErrorKind::NotFound),
+            (404, "NotFound.Drive", ErrorKind::NoDrive),
+            (404, "I404NF", ErrorKind::NoDrive),
+            (404, "", ErrorKind::NoDrive),
+            (409, "StateConflict", ErrorKind::Io),
             (400, "NotFound.File", ErrorKind::NotFound),
             (400, "InvalidParameter.Name", ErrorKind::InvalidName),
             (400, "InvalidParameter.ContentHash", ErrorKind::Integrity),
@@ -186,6 +210,24 @@ mod tests {
         ];
         for (status, code, kind) in table {
             assert_eq!(kind_of_refusal(StatusCode::from_u16(status).unwrap(), code), kind, "{status} {code}");
+        }
+    }
+
+    #[test]
+    fn what_the_store_says_becomes_a_kind() {
+        let table = [
+            (404, "NoSuchKey", ErrorKind::Stale, Sent::Answered),
+            (403, "AccessDenied", ErrorKind::Denied, Sent::Answered),
+            (503, "UploadTrafficRateLimitExceeded", ErrorKind::Throttled, Sent::Maybe),
+            (503, "TotalQpsLimitExceeded", ErrorKind::Throttled, Sent::Maybe),
+            (503, "ServiceUnavailable", ErrorKind::Io, Sent::Maybe),
+            (400, "RequestTimeout", ErrorKind::Protocol, Sent::Maybe),
+        ];
+        for (status, code, kind, sent) in table {
+            let (status, code) = (StatusCode::from_u16(status).unwrap(), code.to_owned());
+            let error = StoreError { what: "PUT", status, code, message: String::new(), retry_after: None };
+            let failure = error.into_failure();
+            assert_eq!((failure.error.kind(), failure.sent), (kind, sent), "{}", failure.code);
         }
     }
 
