@@ -10,6 +10,7 @@
 use std::fmt::Display;
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::error::ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand};
@@ -148,17 +149,22 @@ fn dispatch(command: Command, notifier: Notifier) -> Result<ExitCode> {
     Ok(tell(match command {
         Command::Mount(args) => mount::start(*args, notifier)?,
         Command::Login(args) => on_runtime(until_signal(login::run(args.check()?))),
-        Command::Drives(args) => on_runtime(until_signal(drives::run(args.check()?))),
+        Command::Drives(args) => unless_unread(on_runtime(until_signal(drives::run(args.check()?)))),
         Command::Umount(args) => umount::run(&args),
-        Command::Config(args) => config::run(&args),
-        Command::Status(args) => on_runtime(status::run(args)),
+        Command::Config(args) => unless_unread(config::run(&args)),
+        Command::Status(args) => unless_unread(on_runtime(status::run(args))),
         Command::Wait(args) => on_runtime(wait::run(args)),
-        Command::Log(args) => on_runtime(log::run(args)),
+        Command::Log(args) => unless_unread(on_runtime(log::run(args))),
         Command::Serve(args) => on_runtime(serve::run(args.check()?)),
         Command::Demo(args) => on_runtime(demo::run(args)),
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::man(&args),
     }))
+}
+
+/// Who has read enough of what a command shows (`| head`) is told no more, and nothing has failed.
+fn unless_unread(outcome: Result<ExitCode>) -> Result<ExitCode> {
+    if IS_UNREAD.load(Ordering::Relaxed) { Ok(ExitCode::SUCCESS) } else { outcome }
 }
 
 /// Says what a command failed of.
@@ -209,11 +215,17 @@ fn say(line: impl Display) {
     writeln!(std::io::stderr().lock(), "{}", escaped_lines(&line.to_string())).ok();
 }
 
+/// Whether nobody reads stdout any more.
+static IS_UNREAD: AtomicBool = AtomicBool::new(false);
+
 /// One line on stdout, for programs that wait for it.
 fn announce(line: impl Display) -> Result<()> {
     let mut out = std::io::stdout().lock();
     let line = escaped_lines(&line.to_string());
-    writeln!(out, "{line}").and_then(|()| out.flush()).map_err(|e| Error::from(e).context("stdout"))
+    writeln!(out, "{line}").and_then(|()| out.flush()).map_err(|e| {
+        IS_UNREAD.fetch_or(e.kind() == std::io::ErrorKind::BrokenPipe, Ordering::Relaxed);
+        Error::from(e).context("stdout")
+    })
 }
 
 #[cfg(test)]

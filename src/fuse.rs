@@ -107,6 +107,20 @@ impl KernelMount {
         detached.await.map_err(|e| Error::new(ErrorKind::Io, e.to_string()))?
     }
 
+    /// Takes the mount out of the name space when the kernel has cut its connection: then it is there, and dead, and so is
+    /// [`Self::wait`] over. Whether it was.
+    pub async fn detach_cut_off(&self, is_dead: fn(&Path) -> bool) -> Result<bool> {
+        let (path, device) = (self.path.clone(), self.device.clone());
+        let detached = tokio::task::spawn_blocking(move || match mountinfo::at(&path)? {
+            // The number may be another mount's by now, but that one lives.
+            Some(mount) if mount.is_ours() && mount.device == device && is_dead(&path) => {
+                unmount::lazily(&path).map(|()| true)
+            }
+            _ => Ok(false),
+        });
+        detached.await.map_err(|e| Error::new(ErrorKind::Io, e.to_string()))?
+    }
+
     /// Waits until every request that came is answered, and programs have closed what was open;
     /// `false` if that is not so within `limit`.
     pub async fn finish(&mut self, limit: Duration) -> bool {

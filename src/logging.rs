@@ -6,6 +6,7 @@
 //! secrets cannot come here: their types do not print.
 
 mod lines;
+mod outlet;
 mod repeats;
 
 use std::io::{IsTerminal as _, Write};
@@ -23,6 +24,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::error::{Error, ErrorKind, Result};
 use lines::{Lines, Style};
+use outlet::{Outlet, To};
 use repeats::Repeats;
 
 /// Warnings that a slow reader may be behind before it loses the oldest.
@@ -36,7 +38,9 @@ static WARNINGS: LazyLock<broadcast::Sender<Arc<str>>> =
 pub fn start(filter: &str) -> Result<()> {
     let parsed = EnvFilter::try_new(filter)
         .map_err(|e| Error::new(ErrorKind::Invalid, format!("log filter {filter:?}: {e}")))?;
-    let lines = layer(style(), std::io::stderr).map_err(|e| e.context("cannot log"))?;
+    let style = style();
+    let outlet = Outlet::stderr(style);
+    let lines = layer(style, move || To(outlet.clone())).map_err(|e| e.context("cannot log"))?;
     tracing_subscriber::registry()
         .with(parsed)
         .with(lines)

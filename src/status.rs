@@ -4,8 +4,8 @@
 //! byte: [`Transfer::wrote`] is two relaxed additions, and a lock is taken once per *part*. Looking
 //! never blocks reporting for longer than it takes to copy a list of pointers. No I/O here.
 //!
-//! A transfer ends once: committed, failed, or dropped without either (abandoned: unlinked while
-//! it was written, or nothing to save). Later reports about it change nothing.
+//! A transfer ends once: committed, failed, withdrawn (the content took another way), or dropped without any of these
+//! (abandoned: unlinked while it was written, or nothing to save). Later reports about it change nothing.
 //!
 //! Lock order: the registry before the name and rate of one transfer; no two transfers at once.
 
@@ -181,6 +181,8 @@ struct Sums {
     bytes_acked: AtomicU64,
     /// Not part of [`Totals`]: work that is no result.
     bytes_prepared: AtomicU64,
+    /// The same, for what is no content.
+    steps: AtomicU64,
 }
 
 impl Progress {
@@ -225,6 +227,16 @@ impl Progress {
     /// A program has written so many more bytes, into a local copy that is sent later.
     pub fn wrote(&self, bytes: u64) {
         self.sums.bytes_written.fetch_add(bytes, Relaxed);
+    }
+
+    /// Something that is no content was brought to the drive: attributes, a name.
+    pub fn stepped(&self) {
+        self.sums.steps.fetch_add(1, Relaxed);
+    }
+
+    /// How often [`Self::stepped`] was called.
+    pub fn steps(&self) -> u64 {
+        self.sums.steps.load(Relaxed)
     }
 
     /// The drive has refused the attributes of an object for good.
@@ -385,6 +397,11 @@ impl Transfer {
         let _ = self.progress.events.send(Event::Failed { name: self.name(), error: error.clone() });
     }
 
+    /// The content goes to the drive in another way: this was no transfer in the end.
+    pub fn withdrawn(&self) {
+        self.end(|| ());
+    }
+
     /// How it is now.
     pub fn look(&self) -> TransferView {
         self.view(Instant::now())
@@ -491,6 +508,15 @@ mod tests {
         let totals = progress.totals();
         assert_eq!((totals.files_uploaded, totals.bytes_committed), (1, 3 * MIB));
         assert_eq!((totals.bytes_written, totals.bytes_acked), (3 * MIB, 3 * MIB));
+    }
+
+    #[test]
+    fn what_takes_another_way_is_not_abandoned() {
+        let progress = Progress::new();
+        let (withdrawn, dropped) = (progress.begin("a"), progress.begin("b"));
+        withdrawn.withdrawn();
+        drop((withdrawn, dropped));
+        assert_eq!((progress.totals().files_abandoned, progress.snapshot().len()), (1, 0));
     }
 
     #[test]

@@ -50,6 +50,9 @@ use pending::PendingAttrs;
 use sights::Failures;
 pub use sights::{Load, SeenFile, Sight, Stage, sum_up};
 
+/// What stands for attributes among the names of what is not on the drive.
+const ATTRIBUTES: &str = "attributes";
+
 /// Attributes as `stat` shows them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Attr {
@@ -303,16 +306,18 @@ impl Vfs {
         let mut unsaved: Vec<_> = settles.join_all().await.into_iter().flatten().collect();
         unsaved.extend(self.bring_strays_home().await);
         if let Err(error) = self.pending.flush(&self.drive, &self.tree).await {
-            unsaved.push(("attributes".into(), error));
+            unsaved.push((ATTRIBUTES.into(), error));
         }
         unsaved
     }
 
-    /// Names of open files whose content is not on the drive.
+    /// Names of open files whose content is not on the drive, and what else is not.
     pub fn unsaved(&self) -> Vec<String> {
         let files = self.files.all();
         let unsaved = files.iter().filter(|file| file.sight().stage.is_unsaved() && !file.is_orphan());
-        unsaved.map(|file| self.name_of(file.ino())).collect()
+        let names = unsaved.map(|file| self.name_of(file.ino()));
+        let attributes = (self.pending_attributes() > 0).then(|| ATTRIBUTES.to_owned());
+        names.chain(attributes).collect()
     }
 
     /// Path below the mount, for people.

@@ -42,7 +42,10 @@ type Told = (String, Result<LogEntry>);
 /// Prints events.
 pub async fn run(args: LogArgs) -> Result<ExitCode> {
     let mut signals = Signals::new()?;
-    let mounts = reach::mounts(args.mount.as_deref()).await?;
+    let (mounts, mut code) = tokio::select! {
+        mounts = reach::mounts(args.mount.as_deref()) => mounts?,
+        _ = signals.next() => return Ok(ExitCode::SUCCESS),
+    };
     if mounts.is_empty() {
         say("no drive is mounted by you");
     }
@@ -56,8 +59,13 @@ pub async fn run(args: LogArgs) -> Result<ExitCode> {
         loop {
             tokio::select! {
                 told = heard.recv() => match told {
-                    Some((place, entry)) => print(&args, names_mounts, &place, &entry?)?,
-                    None => return Ok(ExitCode::SUCCESS),
+                    Some((place, Ok(entry))) => print(&args, names_mounts, &place, &entry)?,
+                    // The others go on.
+                    Some((place, Err(error))) => {
+                        say(format_args!("pdsfs: {}: {error}", shown::printable(&place)));
+                        code = ExitCode::FAILURE;
+                    }
+                    None => return Ok(code),
                 },
                 _ = signals.next() => return Ok(ExitCode::SUCCESS),
             }
@@ -71,7 +79,7 @@ pub async fn run(args: LogArgs) -> Result<ExitCode> {
     for (place, entry) in &all {
         print(&args, names_mounts, place, entry)?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(code)
 }
 
 /// What all mounts remember.

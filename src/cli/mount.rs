@@ -207,10 +207,17 @@ async fn run(config: MountConfig, serving: Serving, notifier: Notifier) -> Resul
     say(format_args!("mounted drive {drive_id} at {}", path.display()));
     // Who waited for it and is gone does not want it any more.
     let unheard = if serving == Serving::Detached { background::ready().err() } else { None };
-    let mut asked_at = None;
+    let (mut asked_at, mut cut_off) = (None, None);
     if unheard.is_none() {
         tokio::select! {
-            () = mounted.wait() => tracing::info!("unmounted from outside"),
+            () = mounted.wait() => match mounted.kernel.detach_cut_off(place::has_died).await {
+                Ok(false) => tracing::info!("unmounted from outside"),
+                was_cut_off => {
+                    let detail = "the kernel has cut the mount off (its connection was aborted)";
+                    tracing::error!("{detail}: saving open files");
+                    cut_off = Some(was_cut_off.err().unwrap_or_else(|| Error::new(ErrorKind::Io, detail)));
+                }
+            },
             signal = signals.next() => {
                 asked_at = Some(Instant::now());
                 tracing::info!("{signal}: saving open files, then unmounting");
@@ -218,7 +225,7 @@ async fn run(config: MountConfig, serving: Serving, notifier: Notifier) -> Resul
         }
     }
     let ended = finish(mounted, &supervision, &mut signals, asked_at).await?;
-    unheard.map_or(Ok(ended), Err)
+    unheard.or(cut_off).map_or(Ok(ended), Err)
 }
 
 /// A signal ends what has not mounted anything yet, or nothing that anybody was told of.

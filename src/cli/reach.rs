@@ -1,22 +1,27 @@
 //! Which running mounts a command is about.
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
 
 use super::mount::resolve;
 use super::{say, shown};
 use crate::control::client::{self, Daemon, Found};
 use crate::control::types::Status;
 use crate::error::{Error, ErrorKind, Result};
-use crate::fuse::mountinfo;
+use crate::fuse::mountinfo::{self, Mount};
+
+/// How long a path may take to be found.
+const RESOLVE_MAX: Duration = Duration::from_secs(5);
 
 /// The mounts that answer and are meant: all of them, or those that are called or mounted as `wanted` says.
-/// Who does not answer is named on stderr.
-pub(super) async fn mounts(wanted: Option<&str>) -> Result<Vec<(Daemon, Status)>> {
+/// Who does not answer is named on stderr; the code is that of a command that has nothing else to complain of.
+pub(super) async fn mounts(wanted: Option<&str>) -> Result<(Vec<(Daemon, Status)>, ExitCode)> {
     let (meant, unknown) = mounts_and_unknown(wanted).await?;
-    for what in unknown {
+    for what in &unknown {
         say(format_args!("pdsfs: {what}"));
     }
-    Ok(meant)
+    Ok((meant, if unknown.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }))
 }
 
 /// The same, and why nothing is known of others that may be meant.
@@ -29,11 +34,9 @@ pub(super) async fn mounts_and_unknown(wanted: Option<&str>) -> Result<(Vec<(Dae
         }
         return Ok((all, unknown));
     };
-    let path = tokio::task::spawn_blocking({
-        let path = PathBuf::from(wanted);
-        move || resolve(&path).ok()
-    });
-    let path = path.await.ok().flatten();
+    // What needs no look at the file system, which may hang, gets none.
+    let is_named = all.iter().any(|(_, status)| is_meant(status, wanted, None));
+    let path = if is_named { None } else { resolved(wanted).await };
     let found: Vec<_> =
         all.into_iter().filter(|(_, status)| is_meant(status, wanted, path.as_deref())).collect();
     if found.is_empty() {
@@ -46,15 +49,32 @@ pub(super) async fn mounts_and_unknown(wanted: Option<&str>) -> Result<(Vec<(Dae
     Ok((found, Vec::new()))
 }
 
+/// A path without links; `None` where there is none, or where it leads into what does not answer.
+async fn resolved(wanted: &str) -> Option<PathBuf> {
+    let path = PathBuf::from(wanted);
+    let resolved = tokio::task::spawn_blocking(move || resolve(&path).ok());
+    tokio::time::timeout(RESOLVE_MAX, resolved).await.ok()?.ok()?
+}
+
 /// Mounts that the kernel knows and nobody has answered for.
 async fn unanswered(answering: &[(Daemon, Status)]) -> Vec<String> {
     let ours = tokio::task::spawn_blocking(mountinfo::ours).await;
     let Ok(Ok(ours)) = ours else { return Vec::new() };
-    let paths = ours.into_iter().map(|mount| mount.path.to_string_lossy().into_owned());
-    let unknown = paths.filter(|path| answering.iter().all(|(_, status)| status.mountpoint != *path));
+    // SAFETY: the call only reads the process's own id and cannot fail.
+    let uid = unsafe { libc::getuid() };
+    let answers = |mount: &Mount| {
+        answering.iter().any(|(_, status)| Path::new(&status.mountpoint) == mount.path.as_path())
+    };
+    let known: Vec<_> = ours.iter().filter(|mount| answers(mount)).map(|mount| &mount.device).collect();
+    let unknown = ours.iter().filter(|mount| {
+        // The same mount may be seen at several places (`mount --bind`). What others have mounted is theirs; what root
+        // has mounted is everybody's.
+        !known.contains(&&mount.device)
+            && mount.owner.is_none_or(|owner| uid == 0 || owner == uid || owner == 0)
+    });
     unknown
-        .map(|path| {
-            let path = shown::printable(&path);
+        .map(|mount| {
+            let path = shown::printable(&mount.path.to_string_lossy());
             format!("nobody answers for the mount at {path}: it is another user's (try sudo), or has died")
         })
         .collect()

@@ -52,7 +52,7 @@ fn interval(text: &str) -> std::result::Result<Duration, String> {
 /// Shows the mounts.
 pub async fn run(args: StatusArgs) -> Result<ExitCode> {
     if !args.watch {
-        return show(&args).await.map(|()| ExitCode::SUCCESS);
+        return show(&args).await;
     }
     let mut signals = Signals::new()?;
     if !args.json && std::io::stdout().is_terminal() {
@@ -66,23 +66,27 @@ pub async fn run(args: StatusArgs) -> Result<ExitCode> {
         }
         // A mount that hangs does not keep a signal waiting.
         tokio::select! {
-            shown = show(&args) => shown?,
+            shown = show(&args) => {
+                shown?;
+            }
             _ = signals.next() => return Ok(ExitCode::SUCCESS),
         }
     }
 }
 
-async fn show(args: &StatusArgs) -> Result<()> {
-    let mounts = reach::mounts(args.mount.as_deref()).await?;
+async fn show(args: &StatusArgs) -> Result<ExitCode> {
+    let (mounts, code) = reach::mounts(args.mount.as_deref()).await?;
     let mounts: Vec<_> = mounts.into_iter().map(|(_, status)| status).collect();
     if args.json {
         let text = serde_json::to_string(&mounts);
-        return announce(escaped_json(&text.map_err(|e| Error::new(ErrorKind::Io, e.to_string()))?));
+        announce(escaped_json(&text.map_err(|e| Error::new(ErrorKind::Io, e.to_string()))?))?;
+        return Ok(code);
     }
     if mounts.is_empty() {
         say("no drive is mounted by you");
     }
-    mounts.iter().flat_map(lines).try_for_each(announce)
+    mounts.iter().flat_map(lines).try_for_each(announce)?;
+    Ok(code)
 }
 
 /// A mount as people read it.

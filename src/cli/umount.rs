@@ -119,9 +119,14 @@ fn drained(path: &Path, mount: &Mount, limit: Duration) -> Result<()> {
         );
         Error::new(ErrorKind::Unreachable, what)
     })?;
-    unmounted_when_idle(path, mount, limit, end)?;
-    let rest = end.saturating_duration_since(Instant::now()).max(LAST_WORD_MAX);
-    let last = runtime.block_on(async { tokio::time::timeout(rest, ending.word()).await });
+    let last = runtime.block_on(async {
+        // Listened to from now on: a daemon gives up who does not take its signs of life.
+        let word = tokio::spawn(ending.word());
+        unmounted_when_idle(path, mount, limit, end).await?;
+        let rest = end.saturating_duration_since(Instant::now()).max(LAST_WORD_MAX);
+        let word = tokio::time::timeout(rest, word).await;
+        Ok::<_, Error>(word.map(|word| word.map_err(|e| Error::new(ErrorKind::Io, e.to_string())).flatten()))
+    })?;
     let last = last.map_err(|_| {
         let what = format!(
             "{shown} is unmounted, but after {} not everything is on the drive; its program goes on saving",
@@ -140,7 +145,7 @@ fn drained(path: &Path, mount: &Mount, limit: Duration) -> Result<()> {
     if last.unsaved.is_empty() && !last.timed_out { Ok(()) } else { Err(lost("")) }
 }
 
-fn unmounted_when_idle(path: &Path, mount: &Mount, limit: Duration, end: Instant) -> Result<()> {
+async fn unmounted_when_idle(path: &Path, mount: &Mount, limit: Duration, end: Instant) -> Result<()> {
     let shown = path.display();
     let mut has_said = false;
     loop {
@@ -155,7 +160,7 @@ fn unmounted_when_idle(path: &Path, mount: &Mount, limit: Duration, end: Instant
             let what = format!("{shown} is still in use after {}; it stays mounted", show_duration(limit));
             return Err(Error::new(ErrorKind::Timeout, what));
         }
-        std::thread::sleep(TRY_EVERY);
+        tokio::time::sleep(TRY_EVERY).await;
     }
 }
 

@@ -111,7 +111,15 @@ impl Waited {
 pub async fn run(args: WaitArgs) -> Result<ExitCode> {
     let mut signals = Signals::new()?;
     let deadline = args.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-    let (found, unknown) = reach::mounts_and_unknown(args.mount.as_deref()).await?;
+    let found = tokio::select! {
+        found = reach::mounts_and_unknown(args.mount.as_deref()) => found,
+        () = until(deadline) => {
+            say("gave up before it was known what is mounted: a program behind a mount does not answer");
+            return Ok(ExitCode::from(EXIT_TIMEOUT));
+        }
+        signal = signals.next() => return Err(given_up(signal)),
+    };
+    let (found, unknown) = found?;
     if !unknown.is_empty() {
         return Err(Error::new(ErrorKind::Unsupported, unknown.join("; ")));
     }
@@ -141,15 +149,9 @@ pub async fn run(args: WaitArgs) -> Result<ExitCode> {
         }
         looks_for_names -= u32::from(is_done(&waited, args.closed));
         // A look takes its time where a daemon is busy: neither the deadline nor a signal waits for it.
-        let time_is_up = async {
-            match deadline {
-                Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-                None => std::future::pending().await,
-            }
-        };
         let looked = tokio::select! {
             looked = look(&mut waited) => looked,
-            () = time_is_up => Ok(()),
+            () = until(deadline) => Ok(()),
             signal = signals.next() => Err(given_up(signal)),
         };
         if let Err(error) = looked {
@@ -158,6 +160,13 @@ pub async fn run(args: WaitArgs) -> Result<ExitCode> {
     };
     bar.finish_and_clear();
     outcome
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
 }
 
 fn given_up(signal: &str) -> Error {

@@ -379,15 +379,18 @@ impl OpenFile {
     }
 }
 
-/// The base of a content that is about to become another one.
+/// The base of a content that is about to become another one. What was being sent of it is sent no more.
 fn take_base(content: &mut Content) -> Option<FileMeta> {
     match std::mem::replace(content, Content::New) {
         Content::New | Content::Local(_) => None,
         Content::Clean { base, .. } => Some(base),
-        Content::Streaming { base, .. }
-        | Content::Staged { base, .. }
-        | Content::Committing { base, .. }
-        | Content::Failed { base, .. } => base,
+        Content::Streaming { live, base } => {
+            live.transfer().withdrawn();
+            base
+        }
+        Content::Staged { base, .. } | Content::Committing { base, .. } | Content::Failed { base, .. } => {
+            base
+        }
     }
 }
 

@@ -60,6 +60,8 @@ pub async fn find_at(mountpoint: &Path, owner: Option<u32>) -> Result<(Daemon, S
     let shown = mountpoint.to_string_lossy();
     let Found { mounts, mut silent } = asked(owner).await;
     let here = mounts.into_iter().filter(|(_, status)| status.mountpoint == shown);
+    // Anybody may say that he has mounted there.
+    let here = here.filter(|(daemon, _)| owner.is_none_or(|owner| may_answer(&daemon.socket, owner)));
     // One that was unmounted may still be busy with its last files. What another user says counts last.
     let newest = here.max_by_key(|(daemon, status)| (is_own(&daemon.socket), status.mounted_at_ms));
     newest.ok_or_else(|| match silent.pop() {
@@ -97,8 +99,16 @@ async fn asked(owner: Option<u32>) -> Found {
 
 /// Whether a socket is in a folder of the user who asks.
 fn is_own(socket: &Path) -> bool {
-    let folder = socket.parent().and_then(|folder| folder.symlink_metadata().ok());
-    folder.is_some_and(|folder| folder.uid() == Surroundings::of_this_process().uid)
+    folder_owner(socket) == Some(Surroundings::of_this_process().uid)
+}
+
+/// Whether a socket is the word of who has mounted, or of root, who may mount for others.
+fn may_answer(socket: &Path, owner: u32) -> bool {
+    folder_owner(socket).is_some_and(|uid| uid == owner || uid == 0)
+}
+
+fn folder_owner(socket: &Path) -> Option<u32> {
+    socket.parent()?.symlink_metadata().ok().map(|folder| folder.uid())
 }
 
 impl Daemon {

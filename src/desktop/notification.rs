@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use zbus::{Connection, Variant};
 
@@ -53,82 +54,84 @@ const PACE: Pace = Pace {
     together: Duration::from_secs(600),
 };
 
-/// What is to be told.
+/// A file that is not on the drive.
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Notice {
-    Failed { path: String, reason: String },
-    LoginNeeded { detail: String },
+struct Failure {
+    path: String,
+    reason: String,
 }
 
 /// The way to whoever sits at the desktop. Dropped, what was told last may still appear.
 #[derive(Clone, Debug)]
 pub struct Notices {
-    to: mpsc::Sender<Notice>,
+    to: mpsc::Sender<Failure>,
     uncounted: Arc<AtomicU64>,
+    /// Why nothing goes on without a login, as long as that is so.
+    login: Arc<watch::Sender<Option<String>>>,
 }
 
 impl Notices {
-    /// For the mount that is called `place`. Must be called on a runtime.
-    pub fn start(place: &str) -> Self {
+    /// For the mount that is called `place`; and what tells, which ends soon after the last of these is dropped. Must be
+    /// called on a runtime.
+    pub fn start(place: &str) -> (Self, JoinHandle<()>) {
         Self::start_with(place, PACE, || bus::connect(Connection::session()))
     }
 
-    fn start_with<C>(place: &str, pace: Pace, connect: impl Fn() -> C + Send + 'static) -> Self
+    fn start_with<C>(
+        place: &str,
+        pace: Pace,
+        connect: impl Fn() -> C + Send + 'static,
+    ) -> (Self, JoinHandle<()>)
     where
         C: Future<Output = Option<Connection>> + Send + 'static,
     {
         let (to, notices) = mpsc::channel(WAITING_MAX);
         let uncounted = Arc::new(AtomicU64::new(0));
+        let (login, login_now) = watch::channel(None);
         let teller = Teller {
             place: place.to_owned(),
             pace,
             notices,
             uncounted: uncounted.clone(),
-            untold: Untold::default(),
+            login: login_now,
+            login_told: None,
+            untold: Failures::default(),
             shown: None,
         };
-        tokio::spawn(teller.run(connect));
-        Self { to, uncounted }
+        let telling = tokio::spawn(teller.run(connect));
+        (Self { to, uncounted, login: Arc::new(login) }, telling)
     }
 
     /// A file is not on the drive. Never waits.
     pub fn failed(&self, path: &str, reason: &str) {
-        self.tell(Notice::Failed { path: path.to_owned(), reason: reason.to_owned() });
+        let failure = Failure { path: path.to_owned(), reason: reason.to_owned() };
+        if self.to.try_send(failure).is_err() {
+            self.uncounted.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Nothing goes on until somebody has logged in again. Never waits.
     pub fn login_needed(&self, detail: &str) {
-        self.tell(Notice::LoginNeeded { detail: detail.to_owned() });
+        self.login.send_replace(Some(detail.to_owned()));
     }
 
-    fn tell(&self, notice: Notice) {
-        let is_failure = matches!(notice, Notice::Failed { .. });
-        if self.to.try_send(notice).is_err() && is_failure {
-            self.uncounted.fetch_add(1, Ordering::Relaxed);
-        }
+    /// Somebody has: who has not been told need not be. Never waits.
+    pub fn login_done(&self) {
+        self.login.send_replace(None);
     }
 }
 
 struct Teller {
     place: String,
     pace: Pace,
-    notices: mpsc::Receiver<Notice>,
+    notices: mpsc::Receiver<Failure>,
     uncounted: Arc<AtomicU64>,
-    untold: Untold,
+    login: watch::Receiver<Option<String>>,
+    /// What was told of it last.
+    login_told: Option<String>,
+    /// What nobody has seen yet.
+    untold: Failures,
     shown: Option<Shown>,
-}
-
-/// What nobody has seen yet.
-#[derive(Debug, Default)]
-struct Untold {
-    failures: Failures,
-    login: Option<String>,
-}
-
-impl Untold {
-    fn is_empty(&self) -> bool {
-        self.failures.count == 0 && self.login.is_none()
-    }
 }
 
 /// Failures, the first of them with path and reason.
@@ -178,13 +181,21 @@ impl Teller {
         loop {
             let again_at = Instant::now() + retry;
             let has_more = tokio::select! {
-                notice = self.notices.recv() => notice.map(|notice| self.take(notice)).is_some(),
-                () = tokio::time::sleep_until(again_at), if !self.untold.is_empty() => true,
+                failure = self.notices.recv() => failure.map(|failure| self.take(failure)).is_some(),
+                Ok(()) = self.login.changed() => true,
+                () = tokio::time::sleep_until(again_at), if self.has_untold() => true,
             };
             if !has_more {
                 return;
             }
-            self.gather().await;
+            let is_last = !self.gather().await;
+            if self.login.borrow_and_update().is_none() {
+                // The next one is another one, whatever it says.
+                self.login_told = None;
+            }
+            if !self.has_untold() {
+                continue;
+            }
             if bus.is_none() {
                 bus = connect().await;
                 // Another bus has other numbers.
@@ -202,48 +213,59 @@ impl Teller {
                     retry = (retry * 2).min(self.pace.retry_max);
                 }
             }
+            if is_last {
+                return;
+            }
             tokio::time::sleep(self.pace.pause).await;
         }
     }
 
-    fn take(&mut self, notice: Notice) {
-        match notice {
-            Notice::Failed { path, reason } => self.untold.failures.add(path, reason),
-            Notice::LoginNeeded { detail } => self.untold.login = Some(detail),
-        }
+    fn has_untold(&self) -> bool {
+        self.untold.count > 0 || self.login_untold().is_some()
     }
 
-    async fn gather(&mut self) {
+    /// The login that is needed and that nobody has heard of.
+    fn login_untold(&self) -> Option<String> {
+        self.login.borrow().clone().filter(|needed| self.login_told.as_ref() != Some(needed))
+    }
+
+    fn take(&mut self, failure: Failure) {
+        self.untold.add(failure.path, failure.reason);
+    }
+
+    /// Waits a moment for more; `false` where there will be no more.
+    async fn gather(&mut self) -> bool {
         let gathered = tokio::time::sleep(self.pace.gather);
         tokio::pin!(gathered);
-        loop {
+        let has_more = loop {
             tokio::select! {
-                notice = self.notices.recv() => match notice {
-                    Some(notice) => self.take(notice),
-                    None => break,
+                failure = self.notices.recv() => match failure {
+                    Some(failure) => self.take(failure),
+                    None => break false,
                 },
-                () = &mut gathered => break,
+                () = &mut gathered => break true,
             }
-        }
-        self.untold.failures.count += self.uncounted.swap(0, Ordering::Relaxed);
+        };
+        self.untold.count += self.uncounted.swap(0, Ordering::Relaxed);
+        has_more
     }
 
     async fn show(&mut self, connection: &Connection) -> Result<(), String> {
-        if let Some(detail) = &self.untold.login {
-            notify(connection, 0, ICON_LOGIN, &login_text(&self.place, detail)).await?;
-            self.untold.login = None;
+        if let Some(detail) = self.login_untold() {
+            notify(connection, 0, ICON_LOGIN, &login_text(&self.place, &detail)).await?;
+            self.login_told = Some(detail);
         }
-        if self.untold.failures.count == 0 {
+        if self.untold.count == 0 {
             return Ok(());
         }
         let last = self.shown.take().filter(|last| last.at.elapsed() < self.pace.together);
         let (replaces, failures) = match &last {
-            Some(last) => (last.number, self.untold.failures.clone().and(&last.failures)),
-            None => (0, self.untold.failures.clone()),
+            Some(last) => (last.number, self.untold.clone().and(&last.failures)),
+            None => (0, self.untold.clone()),
         };
         if let Some(text) = failed_text(&self.place, &failures) {
             let number = notify(connection, replaces, ICON_FAILED, &text).await?;
-            self.untold.failures = Failures::default();
+            self.untold = Failures::default();
             self.shown = Some(Shown { number, failures, at: Instant::now() });
         }
         Ok(())
@@ -334,6 +356,7 @@ mod tests {
             let client = client.clone();
             async move { Some(client) }
         })
+        .0
     }
 
     #[tokio::test]
@@ -369,7 +392,8 @@ mod tests {
     async fn what_fails_much_later_is_a_notification_of_its_own() {
         let (client, mut heard) = desktop().await;
         let pace = Pace { together: Duration::ZERO, gather: Duration::ZERO, pause: Duration::ZERO, ..PACE };
-        let notices = Notices::start_with("/mnt", pace, move || std::future::ready(Some(client.clone())));
+        let (notices, _) =
+            Notices::start_with("/mnt", pace, move || std::future::ready(Some(client.clone())));
         for name in ["/a", "/b"] {
             notices.failed(name, "full");
             let (_, replaces, _, summary, ..) = heard.recv().await.unwrap();
@@ -381,7 +405,7 @@ mod tests {
     async fn what_could_not_be_told_is_told_when_the_bus_is_back() {
         let (lines, mut waiting) = unbounded_channel();
         let pace = Pace { gather: Duration::from_millis(1), pause: Duration::from_millis(1), ..PACE };
-        let notices = Notices::start_with("/mnt", pace, move || {
+        let (notices, _) = Notices::start_with("/mnt", pace, move || {
             let (told, heard) = tokio::sync::oneshot::channel::<Connection>();
             lines.send(told).unwrap();
             async move { heard.await.ok() }
@@ -414,10 +438,41 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_login_that_was_made_is_not_asked_for_and_the_last_words_are_told() {
+        let (client, mut heard) = desktop().await;
+        let pace = Pace { gather: Duration::from_millis(50), pause: Duration::from_secs(1000), ..PACE };
+        let (notices, telling) =
+            Notices::start_with("/mnt", pace, move || std::future::ready(Some(client.clone())));
+        notices.login_needed("refused");
+        notices.login_done();
+        notices.failed("/a", "full");
+        drop(notices);
+        // Soon, whatever the pauses are.
+        telling.await.unwrap();
+        assert_eq!(heard.recv().await.unwrap().3, "Not saved: /a");
+        assert!(heard.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_login_is_asked_for_each_time_it_is_needed() {
+        let (client, mut heard) = desktop().await;
+        let notices = notices(client);
+        for _ in 0..2 {
+            notices.login_needed("refused");
+            assert_eq!(heard.recv().await.unwrap().3, "/mnt: login needed");
+            // Told again while it lasts, it is the same.
+            notices.login_needed("refused");
+            notices.login_done();
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            assert!(heard.try_recv().is_err());
+        }
+    }
+
+    #[tokio::test]
     async fn without_anybody_there_nothing_happens() {
         let (tried, mut tries) = unbounded_channel();
         let pace = Pace { gather: Duration::from_millis(1), pause: Duration::from_millis(1), ..PACE };
-        let notices = Notices::start_with("/mnt", pace, move || {
+        let (notices, _) = Notices::start_with("/mnt", pace, move || {
             tried.send(()).unwrap();
             async { None }
         });

@@ -120,6 +120,7 @@ impl Vfs {
             let under_way = self.late_renames.begin();
             match self.bring_home(&mut stray).await {
                 Ok(()) => {
+                    self.progress.stepped();
                     self.late_renames.lock().remove(&ino);
                     self.failures.record(ino, None);
                 }

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use lru::LruCache;
 use tokio::sync::Notify;
 
+use super::names::is_outage;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::FileId;
 use crate::pds::drive::{AttrChange, Drive, FileMeta};
@@ -20,6 +21,9 @@ use crate::tree::Tree;
 
 /// How long changes are gathered.
 const GATHER: Duration = Duration::from_secs(1);
+
+/// Objects that are told of together; whoever waits for all sees them go.
+const TOGETHER_MAX: usize = 100;
 
 /// Until the next try, after all the retries of the calls themselves.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(10);
@@ -161,9 +165,28 @@ impl PendingAttrs {
     }
 
     async fn send(&self, drive: &Drive, tree: &Mutex<Tree>, all: Vec<(FileId, Pending)>) -> Result<()> {
-        let changes: Vec<_> =
-            all.iter().map(|(file, pending)| (file.clone(), pending.change.clone())).collect();
-        let outcomes = drive.set_attributes(&changes).await;
+        let mut first = Ok(());
+        for some in all.chunks(TOGETHER_MAX) {
+            let changes: Vec<_> =
+                some.iter().map(|(file, pending)| (file.clone(), pending.change.clone())).collect();
+            let outcomes = drive.set_attributes(&changes).await;
+            let is_away = outcomes.iter().all(|outcome| outcome.as_ref().is_err_and(is_outage));
+            first = first.and(self.settle_all(tree, some, outcomes));
+            if is_away {
+                // The others would not fare better, and each would take its time.
+                break;
+            }
+            self.progress.stepped();
+        }
+        first
+    }
+
+    fn settle_all(
+        &self,
+        tree: &Mutex<Tree>,
+        all: &[(FileId, Pending)],
+        outcomes: Vec<Result<()>>,
+    ) -> Result<()> {
         let mut tree = tree.lock().unwrap_or_else(PoisonError::into_inner);
         let settled = all.iter().zip(outcomes).map(|((file, sent), outcome)| {
             if outcome.is_ok() {

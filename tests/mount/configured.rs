@@ -269,3 +269,12 @@ fn what_goes_wrong_in_the_background_is_told_in_front() {
     assert_eq!(home.pdsfs(&["config", "check"], &[]).status.code(), Some(0));
     assert_eq!(home.pdsfs(&["mount", "fotos"], &[]).status.code(), Some(2));
 }
+
+#[test]
+fn who_has_read_enough_ends_a_command_without_a_complaint() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pdsfs"));
+    let output = command.args(["config", "example"]).stdout(writer).stderr(Stdio::piped()).output().unwrap();
+    assert_eq!((output.status.code(), said(&output).as_str()), (Some(0), ""));
+}

@@ -350,12 +350,12 @@ fn who_is_killed_while_the_drive_does_not_answer_dies_at_once() {
             (last.1.elapsed() > Duration::from_millis(500)).then_some(())
         });
     });
-    // At a close of its own, by Ctrl-C.
+    // At a close of its own. (Ctrl-C does the same, but may be ignored in who runs this in the background.)
     let source = tempfile::NamedTempFile::new().unwrap();
     fs::write(source.path(), fresh_bytes(2 * PART)).unwrap();
     let mut closes = Command::new("cp");
     closes.arg(source.path()).arg(mount.at("small"));
-    kill_while_it_waits(closes, libc::SIGINT, || {
+    kill_while_it_waits(closes, libc::SIGTERM, || {
         wait_until("it closes its file", || {
             (xattr(&mount.at("small"), "user.pdsfs.state").ok()? == b"committing").then_some(())
         });

@@ -1,6 +1,7 @@
 //! Who may mount, and who may see a mount.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -190,5 +191,37 @@ fn files_without_an_owner_are_of_whom_the_mount_says() {
         let seen = fs::metadata(path).unwrap();
         assert_eq!((seen.uid(), seen.gid()), (12345, 54321));
     }
+    assert_eq!(mount.stop(), 0);
+}
+
+#[test]
+fn what_the_kernel_has_cut_off_is_saved_taken_away_and_no_success() {
+    assert!(is_root(), "only root can have the kernel cut a mount off");
+    let rig = Rig::new();
+    let mount = rig.mount();
+    let mut file = fs::File::create(mount.at("f")).unwrap();
+    file.write_all(b"not closed").unwrap();
+    let path = std::ffi::CString::new(mount.path().to_str().unwrap()).unwrap();
+    // SAFETY: the path outlives the call. It is in use, so the mount stays, without a connection.
+    assert_eq!(unsafe { libc::umount2(path.as_ptr(), libc::MNT_FORCE) }, -1);
+    let (code, log) = mount.ended();
+    assert_eq!(code, 1, "{log:?}");
+    assert!(log.iter().any(|line| line.contains("cut the mount off")), "{log:?}");
+    assert_eq!(rig.client().read("f").unwrap(), b"not closed");
+}
+
+#[test]
+fn a_mount_that_is_seen_twice_is_one_that_answers() {
+    assert!(is_root(), "only root can show a mount at a second place");
+    let rig = Rig::new();
+    let mount = rig.mount();
+    fs::create_dir(mount.at("music")).unwrap();
+    let second = tempfile::tempdir().unwrap();
+    let bind = Command::new("mount").arg("--bind").arg(mount.at("music")).arg(second.path()).output().unwrap();
+    assert!(bind.status.success(), "{bind:?}");
+    let output = Command::new(env!("CARGO_BIN_EXE_pdsfs")).args(["status"]).output().unwrap();
+    crate::rig::unmount_lazily(second.path());
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!said.contains(second.path().to_str().unwrap()), "{said}");
     assert_eq!(mount.stop(), 0);
 }

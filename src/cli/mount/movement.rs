@@ -13,7 +13,7 @@ use crate::status::Progress;
 /// How often is looked.
 const GRAIN: Duration = Duration::from_secs(1);
 
-/// What moves in a mount: files that come to their end, and bytes.
+/// What moves in a mount: files that come to their end, bytes, attributes and names.
 #[derive(Clone, Debug)]
 pub(super) struct Movement {
     progress: Arc<Progress>,
@@ -26,7 +26,7 @@ impl Movement {
     }
 
     /// Numbers that differ when anything was done.
-    fn seen(&self) -> [u64; 5] {
+    fn seen(&self) -> [u64; 6] {
         let totals = self.progress.totals();
         let ended = totals.files_committed() + totals.files_failed + totals.files_abandoned;
         [
@@ -34,6 +34,7 @@ impl Movement {
             ended,
             totals.bytes_written,
             self.progress.bytes_worked(),
+            self.progress.steps(),
             self.drive.bytes_moved(),
         ]
     }

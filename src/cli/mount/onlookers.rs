@@ -1,7 +1,7 @@
 //! Whoever looks at a mount while it runs: the control socket, the figures for Prometheus, the desktop.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinHandle;
@@ -16,6 +16,9 @@ use crate::error::{Error, Result};
 use crate::status::{Event, Pause, PauseReason, Progress};
 use crate::vfs::Vfs;
 
+/// How long the end of a mount waits for the desktop to hear of it.
+const LAST_NOTICE_MAX: Duration = Duration::from_secs(3);
+
 /// What is asked for by name and can be refused, before anything is mounted.
 #[derive(Debug)]
 pub(super) struct Prepared {
@@ -28,6 +31,8 @@ pub(super) struct Onlookers {
     /// `None` where there is no place for it; the mount does without.
     control: Option<ControlSocket>,
     tasks: Vec<JoinHandle<()>>,
+    /// The desktop, and what tells it.
+    desktop: Option<(Notices, JoinHandle<()>)>,
 }
 
 impl Onlookers {
@@ -41,12 +46,26 @@ impl Onlookers {
     }
 
     /// Tells them how the mount has ended; `given_up` where more may be lost than `unsaved` names.
-    pub(super) async fn finish(&self, unsaved: Vec<(String, Error)>, given_up: bool) {
+    pub(super) async fn finish(mut self, unsaved: Vec<(String, Error)>, given_up: bool) {
+        // What failed on the way was told; of what was given up, nobody has heard.
+        if let (Some((notices, _)), true) = (&self.desktop, given_up) {
+            for (path, error) in &unsaved {
+                notices.failed(path, &error.to_string());
+            }
+        }
         let unsaved = unsaved.into_iter().map(|(path, error)| Unsaved { path, error: error.to_string() });
         if let Some(control) = &self.control {
             control.finish(Drained { unsaved: unsaved.collect(), timed_out: given_up }).await;
         }
         self.close();
+        let Some((notices, telling)) = self.desktop.take() else { return };
+        for task in self.tasks {
+            // They have notices too.
+            let _ = task.await;
+        }
+        drop(notices);
+        // Nobody may be there.
+        let _ = tokio::time::timeout(LAST_NOTICE_MAX, telling).await;
     }
 
     /// Takes the control socket away. What was asked may still be answered.
@@ -65,7 +84,8 @@ impl Prepared {
     pub(super) fn begin(self, vfs: Arc<Vfs>, config: Arc<MountConfig>, progress: Arc<Progress>) -> Onlookers {
         let recent = Arc::new(Recent::default());
         let place = config.mountpoint.display().to_string();
-        let notices = config.notifies_desktop.then(|| Notices::start(&place));
+        let desktop = config.notifies_desktop.then(|| Notices::start(&place));
+        let notices = desktop.as_ref().map(|(notices, _)| notices.clone());
         let mut tasks = vec![recent.watch(&progress), tell(&progress, recent.clone(), notices)];
         let served = Served { vfs, config, progress, recent, mounted_at: SystemTime::now() };
         let served = Arc::new(served);
@@ -79,7 +99,7 @@ impl Prepared {
         let control = control.inspect_err(|error| {
             tracing::warn!("no control socket, so that pdsfs status does not see this mount: {error}");
         });
-        Onlookers { control: control.ok(), tasks }
+        Onlookers { control: control.ok(), tasks, desktop }
     }
 }
 
@@ -120,6 +140,9 @@ fn note(recent: &Recent, notices: Option<&Notices>, before: &[Pause], now: &[Pau
     }
     for pause in before.iter().filter(|pause| !is_in(now, pause)) {
         recent.add(Happened::warning(format!("goes on: no longer {}", pause.reason.name())));
+        if let (PauseReason::LoginNeeded, Some(notices)) = (pause.reason, notices) {
+            notices.login_done();
+        }
     }
 }
 

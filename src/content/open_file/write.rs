@@ -141,6 +141,7 @@ impl OpenFile {
         if let Content::Clean { held: Some(bytes), .. } = &inner.content
             && !live.begin_with(bytes)?
         {
+            live.transfer().withdrawn();
             return Ok(false);
         }
         let base = take_base(&mut inner.content);
