@@ -11,6 +11,7 @@ mod dirs;
 mod files;
 mod late_renames;
 mod local_only;
+mod moving;
 mod names;
 mod pending;
 mod removal;
@@ -19,6 +20,7 @@ mod sights;
 mod trash_can;
 mod unsaved_renames;
 
+use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
@@ -45,6 +47,7 @@ pub use callers::is_killed;
 use dirs::Dirs;
 use files::Handles;
 use late_renames::LateRenames;
+use moving::Moving;
 use names::QuotaCache;
 use pending::PendingAttrs;
 use sights::Failures;
@@ -170,6 +173,17 @@ impl Statfs {
     pub const BLOCK_BYTES: u32 = 4096;
 }
 
+/// Something that could not be brought to the drive.
+#[derive(Clone, Debug)]
+pub struct Left {
+    /// The file; `None` where it is no file.
+    pub ino: Option<Ino>,
+    /// Path below the mount, for people.
+    pub name: String,
+    /// Why.
+    pub error: Error,
+}
+
 /// What rename does with an existing target.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RenameMode {
@@ -205,6 +219,7 @@ pub struct Vfs {
     /// Why files could not be saved, for as long as that is so.
     failures: Failures,
     late_renames: LateRenames,
+    moving: Moving,
 }
 
 /// Inodes whose page cache is remembered to be good.
@@ -225,37 +240,41 @@ impl Vfs {
         let in_flight_max = in_flight_max.clamp(1, config.parts_in_flight_max as u64);
         let reader = Reader::new(drive.clone(), config.read_cache_bytes_max);
         let space = Space::new(&config.spill_dir, config.staged_bytes_max, config.free_bytes_min);
-        let env = Arc::new(Env {
-            drive: drive.clone(),
-            budget: Budget::new(config.buffer_bytes_max, part_bytes),
-            gate: Gate::new(in_flight_max as usize, part_bytes),
-            part_size: config.part_size,
-            spill_dir: config.spill_dir.clone(),
-            local_space: local_only::room(&space, config.free_bytes_min),
-            space,
-            reader: reader.clone(),
-            runtime: tokio::runtime::Handle::current(),
-        });
         let tree = Tree::new(&config.root_id, config.metadata_ttl, SystemTime::now());
         let tree = Arc::new(Mutex::new(tree));
         let known_tree = Arc::downgrade(&tree);
-        let vfs = Arc::new_cyclic(|this| Self {
-            this: this.clone(),
-            tree,
-            dirs: Dirs::new(),
-            quota: QuotaCache::new(),
-            files: OpenFiles::default(),
-            handles: Handles::default(),
-            reader,
-            env,
-            pending: Arc::new(PendingAttrs::new(progress.clone())),
-            device: OnceLock::new(),
-            cached: Mutex::new(LruCache::new(CACHED_INODES_MAX)),
-            failures: Failures::default(),
-            late_renames: LateRenames::default(),
-            progress,
-            drive,
-            config,
+        let vfs = Arc::new_cyclic(|this: &Weak<Self>| {
+            let env = Arc::new(Env {
+                places: this.clone(),
+                drive: drive.clone(),
+                budget: Budget::new(config.buffer_bytes_max, part_bytes),
+                gate: Gate::new(in_flight_max as usize, part_bytes),
+                part_size: config.part_size,
+                spill_dir: config.spill_dir.clone(),
+                local_space: local_only::room(&space, config.free_bytes_min),
+                space,
+                reader: reader.clone(),
+                runtime: tokio::runtime::Handle::current(),
+            });
+            Self {
+                env,
+                this: this.clone(),
+                tree,
+                dirs: Dirs::new(),
+                quota: QuotaCache::new(),
+                files: OpenFiles::default(),
+                handles: Handles::default(),
+                reader,
+                pending: Arc::new(PendingAttrs::new(progress.clone())),
+                device: OnceLock::new(),
+                cached: Mutex::new(LruCache::new(CACHED_INODES_MAX)),
+                failures: Failures::default(),
+                late_renames: LateRenames::default(),
+                moving: Moving::default(),
+                progress,
+                drive,
+                config,
+            }
         });
         let (pending, drive) = (vfs.pending.clone(), vfs.drive.clone());
         tokio::spawn(async move { pending.run(&drive, || known_tree.upgrade()).await });
@@ -293,22 +312,32 @@ impl Vfs {
         cached.put(ino, revision.clone()) == Some(revision)
     }
 
-    /// Settles everything open; the names and errors of what could not be settled.
-    pub async fn drain(&self) -> Vec<(String, Error)> {
+    /// Settles everything open; what could not be settled.
+    pub async fn drain(&self) -> Vec<Left> {
         let mut settles = JoinSet::new();
         for file in self.files.all() {
             let Ok(vfs) = self.this() else { break };
             settles.spawn(async move {
                 let outcome = vfs.settle(&file).await;
-                outcome.err().map(|error| (vfs.name_of(file.ino()), error))
+                let ino = file.ino();
+                outcome.err().map(|error| Left { ino: Some(ino), name: vfs.name_of(ino), error })
             });
         }
         let mut unsaved: Vec<_> = settles.join_all().await.into_iter().flatten().collect();
         unsaved.extend(self.bring_strays_home().await);
         if let Err(error) = self.pending.flush(&self.drive, &self.tree).await {
-            unsaved.push((ATTRIBUTES.into(), error));
+            unsaved.push(Left { ino: None, name: ATTRIBUTES.into(), error });
         }
         unsaved
+    }
+
+    /// The same, and what an earlier drain has left and nobody has saved since: who had it open may be gone.
+    pub async fn drain_again(&self, before: Vec<Left>) -> Vec<Left> {
+        let mut left = self.drain().await;
+        let known: HashSet<_> = left.iter().filter_map(|left| left.ino).collect();
+        let is_lost = |ino: Ino| !known.contains(&ino) && self.failures.get(ino).is_some();
+        left.extend(before.into_iter().filter(|left| left.ino.is_some_and(is_lost)));
+        left
     }
 
     /// Names of open files whose content is not on the drive, and what else is not.

@@ -40,6 +40,8 @@ mod names;
 mod network;
 #[path = "mount/programs.rs"]
 mod programs;
+#[path = "mount/renames.rs"]
+mod renames;
 #[path = "mount/service.rs"]
 mod service;
 #[path = "mount/sights.rs"]

@@ -145,13 +145,14 @@ impl Mounted {
 
     /// Takes as long as it takes; the caller decides what is too long.
     async fn end(&mut self) -> Result<Vec<(String, Error)>> {
-        // What fails here may succeed the second time, so only that one counts.
-        drop(self.vfs.drain().await);
+        // What fails here may succeed the second time.
+        let first = self.vfs.drain().await;
         self.kernel.detach().await?;
         if !self.kernel.finish(LINGER_MAX).await {
             tracing::warn!("programs still use files of the mount; what they do from now on fails");
         }
-        Ok(self.vfs.drain().await)
+        let left = self.vfs.drain_again(first).await;
+        Ok(left.into_iter().map(|left| (left.name, left.error)).collect())
     }
 }
 

@@ -14,7 +14,7 @@ use super::staged::Staged;
 use super::streaming::Uploader;
 use super::tee::Tee;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{PartNumber, Sha1Hash};
+use crate::ids::{FileId, PartNumber, Sha1Hash};
 use crate::pds::drive::{Created, Expected, FileMeta, Upload};
 use crate::pds::frame::Frame;
 use crate::pds::types::PartUrl;
@@ -23,6 +23,8 @@ use crate::status::{Commit, Transfer};
 
 /// A whole file up to this size is hashed where it stands: that is quicker than handing it over.
 const INLINE_HASH_BYTES_MAX: u64 = 256 << 10;
+/// How many places a commit tries.
+const PLACES_MAX: usize = 3;
 /// Bytes of the base that one read asks for.
 const FILL_BYTES: u64 = 4 << 20;
 
@@ -129,25 +131,38 @@ impl Finish {
         }
         match self.env.drive.complete(&shipped.upload, &expected).await {
             Ok(meta) => Ok(Finished { meta, how: Commit::Uploaded, destination: shipped.destination }),
-            Err(error) if error.kind() == ErrorKind::Exists => self.send_again(size, error).await,
-            Err(error) if is_base_gone(&error, &shipped.destination) => self.send_again(size, error).await,
+            Err(error) if self.is_misplaced(&error, &shipped.destination) => {
+                self.send_again(size, &shipped.destination, error).await
+            }
             Err(error) => Err(error),
+        }
+    }
+
+    /// Whether a commit was refused because of where it was to go: the name was given away, or the file that was to get a
+    /// new revision does not exist any more, or the folder, which the file has left.
+    fn is_misplaced(&self, error: &Error, used: &Destination) -> bool {
+        match error.kind() {
+            ErrorKind::Exists => true,
+            ErrorKind::NotFound => used.overwrite.is_some() || used.is_left(&self.env),
+            _ => false,
         }
     }
 
     /// The place that the upload was begun for is not to be had any more: the name was given away since, perhaps
     /// because the file was renamed, or somebody else has deleted the file. What was streamed goes to the place of
     /// now, where it is still here.
-    async fn send_again(self, size: u64, refused: Error) -> Result<Finished> {
+    async fn send_again(mut self, size: u64, used: &Destination, refused: Error) -> Result<Finished> {
         let Some(tee) = self.tee.clone() else { return Err(refused) };
         let (part_size, transfer) = (self.env.part_size, self.transfer.clone());
+        let refused_kind = refused.kind();
         tracing::info!(name = self.destination.name, %refused, "an upload is sent again");
         let known = run_blocking(move || {
             let copy = tee.copy_of(size).ok_or(refused)?;
             hash_all(copy.parts(part_size)?, &transfer)
         });
+        let gone = used.overwrite.clone().filter(|_| refused_kind == ErrorKind::NotFound);
         let known = known.await?;
-        self.commit(known).await
+        self.commit_elsewhere(&known, gone).await
     }
 
     /// Where the copy is the whole of another file, the drive has the bytes: none are moved. `None` where it
@@ -159,11 +174,11 @@ impl Finish {
         if let Some(finished) = self.unchanged(&expected).await? {
             return Ok(Some(finished));
         }
-        let drive = self.env.drive.clone();
         let first = [(PartNumber::FIRST, Sha1Ctx::START)];
-        let created = create(&drive, &mut self.destination, Some((size, sha1)), &first).await?;
+        self.destination.aim(&self.env)?;
+        let created = create(&self.env, &mut self.destination, Some((size, sha1)), &first).await?;
         let Created::Instant(file_id) = created else { return Ok(None) };
-        let meta = drive.committed(&file_id, &expected).await?;
+        let meta = self.env.drive.committed(&file_id, &expected).await?;
         let destination = self.destination.clone();
         Ok(Some(Finished { meta, how: Commit::Instant, destination }))
     }
@@ -187,17 +202,29 @@ impl Finish {
     }
 
     async fn commit(mut self, known: Known) -> Result<Finished> {
+        self.commit_elsewhere(&known, None).await
+    }
+
+    /// Commits to the place of now. `gone` is an object that does not exist any more, whatever is thought of it here.
+    async fn commit_elsewhere(&mut self, known: &Known, mut gone: Option<FileId>) -> Result<Finished> {
         let expected = Expected { size: known.size, sha1: known.sha1, crc64: None };
         if let Some(finished) = self.unchanged(&expected).await? {
             return Ok(finished);
         }
-        match self.commit_once(&known, expected).await {
-            Err(error) if is_base_gone(&error, &self.destination) => {
-                // While it was being sent, somebody else has deleted the file.
-                self.destination.overwrite = None;
-                self.commit_once(&known, expected).await
+        let mut tries_left = PLACES_MAX;
+        loop {
+            self.destination.aim(&self.env)?;
+            self.destination.overwrite.take_if(|object| Some(&*object) == gone.as_ref());
+            tries_left -= 1;
+            match self.commit_once(known, expected).await {
+                // While it was being sent, names have changed hands, or somebody else has deleted the file.
+                Err(error) if tries_left > 0 && self.is_misplaced(&error, &self.destination) => {
+                    if error.kind() == ErrorKind::NotFound {
+                        gone = self.destination.overwrite.take().or(gone);
+                    }
+                }
+                outcome => return outcome,
             }
-            outcome => outcome,
         }
     }
 
@@ -205,7 +232,7 @@ impl Finish {
         let drive = self.env.drive.clone();
         let content = Some((known.size, known.sha1));
         let first = first_numbers(&known.parts);
-        let (upload, urls) = match create(&drive, &mut self.destination, content, &first).await? {
+        let (upload, urls) = match create(&self.env, &mut self.destination, content, &first).await? {
             Created::Session(upload, urls) => (upload, urls),
             Created::Instant(file_id) => {
                 let meta = drive.committed(&file_id, &expected).await?;
@@ -233,11 +260,6 @@ impl Finish {
         let put = Put { env, flow, transfer, upload: upload.clone(), part, ctx };
         put.run(url).await.map(|(_, _, crc64)| crc64)
     }
-}
-
-/// Whether a commit was refused because the file that was to get a new revision does not exist any more.
-fn is_base_gone(error: &Error, destination: &Destination) -> bool {
-    error.kind() == ErrorKind::NotFound && destination.overwrite.is_some()
 }
 
 fn taken() -> Error {

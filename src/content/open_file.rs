@@ -100,6 +100,8 @@ pub struct OpenFile {
     seen: Mutex<Seen>,
     /// Of which other file this was made a copy last; it may need nothing of it any more. A leaf lock.
     cloned: Mutex<Option<FileId>>,
+    /// The folder and name that a commit which is under way may make it appear under. A leaf lock.
+    aimed_at: Mutex<Option<(FileId, String)>>,
     /// Deleted here: nothing of it shall come to be on the drive.
     orphan: AtomicBool,
     /// The tree knows of the unsaved content.
@@ -147,6 +149,7 @@ impl OpenFile {
             seen: Mutex::new(inner.seen()),
             inner: Mutex::new(inner),
             cloned: Mutex::default(),
+            aimed_at: Mutex::default(),
             orphan: AtomicBool::new(false),
             marked: AtomicBool::new(false),
             state_changed: Notify::new(),
@@ -236,6 +239,17 @@ impl OpenFile {
             _ => return None,
         };
         copy.next_gap(1).map(|(source, ..)| source).filter(|source| source.file_id == *other)
+    }
+
+    /// A commit goes there from now on; `None` when it has ended.
+    pub fn aim_at(&self, place: Option<(FileId, String)>) {
+        *self.aimed_at.lock().unwrap_or_else(PoisonError::into_inner) = place;
+    }
+
+    /// Whether a commit that is under way may make it appear there.
+    pub fn is_aimed_at(&self, folder: &FileId, name: &str) -> bool {
+        let aimed_at = self.aimed_at.lock().unwrap_or_else(PoisonError::into_inner);
+        aimed_at.as_ref().is_some_and(|(parent, aimed)| parent == folder && aimed == name)
     }
 
     /// The file was deleted: nothing of it will come to be on the drive.

@@ -169,22 +169,21 @@ impl Filling {
 
     /// Moves everything to the local disk, so that it may be kept for as long as it takes.
     pub fn put_aside(&mut self, spill_dir: &Path) -> Result<()> {
-        let spilled = match self.spilled.take() {
-            Some(spilled) if self.slabs.is_empty() => spilled,
-            later => {
-                let mut aside = Spilled { file: Arc::new(unlinked_file(spill_dir)?), bytes: 0 };
-                for slab in self.slabs.drain(..) {
-                    aside.append(slab.bytes())?;
-                }
-                if let Some(later) = later {
-                    let mut rest = vec![0; later.bytes as usize];
-                    later.file.read_exact_at(&mut rest, 0)?;
-                    aside.append(&rest)?;
-                }
-                aside
-            }
-        };
-        self.spilled = Some(spilled);
+        if self.slabs.is_empty() && self.spilled.is_some() {
+            return Ok(());
+        }
+        // What is here goes only when all of it is there.
+        let mut aside = Spilled { file: Arc::new(unlinked_file(spill_dir)?), bytes: 0 };
+        for slab in &self.slabs {
+            aside.append(slab.bytes())?;
+        }
+        if let Some(later) = &self.spilled {
+            let mut rest = vec![0; later.bytes as usize];
+            later.file.read_exact_at(&mut rest, 0)?;
+            aside.append(&rest)?;
+        }
+        self.slabs.clear();
+        self.spilled = Some(aside);
         Ok(())
     }
 
@@ -305,6 +304,9 @@ mod tests {
         let data: Vec<u8> = (0..200u32).map(|i| i as u8).collect();
         let mut part = Filling::default();
         part.take(&data, 200, &budget, Some(folder.path())).unwrap();
+        assert!(part.put_aside(Path::new("/nonexistent")).is_err());
+        let mut out = [0; 200];
+        assert_eq!((part.read(0, &mut out).unwrap(), &out[..]), (200, &data[..]), "lost for want of room");
         part.put_aside(folder.path()).unwrap();
         assert_eq!(budget.bytes_in_use(), 0);
         part.put_aside(folder.path()).unwrap();

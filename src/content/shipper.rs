@@ -9,9 +9,10 @@
 //! invisible, until the service sweeps it: the API has no abort call.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::mpsc;
@@ -25,7 +26,7 @@ use super::reader::Reader;
 use super::space::Space;
 use crate::crc64;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{FileId, PartNumber, PartSize, Sha1Hash};
+use crate::ids::{FileId, Ino, PartNumber, PartSize, Sha1Hash};
 use crate::pds::drive::{Created, Drive, NewFile, PutOutcome, Upload};
 use crate::pds::frame::Frame;
 use crate::pds::types::{CheckNameMode, FileType, PartUrl};
@@ -35,12 +36,28 @@ use crate::status::Transfer;
 
 /// New URLs for one part, at most: a service that signs only expired ones must not be asked for ever.
 const RESIGN_MAX: usize = 10;
+/// How often a name may turn out to be another's before a file is given up.
+const TAKEN_MAX: usize = 5;
 /// Parts in one `get_upload_url`, at most.
 const URLS_PER_CALL_MAX: usize = 32;
+
+/// What a mount knows of names and objects. They change while content is sent, so it is asked at each step.
+pub trait Places: fmt::Debug + Send + Sync {
+    /// Where a file goes, by the names of now; `None` where it was deleted.
+    fn destination(&self, ino: Ino) -> Option<Destination>;
+
+    /// Whether a file is, by the names of now, where it was to go.
+    fn is_at(&self, destination: &Destination) -> bool;
+
+    /// Whether an object of the drive is that of another file here.
+    fn is_anothers(&self, object: &FileId, ino: Ino) -> bool;
+}
 
 /// What every upload of a mount uses.
 #[derive(Debug)]
 pub struct Env {
+    /// Names and objects.
+    pub places: Weak<dyn Places>,
     /// The drive.
     pub drive: Drive,
     /// Memory.
@@ -64,6 +81,8 @@ pub struct Env {
 /// Where a file goes on the drive.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Destination {
+    /// The file.
+    pub ino: Ino,
     /// The folder.
     pub parent: FileId,
     /// The name there.
@@ -76,6 +95,38 @@ pub struct Destination {
     pub posix: Option<Arc<Posix>>,
     /// Another file of this mount has the name on the drive until its own commit takes it elsewhere.
     pub has_sibling: bool,
+}
+
+impl Destination {
+    /// Makes it the place of now. An error where the file was deleted.
+    pub fn aim(&mut self, env: &Env) -> Result<()> {
+        let Some(places) = env.places.upgrade() else { return Ok(()) };
+        let Some(now) = places.destination(self.ino) else {
+            return Err(Error::new(ErrorKind::NotFound, "the file was deleted while it was being saved"));
+        };
+        *self = Self { mtime: self.mtime, ..now };
+        Ok(())
+    }
+
+    /// Whether the file is to be elsewhere by now.
+    pub fn is_left(&self, env: &Env) -> bool {
+        env.places.upgrade().is_some_and(|places| !places.is_at(self))
+    }
+
+    /// A file of the drive has the name. It gets a new revision, but for one that is another file here, which is about to
+    /// leave: that keeps its content.
+    fn is_taken_by(&mut self, object: FileId, env: &Env) -> Result<()> {
+        if self.is_left(env) {
+            return self.aim(env);
+        }
+        let places = env.places.upgrade();
+        if places.is_some_and(|places| places.is_anothers(&object, self.ino)) {
+            self.has_sibling = true;
+        } else {
+            self.overwrite = Some(object);
+        }
+        Ok(())
+    }
 }
 
 /// A part that takes no more bytes.
@@ -217,7 +268,7 @@ impl Sender {
                     let urls = self.env.drive.part_urls(&session, &numbers(&batch)).await?;
                     (session, urls)
                 }
-                None => begin(&self.env.drive, &mut destination, &numbers(&batch)).await?,
+                None => begin(&self.env, &mut destination, &numbers(&batch)).await?,
             };
             for ((part, ctx), url) in batch.into_iter().zip(urls) {
                 self.send(&session, part, ctx, url).await?;
@@ -290,11 +341,11 @@ fn numbers(batch: &[Ready]) -> Vec<(PartNumber, Sha1Ctx)> {
 
 /// Begins a session. A file of that name that somebody else made meanwhile gets a new revision.
 async fn begin(
-    drive: &Drive,
+    env: &Env,
     destination: &mut Destination,
     parts: &[(PartNumber, Sha1Ctx)],
 ) -> Result<(Upload, Vec<PartUrl>)> {
-    match create(drive, destination, None, parts).await? {
+    match create(env, destination, None, parts).await? {
         Created::Session(upload, urls) => Ok((upload, urls)),
         Created::Instant(_) | Created::Taken(..) => {
             Err(Error::new(ErrorKind::Protocol, "create: the service began no upload"))
@@ -305,12 +356,12 @@ async fn begin(
 /// `create` for a destination; where the name was taken meanwhile by a file, a new revision of it; where the file
 /// that was to get a new revision is gone, a new file.
 pub async fn create(
-    drive: &Drive,
+    env: &Env,
     destination: &mut Destination,
     content: Option<(u64, Sha1Hash)>,
     parts: &[(PartNumber, Sha1Ctx)],
 ) -> Result<Created> {
-    for _ in 0..3 {
+    for _ in 0..TAKEN_MAX {
         let file = NewFile {
             parent: &destination.parent,
             name: &destination.name,
@@ -321,8 +372,8 @@ pub async fn create(
             tags: posix::tags(destination.posix.as_deref(), destination.mtime.unwrap_or(UNIX_EPOCH)),
             parts,
         };
-        match drive.create_file(&file).await {
-            Ok(Created::Taken(file_id, FileType::File)) => destination.overwrite = Some(file_id),
+        match env.drive.create_file(&file).await {
+            Ok(Created::Taken(file_id, FileType::File)) => destination.is_taken_by(file_id, env)?,
             Ok(Created::Taken(_, FileType::Folder)) => {
                 return Err(Error::new(ErrorKind::IsDirectory, "a folder of that name exists on the drive"));
             }

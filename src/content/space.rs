@@ -1,10 +1,11 @@
 //! Room for staged copies on the local disk: a hard cap, and what must stay free for others.
 
 use std::ffi::CString;
+use std::fmt;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::Notify;
 
@@ -19,6 +20,15 @@ const WAITING_PARTS_MAX: usize = 2 * WAITING_PARTS;
 const BYTES_MAX: u64 = 20 << 30;
 /// How many bytes are taken before the disk is asked again what it has.
 const ASK_EVERY_BYTES: u64 = 32 << 20;
+
+/// A copy that is worth something and never needed.
+pub(super) trait Spare: fmt::Debug + Send + Sync {
+    /// Bytes that it takes.
+    fn bytes(&self) -> u64;
+
+    /// Gives its room back. `false` where it has none to give any more.
+    fn give_way(&self) -> bool;
+}
 
 /// The room of all staged copies of a mount.
 #[derive(Debug)]
@@ -35,6 +45,8 @@ pub struct Space {
     part_done: Notify,
     /// What gives way where room is short.
     kept: Kept,
+    /// What gives way after that, the largest first. A leaf lock.
+    spares: Mutex<Vec<Weak<dyn Spare>>>,
 }
 
 /// Bytes of the room that belong to one copy; given back when it is dropped.
@@ -52,8 +64,18 @@ impl Space {
         let bytes_max = bytes_max.unwrap_or_else(share_of_disk);
         let (taken, unasked) = (AtomicU64::new(0), AtomicU64::new(0));
         let (folder, waiting_parts) = (folder.to_owned(), AtomicUsize::new(0));
-        let (part_done, kept) = (Notify::new(), Kept::default());
-        Arc::new(Self { folder, bytes_max, free_bytes_min, taken, unasked, waiting_parts, part_done, kept })
+        let (part_done, kept, spares) = (Notify::new(), Kept::default(), Mutex::default());
+        Arc::new(Self {
+            folder,
+            bytes_max,
+            free_bytes_min,
+            taken,
+            unasked,
+            waiting_parts,
+            part_done,
+            kept,
+            spares,
+        })
     }
 
     /// Whether there shall be no copies at all.
@@ -103,11 +125,27 @@ impl Space {
         Share { space: self.clone(), bytes: 0 }
     }
 
-    /// Takes room, at the cost of copies that are only kept.
-    fn take(&self, bytes: u64) -> Result<()> {
+    /// A copy that gives way to those that are needed.
+    pub(super) fn add_spare(&self, spare: Weak<dyn Spare>) {
+        let mut spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner);
+        spares.retain(|spare| spare.strong_count() > 0);
+        spares.push(spare);
+    }
+
+    fn give_way(&self) -> bool {
+        let spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut spares: Vec<_> = spares.iter().filter_map(Weak::upgrade).collect();
+        spares.sort_by_key(|spare| std::cmp::Reverse(spare.bytes()));
+        spares.iter().any(|spare| spare.give_way())
+    }
+
+    /// Takes room, at the cost of copies that are only kept, and, where it `is_needed`, of spare ones.
+    fn take(&self, bytes: u64, is_needed: bool) -> Result<()> {
         loop {
             match self.try_take(bytes) {
-                Err(error) if error.kind() == ErrorKind::NoSpace && self.kept.drop_oldest() => {}
+                Err(error)
+                    if error.kind() == ErrorKind::NoSpace
+                        && (self.kept.drop_oldest() || is_needed && self.give_way()) => {}
                 outcome => return outcome,
             }
         }
@@ -149,8 +187,17 @@ impl Share {
 
     /// Makes the share so large; `NoSpace` changes nothing.
     pub fn resize(&mut self, bytes: u64) -> Result<()> {
+        self.resize_for(bytes, true)
+    }
+
+    /// The same for what is not needed.
+    pub fn resize_spare(&mut self, bytes: u64) -> Result<()> {
+        self.resize_for(bytes, false)
+    }
+
+    fn resize_for(&mut self, bytes: u64, is_needed: bool) -> Result<()> {
         match bytes.checked_sub(self.bytes) {
-            Some(more) => self.space.take(more)?,
+            Some(more) => self.space.take(more, is_needed)?,
             None => self.space.give_back(self.bytes - bytes),
         }
         self.bytes = bytes;

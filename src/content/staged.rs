@@ -102,10 +102,10 @@ impl Staged {
         Ok(())
     }
 
-    /// Writes the frames of a part. Not at the same time as any other write.
+    /// Writes the frames of a part into a copy that is not needed. Not at the same time as any other write.
     pub fn write_part(&self, part: &FrozenPart) -> Result<()> {
         let end = part.offset + part.bytes;
-        self.lock().reserve(part.offset..end)?;
+        self.lock().reserve_spare(part.offset..end)?;
         // Without the lock: readers of what is here already need not wait for the disk.
         let mut at = part.offset;
         let whole = self.write_direct(part)?;
@@ -258,6 +258,11 @@ impl State {
     /// Room for a stretch that will be present.
     fn reserve(&mut self, range: std::ops::Range<u64>) -> Result<()> {
         self.share.resize(self.present.bytes() + self.present.missing_bytes(range))
+    }
+
+    /// The same for a copy that gives way to others.
+    fn reserve_spare(&mut self, range: std::ops::Range<u64>) -> Result<()> {
+        self.share.resize_spare(self.present.bytes() + self.present.missing_bytes(range))
     }
 
     /// Gives room back that is not needed any more.

@@ -17,7 +17,7 @@ use super::shipper::{Destination, Env, FrozenPart, Shipped, ship};
 use super::staged::{Staged, too_large};
 use super::tee::Tee;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::PartNumber;
+use crate::ids::{FileId, PartNumber};
 use crate::pds::drive::FileMeta;
 use crate::status::Transfer;
 
@@ -36,6 +36,8 @@ pub struct Streaming {
     /// Number of the filling part; `None` when all numbers are used up.
     number: Option<PartNumber>,
     uploader: Option<Uploader>,
+    /// Where the upload was begun for.
+    aimed_at: Option<(FileId, String)>,
     /// The copy of the parts that have left, from the first on.
     tee: Option<Tee>,
     /// The size that was set; what is not written up to there is zeros.
@@ -111,6 +113,7 @@ impl Streaming {
             offset: 0,
             number: Some(PartNumber::FIRST),
             uploader: None,
+            aimed_at: None,
             tee: None,
             promised: 0,
             under: None,
@@ -259,6 +262,11 @@ impl Streaming {
         Error::new(ErrorKind::TooLarge, too_large(self.env.part_size))
     }
 
+    /// The place that the upload was begun for.
+    pub fn aimed_at(&self) -> Option<(FileId, String)> {
+        self.aimed_at.clone()
+    }
+
     /// Sends the filling part on its way and begins the next one. `false` where the file has no
     /// place on the drive any more and the part could only be put aside on the local disk.
     fn ship(&mut self, destination: &dyn Fn() -> Option<Destination>, may_block: bool) -> Result<bool> {
@@ -266,6 +274,7 @@ impl Streaming {
             // Parts that were put aside are never sent, so no upload begins behind them.
             match destination().filter(|_| self.offset == 0) {
                 Some(destination) => {
+                    self.aimed_at = Some((destination.parent.clone(), destination.name.clone()));
                     let (parts, queue) = mpsc::unbounded_channel();
                     let (flow, transfer) = (self.flow.clone(), self.transfer.clone());
                     let run = ship(self.env.clone(), destination, queue, flow, transfer);

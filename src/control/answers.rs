@@ -75,8 +75,9 @@ impl Answers {
         };
         let drained = match tokio::time::timeout(limit, self.served.vfs.drain()).await {
             Ok(unsaved) => {
-                let unsaved =
-                    unsaved.into_iter().map(|(path, error)| Unsaved { path, error: error.to_string() });
+                let unsaved = unsaved
+                    .into_iter()
+                    .map(|left| Unsaved { path: left.name, error: left.error.to_string() });
                 Drained { unsaved: unsaved.collect(), timed_out: false }
             }
             Err(_) => Drained { unsaved: Vec::new(), timed_out: true },

@@ -59,6 +59,12 @@ impl Tree {
         *meta.name == *place.name && meta.parent_id.as_ref().is_none_or(|id| *id == place.parent_id)
     }
 
+    /// Whether an object is, or will be a new revision of, another file than `ino`.
+    pub fn is_anothers(&self, object: &FileId, ino: Ino) -> bool {
+        let owners = [self.by_file_id.get(object), self.replacing.get(object)];
+        owners.into_iter().flatten().any(|owner| *owner != ino)
+    }
+
     /// Whether an object has an inode, or will be made a new revision of.
     pub fn is_wanted(&self, file: &FileId) -> bool {
         self.by_file_id.contains_key(file) || self.replacing.contains_key(file)

@@ -126,16 +126,29 @@ impl Vfs {
             self.rename_local(file, from, target, to).await?;
             return Ok(source);
         }
-        let is_local = self.tree().identity(source) == Some(Identity::Local);
-        if is_local || open.as_ref().is_some_and(|file| file.is_unsaved()) {
-            self.rename_unsaved(source, target, to).await?;
-            return Ok(source);
-        }
+        let mover = loop {
+            let is_local = self.tree().identity(source) == Some(Identity::Local);
+            // Opened meanwhile, perhaps.
+            let open = self.files.get(source);
+            if is_local || open.as_ref().is_some_and(|file| file.is_unsaved()) {
+                self.rename_unsaved(source, open, target, to).await?;
+                return Ok(source);
+            }
+            let mover = self.moving.begin([Some(source), target].into_iter().flatten());
+            let running = target.and_then(|target| self.files.get(target)).and_then(|open| open.running());
+            if let Some(mut running) = running {
+                drop(mover);
+                let _ = running.wait_for(Option::is_some).await.is_ok();
+            } else if self.files.get(source).is_none_or(|file| !file.is_unsaved()) {
+                break mover;
+            }
+        };
         match target {
             Some(target) => self.replace(source, target, to).await,
             None => self.move_object(source, to).await,
         }?;
-        if let Some(open) = open {
+        drop(mover);
+        if let Some(open) = self.files.get(source) {
             open.renamed(&self.name_of(source));
         }
         Ok(source)
@@ -231,7 +244,21 @@ impl Vfs {
     /// revision of it, or (where the service has no instant upload) by two siblings of one name, of
     /// which the older one then goes.
     pub(super) async fn replace_committed(&self, target: &FileMeta, source: &FileMeta) -> Result<FileMeta> {
-        if let Some(meta) = self.drive.replace(target, source).await? {
+        let replaced = match self.drive.replace(target, source).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                // Perhaps somebody else has deleted the target: then there is nothing to replace.
+                match self.drive.get(&target.file_id).await {
+                    Err(gone) if gone.kind() == ErrorKind::NotFound => {}
+                    _ => return Err(error),
+                }
+                let from = source.parent_id.as_ref();
+                let to = target.parent_id.as_ref().or(from);
+                let (from, to) = from.zip(to).ok_or(error)?;
+                return self.move_on_drive(source, (from, to), &target.name, true).await;
+            }
+            replaced => replaced?,
+        };
+        if let Some(meta) = replaced {
             let former = self.tree().ino_of(&source.file_id);
             self.remove_object(&source.file_id, former, self.config.remove).await?;
             return Ok(meta);
@@ -296,7 +323,10 @@ impl Vfs {
     ) -> Result<FileMeta> {
         const REFUSE: CheckNameMode = CheckNameMode::Refuse;
         let file = &meta.file_id;
-        let is_to_be_left = self.is_to_be_left(&self.tree(), to, name);
+        let is_to_be_left = {
+            let tree = self.tree();
+            self.is_to_be_left(&tree, to, name, tree.ino_of(file))
+        };
         let at_the_end = if is_to_be_left { CheckNameMode::Ignore } else { REFUSE };
         if from == to {
             return self.drive.rename(file, name, at_the_end).await;

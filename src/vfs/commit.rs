@@ -10,7 +10,7 @@ use super::Vfs;
 use super::pending::Wanted;
 use crate::content::finish::{Finish, Finished};
 use crate::content::open_file::{OpenFile, Settle, Ticket};
-use crate::content::shipper::Destination;
+use crate::content::shipper::{Destination, Places};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, Ino};
 use crate::tree::{Identity, Tree};
@@ -86,27 +86,40 @@ impl Vfs {
             Some(Identity::Remote(file_id)) => Some(file_id),
             Some(Identity::Local) | None => tree.replaces(ino).map(|meta| meta.file_id.clone()),
         };
-        let has_sibling = overwrite.is_none() && self.is_to_be_left(&tree, &place.parent_id, &place.name);
+        let has_sibling =
+            overwrite.is_none() && self.is_to_be_left(&tree, &place.parent_id, &place.name, Some(ino));
         let (parent, name, posix) = (place.parent_id, place.name.to_string(), self.posix_of(&tree, ino));
-        Some(Destination { parent, name, overwrite, mtime: None, posix, has_sibling })
+        Some(Destination { ino, parent, name, overwrite, mtime: None, posix, has_sibling })
     }
 
-    /// Whether another file of this mount has the name on the drive until its own commit takes it elsewhere: one that
-    /// was renamed over another keeps its object where it was for so long.
-    pub(super) fn is_to_be_left(&self, tree: &Tree, folder: &FileId, name: &str) -> bool {
-        self.files.all().iter().any(|other| {
+    /// Whether a file of this mount other than `ino` has the name on the drive until it is taken elsewhere, or will have it
+    /// for a moment: one that was renamed over another keeps its object where it was until its commit, and one that was
+    /// renamed or deleted during its commit appears where that was begun for.
+    pub(super) fn is_to_be_left(&self, tree: &Tree, folder: &FileId, name: &str, ino: Option<Ino>) -> bool {
+        let others = self.files.all().into_iter().chain(self.late_renames.strays());
+        others.filter(|other| Some(other.ino()) != ino).any(|other| {
             let elsewhere = tree.objects(other.ino()).elsewhere;
-            elsewhere.is_some_and(|meta| meta.name == name && meta.parent_id.as_ref() == Some(folder))
+            other.is_aimed_at(folder, name)
+                || elsewhere.is_some_and(|meta| meta.name == name && meta.parent_id.as_ref() == Some(folder))
         })
     }
 
     async fn commit(self: Arc<Self>, file: Arc<OpenFile>, finish: Finish, ticket: Ticket) {
+        // Its name and object may be about to become another's.
+        self.moving.rests(file.ino()).await;
+        if file.is_orphan() {
+            return ticket.left();
+        }
         let finished = tokio::select! {
             finished = finish.run() => finished,
             error = self.is_late() => Err(error),
         };
         let landed = match finished {
             Ok(finished) => self.land(&file, finished).await,
+            Err(error) if file.is_orphan() => {
+                tracing::debug!(%error, "what was deleted is not saved");
+                return ticket.left();
+            }
             Err(error) => Err(error),
         };
         self.failures.record(file.ino(), landed.as_ref().err());
@@ -190,6 +203,25 @@ impl Vfs {
         self.remove_object(file_id, None, self.config.remove).await?;
         self.tree().entomb(file_id.clone(), Instant::now());
         Ok(())
+    }
+}
+
+impl Places for Vfs {
+    fn destination(&self, ino: Ino) -> Option<Destination> {
+        let destination = Self::destination(self, ino)?;
+        if let Some(file) = self.files.get(ino) {
+            file.aim_at(Some((destination.parent.clone(), destination.name.clone())));
+        }
+        Some(destination)
+    }
+
+    fn is_at(&self, destination: &Destination) -> bool {
+        let place = self.tree().place(destination.ino);
+        place.is_some_and(|place| place.parent_id == destination.parent && *place.name == destination.name)
+    }
+
+    fn is_anothers(&self, object: &FileId, ino: Ino) -> bool {
+        self.tree().is_anothers(object, ino)
     }
 }
 

@@ -340,7 +340,6 @@ impl Vfs {
         len: usize,
         step: impl Fn(usize) -> Result<Wrote>,
     ) -> Result<usize> {
-        let deadline = tokio::time::Instant::now() + self.config.commit_timeout;
         let mut done = 0;
         while done < len {
             let flow = file.flow();
@@ -375,7 +374,7 @@ impl Vfs {
                 () = part_copied, if wait == Some(Wait::Disk) => {}
                 // A disk that hangs copies no part, and must not be waited for long.
                 () = tokio::time::sleep(DISK_WAIT), if wait == Some(Wait::Disk) => {}
-                () = tokio::time::sleep_until(deadline) => break,
+                () = self.standstill(self.config.commit_timeout) => break,
             }
         }
         if done == 0 && len > 0 {

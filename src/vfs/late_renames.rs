@@ -15,10 +15,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::Vfs;
+use super::{Left, Vfs};
 use crate::content::finish::Finished;
 use crate::content::open_file::OpenFile;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::ids::Ino;
 use crate::pds::drive::FileMeta;
 use crate::pds::types::CheckNameMode;
@@ -75,6 +75,11 @@ impl LateRenames {
         *self.under_way.borrow() + self.lock().len()
     }
 
+    /// Files that are elsewhere than they were renamed to.
+    pub(super) fn strays(&self) -> Vec<Arc<OpenFile>> {
+        self.lock().values().map(|stray| stray.file.clone()).collect()
+    }
+
     /// Waits for what is under way.
     async fn quiet(&self) {
         // The sender is here: it does not go away meanwhile.
@@ -110,8 +115,8 @@ impl Vfs {
         }
     }
 
-    /// Tries again what could not be brought to its place; the names and errors of what still could not.
-    pub(super) async fn bring_strays_home(&self) -> Vec<(String, Error)> {
+    /// Tries again what could not be brought to its place; what still could not.
+    pub(super) async fn bring_strays_home(&self) -> Vec<Left> {
         self.late_renames.quiet().await;
         let strays: Vec<_> = self.late_renames.lock().values().cloned().collect();
         let mut failed = Vec::new();
@@ -128,7 +133,7 @@ impl Vfs {
                     self.failures.record(ino, Some(&error));
                     // As far as it came.
                     self.late_renames.lock().insert(ino, stray);
-                    failed.push((self.name_of(ino), error));
+                    failed.push(Left { ino: Some(ino), name: self.name_of(ino), error });
                 }
             }
             drop(under_way);

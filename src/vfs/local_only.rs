@@ -77,7 +77,7 @@ impl Vfs {
     /// somebody is still writing; where that fails, it is where and what it was.
     pub(super) async fn rename_local(
         &self,
-        file: &OpenFile,
+        file: &Arc<OpenFile>,
         from: &At,
         target: Option<Ino>,
         to: &At,
@@ -85,7 +85,7 @@ impl Vfs {
         let ino = file.ino();
         let is_local = |ino| self.files.get(ino).is_some_and(|file| file.is_local());
         if self.is_local_only(to.dir, &to.name) && target.is_none_or(is_local) {
-            return self.rename_unsaved(ino, target, to).await;
+            return self.rename_unsaved(ino, Some(file.clone()), target, to).await;
         }
         if let Some(open) = target.and_then(|target| self.files.get(target)).filter(|open| open.is_unsaved())
         {
@@ -96,7 +96,7 @@ impl Vfs {
         leave_session_thread().await;
         let outcome = match tokio::task::block_in_place(|| file.publish()) {
             Ok(published) => {
-                let renamed = self.rename_unsaved(ino, target, to).await;
+                let renamed = self.rename_unsaved(ino, Some(file.clone()), target, to).await;
                 (renamed, published)
             }
             Err(error) => (Err(error), None),

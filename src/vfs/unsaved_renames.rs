@@ -1,10 +1,12 @@
 //! Renaming a file whose content is not on the drive yet, without waiting for it.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::Vfs;
 use super::changes::At;
 use crate::content::finish::Finished;
+use crate::content::open_file::OpenFile;
 use crate::error::{ErrorKind, Result};
 use crate::ids::{FileId, Ino};
 use crate::pds::drive::FileMeta;
@@ -14,19 +16,26 @@ use crate::tree::{Identity, Place, shown};
 impl Vfs {
     /// The dentry; the commit to come brings the content to its new place. What the drive has of the file goes
     /// there at once where that can be: others see the rename, and the old name is free.
-    pub(super) async fn rename_unsaved(&self, source: Ino, target: Option<Ino>, to: &At) -> Result<()> {
+    pub(super) async fn rename_unsaved(
+        &self,
+        source: Ino,
+        file: Option<Arc<OpenFile>>,
+        target: Option<Ino>,
+        to: &At,
+    ) -> Result<()> {
         if let Some(open) = target.and_then(|target| self.files.get(target))
             && self.tree().objects(open.ino()).elsewhere.is_some()
         {
             // Of its two objects, neither may go before the content that is to replace both is on the drive.
             self.settle(&open).await?;
         }
+        let mover = self.moving.begin([source]);
+        // A commit that is under way would take it back to where it began.
+        let is_running = file.as_ref().is_some_and(|file| file.running().is_some());
         let known = {
             let tree = self.tree();
             let is_new = |ino| tree.identity(ino) == Some(Identity::Local) && tree.replaces(ino).is_none();
             let is_free = target.is_none_or(is_new) && tree.replaces(source).is_none();
-            // A commit that is under way would take it back to where it began.
-            let is_running = self.files.get(source).is_some_and(|file| file.running().is_some());
             let is_there = is_free && !is_running && tree.is_at_place(source);
             tree.meta(source).filter(|_| is_there).cloned().zip(tree.place(source))
         };
@@ -42,13 +51,16 @@ impl Vfs {
             }
             superseded
         };
-        if let Some(file) = self.files.get(source) {
+        drop(mover);
+        if let Some(file) = &file {
             file.renamed(&self.name_of(source));
         }
         for object in superseded {
             self.remove_superseded(object, target).await?;
         }
-        self.after_commit_meanwhile(source).await;
+        if let Some(file) = file {
+            self.after_commit_meanwhile(&file).await;
+        }
         Ok(())
     }
 
@@ -81,10 +93,11 @@ impl Vfs {
     }
 
     /// The commit may have ended while the drive was asked: then nobody else brings the file to its place.
-    async fn after_commit_meanwhile(&self, ino: Ino) {
-        let Some(file) = self.files.get(ino).filter(|file| !file.is_unsaved() && !file.is_orphan()) else {
+    async fn after_commit_meanwhile(&self, file: &Arc<OpenFile>) {
+        if file.is_unsaved() || file.is_orphan() {
             return;
-        };
+        }
+        let ino = file.ino();
         let meta = {
             let tree = self.tree();
             tree.meta(ino).filter(|_| matches!(tree.identity(ino), Some(Identity::Remote(_)))).cloned()
@@ -92,7 +105,7 @@ impl Vfs {
         let (Some(meta), Some(destination)) = (meta, self.destination(ino)) else { return };
         let finished = Finished { meta, how: Commit::Unchanged, destination };
         let under_way = self.late_renames.begin();
-        self.follow_late_renames(&file, finished).await;
+        self.follow_late_renames(file, finished).await;
         drop(under_way);
         let mut tree = self.tree();
         if let Some(meta) = tree.meta(ino).filter(|_| tree.is_at_place(ino)).cloned()

@@ -99,9 +99,9 @@ fn a_commit_takes_as_long_as_bytes_move() {
 /// A program reads a file to its end; somebody else changes it meanwhile, and perhaps another program opens it here.
 fn change_while_it_is_read(rig: &Rig, size: usize, is_opened_again: bool) {
     let case = format!("{size} bytes, opened again: {is_opened_again}");
-    let (mount, other) = (rig.mount_with(&["--metadata-ttl", "100ms"]), rig.mount());
-    let (before, after) = (fresh_bytes(READ_BYTES), fresh_bytes(size));
+    let (before, after, other) = (fresh_bytes(READ_BYTES), fresh_bytes(size), rig.mount());
     fs::write(other.at("f"), &before).unwrap();
+    let mount = rig.mount_with(&["--metadata-ttl", "100ms"]);
     let (mut file, mut read) = (File::open(mount.at("f")).unwrap(), vec![0; PART]);
     let old = file.metadata().unwrap();
     file.read_exact(&mut read).unwrap();

@@ -329,12 +329,12 @@ fn kill_while_it_waits(mut command: Command, signal: i32, waits: impl FnOnce()) 
 #[test]
 fn who_is_killed_while_the_drive_does_not_answer_dies_at_once() {
     let rig = Rig::new();
-    let mount = rig.mount_with(&["--part-size", "64KiB", "--buffer-size", "4MiB"]);
-    let faults = rig.server().faults();
     let old = fresh_bytes(4 << 20);
     let other = rig.mount();
     fs::write(other.at("old"), &old).unwrap();
     assert_eq!(other.stop(), 0);
+    let mount = rig.mount_with(&["--part-size", "64KiB", "--buffer-size", "4MiB"]);
+    let faults = rig.server().faults();
     faults.add(FaultRule::new("put_part", FaultAction::Stall));
     // In the middle of a write, and at the close that its end brings with it.
     let mut writes = Command::new("cp");

@@ -217,7 +217,8 @@ fn a_mount_that_is_seen_twice_is_one_that_answers() {
     let mount = rig.mount();
     fs::create_dir(mount.at("music")).unwrap();
     let second = tempfile::tempdir().unwrap();
-    let bind = Command::new("mount").arg("--bind").arg(mount.at("music")).arg(second.path()).output().unwrap();
+    let bind =
+        Command::new("mount").arg("--bind").arg(mount.at("music")).arg(second.path()).output().unwrap();
     assert!(bind.status.success(), "{bind:?}");
     let output = Command::new(env!("CARGO_BIN_EXE_pdsfs")).args(["status"]).output().unwrap();
     crate::rig::unmount_lazily(second.path());

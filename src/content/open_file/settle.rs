@@ -62,6 +62,7 @@ impl OpenFile {
         let destination = destination().ok_or_else(gone)?;
         let destination = Destination { mtime: Some(inner.mtime), ..destination };
         let (report, outcome) = watch::channel(None);
+        let mut aimed_at = Some((destination.parent.clone(), destination.name.clone()));
         let (finish, source, bytes, base) = match std::mem::replace(&mut inner.content, Content::New) {
             Content::Staged { copy, base } => {
                 let (flow, transfer) = (Arc::default(), self.progress.begin(&inner.name));
@@ -82,11 +83,13 @@ impl OpenFile {
                     _ => (self.live(&inner.name), None),
                 };
                 let bytes = live.size();
+                aimed_at = live.aimed_at().or(aimed_at);
                 let finish = live.finish(destination, base.clone());
                 let source = Source::Flow(finish.flow().clone(), finish.tee.clone());
                 (finish, source, bytes, base)
             }
         };
+        self.aim_at(aimed_at);
         let transfer = finish.transfer.clone();
         inner.content = Content::Committing { source, bytes, base, outcome, transfer: transfer.clone() };
         Ok(Settle::Run(Box::new(finish), Ticket { file: self.clone(), report, transfer, done: false }))
@@ -104,6 +107,7 @@ impl OpenFile {
             return;
         };
         self.marked.store(false, Ordering::Relaxed);
+        self.aim_at(None);
         inner.content = match result {
             Ok(finished) => {
                 let new = finished.meta.clone();
@@ -123,6 +127,29 @@ impl OpenFile {
         if let (Err(_), Content::Failed { base: Some(base), .. }) = (result, &inner.content) {
             inner.mtime = base.mtime;
         }
+        drop(inner);
+        self.state_changed.notify_waiters();
+    }
+}
+
+impl OpenFile {
+    /// The commit is not: the file was deleted meanwhile. Who has it open goes on, as far as its content is still here.
+    fn left(&self) {
+        let mut inner = self.lock();
+        let Content::Committing { source, bytes, base, .. } = &inner.content else { return };
+        let copy = match source {
+            Source::Copy(copy) => Some(copy.clone()),
+            Source::Flow(..) => source.copy(*bytes),
+        };
+        let base = base.clone();
+        inner.content = if let Some(copy) = copy {
+            Content::Staged { copy, base }
+        } else {
+            let error = Error::new(ErrorKind::NotFound, "the file was deleted while it was being saved");
+            Content::Failed { error, base }
+        };
+        self.marked.store(false, Ordering::Relaxed);
+        self.aim_at(None);
         drop(inner);
         self.state_changed.notify_waiters();
     }
@@ -176,6 +203,13 @@ impl Ticket {
     /// The commit has ended.
     pub fn done(mut self, result: &Result<Finished>) {
         self.report_result(result);
+    }
+
+    /// There is nothing to commit any more: the file was deleted.
+    pub fn left(mut self) {
+        self.done = true;
+        self.file.left();
+        self.report.send_replace(Some(Ok(())));
     }
 
     fn report_result(&mut self, result: &Result<Finished>) {
