@@ -14,7 +14,7 @@ use crate::rig::{Rig, fresh_bytes, wait_until};
 const PART: usize = 64 << 10;
 const ARGUMENTS: [&str; 2] = ["--part-size", "64KiB"];
 
-fn remove_elsewhere(rig: &Rig, name: &str) {
+pub fn remove_elsewhere(rig: &Rig, name: &str) {
     let (client, meta) = (rig.client(), rig.client().find(name).unwrap());
     rig.block_on(client.drive.remove(&meta.file_id, RemoveMode::Trash)).unwrap();
     assert_eq!(rig.client().find(name), None);

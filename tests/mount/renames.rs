@@ -4,9 +4,9 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 
-use pdsfs::config::RemoveMode;
 use pdsfs::server::{FaultAction, FaultRule};
 
+use crate::elsewhere::remove_elsewhere;
 use crate::metadata::xattr;
 use crate::rig::{Mount, Rig, fresh_bytes, wait_until};
 
@@ -14,11 +14,6 @@ const PART: usize = 64 << 10;
 
 fn mount(rig: &Rig) -> Mount {
     rig.mount_with(&["--part-size", "64KiB"])
-}
-
-fn remove_elsewhere(rig: &Rig, name: &str) {
-    let (client, meta) = (rig.client(), rig.client().find(name).unwrap());
-    rig.block_on(client.drive.remove(&meta.file_id, RemoveMode::Trash)).unwrap();
 }
 
 /// A file of so many bytes leaves its name while its commit waits at `endpoint`; another one is saved under the name.
