@@ -17,7 +17,11 @@ fn mount(rig: &Rig) -> Mount {
 }
 
 /// A file of so many bytes leaves its name while its commit waits at `endpoint`; another one is saved under the name.
-fn name_given_away(size: usize, endpoint: &str, leave: impl FnOnce(&Mount)) -> (Rig, Mount, Vec<u8>, Vec<u8>) {
+fn name_given_away(
+    size: usize,
+    endpoint: &str,
+    leave: impl FnOnce(&Mount),
+) -> (Rig, Mount, Vec<u8>, Vec<u8>) {
     let rig = Rig::new();
     let mount = mount(&rig);
     let (first, second) = (fresh_bytes(size), fresh_bytes(3 * PART + 1));
@@ -32,12 +36,8 @@ fn name_given_away(size: usize, endpoint: &str, leave: impl FnOnce(&Mount)) -> (
     (rig, mount, first, second)
 }
 
-const CASES: [(usize, &str); 4] = [
-    (3 * PART, "file/complete"),
-    (10, "file/complete"),
-    (10, "file/create"),
-    (3 * PART, "put_part"),
-];
+const CASES: [(usize, &str); 4] =
+    [(3 * PART, "file/complete"), (10, "file/complete"), (10, "file/create"), (3 * PART, "put_part")];
 
 #[test]
 fn what_is_deleted_during_its_commit_does_not_come_back_over_another() {
