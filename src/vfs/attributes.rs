@@ -96,6 +96,18 @@ impl Vfs {
         }
     }
 
+    /// Modification time and attributes of a file as they are here, which may be newer than an `answer` of the drive.
+    pub(super) fn attributes_of_now(
+        &self,
+        tree: &Tree,
+        ino: Ino,
+        answer: &FileMeta,
+    ) -> (SystemTime, Option<Arc<Posix>>) {
+        let (mtime, posix) = self.wanted(tree, ino).unwrap_or_else(|| (None, tree.posix(ino)));
+        let mtime = mtime.or_else(|| tree.meta(ino).map(|meta| meta.mtime));
+        (mtime.unwrap_or(answer.mtime), posix)
+    }
+
     /// The drive has an object as `meta`. Sees to it that it becomes what it is here, and gives it so.
     pub(super) async fn impose(
         &self,

@@ -308,8 +308,7 @@ impl Vfs {
         })?;
         let mut tree = self.tree();
         // What was set meanwhile is newer than the answer.
-        let (mtime, posix) = self.wanted(&tree, ino).unwrap_or_else(|| (None, tree.posix(ino)));
-        let mtime = mtime.or_else(|| tree.meta(ino).map(|meta| meta.mtime)).unwrap_or(moved.mtime);
+        let (mtime, posix) = self.attributes_of_now(&tree, ino, &moved);
         tree.moved(ino, to.dir, &to.name, FileMeta { mtime, posix, ..moved }, Instant::now())
     }
 

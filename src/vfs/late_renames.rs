@@ -150,9 +150,16 @@ impl Vfs {
             }
             match self.follow_rename(file.ino(), finished).await {
                 Ok(Some(moved)) => {
-                    let posix = finished.meta.posix.take();
-                    finished.meta = self.impose(moved, file.mtime(), posix).await;
-                    self.tree().adopt(file.ino(), finished.meta.clone(), Instant::now());
+                    // The file may be closed by now: what was set since is known to the tree alone.
+                    if moved.file_id != finished.meta.file_id {
+                        let (mtime, posix) = self.attributes_of_now(&self.tree(), file.ino(), &moved);
+                        self.impose(moved.clone(), mtime, posix).await;
+                    }
+                    let mut tree = self.tree();
+                    let (mtime, posix) = self.attributes_of_now(&tree, file.ino(), &moved);
+                    finished.meta = FileMeta { mtime, posix, ..moved };
+                    tree.adopt(file.ino(), finished.meta.clone(), Instant::now());
+                    drop(tree);
                     file.rebased(&finished.meta);
                 }
                 Ok(None) => return Ok(()),
