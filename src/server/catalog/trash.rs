@@ -23,7 +23,10 @@ impl State {
         now_ms: i64,
     ) -> Result<(), ApiError> {
         self.live(drive, file)?;
-        self.edit(file, Op::Trash, |node| node.trashed_ms = Some(now_ms))
+        // What came later is newer, also within a millisecond.
+        let newest_ms = self.bin.get(drive).and_then(|bin| bin.last()).map(|(at_ms, _)| *at_ms);
+        let at_ms = newest_ms.map_or(now_ms, |newest_ms| now_ms.max(newest_ms.saturating_add(1)));
+        self.edit(file, Op::Trash, |node| node.trashed_ms = Some(at_ms))
     }
 
     /// The recycle bin of a drive, newest first, from after `after`.
