@@ -1,56 +1,43 @@
-//! The command line: arguments to one function per command, and nothing else.
+//! The command line: parses the arguments, calls one function per command and prints its result.
 //!
-//! Only here and below does anything print. Exit codes: 0, everything was done and everything
-//! written is on the drive; 1, something failed, and the last lines on stderr say what; 2, the
-//! arguments make no sense, or the folder cannot be mounted at until a person has changed something; 3, the time that
-//! was given was up.
+//! Nothing outside this module prints. Exit codes: 0, done and everything written is on the drive; 1, failed,
+//! and the last lines of stderr say why; 2, wrong arguments, or a mount that cannot succeed until a person
+//! changes something; 3, timed out.
 
 #![allow(clippy::doc_markdown, reason = "doc comments of arguments are help texts, shown as they are")]
 
-use std::fmt::Display;
-use std::io::Write;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use clap::error::ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::settings::without_variables;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::logging;
-use crate::pds::auth::none_under_way;
-use crate::printable::escaped_lines;
-use crate::status::notify::Notifier;
-use signals::Signals;
+use crate::status::systemd::SystemdNotifier;
+use output::{EXIT_USAGE, ignore_closed_stdout, print_error};
+use runtime::{on_runtime, until_signal};
 
-pub mod config;
-pub mod demo;
-pub mod drives;
-pub mod log;
-pub mod login;
-pub mod manual;
-pub mod mount;
-mod reach;
-pub mod serve;
-mod shown;
-mod signals;
-pub mod status;
-pub mod umount;
-pub mod wait;
+mod config;
+#[cfg(feature = "server")]
+mod demo;
+mod drives;
+mod format;
+mod log;
+mod login;
+mod manual;
+mod mount;
+mod mounts;
+mod output;
+mod runtime;
+#[cfg(feature = "server")]
+mod serve;
+mod status;
+mod umount;
+mod wait;
 
-/// How long background work may take to notice that the program ends.
-const RUNTIME_END_MAX: Duration = Duration::from_secs(2);
-/// How long a renewal of a token that is under way may take when the program is done: what the service has given
-/// is stored first.
-const RENEWAL_END_MAX: Duration = Duration::from_secs(5);
-/// What is logged unless somebody says otherwise.
+/// The default log filter.
 const LOG_DEFAULT: &str = "warn,pdsfs=info";
-/// Exit code of arguments that make no sense, and of a mount that cannot be until a person has changed something;
-/// clap uses the same.
-const EXIT_USAGE: u8 = 2;
-/// Exit code when the time was up.
-const EXIT_TIMEOUT: u8 = 3;
 
 /// An Alibaba Cloud PDS drive as a Linux directory whose files are uploaded while they are written.
 #[derive(Debug, Parser)]
@@ -58,12 +45,11 @@ const EXIT_TIMEOUT: u8 = 3;
     name = "pdsfs",
     version,
     max_term_width = 100,
-    after_help = "Exit codes: 0 done and everything \
-    written is on the drive, 1 something failed (stderr says what), 2 wrong arguments or a folder that cannot be mounted \
-    at, 3 the time was up."
+    after_help = "Exit codes: 0 done and everything written is on the drive, 1 failed (stderr says why), 2 \
+        wrong arguments or unusable mountpoint, 3 timed out."
 )]
 struct Cli {
-    /// What to log, as level or target=level, comma-separated: error, warn, info, debug or trace
+    /// Log filter: levels (error, warn, info, debug, trace) or target=level, comma-separated
     /// [default: $PDSFS_LOG, else $RUST_LOG, else warn,pdsfs=info]
     #[arg(long, global = true, value_name = "FILTER", display_order = 900)]
     log: Option<String>,
@@ -73,37 +59,39 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Mount a drive and serve it until it is unmounted or the program is told to stop
+    /// Mount a drive and serve it until an unmount or a signal
     Mount(Box<mount::MountArgs>),
-    /// Log in to a domain; mounts use the account, and go on when a login that had ended is made again
+    /// Log in to a domain; mounts use the account and resume after a new login
     Login(Box<login::LoginArgs>),
-    /// List the drives that an account can mount
+    /// List the drives of an account
     Drives(drives::DrivesArgs),
     /// Unmount a drive
     #[command(alias = "unmount")]
     Umount(umount::UmountArgs),
-    /// Check the configuration, or print one with every setting explained
+    /// Check the configuration, or print an example that explains every setting
     Config(config::ConfigCommand),
-    /// Show what is on its way to the drive, and what could not be saved
+    /// Show uploads, unsaved files and failures
     Status(status::StatusArgs),
-    /// Return when everything that was written is on the drive
+    /// Wait until everything is on the drive
     Wait(wait::WaitArgs),
-    /// Show what happened on a mount lately
+    /// Show recent events of the mounts
     Log(log::LogArgs),
-    /// Be a PDS-compatible drive on this machine
+    /// Serve a PDS-compatible drive from this machine, for tests and trials
+    #[cfg(feature = "server")]
     Serve(Box<serve::ServeArgs>),
-    /// Show it all on this machine: an embedded drive, mounted, with the uploads on the screen
+    /// Try pdsfs without an account: mount an embedded drive and show its uploads
+    #[cfg(feature = "server")]
     Demo(demo::DemoArgs),
-    /// Print what a shell needs to complete the commands of pdsfs
+    /// Print the completion script of a shell
     Completions(manual::CompletionsArgs),
-    /// Write the man pages into a folder
+    /// Write the man pages to a directory
     Man(manual::ManArgs),
 }
 
-/// Reads the arguments, runs the command, and says what went wrong if it did.
+/// Runs the command of the arguments and prints its error.
 pub fn run() -> ExitCode {
-    if mount::tab::is_meant(&program_name()) {
-        return mount::tab::run();
+    if mount::fstab::is_mount_helper(&program_name()) {
+        return mount::fstab::run();
     }
     let cli = match arguments() {
         Ok(cli) => cli,
@@ -115,16 +103,17 @@ pub fn run() -> ExitCode {
     };
     let outcome = start_log(cli.log.as_deref()).and_then(|()| {
         // SAFETY: no thread has been started yet.
-        let notifier = unsafe { Notifier::from_environment() };
+        let notifier = unsafe { SystemdNotifier::from_environment() };
         dispatch(cli.command, notifier)
     });
-    outcome.unwrap_or_else(|mistake| {
-        say(format_args!("pdsfs: {mistake}"));
+    outcome.unwrap_or_else(|error| {
+        print_error(&error);
         ExitCode::from(EXIT_USAGE)
     })
 }
 
-/// The arguments. What variables say of a mount is no flag: it is laid under them, and only explained here.
+/// Parses the arguments. clap does not read the environment variables of `mount`: they have a lower
+/// precedence than flags and are merged later. The help text still lists them.
 fn arguments() -> std::result::Result<Cli, clap::Error> {
     let mut flags = Cli::command().mut_subcommand("mount", without_variables);
     let matches = flags.try_get_matches_from_mut(std::env::args_os());
@@ -138,70 +127,38 @@ fn arguments() -> std::result::Result<Cli, clap::Error> {
     }
 }
 
-/// The name that the program was called by.
+/// The file name in the first argument.
 fn program_name() -> String {
     let called = std::env::args_os().next().map(std::path::PathBuf::from).unwrap_or_default();
     called.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// An error from here is a mistake in the arguments.
-fn dispatch(command: Command, notifier: Notifier) -> Result<ExitCode> {
-    Ok(tell(match command {
+/// The error is about the arguments.
+fn dispatch(command: Command, notifier: SystemdNotifier) -> Result<ExitCode> {
+    Ok(report(match command {
         Command::Mount(args) => mount::start(*args, notifier)?,
         Command::Login(args) => on_runtime(until_signal(login::run(args.check()?))),
-        Command::Drives(args) => unless_unread(on_runtime(until_signal(drives::run(args.check()?)))),
+        Command::Drives(args) => ignore_closed_stdout(on_runtime(until_signal(drives::run(args.check()?)))),
         Command::Umount(args) => umount::run(&args),
-        Command::Config(args) => unless_unread(config::run(&args)),
-        Command::Status(args) => unless_unread(on_runtime(status::run(args))),
+        Command::Config(args) => ignore_closed_stdout(config::run(&args)),
+        Command::Status(args) => ignore_closed_stdout(on_runtime(status::run(args))),
         Command::Wait(args) => on_runtime(wait::run(args)),
-        Command::Log(args) => unless_unread(on_runtime(log::run(args))),
+        Command::Log(args) => ignore_closed_stdout(on_runtime(log::run(args))),
+        #[cfg(feature = "server")]
         Command::Serve(args) => on_runtime(serve::run(args.check()?)),
+        #[cfg(feature = "server")]
         Command::Demo(args) => on_runtime(demo::run(args)),
-        Command::Completions(args) => manual::completions(&args),
-        Command::Man(args) => manual::man(&args),
+        Command::Completions(args) => manual::completions(&args, Cli::command()),
+        Command::Man(args) => manual::man(&args, Cli::command()),
     }))
 }
 
-/// Who has read enough of what a command shows (`| head`) is told no more, and nothing has failed.
-fn unless_unread(outcome: Result<ExitCode>) -> Result<ExitCode> {
-    if IS_UNREAD.load(Ordering::Relaxed) { Ok(ExitCode::SUCCESS) } else { outcome }
-}
-
-/// Says what a command failed of.
-fn tell(outcome: Result<ExitCode>) -> ExitCode {
+/// Prints why a command failed.
+fn report(outcome: Result<ExitCode>) -> ExitCode {
     outcome.unwrap_or_else(|error| {
-        say(format_args!("pdsfs: {error}"));
+        print_error(&error);
         ExitCode::FAILURE
     })
-}
-
-/// Runs a command up to a signal, and beyond it only for what the service gives once and nobody has stored yet.
-async fn until_signal(command: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
-    let mut signals = Signals::new()?;
-    let mut command = std::pin::pin!(command);
-    let signal = tokio::select! {
-        outcome = &mut command => return outcome,
-        signal = signals.next() => signal,
-    };
-    tokio::select! {
-        biased;
-        () = none_under_way(RENEWAL_END_MAX) => Err(Error::new(ErrorKind::Cancelled, format!("given up at {signal}"))),
-        outcome = &mut command => outcome,
-    }
-}
-
-/// Runs a command on a runtime with a worker for each core, and at least two.
-fn on_runtime(command: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
-    let workers = std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(workers)
-        .enable_all()
-        .build()
-        .map_err(|e| Error::from(e).context("cannot start"))?;
-    let outcome = runtime.block_on(command);
-    runtime.block_on(none_under_way(RENEWAL_END_MAX));
-    runtime.shutdown_timeout(RUNTIME_END_MAX);
-    outcome
 }
 
 fn start_log(filter: Option<&str>) -> Result<()> {
@@ -210,35 +167,17 @@ fn start_log(filter: Option<&str>) -> Result<()> {
     logging::start(filter.as_deref().unwrap_or(LOG_DEFAULT))
 }
 
-/// One line on stderr, for people; whatever is in it, a terminal obeys nothing of it. If nobody can read it, nobody can be told.
-fn say(line: impl Display) {
-    writeln!(std::io::stderr().lock(), "{}", escaped_lines(&line.to_string())).ok();
-}
-
-/// Whether nobody reads stdout any more.
-static IS_UNREAD: AtomicBool = AtomicBool::new(false);
-
-/// One line on stdout, for programs that wait for it.
-fn announce(line: impl Display) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    let line = escaped_lines(&line.to_string());
-    writeln!(out, "{line}").and_then(|()| out.flush()).map_err(|e| {
-        IS_UNREAD.fetch_or(e.kind() == std::io::ErrorKind::BrokenPipe, Ordering::Relaxed);
-        Error::from(e).context("stdout")
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_arguments_are_consistent() {
+    fn clap_definition_is_consistent() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn every_argument_is_explained() {
+    fn every_argument_has_help() {
         for command in Cli::command().get_subcommands() {
             assert!(command.get_about().is_some(), "{}", command.get_name());
             for arg in command.get_arguments() {

@@ -1,30 +1,31 @@
-//! The way to ask a running mount: a socket for each daemon, private to its user, and a JSON API on it.
+//! The control socket of a running mount, with a JSON API.
 //!
-//! `pdsfs status`, `wait`, `log` and `umount --drain` are programs of their own that know a mount only by
-//! this. The shapes are in [`types`], the paths are below `/v1`; fields may be added to what `/v1` answers,
-//! and are never taken away or given another meaning.
+//! Each daemon has one socket, private to its user. `pdsfs status`, `wait`, `log` and `umount --drain` are separate
+//! programs and know a mount only through this API. [`types`] has the JSON types; all paths begin with `/v1`. Fields
+//! may be added to `/v1`. They are never removed, and their meaning never changes.
 //!
 //! | request | answer |
 //! |---|---|
 //! | `GET /v1/status` | [`types::Status`] |
-//! | `GET /v1/events?since=SEQ&follow=true` | [`types::LogEntry`], one a line; with `follow` without end |
-//! | `GET /v1/end` | [`types::Drained`], once the mount has ended; the head of the answer comes at once |
-//! | `POST /v1/drain?timeout_ms=N` | [`types::Drained`], once everything written is on the drive |
-//! | `POST /v1/credentials/reload` | `{}`, once the credential was read again, as after a new login |
+//! | `GET /v1/events?since=SEQ&follow=true` | [`types::LogEntry`], one a line; with `follow` until the mount ends |
+//! | `GET /v1/end` | [`types::Drained`] when the mount has ended; the head of the answer comes at once |
+//! | `POST /v1/drain?timeout_ms=N` | [`types::Drained`] when everything written is on the drive |
+//! | `POST /v1/credentials/reload` | `{}` when the credential was read again, after a new login |
 //!
-//! An error is [`types::Refusal`] with a status of 400 or more. Nobody but the user of the daemon and root
-//! is answered, and no secret is part of any answer.
+//! An error is [`types::ApiError`] with a status of 400 or more. Only the user of the daemon and root get answers. No
+//! answer contains a secret.
 
-mod answers;
+mod api;
 pub mod client;
-pub mod folder;
+pub mod event_log;
+mod http;
 pub mod metrics;
-pub mod recent;
-mod report;
-pub mod server;
+mod mount_handle;
+mod server;
+pub mod socket_dirs;
 pub mod types;
 
-pub use answers::{Answers, Served};
-pub use client::drain;
-pub use folder::Surroundings;
+pub use api::ControlApi;
+pub use mount_handle::MountHandle;
 pub use server::ControlSocket;
+pub use socket_dirs::SocketDirs;

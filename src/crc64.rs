@@ -1,16 +1,15 @@
-//! CRC-64/XZ, the checksum of the object store, of stretches that were summed apart.
+//! CRC-64/XZ, the checksum of the object store, and the combination of the checksums of parts.
 //!
-//! The sums themselves come from `crc_fast`. Its way of putting two together squares 64 by 64
-//! matrices, which for a file of many parts takes longer than the checks of the file are worth;
-//! here it is one multiplication of polynomials.
+//! `crc_fast` computes the checksums. Its own combination squares 64 by 64 matrices, which takes too long for
+//! a file of many parts. Here a combination is one multiplication of polynomials.
 
 use crc_fast::CrcAlgorithm;
 
-/// The polynomial of CRC-64/XZ (ECMA-182), lowest power in the highest bit.
+/// The polynomial of CRC-64/XZ (ECMA-182), with the lowest power in the highest bit.
 const POLYNOMIAL: u64 = 0xC96C_5795_D787_0F42;
 /// x^0.
 const ONE: u64 = 1 << 63;
-/// x^8: what a byte more multiplies by.
+/// x^8: the factor of one more byte.
 const BYTE: u64 = ONE >> 8;
 
 /// A running CRC-64/XZ.
@@ -18,16 +17,16 @@ pub fn digest() -> crc_fast::Digest {
     crc_fast::Digest::new(CrcAlgorithm::Crc64Xz)
 }
 
-/// The sum of two neighbours from their sums and the length of the second.
-pub fn append(first: u64, second: u64, second_bytes: u64) -> u64 {
+/// The checksum of two adjacent ranges, from their checksums and the length of the second.
+pub fn combine(first: u64, second: u64, second_bytes: u64) -> u64 {
     times(first, power(BYTE, second_bytes)) ^ second
 }
 
-/// The product of two polynomials, modulo the polynomial of the sum.
+/// The product of two polynomials modulo [`POLYNOMIAL`].
 fn times(a: u64, mut b: u64) -> u64 {
     let mut product = 0;
     for power in 0..64 {
-        // Without branches: the bits of a checksum cannot be foreseen.
+        // Without branches: the bits of a checksum are unpredictable.
         product ^= b & ((a << power) >> 63).wrapping_neg();
         b = (b >> 1) ^ (POLYNOMIAL & (b & 1).wrapping_neg());
     }
@@ -58,29 +57,29 @@ mod tests {
     }
 
     #[test]
-    fn the_sum_is_the_one_that_the_store_prints() {
+    fn checksum_equals_that_of_the_store() {
         assert_eq!(sum(b"123456789"), 11_051_210_869_376_104_954);
     }
 
     #[test]
-    fn nothing_before_or_after_changes_nothing() {
-        assert_eq!(append(sum(b""), sum(b"abc"), 3), sum(b"abc"));
-        assert_eq!(append(sum(b"abc"), sum(b""), 0), sum(b"abc"));
+    fn combination_with_nothing_changes_nothing() {
+        assert_eq!(combine(sum(b""), sum(b"abc"), 3), sum(b"abc"));
+        assert_eq!(combine(sum(b"abc"), sum(b""), 0), sum(b"abc"));
     }
 
     proptest! {
         #[test]
-        fn two_stretches_have_the_sum_of_the_whole(
+        fn combined_parts_have_the_checksum_of_the_whole(
             bytes in proptest::collection::vec(any::<u8>(), 0..4096), at in any::<prop::sample::Index>()
         ) {
             let (first, second) = bytes.split_at(at.index(bytes.len() + 1));
-            prop_assert_eq!(append(sum(first), sum(second), second.len() as u64), sum(&bytes));
+            prop_assert_eq!(combine(sum(first), sum(second), second.len() as u64), sum(&bytes));
         }
 
         #[test]
-        fn long_stretches_agree_with_the_library(first: u64, second: u64, bytes in 0_u64..1 << 45) {
+        fn long_ranges_agree_with_the_library(first: u64, second: u64, bytes in 0_u64..1 << 45) {
             let theirs = crc_fast::checksum_combine(CrcAlgorithm::Crc64Xz, first, second, bytes);
-            prop_assert_eq!(append(first, second, bytes), theirs);
+            prop_assert_eq!(combine(first, second, bytes), theirs);
         }
     }
 }

@@ -1,5 +1,6 @@
-//! What the machine around a mount is told over D-Bus. Everything here is a courtesy: where nobody
-//! listens, nothing is missing.
+//! Desktop integration over D-Bus: sleep inhibition and notifications.
+//!
+//! Both are optional. Without a bus or a service, nothing else changes.
 
 mod bus;
 pub mod inhibit;

@@ -1,83 +1,70 @@
-//! Errors, and the one table that turns them into errno.
+//! The error type of the crate, and the one table that maps errors to errno.
 //!
-//! Everything below `fuse.rs` speaks [`Error`]; the errno constants are named nowhere else. A kind
-//! says what the *program* should be told; `detail` says what went wrong and what to do. The log
-//! level belongs to the kind, so that only the border logs.
+//! Every fallible function returns [`Error`]; the errno constants appear in no other module. The
+//! [`ErrorKind`] selects errno and log level. The message is for people: what failed, why, what to do next.
+//! Only the FUSE layer and background tasks log errors, each error once.
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// What went wrong, as far as the program that asked needs to know.
+/// The cause of a failure as far as programs can tell. Selects errno and log level.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum ErrorKind {
-    /// No such file, folder or name.
     NotFound,
-    /// The name is taken.
     Exists,
-    /// A folder was needed.
     NotDirectory,
-    /// A file was needed.
     IsDirectory,
-    /// The folder has entries.
     NotEmpty,
-    /// An argument makes no sense.
     Invalid,
-    /// The drive refuses this name.
+    /// The drive does not accept this file name.
     InvalidName,
     /// Longer than 255 bytes.
     NameTooLong,
-    /// There is no such drive, or no such service at that address: it says nothing of a file.
+    /// The drive or the service does not exist. Says nothing about a file.
     NoDrive,
-    /// The service or the mount refuses this to us.
+    /// The service or the mount options forbid the operation.
     Denied,
-    /// The token is dead and could not be renewed.
+    /// The token is not valid any more and could not be refreshed.
     Unauthenticated,
     /// The drive is full.
     QuotaExceeded,
-    /// Local space for staged content has run out.
+    /// Local disk space for staged files is used up.
     NoSpace,
-    /// Larger than the largest file that parts can hold.
+    /// Larger than the largest file that fits into the parts of one upload.
     TooLarge,
-    /// The service asked us to slow down for longer than we may wait.
+    /// The service asked to slow down for longer than the retry policy allows.
     Throttled,
-    /// The content that was opened no longer exists.
+    /// The content that was opened does not exist any more.
     Stale,
-    /// Not an open handle, or not open for this.
+    /// Not an open handle, or not open for this access.
     BadHandle,
-    /// The operation is not offered.
     Unsupported,
-    /// Mounted read-only.
     ReadOnly,
-    /// Not allowed by nature (hard links, devices).
+    /// Never possible on this file system, for example hard links and devices.
     NotPermitted,
-    /// Moving a drive's file to where it cannot go.
-    CrossDevice,
-    /// An operation that this mount never offers; the kernel need not ask again.
+    /// Answered with ENOSYS: the kernel does not send the operation again.
     NotImplemented,
-    /// No extended attribute of that name.
     NoAttribute,
-    /// The caller offered too little room for the answer.
+    /// The buffer of an xattr call is too small.
     OutOfRoom,
-    /// An answer did not come in time.
     Timeout,
-    /// The network or the server is not reachable.
+    /// The network or the server cannot be reached.
     Unreachable,
-    /// Who asked has been killed, and hears no answer.
+    /// The calling program was killed and does not see the answer.
     Interrupted,
-    /// The daemon is stopping, or work was given up or ended by a mistake. Not EINTR: programs try again at once, for ever,
-    /// or take it for done (`close`).
+    /// The daemon is stopping, or a task panicked or was aborted. Not EINTR: programs retry EINTR at once and
+    /// for ever, or take it for success (`close`).
     Cancelled,
-    /// Bytes or hashes do not agree.
+    /// Size or hash does not match.
     Integrity,
-    /// The server's answer made no sense.
+    /// The server sent an answer that violates the protocol.
     Protocol,
     /// The local system failed.
     Io,
 }
 
 impl ErrorKind {
-    /// The errno that the program sees.
     pub fn errno(self) -> i32 {
         match self {
             Self::NotFound => libc::ENOENT,
@@ -95,15 +82,13 @@ impl ErrorKind {
             Self::Unsupported => libc::EOPNOTSUPP,
             Self::ReadOnly => libc::EROFS,
             Self::NotPermitted => libc::EPERM,
-            Self::CrossDevice => libc::EXDEV,
             Self::NotImplemented => libc::ENOSYS,
             Self::NoAttribute => libc::ENODATA,
             Self::OutOfRoom => libc::ERANGE,
             Self::Timeout => libc::ETIMEDOUT,
             Self::Unreachable => libc::EHOSTUNREACH,
             Self::Interrupted => libc::EINTR,
-            // Throttling that outlasts the retry policy is a failure of the transfer: programs
-            // that see EAGAIN on a regular file spin on it.
+            // Not EAGAIN for throttling: programs spin on EAGAIN from a regular file.
             Self::Throttled
             | Self::Cancelled
             | Self::NoDrive
@@ -113,7 +98,7 @@ impl ErrorKind {
         }
     }
 
-    /// How loud the one log line of such an error is.
+    /// The level of the one log line of such an error.
     pub fn level(self) -> tracing::Level {
         match self {
             Self::NotFound
@@ -138,7 +123,6 @@ impl ErrorKind {
             | Self::Stale
             | Self::BadHandle
             | Self::ReadOnly
-            | Self::CrossDevice
             | Self::Timeout
             | Self::Unreachable
             | Self::Cancelled => tracing::Level::WARN,
@@ -148,8 +132,7 @@ impl ErrorKind {
         }
     }
 
-    /// Every kind.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 30] = [
         Self::NotFound,
         Self::Exists,
         Self::NotDirectory,
@@ -170,7 +153,6 @@ impl ErrorKind {
         Self::Unsupported,
         Self::ReadOnly,
         Self::NotPermitted,
-        Self::CrossDevice,
         Self::NoAttribute,
         Self::OutOfRoom,
         Self::NotImplemented,
@@ -184,60 +166,105 @@ impl ErrorKind {
     ];
 }
 
-/// One failure. Cheap to clone, because a failed upload reports the same error many times.
+type Source = Arc<dyn std::error::Error + Send + Sync>;
+
+/// One failure. Cheap to clone: a failed upload reports the same error several times.
+///
+/// `Display` shows the message and, after a colon, the source. Code that walks
+/// [`source()`](std::error::Error::source) must not print both.
 #[derive(Clone, Debug)]
 pub struct Error {
     kind: ErrorKind,
-    said: Arc<Said>,
+    inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
-struct Said {
-    detail: Box<str>,
-    /// Whether the log has it.
-    is_told: AtomicBool,
+struct Inner {
+    /// Empty where the source says everything.
+    message: Box<str>,
+    source: Option<Source>,
+    logged: AtomicBool,
 }
 
-/// The result of everything that can fail.
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    /// An error with a sentence that says what went wrong, for people.
-    pub fn new(kind: ErrorKind, detail: impl AsRef<str>) -> Self {
-        let said = Said { detail: detail.as_ref().into(), is_told: AtomicBool::new(false) };
-        Self { kind, said: Arc::new(said) }
+    pub fn new(kind: ErrorKind, message: impl AsRef<str>) -> Self {
+        Self::from_parts(kind, message.as_ref(), None)
     }
 
-    /// What the program is told.
+    pub fn invalid(message: impl AsRef<str>) -> Self {
+        Self::new(ErrorKind::Invalid, message)
+    }
+
+    pub fn protocol(message: impl AsRef<str>) -> Self {
+        Self::new(ErrorKind::Protocol, message)
+    }
+
+    /// An error that another error caused. `message` does not repeat the text of `source`: `Display` appends
+    /// it.
+    pub fn with_source(
+        kind: ErrorKind,
+        message: impl AsRef<str>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self::from_parts(kind, message.as_ref(), Some(source.into().into()))
+    }
+
+    /// Another error under our [`ErrorKind`], with the text of `source` as the message.
+    pub fn from_source(kind: ErrorKind, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::with_source(kind, "", source)
+    }
+
+    fn from_parts(kind: ErrorKind, message: &str, source: Option<Source>) -> Self {
+        let inner = Inner { message: message.into(), source, logged: AtomicBool::new(false) };
+        Self { kind, inner: Arc::new(inner) }
+    }
+
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }
 
-    /// The errno that the program sees.
     pub fn errno(&self) -> i32 {
         self.kind.errno()
     }
 
-    /// Whether the log does not have this error yet, from which it has it: one failure is told to many
-    /// programs and calls, and is one line in the log.
-    pub fn is_first_told(&self) -> bool {
-        !self.said.is_told.swap(true, Ordering::Relaxed)
+    /// Whether the drive could not be asked. Such an error says nothing about the content of the drive.
+    pub fn is_outage(&self) -> bool {
+        matches!(self.kind, ErrorKind::Unreachable | ErrorKind::Timeout | ErrorKind::Throttled)
     }
 
-    /// The same error with the operation or file named in front.
+    /// Returns `true` on the first call only, for all clones together: one failure may reach several
+    /// programs, and is one line in the log.
+    pub fn claim_log_line(&self) -> bool {
+        !self.inner.logged.swap(true, Ordering::Relaxed)
+    }
+
+    /// The same error with the operation or file in front of its message.
     #[must_use]
     pub fn context(self, what: impl fmt::Display) -> Self {
-        Self::new(self.kind, format!("{what}: {}", self.said.detail))
+        let Inner { message, source, .. } = &*self.inner;
+        let message = if message.is_empty() { what.to_string() } else { format!("{what}: {message}") };
+        Self::from_parts(self.kind, &message, source.clone())
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.said.detail)
+        let Inner { message, source, .. } = &*self.inner;
+        match source {
+            None => f.write_str(message),
+            Some(source) if message.is_empty() => source.fmt(f),
+            Some(source) => write!(f, "{message}: {source}"),
+        }
     }
 }
 
-impl std::error::Error for Error {}
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.inner.source.as_deref().map(|source| source as _)
+    }
+}
 
 impl From<std::io::Error> for Error {
     fn from(e: std::io::Error) -> Self {
@@ -248,13 +275,13 @@ impl From<std::io::Error> for Error {
             std::io::ErrorKind::TimedOut => ErrorKind::Timeout,
             _ => ErrorKind::Io,
         };
-        Self::new(kind, e.to_string())
+        Self::from_source(kind, e)
     }
 }
 
 impl From<crate::ids::InvalidValue> for Error {
     fn from(e: crate::ids::InvalidValue) -> Self {
-        Self::new(ErrorKind::Invalid, e.0)
+        Self::from_source(ErrorKind::Invalid, e)
     }
 }
 
@@ -263,14 +290,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_has_a_real_errno() {
+    fn every_kind_has_an_errno() {
         for kind in ErrorKind::ALL {
             assert!(kind.errno() > 0, "{kind:?}");
         }
     }
 
     #[test]
-    fn programs_see_the_errno_they_expect() {
+    fn kinds_map_to_the_usual_errno() {
         let table = [
             (ErrorKind::NotFound, "ENOENT", 2),
             (ErrorKind::Denied, "EACCES", 13),
@@ -291,16 +318,28 @@ mod tests {
     }
 
     #[test]
-    fn one_failure_is_told_once_however_often_it_is_met() {
+    fn clones_of_an_error_are_logged_once() {
         let e = Error::new(ErrorKind::QuotaExceeded, "full");
-        assert!(e.is_first_told());
-        assert!(!e.clone().is_first_told());
-        assert!(Error::new(ErrorKind::QuotaExceeded, "full").is_first_told());
+        assert!(e.claim_log_line());
+        assert!(!e.clone().claim_log_line());
+        assert!(Error::new(ErrorKind::QuotaExceeded, "full").claim_log_line());
     }
 
     #[test]
     fn context_keeps_the_kind() {
         let e = Error::new(ErrorKind::TooLarge, "too large").context("movie.mp4");
         assert_eq!((e.kind(), e.to_string().as_str()), (ErrorKind::TooLarge, "movie.mp4: too large"));
+    }
+
+    #[test]
+    fn source_is_kept_and_shown_once() {
+        let io = || std::io::Error::from_raw_os_error(libc::ENOSPC);
+        let e = Error::with_source(ErrorKind::NoSpace, "cannot write", io()).context("a.txt");
+        assert_eq!(e.to_string(), format!("a.txt: cannot write: {}", io()));
+        let source = std::error::Error::source(&e).unwrap().downcast_ref::<std::io::Error>().unwrap();
+        assert_eq!(source.raw_os_error(), Some(libc::ENOSPC));
+        let e = Error::from(io());
+        assert_eq!((e.kind(), e.to_string()), (ErrorKind::NoSpace, io().to_string()));
+        assert_eq!(e.context("a.txt").to_string(), format!("a.txt: {}", io()));
     }
 }

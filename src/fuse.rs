@@ -1,12 +1,12 @@
-//! The fuser adaptor: the only module that imports fuser.
+//! The FUSE layer: the only module that imports fuser.
 //!
-//! `adaptor` turns the kernel's requests into calls of [`Vfs`], `dispatch` answers each of them
-//! once and within a deadline, `mountinfo` and `unmount` know what is mounted and how to end it.
-//! [`KernelMount`] is one mount from its beginning to its end.
+//! `adapter` converts kernel requests to calls of [`Vfs`]. `dispatch` answers each request once and before
+//! its deadline. `mountinfo` and `unmount` inspect and end mounts. [`KernelMount`] is one mount, from start
+//! to unmount.
 //!
-//! Unmounting is done here and not by fuser: 0.18.0 gives up when a file is open, and takes a
-//! mount that is gone for one that is still there, so that it could unmount whatever came after it
-//! at the same path. Its handle is therefore never dropped.
+//! This module unmounts, not fuser: fuser 0.18.0 gives up when a file is open. It also takes a mount that is
+//! gone for a live one, and could unmount another mount that appeared at the same path. Therefore its session
+//! is never dropped.
 
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
@@ -20,58 +20,62 @@ use tokio::sync::{mpsc, watch};
 use crate::config::MountConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::vfs::Vfs;
-use adaptor::Adaptor;
+use adapter::FuseAdapter;
 
-mod adaptor;
+mod adapter;
 mod capabilities;
 mod convert;
 mod dispatch;
 pub mod mountinfo;
 pub mod unmount;
 
-/// Two threads are best on two cores; they only hand requests on.
+/// Session threads only pass requests on. Two were fastest on two cores.
 const SESSION_THREADS: usize = 2;
 
-/// A drive that is mounted. Dropping this does not unmount it.
+/// A mounted drive. Dropping it does not unmount.
 #[derive(Debug)]
 pub struct KernelMount {
     path: PathBuf,
     device: String,
     ended: watch::Receiver<bool>,
-    /// Closed when the session is over and every request is answered.
+    /// Closed when the session has ended and every request is answered.
     busy: mpsc::Receiver<()>,
-    /// Dropping it would unmount by path, whatever is there by then.
+    /// Its drop would unmount by path, even a mount of another program.
     _session: ManuallyDrop<BackgroundSession>,
 }
 
 impl KernelMount {
-    /// Mounts at `config.mountpoint`, which is absolute and without links. The kernel's requests
-    /// are served from now on. Must be called on a runtime.
+    /// Mounts at `config.mountpoint`, an absolute path without symbolic links, and starts to serve requests.
+    /// Must be called on a runtime.
     pub async fn start(vfs: Arc<Vfs>, config: &MountConfig) -> Result<Self> {
         let (ended, has_ended) = watch::channel(false);
         let (busy, is_busy) = mpsc::channel(1);
-        let adaptor = Adaptor::new(vfs.clone(), Handle::current(), config.commit_timeout, ended, busy);
+        let adapter =
+            FuseAdapter::new(vfs.clone(), Handle::current(), config.options.commit_timeout, ended, busy);
         let (options, path) = (session_options(config), config.mountpoint.clone());
         let session = tokio::task::spawn_blocking(move || -> std::io::Result<_> {
-            let session = Session::new(adaptor, &path, &options)?.spawn()?;
+            let session = Session::new(adapter, &path, &options)?.spawn()?;
             Ok(ManuallyDrop::new(session))
         })
         .await
-        .map_err(|e| Error::new(ErrorKind::Io, format!("mounting was given up: {e}")))?
-        .map_err(|e| Error::from(e).context(format!("cannot mount at {}", config.mountpoint.display())))?;
+        .map_err(|e| Error::with_source(ErrorKind::Io, "the mount task was aborted", e))?
+        .map_err(|e| Error::from(e).context(format!("cannot mount {}", config.mountpoint.display())))?;
         let seen = match mountinfo::at(&config.mountpoint) {
             Ok(seen) => seen.filter(mountinfo::Mount::is_ours),
             Err(error) => {
-                // Without the list of mounts, fuser's way to end one is better than none.
+                // Without mountinfo, the unmount of fuser is the only way left.
                 tokio::task::spawn_blocking(move || drop(ManuallyDrop::into_inner(session))).await.ok();
                 return Err(error.into());
             }
         };
         let mount = seen.ok_or_else(|| {
             let path = config.mountpoint.display();
-            Error::new(ErrorKind::Io, format!("the new mount is not seen at {path}"))
+            Error::new(
+                ErrorKind::Io,
+                format!("cannot mount {path}: the new mount does not appear in /proc/self/mountinfo"),
+            )
         })?;
-        vfs.mounted_on(&mount.device);
+        vfs.set_device(&mount.device);
         Ok(Self {
             path: config.mountpoint.clone(),
             device: mount.device,
@@ -81,20 +85,18 @@ impl KernelMount {
         })
     }
 
-    /// Where it is mounted.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Returns when the kernel has let go of the mount: somebody unmounted it and no file of it is
-    /// open any more.
+    /// Resolves when the kernel has ended the mount: it was unmounted and no file of it is open any more.
     pub async fn wait(&self) {
-        // An error means that the adaptor is gone, which is the end too.
+        // An error means that the adapter is gone, which is the end too.
         self.ended.clone().wait_for(|ended| *ended).await.ok();
     }
 
-    /// Takes the mount out of the name space, also while files of it are open: those stay usable
-    /// for as long as this process lives. Nothing else that may be mounted there is touched.
+    /// Unmounts lazily (`MNT_DETACH`). Open files stay usable while this process lives. Other mounts at the
+    /// same path are not touched.
     pub async fn detach(&self) -> Result<()> {
         if *self.ended.borrow() {
             return Ok(());
@@ -104,25 +106,24 @@ impl KernelMount {
             Some(mount) if mount.is_ours() && mount.device == device => unmount::lazily(&path),
             _ => Ok(()),
         });
-        detached.await.map_err(|e| Error::new(ErrorKind::Io, e.to_string()))?
+        detached.await.map_err(|e| Error::from_source(ErrorKind::Io, e))?
     }
 
-    /// Takes the mount out of the name space when the kernel has cut its connection: then it is there, and dead, and so is
-    /// [`Self::wait`] over. Whether it was.
-    pub async fn detach_cut_off(&self, is_dead: fn(&Path) -> bool) -> Result<bool> {
+    /// Unmounts if the kernel has aborted the connection: such a mount is dead but still visible, and
+    /// [`Self::wait`] has returned. Returns whether it did.
+    pub async fn detach_if_aborted(&self, is_dead: fn(&Path) -> bool) -> Result<bool> {
         let (path, device) = (self.path.clone(), self.device.clone());
         let detached = tokio::task::spawn_blocking(move || match mountinfo::at(&path)? {
-            // The number may be another mount's by now, but that one lives.
+            // Another mount may have this device number by now, but that one is not dead.
             Some(mount) if mount.is_ours() && mount.device == device && is_dead(&path) => {
                 unmount::lazily(&path).map(|()| true)
             }
             _ => Ok(false),
         });
-        detached.await.map_err(|e| Error::new(ErrorKind::Io, e.to_string()))?
+        detached.await.map_err(|e| Error::from_source(ErrorKind::Io, e))?
     }
 
-    /// Waits until every request that came is answered, and programs have closed what was open;
-    /// `false` if that is not so within `limit`.
+    /// Waits until every request is answered and every file is closed. `false` after `limit`.
     pub async fn finish(&mut self, limit: Duration) -> bool {
         tokio::time::timeout(limit, self.busy.recv()).await.is_ok()
     }
@@ -132,27 +133,26 @@ fn session_options(config: &MountConfig) -> Config {
     let mut options = Config::default();
     options.mount_options = vec![
         MountOption::FSName(source(config)),
-        // As a custom option, so that it reaches the kernel also without fusermount3.
+        // As a custom option, so that it reaches the kernel without fusermount3 too.
         MountOption::CUSTOM("subtype=pdsfs".to_owned()),
         MountOption::DefaultPermissions,
         MountOption::NoSuid,
         MountOption::NoDev,
     ];
-    if config.read_only {
+    if config.options.read_only {
         options.mount_options.push(MountOption::RO);
     }
-    if config.noexec {
+    if config.options.noexec {
         options.mount_options.push(MountOption::NoExec);
     }
-    options.acl = if config.allow_other { SessionACL::All } else { SessionACL::Owner };
+    options.acl = if config.options.allow_other { SessionACL::All } else { SessionACL::Owner };
     options.n_threads = Some(SESSION_THREADS);
     options
 }
 
-/// As root it goes to the kernel as it is; fusermount3 takes a list with commas.
+/// The kernel takes the source as it is from root. fusermount3 parses a list with commas.
 fn source(config: &MountConfig) -> String {
-    // SAFETY: the call only reads the process's own id and cannot fail.
-    if unsafe { libc::geteuid() } == 0 {
+    if rustix::process::geteuid().is_root() {
         return config.source.clone();
     }
     config.source.replace('\\', "\\\\").replace(',', "\\,")

@@ -1,20 +1,18 @@
 //! Identifiers and validated values.
 //!
-//! A string or a number that was checked once changes its type here, so that nothing behind the
-//! border has to check it again. No I/O, no policy. Both the client and the embedded server use
-//! these types; neither side's behaviour lives here.
+//! A string or number is checked once, at the border, and gets one of these types. No I/O, no policy. The
+//! client and the embedded server share these types.
 
 use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// An inode number of this mount. Never reused while the mount lives; 1 is the root.
+/// An inode number of this mount. Never reused during a mount. 1 is the root.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Ino(pub u64);
 
 impl Ino {
-    /// The inode of the mount's root folder.
     pub const ROOT: Self = Self(1);
 }
 
@@ -24,12 +22,12 @@ impl fmt::Display for Ino {
     }
 }
 
-/// Why a value was refused at the border.
+/// Why a value was rejected.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidValue(pub String);
 
-/// Longest id that is accepted from a server, in bytes. The IDL allows 50; some deployments use 64.
+/// Longest id accepted from a server, in bytes. The IDL allows 50; some deployments use 64.
 pub const ID_BYTES_MAX: usize = 128;
 
 macro_rules! string_id {
@@ -44,14 +42,15 @@ macro_rules! string_id {
                 let bad = |c: char| c.is_control() || c.is_whitespace() || c == '/';
                 if id.is_empty() || id.len() > ID_BYTES_MAX || id.contains(bad) {
                     return Err(InvalidValue(format!(
-                        concat!("{:?} is not a ", stringify!($name), " (1 to {} characters without spaces or slashes)"),
+                        concat!("invalid ", stringify!($name), " {:?} (1 to {} characters without spaces or slashes)"),
                         id.chars().take(64).collect::<String>(), ID_BYTES_MAX,
                     )));
                 }
                 Ok(Self(id.into()))
             }
 
-            /// The id as it goes over the wire.
+            /// The id as sent to the service.
+            #[cfg_attr(not(feature = "server"), allow(dead_code))] // The server uses it for every kind of id.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -96,15 +95,15 @@ string_id!(
     FileId
 );
 string_id!(
-    /// A drive: decimal digits as a string. Some documented answers give it as a number; both parse.
+    /// A drive: decimal digits as a string. Some documented answers have a number; both are accepted.
     DriveId
 );
 string_id!(
-    /// One upload session of a file: 32 uppercase hex characters.
+    /// One upload session: 32 uppercase hex characters.
     UploadId
 );
 string_id!(
-    /// One committed content of a file. A new one is made by every overwrite.
+    /// One committed content of a file. Every overwrite creates a new one.
     RevisionId
 );
 
@@ -115,7 +114,7 @@ impl FileId {
     }
 }
 
-/// Reads a JSON string, or a JSON integer as its decimal digits (PDS documents both for ids).
+/// Parses a JSON string, or a JSON integer as its decimal digits. PDS documents both for ids.
 pub(crate) fn lenient_string<'de, D: Deserializer<'de>>(d: D) -> Result<String, D::Error> {
     struct Visitor;
     impl serde::de::Visitor<'_> for Visitor {
@@ -136,32 +135,29 @@ pub(crate) fn lenient_string<'de, D: Deserializer<'de>>(d: D) -> Result<String, 
     d.deserialize_any(Visitor)
 }
 
-/// The number of a part of an upload, 1 to [`PartNumber::MAX`].
+/// Part number of an upload, 1 to [`PartNumber::MAX`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(try_from = "u32", into = "u32")]
 pub struct PartNumber(u32);
 
 impl PartNumber {
-    /// Largest part number of an upload (API page of `CreateFile`: at most 10,000 parts).
+    /// Largest part number (API page of `CreateFile`: at most 10,000 parts).
     pub const MAX: u32 = 10_000;
-    /// The first part of every upload.
     pub const FIRST: Self = Self(1);
 
-    /// A checked part number.
     pub fn new(number: u32) -> Result<Self, InvalidValue> {
         if (1..=Self::MAX).contains(&number) {
             Ok(Self(number))
         } else {
-            Err(InvalidValue(format!("part number {number} is not within 1 to {}", Self::MAX)))
+            Err(InvalidValue(format!("part number {number} is not from 1 to {}", Self::MAX)))
         }
     }
 
-    /// The number as it goes over the wire.
     pub fn get(self) -> u32 {
         self.0
     }
 
-    /// The next number, or `None` after the last possible one.
+    /// `None` after [`PartNumber::MAX`].
     pub fn next(self) -> Option<Self> {
         Self::new(self.0 + 1).ok()
     }
@@ -186,57 +182,50 @@ impl fmt::Display for PartNumber {
     }
 }
 
-/// The size of every part of an upload but the last, in bytes.
+/// Size of every part of an upload except the last, in bytes.
 ///
-/// Always a multiple of 64, because `part_offset` must be (API page `UploadPartInfo`): it is the
-/// SHA-1 block size, so the chaining value at each boundary costs nothing.
+/// A multiple of 64, because `part_offset` must be one (API page `UploadPartInfo`). 64 is the SHA-1 block
+/// size, so the midstate at each part boundary costs nothing.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct PartSize(u64);
 
 impl PartSize {
-    /// Smallest accepted size in bytes. Real domains refuse parts below 100 KiB when the upload is
-    /// completed; smaller ones are for tests that want to meet many boundaries.
+    /// Smallest accepted size in bytes. Real domains refuse parts below 100 KiB when an upload is completed.
+    /// Smaller parts are for tests with many boundaries.
     pub const MIN: u64 = 64;
-    /// Largest accepted size in bytes (the store allows 5 GiB; a part is held in memory).
+    /// Largest accepted size in bytes. The store allows 5 GiB, but a part is held in memory.
     pub const MAX: u64 = 1 << 30;
     /// 8 MiB.
     pub const DEFAULT: Self = Self(8 << 20);
 
-    /// A checked part size.
     pub fn new(bytes: u64) -> Result<Self, InvalidValue> {
         if !(Self::MIN..=Self::MAX).contains(&bytes) {
             return Err(InvalidValue(format!(
-                "part size {bytes} is not within {} to {} bytes",
+                "part size {bytes} is not from {} to {} bytes",
                 Self::MIN,
                 Self::MAX
             )));
         }
         if !bytes.is_multiple_of(64) {
             return Err(InvalidValue(format!(
-                "part size {bytes} is not a multiple of 64; the next one is {}",
+                "part size {bytes} is not a multiple of 64 (try {})",
                 bytes.next_multiple_of(64)
             )));
         }
         Ok(Self(bytes))
     }
 
-    /// The size in bytes.
     pub fn get(self) -> u64 {
         self.0
     }
-
-    /// The largest file that fits into [`PartNumber::MAX`] parts of this size, in bytes.
-    pub fn file_bytes_max(self) -> u64 {
-        self.0 * u64::from(PartNumber::MAX)
-    }
 }
 
-/// The SHA-1 of a whole file. Printed in upper case, as the service does; parsed in any case.
+/// SHA-1 of a whole file. Printed in upper case, as by the service. Parsed in any case.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Sha1Hash(pub [u8; 20]);
 
 impl Sha1Hash {
-    /// Reads 40 hex digits of any case.
+    /// Parses 40 hex digits of any case.
     pub fn parse(hex: &str) -> Result<Self, InvalidValue> {
         let bad = || {
             InvalidValue(format!(
@@ -282,13 +271,13 @@ impl<'de> Deserialize<'de> for Sha1Hash {
     }
 }
 
-/// A value that must never be printed: tokens, signed URLs, keys. `Debug` shows `***`; there is no
-/// `Display`, and serde does not know it.
+/// A value that must never be printed: a token, a presigned URL, a key. `Debug` prints `***`. It implements
+/// neither `Display` nor serde traits.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret<T>(T);
 
 impl<T> Secret<T> {
-    /// Wraps a value.
+    /// Wraps a secret.
     pub fn new(value: T) -> Self {
         Self(value)
     }
@@ -310,7 +299,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_refuse_what_cannot_be_an_id() {
+    fn invalid_ids_are_rejected() {
         assert!(FileId::new("").is_err());
         assert!(FileId::new("a/b").is_err());
         assert!(FileId::new("a b").is_err());
@@ -319,28 +308,28 @@ mod tests {
     }
 
     #[test]
-    fn a_drive_id_parses_from_a_number_too() {
+    fn drive_id_parses_from_string_or_number() {
         assert_eq!(serde_json::from_str::<DriveId>("1").unwrap().as_str(), "1");
         assert_eq!(serde_json::from_str::<DriveId>("\"1\"").unwrap().as_str(), "1");
     }
 
     #[test]
-    fn part_sizes_are_multiples_of_64() {
+    fn part_size_is_a_multiple_of_64() {
         assert!(PartSize::new(100).unwrap_err().to_string().contains("128"));
         assert!(PartSize::new(0).is_err());
         assert!(PartSize::new(PartSize::MAX + 64).is_err());
-        assert_eq!(PartSize::new(128).unwrap().file_bytes_max(), 1_280_000);
+        assert_eq!(PartSize::new(128).unwrap().get(), 128);
     }
 
     #[test]
-    fn part_numbers_end_at_ten_thousand() {
+    fn part_number_is_bounded() {
         assert!(PartNumber::new(0).is_err());
         assert_eq!(PartNumber::new(10_000).unwrap().next(), None);
         assert!(serde_json::from_str::<PartNumber>("10001").is_err());
     }
 
     #[test]
-    fn hashes_parse_in_any_case_and_print_in_upper() {
+    fn sha1_parses_any_case_and_prints_upper() {
         let hex = "257F8B21431BB4A0ADC8A6613CF4EDE3B906166C";
         assert_eq!(Sha1Hash::parse(&hex.to_lowercase()).unwrap().to_string(), hex);
         assert!(Sha1Hash::parse("xyz").is_err());

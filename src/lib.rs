@@ -1,27 +1,34 @@
 //! pdsfs: an Alibaba Cloud PDS drive as a Linux directory whose files are uploaded while they are
-//! written. `src/ARCHITECTURE.md` is the map.
+//! written. `ARCHITECTURE.md` is the map.
 
-pub mod account;
+mod auth;
 pub mod cli;
-pub mod config;
-pub mod content;
-pub mod control;
-pub mod crc64;
-pub mod desktop;
-pub mod error;
-pub mod fuse;
-pub mod ids;
-pub mod logging;
-pub mod name_patterns;
-pub mod pds;
-pub mod posix;
-pub mod printable;
-pub mod rolling_sha1;
+mod clock;
+mod config;
+mod content;
+mod control;
+mod crc64;
+mod daemon;
+mod desktop;
+mod error;
+mod escape;
+mod fuse;
+mod ids;
+mod logging;
+mod name_patterns;
+mod pds;
+mod posix;
+mod rolling_sha1;
+#[cfg(feature = "server")]
 pub mod server;
-pub mod status;
-pub mod tree;
-pub mod vfs;
+mod status;
+mod tree;
+mod units;
+mod vfs;
 
-pub use error::{Error, ErrorKind, Result};
+#[cfg(all(test, feature = "server"))]
+mod tests;
+
+pub use control::types as control_api;
 
 const _: () = assert!(usize::BITS == 64, "pdsfs needs a 64-bit platform");

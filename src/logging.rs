@@ -1,12 +1,13 @@
-//! The log: one line for each thing that happened, where whoever looks after the machine reads it.
+//! The log on stderr.
 //!
-//! At a terminal or in a file each line begins with the time. Below systemd, which keeps time and priority by
-//! itself, a line begins with its syslog priority (`<4>`) instead; `journalctl -p warning` then finds what it
-//! should. Lines that repeat are counted (see `repeats`), a line is one line whatever a file is called, and
-//! secrets cannot come here: their types do not print.
+//! In a terminal or a file, a line begins with the time and the level. In the journal, which records the time itself,
+//! a line begins with its syslog priority (`<4>`), so `journalctl -p warning` works. Repeated lines are counted (see
+//! `repeats`). File names cannot break a line: control characters are escaped. Secrets do not appear: their types
+//! print `***`.
 
-mod lines;
-mod outlet;
+mod formatter;
+mod line;
+mod lossy_writer;
 mod repeats;
 
 use std::io::{IsTerminal as _, Write};
@@ -23,84 +24,85 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::error::{Error, ErrorKind, Result};
-use lines::{Lines, Style};
-use outlet::{Outlet, To};
-use repeats::Repeats;
+use formatter::LineFormatter;
+use line::LineStyle;
+use lossy_writer::{LineWriter, LossyWriter};
+use repeats::RepeatFilter;
 
-/// Warnings that a slow reader may be behind before it loses the oldest.
+/// Warnings that a slow subscriber may be behind before it loses the oldest.
 const WARNINGS_MAX: usize = 256;
 
-/// What this process has warned of. The log belongs to the process, so this does too.
+/// The warnings of this process. It is global, as the log is.
 static WARNINGS: LazyLock<broadcast::Sender<Arc<str>>> =
     LazyLock::new(|| broadcast::Sender::new(WARNINGS_MAX));
 
-/// Logs to stderr from now on, as `filter` says (`warn,pdsfs=info`).
+/// Starts the log. `filter` has the syntax of `RUST_LOG`, such as `warn,pdsfs=info`.
 pub fn start(filter: &str) -> Result<()> {
     let parsed = EnvFilter::try_new(filter)
-        .map_err(|e| Error::new(ErrorKind::Invalid, format!("log filter {filter:?}: {e}")))?;
+        .map_err(|e| Error::with_source(ErrorKind::Invalid, format!("invalid log filter {filter:?}"), e))?;
     let style = style();
-    let outlet = Outlet::stderr(style);
-    let lines = layer(style, move || To(outlet.clone())).map_err(|e| e.context("cannot log"))?;
+    let lossy_writer = LossyWriter::stderr(style);
+    let lines = layer(style, move || LineWriter(lossy_writer.clone())).map_err(|e| e.context("cannot start the log"))?;
     tracing_subscriber::registry()
         .with(parsed)
         .with(lines)
         .try_init()
-        .map_err(|e| Error::new(ErrorKind::Io, format!("cannot log: {e}")))
+        .map_err(|e| Error::with_source(ErrorKind::Io, "cannot start the log", e))
 }
 
-/// From now on the lines of this process go to the journal.
+/// Tells the log that stderr was redirected to the journal.
 pub fn goes_to_journal() {
-    lines::GOES_TO_JOURNAL.store(true, Ordering::Relaxed);
+    line::GOES_TO_JOURNAL.store(true, Ordering::Relaxed);
 }
 
-/// Warnings and errors from now on, those apart that are about saving a file: those are events of their own.
+/// Warnings and errors from now on, except those about saving a file, which `status` reports.
 pub fn warnings() -> broadcast::Receiver<Arc<str>> {
     WARNINGS.subscribe()
 }
 
-fn layer<S, W, O>(style: Style, out: O) -> Result<impl Layer<S> + Send + Sync>
+fn layer<S, W, O>(style: LineStyle, out: O) -> Result<impl Layer<S> + Send + Sync>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     W: Write + 'static,
     O: Fn() -> W + Clone + Send + Sync + 'static,
 {
-    let repeats = Repeats::start(style, out.clone())?;
-    let lines = Lines::new(style, repeats, WARNINGS.clone());
+    let repeats = RepeatFilter::start(style, out.clone())?;
+    let lines = LineFormatter::new(style, repeats, WARNINGS.clone());
     Ok(tracing_subscriber::fmt::layer().with_ansi(false).with_writer(out).event_format(lines))
 }
 
-/// How lines look on this process's stderr.
-fn style() -> Style {
+/// The style for stderr of this process.
+fn style() -> LineStyle {
     let stderr = std::io::stderr();
     if stderr.is_terminal() {
-        return Style::Terminal;
+        return LineStyle::Terminal;
     }
     let file = stderr.as_fd().try_clone_to_owned().map(std::fs::File::from);
-    let place = file.and_then(|file| file.metadata()).ok().map(|metadata| (metadata.dev(), metadata.ino()));
+    let stream = file.and_then(|file| file.metadata()).ok().map(|metadata| (metadata.dev(), metadata.ino()));
     let announced = std::env::var("JOURNAL_STREAM").ok();
-    if is_journal(announced.as_deref(), place) { Style::Journal } else { Style::Plain }
+    if is_journal(announced.as_deref(), stream) { LineStyle::Journal } else { LineStyle::Plain }
 }
 
-/// Whether `JOURNAL_STREAM` names the very stream that is written to. Its being set is not enough: it is
-/// inherited by programs whose output goes elsewhere.
-fn is_journal(announced: Option<&str>, place: Option<(u64, u64)>) -> bool {
+/// Whether `JOURNAL_STREAM` (`announced`) has the device and inode of `stream`. A set variable is not enough: programs
+/// with other outputs inherit it.
+fn is_journal(announced: Option<&str>, stream: Option<(u64, u64)>) -> bool {
     let announced = announced.and_then(|text| text.split_once(':'));
     let announced = announced.and_then(|(dev, ino)| Some((dev.parse().ok()?, ino.parse().ok()?)));
-    announced.is_some() && announced == place
+    announced.is_some() && announced == stream
 }
 
 #[cfg(test)]
 mod tests {
+    use parking_lot::Mutex;
+
     use super::*;
-    use std::sync::Mutex;
 
-    /// Takes what is written.
     #[derive(Clone, Default)]
-    struct Paper(Arc<Mutex<Vec<u8>>>);
+    struct Buffer(Arc<Mutex<Vec<u8>>>);
 
-    impl Write for Paper {
+    impl Write for Buffer {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
+            self.0.lock().write(bytes)
         }
 
         fn flush(&mut self) -> std::io::Result<()> {
@@ -108,18 +110,18 @@ mod tests {
         }
     }
 
-    fn written(style: Style, say: impl FnOnce()) -> Vec<String> {
-        let paper = Paper::default();
-        let out = paper.clone();
+    fn written(style: LineStyle, say: impl FnOnce()) -> Vec<String> {
+        let buffer = Buffer::default();
+        let out = buffer.clone();
         let layer = layer(style, move || out.clone()).unwrap();
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), say);
-        let text = String::from_utf8(paper.0.lock().unwrap().clone()).unwrap();
+        let text = String::from_utf8(buffer.0.lock().clone()).unwrap();
         text.lines().map(str::to_owned).collect()
     }
 
     #[test]
-    fn below_systemd_a_line_begins_with_its_priority() {
-        let lines = written(Style::Journal, || {
+    fn journal_line_begins_with_its_priority() {
+        let lines = written(LineStyle::Journal, || {
             tracing::error!("a");
             tracing::warn!(ino = 7, "b");
             tracing::info!("c");
@@ -131,44 +133,44 @@ mod tests {
     }
 
     #[test]
-    fn elsewhere_a_line_begins_with_the_time_and_the_level() {
-        let lines = written(Style::Plain, || tracing::warn!(op = "write", "full"));
+    fn plain_line_begins_with_time_and_level() {
+        let lines = written(LineStyle::Plain, || tracing::warn!(op = "write", "full"));
         assert!(lines[0].starts_with("20") && lines[0].contains(" WARN "), "{lines:?}");
         assert!(lines[0].ends_with("full op=\"write\""), "{lines:?}");
     }
 
     #[test]
-    fn a_name_cannot_make_a_line_of_its_own() {
-        for style in [Style::Journal, Style::Plain, Style::Terminal] {
+    fn names_cannot_break_a_line() {
+        for style in [LineStyle::Journal, LineStyle::Plain, LineStyle::Terminal] {
             let lines = written(style, || {
                 let span = tracing::debug_span!("fuse", name = "c\n\u{202e}");
                 span.in_scope(|| tracing::warn!(name = "d\n\u{9b}", "/a\n<0>b\x1b[2J\u{202e}: full"));
             });
             assert_eq!(lines.len(), 1, "{lines:?}");
-            // A terminal is told the colours of what stands before the text.
+            // The colour codes are before the text.
             let text =
-                if style == Style::Terminal { lines[0].split("\x1b[0m ").last().unwrap() } else { &lines[0] };
-            assert!(text.contains("full") && !text.contains(crate::printable::is_active), "{lines:?}");
+                if style == LineStyle::Terminal { lines[0].split("\x1b[0m ").last().unwrap() } else { &lines[0] };
+            assert!(text.contains("full") && !text.contains(crate::escape::is_active), "{lines:?}");
         }
     }
 
     #[test]
-    fn what_repeats_is_counted() {
-        let lines = written(Style::Journal, || {
+    fn repeats_are_suppressed() {
+        let lines = written(LineStyle::Journal, || {
             for n in 0..1000 {
                 tracing::warn!(op = "read", errno = 5, "file {n}");
             }
             tracing::warn!(op = "write", errno = 5, "another");
         });
-        // Several of each kind are written before they are held back.
+        // The first lines of each key are written.
         let reads = lines.iter().filter(|line| line.contains("read")).count();
         assert!((1..100).contains(&reads), "{reads} lines");
         assert!(lines.iter().any(|line| line.contains("another")));
     }
 
     #[test]
-    fn a_request_is_a_span_of_its_lines() {
-        let lines = written(Style::Journal, || {
+    fn request_span_is_part_of_its_lines() {
+        let lines = written(LineStyle::Journal, || {
             let span = tracing::debug_span!("fuse", op = "write", ino = 7, pid = 9);
             span.in_scope(|| tracing::warn!("slow"));
         });
@@ -176,38 +178,38 @@ mod tests {
     }
 
     #[test]
-    fn secrets_do_not_come_into_the_log() {
+    fn secrets_are_not_logged() {
         let token = crate::ids::Secret::new("tok-123".to_owned());
-        let lines = written(Style::Plain, || tracing::error!(?token, "refused: {token:?}"));
+        let lines = written(LineStyle::Plain, || tracing::error!(?token, "refused: {token:?}"));
         assert!(!lines[0].contains("tok-123") && lines[0].contains("***"), "{lines:?}");
     }
 
     #[test]
-    fn warnings_are_told_and_failures_of_saving_are_not_told_twice() {
-        let mut heard = warnings();
-        written(Style::Plain, || {
+    fn warnings_are_forwarded_except_save_failures() {
+        let mut received = warnings();
+        written(LineStyle::Plain, || {
             tracing::warn!(target: "pdsfs::x", "slow {}", 1);
             tracing::error!(target: "pdsfs::x", op = "commit", "lost");
             tracing::warn!(target: "hyper", "foreign");
             tracing::info!(target: "pdsfs::x", "fine");
         });
         // Other tests warn too.
-        let all: Vec<_> = std::iter::from_fn(|| heard.try_recv().ok()).collect();
+        let all: Vec<_> = std::iter::from_fn(|| received.try_recv().ok()).collect();
         assert!(all.iter().any(|line| &**line == "slow 1"), "{all:?}");
         assert!(!all.iter().any(|line| ["lost", "foreign", "fine"].contains(&&**line)), "{all:?}");
     }
 
     #[test]
-    fn only_the_stream_that_systemd_means_is_the_journal() {
+    fn journal_stream_must_match_stderr() {
         assert!(is_journal(Some("8:42"), Some((8, 42))));
-        for (announced, place) in [
+        for (announced, stream) in [
             (Some("8:42"), Some((8, 43))),
             (Some("8:42"), None),
             (Some("x"), Some((8, 42))),
             (None, Some((8, 42))),
             (None, None),
         ] {
-            assert!(!is_journal(announced, place), "{announced:?}");
+            assert!(!is_journal(announced, stream), "{announced:?}");
         }
     }
 }

@@ -1,20 +1,20 @@
-//! Which names are meant: a list of patterns with `*` and `?`, as shells have them.
+//! Lists of file name patterns with `*` and `?`, as in shells.
 //!
-//! Used for files that live on this machine only. A pattern is valid by construction: it can be the
-//! name of something, and it does not mean every name.
+//! They select local-only files. A valid pattern can match a file name, and does not match every name.
 
+use std::fmt;
 use std::str::Chars;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Patterns in one list, at most.
+/// Most patterns in one list.
 const PATTERNS_MAX: usize = 64;
-/// Longest pattern, in bytes: no name is longer.
+/// Longest pattern, in bytes. No name is longer.
 const PATTERN_BYTES_MAX: usize = 255;
-/// What stands for no pattern at all.
+/// The word for an empty list.
 const NONE: &str = "off";
 
-/// A list of patterns. A name fits where it fits one of them.
+/// A name matches the list if it matches one of the patterns.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct NamePatterns(Vec<Box<str>>);
 
@@ -22,53 +22,58 @@ impl NamePatterns {
     /// Lock and junk files of office suites and desktops.
     pub const JUNK: [&str; 5] = [".~lock.*#", ".DS_Store", "._*", "Thumbs.db", "*.swp"];
 
-    /// A list of patterns; the word `off` alone is an empty one.
+    /// The word `off` alone makes an empty list.
     pub fn new<'a>(patterns: impl IntoIterator<Item = &'a str>) -> Result<Self> {
         let patterns: Vec<&str> = patterns.into_iter().map(str::trim).collect();
         if patterns == [NONE] {
             return Ok(Self::default());
         }
         if patterns.len() > PATTERNS_MAX {
-            let detail = format!("{} patterns are too many; {PATTERNS_MAX} are allowed", patterns.len());
+            let detail = format!("too many patterns: {} (at most {PATTERNS_MAX})", patterns.len());
             return Err(Error::new(ErrorKind::Invalid, detail));
         }
         patterns.iter().try_for_each(|pattern| check(pattern))?;
         Ok(Self(patterns.into_iter().map(Box::from).collect()))
     }
 
-    /// [`Self::JUNK`].
     pub fn junk() -> Self {
         Self(Self::JUNK.map(Box::from).into())
     }
 
-    /// Whether a name is meant.
     pub fn matches(&self, name: &str) -> bool {
         self.0.iter().any(|pattern| fits(pattern, name))
     }
 }
 
+impl fmt::Display for NamePatterns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() { f.write_str(NONE) } else { f.write_str(&self.0.join(",")) }
+    }
+}
+
 fn check(pattern: &str) -> Result<()> {
-    let refused = |why: &str| Err(Error::new(ErrorKind::Invalid, format!("the pattern {pattern:?} {why}")));
+    let invalid =
+        |why: &str| Err(Error::new(ErrorKind::Invalid, format!("invalid pattern {pattern:?}: {why}")));
     if pattern == NONE {
-        return refused("stands alone or not at all: it means that there are no patterns");
+        return invalid("the word means an empty list and must stand alone");
     }
     if pattern.is_empty() || pattern.len() > PATTERN_BYTES_MAX {
-        return refused("cannot be a name; a pattern has 1 to 255 bytes");
+        return invalid("a pattern has 1 to 255 bytes");
     }
     if pattern.contains(['/', '\0']) {
-        return refused("has a character that no name has; patterns are for names, not for paths");
+        return invalid("patterns match file names, not paths, and cannot contain / or NUL");
     }
     if pattern.chars().all(|c| matches!(c, '*' | '?')) {
-        return refused("would mean every file; at least one ordinary character is needed");
+        return invalid("it would match every file; add at least one ordinary character");
     }
     Ok(())
 }
 
-/// Whether a name fits a pattern. Takes at most the product of their lengths: only the last star is tried
-/// again, because whatever an earlier one could take, the last one can too.
+/// Whether `name` matches `pattern`. Takes at most the product of their lengths: only the last star is
+/// retried, because it can match everything that an earlier star could.
 fn fits(pattern: &str, name: &str) -> bool {
     let (mut pattern, mut name) = (pattern.chars(), name.chars());
-    // Behind the last star, and the rest of the name that it was tried with.
+    // After the last star: the rest of the pattern, and the rest of the name that it was tried with.
     let mut retry: Option<(Chars<'_>, Chars<'_>)> = None;
     loop {
         let rest = name.clone();
@@ -96,7 +101,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The definition.
+    /// The definition, for comparison.
     fn fits_by_definition(pattern: &[char], name: &[char]) -> bool {
         match (pattern.split_first(), name.split_first()) {
             (None, None) => true,
@@ -109,14 +114,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_pattern_means_what_it_says(pattern in "[ab*?]{0,7}", name in "[ab\u{e9}]{0,8}") {
+        fn matching_agrees_with_the_definition(pattern in "[ab*?]{0,7}", name in "[ab\u{e9}]{0,8}") {
             let (p, n): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
             prop_assert_eq!(fits(&pattern, &name), fits_by_definition(&p, &n));
         }
     }
 
     #[test]
-    fn junk_is_what_desktops_leave_behind() {
+    fn junk_patterns_match_desktop_files() {
         let junk = NamePatterns::junk();
         for name in [".~lock.report.odt#", ".DS_Store", "._photo.jpg", "Thumbs.db", ".notes.txt.swp", "x.swp"]
         {
@@ -129,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_list_can_be_is_told() {
+    fn invalid_patterns_are_rejected() {
         assert!(!NamePatterns::new(["off"]).unwrap().matches(".DS_Store"));
         assert!(NamePatterns::new([" *.tmp "]).unwrap().matches("a.tmp"));
         for (wrong, word) in

@@ -1,16 +1,18 @@
-//! The remote drive: shapes, transport, authentication, and one typed method per endpoint.
+//! The client of the PDS API: JSON types, transport, retries, tokens, and one typed method per endpoint.
 //!
-//! `types` is shapes only and is shared with the embedded server; everything else is the client's.
+//! ```text
+//! drive, domain -> session -> tokens -> transport -> retry, part_body -> connectivity -> route_monitor
+//! ```
+//!
+//! The embedded server shares `types` and nothing else.
 
-pub mod auth;
+mod connectivity;
 pub mod domain;
 pub mod drive;
-pub mod endpoint;
-pub mod frame;
-mod reach;
+pub mod part_body;
 pub mod retry;
-mod routes;
+mod route_monitor;
 pub mod session;
-pub mod sign;
+pub mod tokens;
 pub mod transport;
 pub mod types;

@@ -1,16 +1,16 @@
-//! What POSIX knows of a file and a drive has no field for, and its form in the file's `user_tags`.
+//! POSIX attributes for which the drive has no field, and their encoding in the `user_tags` of a file.
 //!
-//! Pure. Everything is optional: what is absent is shown as the mount's own default, so that files
-//! that others made, and files of the usual kind, need no tags at all. Tags that are not ours are kept
-//! as they are. A tag that makes no sense is treated as absent: others may write tags too.
+//! Pure: no I/O and no clock. Every attribute is optional. A missing one is shown as the default of the
+//! mount, so files of other clients and ordinary files need no tags. Foreign tags are preserved. An invalid
+//! tag counts as missing, because other clients may write tags too.
 //!
 //! ```text
-//! pdsfs.type    link | fifo | socket   (the object is an ordinary file; of a link, its content is the target)
+//! pdsfs.type    link | fifo | socket   (a regular file on the drive; the content of a link is its target)
 //! pdsfs.mode    permission bits, octal
 //! pdsfs.owner   uid:gid
 //! pdsfs.mtime   seconds.nanoseconds    (only where `local_modified_at` is too coarse)
 //! pdsfs.atime   seconds.nanoseconds    (only where a program has set it)
-//! pdsfs.link    the target, escaped    (so that reading it costs no call)
+//! pdsfs.link    the target, escaped    (so that readlink needs no call)
 //! pdsfs.x.NAME  the extended attribute user.NAME; both escaped
 //! ```
 
@@ -20,16 +20,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, percent_encode};
 
-/// Name to text: the form of `user_tags`.
+/// Keys and values of `user_tags`.
 pub type Tags = BTreeMap<String, String>;
 
-/// Tags of one object, at most (API page of `PutUserTags`).
+/// Most tags of one object (API page of `PutUserTags`).
 const TAGS_MAX: usize = 1000;
-/// Key and value of one tag, in bytes (the same page).
+/// Longest tag, key and value together, in bytes (same page).
 const TAG_BYTES_MAX: usize = 2000;
-/// The drive keeps modification times in this unit.
-const TIME_GRAIN: Duration = Duration::from_millis(1);
-/// What a tag must not hold as it is: `#` is refused by the API, and `%` begins an escape.
+/// Resolution of modification times on the drive.
+const TIME_RESOLUTION: Duration = Duration::from_millis(1);
+/// Characters that are escaped in tags: the API refuses `#`, and `%` starts an escape.
 const ESCAPED: &AsciiSet = &CONTROLS.add(b'#').add(b'%');
 
 const TYPE: &str = "pdsfs.type";
@@ -40,14 +40,11 @@ const ATIME: &str = "pdsfs.atime";
 const LINK: &str = "pdsfs.link";
 const XATTR: &str = "pdsfs.x.";
 
-/// What a file is beside a file.
+/// File types other than regular files and directories.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Special {
-    /// A symbolic link.
     Link,
-    /// A named pipe.
     Fifo,
-    /// A Unix socket.
     Socket,
 }
 
@@ -65,45 +62,44 @@ impl Special {
     }
 }
 
-/// What is known beyond the drive's own fields.
+/// Attributes for which the drive has no field.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Posix {
-    /// `None` for an ordinary file, and for folders.
+    /// `None` for regular files and directories.
     pub special: Option<Special>,
     /// Permission bits, 0 to 0o7777.
     pub perm: Option<u16>,
-    /// User and group.
+    /// User id and group id.
     pub owner: Option<(u32, u32)>,
-    /// Last access, where a program has set it.
+    /// Access time set by a program.
     pub atime: Option<SystemTime>,
-    /// Where a link leads.
+    /// Target of a symbolic link.
     pub link: Option<Vec<u8>>,
     /// Values of the extended attributes `user.NAME`, by NAME.
     xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
-    /// Tags of others.
+    /// Tags of other clients.
     foreign: Tags,
 }
 
-/// The tags of an object as the drive told them.
+/// The decoded tags of an object.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct Told {
-    /// `None` where there is nothing to know.
+pub struct ParsedTags {
+    /// `None` where the tags contain no attributes.
     pub posix: Option<Arc<Posix>>,
-    /// The modification time, finer than the drive's own field; true only where the two agree.
+    /// More precise than the drive's own field. Valid only where the two agree.
     pub mtime: Option<SystemTime>,
 }
 
-impl Told {
-    /// Understands the tags of an object.
+impl ParsedTags {
     pub fn parse(tags: Tags) -> Self {
-        let mut told = Self::default();
+        let mut parsed = Self::default();
         let mut posix = Posix::default();
         for (key, value) in tags {
             match key.as_str() {
                 TYPE => posix.special = Special::parse(&value),
                 MODE => posix.perm = u16::from_str_radix(&value, 8).ok().filter(|perm| *perm <= 0o7777),
                 OWNER => posix.owner = parse_owner(&value),
-                MTIME => told.mtime = parse_time(&value),
+                MTIME => parsed.mtime = parse_time(&value),
                 ATIME => posix.atime = parse_time(&value),
                 LINK => posix.link = Some(unescape(&value)).filter(|target| is_target(target)),
                 _ => {
@@ -115,12 +111,12 @@ impl Told {
                 }
             }
         }
-        told.posix = (posix != Posix::default()).then(|| Arc::new(posix));
-        told
+        parsed.posix = (posix != Posix::default()).then(|| Arc::new(posix));
+        parsed
     }
 
-    /// The modification time behind one that the drive has in its own field, which may be cut to
-    /// milliseconds or to seconds.
+    /// The precise modification time for `field`, the drive's own value, which may be rounded down to
+    /// milliseconds or seconds.
     pub fn mtime_of(&self, field: SystemTime) -> SystemTime {
         let is_of = |exact: &SystemTime| {
             let field = since_epoch(field);
@@ -133,7 +129,7 @@ impl Told {
 }
 
 impl Posix {
-    /// Its tags, with those of others, for an object that was changed at `mtime`.
+    /// Encodes the attributes, including foreign tags, for an object with this `mtime`.
     pub fn tags(&self, mtime: SystemTime) -> Tags {
         let mut tags = self.foreign.clone();
         let mut tag = |key: &str, value: Option<String>| {
@@ -144,9 +140,9 @@ impl Posix {
         tag(TYPE, self.special.map(|special| special.text().to_owned()));
         tag(MODE, self.perm.map(|perm| format!("{perm:04o}")));
         tag(OWNER, self.owner.map(|(uid, gid)| format!("{uid}:{gid}")));
-        tag(MTIME, (in_grain(mtime) != mtime).then(|| show_time(mtime)));
+        tag(MTIME, (at_drive_resolution(mtime) != mtime).then(|| show_time(mtime)));
         tag(ATIME, self.atime.map(show_time));
-        // A longer target is in the content only.
+        // A longer target is stored in the content only.
         tag(
             LINK,
             self.link.as_deref().map(escape).filter(|target| LINK.len() + target.len() <= TAG_BYTES_MAX),
@@ -162,17 +158,16 @@ impl Posix {
         self.xattrs.keys().map(Vec::as_slice)
     }
 
-    /// The value of an extended attribute.
     pub fn xattr(&self, name: &[u8]) -> Option<&[u8]> {
         self.xattrs.get(name).map(Vec::as_slice)
     }
 
-    /// Sets an extended attribute; `false`, and nothing has changed, where it does not fit.
+    /// Sets an extended attribute. Returns `false`, without a change, where it does not fit.
     #[must_use]
     pub fn set_xattr(&mut self, name: &[u8], value: &[u8]) -> bool {
         let is_new = !self.xattrs.contains_key(name);
         let fits = xattr_key(name).len() + escape(value).len() <= TAG_BYTES_MAX;
-        // Room for the tags that are not extended attributes.
+        // Leaves room for the other tags.
         if !fits || (is_new && self.xattrs.len() + self.foreign.len() + 6 >= TAGS_MAX) {
             return false;
         }
@@ -180,42 +175,39 @@ impl Posix {
         true
     }
 
-    /// Removes an extended attribute; whether there was one.
+    /// Returns whether the attribute existed.
     pub fn remove_xattr(&mut self, name: &[u8]) -> bool {
         self.xattrs.remove(name).is_some()
     }
 
-    /// A program that may not keep them has changed the file: it runs as nobody else any more.
-    pub fn drop_set_ids(&mut self, shown: u16) {
-        let group_runs = shown & 0o010 != 0;
-        let kept = shown & !0o4000 & if group_runs { !0o2000 } else { !0 };
-        if kept != shown {
+    /// Clears set-user-ID, and set-group-ID if the group may execute, after a change by an unprivileged
+    /// program.
+    pub fn clear_setid_bits(&mut self, mode: u16) {
+        let group_may_execute = mode & 0o010 != 0;
+        let kept = mode & !0o4000 & if group_may_execute { !0o2000 } else { !0 };
+        if kept != mode {
             self.perm = Some(kept);
         }
     }
 }
 
-/// The tags of an object of which that much is known.
+/// Like [`Posix::tags`]; without attributes, only the modification time is encoded.
 pub fn tags(posix: Option<&Posix>, mtime: SystemTime) -> Tags {
     posix.map_or_else(|| Posix::default().tags(mtime), |posix| posix.tags(mtime))
 }
 
-/// Keys of `old` that `new` lacks: what has to be deleted when `new` was added to `old`.
+/// Keys of `old` that are missing in `new`, to be deleted after `new` was added.
 pub fn stale_keys(old: &Tags, new: &Tags) -> BTreeSet<String> {
     old.keys().filter(|key| !new.contains_key(*key)).cloned().collect()
 }
 
-/// The present, as exactly as the drive keeps it: what it tells later is the same time.
-pub fn now() -> SystemTime {
-    in_grain(SystemTime::now())
+/// Rounds down to the resolution of the drive.
+pub fn at_drive_resolution(time: SystemTime) -> SystemTime {
+    let resolution = TIME_RESOLUTION.as_nanos().cast_signed();
+    from_epoch(since_epoch(time).div_euclid(resolution) * resolution).unwrap_or(time)
 }
 
-fn in_grain(time: SystemTime) -> SystemTime {
-    let grain = TIME_GRAIN.as_nanos().cast_signed();
-    from_epoch(since_epoch(time).div_euclid(grain) * grain).unwrap_or(time)
-}
-
-/// Nanoseconds since 1970; fewer than none before.
+/// Nanoseconds since 1970, negative before.
 fn since_epoch(time: SystemTime) -> i128 {
     match time.duration_since(UNIX_EPOCH) {
         Ok(after) => after.as_nanos().cast_signed(),
@@ -248,12 +240,12 @@ fn parse_time(text: &str) -> Option<SystemTime> {
 
 fn parse_owner(text: &str) -> Option<(u32, u32)> {
     let (uid, gid) = text.split_once(':')?;
-    // The last number means "nobody in particular" to chown(2).
+    // chown(2) treats the largest id as "no change".
     let id = |text: &str| text.parse().ok().filter(|id| *id != u32::MAX);
     Some((id(uid)?, id(gid)?))
 }
 
-/// Whether the kernel would take it as the target of a link.
+/// Whether the kernel accepts it as a link target.
 fn is_target(target: &[u8]) -> bool {
     !target.is_empty() && target.len() < libc::PATH_MAX as usize && !target.contains(&0)
 }
@@ -304,36 +296,36 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_stored_is_read_back(posix in strategy(), nanos in -1_i128 << 60..1 << 62) {
+        fn tags_round_trip(posix in strategy(), nanos in -1_i128 << 60..1 << 62) {
             let (mtime, tags) = (at(nanos), posix.tags(at(nanos)));
             for (key, value) in &tags {
                 prop_assert!(!key.contains('#') && !value.contains('#'), "{key}={value}");
                 prop_assert!(key.len() + value.len() <= TAG_BYTES_MAX);
             }
-            let told = Told::parse(tags);
-            prop_assert_eq!(told.mtime_of(in_grain(mtime)), mtime);
-            prop_assert_eq!(told.posix.as_deref().cloned().unwrap_or_default(), posix);
+            let parsed = ParsedTags::parse(tags);
+            prop_assert_eq!(parsed.mtime_of(at_drive_resolution(mtime)), mtime);
+            prop_assert_eq!(parsed.posix.as_deref().cloned().unwrap_or_default(), posix);
         }
     }
 
     #[test]
-    fn an_ordinary_file_has_no_tags() {
-        assert_eq!(Posix::default().tags(now()), Tags::new());
-        assert_eq!(Told::parse(Tags::new()), Told::default());
+    fn ordinary_file_has_no_tags() {
+        assert_eq!(Posix::default().tags(at(1_000_000)), Tags::new());
+        assert_eq!(ParsedTags::parse(Tags::new()), ParsedTags::default());
         assert_eq!(Posix::default().tags(at(1_000_001)).keys().collect::<Vec<_>>(), [MTIME]);
     }
 
     #[test]
-    fn a_time_that_is_not_of_the_field_is_not_believed() {
-        let told = Told { mtime: Some(at(5_123_456_789)), ..Told::default() };
-        assert_eq!(told.mtime_of(at(5_123_000_000)), at(5_123_456_789));
-        assert_eq!(told.mtime_of(at(5_000_000_000)), at(5_123_456_789));
-        assert_eq!(told.mtime_of(at(5_124_000_000)), at(5_124_000_000));
-        assert_eq!(told.mtime_of(at(6_000_000_000)), at(6_000_000_000));
+    fn mtime_tag_must_match_the_field() {
+        let parsed = ParsedTags { mtime: Some(at(5_123_456_789)), ..ParsedTags::default() };
+        assert_eq!(parsed.mtime_of(at(5_123_000_000)), at(5_123_456_789));
+        assert_eq!(parsed.mtime_of(at(5_000_000_000)), at(5_123_456_789));
+        assert_eq!(parsed.mtime_of(at(5_124_000_000)), at(5_124_000_000));
+        assert_eq!(parsed.mtime_of(at(6_000_000_000)), at(6_000_000_000));
     }
 
     #[test]
-    fn nonsense_is_absent() {
+    fn invalid_tags_are_ignored() {
         for (key, value) in [
             (TYPE, "device"),
             (MODE, "17777"),
@@ -347,13 +339,13 @@ mod tests {
             (LINK, ""),
             (LINK, "a%00b"),
         ] {
-            let told = Told::parse(Tags::from([(key.to_owned(), value.to_owned())]));
-            assert_eq!(told, Told::default(), "{key}={value}");
+            let parsed = ParsedTags::parse(Tags::from([(key.to_owned(), value.to_owned())]));
+            assert_eq!(parsed, ParsedTags::default(), "{key}={value}");
         }
     }
 
     #[test]
-    fn extended_attributes_have_bounds() {
+    fn xattr_sizes_and_counts_are_limited() {
         let mut posix = Posix::default();
         assert!(posix.set_xattr(b"a", &[b'x'; 1900]) && posix.set_xattr(b"b", &[b'#'; 600]));
         assert!(!posix.set_xattr(b"a", &[b'x'; 2000]) && !posix.set_xattr(b"b", &[b'#'; 700]));
@@ -361,7 +353,7 @@ mod tests {
         for n in 0..2000 {
             let _ = posix.set_xattr(format!("n{n}").as_bytes(), b"");
         }
-        assert!(posix.set_xattr(b"a", b"again"), "an old name takes a new value");
+        assert!(posix.set_xattr(b"a", b"again"), "an existing attribute can be overwritten");
         posix = Posix { perm: Some(1), owner: Some((1, 1)), atime: Some(at(1)), ..posix };
         posix = Posix { special: Some(Special::Link), link: Some(b"t".to_vec()), ..posix };
         assert!(posix.tags(at(1)).len() <= TAGS_MAX, "{}", posix.tags(at(1)).len());
@@ -369,20 +361,20 @@ mod tests {
     }
 
     #[test]
-    fn set_ids_go_where_they_mean_something() {
-        let dropped = |shown| {
+    fn setid_bits_are_cleared() {
+        let dropped = |mode| {
             let mut posix = Posix::default();
-            posix.drop_set_ids(shown);
+            posix.clear_setid_bits(mode);
             posix.perm
         };
         assert_eq!(dropped(0o4755), Some(0o755));
         assert_eq!(dropped(0o6755), Some(0o755));
-        assert_eq!(dropped(0o2644), None, "mandatory locking, not a group to run as");
+        assert_eq!(dropped(0o2644), None, "without group execution the bit means mandatory locking");
         assert_eq!(dropped(0o755), None);
     }
 
     #[test]
-    fn only_what_is_gone_is_deleted() {
+    fn stale_keys_are_those_missing_in_new() {
         let tags =
             |keys: &[&str]| keys.iter().map(|key| ((*key).to_owned(), String::new())).collect::<Tags>();
         assert_eq!(stale_keys(&tags(&["a", "b"]), &tags(&["b", "c"])).into_iter().collect::<Vec<_>>(), ["a"]);

@@ -1,9 +1,9 @@
 //! SHA-1 over appended bytes, with the chaining value (midstate) at 64-byte boundaries.
 //!
-//! PDS takes parts of one file in parallel if each part comes with the SHA-1 state *before* it
-//! (`parallel_sha1_ctx`, API page `UploadPartInfo`). A front-to-back writer has that state for free.
-//! Pure: no I/O, and the compression function is the `sha1` crate's. The embedded server checks
-//! our midstates by another route (the crate's own state serialisation), never by this file.
+//! PDS takes the parts of one file in parallel if each part comes with the midstate *before* it
+//! (`parallel_sha1_ctx`, API page `UploadPartInfo`). A front-to-back writer has it at no cost.
+//! Pure: no I/O. The compression function is that of the `sha1` crate. The embedded server checks
+//! midstates in another way (the crate's own state serialisation), never with this file.
 
 use sha1::block_api::compress;
 
@@ -12,21 +12,21 @@ use crate::ids::Sha1Hash;
 const BLOCK_BYTES: usize = 64;
 const INITIAL: [u32; 5] = [0x6745_2301, 0xEFCD_AB89, 0x98BA_DCFE, 0x1032_5476, 0xC3D2_E1F0];
 
-/// The SHA-1 state before a part: the five chaining words after exactly `part_offset` bytes.
+/// The midstate before a part: the five chaining words after `part_offset` bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Sha1Ctx {
+pub struct Sha1Midstate {
     /// H0 to H4.
     pub h: [u32; 5],
-    /// File bytes before the part; a multiple of 64.
+    /// Offset of the part in the file: a multiple of 64 bytes.
     pub part_offset: u64,
 }
 
-impl Sha1Ctx {
+impl Sha1Midstate {
     /// Before the first byte.
     pub const START: Self = Self { h: INITIAL, part_offset: 0 };
 }
 
-/// The running SHA-1 of everything appended so far.
+/// A running SHA-1.
 #[derive(Clone, Debug)]
 pub struct RollingSha1 {
     state: [u32; 5],
@@ -41,17 +41,17 @@ impl Default for RollingSha1 {
 }
 
 impl RollingSha1 {
-    /// Bytes appended so far.
+    /// Bytes hashed so far.
+    #[cfg(test)]
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
     fn tail_bytes(&self) -> usize {
-        // The remainder is below 64, so the conversion cannot lose anything.
+        // The remainder is below 64, so the conversion is exact.
         (self.bytes % BLOCK_BYTES as u64) as usize
     }
 
-    /// Appends `data`.
     pub fn update(&mut self, mut data: &[u8]) {
         let held = self.tail_bytes();
         self.bytes += data.len() as u64;
@@ -69,12 +69,12 @@ impl RollingSha1 {
         self.tail[..rest.len()].copy_from_slice(rest);
     }
 
-    /// The midstate here, or `None` where the length so far is not a multiple of 64.
-    pub fn ctx(&self) -> Option<Sha1Ctx> {
-        (self.tail_bytes() == 0).then_some(Sha1Ctx { h: self.state, part_offset: self.bytes })
+    /// The midstate; `None` if the length so far is not a multiple of 64.
+    pub fn midstate(&self) -> Option<Sha1Midstate> {
+        (self.tail_bytes() == 0).then_some(Sha1Midstate { h: self.state, part_offset: self.bytes })
     }
 
-    /// The SHA-1 of everything appended so far; appending may go on afterwards.
+    /// The SHA-1 of the bytes so far. More may follow.
     pub fn digest(&self) -> Sha1Hash {
         let mut end = self.clone();
         let bits = self.bytes * 8;
@@ -99,24 +99,24 @@ mod tests {
     use sha1::{Digest, Sha1};
 
     #[test]
-    fn known_answers() {
+    fn known_vectors_match() {
         let mut rolling = RollingSha1::default();
         assert_eq!(rolling.digest().to_string(), "DA39A3EE5E6B4B0D3255BFEF95601890AFD80709");
         rolling.update(b"abc");
         assert_eq!(rolling.digest().to_string(), "A9993E364706816ABA3E25717850C26C9CD0D89D");
-        assert!(rolling.ctx().is_none());
+        assert!(rolling.midstate().is_none());
     }
 
     proptest! {
         #[test]
-        fn equals_sha1_under_any_chunking(data in prop::collection::vec(any::<u8>(), 0..2000),
+        fn rolling_sha1_equals_sha1_under_any_chunking(data in prop::collection::vec(any::<u8>(), 0..2000),
                                           cuts in prop::collection::vec(0usize..300, 0..20)) {
             let mut rolling = RollingSha1::default();
             let mut rest = &data[..];
             for cut in cuts {
                 let (head, tail) = rest.split_at(cut.min(rest.len()));
                 rolling.update(head);
-                prop_assert_eq!(rolling.ctx().is_some(), rolling.bytes() % 64 == 0);
+                prop_assert_eq!(rolling.midstate().is_some(), rolling.bytes() % 64 == 0);
                 rest = tail;
             }
             rolling.update(rest);

@@ -1,36 +1,68 @@
-//! The embedded server: a PDS-compatible drive on this machine.
+//! The embedded server: a PDS-compatible drive on this machine, for tests, benchmarks and the demo.
 //!
-//! It is the far end of every test and of the benchmarks, the default drive of the demonstration,
-//! and a place where every fault can be had on purpose. It keeps the bytes of a drive on disk and
-//! checks what the real service checks, by its own route: it shares with the client the shapes of
-//! the wire and the ids, and nothing else.
+//! It stores files on disk, checks what the service checks, and injects faults on request. It shares only the
+//! ids, CRC-64 and the wire enums with the client; hashes and signatures are computed independently, so that the
+//! two check each other. `doc/SERVER.md` describes its use, also from other languages.
+//!
+//! # Use
+//!
+//! ```
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use pdsfs::server::{FaultAction, FaultRule, Secret, Server, ServerConfig};
+//!
+//! # let runtime = tokio::runtime::Runtime::new()?;
+//! # runtime.block_on(async {
+//! let data = tempfile::tempdir()?;
+//! let config = ServerConfig::new(data.path(), Secret::new("my token".to_owned()));
+//! let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+//! let server = Server::start(listener, config).await?;
+//!
+//! // The first two parts are answered with 503.
+//! let error = FaultAction::status(503, "ServiceUnavailable");
+//! server.faults().add(FaultRule::times("put_part", 2, error));
+//!
+//! let endpoint = format!("http://{}", server.addr());
+//! // ... point the client under test at `endpoint`, with "my token" and drive "1" ...
+//! # assert!(endpoint.starts_with("http://127.0.0.1:"));
+//!
+//! assert_eq!(server.stats().count("file/create"), 0);
+//! server.shutdown().await;
+//! # Ok(())
+//! # })
+//! # }
+//! ```
 //!
 //! # Layers
 //!
-//! `http` knows connections, `api` and `oss` know requests, `catalog` knows what they mean,
-//! `blobs` keeps the bytes. `faults` stands between the first two.
+//! `http` accepts connections and dispatches requests; `api` (JSON calls) and `oss` (object store) parse and
+//! answer them; `catalog` holds the metadata and `blobs` the bytes. `faults` decides before each request.
 //!
 //! # Crash consistency
 //!
-//! What was answered survives a kill at any point: bytes are in place before the records that
-//! name them, records are in the catalog before the answer. See `catalog::journal`.
+//! Acknowledged work survives a kill at any point: bytes are on disk before the records that name them, and
+//! records are in the catalog before the response. See `catalog::database`.
 
 mod api;
+mod app;
 mod auth;
+mod base64;
 mod blobs;
+mod call;
 mod catalog;
 mod clock;
 mod config;
-mod control;
+mod connection;
+mod admin;
 mod digest;
+mod disk;
 mod errors;
 mod faults;
 mod http;
 mod oss;
 mod reply;
+mod service_app;
 mod sign;
 mod stats;
-mod wire;
 
 use std::io;
 use std::net::SocketAddr;
@@ -42,48 +74,29 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-pub use self::auth::ServiceApp;
-pub use self::clock::Clock;
 pub use self::config::{AccessKey, FirstPartCtx, Logins, Quirks, ServerConfig, Verify};
 pub use self::digest::HashName;
-pub use self::faults::{FaultAction, FaultPlan, FaultRule, Faults};
+pub use self::faults::{FaultAction, FaultInjector, FaultPlan, FaultRule};
+pub use self::service_app::ServiceApp;
 pub use self::stats::{OpenUpload, ReceivedPart, Stats};
+pub use crate::ids::{DriveId, FileId, RevisionId, Secret, Sha1Hash, UploadId};
 
-/// The domain that every answer names.
-const DOMAIN_ID: &str = "bj1";
+use self::app::App;
+use self::http::RunState;
 
-/// How long a stop waits for requests that are being answered.
+/// How long a shutdown waits for running requests.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// How often old uploads are looked for.
+/// Interval between two searches for expired uploads.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Everything that requests share.
-struct App {
-    config: ServerConfig,
-    addr: SocketAddr,
-    catalog: catalog::Catalog,
-    store: blobs::Store,
-    signer: sign::Signer,
-    faults: Faults,
-    clock: Clock,
-    counters: stats::Counters,
-}
-
-/// A running server. Dropped, it stops at once, as if it were killed.
+/// A running server. Its drop acts like [`Server::kill`], and blocks until acknowledged changes are stored.
 pub struct Server {
     app: Arc<App>,
-    stop: watch::Sender<Stop>,
+    stop: watch::Sender<RunState>,
     tasks: JoinSet<()>,
-    journal: Option<JoinHandle<()>>,
-}
-
-/// What the connections shall do.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Stop {
-    Run,
-    /// Answer what was asked, then end.
-    Drain,
+    /// Writes the catalog.
+    writer: Option<JoinHandle<()>>,
 }
 
 impl std::fmt::Debug for Server {
@@ -93,11 +106,14 @@ impl std::fmt::Debug for Server {
 }
 
 impl Server {
-    /// Opens the data and serves `listener`. Fails where the data cannot be opened, or is in use
-    /// by another server.
+    /// Opens or makes the data folder and serves `listener`.
+    ///
+    /// # Errors
+    /// `ResourceBusy` if another server uses the folder; `InvalidData` if its catalog cannot be read; every error
+    /// of the file system.
     pub async fn start(listener: TcpListener, config: ServerConfig) -> io::Result<Self> {
         let addr = listener.local_addr()?;
-        let clock = Clock::default();
+        let clock = clock::Clock::default();
         let now_ms = clock.now_ms();
         let for_open = config.clone();
         let opened = tokio::task::spawn_blocking(move || catalog::open(&for_open, now_ms))
@@ -109,12 +125,12 @@ impl Server {
             catalog: opened.catalog,
             store: opened.store,
             signer: sign::Signer::new(key),
-            faults: Faults::new(config.faults.clone()),
+            faults: FaultInjector::new(config.faults.clone()),
             clock,
             counters: stats::Counters::default(),
             config,
         });
-        let stop = watch::Sender::new(Stop::Run);
+        let stop = watch::Sender::new(RunState::Running);
         let mut tasks = JoinSet::new();
         tasks.spawn(http::accept(Arc::clone(&app), listener, stop.subscribe()));
         let sweeping = Arc::clone(&app);
@@ -123,64 +139,68 @@ impl Server {
             let mut interval = tokio::time::interval(SWEEP_INTERVAL);
             loop {
                 tokio::select! {
-                    _ = interval.tick() => sweeping.sweep_uploads().await,
+                    _ = interval.tick() => sweeping.discard_expired_uploads().await,
                     _ = stopped.changed() => return,
                 }
             }
         });
-        Ok(Self { app, stop, tasks, journal: Some(opened.journal) })
+        Ok(Self { app, stop, tasks, writer: Some(opened.writer) })
     }
 
-    /// Where it listens.
+    /// The address of the listener.
     pub fn addr(&self) -> SocketAddr {
         self.app.addr
     }
 
-    /// The faults, to be changed at any time.
-    pub fn faults(&self) -> &Faults {
+    /// The fault plan. It can be changed at any time.
+    pub fn faults(&self) -> &FaultInjector {
         &self.app.faults
     }
 
-    /// What was asked, and what is being uploaded.
+    /// Request counts since the start, and the open uploads.
     pub fn stats(&self) -> Stats {
         self.app.stats()
     }
 
-    /// Waits until a look at the statistics says so.
-    pub async fn wait_until(&self, mut seen: impl FnMut(&Stats) -> bool) {
+    /// Waits until `condition` holds. It is checked after every request and after every received body. There is
+    /// no timeout.
+    pub async fn wait_until(&self, mut condition: impl FnMut(&Stats) -> bool) {
         let mut changes = self.app.counters.subscribe();
-        while !seen(&self.app.stats()) {
+        while !condition(&self.app.stats()) {
             if changes.changed().await.is_err() {
                 return;
             }
         }
     }
 
-    /// Ends every login: no token that was handed out is taken any more. The owner's own token stays.
+    /// Revokes every issued access token, refresh token and authorization code. [`ServerConfig::token`] stays
+    /// valid.
     pub async fn revoke_all_tokens(&self) -> io::Result<()> {
         self.app.revoke_all_tokens().await.map_err(|error| io::Error::other(error.message))
     }
 
-    /// Sets the server's clock forward: URLs, tokens and uploads grow older.
+    /// Sets the server's clock forward. Presigned URLs, tokens and upload sessions expire accordingly.
     pub async fn advance_clock(&self, by: Duration) {
         self.app.clock.advance(by);
-        self.app.sweep_uploads().await;
+        self.app.discard_expired_uploads().await;
     }
 
-    /// Answers what was asked, stores everything and ends. Stalled requests are released.
+    /// Clears the fault plan, completes running requests (for at most 10 s), and stops.
     pub async fn shutdown(mut self) {
         self.app.faults.clear();
-        // An error means that all tasks have ended.
-        let _ = self.stop.send(Stop::Drain);
+        // Fails when all tasks have ended.
+        let _ = self.stop.send(RunState::Draining);
         let drained = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(DRAIN_TIME_MAX, drained).await.is_err() {
-            tracing::warn!("some requests did not end in time");
+            let limit_s = DRAIN_TIME_MAX.as_secs();
+            tracing::warn!(limit_s, "shutdown: requests did not complete in time; their connections are closed");
         }
         self.tasks.shutdown().await;
         self.close().await;
     }
 
-    /// Ends at once: connections are cut wherever they are. What was answered is stored.
+    /// Stops at once and closes every connection, as a crash of the process does. Acknowledged changes are
+    /// stored.
     pub async fn kill(mut self) {
         self.tasks.shutdown().await;
         self.close().await;
@@ -188,9 +208,9 @@ impl Server {
 
     async fn close(&mut self) {
         self.app.catalog.close();
-        if let Some(journal) = self.journal.take() {
-            // The thread ends because its queue has; a panic in it was reported already.
-            let _ = tokio::task::spawn_blocking(move || journal.join()).await;
+        if let Some(writer) = self.writer.take() {
+            // The closed queue ends the thread. A panic in it was already reported.
+            let _ = tokio::task::spawn_blocking(move || writer.join()).await;
         }
     }
 }
@@ -198,42 +218,9 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.app.catalog.close();
-        if let Some(journal) = self.journal.take() {
-            // It only stores what is queued; then the data can be opened again.
-            let _ = journal.join();
+        if let Some(writer) = self.writer.take() {
+            // Stores the queued changes and releases the lock of the data folder.
+            let _ = writer.join();
         }
-    }
-}
-
-impl App {
-    async fn revoke_all_tokens(&self) -> Result<(), errors::ApiError> {
-        self.catalog
-            .change(|state| {
-                state.drop_all_tokens();
-                Ok(())
-            })
-            .await
-    }
-
-    async fn sweep_uploads(&self) {
-        let age_ms = i64::try_from(self.config.upload_age_max.as_millis()).unwrap_or(i64::MAX);
-        let before_ms = self.clock.now_ms().saturating_sub(age_ms);
-        let swept = self
-            .catalog
-            .change(|state| {
-                state.burn_old(before_ms, &self.store);
-                Ok(())
-            })
-            .await;
-        if let Err(error) = swept {
-            tracing::warn!(message = error.message, "old uploads cannot be dropped");
-        }
-    }
-
-    fn stats(&self) -> Stats {
-        let mut stats = self.counters.snapshot();
-        stats.open_uploads = self.catalog.read(|state| state.uploads().map(OpenUpload::from).collect());
-        stats.open_uploads.sort_by(|a, b| a.created_at.cmp(&b.created_at));
-        stats
     }
 }

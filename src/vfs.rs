@@ -1,263 +1,135 @@
-//! One async function per file-system operation; no fuser, no HTTP.
+//! The file system: one async function per file-system operation. Knows neither fuser nor HTTP.
 //!
-//! `fuse.rs` is the only caller. Names live in `vfs/names.rs` and `vfs/dirs.rs` (on the `tree`),
-//! bytes in `vfs/files.rs` (on `content`). No table lock is held across an await.
+//! The FUSE adapter calls the operations; the control API and the daemon call the inspection functions. Names
+//! are in [`lookup`], [`readdir`] and [`rename`] (on top of `tree`), bytes are in [`file_io`] (on top of
+//! `content`). No lock on a table is held across an await.
 
+mod active_renames;
+mod apply_renames;
 mod attributes;
+mod blocking;
 mod callers;
-mod changes;
 mod commit;
-mod dirs;
-mod files;
+mod commit_failures;
+mod desktop_trash;
+mod file_io;
+mod handles;
+mod inspect;
 mod late_renames;
+mod listings;
 mod local_only;
-mod moving;
-mod names;
-mod pending;
-mod removal;
-mod reshape;
-mod sights;
-mod trash_can;
+mod lookup;
+mod pending_attrs;
+mod quota_cache;
+mod readdir;
+mod remove;
+mod rename;
+mod statfs;
+mod truncate;
+mod types;
 mod unsaved_renames;
+mod unsaved_status;
 
 use std::collections::HashSet;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::SystemTime;
 
 use lru::LruCache;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::task::JoinSet;
 
 use crate::config::MountConfig;
-use crate::content::budget::Budget;
-use crate::content::in_flight::Gate;
+use crate::content::buffer_pool::BufferPool;
+use crate::content::cached_files::CachedFiles;
+use crate::content::disk_quota::DiskQuota;
 use crate::content::open_files::OpenFiles;
 use crate::content::reader::Reader;
-use crate::content::shipper::Env;
-use crate::content::space::Space;
+use crate::content::upload_context::UploadContext;
+use crate::content::upload_limiter::UploadLimiter;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Ino, RevisionId};
 use crate::pds::drive::Drive;
 use crate::status::Progress;
-pub use crate::tree::Kind;
+pub use crate::tree::FileKind;
 use crate::tree::Tree;
 
+use active_renames::ActiveRenames;
 use callers::Device;
 pub use callers::is_killed;
-use dirs::Dirs;
-use files::Handles;
+use commit_failures::CommitFailures;
+use handles::Handles;
 use late_renames::LateRenames;
-use moving::Moving;
-use names::QuotaCache;
-use pending::PendingAttrs;
-use sights::Failures;
-pub use sights::{Load, SeenFile, Sight, Stage, sum_up};
+use listings::Dirs;
+use pending_attrs::PendingAttrs;
+use quota_cache::QuotaCache;
+pub use types::{
+    Attr, Caller, DirEntry, Entry, FallocateMode, Fh, Opened, RenameMode, SetAttr, Statfs, UnsavedFile,
+};
+pub use unsaved_status::{Stage, UnsavedFileStatus, summarize};
 
-/// What stands for attributes among the names of what is not on the drive.
+/// The name under which unsaved attributes appear in lists of unsaved files.
 const ATTRIBUTES: &str = "attributes";
 
-/// Attributes as `stat` shows them.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Attr {
-    /// Inode number.
-    pub ino: Ino,
-    /// Bytes.
-    pub size: u64,
-    /// Last access that a program has set, else the modification time.
-    pub atime: SystemTime,
-    /// Last change of content.
-    pub mtime: SystemTime,
-    /// Last change of anything.
-    pub ctime: SystemTime,
-    /// When the object came to be.
-    pub crtime: SystemTime,
-    /// What it is.
-    pub kind: Kind,
-    /// Permission bits, 0 to 0o7777.
-    pub perm: u16,
-    /// Names that lead to it.
-    pub nlink: u32,
-    /// Owner.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-}
-
-/// A name that was found, and how long the kernel may believe it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Entry {
-    /// Its attributes.
-    pub attr: Attr,
-    /// For name and attributes.
-    pub ttl: Duration,
-}
-
-/// Who asks. FUSE gives the id of the *thread*.
-#[derive(Clone, Copy, Debug)]
-pub struct Caller {
-    /// Effective user.
-    pub uid: u32,
-    /// Effective group.
-    pub gid: u32,
-    /// Thread id; 0 for the kernel itself.
-    pub tid: u32,
-}
-
-/// An open file of this mount.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Fh(pub u64);
-
-/// How the kernel shall treat the handle.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Opened {
-    /// The handle.
-    pub fh: Fh,
-    /// Reads and writes go past the page cache.
-    pub direct_io: bool,
-    /// What the page cache has of this inode is still true.
-    pub keep_cache: bool,
-}
-
-/// What `setattr` changes; `None` leaves a thing as it is.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SetAttr {
-    /// Permission bits.
-    pub mode: Option<u32>,
-    /// Owner.
-    pub uid: Option<u32>,
-    /// Group.
-    pub gid: Option<u32>,
-    /// Bytes.
-    pub size: Option<u64>,
-    /// Last access.
-    pub atime: Option<SystemTime>,
-    /// Last change of content.
-    pub mtime: Option<SystemTime>,
-}
-
-/// What an fallocate does.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Allocation {
-    /// The stretch becomes zeros.
-    pub zeroes: bool,
-    /// The file becomes as long as the stretch reaches.
-    pub grows: bool,
-}
-
-/// One line of a folder listing.
-#[derive(Clone, Debug)]
-pub struct DirEntry {
-    /// Inode number.
-    pub ino: Ino,
-    /// What it is.
-    pub kind: Kind,
-    /// The name as shown.
-    pub name: std::ffi::OsString,
-    /// Where to go on after this entry; stable for the handle's life.
-    pub cookie: u64,
-    /// Attributes, for readdirplus. `None` for `.` and `..`, and where plus was not asked for.
-    pub entry: Option<Entry>,
-}
-
-/// Space on the drive, in blocks of [`Statfs::BLOCK_BYTES`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Statfs {
-    /// All blocks.
-    pub blocks: u64,
-    /// Free blocks.
-    pub blocks_free: u64,
-}
-
-impl Statfs {
-    /// Unit of the block counts.
-    pub const BLOCK_BYTES: u32 = 4096;
-}
-
-/// Something that could not be brought to the drive.
-#[derive(Clone, Debug)]
-pub struct Left {
-    /// The file; `None` where it is no file.
-    pub ino: Option<Ino>,
-    /// Path below the mount, for people.
-    pub name: String,
-    /// Why.
-    pub error: Error,
-}
-
-/// What rename does with an existing target.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum RenameMode {
-    /// It gives way.
-    Replace,
-    /// EEXIST.
-    NoReplace,
-    /// The two swap places.
-    Exchange,
-}
-
-/// The file system: operations on inodes.
 #[derive(Debug)]
 pub struct Vfs {
     this: Weak<Self>,
     config: Arc<MountConfig>,
     drive: Drive,
-    /// Names. Never held across an await; locked before no other lock.
+    /// Never held across an await. Always locked before any other lock.
     tree: Arc<Mutex<Tree>>,
     dirs: Dirs,
     quota: QuotaCache,
-    /// Bytes of files that are open.
     files: OpenFiles,
     handles: Handles,
     reader: Arc<Reader>,
-    env: Arc<Env>,
+    upload_context: Arc<UploadContext>,
     progress: Arc<Progress>,
     pending: Arc<PendingAttrs>,
-    /// What the kernel calls this mount; known once it is mounted.
+    /// Device number of this mount. Known once it is mounted.
     device: OnceLock<Device>,
-    /// The revision that the kernel's page cache has of an inode. A leaf lock.
-    cached: Mutex<LruCache<Ino, RevisionId>>,
-    /// Why files could not be saved, for as long as that is so.
-    failures: Failures,
+    /// The revision in the kernel's page cache. A leaf lock.
+    cached_revisions: Mutex<LruCache<Ino, RevisionId>>,
+    /// Errors of the last commits, until a commit succeeds.
+    failures: CommitFailures,
     late_renames: LateRenames,
-    moving: Moving,
+    active_renames: ActiveRenames,
 }
 
-/// Inodes whose page cache is remembered to be good.
+/// Quota for local-only files where staged files are off, in bytes.
+const LOCAL_ONLY_BYTES_MAX: u64 = 64 << 20;
+/// Most entries of [`Vfs::cached_revisions`].
 const CACHED_INODES_MAX: NonZeroUsize = NonZeroUsize::new(65_536).unwrap();
 
-/// Leaves the thread of whoever asked, which must not wait for the local disk: what follows runs in a
-/// task.
-async fn leave_session_thread() {
-    tokio::task::yield_now().await;
-}
-
 impl Vfs {
-    /// A file system on a drive. Makes no call; must be called within a tokio runtime.
+    /// Makes no call to the drive. Must be called within a tokio runtime.
     pub fn new(config: Arc<MountConfig>, drive: Drive, progress: Arc<Progress>) -> Arc<Self> {
-        let part_bytes = config.part_size.get();
-        // One part's worth of buffers is left to a part that fills.
-        let in_flight_max = (config.buffer_bytes_max / part_bytes).saturating_sub(1);
-        let in_flight_max = in_flight_max.clamp(1, config.parts_in_flight_max as u64);
-        let reader = Reader::new(drive.clone(), config.read_cache_bytes_max);
-        let space = Space::new(&config.spill_dir, config.staged_bytes_max, config.free_bytes_min);
-        let tree = Tree::new(&config.root_id, config.metadata_ttl, SystemTime::now());
+        let part_bytes = config.options.part_size.get();
+        // One part buffer stays free for the part that is being filled.
+        let in_flight_max = (config.options.buffer_size / part_bytes).saturating_sub(1);
+        let in_flight_max = in_flight_max.clamp(1, config.options.parts_in_flight as u64);
+        let reader = Reader::new(drive.clone(), config.options.read_cache);
+        let disk_quota =
+            DiskQuota::new(&config.spill_dir, config.options.cache_size, config.options.cache_min_free);
+        let tree = Tree::new(&config.root_id, config.options.metadata_ttl, SystemTime::now());
         let tree = Arc::new(Mutex::new(tree));
-        let known_tree = Arc::downgrade(&tree);
+        let weak_tree = Arc::downgrade(&tree);
         let vfs = Arc::new_cyclic(|this: &Weak<Self>| {
-            let env = Arc::new(Env {
-                places: this.clone(),
+            let upload_context = Arc::new(UploadContext {
+                resolver: this.clone(),
                 drive: drive.clone(),
-                budget: Budget::new(config.buffer_bytes_max, part_bytes),
-                gate: Gate::new(in_flight_max as usize, part_bytes),
-                part_size: config.part_size,
+                buffer_pool: BufferPool::new(config.options.buffer_size, part_bytes),
+                upload_limiter: UploadLimiter::new(in_flight_max as usize, part_bytes),
+                part_size: config.options.part_size,
                 spill_dir: config.spill_dir.clone(),
-                local_space: local_only::room(&space, config.free_bytes_min),
-                space,
+                local_quota: local_only_quota(&disk_quota, config.options.cache_min_free),
+                cached_files: CachedFiles::new(&disk_quota),
+                quota: disk_quota,
                 reader: reader.clone(),
                 runtime: tokio::runtime::Handle::current(),
             });
             Self {
-                env,
+                upload_context,
                 this: this.clone(),
                 tree,
                 dirs: Dirs::new(),
@@ -267,44 +139,46 @@ impl Vfs {
                 reader,
                 pending: Arc::new(PendingAttrs::new(progress.clone())),
                 device: OnceLock::new(),
-                cached: Mutex::new(LruCache::new(CACHED_INODES_MAX)),
-                failures: Failures::default(),
+                cached_revisions: Mutex::new(LruCache::new(CACHED_INODES_MAX)),
+                failures: CommitFailures::default(),
                 late_renames: LateRenames::default(),
-                moving: Moving::default(),
+                active_renames: ActiveRenames::default(),
                 progress,
                 drive,
                 config,
             }
         });
         let (pending, drive) = (vfs.pending.clone(), vfs.drive.clone());
-        tokio::spawn(async move { pending.run(&drive, || known_tree.upgrade()).await });
+        tokio::spawn(async move { pending.run(&drive, || weak_tree.upgrade()).await });
         vfs
     }
 
-    /// The mount has this device number (`major:minor`).
-    pub fn mounted_on(&self, device: &str) {
+    /// Sets the device number of the mount (`major:minor`).
+    pub fn set_device(&self, device: &str) {
         if let Some(device) = Device::parse(device) {
-            // Mounted once; a second call would say the same.
+            // Cannot fail: a file system is mounted once.
             let _ = self.device.set(device);
         }
     }
 
-    /// The drive.
     pub fn drive(&self) -> &Drive {
         &self.drive
     }
 
     fn tree(&self) -> MutexGuard<'_, Tree> {
-        self.tree.lock().unwrap_or_else(PoisonError::into_inner)
+        self.tree.lock()
     }
 
     fn this(&self) -> Result<Arc<Self>> {
-        self.this.upgrade().ok_or_else(|| Error::new(ErrorKind::Cancelled, "the mount is going away"))
+        self.this
+            .upgrade()
+            .ok_or_else(|| Error::new(ErrorKind::Cancelled, "the file system is shutting down"))
     }
 
-    /// Whether the page cache of an inode is of this revision; remembers that it is from now on.
-    fn page_cache_is_of(&self, ino: Ino, revision: Option<RevisionId>) -> bool {
-        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Records the revision that the kernel's page cache contains from now on. Returns whether it contained
+    /// the same one before.
+    fn set_cached_revision(&self, ino: Ino, revision: Option<RevisionId>) -> bool {
+        let mut cached = self.cached_revisions.lock();
         let Some(revision) = revision else {
             cached.pop(&ino);
             return false;
@@ -312,45 +186,54 @@ impl Vfs {
         cached.put(ino, revision.clone()) == Some(revision)
     }
 
-    /// Settles everything open; what could not be settled.
-    pub async fn drain(&self) -> Vec<Left> {
-        let mut settles = JoinSet::new();
+    /// Commits all open files. Returns the files that could not be committed.
+    pub async fn drain(&self) -> Vec<UnsavedFile> {
+        let mut commits = JoinSet::new();
         for file in self.files.all() {
             let Ok(vfs) = self.this() else { break };
-            settles.spawn(async move {
-                let outcome = vfs.settle(&file).await;
+            commits.spawn(async move {
+                let outcome = vfs.commit_file(&file).await;
                 let ino = file.ino();
-                outcome.err().map(|error| Left { ino: Some(ino), name: vfs.name_of(ino), error })
+                outcome.err().map(|error| UnsavedFile { ino: Some(ino), path: vfs.path_of(ino), error })
             });
         }
-        let mut unsaved: Vec<_> = settles.join_all().await.into_iter().flatten().collect();
-        unsaved.extend(self.bring_strays_home().await);
+        let mut unsaved: Vec<_> = commits.join_all().await.into_iter().flatten().collect();
+        unsaved.extend(self.retry_late_renames().await);
         if let Err(error) = self.pending.flush(&self.drive, &self.tree).await {
-            unsaved.push(Left { ino: None, name: ATTRIBUTES.into(), error });
+            unsaved.push(UnsavedFile { ino: None, path: ATTRIBUTES.into(), error });
         }
         unsaved
     }
 
-    /// The same, and what an earlier drain has left and nobody has saved since: who had it open may be gone.
-    pub async fn drain_again(&self, before: Vec<Left>) -> Vec<Left> {
+    /// Drains again. Also returns files of the former drain that were closed and are still unsaved.
+    pub async fn drain_again(&self, before: Vec<UnsavedFile>) -> Vec<UnsavedFile> {
         let mut left = self.drain().await;
         let known: HashSet<_> = left.iter().filter_map(|left| left.ino).collect();
-        let is_lost = |ino: Ino| !known.contains(&ino) && self.failures.get(ino).is_some();
-        left.extend(before.into_iter().filter(|left| left.ino.is_some_and(is_lost)));
+        let is_still_unsaved = |ino: Ino| !known.contains(&ino) && self.failures.get(ino).is_some();
+        left.extend(before.into_iter().filter(|left| left.ino.is_some_and(is_still_unsaved)));
         left
     }
 
-    /// Names of open files whose content is not on the drive, and what else is not.
-    pub fn unsaved(&self) -> Vec<String> {
+    /// Paths of open files with unsaved content, plus [`ATTRIBUTES`] where attributes are unsaved.
+    pub fn unsaved_paths(&self) -> Vec<String> {
         let files = self.files.all();
-        let unsaved = files.iter().filter(|file| file.sight().stage.is_unsaved() && !file.is_orphan());
-        let names = unsaved.map(|file| self.name_of(file.ino()));
-        let attributes = (self.pending_attributes() > 0).then(|| ATTRIBUTES.to_owned());
+        let unsaved = files.iter().filter(|file| file.status().stage.is_unsaved() && !file.is_unlinked());
+        let names = unsaved.map(|file| self.path_of(file.ino()));
+        let attributes = (self.unsaved_attr_count() > 0).then(|| ATTRIBUTES.to_owned());
         names.chain(attributes).collect()
     }
 
-    /// Path below the mount, for people.
-    pub fn name_of(&self, ino: Ino) -> String {
+    /// Path below the mountpoint, for people.
+    pub fn path_of(&self, ino: Ino) -> String {
         self.tree().display_path(ino)
+    }
+}
+
+/// Local-only files share the quota of staged files. If that is off, they have their own.
+fn local_only_quota(quota: &Arc<DiskQuota>, free_bytes_min: u64) -> Arc<DiskQuota> {
+    if quota.is_disabled() {
+        DiskQuota::new(quota.dir(), Some(LOCAL_ONLY_BYTES_MAX), free_bytes_min)
+    } else {
+        quota.clone()
     }
 }

@@ -1,8 +1,8 @@
-//! The demo as a whole: what a user starts, sees and leaves behind.
+//! The demo as a user runs it: its start, its output and its cleanup.
 //!
-//! Each test has folders of its own and looks only at processes that descend from what it started.
+//! Each test has its own directories and looks only at descendants of the processes that it started.
 
-// A whole file of tests: helpers may fail as tests do.
+// This crate has only tests, so its helpers may panic.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
 use std::io::{BufRead, BufReader};
@@ -11,13 +11,13 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-/// How long something that should happen at once may take on a busy machine.
+/// Longest time that an immediate reaction may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long `demo --once` may take in an unoptimised build on a busy machine.
+/// Longest time of `demo --once` in an unoptimised build on a busy machine.
 const ONCE_MAX: Duration = Duration::from_secs(280);
 
-/// Says why a mount test cannot run, if so.
-fn must_mount() {
+/// Panics with the reason if a mount test cannot run.
+fn require_fuse() {
     let device = std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse");
     assert!(device.is_ok(), "mount tests need /dev/fuse: {device:?}");
 }
@@ -46,7 +46,7 @@ impl Demo {
         });
         let demo = Self { child, lines, mountpoint: mountpoint.to_owned() };
         demo.wait_for_line("mounted at");
-        assert!(is_mounted(mountpoint), "it says that it is mounted, and it is not");
+        assert!(is_mounted(mountpoint), "the demo reports a mount that does not exist");
         demo
     }
 
@@ -63,7 +63,7 @@ impl Demo {
 
     fn signal(&self, signal: i32) {
         let pid = libc::pid_t::try_from(self.child.id()).unwrap();
-        // SAFETY: the pid is a child of this process that was not waited for.
+        // SAFETY: the pid belongs to a child of this process, which is not reaped yet.
         assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
     }
 
@@ -82,18 +82,18 @@ impl Drop for Demo {
     }
 }
 
-/// Waits for a child, and kills it when it takes too long.
+/// Waits for a child, and kills it after `longest`.
 fn wait(child: &mut Child, longest: Duration) -> ExitStatus {
     let end = Instant::now() + longest;
-    until(end, || child.try_wait().unwrap()).unwrap_or_else(|| {
+    poll_until(end, || child.try_wait().unwrap()).unwrap_or_else(|| {
         child.kill().unwrap();
         child.wait().unwrap();
         panic!("not done after {longest:?}");
     })
 }
 
-/// The kernel offers no event for what is asked here, so it is asked again and again.
-fn until<T>(end: Instant, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
+/// Polls a state for which the kernel sends no event.
+fn poll_until<T>(end: Instant, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
     loop {
         if let Some(answer) = ask() {
             return Some(answer);
@@ -111,7 +111,7 @@ fn is_mounted(path: &Path) -> bool {
     mounts.lines().any(|line| line.split(' ').nth(4) == Some(path))
 }
 
-/// Processes whose parent is `parent`, with their start times: a pid alone may be used again.
+/// Children of `parent`, with their start times, because pids are reused.
 fn children(parent: u32) -> Vec<(u32, String)> {
     let pids = std::fs::read_dir("/proc")
         .unwrap()
@@ -123,14 +123,14 @@ fn children(parent: u32) -> Vec<(u32, String)> {
     .collect()
 }
 
-/// Parent and start time of a process that lives.
+/// Parent and start time of a living process.
 fn stat(pid: u32) -> Option<(u32, String)> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
     (fields[0] != "Z").then_some((fields[1].parse().ok()?, fields[19].to_owned()))
 }
 
-fn lives(process: &(u32, String)) -> bool {
+fn is_alive(process: &(u32, String)) -> bool {
     stat(process.0).is_some_and(|(_, start)| start == process.1)
 }
 
@@ -139,8 +139,8 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn the_demo_without_a_human_checks_everything_and_leaves_nothing() {
-    must_mount();
+fn demo_once_verifies_and_cleans_up() {
+    require_fuse();
     let temporary = tempfile::tempdir().unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_pdsfs"))
         .args(["demo", "--once"])
@@ -154,7 +154,7 @@ fn the_demo_without_a_human_checks_everything_and_leaves_nothing() {
     let reader = std::thread::spawn(move || std::io::read_to_string(&mut stdout).unwrap());
     let mut seen = Vec::new();
     let end = Instant::now() + ONCE_MAX;
-    let status = until(end, || {
+    let status = poll_until(end, || {
         seen.extend(children(pid));
         child.try_wait().unwrap()
     });
@@ -172,15 +172,15 @@ fn the_demo_without_a_human_checks_everything_and_leaves_nothing() {
     assert!(parts >= 1, "{text}");
     let how = figure("uploaded / instant / unchanged");
     let instant: u32 = how.split(" / ").nth(1).unwrap().parse().unwrap();
-    assert!(instant >= 10, "files that repeat a content were sent again: {how}");
-    assert!(!seen.is_empty(), "no server was ever seen");
-    assert!(!seen.iter().any(lives), "a process was left behind");
+    assert!(instant >= 10, "files with repeated content were sent again: {how}");
+    assert!(!seen.is_empty(), "no server process was found");
+    assert!(!seen.iter().any(is_alive), "a process remains");
     assert_eq!(entries(temporary.path()), Vec::<PathBuf>::new());
 }
 
 #[test]
-fn a_demo_that_is_told_to_stop_leaves_no_mount_and_no_process_and_keeps_the_files() {
-    must_mount();
+fn stopped_demo_cleans_up_and_keeps_files() {
+    require_fuse();
     let place = tempfile::tempdir().unwrap();
     let root = place.path().canonicalize().unwrap();
     let (data, folder) = (root.join("data"), root.join("drive"));
@@ -192,8 +192,8 @@ fn a_demo_that_is_told_to_stop_leaves_no_mount_and_no_process_and_keeps_the_file
     assert!(line.starts_with("on the drive"), "{line}");
     demo.signal(libc::SIGTERM);
     assert!(demo.wait().success());
-    assert!(!lives(&processes[0]), "the server outlived the demo");
-    assert!(!is_mounted(&folder) && !folder.exists(), "the folder was made by the demo and goes with it");
+    assert!(!is_alive(&processes[0]), "the server outlived the demo");
+    assert!(!is_mounted(&folder) && !folder.exists(), "the demo did not remove the directory that it made");
     let mut demo = Demo::start(&data, &folder);
     assert_eq!(std::fs::read(folder.join("hello.txt")).unwrap(), b"hello");
     demo.signal(libc::SIGINT);
@@ -201,8 +201,8 @@ fn a_demo_that_is_told_to_stop_leaves_no_mount_and_no_process_and_keeps_the_file
 }
 
 #[test]
-fn the_server_dies_with_a_demo_that_is_killed() {
-    must_mount();
+fn server_exits_with_killed_demo() {
+    require_fuse();
     let place = tempfile::tempdir().unwrap();
     let root = place.path().canonicalize().unwrap();
     let mut demo = Demo::start(&root.join("data"), &root.join("drive"));
@@ -210,12 +210,12 @@ fn the_server_dies_with_a_demo_that_is_killed() {
     assert_eq!(processes.len(), 1, "one server");
     demo.signal(libc::SIGKILL);
     assert!(!demo.wait().success());
-    let gone = until(Instant::now() + PATIENCE, || (!lives(&processes[0])).then_some(()));
+    let gone = poll_until(Instant::now() + PATIENCE, || (!is_alive(&processes[0])).then_some(()));
     assert!(gone.is_some(), "the server outlived the demo");
 }
 
 #[test]
-fn a_folder_with_something_in_it_is_refused() {
+fn nonempty_mountpoint_is_refused() {
     let place = tempfile::tempdir().unwrap();
     std::fs::write(place.path().join("precious"), "x").unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_pdsfs"))

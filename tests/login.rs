@@ -1,10 +1,10 @@
-//! Logging in, with the built binary and against the embedded server; browsers are played by a plain HTTP client.
+//! Logins with the built binary and the embedded server. A plain HTTP client plays the browser.
 
-// A whole file of tests: helpers may fail as tests do.
+// This crate has only tests, so its helpers may panic.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
-#![allow(clippy::zombie_processes, clippy::needless_pass_by_value, reason = "tests, as short as they can be")]
+#![allow(clippy::zombie_processes, clippy::needless_pass_by_value, reason = "short tests")]
 
-#[allow(dead_code, reason = "shared with the suite of the server, which uses more of it")]
+#[allow(dead_code, reason = "shared with server_suite, which uses more of it")]
 #[path = "server_suite/http.rs"]
 mod http;
 #[path = "login/rig.rs"]
@@ -12,7 +12,5 @@ mod rig;
 
 #[path = "login/browser.rs"]
 mod browser;
-#[path = "login/keys.rs"]
-mod keys;
-#[path = "login/sharing.rs"]
-mod sharing;
+#[path = "login/credentials.rs"]
+mod credentials;

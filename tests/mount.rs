@@ -1,53 +1,60 @@
-//! Tests through real mounts of the built binary, against the embedded server.
+//! Tests through real mounts of the built binary, with the embedded server.
 
-// A whole file of tests: helpers may fail as tests do.
+// This crate has only tests, so its helpers may panic.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
+#[path = "mount/drive_client.rs"]
+mod drive_client;
+#[allow(dead_code, reason = "shared with the suite of the server, which uses more of it")]
+#[path = "server_suite/http.rs"]
+mod http;
 #[path = "mount/rig.rs"]
 mod rig;
 
 #[path = "mount/accounts.rs"]
 mod accounts;
-#[path = "mount/bounds.rs"]
-mod bounds;
-#[path = "mount/cache.rs"]
-mod cache;
-#[path = "mount/configured.rs"]
-mod configured;
-#[path = "mount/copies.rs"]
-mod copies;
+#[path = "mount/cache_size.rs"]
+mod cache_size;
+#[path = "mount/commit_races.rs"]
+mod commit_races;
+#[path = "mount/configuration.rs"]
+mod configuration;
+#[path = "mount/copy_and_seek.rs"]
+mod copy_and_seek;
 #[path = "mount/crash.rs"]
 mod crash;
-#[path = "mount/elsewhere.rs"]
-mod elsewhere;
 #[path = "mount/faults.rs"]
 mod faults;
-#[path = "mount/flags.rs"]
-mod flags;
+#[path = "mount/limits.rs"]
+mod limits;
 #[path = "mount/local_only.rs"]
 mod local_only;
 #[path = "mount/metadata.rs"]
 mod metadata;
 #[path = "mount/model.rs"]
 mod model;
-#[path = "mount/model_local.rs"]
-mod model_local;
+#[path = "mount/model_local_only.rs"]
+mod model_local_only;
 #[path = "mount/model_operations.rs"]
 mod model_operations;
-#[path = "mount/names.rs"]
-mod names;
+#[path = "mount/monitoring.rs"]
+mod monitoring;
+#[path = "mount/namespace.rs"]
+mod namespace;
 #[path = "mount/network.rs"]
 mod network;
+#[path = "mount/open_flags.rs"]
+mod open_flags;
 #[path = "mount/programs.rs"]
 mod programs;
-#[path = "mount/renames.rs"]
-mod renames;
+#[path = "mount/random_writes.rs"]
+mod random_writes;
+#[path = "mount/remote_changes.rs"]
+mod remote_changes;
 #[path = "mount/service.rs"]
 mod service;
-#[path = "mount/sights.rs"]
-mod sights;
-#[path = "mount/staged.rs"]
-mod staged;
+#[path = "mount/staged_files.rs"]
+mod staged_files;
 #[path = "mount/stopping.rs"]
 mod stopping;
 #[path = "mount/streaming.rs"]
@@ -56,5 +63,3 @@ mod streaming;
 mod trash;
 #[path = "mount/users.rs"]
 mod users;
-#[path = "mount/writes.rs"]
-mod writes;

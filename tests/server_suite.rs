@@ -1,8 +1,8 @@
-//! The embedded server over loopback, spoken to by a client that shares no code with it.
+//! Tests of the embedded server over loopback, with a client that shares no code with it.
 
-// Marked so that helper functions may unwrap as tests may.
+// `cfg(test)` lets helper functions unwrap like tests.
 #[cfg(test)]
-#[allow(clippy::needless_pass_by_value)] // `json!({..})` is written where it is used.
+#[allow(clippy::needless_pass_by_value)] // `json!({..})` is passed by value.
 mod server_suite {
     mod captures;
     mod faults;

@@ -1,23 +1,32 @@
-//! The rules of this project as tests: the direction of imports, the size and names of files, and
-//! that the documents say what is there. A breach is named with its file and line.
+//! The rules of this project as tests: the direction of imports, size and names of files, plain words, and documents
+//! that agree with the code. A breach is reported with its file and line.
 //!
-//! Each checker is a function on text, tested on small texts beside it, so that it is known to fail.
+//! Each rule is a function on text. Tests beside it show on small texts that it can fail.
 
-// A whole file of tests: helpers may fail as tests do.
+// This crate has only tests, so its helpers may panic.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 #[path = "tidy/documents.rs"]
 mod documents;
+#[path = "tidy/files.rs"]
+mod files;
+#[path = "tidy/graph.rs"]
+mod graph;
+#[path = "tidy/imports.rs"]
+mod imports;
+#[path = "tidy/layout.rs"]
+mod layout;
 #[path = "tidy/licences.rs"]
 mod licences;
-#[path = "tidy/rules.rs"]
-mod rules;
 #[path = "tidy/source.rs"]
 mod source;
+#[path = "tidy/words.rs"]
+mod words;
 
-use rules::Breach;
+use layout::Breach;
 use source::Source;
 
 fn root() -> &'static Path {
@@ -28,92 +37,149 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
 }
 
-/// Every Rust file below these folders.
-fn sources() -> Vec<Source> {
-    let mut out = Vec::new();
-    let mut todo: Vec<_> = ["src", "tests", "benches"].map(|folder| root().join(folder)).into();
-    while let Some(folder) = todo.pop() {
-        let Ok(entries) = std::fs::read_dir(&folder) else { continue };
+fn exists(path: &str) -> bool {
+    root().join(path).exists()
+}
+
+/// Paths of all files below a directory whose name has this ending.
+fn files_below(directory: &str, ending: &str) -> Vec<String> {
+    let (mut out, mut todo) = (Vec::new(), vec![root().join(directory)]);
+    while let Some(directory) = todo.pop() {
+        let Ok(entries) = std::fs::read_dir(&directory) else { continue };
         for path in entries.map(|entry| entry.unwrap().path()) {
+            let name = path.strip_prefix(root()).unwrap().to_str().unwrap();
             if path.is_dir() {
                 todo.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let name = path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned();
-                out.push(Source::new(&name, &std::fs::read_to_string(&path).unwrap()));
+            } else if name.ends_with(ending) {
+                out.push(name.to_owned());
             }
         }
     }
-    out.sort_by(|a, b| a.path.cmp(&b.path));
+    out.sort();
+    out
+}
+
+/// Every Rust file of the project.
+fn sources() -> Vec<Source> {
+    let paths = ["src", "tests", "benches"].into_iter().flat_map(|directory| files_below(directory, ".rs"));
+    let out: Vec<Source> = paths.map(|path| Source::new(&path, &read(&path))).collect();
     assert!(out.len() > 20, "only {} files were found", out.len());
+    out
+}
+
+/// Every document at the top level and in `doc`, by its path.
+fn documents() -> BTreeMap<String, String> {
+    let top =
+        std::fs::read_dir(root()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let paths = top.filter(|name| name.ends_with(".md")).chain(files_below("doc", ".md"));
+    let out: BTreeMap<String, String> = paths.map(|path| (path.clone(), read(&path))).collect();
+    assert!(out.len() > 5, "only {} documents were found", out.len());
     out
 }
 
 fn assert_none(mut breaches: Vec<Breach>) {
     breaches.sort();
     let lines: Vec<String> = breaches.iter().map(|b| format!("  {}: {}", b.place, b.what)).collect();
-    assert!(lines.is_empty(), "\n{}\n", lines.join("\n"));
+    assert!(lines.is_empty(), "{} breaches\n{}\n", lines.len(), lines.join("\n"));
 }
 
 fn judge(rule: impl Fn(&Source) -> Vec<Breach>) {
     assert_none(sources().iter().flat_map(rule).collect());
 }
 
-#[test]
-fn imports_go_in_one_direction() {
-    judge(rules::imports);
+fn judge_documents(rule: impl Fn(&str, &str) -> Vec<Breach>) {
+    assert_none(documents().iter().flat_map(|(path, text)| rule(path, text)).collect());
 }
 
 #[test]
-fn packages_have_one_door() {
-    judge(|source| if source.path.starts_with("src/") { rules::packages(source) } else { Vec::new() });
+fn imports_follow_the_table() {
+    judge(imports::table);
+}
+
+#[test]
+fn modules_have_no_cycles() {
+    assert_none(imports::cycles(&sources()));
+}
+
+#[test]
+fn files_have_no_cycles() {
+    assert_none(files::cycles(&sources()));
+}
+
+#[test]
+fn packages_are_imported_in_one_place() {
+    judge(imports::packages);
+}
+
+#[test]
+fn only_demo_and_serve_name_the_server() {
+    judge(imports::server_users);
 }
 
 #[test]
 fn errno_constants_are_named_in_one_file() {
-    judge(|source| if source.path.starts_with("src/") { rules::errno_constants(source) } else { Vec::new() });
-}
-
-#[test]
-fn only_cli_and_tests_know_the_server() {
-    judge(rules::server_users);
+    judge(layout::errno_constants);
 }
 
 #[test]
 fn files_are_short_and_well_named() {
-    judge(rules::shape);
-    let paths: Vec<String> = sources().into_iter().map(|source| source.path).collect();
-    for (path, reason) in rules::LONG_FILES {
-        assert!(paths.iter().any(|there| there == path), "{path} is excused, but not there");
-        assert!(reason.len() > 20, "{path} is excused without a reason");
-    }
+    judge(layout::shape);
 }
 
 #[test]
-fn files_have_manners() {
-    judge(rules::manners);
+fn files_have_docs_and_no_ignored_tests() {
+    judge(layout::basics);
 }
 
 #[test]
-fn the_readme_has_the_commands_that_ci_runs() {
+fn sources_have_plain_words() {
+    judge(words::source);
+}
+
+#[test]
+fn functions_have_short_names_with_a_subject() {
+    judge(words::names);
+}
+
+#[test]
+fn documents_and_scripts_have_plain_words() {
+    judge_documents(words::document);
+    let scripts = [".sh", ".py"].into_iter().flat_map(|ending| files_below("tests", ending));
+    let scripts: Vec<String> = scripts.chain([".ci/run".to_owned()]).collect();
+    assert_none(scripts.iter().flat_map(|path| words::document(path, &read(path))).collect());
+}
+
+#[test]
+fn readme_is_short_and_comments_are_visible() {
+    judge_documents(documents::form);
+}
+
+#[test]
+fn ci_runs_the_commands_of_the_readme() {
     assert_none(documents::commands(&read("README.md"), &read(".ci/run")));
 }
 
 #[test]
-fn every_promise_of_the_readme_names_its_test() {
-    assert_none(documents::semantics(&read("README.md"), &sources()));
+fn claims_have_tests_and_occur_in_documents() {
+    assert_none(documents::claims(&read("tests/claims.toml"), &documents(), &sources()));
 }
 
 #[test]
-fn the_architecture_names_every_module() {
-    assert_none(documents::map(&read("src/ARCHITECTURE.md"), &sources()));
+fn architecture_names_every_top_module() {
+    assert_none(documents::map(&read("ARCHITECTURE.md"), &sources()));
+}
+
+#[test]
+fn paths_in_developer_documents_exist() {
+    for document in ["ARCHITECTURE.md", "CONTRIBUTING.md", "doc/DEVELOPMENT.md"] {
+        assert_none(documents::paths(document, &read(document), &sources()));
+    }
 }
 
 #[test]
 fn links_between_documents_lead_somewhere() {
-    for document in ["README.md", "CHANGELOG.md", "src/ARCHITECTURE.md"] {
-        let folder = root().join(document).parent().unwrap().to_owned();
-        assert_none(documents::links(document, &read(document), |file| folder.join(file).exists()));
-    }
+    let documents = documents();
+    assert_none(documents.keys().flat_map(|path| documents::links(path, &documents, exists)).collect());
 }
 
 #[test]

@@ -1,57 +1,60 @@
-//! `pdsfs config`: the configuration, explained and checked; and how the other commands read it.
+//! `pdsfs config`: checks the configuration or prints an example. Other commands read the configuration
+//! through this module.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-use super::{announce, say};
+use super::output::{print_line, print_message};
 use crate::config::dirs;
-use crate::config::file::{ConfigFile, DriveEntry, flags, unknown};
+use crate::config::file::{ConfigFile, DriveEntry};
+use crate::config::parse::unknown;
+use crate::config::reference::example;
+use crate::daemon::resolve::mount_problems;
 use crate::error::{Error, ErrorKind, Result};
 
-/// Mistakes that are told at once when a drive shall be mounted; `config check` tells all.
-const MISTAKES_TOLD_MAX: usize = 5;
+/// Mistakes listed by commands other than `config check`.
+const LISTED_MISTAKES_MAX: usize = 5;
 
-/// Which configuration is meant.
+/// The choice of the configuration file.
 #[derive(Clone, Debug, Default, Args)]
-pub struct ConfigArgs {
+pub(super) struct ConfigArgs {
     /// The configuration file [default: ~/.config/pdsfs/config.toml, then /etc/pdsfs/config.toml]
     #[arg(long, env = "PDSFS_CONFIG", value_name = "FILE", display_order = 890)]
-    pub config: Option<PathBuf>,
+    pub(super) config: Option<PathBuf>,
 }
 
-/// Arguments of `pdsfs config`.
 #[derive(Debug, Args)]
-pub struct ConfigCommand {
+pub(super) struct ConfigCommand {
     #[command(subcommand)]
-    what: What,
+    action: Action,
     #[command(flatten)]
     config: ConfigArgs,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
-    /// Find every mistake in the configuration, each with its line and what to do
+enum Action {
+    /// List every mistake in the configuration, with its line and remedy
     Check,
-    /// Print a configuration with every setting, explained
+    /// Print an example configuration that explains every setting
     Example,
 }
 
-/// The files that were found, in the order in which they are asked.
+/// The files that exist, in order of precedence.
 #[derive(Debug)]
-pub struct Configuration {
+pub(super) struct Configuration {
     files: Vec<ConfigFile>,
-    looked_at: Vec<PathBuf>,
+    searched: Vec<PathBuf>,
 }
 
 impl Configuration {
-    /// Reads the files; any mistake in them is an error here.
-    pub fn read(args: &ConfigArgs) -> Result<Self> {
-        let looked_at = paths(args);
+    /// Fails on any mistake in a file.
+    pub(super) fn read(args: &ConfigArgs) -> Result<Self> {
+        let searched = paths(args);
         let mut files = Vec::new();
-        for path in &looked_at {
-            if args.config.is_none() && is_kept_from_us(path) {
+        for path in &searched {
+            if args.config.is_none() && is_unreadable_system_file(path) {
                 tracing::debug!("{} cannot be read", path.display());
                 continue;
             }
@@ -63,44 +66,44 @@ impl Configuration {
                 continue;
             };
             if !mistakes.is_empty() {
-                let mut told: Vec<String> =
-                    mistakes.iter().take(MISTAKES_TOLD_MAX).map(ToString::to_string).collect();
-                if mistakes.len() > told.len() {
-                    told.push(format!("and {} more: pdsfs config check", mistakes.len() - told.len()));
+                let mut listed: Vec<String> =
+                    mistakes.iter().take(LISTED_MISTAKES_MAX).map(ToString::to_string).collect();
+                if mistakes.len() > listed.len() {
+                    listed
+                        .push(format!("and {} more (see pdsfs config check)", mistakes.len() - listed.len()));
                 }
-                let detail = format!("the configuration has mistakes:\n  {}", told.join("\n  "));
+                let detail = format!("the configuration has mistakes:\n  {}", listed.join("\n  "));
                 return Err(Error::new(ErrorKind::Invalid, detail));
             }
             files.push(file);
         }
-        Ok(Self { files, looked_at })
+        Ok(Self { files, searched })
     }
 
-    /// A drive by its name; that of the first file that has it.
-    pub fn drive(&self, name: &str) -> Result<DriveEntry> {
+    /// The drive of that name in the first file that has it.
+    pub(super) fn drive(&self, name: &str) -> Result<DriveEntry> {
         let found = self.files.iter().find_map(|file| file.drives.get(name));
         found.cloned().ok_or_else(|| {
-            let looked_at: Vec<_> = self.looked_at.iter().map(|path| path.display().to_string()).collect();
+            let searched: Vec<_> = self.searched.iter().map(|path| path.display().to_string()).collect();
             let names: Vec<&str> = self.names().collect();
             let known = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
             let detail = format!(
-                "{}; there are: {known} (in {}). If a folder is meant, write ./{name}",
+                "{}; known drives: {known} (in {}). For a directory, write ./{name}",
                 unknown("drive", name, names.iter().copied()),
-                looked_at.join(", ")
+                searched.join(", ")
             );
             Error::new(ErrorKind::NotFound, detail)
         })
     }
 
-    /// The names of all drives.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
+    fn names(&self) -> impl Iterator<Item = &str> {
         self.files.iter().flat_map(|file| file.drives.keys().map(String::as_str))
     }
 }
 
-/// Whether a file is there, or may be, and is for others: what the machine's administrator keeps from a user must not
-/// keep the user's own drives from him.
-fn is_kept_from_us(path: &Path) -> bool {
+/// Whether the file is the system's and not readable for this user. It is skipped, so that users can still
+/// mount their own drives.
+fn is_unreadable_system_file(path: &Path) -> bool {
     path == dirs::system_config_file()
         && std::fs::File::open(path).is_err_and(|e| e.kind() == std::io::ErrorKind::PermissionDenied)
 }
@@ -109,11 +112,10 @@ fn paths(args: &ConfigArgs) -> Vec<PathBuf> {
     args.config.clone().map_or_else(dirs::config_files, |path| vec![path])
 }
 
-/// Checks or explains.
-pub fn run(args: &ConfigCommand) -> Result<ExitCode> {
-    match args.what {
-        What::Check => check(&args.config),
-        What::Example => announce(example().trim_end()).map(|()| ExitCode::SUCCESS),
+pub(super) fn run(args: &ConfigCommand) -> Result<ExitCode> {
+    match args.action {
+        Action::Check => check(&args.config),
+        Action::Example => print_line(example().trim_end()).map(|()| ExitCode::SUCCESS),
     }
 }
 
@@ -121,84 +123,45 @@ fn check(args: &ConfigArgs) -> Result<ExitCode> {
     let mut found = 0;
     let mut wrong = 0;
     for path in paths(args) {
-        let shown = path.display().to_string();
-        if args.config.is_none() && is_kept_from_us(&path) {
-            say(format_args!("{shown}: not for this user; its drives cannot be mounted by name"));
+        let display = path.display().to_string();
+        if args.config.is_none() && is_unreadable_system_file(&path) {
+            print_message(format_args!("{display}: not readable for you; you cannot mount its drives by name"));
             continue;
         }
         let (file, mistakes) = match ConfigFile::read(&path) {
             Ok(Some(read)) => read,
             Ok(None) => continue,
             Err(error) => {
-                say(error);
+                print_message(error);
                 (found, wrong) = (found + 1, wrong + 1);
                 continue;
             }
         };
         found += 1;
         let gaps = file.drives.iter().flat_map(|(name, drive)| {
-            let (gaps, shown) = (drive.gaps(name).into_iter(), &shown);
-            gaps.map(move |what| format!("{shown}:{}: drives.{name}: {what}", drive.line))
+            let (gaps, display) = (mount_problems(drive, name).into_iter(), &display);
+            gaps.map(move |what| format!("{display}:{}: drives.{name}: {what}", drive.line))
         });
-        let told: Vec<String> = mistakes.iter().map(ToString::to_string).chain(gaps).collect();
-        for mistake in &told {
-            say(mistake);
+        let problems: Vec<String> = mistakes.iter().map(ToString::to_string).chain(gaps).collect();
+        for problem in &problems {
+            print_message(problem);
         }
-        wrong += told.len();
-        if told.is_empty() {
+        wrong += problems.len();
+        if problems.is_empty() {
             let names: Vec<&str> = file.drives.keys().map(String::as_str).collect();
-            announce(format_args!("{shown}: fine; drives: {}", names.join(", ")))?;
+            let drives = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            print_line(format_args!("{display}: no mistakes; drives: {drives}"))?;
         }
     }
     if found == 0 {
-        let looked_at: Vec<_> = paths(args).iter().map(|path| path.display().to_string()).collect();
+        let searched: Vec<_> = paths(args).iter().map(|path| path.display().to_string()).collect();
         let detail = format!(
-            "there is no configuration at {}; begin one with: pdsfs config example",
-            looked_at.join(" or ")
+            "no configuration at {}: pdsfs config example prints one to start from",
+            searched.join(" or ")
         );
         return Err(Error::new(ErrorKind::NotFound, detail));
     }
     Ok(if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// A configuration with every setting, made of the help of the flags.
-pub(super) fn example() -> String {
-    let mut out = String::from(
-        "# Configuration of pdsfs: ~/.config/pdsfs/config.toml, or /etc/pdsfs/config.toml for the system.\n\
-         # Variables (PDSFS_PART_SIZE ...) override it, flags (--part-size ...) override both.\n\
-         # After a change: pdsfs config check\n\n\
-         [drives.photos]                 # then: pdsfs mount photos\n\
-         mountpoint = \"~/Photos\"\n\
-         account = \"default\"            # made by: pdsfs login\n\
-         drive_id = \"1\"                 # those there are: pdsfs drives\n\n\
-         # Every setting may stand here, for all drives, or below one drive.\n\
-         [defaults]\n",
-    );
-    for arg in flags().get_arguments() {
-        let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
-        let (text, default) = match help.split_once(" [default: ") {
-            Some((text, default)) => (text, default.trim_end_matches(']')),
-            None => (help.as_str(), ""),
-        };
-        let key = arg.get_id();
-        let literal = match default {
-            "true" | "false" => default.to_owned(),
-            number
-                if !number.is_empty()
-                    && number.bytes().all(|b| b.is_ascii_digit())
-                    && !number.starts_with('0') =>
-            {
-                number.to_owned()
-            }
-            // A sentence about what holds is no value.
-            words => format!("\"{}\"", if words.contains(' ') { "" } else { words }),
-        };
-        let note = if default.contains(' ') { format!("\n# Default: {default}.") } else { String::new() };
-        for line in ["\n# ", text, ".", &note, "\n#", key.as_str(), " = ", &literal, "\n"] {
-            out.push_str(line);
-        }
-    }
-    out
 }
 
 #[cfg(test)]
@@ -207,43 +170,32 @@ mod tests {
     use std::path::Path;
 
     #[test]
-    fn the_example_is_a_configuration() {
+    fn example_is_a_valid_configuration() {
         let (file, mistakes) = ConfigFile::parse(Path::new("example"), &example());
         assert_eq!(mistakes, []);
         assert!(file.drives["photos"].settings.account.is_some());
     }
 
     #[test]
-    fn every_default_of_the_example_is_a_value() {
-        // What has a default is written out, so that removing the mark in front changes nothing.
-        let live = example().replace("\n#", "\n").replace("\n ", "\n# ");
-        let settings = live.lines().filter(|line| line.contains(" = ") && !line.ends_with("\"\""));
-        let settings: Vec<&str> = settings.filter(|line| !line.starts_with('#')).collect();
-        let text = format!("[defaults]\n{}\n", settings[3..].join("\n"));
-        let (_, mistakes) = ConfigFile::parse(Path::new("example"), &text);
-        assert!(settings.len() > 15 && mistakes.is_empty(), "{mistakes:?}\n{text}");
-    }
-
-    #[test]
-    fn mistakes_are_told_from_top_to_bottom_and_the_rest_counted() {
+    fn mistakes_are_listed_in_order_up_to_a_limit() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c.toml");
         std::fs::write(&path, "[drives.z]\nx = 1\ny = 1\n[drives.a]\nx = 1\ny = 1\nz = 1\nw = 1\n").unwrap();
         let error = Configuration::read(&ConfigArgs { config: Some(path) }).unwrap_err().to_string();
         let at = |line: &str| error.find(line).unwrap_or_else(|| panic!("{line}: {error}"));
         assert!(at("toml:2:") < at("toml:3:") && at("toml:3:") < at("toml:5:"), "{error}");
-        assert!(error.ends_with("and 1 more: pdsfs config check"), "{error}");
+        assert!(error.ends_with("and 1 more (see pdsfs config check)"), "{error}");
     }
 
     #[test]
-    fn an_unknown_drive_is_told_with_those_that_there_are() {
+    fn unknown_drive_error_lists_known_drives() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c.toml");
         std::fs::write(&path, "[drives.photos]\n[drives.work]\n").unwrap();
         let configuration = Configuration::read(&ConfigArgs { config: Some(path) }).unwrap();
         let error = configuration.drive("fotos").unwrap_err().to_string();
         assert!(error.contains("photos, work") && error.contains("./fotos"), "{error}");
-        assert!(error.contains("do you mean photos?"), "{error}");
+        assert!(error.contains("did you mean photos?"), "{error}");
         assert!(configuration.drive("work").is_ok());
         let none = ConfigArgs { config: Some(dir.path().join("none")) };
         assert!(Configuration::read(&none).unwrap_err().to_string().contains("does not exist"));

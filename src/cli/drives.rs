@@ -1,25 +1,24 @@
-//! `pdsfs drives`: what an account can mount.
+//! `pdsfs drives`: lists the drives of an account.
 
 use std::process::ExitCode;
 
 use clap::Args;
 use serde::Serialize;
 
-use super::announce;
-use super::login::{TIMEOUTS, whose};
-use crate::account::{AccountName, DEFAULT_NAME, Store};
-use crate::config::quantities::show_bytes;
+use super::login::{TIMEOUTS, drive_scope};
+use super::output::print_line;
+use crate::auth::Credential;
+use crate::auth::{AccountName, AccountStore, DEFAULT_NAME};
 use crate::error::{Error, ErrorKind, Result};
-use crate::pds::auth::Credential;
+use crate::escape::{escaped, escaped_json};
 use crate::pds::domain;
 use crate::pds::session::Session;
 use crate::pds::types::DriveInfo;
-use crate::printable::{escaped, escaped_json};
+use crate::units::Size;
 
-/// Arguments of `pdsfs drives`.
 #[derive(Debug, Args)]
-#[command(after_help = "The drive with the star is the one that pdsfs mount takes unless another is named.")]
-pub struct DrivesArgs {
+#[command(after_help = "The star marks the drive that pdsfs mount uses by default.")]
+pub(super) struct DrivesArgs {
     /// Name of the account
     #[arg(default_value = DEFAULT_NAME)]
     name: String,
@@ -28,18 +27,20 @@ pub struct DrivesArgs {
     json: bool,
 }
 
-/// Arguments that make sense.
 #[derive(Debug)]
-pub struct Checked {
+pub(super) struct DrivesRequest {
     name: AccountName,
-    store: Store,
+    store: AccountStore,
     json: bool,
 }
 
 impl DrivesArgs {
-    /// Checks the name.
-    pub(super) fn check(self) -> Result<Checked> {
-        Ok(Checked { name: AccountName::new(&self.name)?, store: Store::from_env()?, json: self.json })
+    pub(super) fn check(self) -> Result<DrivesRequest> {
+        Ok(DrivesRequest {
+            name: AccountName::new(&self.name)?,
+            store: AccountStore::from_env()?,
+            json: self.json,
+        })
     }
 }
 
@@ -52,25 +53,23 @@ struct Row<'a> {
     owner_type: &'a str,
     status: &'a str,
     used_bytes: u64,
-    /// `None` is unlimited.
+    /// `None`: unlimited.
     total_bytes: Option<u64>,
     default: bool,
 }
 
-/// Lists the drives.
-pub async fn run(checked: Checked) -> Result<ExitCode> {
-    let handle = checked.store.account(checked.name);
+pub(super) async fn run(request: DrivesRequest) -> Result<ExitCode> {
+    let handle = request.store.account(request.name);
     let account = handle.load().await?;
     let session = Session::new(&account.endpoint, Credential::Account(handle), TIMEOUTS)?;
-    let drives = domain::drives(&session, whose(&account.grant)).await?;
+    let drives = domain::list_drives(&session, drive_scope(&account.grant)).await?;
     let rows: Vec<_> =
         drives.iter().map(|drive| row(drive, account.drive_id.as_ref() == Some(&drive.drive_id))).collect();
-    if checked.json {
-        let text =
-            serde_json::to_string_pretty(&rows).map_err(|e| Error::new(ErrorKind::Io, e.to_string()))?;
-        announce(escaped_json(&text))?;
+    if request.json {
+        let text = serde_json::to_string_pretty(&rows).map_err(|e| Error::from_source(ErrorKind::Io, e))?;
+        print_line(escaped_json(&text))?;
     } else {
-        table(&rows)?;
+        print_table(&rows)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -88,23 +87,23 @@ fn row(drive: &DriveInfo, default: bool) -> Row<'_> {
     }
 }
 
-fn table(rows: &[Row<'_>]) -> Result<()> {
+fn print_table(rows: &[Row<'_>]) -> Result<()> {
     let head = ["", "DRIVE", "NAME", "TYPE", "USED", "TOTAL"].map(str::to_owned);
     let lines = rows.iter().map(|row| {
-        // Names come from the network: nothing in them may move the cursor.
+        // Names come from the network and may contain control characters.
         let name = escaped(row.name);
         let kind = [row.owner_type, row.kind].into_iter().filter(|text| !text.is_empty());
         let kind = escaped(&kind.collect::<Vec<_>>().join("/"));
-        let total = row.total_bytes.map_or_else(|| "unlimited".to_owned(), show_bytes);
+        let total = row.total_bytes.map_or_else(|| "unlimited".to_owned(), |bytes| Size(bytes).to_string());
         let star = if row.default { "*" } else { "" }.to_owned();
-        [star, row.drive_id.to_owned(), name, kind, show_bytes(row.used_bytes), total]
+        [star, row.drive_id.to_owned(), name, kind, Size(row.used_bytes).to_string(), total]
     });
     let lines: Vec<_> = std::iter::once(head).chain(lines).collect();
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
     let widths: [usize; 6] = std::array::from_fn(width);
     for line in &lines {
         let cells = line.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
-        announce(cells.collect::<Vec<_>>().join("  ").trim_end())?;
+        print_line(cells.collect::<Vec<_>>().join("  ").trim_end())?;
     }
     Ok(())
 }

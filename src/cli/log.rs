@@ -1,68 +1,67 @@
-//! `pdsfs log`: what happened on a mount lately, and with `-f` what happens from now on.
+//! `pdsfs log`: recent events of the mounts, and with `-f` new ones.
 
 use std::process::ExitCode;
 
 use clap::Args;
 use tokio::sync::mpsc;
 
-use super::signals::Signals;
-use super::{announce, reach, say, shown};
-use crate::control::client::Daemon;
+use super::output::{print_line, print_message};
+use super::{format, mounts};
+use crate::control::client::DaemonClient;
 use crate::control::types::{LogEntry, Status};
+use crate::daemon::signals::Signals;
 use crate::error::{Error, ErrorKind, Result};
-use crate::printable::escaped_json;
+use crate::escape::escaped_json;
 
-/// Events that may wait for the terminal.
-const AHEAD: usize = 64;
+/// Capacity of the queue between a mount and the terminal.
+const QUEUE_LEN: usize = 64;
 
-/// Arguments of `pdsfs log`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "A mount remembers its last 1,000 events. What it logs besides (see --log) goes to the \
-    journal of systemd or to its stderr."
+    after_help = "A mount keeps its last 1,000 events. Its log messages (see --log) go to the systemd \
+        journal or to its stderr."
 )]
-pub struct LogArgs {
-    /// Go on with what happens, until the mount ends
+pub(super) struct LogArgs {
+    /// Print new events until the mount ends
     #[arg(long, short)]
     follow: bool,
-    /// One JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
-    /// Begin with so many of the last events
+    /// Begin with the last N events
     #[arg(long, short = 'n', value_name = "N", default_value_t = 1000)]
     lines: u64,
-    /// Only this mount, by its folder or name
+    /// Only this mount, by mountpoint or name
     #[arg(value_name = "MOUNTPOINT|NAME")]
     mount: Option<String>,
 }
 
-/// An event, and where.
-type Told = (String, Result<LogEntry>);
+/// A mountpoint with an event, or with the error that ended the stream.
+type MountEvent = (String, Result<LogEntry>);
 
-/// Prints events.
-pub async fn run(args: LogArgs) -> Result<ExitCode> {
+pub(super) async fn run(args: LogArgs) -> Result<ExitCode> {
     let mut signals = Signals::new()?;
     let (mounts, mut code) = tokio::select! {
-        mounts = reach::mounts(args.mount.as_deref()) => mounts?,
+        mounts = mounts::mounts(args.mount.as_deref()) => mounts?,
         _ = signals.next() => return Ok(ExitCode::SUCCESS),
     };
     if mounts.is_empty() {
-        say("no drive is mounted by you");
+        print_message("you have no mounted drives");
     }
     let names_mounts = mounts.len() > 1;
     if args.follow {
-        let (told, mut heard) = mpsc::channel(AHEAD);
+        let (event_tx, mut events) = mpsc::channel(QUEUE_LEN);
         for (daemon, status) in mounts {
-            tokio::spawn(tell(daemon, status, args.lines, true, told.clone()));
+            tokio::spawn(send_events(daemon, status, args.lines, true, event_tx.clone()));
         }
-        drop(told);
+        drop(event_tx);
         loop {
             tokio::select! {
-                told = heard.recv() => match told {
-                    Some((place, Ok(entry))) => print(&args, names_mounts, &place, &entry)?,
-                    // The others go on.
-                    Some((place, Err(error))) => {
-                        say(format_args!("pdsfs: {}: {error}", shown::printable(&place)));
+                event = events.recv() => match event {
+                    Some((mountpoint, Ok(entry))) => print(&args, names_mounts, &mountpoint, &entry)?,
+                    // The other mounts continue.
+                    Some((mountpoint, Err(error))) => {
+                        print_message(format_args!("pdsfs: {}: {error}", format::printable(&mountpoint)));
                         code = ExitCode::FAILURE;
                     }
                     None => return Ok(code),
@@ -72,57 +71,63 @@ pub async fn run(args: LogArgs) -> Result<ExitCode> {
         }
     }
     let mut all = tokio::select! {
-        all = gather(mounts, args.lines) => all?,
+        all = collect_events(mounts, args.lines) => all?,
         _ = signals.next() => return Ok(ExitCode::SUCCESS),
     };
     all.sort_by_key(|(_, entry)| entry.at_ms);
-    for (place, entry) in &all {
-        print(&args, names_mounts, place, entry)?;
+    for (mountpoint, entry) in &all {
+        print(&args, names_mounts, mountpoint, entry)?;
     }
     Ok(code)
 }
 
-/// What all mounts remember.
-async fn gather(mounts: Vec<(Daemon, Status)>, lines: u64) -> Result<Vec<(String, LogEntry)>> {
+/// The stored events of all mounts.
+async fn collect_events(mounts: Vec<(DaemonClient, Status)>, lines: u64) -> Result<Vec<(String, LogEntry)>> {
     let mut all = Vec::new();
     for (daemon, status) in mounts {
-        let (told, mut heard) = mpsc::channel(AHEAD);
-        tokio::spawn(tell(daemon, status, lines, false, told));
-        while let Some((place, entry)) = heard.recv().await {
-            all.push((place, entry?));
+        let (event_tx, mut events) = mpsc::channel(QUEUE_LEN);
+        tokio::spawn(send_events(daemon, status, lines, false, event_tx));
+        while let Some((mountpoint, entry)) = events.recv().await {
+            all.push((mountpoint, entry?));
         }
     }
     Ok(all)
 }
 
-/// Reads the events of one mount.
-async fn tell(daemon: Daemon, status: Status, lines: u64, follows: bool, to: mpsc::Sender<Told>) {
-    let place = status.mountpoint;
+/// Sends the events of one mount to `to`.
+async fn send_events(
+    daemon: DaemonClient,
+    status: Status,
+    lines: u64,
+    follows: bool,
+    to: mpsc::Sender<MountEvent>,
+) {
+    let mountpoint = status.mountpoint;
     let since = status.last_seq.saturating_sub(lines);
     let mut events = match daemon.events(since, follows).await {
         Ok(events) => events,
-        Err(error) => return drop(to.send((place, Err(error))).await),
+        Err(error) => return drop(to.send((mountpoint, Err(error))).await),
     };
     loop {
-        let told = match events.next().await {
-            Ok(Some(entry)) => to.send((place.clone(), Ok(entry))).await,
-            // A mount that ends in the middle of a word has ended all the same.
+        let sent = match events.next().await {
+            Ok(Some(entry)) => to.send((mountpoint.clone(), Ok(entry))).await,
+            // A mount that ends may cut off its last line.
             Ok(None) => return,
             Err(error) if follows && error.kind() == ErrorKind::Io => return,
-            Err(error) => return drop(to.send((place, Err(error))).await),
+            Err(error) => return drop(to.send((mountpoint, Err(error))).await),
         };
-        if told.is_err() {
+        if sent.is_err() {
             return;
         }
     }
 }
 
-fn print(args: &LogArgs, names_mounts: bool, place: &str, entry: &LogEntry) -> Result<()> {
+fn print(args: &LogArgs, names_mounts: bool, mountpoint: &str, entry: &LogEntry) -> Result<()> {
     if args.json {
-        let mut value = serde_json::to_value(entry).map_err(|e| Error::new(ErrorKind::Io, e.to_string()))?;
-        value["mountpoint"] = place.into();
-        return announce(escaped_json(&value.to_string()));
+        let mut value = serde_json::to_value(entry).map_err(|e| Error::from_source(ErrorKind::Io, e))?;
+        value["mountpoint"] = mountpoint.into();
+        return print_line(escaped_json(&value.to_string()));
     }
-    let place = if names_mounts { format!("{}  ", shown::printable(place)) } else { String::new() };
-    announce(format_args!("{}  {place}{}", shown::moment(entry.at_ms), shown::event(entry)))
+    let prefix = if names_mounts { format!("{}  ", format::printable(mountpoint)) } else { String::new() };
+    print_line(format_args!("{}  {prefix}{}", format::local_time(entry.at_ms), format::event(entry)))
 }

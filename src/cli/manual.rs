@@ -1,99 +1,98 @@
-//! What a package carries beside the program: man pages and shell completions, made of the same
-//! definitions as the help.
+//! Man pages and shell completions for packages, generated from the help texts.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Command, CommandFactory};
+use clap::{Args, Command};
 use clap_complete::Shell;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, roman};
 
-use super::mount::tab;
-use super::{config, say};
+use super::mount::fstab;
+use super::output::{print_line, print_message};
+use crate::config::reference;
 use crate::error::{Error, Result};
 
-/// Arguments of `pdsfs completions`.
 #[derive(Debug, Args)]
-pub struct CompletionsArgs {
-    /// The shell
+pub(super) struct CompletionsArgs {
+    /// The shell to complete for
     #[arg(value_enum)]
     shell: Shell,
 }
 
-/// Arguments of `pdsfs man`.
 #[derive(Debug, Args)]
-pub struct ManArgs {
-    /// The folder to write them into; made if it is missing
+pub(super) struct ManArgs {
+    /// The directory to write them to; created if missing
     dir: PathBuf,
 }
 
-/// Prints what a shell needs to complete our commands.
-pub fn completions(args: &CompletionsArgs) -> Result<ExitCode> {
+/// Prints the completion script of a shell.
+pub(super) fn completions(args: &CompletionsArgs, mut program: Command) -> Result<ExitCode> {
     let mut text = Vec::new();
-    clap_complete::generate(args.shell, &mut super::Cli::command(), "pdsfs", &mut text);
-    super::announce(String::from_utf8_lossy(&text).trim_end())?;
+    clap_complete::generate(args.shell, &mut program, "pdsfs", &mut text);
+    print_line(String::from_utf8_lossy(&text).trim_end())?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Writes all man pages.
-pub fn man(args: &ManArgs) -> Result<ExitCode> {
+pub(super) fn man(args: &ManArgs, program: Command) -> Result<ExitCode> {
     let named = |e: io::Error| Error::from(e).context(args.dir.display());
     std::fs::create_dir_all(&args.dir).map_err(named)?;
-    let pages = pages().and_then(|pages| write(&args.dir, &pages)).map_err(named)?;
-    say(format_args!("{pages} man pages in {}", args.dir.display()));
+    let pages = pages(program).and_then(|pages| write(&args.dir, &pages)).map_err(named)?;
+    print_message(format_args!("wrote {pages} man pages to {}", args.dir.display()));
     Ok(ExitCode::SUCCESS)
 }
 
-/// A page by its file name.
-type Page = (String, Vec<u8>);
+/// File name and content.
+type ManPage = (String, Vec<u8>);
 
-fn pages() -> io::Result<Vec<Page>> {
-    let mut program = super::Cli::command();
+fn pages(mut program: Command) -> io::Result<Vec<ManPage>> {
     program.build();
     let mut pages = Vec::new();
     pages.push(page(&program, "pdsfs", "1")?);
     for command in program.get_subcommands().filter(|command| !command.is_hide_set()) {
-        collect(command, "pdsfs", &mut pages)?;
+        add_pages(command, "pdsfs", &mut pages)?;
     }
-    pages.push(page(&tab::command(), "mount.pdsfs", "8")?);
+    pages.push(page(&fstab::command(), "mount.pdsfs", "8")?);
     pages.push(("pdsfs.toml.5".to_owned(), configuration()));
     Ok(pages)
 }
 
-fn collect(command: &Command, above: &str, pages: &mut Vec<Page>) -> io::Result<()> {
+fn add_pages(command: &Command, parent: &str, pages: &mut Vec<ManPage>) -> io::Result<()> {
     if command.get_name() == "help" {
         return Ok(());
     }
-    let name = format!("{above}-{}", command.get_name());
+    let name = format!("{parent}-{}", command.get_name());
     pages.push(page(command, &name, "1")?);
-    command.get_subcommands().try_for_each(|below| collect(below, &name, pages))
+    command.get_subcommands().try_for_each(|child| add_pages(child, &name, pages))
 }
 
-fn page(command: &Command, name: &str, section: &'static str) -> io::Result<Page> {
+fn page(command: &Command, name: &str, section: &'static str) -> io::Result<ManPage> {
     let mut text = Vec::new();
     let named = command.clone().name(leaked(name)).version(env!("CARGO_PKG_VERSION"));
     Man::new(named).section(section).manual("pdsfs").render(&mut text)?;
-    Ok((format!("{name}.{section}"), text))
+    // clap_mangen titles the text after the options EXTRA.
+    let text = String::from_utf8_lossy(&text).replace("\n.SH EXTRA\n", "\n.SH NOTES\n");
+    Ok((format!("{name}.{section}"), text.into_bytes()))
 }
 
-/// The parser wants names that live as long as the program; there are a dozen, and it ends after them.
+/// clap requires names with a static lifetime; there are about twenty, and the program ends after them.
 fn leaked(name: &str) -> &'static str {
     Box::leak(name.to_owned().into_boxed_str())
 }
 
-/// The page of the configuration file: its example.
+/// The page about the configuration file, around its example.
 fn configuration() -> Vec<u8> {
     let mut page = Roff::new();
     page.control("TH", ["pdsfs.toml", "5", "", concat!("pdsfs ", env!("CARGO_PKG_VERSION")), "pdsfs"]);
     page.control("SH", ["NAME"]);
-    page.text([roman("pdsfs.toml - configuration of pdsfs")]);
+    page.text([roman("pdsfs.toml - configuration file of pdsfs")]);
     page.control("SH", ["FILES"]);
     page.text([roman("~/.config/pdsfs/config.toml, then /etc/pdsfs/config.toml")]);
     page.control("SH", ["SETTINGS"]);
     page.control("nf", []);
-    for line in config::example().lines() {
+    for line in reference::example().lines() {
         page.text([roman(line)]);
     }
     page.control("fi", []);
@@ -102,7 +101,7 @@ fn configuration() -> Vec<u8> {
     page.to_roff().into_bytes()
 }
 
-fn write(dir: &Path, pages: &[Page]) -> io::Result<usize> {
+fn write(dir: &Path, pages: &[ManPage]) -> io::Result<usize> {
     pages.iter().try_for_each(|(name, text)| std::fs::write(dir.join(name), text))?;
     Ok(pages.len())
 }
@@ -110,10 +109,11 @@ fn write(dir: &Path, pages: &[Page]) -> io::Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::CommandFactory as _;
 
     #[test]
-    fn every_command_has_a_page_that_names_its_flags() {
-        let pages = pages().unwrap();
+    fn every_command_has_a_man_page_with_its_flags() {
+        let pages = pages(super::super::Cli::command()).unwrap();
         let text = |name: &str| {
             let page = pages.iter().find(|(page, _)| page == name).unwrap_or_else(|| panic!("no {name}"));
             String::from_utf8(page.1.clone()).unwrap().replace("\\-", "-")
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn every_shell_gets_its_completions() {
+    fn completions_exist_for_every_shell() {
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
             let mut text = Vec::new();
             clap_complete::generate(shell, &mut super::super::Cli::command(), "pdsfs", &mut text);

@@ -1,4 +1,4 @@
-//! `pdsfs serve`: the embedded drive as a program.
+//! `pdsfs serve`: the embedded drive as a process, for tests in any language and for trying pdsfs out.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,56 +9,54 @@ use clap::{Args, ValueEnum};
 use tokio::net::TcpListener;
 use url::Url;
 
-use super::signals::Signals;
-use super::{announce, say};
-use crate::config::quantities::{bytes, duration_within};
+use super::output::{print_line, print_message};
+use crate::daemon::signals::Signals;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::Secret;
-use crate::server::{FaultPlan, Quirks, Server, ServerConfig, Verify};
+use crate::server::{FaultPlan, Quirks, Secret, Server, ServerConfig, Verify};
+use crate::units::{duration_within, parse_size};
 
 mod logins;
 
-/// Largest fault plan or list of quirks that is read, in bytes.
-const PLAN_BYTES_MAX: u64 = 1 << 20;
+/// Largest size of the files of `--faults` and `--quirks`.
+const JSON_BYTES_MAX: u64 = 1 << 20;
 
 /// Arguments of `pdsfs serve`.
 #[derive(Debug, Args)]
 #[command(after_help = "Prints one line when it is ready: listening on http://ADDRESS:PORT")]
 pub struct ServeArgs {
-    /// Address and port to listen on; port 0 takes a free one
+    /// Address and port to listen on; port 0 selects a free port
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9430")]
     listen: SocketAddr,
-    /// Listen on an address that other machines reach. The token then crosses the network in the
-    /// clear unless a TLS proxy stands in front
+    /// Allow an address that other machines can reach. The server speaks plain HTTP: put a TLS proxy in
+    /// front of it, or the token crosses the network unencrypted
     #[arg(long)]
     allow_remote: bool,
-    /// Where the drive keeps its files; made if it is missing
+    /// Directory for the files of the drive; made if it is missing
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
-    /// The access token that clients must show. Other users of this machine see arguments but not
-    /// the environment
+    /// The access token that clients must send. Prefer the variable: other users of this machine can read
+    /// arguments
     #[arg(long, env = "PDSFS_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     token: String,
-    /// Whether the SHA-1 chain of every upload is computed again from the stored bytes
+    /// Whether uploaded bytes are hashed and compared with the hashes that clients declare
     #[arg(long, value_enum, default_value_t = VerifyChoice::Full)]
     verify: VerifyChoice,
-    /// How clients reach this server, if not by the address that it listens on; upload and download
-    /// URLs begin with it
+    /// Start of all upload and download URLs [default: http:// and the Host header of the request]
     #[arg(long, value_name = "URL")]
     public_url: Option<Url>,
-    /// Space on the drive, in bytes or with KiB, MiB, GiB, TiB [default: no limit]
-    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    /// Capacity of each drive, in bytes or with KiB, MiB, GiB, TiB [default: no limit]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     quota: Option<u64>,
-    /// How long upload and download URLs are good, 1s to 1d [default: that of the service, 15m]
+    /// Lifetime of upload and download URLs, 1s to 1d [default: 15m, as the service]
     #[arg(long, value_name = "DURATION", value_parser = duration_within(1, 86_400))]
     url_ttl: Option<Duration>,
-    /// A JSON file with faults to inject
+    /// JSON file with the faults to inject
     #[arg(long, value_name = "FILE")]
     faults: Option<PathBuf>,
-    /// A JSON file that decides what is not known of the real service
+    /// JSON file with switches for behaviours in which deployments of the service differ
     #[arg(long, value_name = "FILE")]
     quirks: Option<PathBuf>,
-    /// Number of drives
+    /// Number of drives; their ids are 1, 2, ...
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     drives: u32,
     #[command(flatten)]
@@ -67,28 +65,29 @@ pub struct ServeArgs {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum VerifyChoice {
-    /// Compute and compare
+    /// Hash every part and compare
     Full,
-    /// Believe the client
+    /// Trust the client; for benchmarks only
     Off,
 }
 
-/// Arguments that make sense.
+/// Validated arguments.
 #[derive(Debug)]
-pub struct Checked {
+pub struct ServeOptions {
     listen: SocketAddr,
     config: ServerConfig,
 }
 
 impl ServeArgs {
-    /// Reads the named files and checks what depends on each other.
-    pub(super) fn check(self) -> Result<Checked> {
+    /// Reads the JSON and key files and checks the combination of the arguments.
+    pub(super) fn check(self) -> Result<ServeOptions> {
         if !self.listen.ip().is_loopback() && !self.allow_remote {
-            let detail = format!("{} can be reached by other machines: add --allow-remote", self.listen);
+            let detail =
+                format!("cannot listen on {}: other machines can reach it (add --allow-remote)", self.listen);
             return Err(Error::new(ErrorKind::Invalid, detail));
         }
         if self.token.trim().is_empty() {
-            return Err(Error::new(ErrorKind::Invalid, "the token is empty"));
+            return Err(Error::new(ErrorKind::Invalid, "the token is empty: set PDSFS_TOKEN or --token"));
         }
         let mut config = ServerConfig::new(self.data, Secret::new(self.token.trim().to_owned()));
         config.verify = match self.verify {
@@ -108,32 +107,32 @@ impl ServeArgs {
         if let Some(path) = self.quirks {
             config.quirks = read_json::<Quirks>(&path)?;
         }
-        Ok(Checked { listen: self.listen, config })
+        Ok(ServeOptions { listen: self.listen, config })
     }
 }
 
 fn read_json<T: serde::de::DeserializeOwned>(path: &std::path::Path) -> Result<T> {
-    let wrong = |e: String| Error::new(ErrorKind::Invalid, format!("{}: {e}", path.display()));
-    let size = std::fs::metadata(path).map_err(|e| wrong(e.to_string()))?.len();
-    if size > PLAN_BYTES_MAX {
-        return Err(wrong("too large".to_owned()));
+    let invalid = |e: String| Error::with_source(ErrorKind::Invalid, format!("{}", path.display()), e);
+    let size = std::fs::metadata(path).map_err(|e| invalid(e.to_string()))?.len();
+    if size > JSON_BYTES_MAX {
+        return Err(invalid(format!("larger than {JSON_BYTES_MAX} bytes")));
     }
-    let text = std::fs::read(path).map_err(|e| wrong(e.to_string()))?;
-    serde_json::from_slice(&text).map_err(|e| wrong(e.to_string()))
+    let text = std::fs::read(path).map_err(|e| invalid(e.to_string()))?;
+    serde_json::from_slice(&text).map_err(|e| invalid(e.to_string()))
 }
 
-/// Serves until a signal comes.
-pub async fn run(checked: Checked) -> Result<ExitCode> {
+/// Serves until a signal.
+pub async fn run(options: ServeOptions) -> Result<ExitCode> {
     let mut signals = Signals::new()?;
-    let listener = TcpListener::bind(checked.listen)
+    let listener = TcpListener::bind(options.listen)
         .await
-        .map_err(|e| Error::from(e).context(format!("cannot listen on {}", checked.listen)))?;
-    let server = Server::start(listener, checked.config).await?;
-    announce(format_args!("listening on http://{}", server.addr()))?;
+        .map_err(|e| Error::from(e).context(format!("cannot listen on {}", options.listen)))?;
+    let server = Server::start(listener, options.config).await?;
+    print_line(format_args!("listening on http://{}", server.addr()))?;
     if !server.addr().ip().is_loopback() {
-        say("warning: other machines can reach this server, and it speaks plain http");
+        print_message("warning: other machines can reach this server, and it speaks plain HTTP");
     }
-    tracing::info!("stopping at {}", signals.next().await);
+    tracing::info!("{}: stopping", signals.next().await);
     server.shutdown().await;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,4 +1,4 @@
-//! `pdsfs umount`: asks the kernel to end a mount of ours, and only of ours.
+//! `pdsfs umount`: unmounts a pdsfs mount, and no other.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -7,59 +7,57 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use super::config::{ConfigArgs, Configuration};
-use super::mount::{has_died, resolve};
-use super::{EXIT_TIMEOUT, say};
-use crate::config::quantities::{duration_within, show_duration};
+use super::output::{EXIT_TIMEOUT, print_error, print_message};
 use crate::control::client;
+use crate::daemon::{has_died, resolve};
 use crate::error::{Error, ErrorKind, Result};
+use crate::escape::escaped;
 use crate::fuse::mountinfo::{self, Mount};
 use crate::fuse::unmount;
-use crate::printable::escaped;
+use crate::units::{duration_within, exact_duration};
 
-/// How often a mount that is in use is tried again. The kernel does not tell when a file is closed.
-const TRY_EVERY: Duration = Duration::from_millis(200);
-/// How long a daemon that was unmounted has at least to say how it has ended.
-const LAST_WORD_MAX: Duration = Duration::from_secs(10);
+/// Interval between attempts on a busy mount. The kernel does not report when a file is closed.
+const RETRY_INTERVAL: Duration = Duration::from_millis(200);
+/// Least time that an unmounted daemon gets to report how it ended.
+const END_REPORT_MIN: Duration = Duration::from_secs(10);
 const DAY_S: u64 = 86_400;
 
-/// Arguments of `pdsfs umount`.
 #[derive(Debug, Args)]
-#[command(after_help = "A file that is closed is on the drive already; with --lazy, files that are still \
-    open are saved when they are closed. With --drain the exit code is 3 when the time was up.")]
-pub struct UmountArgs {
-    /// Take the mount away also while it is in use; what is open stays usable until it is closed
+#[command(after_help = "Closed files are on the drive already; with --lazy, open files are saved when they \
+    are closed. With --drain, exit code 3 means timed out.")]
+pub(super) struct UmountArgs {
+    /// Detach the mount even if it is in use; open files stay usable until they are closed
     #[arg(long)]
     lazy: bool,
-    /// Wait until every program has closed its files and everything is on the drive, then unmount
+    /// Wait until all programs have closed their files and everything is on the drive, then unmount
     #[arg(long, conflicts_with_all = ["lazy", "dead"])]
     drain: bool,
-    /// How long --drain waits, 0s to 1d; then the drive stays mounted
+    /// How long --drain waits, 0s to 1d; after that the drive stays mounted
     #[arg(long, value_name = "DURATION", default_value = "1h", requires = "drain",
         value_parser = duration_within(0, DAY_S))]
     timeout: Duration,
-    /// Only take away what a program that died has left; it is no mistake if there is nothing
+    /// Only remove a mount whose daemon has died; succeeds if there is none
     #[arg(long, conflicts_with = "lazy")]
     dead: bool,
-    /// Where the drive is mounted; or its name in the configuration, which says where
+    /// The mountpoint, or the name of a drive in the configuration
     #[arg(value_name = "MOUNTPOINT|NAME")]
     target: PathBuf,
     #[command(flatten)]
     config: ConfigArgs,
 }
 
-/// Unmounts; when this returns, nothing of ours is mounted there.
-pub fn run(args: &UmountArgs) -> Result<ExitCode> {
+pub(super) fn run(args: &UmountArgs) -> Result<ExitCode> {
     let mountpoint = mountpoint(&args.target, &args.config)?;
     let path = resolve(&mountpoint).map_err(|e| Error::from(e).context(mountpoint.display()))?;
-    let shown = path.display();
+    let display = path.display();
     let mount = match mountinfo::at(&path)? {
         Some(mount) if mount.is_ours() => mount,
         _ if args.dead => return Ok(ExitCode::SUCCESS),
         Some(other) => {
-            let what = format!("{shown} is not a pdsfs mount ({} of type {})", other.source, other.fs_type);
-            return Err(Error::new(ErrorKind::Invalid, what));
+            let detail = format!("{display} is not a pdsfs mount ({} of type {})", other.source, other.fs_type);
+            return Err(Error::new(ErrorKind::Invalid, detail));
         }
-        None => return Err(Error::new(ErrorKind::NotFound, format!("nothing is mounted at {shown}"))),
+        None => return Err(Error::new(ErrorKind::NotFound, format!("nothing is mounted at {display}"))),
     };
     if args.dead && !has_died(&path) {
         return Ok(ExitCode::SUCCESS);
@@ -67,34 +65,35 @@ pub fn run(args: &UmountArgs) -> Result<ExitCode> {
     if args.lazy || args.dead {
         unmount::lazily(&path)?;
     } else if args.drain {
-        match drained(&path, &mount, args.timeout) {
+        match drain(&path, &mount, args.timeout) {
             Err(error) if error.kind() == ErrorKind::Timeout => {
-                say(format_args!("pdsfs: {error}"));
+                print_error(&error);
                 return Ok(ExitCode::from(EXIT_TIMEOUT));
             }
             outcome => outcome?,
         }
     } else if !unmount::if_idle(&path)? {
-        let what = format!(
-            "{shown} is in use; end the programs that use it (fuser -vm '{shown}' lists them), or add --drain \
-             to wait for them, or --lazy"
+        let detail = format!(
+            "{display} is in use: close the programs that use it (fuser -vm '{display}' lists them), add --drain \
+             to wait for them, or add --lazy to detach now"
         );
-        return Err(Error::new(ErrorKind::NotPermitted, what));
+        return Err(Error::new(ErrorKind::NotPermitted, detail));
     }
     if mountinfo::at(&path)?.is_some_and(|left| left.device == mount.device) {
-        return Err(Error::new(ErrorKind::Io, format!("{shown} is still mounted")));
+        return Err(Error::new(ErrorKind::Io, format!("{display} is still mounted")));
     }
-    say(format_args!("unmounted {shown}"));
+    print_message(format_args!("unmounted {display}"));
     Ok(ExitCode::SUCCESS)
 }
 
-/// A word without a slash is a drive if the configuration has one of that name, else a folder.
+/// An argument without a slash is the name of a configured drive, or else a path.
 fn mountpoint(target: &Path, config: &ConfigArgs) -> Result<PathBuf> {
     let word = target.to_str().filter(|word| !word.contains('/') && !matches!(*word, "." | ".."));
     let Some(name) = word else { return Ok(target.to_owned()) };
     match Configuration::read(config)?.drive(name) {
         Ok(drive) => drive.mountpoint.ok_or_else(|| {
-            let detail = format!("the configuration does not say where {name} is mounted; name the folder");
+            let detail =
+                format!("the configuration has no mountpoint for {name}: name the directory instead");
             Error::new(ErrorKind::Invalid, detail)
         }),
         Err(_) if target.symlink_metadata().is_ok() => Ok(target.to_owned()),
@@ -102,65 +101,73 @@ fn mountpoint(target: &Path, config: &ConfigArgs) -> Result<PathBuf> {
     }
 }
 
-/// Unmounts when nothing is open any more: closing a file returns when it is on the drive. To ask for it
-/// before would bring half of what is being written to the drive. Attributes follow a little later; the last
-/// word is the daemon's, which promises it before anything is unmounted.
-fn drained(path: &Path, mount: &Mount, limit: Duration) -> Result<()> {
-    let (shown, end) = (path.display(), Instant::now() + limit);
+/// Unmounts once no file is open: a close returns when the file is on the drive. A drain request before that
+/// would commit half-written files. Attributes may follow later, so the daemon is asked, before the unmount,
+/// to report the end.
+fn drain(path: &Path, mount: &Mount, limit: Duration) -> Result<()> {
+    let (display, end) = (path.display(), Instant::now() + limit);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ending = runtime.block_on(async {
         let (daemon, _) = client::find_at(path, mount.owner).await?;
-        daemon.ending().await
+        daemon.subscribe_end().await
     });
     let ending = ending.map_err(|e| {
-        let what = format!(
-            "{shown} stays mounted: nobody says whether everything is on the drive ({e}); to unmount it all the \
-             same: pdsfs umount '{shown}'"
+        let detail = format!(
+            "{display} stays mounted: its daemon does not answer ({e}), so it is unknown whether everything is \
+             on the drive; unmount it anyway with pdsfs umount '{display}'"
         );
-        Error::new(ErrorKind::Unreachable, what)
+        Error::new(ErrorKind::Unreachable, detail)
     })?;
-    let last = runtime.block_on(async {
-        // Listened to from now on: a daemon gives up who does not take its signs of life.
-        let word = tokio::spawn(ending.word());
-        unmounted_when_idle(path, mount, limit, end).await?;
-        let rest = end.saturating_duration_since(Instant::now()).max(LAST_WORD_MAX);
-        let word = tokio::time::timeout(rest, word).await;
-        Ok::<_, Error>(word.map(|word| word.map_err(|e| Error::new(ErrorKind::Io, e.to_string())).flatten()))
+    let report = runtime.block_on(async {
+        // Read the stream from now on: the daemon drops a client that does not take its keep-alive lines.
+        let report = tokio::spawn(ending.wait());
+        unmount_when_idle(path, mount, limit, end).await?;
+        let rest = end.saturating_duration_since(Instant::now()).max(END_REPORT_MIN);
+        let report = tokio::time::timeout(rest, report).await;
+        Ok::<_, Error>(
+            report.map(|report| report.map_err(|e| Error::from_source(ErrorKind::Io, e)).flatten()),
+        )
     })?;
-    let last = last.map_err(|_| {
-        let what = format!(
-            "{shown} is unmounted, but after {} not everything is on the drive; its program goes on saving",
-            show_duration(limit)
+    let report = report.map_err(|_| {
+        let detail = format!(
+            "{display} is unmounted, but not everything is on the drive after {}; the daemon continues to save",
+            exact_duration(limit)
         );
-        Error::new(ErrorKind::Timeout, what)
+        Error::new(ErrorKind::Timeout, detail)
     })?;
-    let lost = |why: &str| {
-        let what = format!("{shown} is unmounted, but not everything is known to be on the drive{why}");
-        Error::new(ErrorKind::Io, what)
+    let unknown_outcome = |why: &str| {
+        let detail = format!("{display} is unmounted, but not everything is on the drive{why}");
+        Error::new(ErrorKind::Io, detail)
     };
-    let last = last.map_err(|e| lost(&format!(": its program ended without a word ({e})")))?;
-    for left in &last.unsaved {
-        say(format_args!("pdsfs: not saved: {}: {}", escaped(&left.path), escaped(&left.error)));
+    let report = report.map_err(|e| {
+        unknown_outcome(&format!(", as far as is known: the daemon exited before it reported ({e})"))
+    })?;
+    for file in &report.unsaved {
+        print_message(format_args!("pdsfs: not saved: {}: {}", escaped(&file.path), escaped(&file.error)));
     }
-    if last.unsaved.is_empty() && !last.timed_out { Ok(()) } else { Err(lost("")) }
+    if report.unsaved.is_empty() && !report.timed_out { Ok(()) } else { Err(unknown_outcome("")) }
 }
 
-async fn unmounted_when_idle(path: &Path, mount: &Mount, limit: Duration, end: Instant) -> Result<()> {
-    let shown = path.display();
-    let mut has_said = false;
+async fn unmount_when_idle(path: &Path, mount: &Mount, limit: Duration, end: Instant) -> Result<()> {
+    let display = path.display();
+    let mut has_printed = false;
     loop {
-        // Whatever else may come to be there is not ours to unmount.
-        if mountinfo::at(path)?.is_none_or(|seen| seen.device != mount.device) || unmount::if_idle(path)? {
+        // A new mount at the same path is not the one to unmount.
+        if mountinfo::at(path)?.is_none_or(|current| current.device != mount.device)
+            || unmount::if_idle(path)?
+        {
             return Ok(());
         }
-        if !std::mem::replace(&mut has_said, true) {
-            say(format_args!("waiting for the programs that use {shown} (fuser -vm '{shown}' lists them)"));
+        if !std::mem::replace(&mut has_printed, true) {
+            print_message(format_args!(
+                "waiting for the programs that use {display} (fuser -vm '{display}' lists them)"
+            ));
         }
-        if Instant::now() + TRY_EVERY > end {
-            let what = format!("{shown} is still in use after {}; it stays mounted", show_duration(limit));
-            return Err(Error::new(ErrorKind::Timeout, what));
+        if Instant::now() + RETRY_INTERVAL > end {
+            let detail = format!("{display} is still in use after {}; it stays mounted", exact_duration(limit));
+            return Err(Error::new(ErrorKind::Timeout, detail));
         }
-        tokio::time::sleep(TRY_EVERY).await;
+        tokio::time::sleep(RETRY_INTERVAL).await;
     }
 }
 
@@ -178,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_has_died_is_taken_away_and_nothing_is_no_mistake() {
+    fn dead_flag_ignores_other_mounts() {
         for path in ["/proc", "/proc/self"] {
             run(&args(path, true)).unwrap();
         }
@@ -186,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_ours_stays_mounted() {
+    fn foreign_mounts_are_not_unmounted() {
         let error = umount("/proc");
         assert!(error.to_string().contains("not a pdsfs mount"), "{error}");
         assert!(mountinfo::at(Path::new("/proc")).unwrap().is_some());
@@ -195,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_leads_to_the_folder_that_the_configuration_says() {
+    fn drive_name_resolves_to_its_mountpoint() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("config.toml");
         std::fs::write(&path, "[drives.photos]\nmountpoint = \"/mnt/photos\"\n[drives.none]\n").unwrap();
@@ -203,7 +210,10 @@ mod tests {
         assert_eq!(mountpoint(Path::new("photos"), &config).unwrap(), Path::new("/mnt/photos"));
         assert_eq!(mountpoint(Path::new("./photos"), &config).unwrap(), Path::new("./photos"));
         assert!(
-            mountpoint(Path::new("none"), &config).unwrap_err().to_string().contains("does not say where")
+            mountpoint(Path::new("none"), &config)
+                .unwrap_err()
+                .to_string()
+                .contains("no mountpoint for none")
         );
         assert!(mountpoint(Path::new("other"), &config).unwrap_err().to_string().contains("photos"));
     }

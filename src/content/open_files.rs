@@ -1,136 +1,133 @@
-//! Which files are open: every handle of an inode meets in one [`OpenFile`].
+//! The open files of a mount. All handles of an inode share one [`OpenFile`].
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::open_file::OpenFile;
 use crate::ids::Ino;
 
-/// The files that are open, by inode.
+/// The open files by inode.
 #[derive(Debug, Default)]
 pub struct OpenFiles {
-    /// Locked after the tree; nothing else is locked while it is held.
-    table: Mutex<Table>,
+    /// Locked after the tree. Nothing else is locked under it.
+    table: Mutex<OpenTable>,
 }
 
 #[derive(Debug, Default)]
-struct Table {
-    files: HashMap<Ino, Opened>,
-    /// How many of them are kept.
-    kept: usize,
+struct OpenTable {
+    files: HashMap<Ino, OpenEntry>,
+    /// Number of pinned files.
+    pinned: usize,
 }
 
 #[derive(Debug)]
-struct Opened {
+struct OpenEntry {
     file: Arc<OpenFile>,
     handles: usize,
     writers: usize,
-    /// It is here although nobody may have it open: nothing else holds its content.
-    is_kept: bool,
+    /// The entry stays without handles: nothing else holds its content.
+    is_pinned: bool,
 }
 
-/// The handles of a file after one was closed.
+/// The handles that remain after a close.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Left {
-    /// None: the file is not open any more.
-    Nothing,
-    /// None that could write.
-    Readers,
-    /// Some that can write.
-    Writers,
+pub enum CloseOutcome {
+    /// None: the entry is gone.
+    Closed,
+    /// Only handles that cannot write, or none of a pinned file.
+    ReadersRemain,
+    WritersRemain,
 }
 
 impl OpenFiles {
-    fn lock(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, OpenTable> {
+        self.table.lock()
     }
 
-    /// The open file of an inode.
     pub fn get(&self, ino: Ino) -> Option<Arc<OpenFile>> {
-        self.lock().files.get(&ino).map(|opened| opened.file.clone())
+        self.lock().files.get(&ino).map(|entry| entry.file.clone())
     }
 
-    /// One more handle; `make` makes the file if it is the first.
+    /// Adds a handle. `make` creates the file for the first one.
     pub fn open(&self, ino: Ino, writes: bool, make: impl FnOnce() -> Arc<OpenFile>) -> Arc<OpenFile> {
         let mut table = self.lock();
-        let opened = table.files.entry(ino).or_insert_with(|| Opened {
+        let entry = table.files.entry(ino).or_insert_with(|| OpenEntry {
             file: make(),
             handles: 0,
             writers: 0,
-            is_kept: false,
+            is_pinned: false,
         });
-        opened.handles += 1;
-        opened.writers += usize::from(writes);
-        opened.file.clone()
+        entry.handles += 1;
+        entry.writers += usize::from(writes);
+        entry.file.clone()
     }
 
-    /// Whether somebody has it open who may write.
+    /// Whether a handle can write.
     pub fn has_writers(&self, ino: Ino) -> bool {
-        self.lock().files.get(&ino).is_some_and(|opened| opened.writers > 0)
+        self.lock().files.get(&ino).is_some_and(|entry| entry.writers > 0)
     }
 
-    /// Whether somebody has it open, and nobody may write.
+    /// Whether there are handles, none of which can write.
     pub fn has_readers_only(&self, ino: Ino) -> bool {
-        self.lock().files.get(&ino).is_some_and(|opened| opened.handles > 0 && opened.writers == 0)
+        self.lock().files.get(&ino).is_some_and(|entry| entry.handles > 0 && entry.writers == 0)
     }
 
-    /// A handle will write no more, before it is closed; whether it was the last one that could. Of
-    /// several that leave at once exactly one is told so: it settles.
-    pub fn leave_writer(&self, ino: Ino) -> bool {
+    /// Ends the writing of a handle before its close. Returns whether it was the last writer: exactly one of
+    /// several concurrent callers gets `true`, and commits.
+    pub fn release_writer(&self, ino: Ino) -> bool {
         let mut table = self.lock();
-        let Some(opened) = table.files.get_mut(&ino) else { return true };
-        opened.writers -= 1;
-        opened.writers == 0
+        let Some(entry) = table.files.get_mut(&ino) else { return true };
+        entry.writers -= 1;
+        entry.writers == 0
     }
 
-    /// One handle less, which writes no more; what is left.
-    pub fn close(&self, ino: Ino) -> Left {
+    /// Removes a handle whose writing has ended.
+    pub fn close(&self, ino: Ino) -> CloseOutcome {
         let mut table = self.lock();
-        let Some(opened) = table.files.get_mut(&ino) else { return Left::Nothing };
-        opened.handles -= 1;
-        match (opened.handles, opened.writers) {
-            (0, _) if !opened.is_kept => {
+        let Some(entry) = table.files.get_mut(&ino) else { return CloseOutcome::Closed };
+        entry.handles -= 1;
+        match (entry.handles, entry.writers) {
+            (0, _) if !entry.is_pinned => {
                 table.files.remove(&ino);
-                Left::Nothing
+                CloseOutcome::Closed
             }
-            (_, 0) => Left::Readers,
-            _ => Left::Writers,
+            (_, 0) => CloseOutcome::ReadersRemain,
+            _ => CloseOutcome::WritersRemain,
         }
     }
 
-    /// Keeps an open file, also when nobody has it open any more, until [`Self::let_go`]. `false` where `max`
-    /// are kept already.
-    pub fn keep(&self, ino: Ino, max: usize) -> bool {
+    /// Keeps the entry without handles, until [`Self::unpin`]. Returns `false` if `max` are pinned already.
+    pub fn pin(&self, ino: Ino, max: usize) -> bool {
         let mut table = self.lock();
-        let has_room = table.kept < max;
-        let Some(opened) = table.files.get_mut(&ino).filter(|opened| has_room && !opened.is_kept) else {
+        let has_room = table.pinned < max;
+        let Some(entry) = table.files.get_mut(&ino).filter(|entry| has_room && !entry.is_pinned) else {
             return false;
         };
-        opened.is_kept = true;
-        table.kept += 1;
+        entry.is_pinned = true;
+        table.pinned += 1;
         true
     }
 
-    /// An open file is kept only as long as somebody has it open.
-    pub fn let_go(&self, ino: Ino) {
+    /// Ends a pin. Without handles the entry is removed.
+    pub fn unpin(&self, ino: Ino) {
         let mut table = self.lock();
-        let Some(opened) = table.files.get_mut(&ino).filter(|opened| opened.is_kept) else { return };
-        opened.is_kept = false;
-        let is_open = opened.handles > 0;
-        table.kept -= 1;
+        let Some(entry) = table.files.get_mut(&ino).filter(|entry| entry.is_pinned) else { return };
+        entry.is_pinned = false;
+        let is_open = entry.handles > 0;
+        table.pinned -= 1;
         if !is_open {
             table.files.remove(&ino);
         }
     }
 
-    /// The files that are kept.
-    pub fn kept(&self) -> Vec<Ino> {
+    pub fn pinned(&self) -> Vec<Ino> {
         let table = self.lock();
-        table.files.iter().filter(|(_, opened)| opened.is_kept).map(|(ino, _)| *ino).collect()
+        table.files.iter().filter(|(_, entry)| entry.is_pinned).map(|(ino, _)| *ino).collect()
     }
 
-    /// Every open file.
     pub fn all(&self) -> Vec<Arc<OpenFile>> {
-        self.lock().files.values().map(|opened| opened.file.clone()).collect()
+        self.lock().files.values().map(|entry| entry.file.clone()).collect()
     }
 }

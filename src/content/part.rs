@@ -1,7 +1,7 @@
-//! The bytes of one part: while it fills, and once it is frozen.
+//! The bytes of one part: while it fills, and after it is frozen.
 //!
-//! A part lives in slabs of the budget. Where the budget has none left that would come back by
-//! themselves, the rest of the part goes to an unlinked local file.
+//! A part is stored in slabs of the buffer pool. If no slab is free and none is in flight, the rest of the
+//! part spills to an unlinked local file.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -10,66 +10,77 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::budget::{Budget, Grant, Slab};
+use super::buffer_pool::{Allocation, BufferPool, Slab};
 use crate::error::{Error, ErrorKind, Result};
-use crate::pds::frame::Frame;
+use crate::ids::{PartNumber, PartSize};
+use crate::pds::part_body::Frame;
+use crate::rolling_sha1::RollingSha1;
 
-/// Longest stored frame in bytes: what one PUT keeps in memory of a spilled part.
+/// Longest stored frame in bytes: the memory that one PUT of a spilled part needs.
 const STORED_FRAME_BYTES: u64 = 256 << 10;
 
-/// What promised zeros, and gaps that a stream runs over, are made of.
+/// The source of zero-fill.
 pub(super) static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+/// A complete part.
+#[derive(Clone, Debug)]
+pub(super) struct FrozenPart {
+    pub(super) number: PartNumber,
+    /// File offset in bytes.
+    pub(super) offset: u64,
+    pub(super) bytes: u64,
+    pub(super) frames: Arc<[Frame]>,
+}
 
 /// A part that takes more bytes.
 #[derive(Debug, Default)]
-pub struct Filling {
+pub(super) struct FillingPart {
     slabs: Vec<Slab>,
-    /// What came after the last slab was full and the budget had none left.
-    spilled: Option<Spilled>,
+    /// The bytes after the slabs.
+    spilled: Option<SpillFile>,
     bytes: u64,
-    /// How many of `bytes` are zeros at the end, of which nothing is kept. Only before the freezing.
+    /// How many of `bytes` are zeros at the end. They take no memory. Set only before the part is frozen.
     zeros: u64,
 }
 
 #[derive(Debug)]
-struct Spilled {
+struct SpillFile {
     file: Arc<File>,
     bytes: u64,
 }
 
-impl Spilled {
+impl SpillFile {
     fn append(&mut self, bytes: &[u8]) -> Result<()> {
         let stored = self.file.write_all_at(bytes, self.bytes);
-        stored.map_err(|e| Error::from(e).context("cannot put a part aside"))?;
+        stored.map_err(|e| Error::from(e).context("cannot spill a write buffer to the local disk"))?;
         self.bytes += bytes.len() as u64;
         Ok(())
     }
 }
 
-/// How much a part took.
+/// The outcome of one append to a part.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Taken {
-    /// Bytes taken.
-    pub bytes: usize,
-    /// Memory has run out for the moment; the rest may be offered again when the budget changes.
-    pub must_wait: bool,
+pub(super) struct PartAppend {
+    pub(super) bytes: usize,
+    /// No memory now: the caller appends the rest after the buffer pool has changed.
+    pub(super) must_wait: bool,
 }
 
-impl Filling {
+impl FillingPart {
     /// Bytes so far.
-    pub fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Takes bytes until the part has `part_bytes`. Without a `spill_dir` it never touches the disk,
-    /// and the caller must come again with one.
-    pub fn take(
+    /// Appends bytes until the part has `part_bytes`. Without a `spill_dir` it never touches the disk; the
+    /// caller comes again with one.
+    pub(super) fn append(
         &mut self,
         data: &[u8],
         part_bytes: u64,
-        budget: &Arc<Budget>,
+        buffer_pool: &Arc<BufferPool>,
         spill_dir: Option<&Path>,
-    ) -> Result<Taken> {
+    ) -> Result<PartAppend> {
         let wanted = &data[..data.len().min((part_bytes - self.bytes) as usize)];
         let mut rest = wanted;
         while !rest.is_empty() {
@@ -84,23 +95,23 @@ impl Filling {
             if rest.is_empty() {
                 break;
             }
-            let must_wait = Taken { bytes: wanted.len() - rest.len(), must_wait: true };
+            let must_wait = PartAppend { bytes: wanted.len() - rest.len(), must_wait: true };
             if self.spilled.is_some() {
                 return Ok(must_wait);
             }
-            match (budget.take(), spill_dir) {
-                (Grant::Slab(slab), _) => self.slabs.push(slab),
-                (Grant::Wait, _) | (Grant::Spill, None) => return Ok(must_wait),
-                (Grant::Spill, Some(folder)) => {
-                    self.spilled = Some(Spilled { file: Arc::new(unlinked_file(folder)?), bytes: 0 });
+            match (buffer_pool.allocate(), spill_dir) {
+                (Allocation::Slab(slab), _) => self.slabs.push(slab),
+                (Allocation::Wait, _) | (Allocation::Spill, None) => return Ok(must_wait),
+                (Allocation::Spill, Some(dir)) => {
+                    self.spilled = Some(SpillFile { file: Arc::new(unlinked_file(dir)?), bytes: 0 });
                 }
             }
         }
-        Ok(Taken { bytes: wanted.len(), must_wait: false })
+        Ok(PartAppend { bytes: wanted.len(), must_wait: false })
     }
 
-    /// Copies bytes `offset..` of the part into `out`, as many as there are.
-    pub fn read(&self, mut offset: u64, out: &mut [u8]) -> Result<usize> {
+    /// Copies bytes `offset..` of the part into `out`. Returns how many were copied.
+    pub(super) fn read(&self, mut offset: u64, out: &mut [u8]) -> Result<usize> {
         let mut done = 0;
         for slab in &self.slabs {
             let bytes = slab.bytes();
@@ -122,16 +133,16 @@ impl Filling {
         Ok(done)
     }
 
-    /// Changes bytes `offset..` of the part; how many of `data` it had a place for.
-    pub fn patch(&mut self, mut offset: u64, data: &[u8]) -> Result<usize> {
+    /// Overwrites bytes `offset..` of the part. Returns how many bytes of `data` are within the part.
+    pub(super) fn patch(&mut self, mut offset: u64, data: &[u8]) -> Result<usize> {
         let mut done = 0;
         for slab in &mut self.slabs {
-            let held = slab.bytes().len() as u64;
-            if offset < held {
+            let slab_bytes = slab.bytes().len() as u64;
+            if offset < slab_bytes {
                 done += slab.patch(offset as usize, &data[done..]);
                 offset = 0;
             } else {
-                offset -= held;
+                offset -= slab_bytes;
             }
         }
         if let Some(spilled) = &self.spilled {
@@ -142,13 +153,13 @@ impl Filling {
         Ok(done)
     }
 
-    /// Forgets everything from `bytes` on.
-    pub fn cut(&mut self, bytes: u64) -> Result<()> {
+    /// Truncates the part to `bytes`.
+    pub(super) fn truncate(&mut self, bytes: u64) -> Result<()> {
         let mut left = bytes;
         for slab in &mut self.slabs {
-            let held = slab.bytes().len() as u64;
-            slab.cut(left.min(held) as usize);
-            left = left.saturating_sub(held);
+            let slab_bytes = slab.bytes().len() as u64;
+            slab.truncate(left.min(slab_bytes) as usize);
+            left = left.saturating_sub(slab_bytes);
         }
         self.slabs.retain(|slab| !slab.bytes().is_empty());
         if left == 0 {
@@ -161,37 +172,36 @@ impl Filling {
         Ok(())
     }
 
-    /// Ends the part with zeros; after this it is frozen.
-    pub fn add_zeros(&mut self, bytes: u64) {
+    /// Ends the part with zeros. The caller freezes it next.
+    pub(super) fn add_zeros(&mut self, bytes: u64) {
         self.zeros += bytes;
         self.bytes += bytes;
     }
 
-    /// Moves everything to the local disk, so that it may be kept for as long as it takes.
-    pub fn put_aside(&mut self, spill_dir: &Path) -> Result<()> {
+    /// Moves the slabs to the local disk and returns their memory. On failure the part is unchanged.
+    pub(super) fn spill(&mut self, spill_dir: &Path) -> Result<()> {
         if self.slabs.is_empty() && self.spilled.is_some() {
             return Ok(());
         }
-        // What is here goes only when all of it is there.
-        let mut aside = Spilled { file: Arc::new(unlinked_file(spill_dir)?), bytes: 0 };
+        let mut whole = SpillFile { file: Arc::new(unlinked_file(spill_dir)?), bytes: 0 };
         for slab in &self.slabs {
-            aside.append(slab.bytes())?;
+            whole.append(slab.bytes())?;
         }
-        if let Some(later) = &self.spilled {
-            let mut rest = vec![0; later.bytes as usize];
-            later.file.read_exact_at(&mut rest, 0)?;
-            aside.append(&rest)?;
+        if let Some(tail) = &self.spilled {
+            let mut rest = vec![0; tail.bytes as usize];
+            tail.file.read_exact_at(&mut rest, 0)?;
+            whole.append(&rest)?;
         }
         self.slabs.clear();
-        self.spilled = Some(aside);
+        self.spilled = Some(whole);
         Ok(())
     }
 
-    /// No more bytes: the frames in order.
-    pub fn freeze(self) -> Vec<Frame> {
+    /// The frames of the complete part, in order.
+    pub(super) fn freeze(self) -> Vec<Frame> {
         let mut frames = Vec::with_capacity(self.slabs.len());
         for mut slab in self.slabs {
-            slab.set_on_its_way();
+            slab.mark_in_flight();
             frames.push(Frame::Memory(Bytes::from_owner(slab)));
         }
         if let Some(spilled) = self.spilled {
@@ -212,7 +222,7 @@ impl Filling {
     }
 }
 
-/// CRC-64/XZ of frozen frames. Blocks for local reads where they are stored.
+/// CRC-64/XZ of frames. Blocks for local reads of stored frames.
 pub fn crc64(frames: &[Frame]) -> Result<u64> {
     let mut digest = crate::crc64::digest();
     for frame in frames {
@@ -221,16 +231,28 @@ pub fn crc64(frames: &[Frame]) -> Result<u64> {
     Ok(digest.finalize())
 }
 
-/// A file without a name in `folder`: nothing is left behind whatever happens.
-fn unlinked_file(folder: &Path) -> Result<File> {
-    tempfile::tempfile_in(folder).map_err(|e| {
-        let detail = format!("write buffers are full and {} takes no temporary file: {e}", folder.display());
+/// Continues a SHA-1 over frames. Blocks.
+pub(super) fn hash_frames(mut rolling: RollingSha1, frames: &[Frame]) -> Result<RollingSha1> {
+    for frame in frames {
+        rolling.update(&frame.load()?);
+    }
+    Ok(rolling)
+}
+
+/// A file in `dir` without a name: a crash leaves nothing behind.
+fn unlinked_file(dir: &Path) -> Result<File> {
+    tempfile::tempfile_in(dir).map_err(|e| {
+        let detail = format!(
+            "write buffers are full and {} does not take a temporary file: {e}; free disk space there or set a \
+             larger --buffer-size",
+            dir.display()
+        );
         Error::new(ErrorKind::NoSpace, detail)
     })
 }
 
-/// Copies bytes `offset..` of frozen frames into `out`, as many as there are.
-pub fn read_frames(frames: &[Frame], mut offset: u64, out: &mut [u8]) -> Result<usize> {
+/// Copies bytes `offset..` of frames into `out`. Returns how many were copied.
+pub(super) fn read_frames(frames: &[Frame], mut offset: u64, out: &mut [u8]) -> Result<usize> {
     let mut done = 0;
     for frame in frames {
         if done == out.len() {
@@ -249,6 +271,16 @@ pub fn read_frames(frames: &[Frame], mut offset: u64, out: &mut [u8]) -> Result<
     Ok(done)
 }
 
+/// The error of a file with more bytes than its parts can carry.
+pub(super) fn too_large(part_size: PartSize) -> Error {
+    let detail = format!(
+        "the file is larger than {} parts of {} bytes; mount with a larger --part-size",
+        PartNumber::MAX,
+        part_size.get()
+    );
+    Error::new(ErrorKind::TooLarge, detail)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -258,67 +290,71 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_into_memory_goes_to_disk_and_comes_back_in_order() {
-        let budget = Budget::new(128, 64);
-        let folder = tempfile::tempdir().unwrap();
+    fn overflow_spills_and_reads_back_in_order() {
+        let buffer_pool = BufferPool::new(128, 64);
+        let dir = tempfile::tempdir().unwrap();
         let data: Vec<u8> = (0..300u32).map(|i| i as u8).collect();
-        let mut part = Filling::default();
-        let taken = part.take(&data, 256, &budget, Some(folder.path())).unwrap();
-        assert_eq!(taken, Taken { bytes: 256, must_wait: false });
-        assert_eq!(budget.bytes_in_use(), 128);
+        let mut part = FillingPart::default();
+        let appended = part.append(&data, 256, &buffer_pool, Some(dir.path())).unwrap();
+        assert_eq!(appended, PartAppend { bytes: 256, must_wait: false });
+        assert_eq!(buffer_pool.bytes_in_use(), 128);
         let mut out = [0; 300];
         assert_eq!(part.read(100, &mut out).unwrap(), 156);
         assert_eq!(out[..156], data[100..256]);
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
         let frames = part.freeze();
         assert_eq!(bytes(&frames), data[..256]);
         assert_eq!(read_frames(&frames, 120, &mut out).unwrap(), 136);
         assert_eq!(out[..136], data[120..256]);
         drop(frames);
-        assert_eq!(budget.bytes_in_use(), 0);
+        assert_eq!(buffer_pool.bytes_in_use(), 0);
     }
 
     #[test]
-    fn a_part_waits_while_another_is_on_its_way() {
-        let budget = Budget::new(64, 64);
-        let folder = tempfile::tempdir().unwrap();
-        let mut first = Filling::default();
-        first.take(&[1; 64], 64, &budget, Some(folder.path())).unwrap();
+    fn append_waits_while_a_part_is_in_flight() {
+        let buffer_pool = BufferPool::new(64, 64);
+        let dir = tempfile::tempdir().unwrap();
+        let mut first = FillingPart::default();
+        first.append(&[1; 64], 64, &buffer_pool, Some(dir.path())).unwrap();
         let first = first.freeze();
-        let mut second = Filling::default();
+        let mut second = FillingPart::default();
         assert_eq!(
-            second.take(&[2; 64], 64, &budget, Some(folder.path())).unwrap(),
-            Taken { bytes: 0, must_wait: true }
+            second.append(&[2; 64], 64, &buffer_pool, Some(dir.path())).unwrap(),
+            PartAppend { bytes: 0, must_wait: true }
         );
         drop(first);
         assert_eq!(
-            second.take(&[2; 64], 64, &budget, Some(folder.path())).unwrap(),
-            Taken { bytes: 64, must_wait: false }
+            second.append(&[2; 64], 64, &buffer_pool, Some(dir.path())).unwrap(),
+            PartAppend { bytes: 64, must_wait: false }
         );
     }
 
     #[test]
-    fn a_part_that_is_put_aside_gives_its_memory_back() {
-        let budget = Budget::new(128, 64);
-        let folder = tempfile::tempdir().unwrap();
+    fn spilled_part_returns_its_memory() {
+        let buffer_pool = BufferPool::new(128, 64);
+        let dir = tempfile::tempdir().unwrap();
         let data: Vec<u8> = (0..200u32).map(|i| i as u8).collect();
-        let mut part = Filling::default();
-        part.take(&data, 200, &budget, Some(folder.path())).unwrap();
-        assert!(part.put_aside(Path::new("/nonexistent")).is_err());
+        let mut part = FillingPart::default();
+        part.append(&data, 200, &buffer_pool, Some(dir.path())).unwrap();
+        assert!(part.spill(Path::new("/nonexistent")).is_err());
         let mut out = [0; 200];
-        assert_eq!((part.read(0, &mut out).unwrap(), &out[..]), (200, &data[..]), "lost for want of room");
-        part.put_aside(folder.path()).unwrap();
-        assert_eq!(budget.bytes_in_use(), 0);
-        part.put_aside(folder.path()).unwrap();
+        assert_eq!(
+            (part.read(0, &mut out).unwrap(), &out[..]),
+            (200, &data[..]),
+            "a failed spill lost bytes"
+        );
+        part.spill(dir.path()).unwrap();
+        assert_eq!(buffer_pool.bytes_in_use(), 0);
+        part.spill(dir.path()).unwrap();
         assert_eq!(bytes(&part.freeze()), data);
     }
 
     #[test]
-    fn a_spill_folder_that_is_gone_is_no_space() {
-        let budget = Budget::new(64, 64);
-        let mut first = Filling::default();
-        first.take(&[1; 32], 128, &budget, Some(Path::new("/nonexistent"))).unwrap();
-        let error = first.take(&[1; 64], 128, &budget, Some(Path::new("/nonexistent"))).unwrap_err();
+    fn missing_spill_dir_is_no_space() {
+        let buffer_pool = BufferPool::new(64, 64);
+        let mut first = FillingPart::default();
+        first.append(&[1; 32], 128, &buffer_pool, Some(Path::new("/nonexistent"))).unwrap();
+        let error = first.append(&[1; 64], 128, &buffer_pool, Some(Path::new("/nonexistent"))).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NoSpace);
     }
 }

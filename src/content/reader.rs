@@ -1,28 +1,27 @@
-//! Bytes of committed content, from the drive.
+//! Reads of committed content from the drive.
 //!
-//! A [`Reader`] serves all files of a mount. A read finds its blocks in the cache or on their way,
-//! asks for the missing ones, and returns when its own bytes are there; how far ahead to ask is
-//! decided per handle ([`ReadCursor`]). What is read is one revision: content that was overwritten
-//! meanwhile is an error, never a mixture.
+//! One [`Reader`] serves all files of a mount. A read takes its blocks from the cache or from requests in
+//! flight, and requests the missing ones. The read-ahead of each handle is decided by its [`ReadCursor`]. A
+//! read returns bytes of one revision: if the content was overwritten, the read fails.
 //!
-//! May assume: nothing is retried below this file's callers but by the transport, which also checks
-//! that an answer is the range that was asked for. This file retries one thing, an address that
-//! has expired.
+//! Assumes that the transport retries, and checks that an answer has the requested range. This module retries
+//! only an expired URL.
 //!
-//! * `window`: what to ask for (pure)
-//! * `cache`: what is kept
+//! * `target`: the key of a content
+//! * `window`: which ranges to request (pure)
+//! * `cache`: the block cache
 //! * `flight`: one request, many waiters
-//! * `blocks`: puts the three together
-//! * `urls`: where to ask
+//! * `blocks`: combines the three
+//! * `urls`: the cache of download URLs
 
 mod blocks;
 mod cache;
 mod flight;
+mod target;
 mod urls;
 mod window;
 
 use std::future::Future;
-use std::hash::{Hash, Hasher};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,38 +29,19 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 pub use blocks::ReadCursor;
+pub use target::ReadTarget;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{FileId, RevisionId, Sha1Hash};
+use crate::ids::FileId;
 use crate::pds::drive::{DOWNLOAD_URL_LIFETIME_MAX, DownloadUrl, Drive, RangeError};
 use blocks::Blocks;
 use urls::{LiveUrl, UrlCache};
 
-/// Lifetime asked for an address.
+/// Requested lifetime of a download URL.
 const URL_LIFETIME: Duration = Duration::from_secs(3600);
 
-/// How often one request may be told that its address has expired.
+/// How often one read renews its URL.
 const EXPIRED_MAX: u32 = 3;
-
-/// One committed content of one file. Two targets are the same bytes exactly when they are equal.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ReadTarget {
-    /// The file.
-    pub file_id: FileId,
-    /// Its content. Without one, hash and size have to tell contents apart.
-    pub revision: Option<RevisionId>,
-    /// Bytes.
-    pub size: u64,
-    /// What the drive says the SHA-1 is.
-    pub sha1: Option<Sha1Hash>,
-}
-
-// The identity of a file spreads well enough; a lookup need not hash the rest of it.
-impl Hash for ReadTarget {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.file_id.hash(state);
-    }
-}
 
 /// Reads committed content. One per mount.
 #[derive(Debug)]
@@ -72,8 +52,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// A reader whose cache holds at most `cache_bytes_max`; requests on their way come on top, with
-    /// a fixed bound.
+    /// A reader with a cache of `cache_bytes_max`. Requests in flight come on top, with a fixed bound.
     pub fn new(drive: Drive, cache_bytes_max: u64) -> Arc<Self> {
         Arc::new(Self { drive, blocks: Blocks::new(cache_bytes_max), urls: UrlCache::new() })
     }
@@ -83,8 +62,8 @@ impl Reader {
         self.blocks.cursor()
     }
 
-    /// The bytes of `target` from `offset`: `len` of them, fewer only at the end of the file, none
-    /// behind it. May be given up at any time; what is on its way still arrives in the cache.
+    /// Reads bytes `offset..offset + len` of `target`, fewer only at the end of the file. Cancel-safe:
+    /// requests in flight still fill the cache.
     pub async fn read(
         self: &Arc<Self>,
         target: &ReadTarget,
@@ -99,33 +78,27 @@ impl Reader {
         self.blocks.read(target, cursor, offset, len, fetch).await
     }
 
-    /// Forgets the addresses of a file, whose content has changed. Blocks need no forgetting: they
-    /// are kept by content.
+    /// Drops the URLs of a file whose content has changed. Its blocks stay: their key is the content.
     pub fn forget(&self, file_id: &FileId) {
         self.urls.forget(file_id);
     }
 
-    /// Keeps a content readable whose file is about to be deleted, until [`Self::let_go`] or for as long as
-    /// an address can live: signed addresses outlive the file's way to the recycle bin.
-    pub async fn hold(&self, target: &ReadTarget) -> Result<()> {
-        let (asked_at, revision) = (Instant::now(), target.revision.as_ref());
+    /// Keeps content readable whose file is about to be deleted, until [`Self::unpin`] or the longest
+    /// lifetime of a URL. A presigned URL stays valid when its file goes to the recycle bin.
+    pub async fn pin(&self, target: &ReadTarget) -> Result<()> {
+        let (requested_at, revision) = (Instant::now(), target.revision.as_ref());
         let answer = self.drive.download_url(&target.file_id, revision, DOWNLOAD_URL_LIFETIME_MAX).await;
-        self.urls.hold(target, Arc::new(LiveUrl::new(checked(target, answer)?, asked_at)));
+        self.urls.pin(target, Arc::new(LiveUrl::new(checked(target, answer)?, requested_at)));
         Ok(())
     }
 
-    /// Nobody reads a held content any more.
-    pub fn let_go(&self, target: &ReadTarget) {
-        self.urls.let_go(target);
-    }
-
-    /// Bytes that the cache holds now.
-    pub fn cached_bytes(&self) -> u64 {
-        self.blocks.cached_bytes()
+    /// Drops the URL of pinned content.
+    pub fn unpin(&self, target: &ReadTarget) {
+        self.urls.unpin(target);
     }
 
     async fn fetch(self: &Arc<Self>, target: &ReadTarget, run: Range<u64>) -> Result<Bytes> {
-        let ask = || {
+        let request_url = || {
             let (drive, target) = (self.drive.clone(), target.clone());
             async move {
                 let revision = target.revision.as_ref();
@@ -137,61 +110,64 @@ impl Reader {
             let run = run.clone();
             async move { self.drive.read_range(&live.url, run).await }
         };
-        fetch_range(&self.urls, target, ask, get).await
+        fetch_range(&self.urls, target, request_url, get).await
     }
 }
 
-/// Whether an address is one of the content that is wanted.
+/// Checks that a download URL is for the content of `target`.
 fn checked(target: &ReadTarget, answer: Result<DownloadUrl>) -> Result<DownloadUrl> {
     let stale = |detail: String| Err(Error::new(ErrorKind::Stale, detail));
     let url = match answer {
         Ok(url) => url,
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            return stale(format!("the content that was opened is gone: {error}"));
+            return stale(format!("the opened revision is no longer on the drive: {error}"));
         }
         Err(error) => return Err(error),
     };
     let same_revision = match (&target.revision, &url.revision) {
         (Some(wanted), Some(offered)) if wanted != offered => {
-            return stale(format!("the file was overwritten: {offered} is there instead of {wanted}"));
+            return stale(format!(
+                "the file was overwritten on the drive: it has revision {offered} instead of {wanted}"
+            ));
         }
         (Some(_), Some(_)) => true,
         _ => false,
     };
     match url.size {
         Some(size) if size != target.size && same_revision => {
-            let detail = format!("the drive now says {size} bytes of a revision that had {}", target.size);
+            let detail =
+                format!("the drive now reports {size} bytes for a revision that had {}", target.size);
             Err(Error::new(ErrorKind::Integrity, detail))
         }
-        Some(size) if size != target.size => {
-            stale(format!("the file was overwritten: it has {size} bytes instead of {}", target.size))
-        }
-        // From here on the size is known, so that every answer is compared with it.
+        Some(size) if size != target.size => stale(format!(
+            "the file was overwritten on the drive: it has {size} bytes instead of {}",
+            target.size
+        )),
+        // With the size set, the transport compares every answer with it.
         _ => Ok(DownloadUrl { size: Some(target.size), ..url }),
     }
 }
 
-/// Gets one range, with a new address where the store says that the old one has expired.
-async fn fetch_range<Ask, Get>(
+/// Gets one range. Renews the URL if the store reports that it has expired.
+async fn fetch_range<Request, Get>(
     urls: &Arc<UrlCache>,
     target: &ReadTarget,
-    ask: impl Fn() -> Ask,
+    request_url: impl Fn() -> Request,
     get: impl Fn(Arc<LiveUrl>) -> Get,
 ) -> Result<Bytes>
 where
-    Ask: Future<Output = Result<DownloadUrl>> + Send + 'static,
+    Request: Future<Output = Result<DownloadUrl>> + Send + 'static,
     Get: Future<Output = std::result::Result<Bytes, RangeError>>,
 {
     for _ in 0..EXPIRED_MAX {
-        let live = urls.get(target, &ask).await?;
+        let live = urls.get(target, &request_url).await?;
         match get(live.clone()).await {
             Ok(bytes) => return Ok(bytes),
             Err(RangeError::Failed(error)) => return Err(error),
             Err(RangeError::Expired) => urls.discard(target, &live),
         }
     }
-    let detail =
-        format!("{EXPIRED_MAX} download addresses in a row were refused as expired; is a clock wrong?");
+    let detail = format!("{EXPIRED_MAX} download URLs in a row were refused as expired; is a clock wrong?");
     Err(Error::new(ErrorKind::Protocol, detail))
 }
 

@@ -1,254 +1,227 @@
-//! A live upload: a file that is being written front to back.
+//! A stream: a file that is written front to back, and uploaded while it is written.
 //!
-//! `append` only copies; everything that waits for the network is a task. The first full part
-//! starts the uploader; a file that ends before that goes the short way at the end: one `create`
-//! with the hash of everything, and one PUT if the service does not have the bytes.
+//! `append` only copies; all waiting for the network happens in tasks. The first full part starts the
+//! uploader. A file that ends before its first full part is hashed and sent at its commit: one `create` with
+//! the hash, and one PUT if the service does not have the bytes.
 
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
-
-use super::finish::{Finish, Written};
-use super::flow::Flow;
-use super::part::Filling;
+use super::commit::{Commit, CommitSource};
+use super::commit_target::CommitTarget;
+use super::in_flight_parts::InFlightParts;
+use super::part::{FillingPart, FrozenPart, too_large};
 use super::reader::ReadTarget;
-use super::shipper::{Destination, Env, FrozenPart, Shipped, ship};
-use super::staged::{Staged, too_large};
+use super::staged_file::StagedFile;
 use super::tee::Tee;
+use super::upload_context::UploadContext;
+use super::uploader::Uploader;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, PartNumber};
 use crate::pds::drive::FileMeta;
 use crate::status::Transfer;
 
-/// Bytes that are moved at once into a copy.
-const COPIED_BYTES: u64 = 1 << 20;
+/// Bytes of one copy step into a staged file.
+const COPY_CHUNK_BYTES: u64 = 1 << 20;
 
-/// The live upload of one file.
+/// The stream of one file.
 #[derive(Debug)]
 pub struct Streaming {
-    env: Arc<Env>,
-    flow: Arc<Flow>,
+    context: Arc<UploadContext>,
+    in_flight: Arc<InFlightParts>,
     transfer: Arc<Transfer>,
-    filling: Filling,
-    /// Where the filling part begins in the file.
+    filling: FillingPart,
+    /// File offset of the filling part.
     offset: u64,
-    /// Number of the filling part; `None` when all numbers are used up.
+    /// Number of the filling part; `None` after the last number.
     number: Option<PartNumber>,
     uploader: Option<Uploader>,
-    /// Where the upload was begun for.
-    aimed_at: Option<(FileId, String)>,
-    /// The copy of the parts that have left, from the first on.
+    /// Parent and name that the upload session was opened for.
+    session_location: Option<(FileId, String)>,
     tee: Option<Tee>,
-    /// The size that was set; what is not written up to there is zeros.
-    promised: u64,
-    /// What shows beyond the frontier, until it is run over.
-    under: Option<Under>,
+    /// The size set by `ftruncate`: zeros follow the frontier up to there.
+    declared_size: u64,
+    /// Base content past the frontier that was not back-filled yet.
+    base: Option<Base>,
 }
 
-/// The content that an upload goes over where there is no room for a copy of it.
+/// The base revision of a stream. Only where staged files are disabled; else such a file is staged.
 #[derive(Clone, Debug)]
-struct Under {
+struct Base {
     target: ReadTarget,
-    /// How much of it still shows, from its beginning.
+    /// Bytes of the base that belong to the content, from its beginning.
     bytes: u64,
 }
 
-/// The task that sends the parts; stopped when this is dropped.
-#[derive(Debug)]
-pub(super) struct Uploader {
-    /// `None` once the last part is on its way.
-    parts: Option<mpsc::UnboundedSender<FrozenPart>>,
-    task: JoinHandle<Result<Shipped>>,
-}
-
-impl Uploader {
-    /// Sends the last part and waits until all are stored.
-    pub(super) async fn finish(&mut self, last: Option<FrozenPart>) -> Result<Shipped> {
-        // The uploader ends when its sender is gone; it is gone itself only after a failure.
-        if let (Some(parts), Some(last)) = (self.parts.take(), last) {
-            let _ = parts.send(last);
-        }
-        let ended = (&mut self.task).await;
-        ended.map_err(|e| Error::new(ErrorKind::Cancelled, format!("the upload was stopped: {e}")))?
-    }
-}
-
-impl Drop for Uploader {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-/// What a writer who could not append everything waits for.
+/// The reason why a writer cannot append everything now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Wait {
-    /// Memory of the budget.
+    /// The buffer pool is empty.
     Memory,
-    /// The drive: too much is not acknowledged.
+    /// Too many parts are not acknowledged.
     Drive,
-    /// The local disk, for a moment.
+    /// The tee is behind.
     Disk,
-    /// A commit that is under way.
+    /// A commit is running.
     Commit,
 }
 
-/// How much was appended.
+/// The outcome of one append.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Appended {
-    /// Bytes.
     pub bytes: usize,
-    /// Why not all of them.
+    /// Set if the caller has to wait before it can append the rest.
     pub wait: Option<Wait>,
 }
 
 impl Streaming {
-    /// An empty one; nothing happens on the drive before the first full part or [`Self::finish`].
-    pub fn new(env: Arc<Env>, transfer: Arc<Transfer>) -> Self {
+    /// An empty stream. The drive sees nothing before the first full part or the commit.
+    pub(super) fn new(context: Arc<UploadContext>, transfer: Arc<Transfer>) -> Self {
         Self {
-            env,
-            flow: Arc::default(),
+            context,
+            in_flight: Arc::default(),
             transfer,
-            filling: Filling::default(),
+            filling: FillingPart::default(),
             offset: 0,
             number: Some(PartNumber::FIRST),
             uploader: None,
-            aimed_at: None,
+            session_location: None,
             tee: None,
-            promised: 0,
-            under: None,
+            declared_size: 0,
+            base: None,
         }
     }
 
-    /// An upload over `target`: what is not written is what that has, and has to be sent too.
-    pub fn over(env: Arc<Env>, transfer: Arc<Transfer>, target: ReadTarget) -> Self {
-        let under = Some(Under { bytes: target.size, target });
-        Self { under, ..Self::new(env, transfer) }
+    /// A stream over a base revision: ranges that are not written have to be back-filled from it.
+    pub(super) fn over_base(
+        context: Arc<UploadContext>,
+        transfer: Arc<Transfer>,
+        target: ReadTarget,
+    ) -> Self {
+        let base = Some(Base { bytes: target.size, target });
+        Self { base, ..Self::new(context, transfer) }
     }
 
-    /// Bytes of the content: what was written, what shows from under it, and the zeros that were promised
-    /// behind that.
-    pub fn size(&self) -> u64 {
-        self.frontier().max(self.promised).max(self.under_bytes())
+    /// Size of the content in bytes, with the base and the declared zeros.
+    pub(super) fn size(&self) -> u64 {
+        self.frontier().max(self.declared_size).max(self.base_bytes())
     }
 
-    fn under_bytes(&self) -> u64 {
-        self.under.as_ref().map_or(0, |under| under.bytes)
+    fn base_bytes(&self) -> u64 {
+        self.base.as_ref().map_or(0, |base| base.bytes)
     }
 
-    /// What has to be appended next, of what shows from under the upload, before `to` can be written: the
-    /// content, where it begins in both, and bytes.
-    pub fn gap(&self, to: u64) -> Option<(ReadTarget, u64, u64)> {
-        let under = self.under.as_ref()?;
-        let (start, end) = (self.frontier(), under.bytes.min(to));
-        (start < end).then(|| (under.target.clone(), start, end - start))
+    /// The range of the base that must be appended before offset `to` can be written: base, offset, length.
+    pub(super) fn next_backfill(&self, to: u64) -> Option<(ReadTarget, u64, u64)> {
+        let base = self.base.as_ref()?;
+        let (start, end) = (self.frontier(), base.bytes.min(to));
+        (start < end).then(|| (base.target.clone(), start, end - start))
     }
 
-    /// From where on what was written can still be changed.
-    pub fn here_from(&self) -> u64 {
+    /// The lowest offset that [`Self::patch`] can change: the beginning of the filling part.
+    pub(super) fn patchable_from(&self) -> u64 {
         self.offset
     }
 
-    /// Changes bytes between [`Self::here_from`] and [`Self::frontier`]; how many of `data` lay there.
-    pub fn patch(&mut self, offset: u64, data: &[u8]) -> Result<usize> {
+    /// Overwrites bytes between [`Self::patchable_from`] and [`Self::frontier`]. Returns how many bytes of
+    /// `data` are in that range.
+    pub(super) fn patch(&mut self, offset: u64, data: &[u8]) -> Result<usize> {
         self.filling.patch(offset - self.offset, data)
     }
 
-    /// Sets the size: a larger one is a promise of zeros, a smaller one cuts what has not left yet.
-    /// `false`, and nothing has changed, where it would cut more than that.
-    pub fn set_size(&mut self, size: u64) -> Result<bool> {
+    /// Sets the size: declares zeros, or truncates the filling part. Returns `false` and changes nothing if
+    /// the new end lies before the filling part.
+    pub(super) fn set_size(&mut self, size: u64) -> Result<bool> {
         if size < self.offset {
             return Ok(false);
         }
         if size < self.frontier() {
-            self.filling.cut(size - self.offset)?;
+            self.filling.truncate(size - self.offset)?;
         }
-        if let Some(under) = &mut self.under {
-            under.bytes = under.bytes.min(size);
+        if let Some(base) = &mut self.base {
+            base.bytes = base.bytes.min(size);
         }
-        self.promised = size;
+        self.declared_size = size;
         Ok(true)
     }
 
-    /// Bytes so far: where the next write has to begin.
-    pub fn frontier(&self) -> u64 {
+    /// The offset of the next append.
+    pub(super) fn frontier(&self) -> u64 {
         self.offset + self.filling.bytes()
     }
 
-    /// Forgets what has left: the file was removed, and its upload failed with that. What is written from
-    /// now on stays here.
-    pub fn abandon(&mut self) {
-        (self.uploader, self.tee, self.flow) = (None, None, Arc::default());
+    /// Drops the upload and its tee. For an unlinked file, whose upload failed with the file: later writes
+    /// stay here.
+    pub(super) fn abandon(&mut self) {
+        (self.uploader, self.tee, self.in_flight) = (None, None, Arc::default());
     }
 
-    /// What is shared with the uploader and with readers.
-    pub fn flow(&self) -> &Arc<Flow> {
-        &self.flow
+    /// The parts shared with the uploader and with readers.
+    pub(super) fn in_flight(&self) -> &Arc<InFlightParts> {
+        &self.in_flight
     }
 
-    /// Whether parts have left already, so that the content is no longer whole here.
-    pub fn has_shipped(&self) -> bool {
+    /// Whether parts were sent, so that memory does not have the whole content.
+    pub(super) fn has_sent_parts(&self) -> bool {
         self.uploader.is_some()
     }
 
-    /// The progress of this upload.
-    pub fn transfer(&self) -> &Arc<Transfer> {
+    pub(super) fn transfer(&self) -> &Arc<Transfer> {
         &self.transfer
     }
 
-    /// Makes `data`, less than a part, the beginning of an empty upload. `false` where memory has to be
-    /// waited for; the upload is of no use then.
-    pub fn begin_with(&mut self, data: &[u8]) -> Result<bool> {
-        let (part_bytes, spill_dir) = (self.env.part_size.get(), Some(self.env.spill_dir.as_path()));
-        let taken = self.filling.take(data, part_bytes, &self.env.budget, spill_dir)?;
-        Ok(taken.bytes == data.len())
+    /// Begins an empty stream with `data`, which is less than a part. Returns `false` if the buffer pool has
+    /// no memory now; the stream must then be dropped.
+    pub(super) fn preload(&mut self, data: &[u8]) -> Result<bool> {
+        let (part_bytes, spill_dir) = (self.context.part_size.get(), Some(self.context.spill_dir.as_path()));
+        let appended = self.filling.append(data, part_bytes, &self.context.buffer_pool, spill_dir)?;
+        Ok(appended.bytes == data.len())
     }
 
-    /// Appends as much as memory and the drive allow now. `destination` is asked when the first
-    /// part is full. Only with `may_block` are parts put aside on the local disk.
-    pub fn append(
+    /// Appends as much as memory and the drive allow now. Resolves the target when the first part is full.
+    /// Spills parts to the local disk only with `may_block`.
+    pub(super) fn append(
         &mut self,
         mut data: &[u8],
-        destination: &dyn Fn() -> Option<Destination>,
+        resolve_target: &dyn Fn() -> Option<CommitTarget>,
         may_block: bool,
     ) -> Result<Appended> {
-        self.flow.check()?;
-        let part_bytes = self.env.part_size.get();
+        self.in_flight.check()?;
+        let part_bytes = self.context.part_size.get();
         let (offered, start) = (data.len(), self.frontier());
         let mut wait = None;
         while !data.is_empty() {
             if self.number.is_none() {
-                return Err(self.too_large());
+                return Err(too_large(self.context.part_size));
             }
-            // A writer may be ahead of the drive by whole parts only, so this is asked once a part.
-            let ahead = if self.uploader.is_some() { self.flow.parts_held() } else { 0 };
-            if self.filling.bytes() == 0 && ahead >= self.env.gate.parts_ahead_max() {
+            // The lead over the drive counts whole parts, so this is checked once a part.
+            let ahead = if self.uploader.is_some() { self.in_flight.count() } else { 0 };
+            if self.filling.bytes() == 0 && ahead >= self.context.upload_limiter.parts_ahead_max() {
                 wait = Some(Wait::Drive);
                 break;
             }
-            if self.filling.bytes() == 0 && self.tee.as_ref().is_some_and(Tee::holds_up) {
+            if self.filling.bytes() == 0 && self.tee.as_ref().is_some_and(Tee::should_pause) {
                 wait = Some(Wait::Disk);
                 break;
             }
-            let spill_dir = may_block.then_some(self.env.spill_dir.as_path());
-            let taken = match self.filling.take(data, part_bytes, &self.env.budget, spill_dir) {
-                Ok(taken) => taken,
+            let spill_dir = may_block.then_some(self.context.spill_dir.as_path());
+            let appended = match self.filling.append(data, part_bytes, &self.context.buffer_pool, spill_dir) {
+                Ok(appended) => appended,
                 Err(error) => {
                     let bytes = (self.frontier() - start) as usize;
                     if bytes == 0 {
                         return Err(error);
                     }
-                    // What was taken stays taken; the next call meets the error.
+                    // The appended bytes count as written; the next call returns the error.
                     self.transfer.wrote(bytes as u64);
                     return Ok(Appended { bytes, wait: None });
                 }
             };
-            data = &data[taken.bytes..];
-            if self.filling.bytes() == part_bytes && !self.ship(destination, may_block)? {
+            data = &data[appended.bytes..];
+            if self.filling.bytes() == part_bytes && !self.send_part(resolve_target, may_block)? {
                 wait = Some(Wait::Memory);
                 break;
             }
-            if taken.must_wait {
+            if appended.must_wait {
                 wait = Some(Wait::Memory);
                 break;
             }
@@ -258,97 +231,93 @@ impl Streaming {
         Ok(Appended { bytes, wait })
     }
 
-    fn too_large(&self) -> Error {
-        Error::new(ErrorKind::TooLarge, too_large(self.env.part_size))
+    /// Parent and name that the upload session was opened for.
+    pub(super) fn session_location(&self) -> Option<(FileId, String)> {
+        self.session_location.clone()
     }
 
-    /// The place that the upload was begun for.
-    pub fn aimed_at(&self) -> Option<(FileId, String)> {
-        self.aimed_at.clone()
-    }
-
-    /// Sends the filling part on its way and begins the next one. `false` where the file has no
-    /// place on the drive any more and the part could only be put aside on the local disk.
-    fn ship(&mut self, destination: &dyn Fn() -> Option<Destination>, may_block: bool) -> Result<bool> {
+    /// Hands the filling part to the uploader and begins the next one. A deleted file has no target: its
+    /// parts are spilled. Returns `false` if that needs the disk and `may_block` is off.
+    fn send_part(
+        &mut self,
+        resolve_target: &dyn Fn() -> Option<CommitTarget>,
+        may_block: bool,
+    ) -> Result<bool> {
         if self.uploader.is_none() {
-            // Parts that were put aside are never sent, so no upload begins behind them.
-            match destination().filter(|_| self.offset == 0) {
-                Some(destination) => {
-                    self.aimed_at = Some((destination.parent.clone(), destination.name.clone()));
-                    let (parts, queue) = mpsc::unbounded_channel();
-                    let (flow, transfer) = (self.flow.clone(), self.transfer.clone());
-                    let run = ship(self.env.clone(), destination, queue, flow, transfer);
-                    let task = self.env.runtime.spawn(run);
-                    self.uploader = Some(Uploader { parts: Some(parts), task });
-                    self.tee = Tee::new(&self.env.space);
+            // Spilled parts are never sent, so no upload begins behind them.
+            match resolve_target().filter(|_| self.offset == 0) {
+                Some(target) => {
+                    self.session_location = Some((target.parent.clone(), target.name.clone()));
+                    let (in_flight, transfer) = (self.in_flight.clone(), self.transfer.clone());
+                    self.uploader = Some(Uploader::spawn(&self.context, target, in_flight, transfer));
+                    self.tee = Tee::new(&self.context.quota);
                 }
-                None if may_block => self.filling.put_aside(&self.env.spill_dir)?,
+                None if may_block => self.filling.spill(&self.context.spill_dir)?,
                 None => return Ok(false),
             }
         }
         let Some(part) = self.freeze() else {
-            return Err(self.too_large());
+            return Err(too_large(self.context.part_size));
         };
-        if let Some(parts) = self.uploader.as_ref().and_then(|uploader| uploader.parts.as_ref()) {
-            // The uploader is gone only after a failure, which the flow tells.
-            let _ = parts.send(part);
+        if let Some(uploader) = &self.uploader {
+            uploader.send(part);
         }
-        self.flow.check().map(|()| true)
+        self.in_flight.check().map(|()| true)
     }
 
-    /// Freezes the filling part.
+    /// Freezes the filling part. `None` if all part numbers are used.
     fn freeze(&mut self) -> Option<FrozenPart> {
         let number = self.number?;
         let filled = std::mem::take(&mut self.filling);
         let (offset, bytes) = (self.offset, filled.bytes());
         let frames: Arc<[_]> = filled.freeze().into();
-        self.flow.hold(offset, frames.clone(), self.env.budget.is_roomy());
+        self.in_flight.insert(offset, frames.clone(), self.context.buffer_pool.is_half_free());
         self.offset += bytes;
         self.number = number.next();
         let part = FrozenPart { number, offset, bytes, frames };
         if let Some(tee) = &self.tee {
-            tee.push(&part, &self.env.runtime);
+            tee.push(&part, &self.context.runtime);
         }
         Some(part)
     }
 
-    /// A copy of everything that was written, where there is one or one can be made. Blocks for the local
-    /// disk.
-    pub fn copy(&self) -> Result<Option<Arc<Staged>>> {
-        let copy = match &self.tee {
-            _ if !self.has_shipped() => Staged::new(&self.env.space, None)?,
-            Some(tee) => match tee.copy_of(self.offset) {
-                Some(copy) => copy,
+    /// A staged file with everything that was written. `None` if parts were sent and the tee does not have
+    /// them. Blocks for the local disk.
+    pub(super) fn to_staged(&self) -> Result<Option<Arc<StagedFile>>> {
+        let staged = match &self.tee {
+            _ if !self.has_sent_parts() => StagedFile::new(&self.context.quota, None)?,
+            Some(tee) => match tee.wait_for_file(self.offset) {
+                Some(staged) => staged,
                 None => return Ok(None),
             },
             None => return Ok(None),
         };
-        let mut buffer = vec![0; COPIED_BYTES.min(self.frontier()) as usize];
-        let mut at = if self.has_shipped() { self.offset } else { 0 };
+        let mut buffer = vec![0; COPY_CHUNK_BYTES.min(self.frontier()) as usize];
+        let mut at = if self.has_sent_parts() { self.offset } else { 0 };
         while at < self.frontier() {
             let count = buffer.len().min((self.frontier() - at) as usize);
             if self.read(at, &mut buffer[..count])? < count {
                 return Ok(None);
             }
-            copy.write(at, &buffer[..count])?;
+            staged.write(at, &buffer[..count])?;
             at += count as u64;
         }
-        if copy.size() != self.size() {
-            copy.truncate(self.size())?;
+        if staged.size() != self.size() {
+            staged.truncate(self.size())?;
         }
-        Ok(Some(copy))
+        Ok(Some(staged))
     }
 
-    /// Copies what was written from `offset` on into `out`: all of it, or as much as comes before something
-    /// that has left and is not here any more.
-    pub fn read(&self, mut offset: u64, out: &mut [u8]) -> Result<usize> {
+    /// Copies written bytes at `offset` into `out`. Returns fewer than `out` has room for at the frontier, or
+    /// before a sent part that is no longer on this machine.
+    pub(super) fn read(&self, mut offset: u64, out: &mut [u8]) -> Result<usize> {
         let mut done = 0;
         while done < out.len() && offset < self.frontier() {
             let count = if offset >= self.offset {
                 self.filling.read(offset - self.offset, &mut out[done..])?
             } else {
                 let room = (self.offset - offset).min((out.len() - done) as u64) as usize;
-                read_left(&self.flow, self.tee.as_ref(), offset, &mut out[done..done + room])?
+                read_sent(&self.in_flight, self.tee.as_ref(), offset, &mut out[done..done + room])?
             };
             if count == 0 {
                 break;
@@ -359,49 +328,51 @@ impl Streaming {
         Ok(done)
     }
 
-    /// Everything that was written, for its commit. `base` is the content that the file has on the drive.
-    pub fn finish(mut self, destination: Destination, base: Option<FileMeta>) -> Finish {
-        let written = self.written(&destination).unwrap_or_else(Written::Lost);
-        let Self { env, flow, tee, transfer, .. } = self;
-        Finish { env, flow, tee, transfer, destination, base, written }
+    /// The commit of everything that was written. `base` is the base revision of the file.
+    pub(super) fn into_commit(mut self, target: CommitTarget, base: Option<FileMeta>) -> Commit {
+        let source = self.commit_source(&target).unwrap_or_else(CommitSource::Failed);
+        let Self { context, in_flight, tee, transfer, .. } = self;
+        Commit { context, in_flight, tee, transfer, target, base, source }
     }
 
-    fn written(&mut self, destination: &Destination) -> Result<Written> {
-        if self.gap(u64::MAX).is_some() {
-            return Err(Error::new(
-                ErrorKind::Io,
-                "the end of a changed file was not read before its commit",
-            ));
+    fn commit_source(&mut self, target: &CommitTarget) -> Result<CommitSource> {
+        if self.next_backfill(u64::MAX).is_some() {
+            return Err(Error::new(ErrorKind::Io, "the stream was committed before it was back-filled"));
         }
-        self.keep_promise(destination)?;
+        self.zero_fill_to_declared_size(target)?;
         let last = (self.filling.bytes() > 0 || self.uploader.is_none()).then(|| self.freeze()).flatten();
         match (self.uploader.take(), last) {
-            (Some(uploader), last) => Ok(Written::Shipping { uploader, last, size: self.offset }),
-            (None, Some(part)) if part.offset == 0 => Ok(Written::Whole(part)),
+            (Some(uploader), last) => Ok(CommitSource::Stream { uploader, last, size: self.offset }),
+            (None, Some(part)) if part.offset == 0 => Ok(CommitSource::SinglePart(part)),
             (None, Some(_)) => {
                 Err(Error::new(ErrorKind::NotFound, "the file was deleted while it was being written"))
             }
-            (None, None) => Err(self.too_large()),
+            (None, None) => Err(too_large(self.context.part_size)),
         }
     }
 
-    /// Adds the zeros that a size was set for and nothing was written to.
-    fn keep_promise(&mut self, destination: &Destination) -> Result<()> {
-        let part_bytes = self.env.part_size.get();
-        while self.frontier() < self.promised {
+    fn zero_fill_to_declared_size(&mut self, target: &CommitTarget) -> Result<()> {
+        let part_bytes = self.context.part_size.get();
+        while self.frontier() < self.declared_size {
             let room = part_bytes - self.filling.bytes();
-            self.filling.add_zeros(room.min(self.promised - self.frontier()));
+            self.filling.add_zeros(room.min(self.declared_size - self.frontier()));
             if self.filling.bytes() == part_bytes {
-                self.ship(&|| Some(destination.clone()), true)?;
+                self.send_part(&|| Some(target.clone()), true)?;
             }
         }
         Ok(())
     }
 }
 
-/// Reads what has left: from memory while it is held, else from the copy. Nothing where it is not here.
-pub(super) fn read_left(flow: &Flow, tee: Option<&Tee>, offset: u64, out: &mut [u8]) -> Result<usize> {
-    if let Some(count) = flow.read(offset, out)? {
+/// Reads bytes of sent parts: from memory while a part is in flight, else from the tee. Returns 0 if neither
+/// has them.
+pub(super) fn read_sent(
+    in_flight: &InFlightParts,
+    tee: Option<&Tee>,
+    offset: u64,
+    out: &mut [u8],
+) -> Result<usize> {
+    if let Some(count) = in_flight.read(offset, out)? {
         return Ok(count);
     }
     tee.map_or(Ok(0), |tee| tee.read(offset, out))

@@ -1,178 +1,176 @@
-//! The copy of what is streamed, made behind the writer's back.
+//! The tee: a stream's second copy, in a staged file.
 //!
-//! Parts that have left are gone from memory once the drive has them. The tee writes them to a staged
-//! copy as well, on a thread of its own, so that a program may still go back to them. It is worth
-//! something and never needed: it may hold up its stream for a small share of the time, and where the disk
-//! is slower than that, or has no room, the stream goes on without it. Where a copy that is needed finds no room, it
-//! gives way, the largest first.
+//! A sent part leaves memory once the drive has it. The tee writes each part to a staged file too, on a
+//! thread of its own, so that a program can still read or change what was sent. The tee is optional. It may
+//! pause its stream for a small share of the time. If the disk is slower than that or full, the stream goes
+//! on without it. Files that are needed evict tees, the largest first.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::collections::VecDeque;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use super::part::read_frames;
-use super::shipper::FrozenPart;
-use super::space::{Space, Spare};
-use super::staged::{Piece, Staged};
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use super::disk_quota::{DiskQuota, Evictable};
+use super::part::{FrozenPart, read_frames};
+use super::staged_file::{Piece, StagedFile};
 use crate::error::Result;
 
-/// How long a stream waits for the disk before its copy is given up: so long at once, and one part in so many
-/// of the time that it has taken.
-const STALL: Duration = Duration::from_millis(300);
-const STALL_SHARE: u32 = 20;
+/// How long a stream waits for the disk before it drops its tee: this time, and a fraction of its age.
+const PAUSE_MAX: Duration = Duration::from_millis(300);
+const PAUSE_FRACTION: u32 = 20;
 
-/// How long the room of a copy that is being written to is waited for.
-const GIVE_WAY_MAX: Duration = Duration::from_secs(2);
+/// How long an eviction waits for the part being written.
+const EVICT_WAIT_MAX: Duration = Duration::from_secs(2);
 
-/// What a live upload copies to.
+/// The tee of one stream.
 #[derive(Clone, Debug)]
-pub struct Tee(Arc<Inner>);
+pub(super) struct Tee(Arc<TeeShared>);
 
 #[derive(Debug)]
-struct Inner {
-    space: Arc<Space>,
-    began: Instant,
+struct TeeShared {
+    quota: Arc<DiskQuota>,
+    started: Instant,
     /// A leaf lock.
-    state: Mutex<State>,
-    caught_up: Condvar,
+    state: Mutex<TeeState>,
+    writer_idle: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    /// In order, those being written too.
-    backlog: std::collections::VecDeque<FrozenPart>,
-    /// A thread is at work on the backlog.
-    is_busy: bool,
-    /// From the beginning of the file to here, everything is in the copy.
-    copied: u64,
-    /// `None` when the disk has failed or was too slow, or its room was needed: nothing is added any more.
-    copy: Option<Arc<Staged>>,
-    /// How long the stream has waited for the disk, without the wait under way.
-    stalled: Duration,
-    stalled_since: Option<Instant>,
+struct TeeState {
+    /// Parts in order, the one being written first.
+    backlog: VecDeque<FrozenPart>,
+    /// A thread is writing the backlog.
+    is_writing: bool,
+    /// Bytes of the file that are written, from its beginning.
+    written_bytes: u64,
+    /// `None` if the disk failed or was too slow, or the tee was evicted: nothing is added any more.
+    staged: Option<Arc<StagedFile>>,
+    /// Time that the stream has waited for the disk, without the current pause.
+    paused: Duration,
+    paused_since: Option<Instant>,
 }
 
 impl Tee {
-    /// A tee into a new copy; none where there is no room for one.
-    pub fn new(space: &Arc<Space>) -> Option<Self> {
-        let state = State { copy: Some(Staged::new(space, None).ok()?), ..State::default() };
-        let (state, caught_up) = (Mutex::new(state), Condvar::new());
-        let inner = Arc::new(Inner { space: space.clone(), began: Instant::now(), state, caught_up });
-        let spare: Weak<Inner> = Arc::downgrade(&inner);
-        space.add_spare(spare);
-        Some(Self(inner))
+    /// A tee into a new staged file; `None` if that cannot be created.
+    pub(super) fn new(quota: &Arc<DiskQuota>) -> Option<Self> {
+        let state = TeeState { staged: Some(StagedFile::new(quota, None).ok()?), ..TeeState::default() };
+        let (state, writer_idle) = (Mutex::new(state), Condvar::new());
+        let shared =
+            Arc::new(TeeShared { quota: quota.clone(), started: Instant::now(), state, writer_idle });
+        let evictable: Weak<TeeShared> = Arc::downgrade(&shared);
+        quota.add_evictable(evictable);
+        Some(Self(shared))
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock()
+    fn lock(&self) -> MutexGuard<'_, TeeState> {
+        self.0.state.lock()
     }
 
-    /// Whether the stream should wait a moment before it begins its next part: the disk is behind, and has
-    /// not held it up for long.
-    pub fn holds_up(&self) -> bool {
+    /// Whether the stream should wait before its next part: the disk is behind, and has not paused the stream
+    /// for long.
+    pub(super) fn should_pause(&self) -> bool {
         let mut state = self.lock();
-        if state.copy.is_none() {
+        if state.staged.is_none() {
             return false;
         }
-        if !self.0.space.is_behind() {
-            if let Some(since) = state.stalled_since.take() {
-                state.stalled += since.elapsed();
+        if !self.0.quota.is_tee_backlogged() {
+            if let Some(since) = state.paused_since.take() {
+                state.paused += since.elapsed();
             }
             return false;
         }
-        let stalled = state.stalled + state.stalled_since.get_or_insert_with(Instant::now).elapsed();
-        if stalled <= STALL + self.0.began.elapsed() / STALL_SHARE {
+        let paused = state.paused + state.paused_since.get_or_insert_with(Instant::now).elapsed();
+        if paused <= PAUSE_MAX + self.0.started.elapsed() / PAUSE_FRACTION {
             return true;
         }
-        tracing::debug!("a stream is faster than the local disk; it goes on without a copy");
-        state.copy = None;
+        tracing::debug!("tee dropped: the stream is faster than the local disk");
+        state.staged = None;
         false
     }
 
-    /// Takes the next part. Does not wait.
-    pub fn push(&self, part: &FrozenPart, runtime: &tokio::runtime::Handle) {
+    /// Queues the next part. Does not wait.
+    pub(super) fn push(&self, part: &FrozenPart, runtime: &tokio::runtime::Handle) {
         let mut state = self.lock();
-        if state.copy.is_none() {
+        if state.staged.is_none() {
             return;
         }
-        if !self.0.space.part_waits() {
-            tracing::debug!("too many streams are faster than the local disk; one goes on without a copy");
-            state.copy = None;
+        if !self.0.quota.queue_tee_part() {
+            tracing::debug!("tee dropped: all streams together are faster than the local disk");
+            state.staged = None;
             return;
         }
         state.backlog.push_back(part.clone());
-        if !state.is_busy {
-            state.is_busy = true;
+        if !state.is_writing {
+            state.is_writing = true;
             let tee = self.clone();
-            runtime.spawn_blocking(move || tee.work());
+            runtime.spawn_blocking(move || tee.write_backlog());
         }
     }
 
-    /// Writes until nothing is left to write.
-    fn work(&self) {
+    fn write_backlog(&self) {
         loop {
-            let (next, copy) = {
+            let (next, staged) = {
                 let state = self.lock();
-                (state.backlog.front().cloned(), state.copy.clone())
+                (state.backlog.front().cloned(), state.staged.clone())
             };
             let Some(part) = next else { return };
-            let written = copy.is_some_and(|copy| {
-                let written = copy.write_part(&part);
-                written
-                    .inspect_err(|error| tracing::debug!(%error, "a stream goes on without a local copy"))
-                    .is_ok()
+            let written = staged.is_some_and(|staged| {
+                let written = staged.write_part(&part);
+                written.inspect_err(|error| tracing::debug!(%error, "tee dropped: a write failed")).is_ok()
             });
             drop(part);
             let mut state = self.lock();
-            if written && state.copy.is_some() {
-                if let Some(done) = state.backlog.pop_front() {
-                    self.0.space.parts_done(1);
-                    state.copied = done.offset + done.bytes;
+            if written && state.staged.is_some() {
+                if let Some(part) = state.backlog.pop_front() {
+                    self.0.quota.finish_tee_parts(1);
+                    state.written_bytes = part.offset + part.bytes;
                 }
             } else {
-                state.copy = None;
-                self.0.space.parts_done(state.backlog.len());
+                state.staged = None;
+                self.0.quota.finish_tee_parts(state.backlog.len());
                 state.backlog.clear();
             }
             if state.backlog.is_empty() {
-                state.is_busy = false;
+                state.is_writing = false;
                 drop(state);
-                self.0.caught_up.notify_all();
+                self.0.writer_idle.notify_all();
                 return;
             }
         }
     }
 
-    /// The copy of the first `bytes`, if it has all of them; what is under way is waited for. Blocks for
-    /// the local disk.
-    pub fn copy_of(&self, bytes: u64) -> Option<Arc<Staged>> {
+    /// The staged file, if it has exactly the first `bytes`. Waits for the backlog; blocks for the local
+    /// disk.
+    pub(super) fn wait_for_file(&self, bytes: u64) -> Option<Arc<StagedFile>> {
         let mut state = self.lock();
-        while state.is_busy {
-            state = self.0.caught_up.wait(state).unwrap_or_else(PoisonError::into_inner);
+        while state.is_writing {
+            self.0.writer_idle.wait(&mut state);
         }
-        state.copy.clone().filter(|_| state.copied == bytes)
+        state.staged.clone().filter(|_| state.written_bytes == bytes)
     }
 
-    /// The copy, if it is one of exactly `bytes` already.
-    pub fn finished_copy(&self, bytes: u64) -> Option<Arc<Staged>> {
+    /// The staged file, if it has exactly `bytes` already.
+    pub(super) fn finished_file(&self, bytes: u64) -> Option<Arc<StagedFile>> {
         let state = self.lock();
-        state.copy.clone().filter(|copy| state.copied == bytes && copy.size() == bytes)
+        state.staged.clone().filter(|staged| state.written_bytes == bytes && staged.size() == bytes)
     }
 
-    /// Copies bytes at `offset` into `out`: at least one of what was pushed, unless the tee is broken.
-    pub fn read(&self, offset: u64, out: &mut [u8]) -> Result<usize> {
-        let (copied, waiting, copy) = {
+    /// Copies bytes at `offset` into `out`: at least one pushed byte, or none if the tee was dropped.
+    pub(super) fn read(&self, offset: u64, out: &mut [u8]) -> Result<usize> {
+        let (written_bytes, queued, staged) = {
             let state = self.lock();
             let holds = |part: &&FrozenPart| (part.offset..part.offset + part.bytes).contains(&offset);
-            (state.copied, state.backlog.iter().find(holds).cloned(), state.copy.clone())
+            (state.written_bytes, state.backlog.iter().find(holds).cloned(), state.staged.clone())
         };
-        if let Some(part) = waiting {
+        if let Some(part) = queued {
             return read_frames(&part.frames, offset - part.offset, out);
         }
-        let Some(copy) = copy else { return Ok(0) };
-        let len = copied.saturating_sub(offset).min(out.len() as u64);
+        let Some(staged) = staged else { return Ok(0) };
+        let len = written_bytes.saturating_sub(offset).min(out.len() as u64);
         let mut done = 0;
-        for piece in copy.read(offset, len)? {
-            if let Piece::Here(bytes) = piece {
+        for piece in staged.read(offset, len)? {
+            if let Piece::Data(bytes) = piece {
                 out[done..done + bytes.len()].copy_from_slice(&bytes);
                 done += bytes.len();
             }
@@ -181,28 +179,21 @@ impl Tee {
     }
 }
 
-impl Inner {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Spare for Inner {
+impl Evictable for TeeShared {
     fn bytes(&self) -> u64 {
-        self.lock().copied
+        self.state.lock().written_bytes
     }
 
-    fn give_way(&self) -> bool {
-        let mut state = self.lock();
-        if state.copy.take().is_none() {
+    fn evict(&self) -> bool {
+        let mut state = self.state.lock();
+        if state.staged.take().is_none() {
             return false;
         }
-        tracing::debug!("a stream goes on without a local copy: its room is needed");
-        // Who writes to it holds the room to the end of a part.
-        let end = Instant::now() + GIVE_WAY_MAX;
-        while state.is_busy && Instant::now() < end {
-            let waited = self.caught_up.wait_timeout(state, GIVE_WAY_MAX);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        tracing::debug!("tee dropped: its disk space is needed");
+        // The writing thread holds the space until it has written its part.
+        let end = Instant::now() + EVICT_WAIT_MAX;
+        while state.is_writing && Instant::now() < end {
+            self.writer_idle.wait_until(&mut state, end);
         }
         true
     }
@@ -212,7 +203,7 @@ impl Spare for Inner {
 mod tests {
     use super::*;
     use crate::ids::PartNumber;
-    use crate::pds::frame::Frame;
+    use crate::pds::part_body::Frame;
 
     fn part(offset: u64, bytes: &'static [u8]) -> FrozenPart {
         let frames = [Frame::Memory(bytes::Bytes::from_static(bytes))].into();
@@ -220,77 +211,79 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn parts_come_to_the_copy_in_order() {
-        let folder = tempfile::tempdir().unwrap();
-        let tee = Tee::new(&Space::new(folder.path(), None, 0)).unwrap();
+    async fn parts_are_written_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let tee = Tee::new(&DiskQuota::new(dir.path(), None, 0)).unwrap();
         let runtime = tokio::runtime::Handle::current();
         tee.push(&part(0, b"abc"), &runtime);
         tee.push(&part(3, b"def"), &runtime);
         let (waiting, pieces) = (tee.clone(), b"abcdef");
-        let copy = tokio::task::spawn_blocking(move || waiting.copy_of(6)).await.unwrap().unwrap();
-        assert_eq!(copy.read(0, 9).unwrap(), [Piece::Here(bytes::Bytes::from_static(pieces))]);
+        let staged = tokio::task::spawn_blocking(move || waiting.wait_for_file(6)).await.unwrap().unwrap();
+        assert_eq!(staged.read(0, 9).unwrap(), [Piece::Data(bytes::Bytes::from_static(pieces))]);
         let mut out = [0; 4];
         assert_eq!((tee.read(4, &mut out).unwrap(), &out[..2]), (2, &b"ef"[..]));
         assert_eq!(tee.read(6, &mut out).unwrap(), 0);
         tee.lock().backlog.push_back(part(6, b"ghi"));
         assert_eq!((tee.read(7, &mut out).unwrap(), &out[..2]), (2, &b"hi"[..]));
         tee.lock().backlog.clear();
-        assert!(tee.finished_copy(6).is_some() && tee.finished_copy(5).is_none());
+        assert!(tee.finished_file(6).is_some() && tee.finished_file(5).is_none());
     }
 
     #[test]
-    fn a_stream_waits_for_the_disk_but_not_for_long() {
-        let folder = tempfile::tempdir().unwrap();
-        let space = Space::new(folder.path(), None, 0);
-        let tee = Tee::new(&space).unwrap();
-        assert!(!tee.holds_up());
-        let waiting = std::iter::repeat_with(|| space.part_waits()).take_while(|waits| *waits).count();
-        assert!(tee.holds_up());
-        space.parts_done(waiting);
-        assert!(!tee.holds_up());
-        assert!(tee.lock().stalled > Duration::ZERO);
-        assert!(std::iter::repeat_with(|| space.part_waits()).take_while(|waits| *waits).count() == waiting);
-        tee.lock().stalled = Duration::from_secs(3600);
-        assert!(!tee.holds_up() && tee.lock().copy.is_none());
-        assert!(tee.finished_copy(0).is_none());
+    fn stream_waits_for_the_disk_but_not_long() {
+        let dir = tempfile::tempdir().unwrap();
+        let quota = DiskQuota::new(dir.path(), None, 0);
+        let tee = Tee::new(&quota).unwrap();
+        assert!(!tee.should_pause());
+        let waiting = std::iter::repeat_with(|| quota.queue_tee_part()).take_while(|waits| *waits).count();
+        assert!(tee.should_pause());
+        quota.finish_tee_parts(waiting);
+        assert!(!tee.should_pause());
+        assert!(tee.lock().paused > Duration::ZERO);
+        assert!(
+            std::iter::repeat_with(|| quota.queue_tee_part()).take_while(|waits| *waits).count() == waiting
+        );
+        tee.lock().paused = Duration::from_secs(3600);
+        assert!(!tee.should_pause() && tee.lock().staged.is_none());
+        assert!(tee.finished_file(0).is_none());
     }
 
     #[tokio::test]
-    async fn it_gives_way_to_what_is_needed() {
-        let folder = tempfile::tempdir().unwrap();
-        let space = Space::new(folder.path(), Some(10), 0);
-        let (small, large) = (Tee::new(&space).unwrap(), Tee::new(&space).unwrap());
+    async fn needed_file_evicts_the_largest_tee() {
+        let dir = tempfile::tempdir().unwrap();
+        let quota = DiskQuota::new(dir.path(), Some(10), 0);
+        let (small, large) = (Tee::new(&quota).unwrap(), Tee::new(&quota).unwrap());
         let runtime = tokio::runtime::Handle::current();
         small.push(&part(0, b"abc"), &runtime);
         large.push(&part(0, b"abcdef"), &runtime);
         let done = [(small.clone(), 3), (large.clone(), 6)];
         for (tee, bytes) in done {
-            let copy = tokio::task::spawn_blocking(move || tee.copy_of(bytes)).await.unwrap();
-            assert!(copy.is_some(), "{bytes}");
+            let staged = tokio::task::spawn_blocking(move || tee.wait_for_file(bytes)).await.unwrap();
+            assert!(staged.is_some(), "{bytes}");
         }
-        // No spare copy takes the room of another one.
+        // A tee evicts no other tee.
         large.push(&part(6, b"ghij"), &runtime);
         let waiting = large.clone();
-        assert!(tokio::task::spawn_blocking(move || waiting.copy_of(10)).await.unwrap().is_none());
-        assert_eq!(space.taken_bytes(), 3);
-        let needed = Staged::new(&space, None).unwrap();
+        assert!(tokio::task::spawn_blocking(move || waiting.wait_for_file(10)).await.unwrap().is_none());
+        assert_eq!(quota.reserved_bytes(), 3);
+        let needed = StagedFile::new(&quota, None).unwrap();
         needed.write(0, b"7 bytes").unwrap();
-        assert!(small.finished_copy(3).is_some());
+        assert!(small.finished_file(3).is_some());
         needed.write(7, b"8").unwrap();
-        assert!(small.finished_copy(3).is_none());
+        assert!(small.finished_file(3).is_none());
         assert!(needed.write(8, b"and more").is_err());
     }
 
     #[tokio::test]
-    async fn without_room_there_is_no_copy_and_nothing_else_happens() {
-        let folder = tempfile::tempdir().unwrap();
-        let tee = Tee::new(&Space::new(folder.path(), Some(4), 0)).unwrap();
+    async fn tee_without_space_is_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let tee = Tee::new(&DiskQuota::new(dir.path(), Some(4), 0)).unwrap();
         let runtime = tokio::runtime::Handle::current();
         tee.push(&part(0, b"abc"), &runtime);
         tee.push(&part(3, b"def"), &runtime);
         let waiting = tee.clone();
-        assert!(tokio::task::spawn_blocking(move || waiting.copy_of(6)).await.unwrap().is_none());
+        assert!(tokio::task::spawn_blocking(move || waiting.wait_for_file(6)).await.unwrap().is_none());
         tee.push(&part(6, b"g"), &runtime);
-        assert!(tee.finished_copy(7).is_none());
+        assert!(tee.finished_file(7).is_none());
     }
 }

@@ -1,7 +1,7 @@
-//! Asking a running mount, for the commands.
+//! The client of the control API, for the commands.
 //!
-//! A daemon may hang or be of another version: every question has a time limit and every answer a bound.
-//! The socket of a daemon that is gone is taken away by whoever meets it.
+//! A daemon may hang or have another version, so every request has a time limit and every answer a size limit. The
+//! socket of a dead daemon is removed when a client meets it.
 
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -16,153 +16,140 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::folder::Surroundings;
-use super::types::{Drained, LogEntry, Refusal, Status};
+use super::socket_dirs::SocketDirs;
+use super::types::{ApiError, Drained, LogEntry, Status};
 use crate::error::{Error, ErrorKind, Result};
+use crate::units::exact_duration;
 
-/// How long a daemon has for an answer that it need not wait for.
+/// Time limit of an answer that the daemon has at once.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
-/// How long a stream of events may be silent: several of the signs of life that it has.
+/// Longest silence of an event stream; several heartbeats of the daemon.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
-/// What is added to a time that the daemon keeps by itself, so that its own word comes first.
-const MARGIN: Duration = Duration::from_secs(5);
-/// Longest answer: 1,000 transfers with long paths take less than this.
+/// Largest answer. 1,000 transfers with long paths take less.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
-/// Longest line of a stream of events.
+/// Longest line of an event stream.
 const LINE_BYTES_MAX: usize = 1 << 20;
 
-/// One daemon, by its socket.
+/// A client of one daemon.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Daemon {
+pub struct DaemonClient {
     socket: PathBuf,
 }
 
-/// Who was found when everybody was asked.
+/// All daemons that were asked for their status.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// Those that answered, with their status, in the order of their mountpoints.
-    pub mounts: Vec<(Daemon, Status)>,
-    /// What the others did in place of answering. What is on their mounts is not known.
-    pub silent: Vec<Error>,
+    /// Daemons that answered, with their status, in the order of their mountpoints.
+    pub mounts: Vec<(DaemonClient, Status)>,
+    /// One error for each daemon without an answer. Their mounts are unknown.
+    pub errors: Vec<Error>,
 }
 
-/// Brings everything that was written at `mountpoint` to the drive, within about `timeout`.
-///
-/// An error of kind `NotFound` says that no running mount of this user is there.
-pub async fn drain(mountpoint: &Path, timeout: Duration) -> Result<Drained> {
-    let found = find_at(mountpoint, None).await?;
-    found.0.drain(timeout).await
-}
-
-/// The daemon that has mounted at exactly this absolute path, and its status. Root finds that of another user,
-/// `owner`.
-pub async fn find_at(mountpoint: &Path, owner: Option<u32>) -> Result<(Daemon, Status)> {
+/// The daemon of the mount at exactly this absolute path, with its status. Root finds the daemon of another user,
+/// `owner`, too.
+pub async fn find_at(mountpoint: &Path, owner: Option<u32>) -> Result<(DaemonClient, Status)> {
     let shown = mountpoint.to_string_lossy();
-    let Found { mounts, mut silent } = asked(owner).await;
+    let Found { mounts, mut errors } = query_all(owner).await;
     let here = mounts.into_iter().filter(|(_, status)| status.mountpoint == shown);
-    // Anybody may say that he has mounted there.
-    let here = here.filter(|(daemon, _)| owner.is_none_or(|owner| may_answer(&daemon.socket, owner)));
-    // One that was unmounted may still be busy with its last files. What another user says counts last.
+    // Any user can claim to have mounted there.
+    let here = here.filter(|(daemon, _)| owner.is_none_or(|owner| is_authoritative(&daemon.socket, owner)));
+    // An older daemon at the same path may still be saving after its unmount. Answers of other users count last.
     let newest = here.max_by_key(|(daemon, status)| (is_own(&daemon.socket), status.mounted_at_ms));
-    newest.ok_or_else(|| match silent.pop() {
+    newest.ok_or_else(|| match errors.pop() {
         Some(error) => error,
-        None => Error::new(ErrorKind::NotFound, format!("no running pdsfs of yours has mounted at {shown}")),
+        None => {
+            let message = format!("no running pdsfs of this user is mounted at {shown} (pdsfs status lists the mounts)");
+            Error::new(ErrorKind::NotFound, message)
+        }
     })
 }
 
-/// Asks every daemon of this user for its status; those of all users, for root.
+/// Asks every daemon of this user for its status. Root asks the daemons of all users.
 pub async fn mounts() -> Found {
-    asked(None).await
+    query_all(None).await
 }
 
-async fn asked(owner: Option<u32>) -> Found {
-    let sockets = tokio::task::spawn_blocking(move || Surroundings::of_this_process().sockets(owner)).await;
-    let mut asked = tokio::task::JoinSet::new();
+async fn query_all(owner: Option<u32>) -> Found {
+    let sockets = tokio::task::spawn_blocking(move || SocketDirs::of_this_process().sockets(owner)).await;
+    let mut queries = tokio::task::JoinSet::new();
     for socket in sockets.unwrap_or_default() {
-        let daemon = Daemon { socket };
-        asked.spawn(async move {
+        let daemon = DaemonClient { socket };
+        queries.spawn(async move {
             let status = daemon.status().await;
             (daemon, status)
         });
     }
     let mut found = Found::default();
-    for (daemon, status) in asked.join_all().await {
+    for (daemon, status) in queries.join_all().await {
         match status {
             Ok(status) => found.mounts.push((daemon, status)),
             Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => found.silent.push(error.context(daemon.socket.display())),
+            Err(error) => found.errors.push(error.context(daemon.socket.display())),
         }
     }
     found.mounts.sort_by(|a, b| (&a.1.mountpoint, a.1.pid).cmp(&(&b.1.mountpoint, b.1.pid)));
     found
 }
 
-/// Whether a socket is in a folder of the user who asks.
+/// Whether a socket is in a directory of this user.
 fn is_own(socket: &Path) -> bool {
-    folder_owner(socket) == Some(Surroundings::of_this_process().uid)
+    dir_owner(socket) == Some(SocketDirs::of_this_process().uid)
 }
 
-/// Whether a socket is the word of who has mounted, or of root, who may mount for others.
-fn may_answer(socket: &Path, owner: u32) -> bool {
-    folder_owner(socket).is_some_and(|uid| uid == owner || uid == 0)
+/// Whether a socket belongs to the user who has mounted, or to root, who may mount for others.
+fn is_authoritative(socket: &Path, owner: u32) -> bool {
+    dir_owner(socket).is_some_and(|uid| uid == owner || uid == 0)
 }
 
-fn folder_owner(socket: &Path) -> Option<u32> {
-    socket.parent()?.symlink_metadata().ok().map(|folder| folder.uid())
+fn dir_owner(socket: &Path) -> Option<u32> {
+    socket.parent()?.symlink_metadata().ok().map(|dir| dir.uid())
 }
 
-impl Daemon {
-    /// The one behind a socket.
+impl DaemonClient {
+    #[cfg(test)]
     pub fn at(socket: PathBuf) -> Self {
         Self { socket }
     }
 
-    /// What it is doing.
     pub async fn status(&self) -> Result<Status> {
-        self.ask(Method::GET, "/v1/status", ANSWER_MAX).await
+        self.call(Method::GET, "/v1/status", ANSWER_MAX).await
     }
 
-    /// Has it bring everything written to the drive.
-    pub async fn drain(&self, timeout: Duration) -> Result<Drained> {
-        let path = format!("/v1/drain?timeout_ms={}", timeout.as_millis());
-        self.ask(Method::POST, &path, timeout.saturating_add(MARGIN)).await
+    /// Subscribes to the end of the mount. When this returns, the daemon has the request.
+    pub async fn subscribe_end(&self) -> Result<PendingEnd> {
+        let answer = with_timeout(ANSWER_MAX, self.send(Method::GET, "/v1/end")).await?;
+        check_status(answer).await.map(PendingEnd)
     }
 
-    /// Has it promise to tell how the mount ends. When this returns it has heard the question.
-    pub async fn ending(&self) -> Result<Ending> {
-        let answer = within(ANSWER_MAX, self.send(Method::GET, "/v1/end")).await?;
-        refused_or(answer).await.map(Ending)
-    }
-
-    /// Has it read its credential again, as after a new login.
+    /// Makes the daemon read its credential again, after a new login.
     pub async fn reload_credentials(&self) -> Result<()> {
-        let _: serde_json::Value = self.ask(Method::POST, "/v1/credentials/reload", ANSWER_MAX).await?;
+        let _: serde_json::Value = self.call(Method::POST, "/v1/credentials/reload", ANSWER_MAX).await?;
         Ok(())
     }
 
-    /// Its events that are younger than `since`, and with `follow` those to come.
-    pub async fn events(&self, since: u64, follow: bool) -> Result<Events> {
+    /// The events after the number `since`. With `follow`, the stream continues until the mount ends.
+    pub async fn events(&self, since: u64, follow: bool) -> Result<EventStream> {
         let path = format!("/v1/events?since={since}&follow={follow}");
-        let answer = within(ANSWER_MAX, self.send(Method::GET, &path)).await?;
-        let answer = refused_or(answer).await?;
-        Ok(Events { body: answer.into_body(), ahead: Vec::new() })
+        let answer = with_timeout(ANSWER_MAX, self.send(Method::GET, &path)).await?;
+        let answer = check_status(answer).await?;
+        Ok(EventStream { body: answer.into_body(), buffer: Vec::new() })
     }
 
-    async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, limit: Duration) -> Result<T> {
-        within(limit, async {
-            let answer = refused_or(self.send(method, path).await?).await?;
-            read(answer).await
+    async fn call<T: DeserializeOwned>(&self, method: Method, path: &str, limit: Duration) -> Result<T> {
+        with_timeout(limit, async {
+            let answer = check_status(self.send(method, path).await?).await?;
+            read_json(answer).await
         })
         .await
     }
 
     async fn send(&self, method: Method, path: &str) -> Result<Response<Incoming>> {
-        let stream = UnixStream::connect(&self.socket).await.map_err(|e| self.gone(e))?;
-        let shaken = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
-        let (mut requests, connection) = shaken.map_err(|e| broken(&e))?;
+        let stream = UnixStream::connect(&self.socket).await.map_err(|e| self.connect_error(e))?;
+        let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+        let (mut requests, connection) = handshake.map_err(broken_connection)?;
         tokio::spawn(async move {
             if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection to a mount ended");
+                tracing::debug!(%error, "connection to a daemon failed");
             }
         });
         let request = Request::builder()
@@ -170,107 +157,106 @@ impl Daemon {
             .uri(path)
             .header(hyper::header::HOST, "pdsfs")
             .body(Empty::<Bytes>::new())
-            .map_err(|e| Error::new(ErrorKind::Invalid, e.to_string()))?;
-        requests.send_request(request).await.map_err(|e| broken(&e))
+            .map_err(|e| Error::from_source(ErrorKind::Invalid, e))?;
+        requests.send_request(request).await.map_err(broken_connection)
     }
 
-    /// Why there is no connection. What nobody listens to is of a daemon that was killed.
-    fn gone(&self, e: io::Error) -> Error {
-        if e.kind() == io::ErrorKind::ConnectionRefused {
-            // Another user may make the path lead elsewhere at any time.
-            if !is_own(&self.socket) {
-                return Error::new(ErrorKind::NotFound, "its daemon has died");
-            }
-            match std::fs::remove_file(&self.socket) {
-                Ok(()) => {
-                    tracing::debug!("took away {}, which a dead daemon has left", self.socket.display());
-                }
-                Err(e) => tracing::debug!("cannot take away {}: {e}", self.socket.display()),
-            }
-            return Error::new(ErrorKind::NotFound, "its daemon has died");
+    /// A refused connection means that the daemon was killed. Its socket is removed.
+    fn connect_error(&self, e: io::Error) -> Error {
+        if e.kind() != io::ErrorKind::ConnectionRefused {
+            return Error::from(e);
         }
-        Error::from(e)
+        // Another user could redirect the path at any time, so only own sockets are removed.
+        if is_own(&self.socket) {
+            match std::fs::remove_file(&self.socket) {
+                Ok(()) => tracing::debug!("removed {}, the socket of a dead daemon", self.socket.display()),
+                Err(e) => tracing::debug!("cannot remove {}: {e}", self.socket.display()),
+            }
+        }
+        Error::new(ErrorKind::NotFound, "the daemon has died")
     }
 }
 
-/// How a mount will have ended.
+/// The coming end of a mount.
 #[derive(Debug)]
-pub struct Ending(Response<Incoming>);
+pub struct PendingEnd(Response<Incoming>);
 
-impl Ending {
-    /// The last word of the daemon, once everything was tried. An error says that it ended without one.
-    pub async fn word(self) -> Result<Drained> {
-        read(self.0).await
+impl PendingEnd {
+    /// Waits for the end. An error means that the daemon ended without a report.
+    pub async fn wait(self) -> Result<Drained> {
+        read_json(self.0).await
     }
 }
 
-/// Events as they come.
+/// Events as the daemon sends them.
 #[derive(Debug)]
-pub struct Events {
+pub struct EventStream {
     body: Incoming,
-    ahead: Vec<u8>,
+    /// Received bytes without a complete line.
+    buffer: Vec<u8>,
 }
 
-impl Events {
-    /// The next one; `None` when there are no more, or the daemon has ended.
+impl EventStream {
+    /// The next event; `None` at the end of the stream or of the daemon.
     pub async fn next(&mut self) -> Result<Option<LogEntry>> {
         loop {
-            while let Some(end) = self.ahead.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.ahead.drain(..=end).collect();
-                // An empty line only says that the daemon is alive.
+            while let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.buffer.drain(..=end).collect();
+                // An empty line is a heartbeat.
                 if line.len() > 1 {
-                    return serde_json::from_slice(&line).map(Some).map_err(|e| nonsense(&e));
+                    return serde_json::from_slice(&line).map(Some).map_err(invalid_answer);
                 }
             }
-            if self.ahead.len() > LINE_BYTES_MAX {
-                return Err(Error::new(ErrorKind::Protocol, "an event of the mount is too long"));
+            if self.buffer.len() > LINE_BYTES_MAX {
+                let message = format!("an event of the daemon exceeds {LINE_BYTES_MAX} bytes");
+                return Err(Error::new(ErrorKind::Protocol, message));
             }
             let Ok(frame) = tokio::time::timeout(SILENCE_MAX, self.body.frame()).await else {
-                let detail = format!("the mount has said nothing for {} s", SILENCE_MAX.as_secs());
-                return Err(Error::new(ErrorKind::Timeout, detail));
+                let message = format!("the daemon has sent nothing for {}", exact_duration(SILENCE_MAX));
+                return Err(Error::new(ErrorKind::Timeout, message));
             };
             match frame {
                 None => return Ok(None),
-                Some(Ok(frame)) => self.ahead.extend_from_slice(frame.data_ref().unwrap_or(&Bytes::new())),
-                Some(Err(e)) => return Err(broken(&e)),
+                Some(Ok(frame)) => self.buffer.extend_from_slice(frame.data_ref().unwrap_or(&Bytes::new())),
+                Some(Err(e)) => return Err(broken_connection(e)),
             }
         }
     }
 }
 
-async fn within<T>(limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
-        let detail = format!("the mount does not answer within {} s", limit.as_secs());
-        Err(Error::new(ErrorKind::Timeout, detail))
+async fn with_timeout<T>(limit: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
+        let message = format!("the daemon does not answer within {}", exact_duration(limit));
+        Err(Error::new(ErrorKind::Timeout, message))
     })
 }
 
-async fn refused_or(answer: Response<Incoming>) -> Result<Response<Incoming>> {
+/// Turns an answer with an error status into the error.
+async fn check_status(answer: Response<Incoming>) -> Result<Response<Incoming>> {
     let status = answer.status();
     if status.is_success() {
         return Ok(answer);
     }
-    let refusal: Refusal = read(answer).await?;
+    let error: ApiError = read_json(answer).await?;
     let kind = match status.as_u16() {
         400 => ErrorKind::Invalid,
         403 => ErrorKind::Denied,
         404 | 405 => ErrorKind::Unsupported,
         _ => ErrorKind::Io,
     };
-    Err(Error::new(kind, refusal.error))
+    Err(Error::new(kind, error.error))
 }
 
-async fn read<T: DeserializeOwned>(answer: Response<Incoming>) -> Result<T> {
+async fn read_json<T: DeserializeOwned>(answer: Response<Incoming>) -> Result<T> {
     let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
-    let body =
-        body.map_err(|e| Error::new(ErrorKind::Protocol, format!("the mount's answer broke off: {e}")))?;
-    serde_json::from_slice(&body.to_bytes()).map_err(|e| nonsense(&e))
+    let body = body.map_err(|e| Error::with_source(ErrorKind::Protocol, "the answer of the daemon broke off", e))?;
+    serde_json::from_slice(&body.to_bytes()).map_err(invalid_answer)
 }
 
-fn broken(e: &hyper::Error) -> Error {
-    Error::new(ErrorKind::Io, format!("the connection to the mount broke: {e}"))
+fn broken_connection(e: hyper::Error) -> Error {
+    Error::with_source(ErrorKind::Io, "the connection to the daemon broke", e)
 }
 
-fn nonsense(e: &serde_json::Error) -> Error {
-    Error::new(ErrorKind::Protocol, format!("the mount's answer makes no sense: {e}"))
+fn invalid_answer(e: serde_json::Error) -> Error {
+    Error::with_source(ErrorKind::Protocol, "invalid answer of the daemon", e)
 }

@@ -1,210 +1,172 @@
-//! The figures of a mount for Prometheus, at `http://ADDRESS/metrics`; off unless an address is given.
+//! Prometheus metrics of a mount, at `http://ADDRESS/metrics`. Off unless an address is set.
 //!
-//! Figures are read when somebody asks, so they cost nothing otherwise. None of them names a file or the drive.
+//! Values are collected for each request and cost nothing otherwise. No metric names a file or the drive.
 
-use std::convert::Infallible;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::Context;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
-use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
-use tokio_io_timeout::TimeoutStream;
 
-use super::report::Served;
-use super::types::{Stage, Status, Totals};
+use super::http::{self, Limits};
+use super::mount_handle::MountHandle;
+use super::types::{Status, Totals, TransferStage};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Connections at a time.
 const CONNECTIONS_MAX: usize = 16;
-/// How long the head of a request may take to come, and an answer to be read.
-const WAIT_MAX: Duration = Duration::from_secs(10);
-/// Pause after `accept` failed, most likely for want of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// What the format is called.
+const LIMITS: Limits = Limits { head_max: Duration::from_secs(10), write_max: Duration::from_secs(10) };
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// A listener that has its address, for which nobody answers yet.
+/// A bound listener that does not answer yet.
 #[derive(Debug)]
 pub struct MetricsListener(TcpListener);
 
 impl MetricsListener {
-    /// Takes the address.
     pub async fn bind(address: SocketAddr) -> Result<Self> {
         let listener = TcpListener::bind(address).await;
-        listener.map(Self).map_err(|e| Error::from(e).context(format!("metrics at {address}")))
+        let context = || format!("cannot listen for metrics at {address} (setting metrics-listen)");
+        listener.map(Self).map_err(|e| Error::from(e).context(context()))
     }
 
-    /// Where it listens.
+    /// The bound address. It differs from the one in [`Self::bind`] if that had port 0.
     pub fn address(&self) -> Result<SocketAddr> {
         Ok(self.0.local_addr()?)
     }
 
-    /// Answers from now on, until the task is aborted.
-    pub fn serve(self, served: Arc<Served>) -> JoinHandle<()> {
-        tokio::spawn(accept(self.0, served))
+    /// Answers until the task is aborted.
+    pub fn serve(self, mount: Arc<MountHandle>) -> JoinHandle<()> {
+        let poll_accept = move |cx: &mut Context<'_>| self.0.poll_accept(cx).map_ok(|(stream, _)| stream);
+        let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        tokio::spawn(http::accept_loop(
+            poll_accept,
+            permits,
+            |_| true,
+            move |stream| {
+                let mount = mount.clone();
+                http::serve(stream, LIMITS, move |request: Request<Incoming>| {
+                    std::future::ready(respond(request.method(), request.uri().path(), &mount))
+                })
+            },
+        ))
     }
 }
 
-async fn accept(listener: TcpListener, served: Arc<Served>) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    loop {
-        let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(ACCEPT_PAUSE).await;
-            continue;
-        };
-        // Who comes while all places are taken is cut off, and may come again.
-        let Ok(place) = room.clone().try_acquire_owned() else { continue };
-        let served = served.clone();
-        tokio::spawn(async move {
-            answer(stream, served).await;
-            drop(place);
-        });
-    }
-}
-
-async fn answer(stream: TcpStream, served: Arc<Served>) {
-    let mut stream = TimeoutStream::new(stream);
-    stream.set_write_timeout(Some(WAIT_MAX));
-    let service = service_fn(move |request: Request<Incoming>| {
-        let response = respond(request.method(), request.uri().path(), &served);
-        async move { Ok::<_, Infallible>(response) }
-    });
-    let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(WAIT_MAX)
-        .keep_alive(false)
-        .serve_connection(TokioIo::new(Box::pin(stream)), service);
-    if let Err(error) = connection.await {
-        tracing::debug!(%error, "a connection for metrics ended");
-    }
-}
-
-fn respond(method: &Method, path: &str, served: &Arc<Served>) -> Response<Full<Bytes>> {
+fn respond(method: &Method, path: &str, mount: &Arc<MountHandle>) -> Response<Full<Bytes>> {
     let (status, body) = match (method, path) {
-        (&Method::GET, "/metrics") => match figures(served) {
+        (&Method::GET, "/metrics") => match encode_metrics(mount) {
             Ok(text) => (StatusCode::OK, text),
             Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()),
         },
-        _ => (StatusCode::NOT_FOUND, "the figures are at /metrics\n".to_owned()),
+        _ => (StatusCode::NOT_FOUND, "the metrics are at /metrics\n".to_owned()),
     };
-    let kind = if status == StatusCode::OK { OPEN_METRICS } else { "text/plain; charset=utf-8" };
+    let content_type = if status == StatusCode::OK { OPEN_METRICS } else { "text/plain; charset=utf-8" };
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
 
-/// All figures as text.
-fn figures(served: &Arc<Served>) -> std::result::Result<String, fmt::Error> {
+fn encode_metrics(mount: &Arc<MountHandle>) -> std::result::Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("pdsfs");
-    registry.register_collector(Box::new(Figures(served.clone())));
+    registry.register_collector(Box::new(MountCollector(mount.clone())));
     let mut text = String::new();
     text::encode(&mut text, &registry)?;
     Ok(text)
 }
 
 #[derive(Debug)]
-struct Figures(Arc<Served>);
+struct MountCollector(Arc<MountHandle>);
 
-impl Collector for Figures {
-    fn encode(&self, to: DescriptorEncoder<'_>) -> fmt::Result {
-        let mut page = Page(to);
+impl Collector for MountCollector {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut encoder = MetricsEncoder(encoder);
         let status = self.0.status();
-        self.sums(&mut page, &status.totals)?;
-        self.now(&mut page, &status)
+        self.encode_counters(&mut encoder, &status.totals)?;
+        self.encode_gauges(&mut encoder, &status)
     }
 }
 
-impl Figures {
-    /// What only grows. All labels are words of this program, so none needs to be escaped.
-    fn sums(&self, page: &mut Page<'_>, totals: &Totals) -> fmt::Result {
+impl MountCollector {
+    /// Labels are words of this program, so they need no escaping.
+    fn encode_counters(&self, to: &mut MetricsEncoder<'_>, totals: &Totals) -> fmt::Result {
         let committed = [
             ("uploaded", totals.files_uploaded),
             ("instant", totals.files_instant),
             ("unchanged", totals.files_unchanged),
         ];
-        page.counters("committed_files", "Files that came to the drive, by how", "how", committed)?;
+        to.counters("committed_files", "Files committed to the drive, by method", "how", committed)?;
         let counted = self.0.progress.failures_by_kind();
-        // Those that did not happen too: what appears with its first failure has no increase to be seen.
+        // Zeros are exported too: a counter that appears with its first failure shows no increase.
         let failed = ErrorKind::ALL.into_iter().map(|kind| {
             let count = counted.iter().find(|(counted, _)| *counted == kind).map_or(0, |(_, count)| *count);
             (snake_case(kind), count)
         });
-        page.counters("failed_files", "Files that could not be saved, by why", "kind", failed)?;
+        to.counters("failed_files", "Files that could not be saved, by kind of error", "kind", failed)?;
         let abandoned = totals.files_abandoned;
-        page.counter("abandoned_files", "Files that were deleted before they were saved", None, abandoned)?;
+        to.counter("abandoned_files", "Files deleted before they were committed", None, abandoned)?;
         let bytes = Some(&Unit::Bytes);
-        page.counter("committed", "Bytes of committed files", bytes, totals.bytes_committed)?;
-        page.counter("written", "Bytes that programs have written", bytes, totals.bytes_written)?;
-        page.counter("acknowledged", "Bytes in parts that the drive has", bytes, totals.bytes_acked)
+        to.counter("committed", "Bytes of committed files", bytes, totals.bytes_committed)?;
+        to.counter("written", "Bytes written by programs", bytes, totals.bytes_written)?;
+        to.counter("acknowledged", "Bytes of parts that the drive has acknowledged", bytes, totals.bytes_acked)
     }
 
-    /// What is so at this moment.
-    fn now(&self, page: &mut Page<'_>, status: &Status) -> fmt::Result {
-        let (pending, load) = (&status.pending, self.0.vfs.load());
-        // The status names only so many of them.
-        let seen = self.0.vfs.seen_files();
-        let of = |stage: Stage| {
-            let count = seen.iter().filter(|file| file.sight.stage == stage).count() as u64;
+    fn encode_gauges(&self, to: &mut MetricsEncoder<'_>, status: &Status) -> fmt::Result {
+        let (pending, usage) = (&status.pending, self.0.vfs.resource_usage());
+        // The list in the status is truncated.
+        let files = self.0.vfs.unsaved_files();
+        let count = |stage: TransferStage| {
+            let count = files.iter().filter(|file| TransferStage::from(file.status.stage) == stage).count() as u64;
             (stage.name(), count)
         };
-        let transfers = [Stage::Writing, Stage::Staged, Stage::Committing, Stage::Failed].map(of);
-        page.gauges("transfers", "Files that are not on the drive yet, by state", "state", transfers)?;
-        let views = seen.iter().filter_map(|file| file.sight.transfer.as_ref());
+        let stages =
+            [TransferStage::Writing, TransferStage::Staged, TransferStage::Committing, TransferStage::Failed];
+        to.gauges("transfers", "Unsaved files, by state", "state", stages.map(count))?;
+        let views = files.iter().filter_map(|file| file.status.transfer.as_ref());
         let parts = views.map(|view| u64::from(view.parts_in_flight)).sum();
-        let parts_max = load.parts_in_flight_max as u64;
-        let buffer_max = self.0.config.buffer_bytes_max;
+        let parts_max = usage.parts_in_flight_max as u64;
+        let buffer_max = self.0.config.options.buffer_size;
         let is_paused = u64::from(status.paused.is_some());
+        let rate = status.totals.rate_bytes_s;
+        let refused = pending.attributes_refused;
         let (bytes, seconds) = (Some(&Unit::Bytes), Some(&Unit::Seconds));
         for (name, help, unit, value) in [
-            ("lag", "Bytes that were written and that the drive does not have", bytes, pending.bytes),
-            ("parts_in_flight", "Parts that are being sent", None, parts),
-            ("pending_attributes", "Objects with attributes to be told", None, pending.attributes),
-            (
-                "refused_attributes",
-                "Objects whose attributes the drive does not keep",
-                None,
-                pending.attributes_refused,
-            ),
-            (
-                "rate_bytes_per_second",
-                "How fast parts are acknowledged, lately",
-                None,
-                status.totals.rate_bytes_s,
-            ),
-            ("buffer", "Bytes of write buffers in use", bytes, load.buffer_bytes),
-            ("buffer_max", "Bytes that write buffers may take", bytes, buffer_max),
-            ("local_copies", "Bytes of local copies", bytes, load.copy_bytes),
-            ("parts_in_flight_max", "Parts that may be sent at once now", None, parts_max),
-            ("paused", "Whether nothing is sent for want of a network or a login", None, is_paused),
-            ("mount_time", "When the drive was mounted, since 1970", seconds, status.mounted_at_ms / 1000),
+            ("lag", "Written bytes that the drive has not acknowledged", bytes, pending.bytes),
+            ("parts_in_flight", "Parts being sent", None, parts),
+            ("pending_attributes", "Objects with unsaved attributes", None, pending.attributes),
+            ("refused_attributes", "Objects whose attributes the drive refused", None, refused),
+            ("rate_bytes_per_second", "Current rate of acknowledged parts", None, rate),
+            ("buffer", "Bytes of write buffers in use", bytes, usage.buffer_bytes),
+            ("buffer_max", "Limit on the bytes of write buffers", bytes, buffer_max),
+            ("local_copies", "Bytes of staged and cached files", bytes, usage.copy_bytes),
+            ("parts_in_flight_max", "Current limit on parts being sent", None, parts_max),
+            ("paused", "1 while uploads wait for the network or a login", None, is_paused),
+            ("mount_time", "Time of the mount, since 1970", seconds, status.mounted_at_ms / 1000),
         ] {
-            page.gauge(name, help, unit, value)?;
+            to.gauge(name, help, unit, value)?;
         }
         Ok(())
     }
 }
 
-/// Where figures are written, one metric after the other.
-struct Page<'a>(DescriptorEncoder<'a>);
+/// Encodes one metric after the other.
+struct MetricsEncoder<'a>(DescriptorEncoder<'a>);
 
-impl Page<'_> {
+impl MetricsEncoder<'_> {
     fn counter(&mut self, name: &str, help: &str, unit: Option<&Unit>, value: u64) -> fmt::Result {
         ConstCounter::new(value).encode(self.0.encode_descriptor(name, help, unit, MetricType::Counter)?)
     }
@@ -221,8 +183,8 @@ impl Page<'_> {
         values: impl IntoIterator<Item = (L, u64)>,
     ) -> fmt::Result {
         let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for (of, value) in values {
-            ConstCounter::new(value).encode(family.encode_family(&[(label, of.as_ref())])?)?;
+        for (label_value, value) in values {
+            ConstCounter::new(value).encode(family.encode_family(&[(label, label_value.as_ref())])?)?;
         }
         Ok(())
     }
@@ -235,8 +197,8 @@ impl Page<'_> {
         values: [(&str, u64); N],
     ) -> fmt::Result {
         let mut family = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        for (of, value) in values {
-            gauge(value).encode(family.encode_family(&[(label, of)])?)?;
+        for (label_value, value) in values {
+            gauge(value).encode(family.encode_family(&[(label, label_value)])?)?;
         }
         Ok(())
     }
@@ -246,7 +208,7 @@ fn gauge(value: u64) -> ConstGauge<i64> {
     ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX))
 }
 
-/// `QuotaExceeded` is `quota_exceeded`.
+/// `QuotaExceeded` becomes `quota_exceeded`.
 fn snake_case(kind: ErrorKind) -> String {
     let mut out = String::new();
     for c in format!("{kind:?}").chars() {
@@ -263,7 +225,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kinds_have_names_that_labels_have() {
+    fn labels_of_error_kinds_are_snake_case() {
         assert_eq!(snake_case(ErrorKind::QuotaExceeded), "quota_exceeded");
         assert_eq!(snake_case(ErrorKind::Io), "io");
     }

@@ -1,116 +1,241 @@
-//! The shapes of the control API, in one place for both ends.
+//! The JSON of the control API, for both ends.
 //!
-//! Times are milliseconds since 1970, durations milliseconds, sizes bytes. A reader takes what it knows and
-//! passes over the rest: a word that it does not know is `Unknown`, a field that is missing has its default.
+//! Times are milliseconds since 1970, durations are milliseconds, sizes are bytes. A reader ignores unknown fields,
+//! uses the default for missing ones, and reads an unknown word as `Unknown`. The types of the daemon are closed:
+//! conversions from them are here, so a new state of the daemon does not change the API by accident.
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::status::{PauseReason, Totals};
-pub use crate::vfs::Stage;
+use crate::status;
+use crate::vfs;
 
-/// What `GET /v1/status` answers: one mount at one moment.
+/// The answer to `GET /v1/status`: one mount at one moment.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Status {
-    /// Version of the program that serves the mount.
+    /// Version of the daemon.
     pub version: String,
-    /// Its process.
+    /// Process id of the daemon.
     pub pid: u32,
-    /// What the mount is called in the configuration.
+    /// Name of the drive in the configuration.
     pub name: Option<String>,
-    /// The drive.
+    /// Id of the drive.
     pub drive_id: String,
-    /// Where it is mounted.
+    /// Absolute path of the mountpoint.
     pub mountpoint: String,
-    /// Whether every change is refused.
+    /// Whether the mount refuses changes.
     pub read_only: bool,
-    /// When it was mounted.
+    /// Time of the mount.
     pub mounted_at_ms: u64,
-    /// The number of the newest event, for `GET /v1/events?since=`.
+    /// Sequence number of the newest event, for `GET /v1/events?since=`.
     pub last_seq: u64,
-    /// Why nothing is sent, where that is so.
+    /// Set while uploads are paused.
     pub paused: Option<Paused>,
-    /// What is not on the drive yet.
+    /// Totals of unsaved files and attributes.
     pub pending: Pending,
-    /// Sums since it was mounted.
+    /// Totals since the mount.
     pub totals: Totals,
-    /// Files that are not on the drive yet, oldest first; at most 1,000.
-    pub transfers: Vec<Transfer>,
-    /// Files beyond those.
+    /// Unsaved files, oldest first; at most 1,000.
+    pub transfers: Vec<TransferStatus>,
+    /// Number of unsaved files beyond those.
     pub transfers_left_out: u64,
     /// The last files that could not be saved, or whose attributes were refused, oldest first; at most 50.
     pub failures: Vec<LogEntry>,
 }
 
-/// Why nothing is sent.
+/// Why uploads are paused.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Paused {
-    /// What is missing.
-    pub reason: PauseReason,
-    /// More about it, for people.
+    /// What the uploads wait for.
+    pub reason: PauseCause,
+    /// Details in words.
     pub detail: String,
-    /// Since when.
+    /// Start of the pause.
     pub since_ms: u64,
 }
 
-/// What is not on the drive yet.
+/// What paused uploads wait for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PauseCause {
+    /// A login by the user.
+    LoginNeeded,
+    /// The network or the service.
+    Offline,
+    /// A word of another version.
+    #[default]
+    #[serde(other)]
+    Unknown,
+}
+
+impl PauseCause {
+    /// The cause in words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::LoginNeeded => status::PauseReason::LoginNeeded.name(),
+            Self::Offline => status::PauseReason::Offline.name(),
+            Self::Unknown => "unknown reason",
+        }
+    }
+}
+
+impl From<status::PauseReason> for PauseCause {
+    fn from(reason: status::PauseReason) -> Self {
+        match reason {
+            status::PauseReason::LoginNeeded => Self::LoginNeeded,
+            status::PauseReason::Offline => Self::Offline,
+        }
+    }
+}
+
+/// Totals of unsaved files and attributes.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Pending {
-    /// Files with content that the drive does not have.
+    /// Files with unsaved content.
     pub files: u64,
-    /// Those of them that a program has open and may write on.
+    /// Those of them that are open for writing.
     pub files_open: u64,
-    /// Files that could not be saved, while a program still has them open.
+    /// Open files that could not be saved.
     pub files_failed_open: u64,
-    /// Bytes that were written and not acknowledged.
+    /// Written bytes that the drive has not acknowledged.
     pub bytes: u64,
-    /// Objects whose attributes are still to be told.
+    /// Objects with unsaved attributes.
     pub attributes: u64,
-    /// Objects whose attributes the drive has refused, until they are given others; the newest 1,024.
+    /// Objects whose attributes the drive refused, until their attributes change again; the newest 1,024.
     pub attributes_refused: u64,
-    /// How long the oldest of the files has been pending.
+    /// Age of the oldest unsaved file.
     pub oldest_ms: u64,
 }
 
-/// One file that is not on the drive yet.
+/// Totals since the mount.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Totals {
+    /// Files committed by an upload.
+    pub files_uploaded: u64,
+    /// Files committed without an upload: the service had the same bytes.
+    pub files_instant: u64,
+    /// Files saved with the bytes that they had before; nothing was sent.
+    pub files_unchanged: u64,
+    /// Files that could not be committed.
+    pub files_failed: u64,
+    /// Files deleted before their commit.
+    pub files_abandoned: u64,
+    /// Bytes of all committed files.
+    pub bytes_committed: u64,
+    /// Bytes written by programs.
+    pub bytes_written: u64,
+    /// Bytes of acknowledged parts.
+    pub bytes_acked: u64,
+    /// Current upload rate of all files together.
+    pub rate_bytes_s: u64,
+}
+
+impl From<status::ProgressTotals> for Totals {
+    fn from(totals: status::ProgressTotals) -> Self {
+        Self {
+            files_uploaded: totals.files_uploaded,
+            files_instant: totals.files_instant,
+            files_unchanged: totals.files_unchanged,
+            files_failed: totals.files_failed,
+            files_abandoned: totals.files_abandoned,
+            bytes_committed: totals.bytes_committed,
+            bytes_written: totals.bytes_written,
+            bytes_acked: totals.bytes_acked,
+            rate_bytes_s: totals.rate_bytes_s,
+        }
+    }
+}
+
+/// One unsaved file.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Transfer {
-    /// Path below the mount, beginning with `/`.
+pub struct TransferStatus {
+    /// Path below the mountpoint, with a leading `/`.
     pub path: String,
-    /// Where it is.
-    pub state: Stage,
-    /// Its size as far as it is known.
+    /// How far the file is.
+    pub state: TransferStage,
+    /// Size as far as it is known.
     pub bytes: u64,
-    /// How much of it the drive has acknowledged.
+    /// Bytes that the drive has acknowledged.
     pub bytes_acked: u64,
     /// Parts being sent.
     pub parts_in_flight: u32,
-    /// How fast it goes lately.
+    /// Current upload rate.
     pub rate_bytes_s: u64,
-    /// How long the rest takes at that rate; absent while there is no rate.
+    /// Remaining time at that rate; absent without a rate.
     pub eta_ms: Option<u64>,
-    /// Time since it was first written to, where that is known.
+    /// Time since the first write, if it is known.
     pub age_ms: u64,
-    /// Why it failed.
+    /// Why the file failed.
     pub error: Option<String>,
 }
 
-/// What happened.
+/// How far a file is on its way to the drive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Happening {
-    /// A file is on the drive, verified.
-    Committed,
-    /// A file is not on the drive; the program that wrote it was told.
+pub enum TransferStage {
+    /// Open for writing; written data is being uploaded.
+    Writing,
+    /// Open for writing; written data is in a staged file and is uploaded at close.
+    Staged,
+    /// Completely written; the remaining parts and the commit are under way.
+    Committing,
+    /// The commit failed.
     Failed,
-    /// The drive does not keep the attributes that a file was given; no program was told.
+    /// The drive has the content, or the file was deleted.
+    Saved,
+    /// The file stays on this machine, because of its name.
+    Local,
+    /// A word of another version.
+    #[default]
+    #[serde(other)]
+    Unknown,
+}
+
+impl TransferStage {
+    /// The word of the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Writing => "writing",
+            Self::Staged => "staged",
+            Self::Committing => "committing",
+            Self::Failed => "failed",
+            Self::Saved => "saved",
+            Self::Local => "local",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl From<vfs::Stage> for TransferStage {
+    fn from(stage: vfs::Stage) -> Self {
+        match stage {
+            vfs::Stage::Writing => Self::Writing,
+            vfs::Stage::Staged => Self::Staged,
+            vfs::Stage::Committing => Self::Committing,
+            vfs::Stage::Failed => Self::Failed,
+            vfs::Stage::Saved => Self::Saved,
+            vfs::Stage::Local => Self::Local,
+        }
+    }
+}
+
+/// What an event reports.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventKind {
+    /// A file was committed and verified.
+    Committed,
+    /// A file could not be saved; the program that wrote it got the error.
+    Failed,
+    /// The drive refused the attributes of an object; no program got an error.
     AttributesRefused,
-    /// Something that somebody should know.
+    /// A warning of the daemon.
     Warning,
-    /// Events that nobody can be told any more: they came faster than they were asked for.
+    /// Events were lost: they came faster than they were read.
     Missed,
     /// A word of another version.
     #[default]
@@ -122,51 +247,50 @@ pub enum Happening {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LogEntry {
-    /// Grows by one with each event.
+    /// Sequence number; grows by one with each event.
     pub seq: u64,
-    /// When.
+    /// Time of the event.
     pub at_ms: u64,
-    /// What.
-    pub what: Happening,
-    /// Path below the mount, for what happened to a file.
+    /// What the event reports.
+    pub what: EventKind,
+    /// Path below the mountpoint, for an event of a file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// Its size.
+    /// Size of the file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
-    /// How long it took, from the first byte to the commit.
+    /// Time from the first write to the commit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub elapsed_ms: Option<u64>,
-    /// How the drive came to have it (`uploaded`, `instant`, `unchanged`), or why it does not, or the
-    /// warning.
+    /// How the file was committed (`uploaded`, `instant`, `unchanged`), the error, or the warning.
     pub text: String,
 }
 
-/// What `POST /v1/drain` and `GET /v1/end` answer.
+/// The answer to `POST /v1/drain` and `GET /v1/end`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Drained {
-    /// What is not on the drive.
-    pub unsaved: Vec<Unsaved>,
-    /// Whether the time was up before everything was tried; then files may be missing in `unsaved`.
+    /// Files and attributes that are not on the drive.
+    pub unsaved: Vec<UnsavedEntry>,
+    /// Whether the time limit ended the drain; `unsaved` may then be incomplete.
     pub timed_out: bool,
 }
 
-/// Something that is not on the drive.
+/// A file, or the attributes, that could not be saved.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Unsaved {
-    /// Path below the mount.
+pub struct UnsavedEntry {
+    /// Path below the mountpoint.
     pub path: String,
-    /// Why.
+    /// Why it could not be saved.
     pub error: String,
 }
 
-/// An error of the API.
+/// The body of an answer with a status of 400 or more.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Refusal {
-    /// What was wrong, for people.
+pub struct ApiError {
+    /// The error in words.
     pub error: String,
 }
 
@@ -175,7 +299,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_of_a_newer_daemon_is_understood_as_far_as_possible() {
+    fn answer_of_newer_daemon_is_read() {
         let newer = r#"{"version": "9.0.0", "drive_id": "1", "mood": {"x": [1]}, "pending": {"files": 2, "ghosts": 1},
             "paused": {"reason": "moon_phase", "since_ms": 5},
             "transfers": [{"path": "/f", "state": "teleporting", "bytes": 7}, {"state": "committing"}],
@@ -183,23 +307,39 @@ mod tests {
         let status: Status = serde_json::from_str(newer).unwrap();
         assert_eq!((status.drive_id.as_str(), status.pending.files), ("1", 2));
         let paused = status.paused.unwrap();
-        assert_eq!((paused.reason, paused.since_ms), (PauseReason::Unknown, 5));
+        assert_eq!((paused.reason, paused.since_ms), (PauseCause::Unknown, 5));
         let states: Vec<_> = status.transfers.iter().map(|file| (file.state, file.bytes)).collect();
-        assert_eq!(states, [(Stage::Unknown, 7), (Stage::Committing, 0)]);
-        assert_eq!((status.failures[0].what, status.failures[0].seq), (Happening::Unknown, 3));
+        assert_eq!(states, [(TransferStage::Unknown, 7), (TransferStage::Committing, 0)]);
+        assert_eq!((status.failures[0].what, status.failures[0].seq), (EventKind::Unknown, 3));
         let drained: Drained = serde_json::from_str(r#"{"unsaved": [{"path": "/f"}]}"#).unwrap();
         assert_eq!(drained.unsaved[0].path, "/f");
-        assert_eq!(serde_json::from_str::<Refusal>("{}").unwrap().error, "");
+        assert_eq!(serde_json::from_str::<ApiError>("{}").unwrap().error, "");
     }
 
     #[test]
-    fn words_are_written_as_they_are_read() {
+    fn words_read_back() {
         for (what, word) in
-            [(Happening::AttributesRefused, "attributes_refused"), (Happening::Failed, "failed")]
+            [(EventKind::AttributesRefused, "attributes_refused"), (EventKind::Failed, "failed")]
         {
             assert_eq!(serde_json::to_value(what).unwrap(), word);
-            assert_eq!(serde_json::from_value::<Happening>(word.into()).unwrap(), what);
+            assert_eq!(serde_json::from_value::<EventKind>(word.into()).unwrap(), what);
         }
-        assert_eq!(serde_json::to_value(Stage::Staged).unwrap(), Stage::Staged.name());
+        assert_eq!(serde_json::to_value(PauseCause::LoginNeeded).unwrap(), "login_needed");
+    }
+
+    #[test]
+    fn stages_have_the_words_of_the_xattr() {
+        for stage in [
+            vfs::Stage::Writing,
+            vfs::Stage::Staged,
+            vfs::Stage::Committing,
+            vfs::Stage::Failed,
+            vfs::Stage::Saved,
+            vfs::Stage::Local,
+        ] {
+            let wire = TransferStage::from(stage);
+            assert_eq!(wire.name(), stage.name());
+            assert_eq!(serde_json::to_value(wire).unwrap(), stage.name());
+        }
     }
 }

@@ -1,10 +1,9 @@
-//! The machine does not go to sleep or off while bytes are on their way: an inhibitor of logind.
+//! Keeps the machine from sleeping and shutting down while files are unsaved: an inhibitor lock of logind.
 //!
-//! A lock is a file descriptor; logind lets go of it when the last copy is closed, so also when this
-//! process dies. Its reason cannot be changed, so a lock with a new reason is taken before the old one
-//! is given back. Blocking is asked for first; where that is not allowed to us (a service, a remote
-//! session), a lock that delays is better than none. A logind that went takes its end of the lock with it,
-//! which is seen at once, and the next one is asked.
+//! A lock is a file descriptor. logind releases it when the last copy is closed, so a dead process holds none. The
+//! reason of a lock cannot change: a lock with the new reason is taken before the old one is closed. The mode `block` is
+//! tried first; where it is not allowed (a service, a remote session), `delay` is used. If logind exits, its end of the
+//! lock closes, and the next logind is call.
 
 use std::time::Duration;
 
@@ -14,61 +13,60 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use zbus::Connection;
 
-use super::bus::{self, Object};
+use super::bus::{self, DbusObject};
 
-const LOGIND: Object = Object {
+const LOGIND: DbusObject = DbusObject {
     service: "org.freedesktop.login1",
     path: "/org/freedesktop/login1",
     interface: "org.freedesktop.login1.Manager",
 };
 const WHAT: &str = "shutdown:sleep";
 const WHO: &str = "pdsfs";
-/// The strongest first.
+/// In the order of attempts.
 const MODES: [&str; 2] = ["block", "delay"];
 
-/// The pauses between calls.
+/// Intervals between calls.
 #[derive(Clone, Copy, Debug)]
-struct Pace {
-    /// How often the reason of a lock is brought up to date.
+struct Intervals {
+    /// Between updates of the reason.
     renew: Duration,
-    /// How long to do without after logind was not there; twice as long after each further try.
+    /// Before the next attempt after a failure. It doubles with each further failure.
     retry: Duration,
-    /// The longest that becomes.
+    /// Limit of `retry`.
     retry_max: Duration,
 }
 
-const PACE: Pace = Pace {
+const INTERVALS: Intervals = Intervals {
     renew: Duration::from_secs(10),
     retry: Duration::from_secs(2),
     retry_max: Duration::from_secs(300),
 };
 
-/// A lock that is held.
 #[derive(Debug)]
-struct Lock {
+struct InhibitorLock {
     fd: AsyncFd<std::os::fd::OwnedFd>,
     why: String,
     renew_at: Instant,
 }
 
-/// Holds a lock whenever there is a reason, until the sender is gone.
-pub async fn keep(reason: watch::Receiver<Option<String>>) {
-    keep_by(PACE, || Box::pin(bus::connect(Connection::system())), reason).await;
+/// Holds a lock while there is a reason. Returns when the sender is dropped.
+pub async fn hold_while_needed(reason: watch::Receiver<Option<String>>) {
+    hold_with(INTERVALS, || Box::pin(bus::connect(Connection::system())), reason).await;
 }
 
-async fn keep_by<C>(pace: Pace, connect: impl Fn() -> C, mut reason: watch::Receiver<Option<String>>)
+async fn hold_with<C>(intervals: Intervals, connect: impl Fn() -> C, mut reason: watch::Receiver<Option<String>>)
 where
     C: Future<Output = Option<Connection>>,
 {
-    let mut asking = Asking {
-        pace,
+    let mut logind = LogindClient {
+        intervals,
         connect,
-        logind: None,
-        pause: pace.retry,
+        connection: None,
+        retry_pause: intervals.retry,
         retry_at: Instant::now(),
-        was_missed: false,
+        has_logged: false,
     };
-    let mut lock: Option<Lock> = None;
+    let mut lock: Option<InhibitorLock> = None;
     loop {
         let why = reason.borrow_and_update().clone();
         let due_at = match (&lock, &why) {
@@ -77,16 +75,16 @@ where
                 None
             }
             (Some(held), Some(why)) if held.why == *why => None,
-            (Some(held), Some(_)) => Some(held.renew_at.max(asking.retry_at)),
-            (None, Some(_)) => Some(asking.retry_at),
+            (Some(held), Some(_)) => Some(held.renew_at.max(logind.retry_at)),
+            (None, Some(_)) => Some(logind.retry_at),
         };
         if let (Some(why), Some(due_at)) = (why, due_at)
             && due_at <= Instant::now()
         {
-            // Whoever has no reason any more waits for nothing. The old lock goes after the new one has come.
+            // A reason that disappears cancels the call. The old lock is closed after the new one is taken.
             tokio::select! {
-                new = asking.ask(why) => lock = new.or(lock),
-                () = is_over(reason.clone()) => if reason.has_changed().is_err() {
+                new = logind.take_lock(why) => lock = new.or(lock),
+                () = reason_ended(reason.clone()) => if reason.has_changed().is_err() {
                     return;
                 },
             }
@@ -96,22 +94,22 @@ where
             changed = reason.changed() => if changed.is_err() {
                 return;
             },
-            () = is_lost(lock.as_ref()) => {
+            () = lock_lost(lock.as_ref()) => {
                 lock = None;
-                asking.put_off();
+                logind.schedule_retry();
             }
             () = tokio::time::sleep_until(due_at.unwrap_or_else(Instant::now)), if due_at.is_some() => {}
         }
     }
 }
 
-/// Resolves when there is no reason any more, or will be none.
-async fn is_over(mut reason: watch::Receiver<Option<String>>) {
+/// Returns when there is no reason, or the sender is dropped.
+async fn reason_ended(mut reason: watch::Receiver<Option<String>>) {
     reason.wait_for(Option::is_none).await.ok();
 }
 
-/// Resolves when logind has closed its end of the lock.
-async fn is_lost(lock: Option<&Lock>) {
+/// Returns when logind has closed its end of the lock.
+async fn lock_lost(lock: Option<&InhibitorLock>) {
     let lost = match lock {
         Some(lock) => lock.fd.ready(Interest::ERROR).await.is_ok(),
         None => false,
@@ -121,46 +119,46 @@ async fn is_lost(lock: Option<&Lock>) {
     }
 }
 
-/// Who is asked for locks, and when it may be asked again.
-struct Asking<F> {
-    pace: Pace,
+/// The connection to logind, and the time of the next attempt.
+struct LogindClient<F> {
+    intervals: Intervals,
     connect: F,
-    logind: Option<Connection>,
-    pause: Duration,
+    connection: Option<Connection>,
+    retry_pause: Duration,
     retry_at: Instant,
-    was_missed: bool,
+    has_logged: bool,
 }
 
-impl<C: Future<Output = Option<Connection>>, F: Fn() -> C> Asking<F> {
-    /// A lock; `None` where there is none to be had for a while.
-    async fn ask(&mut self, why: String) -> Option<Lock> {
-        if self.logind.is_none() {
-            self.logind = (self.connect)().await;
+impl<C: Future<Output = Option<Connection>>, F: Fn() -> C> LogindClient<F> {
+    /// Takes a lock. After a failure it returns `None` and schedules the next attempt.
+    async fn take_lock(&mut self, why: String) -> Option<InhibitorLock> {
+        if self.connection.is_none() {
+            self.connection = (self.connect)().await;
         }
-        let answer = match &self.logind {
+        let answer = match &self.connection {
             Some(connection) => inhibit(connection, &why).await,
-            None => Err("there is no system bus".to_owned()),
+            None => Err("no system bus".to_owned()),
         };
         match answer {
             Ok(fd) => {
-                self.pause = self.pace.retry;
-                Some(Lock { fd, why, renew_at: Instant::now() + self.pace.renew })
+                self.retry_pause = self.intervals.retry;
+                Some(InhibitorLock { fd, why, renew_at: Instant::now() + self.intervals.renew })
             }
             Err(refused) => {
-                if !std::mem::replace(&mut self.was_missed, true) {
-                    tracing::debug!("the machine may sleep while files are being saved: {refused}");
+                if !std::mem::replace(&mut self.has_logged, true) {
+                    tracing::debug!("the machine may sleep while files are unsaved: {refused}");
                 }
-                self.put_off();
+                self.schedule_retry();
                 None
             }
         }
     }
 
-    /// Logind, or the bus to it, is not what it was.
-    fn put_off(&mut self) {
-        self.logind = None;
-        self.retry_at = Instant::now() + self.pause;
-        self.pause = (self.pause * 2).min(self.pace.retry_max);
+    /// Drops the connection: logind or the bus may have been restarted.
+    fn schedule_retry(&mut self) {
+        self.connection = None;
+        self.retry_at = Instant::now() + self.retry_pause;
+        self.retry_pause = (self.retry_pause * 2).min(self.intervals.retry_max);
     }
 }
 
@@ -170,7 +168,7 @@ async fn inhibit(connection: &Connection, why: &str) -> Result<AsyncFd<std::os::
         match LOGIND.call(connection, "Inhibit", &(WHAT, WHO, why, mode)).await {
             Ok(answer) => {
                 let fd = answer.body().deserialize::<zbus::OwnedFd>().map_err(|e| e.to_string())?;
-                // SAFETY: an owned descriptor is the same open one for as long as it is owned.
+                // SAFETY: an owned descriptor stays open, and the same, while it is owned.
                 let watched = unsafe { AsyncFd::register_with_interest(fd.into(), Interest::ERROR) };
                 return watched.map_err(|e| e.to_string());
             }
@@ -183,55 +181,56 @@ async fn inhibit(connection: &Connection, why: &str) -> Result<AsyncFd<std::os::
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::desktop::bus::tests::{line, next_call};
+    use crate::desktop::bus::tests::{connection_pair, next_call};
     use std::io::Read;
     use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
     use zbus::OwnedFd;
 
-    type Asked = (String, String, String, String);
-    /// A lock as logind sees it: the end of a pipe that closes with the other one.
-    type Lock = std::io::PipeReader;
+    /// What, who, why and mode.
+    type InhibitCall = (String, String, String, String);
+    /// logind's end of a lock: a pipe whose other end is the lock.
+    type LockEnd = std::io::PipeReader;
 
-    /// A logind at the other end of a socket pair.
-    async fn logind(allow_block: bool) -> (Connection, UnboundedReceiver<(Asked, Option<Lock>)>) {
-        let (server, client) = line().await;
-        let (told, heard) = unbounded_channel();
-        tokio::spawn(serve(server, allow_block, told));
-        (client, heard)
+    /// A fake logind at the other end of a socket pair, and the calls that it gets.
+    async fn logind(allow_block: bool) -> (Connection, UnboundedReceiver<(InhibitCall, Option<LockEnd>)>) {
+        let (server, client) = connection_pair().await;
+        let (sender, calls) = unbounded_channel();
+        tokio::spawn(serve(server, allow_block, sender));
+        (client, calls)
     }
 
-    async fn serve(connection: Connection, allow_block: bool, told: UnboundedSender<(Asked, Option<Lock>)>) {
+    async fn serve(connection: Connection, allow_block: bool, sender: UnboundedSender<(InhibitCall, Option<LockEnd>)>) {
         let mut calls = zbus::MessageStream::from(&connection);
         while let Some(call) = next_call(&mut calls, &LOGIND, "Inhibit").await {
             let header = call.header();
-            let asked: Asked = call.body().deserialize().unwrap();
-            if asked.3 == "block" && !allow_block {
+            let arguments: InhibitCall = call.body().deserialize().unwrap();
+            if arguments.3 == "block" && !allow_block {
                 connection
                     .reply_error(&header, "org.freedesktop.DBus.Error.AccessDenied", &"no")
                     .await
                     .unwrap();
-                told.send((asked, None)).unwrap();
+                sender.send((arguments, None)).unwrap();
                 continue;
             }
             let (reader, writer) = std::io::pipe().unwrap();
             let lock = OwnedFd::from(std::os::fd::OwnedFd::from(writer));
             connection.reply(&header, &lock).await.unwrap();
             drop(lock);
-            told.send((asked, Some(reader))).unwrap();
+            sender.send((arguments, Some(reader))).unwrap();
         }
     }
 
-    /// Returns when the lock is given back.
-    async fn released(mut lock: Lock) {
+    /// Returns when the lock is released.
+    async fn released(mut lock: LockEnd) {
         tokio::task::spawn_blocking(move || lock.read_to_end(&mut Vec::new()).unwrap()).await.unwrap();
     }
 
     #[tokio::test]
-    async fn a_lock_is_held_for_as_long_as_there_is_a_reason() {
-        let (client, mut heard) = logind(true).await;
+    async fn lock_is_held_while_there_is_a_reason() {
+        let (client, mut calls) = logind(true).await;
         let (reasons, reason) = watch::channel(None);
-        let kept = tokio::spawn(keep_by(
-            PACE,
+        let holding = tokio::spawn(hold_with(
+            INTERVALS,
             move || {
                 let client = client.clone();
                 async move { Some(client) }
@@ -240,101 +239,101 @@ mod tests {
         ));
         for text in ["3 uploads, 1.2 GB left", "1 upload, 5 B left"] {
             reasons.send_replace(Some(text.to_owned()));
-            let (asked, lock) = heard.recv().await.unwrap();
-            assert_eq!(asked, (WHAT.into(), WHO.into(), text.into(), "block".into()));
+            let (call, lock) = calls.recv().await.unwrap();
+            assert_eq!(call, (WHAT.into(), WHO.into(), text.into(), "block".into()));
             reasons.send_replace(None);
             released(lock.unwrap()).await;
         }
         reasons.send_replace(Some("again".to_owned()));
-        let (_, lock) = heard.recv().await.unwrap();
+        let (_, lock) = calls.recv().await.unwrap();
         drop(reasons);
         released(lock.unwrap()).await;
-        kept.await.unwrap();
-        assert!(heard.recv().await.is_none(), "nothing else was asked");
+        holding.await.unwrap();
+        assert!(calls.recv().await.is_none(), "one call too many");
     }
 
     #[tokio::test]
-    async fn a_new_reason_comes_with_a_new_lock_but_not_at_once() {
-        let (client, mut heard) = logind(true).await;
+    async fn new_reason_takes_a_new_lock_after_the_interval() {
+        let (client, mut calls) = logind(true).await;
         let (reasons, reason) = watch::channel(Some("one".to_owned()));
-        let pace = Pace { renew: Duration::from_millis(200), ..PACE };
+        let intervals = Intervals { renew: Duration::from_millis(200), ..INTERVALS };
         let connect = move || std::future::ready(Some(client.clone()));
-        let kept = tokio::spawn(keep_by(pace, connect, reason));
-        let (_, first) = heard.recv().await.unwrap();
+        let holding = tokio::spawn(hold_with(intervals, connect, reason));
+        let (_, first) = calls.recv().await.unwrap();
         let taken_at = Instant::now();
-        let mut asked = None;
+        let mut call = None;
         for n in 0.. {
             reasons.send_replace(Some(format!("{n} left")));
-            if let Ok(heard) = tokio::time::timeout(Duration::from_millis(5), heard.recv()).await {
-                asked = heard;
+            if let Ok(calls) = tokio::time::timeout(Duration::from_millis(5), calls.recv()).await {
+                call = calls;
                 break;
             }
         }
-        let (asked, second) = asked.unwrap();
-        assert!(taken_at.elapsed() >= pace.renew / 2, "renewed after {:?}", taken_at.elapsed());
-        assert!(asked.2.ends_with(" left"), "{asked:?}");
+        let (call, second) = call.unwrap();
+        assert!(taken_at.elapsed() >= intervals.renew / 2, "renewed after {:?}", taken_at.elapsed());
+        assert!(call.2.ends_with(" left"), "{call:?}");
         released(first.unwrap()).await;
         reasons.send_replace(None);
         released(second.unwrap()).await;
         drop(reasons);
-        kept.await.unwrap();
+        holding.await.unwrap();
     }
 
     #[tokio::test]
-    async fn where_blocking_is_refused_a_delay_is_taken() {
-        let (client, mut heard) = logind(false).await;
+    async fn delay_is_used_where_block_is_refused() {
+        let (client, mut calls) = logind(false).await;
         let lock = inhibit(&client, "why").await.unwrap();
-        let (asked, refused) = heard.recv().await.unwrap();
-        assert!(asked.3 == "block" && refused.is_none());
-        let (asked, given) = heard.recv().await.unwrap();
-        assert_eq!(asked.3, "delay");
+        let (call, refused) = calls.recv().await.unwrap();
+        assert!(call.3 == "block" && refused.is_none());
+        let (call, given) = calls.recv().await.unwrap();
+        assert_eq!(call.3, "delay");
         drop(lock);
         released(given.unwrap()).await;
     }
 
     #[tokio::test]
-    async fn a_logind_that_comes_again_is_asked_again() {
+    async fn restarted_logind_is_asked_again() {
         let (lines, mut waiting) = unbounded_channel();
         let (reasons, reason) = watch::channel(Some("why".to_owned()));
         let connect = move || {
-            let (told, heard) = tokio::sync::oneshot::channel();
-            lines.send(told).unwrap();
-            async move { heard.await.ok() }
+            let (sender, calls) = tokio::sync::oneshot::channel();
+            lines.send(sender).unwrap();
+            async move { calls.await.ok() }
         };
-        let pace = Pace { retry: Duration::from_millis(1), ..PACE };
-        let kept = tokio::spawn(keep_by(pace, connect, reason));
+        let intervals = Intervals { retry: Duration::from_millis(1), ..INTERVALS };
+        let holding = tokio::spawn(hold_with(intervals, connect, reason));
         for _ in 0..2 {
-            let (client, mut heard) = logind(true).await;
+            let (client, mut calls) = logind(true).await;
             waiting.recv().await.unwrap().send(client).unwrap();
-            let (asked, lock) = heard.recv().await.unwrap();
-            assert_eq!(asked.2, "why");
-            // What was held in its memory is lost with it.
-            drop((heard, lock));
+            let (call, lock) = calls.recv().await.unwrap();
+            assert_eq!(call.2, "why");
+            // This logind exits, and its locks with it.
+            drop((calls, lock));
         }
         let _unanswered = waiting.recv().await.unwrap();
-        // While it is connected to, nothing is waited for that has no reason any more.
+        // A pending connection does not delay the end of the reason.
         reasons.send_replace(None);
         drop(reasons);
-        kept.await.unwrap();
+        holding.await.unwrap();
     }
 
     #[tokio::test]
-    async fn a_lock_is_kept_where_no_newer_one_can_be_had() {
-        let (server, client) = line().await;
-        let (told, mut heard) = unbounded_channel();
-        let serving = tokio::spawn(serve(server, true, told));
+    async fn old_lock_is_kept_if_no_new_one_is_granted() {
+        let (server, client) = connection_pair().await;
+        let (sender, mut calls) = unbounded_channel();
+        let serving = tokio::spawn(serve(server, true, sender));
         let (reasons, reason) = watch::channel(Some("one".to_owned()));
-        let first = std::sync::Mutex::new(Some(client));
+        let first = parking_lot::Mutex::new(Some(client));
         let (tried, mut tries) = unbounded_channel();
         let connect = move || {
             tried.send(()).unwrap();
-            std::future::ready(first.lock().unwrap().take())
+            std::future::ready(first.lock().take())
         };
-        let pace = Pace { renew: Duration::from_millis(1), retry: Duration::from_millis(1), ..PACE };
-        let kept = tokio::spawn(keep_by(pace, connect, reason));
-        let (_, lock) = heard.recv().await.unwrap();
+        let intervals = Intervals { renew: Duration::from_millis(1), retry: Duration::from_millis(1), ..INTERVALS };
+        let holding = tokio::spawn(hold_with(intervals, connect, reason));
+        let (_, lock) = calls.recv().await.unwrap();
         let mut lock = lock.unwrap();
-        // The bus goes, and the next one lets nobody in.
+        // The bus goes away, and the next one refuses connections.
         serving.abort();
         assert!(serving.await.unwrap_err().is_cancelled());
         reasons.send_replace(Some("two".to_owned()));
@@ -343,34 +342,32 @@ mod tests {
         }
         set_nonblocking(&lock);
         let kind = lock.read(&mut [0]).unwrap_err().kind();
-        assert_eq!(kind, std::io::ErrorKind::WouldBlock, "the lock was given back");
+        assert_eq!(kind, std::io::ErrorKind::WouldBlock, "the lock was released");
         drop(reasons);
-        kept.await.unwrap();
+        holding.await.unwrap();
     }
 
-    fn set_nonblocking(lock: &Lock) {
-        use std::os::fd::AsRawFd as _;
-        // SAFETY: the descriptor is open, and the call takes no pointer.
-        assert_eq!(unsafe { libc::fcntl(lock.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) }, 0);
+    fn set_nonblocking(lock: &LockEnd) {
+        rustix::fs::fcntl_setfl(lock, rustix::fs::OFlags::NONBLOCK).unwrap();
     }
 
     #[tokio::test]
-    async fn without_logind_it_is_tried_again_later_and_ends_at_once() {
+    async fn missing_logind_is_retried_with_growing_pauses() {
         let (tried, mut tries) = unbounded_channel();
         let (reasons, reason) = watch::channel(Some("why".to_owned()));
         let connect = move || {
             tried.send(Instant::now()).unwrap();
             async { None }
         };
-        let pace = Pace { retry: Duration::from_millis(100), ..PACE };
-        let kept = tokio::spawn(keep_by(pace, connect.clone(), reason.clone()));
+        let intervals = Intervals { retry: Duration::from_millis(100), ..INTERVALS };
+        let holding = tokio::spawn(hold_with(intervals, connect.clone(), reason.clone()));
         let first = tries.recv().await.unwrap();
         let second = tries.recv().await.unwrap();
-        assert!(second - first >= pace.retry);
-        assert!(tries.recv().await.unwrap() - second >= pace.retry * 2, "it is asked as often as before");
-        let patient = tokio::spawn(keep_by(PACE, connect, reason));
+        assert!(second - first >= intervals.retry);
+        assert!(tries.recv().await.unwrap() - second >= intervals.retry * 2, "the pause did not grow");
+        let patient = tokio::spawn(hold_with(INTERVALS, connect, reason));
         drop(reasons);
-        kept.await.unwrap();
+        holding.await.unwrap();
         patient.await.unwrap();
     }
 }

@@ -1,9 +1,8 @@
-//! Who sits at the desktop is told when a file could not be saved, and when a login is needed.
+//! Desktop notifications: a file could not be saved, or a login is needed.
 //!
-//! Many failures become one notification that is renewed: a drive that is full must not cover the screen.
-//! What is told is gathered for a moment first, and while one notification is fresh, what comes meanwhile
-//! waits for the next, which counts what it takes the place of. Without a session bus, or anybody on it, it waits
-//! until there is one; only so many names are kept meanwhile, the others are counted.
+//! Many failures become one notification that is updated: a full drive must not cover the screen. Failures are collected
+//! for a moment before they are shown. Later failures replace the notification and count the earlier ones too. Without
+//! a session bus or a notification service they wait; a few names are kept, the others are counted.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,133 +14,133 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use zbus::{Connection, Variant};
 
-use super::bus::{self, Object};
-use crate::printable::is_active;
+use super::bus::{self, DbusObject};
+use crate::escape::is_active;
 
-const NOTIFICATIONS: Object = Object {
+const NOTIFICATIONS: DbusObject = DbusObject {
     service: "org.freedesktop.Notifications",
     path: "/org/freedesktop/Notifications",
     interface: "org.freedesktop.Notifications",
 };
-/// Who notifies.
 const APP: &str = "pdsfs";
 const ICON_FAILED: &str = "dialog-error";
 const ICON_LOGIN: &str = "dialog-password";
-/// Failures that are named; the others are counted.
+/// Failures with a name in one notification. The others are counted.
 const NAMES_MAX: usize = 5;
 /// Longest name and reason, in characters.
 const TEXT_CHARS_MAX: usize = 200;
-/// What may wait to be told; what is beyond that is only counted.
-const WAITING_MAX: usize = 64;
+/// Failures in the queue. Those beyond it are only counted.
+const QUEUE_MAX: usize = 64;
 
-/// The pauses between notifications.
+/// Times between notifications.
 #[derive(Clone, Copy, Debug)]
-struct Pace {
-    /// How long failures are gathered before they are told.
-    gather: Duration,
-    /// The least time from one notification to the next.
+struct RateLimit {
+    /// How long failures are collected before they are shown.
+    collect: Duration,
+    /// Shortest time between two notifications, and before the first retry.
     pause: Duration,
-    /// The longest time until what could not be told is told again.
+    /// Longest time before a retry.
     retry_max: Duration,
-    /// Failures with less time between them share a notification.
-    together: Duration,
+    /// A failure within this time after the last notification replaces it.
+    merge: Duration,
 }
 
-const PACE: Pace = Pace {
-    gather: Duration::from_secs(1),
+const RATE_LIMIT: RateLimit = RateLimit {
+    collect: Duration::from_secs(1),
     pause: Duration::from_secs(15),
     retry_max: Duration::from_secs(600),
-    together: Duration::from_secs(600),
+    merge: Duration::from_secs(600),
 };
 
-/// A file that is not on the drive.
+/// A file that could not be saved.
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Failure {
+struct FailedSave {
     path: String,
     reason: String,
 }
 
-/// The way to whoever sits at the desktop. Dropped, what was told last may still appear.
+/// The sending end. No method waits. Notifications of the last moment still appear after it is dropped.
 #[derive(Clone, Debug)]
-pub struct Notices {
-    to: mpsc::Sender<Failure>,
-    uncounted: Arc<AtomicU64>,
-    /// Why nothing goes on without a login, as long as that is so.
+pub struct Notifier {
+    to: mpsc::Sender<FailedSave>,
+    /// Failures that did not fit into the queue.
+    overflow: Arc<AtomicU64>,
+    /// Why a login is needed, while it is.
     login: Arc<watch::Sender<Option<String>>>,
 }
 
-impl Notices {
-    /// For the mount that is called `place`; and what tells, which ends soon after the last of these is dropped. Must be
-    /// called on a runtime.
-    pub fn start(place: &str) -> (Self, JoinHandle<()>) {
-        Self::start_with(place, PACE, || bus::connect(Connection::session()))
+impl Notifier {
+    /// Starts the task that shows the notifications of one mount. The task ends soon after the last clone of the notifier
+    /// is dropped. Must be called on a runtime.
+    pub fn start(mountpoint: &str) -> (Self, JoinHandle<()>) {
+        Self::start_with(mountpoint, RATE_LIMIT, || bus::connect(Connection::session()))
     }
 
     fn start_with<C>(
-        place: &str,
-        pace: Pace,
+        mountpoint: &str,
+        rate_limit: RateLimit,
         connect: impl Fn() -> C + Send + 'static,
     ) -> (Self, JoinHandle<()>)
     where
         C: Future<Output = Option<Connection>> + Send + 'static,
     {
-        let (to, notices) = mpsc::channel(WAITING_MAX);
-        let uncounted = Arc::new(AtomicU64::new(0));
+        let (to, queue) = mpsc::channel(QUEUE_MAX);
+        let overflow = Arc::new(AtomicU64::new(0));
         let (login, login_now) = watch::channel(None);
-        let teller = Teller {
-            place: place.to_owned(),
-            pace,
-            notices,
-            uncounted: uncounted.clone(),
+        let task = NotifierTask {
+            mountpoint: mountpoint.to_owned(),
+            rate_limit,
+            queue,
+            overflow: overflow.clone(),
             login: login_now,
-            login_told: None,
-            untold: Failures::default(),
-            shown: None,
+            login_shown: None,
+            pending: FailureBatch::default(),
+            last: None,
         };
-        let telling = tokio::spawn(teller.run(connect));
-        (Self { to, uncounted, login: Arc::new(login) }, telling)
+        let delivery = tokio::spawn(task.run(connect));
+        (Self { to, overflow, login: Arc::new(login) }, delivery)
     }
 
-    /// A file is not on the drive. Never waits.
+    /// Reports a file that could not be saved.
     pub fn failed(&self, path: &str, reason: &str) {
-        let failure = Failure { path: path.to_owned(), reason: reason.to_owned() };
+        let failure = FailedSave { path: path.to_owned(), reason: reason.to_owned() };
         if self.to.try_send(failure).is_err() {
-            self.uncounted.fetch_add(1, Ordering::Relaxed);
+            self.overflow.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Nothing goes on until somebody has logged in again. Never waits.
+    /// Reports that nothing can be saved without a login.
     pub fn login_needed(&self, detail: &str) {
         self.login.send_replace(Some(detail.to_owned()));
     }
 
-    /// Somebody has: who has not been told need not be. Never waits.
+    /// Withdraws a needed login that was not shown yet.
     pub fn login_done(&self) {
         self.login.send_replace(None);
     }
 }
 
-struct Teller {
-    place: String,
-    pace: Pace,
-    notices: mpsc::Receiver<Failure>,
-    uncounted: Arc<AtomicU64>,
+struct NotifierTask {
+    mountpoint: String,
+    rate_limit: RateLimit,
+    queue: mpsc::Receiver<FailedSave>,
+    overflow: Arc<AtomicU64>,
     login: watch::Receiver<Option<String>>,
-    /// What was told of it last.
-    login_told: Option<String>,
-    /// What nobody has seen yet.
-    untold: Failures,
-    shown: Option<Shown>,
+    /// The detail of the last login notification, while that login is needed.
+    login_shown: Option<String>,
+    /// Failures that were not shown yet.
+    pending: FailureBatch,
+    last: Option<LastNotification>,
 }
 
 /// Failures, the first of them with path and reason.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-struct Failures {
+struct FailureBatch {
     named: Vec<(String, String)>,
     count: u64,
 }
 
-impl Failures {
+impl FailureBatch {
     fn add(&mut self, path: String, reason: String) {
         self.count += 1;
         if self.named.len() < NAMES_MAX {
@@ -149,7 +148,7 @@ impl Failures {
         }
     }
 
-    /// These, and before them in time `older` ones.
+    /// These failures and `older` ones; the names of the newer ones come first.
     fn and(mut self, older: &Self) -> Self {
         self.count += older.count;
         self.named.extend(older.named.iter().take(NAMES_MAX - self.named.len()).cloned());
@@ -157,164 +156,170 @@ impl Failures {
     }
 }
 
-/// The notification about failures that was shown last.
+/// The last notification about failures.
 #[derive(Debug)]
-struct Shown {
+struct LastNotification {
+    /// The number that the service gave it.
     number: u32,
-    failures: Failures,
+    failures: FailureBatch,
     at: Instant,
 }
 
-/// What one notification says.
 #[derive(PartialEq, Eq, Debug)]
-struct Text {
+struct NotificationText {
     summary: String,
     body: String,
 }
 
-impl Teller {
-    /// Tells until nobody has anything to tell any more. What nobody could be told is kept, and told when somebody
-    /// is there: the bus of a session may end and begin again.
+impl NotifierTask {
+    /// Runs until all senders are dropped. After a failure, notifications stay pending and are tried again: the session
+    /// bus may end and start again.
     async fn run<C: Future<Output = Option<Connection>>>(mut self, connect: impl Fn() -> C) {
         let mut bus = None;
-        let mut retry = self.pace.pause;
+        let mut retry = self.rate_limit.pause;
         loop {
-            let again_at = Instant::now() + retry;
-            let has_more = tokio::select! {
-                failure = self.notices.recv() => failure.map(|failure| self.take(failure)).is_some(),
+            let retry_at = Instant::now() + retry;
+            let has_senders = tokio::select! {
+                failure = self.queue.recv() => failure.map(|failure| self.add(failure)).is_some(),
                 Ok(()) = self.login.changed() => true,
-                () = tokio::time::sleep_until(again_at), if self.has_untold() => true,
+                () = tokio::time::sleep_until(retry_at), if self.has_pending() => true,
             };
-            if !has_more {
+            if !has_senders {
                 return;
             }
-            let is_last = !self.gather().await;
+            let is_last = !self.collect().await;
             if self.login.borrow_and_update().is_none() {
-                // The next one is another one, whatever it says.
-                self.login_told = None;
+                // The next needed login is shown even with the same detail.
+                self.login_shown = None;
             }
-            if !self.has_untold() {
+            if !self.has_pending() {
                 continue;
             }
             if bus.is_none() {
                 bus = connect().await;
-                // Another bus has other numbers.
-                self.shown = None;
+                // Numbers of notifications belong to one bus.
+                self.last = None;
             }
-            let outcome = match &bus {
+            let result = match &bus {
                 Some(connection) => self.show(connection).await,
-                None => Err("there is no session bus".to_owned()),
+                None => Err("no session bus".to_owned()),
             };
-            match outcome {
-                Ok(()) => retry = self.pace.pause,
+            match result {
+                Ok(()) => retry = self.rate_limit.pause,
                 Err(why) => {
-                    tracing::debug!("nobody at the desktop is told: {why}");
+                    tracing::debug!("cannot show a desktop notification: {why}");
                     bus = None;
-                    retry = (retry * 2).min(self.pace.retry_max);
+                    retry = (retry * 2).min(self.rate_limit.retry_max);
                 }
             }
             if is_last {
                 return;
             }
-            tokio::time::sleep(self.pace.pause).await;
+            tokio::time::sleep(self.rate_limit.pause).await;
         }
     }
 
-    fn has_untold(&self) -> bool {
-        self.untold.count > 0 || self.login_untold().is_some()
+    fn has_pending(&self) -> bool {
+        self.pending.count > 0 || self.pending_login().is_some()
     }
 
-    /// The login that is needed and that nobody has heard of.
-    fn login_untold(&self) -> Option<String> {
-        self.login.borrow().clone().filter(|needed| self.login_told.as_ref() != Some(needed))
+    /// The detail of a needed login that was not shown yet.
+    fn pending_login(&self) -> Option<String> {
+        self.login.borrow().clone().filter(|detail| self.login_shown.as_ref() != Some(detail))
     }
 
-    fn take(&mut self, failure: Failure) {
-        self.untold.add(failure.path, failure.reason);
+    fn add(&mut self, failure: FailedSave) {
+        self.pending.add(failure.path, failure.reason);
     }
 
-    /// Waits a moment for more; `false` where there will be no more.
-    async fn gather(&mut self) -> bool {
-        let gathered = tokio::time::sleep(self.pace.gather);
-        tokio::pin!(gathered);
-        let has_more = loop {
+    /// Collects failures for a moment. Returns `false` if all senders are dropped.
+    async fn collect(&mut self) -> bool {
+        let deadline = tokio::time::sleep(self.rate_limit.collect);
+        tokio::pin!(deadline);
+        let has_senders = loop {
             tokio::select! {
-                failure = self.notices.recv() => match failure {
-                    Some(failure) => self.take(failure),
+                failure = self.queue.recv() => match failure {
+                    Some(failure) => self.add(failure),
                     None => break false,
                 },
-                () = &mut gathered => break true,
+                () = &mut deadline => break true,
             }
         };
-        self.untold.count += self.uncounted.swap(0, Ordering::Relaxed);
-        has_more
+        self.pending.count += self.overflow.swap(0, Ordering::Relaxed);
+        has_senders
     }
 
     async fn show(&mut self, connection: &Connection) -> Result<(), String> {
-        if let Some(detail) = self.login_untold() {
-            notify(connection, 0, ICON_LOGIN, &login_text(&self.place, &detail)).await?;
-            self.login_told = Some(detail);
+        if let Some(detail) = self.pending_login() {
+            notify(connection, 0, ICON_LOGIN, &login_text(&self.mountpoint, &detail)).await?;
+            self.login_shown = Some(detail);
         }
-        if self.untold.count == 0 {
+        if self.pending.count == 0 {
             return Ok(());
         }
-        let last = self.shown.take().filter(|last| last.at.elapsed() < self.pace.together);
+        let last = self.last.take().filter(|last| last.at.elapsed() < self.rate_limit.merge);
         let (replaces, failures) = match &last {
-            Some(last) => (last.number, self.untold.clone().and(&last.failures)),
-            None => (0, self.untold.clone()),
+            Some(last) => (last.number, self.pending.clone().and(&last.failures)),
+            None => (0, self.pending.clone()),
         };
-        if let Some(text) = failed_text(&self.place, &failures) {
+        if let Some(text) = failure_text(&self.mountpoint, &failures) {
             let number = notify(connection, replaces, ICON_FAILED, &text).await?;
-            self.untold = Failures::default();
-            self.shown = Some(Shown { number, failures, at: Instant::now() });
+            self.pending = FailureBatch::default();
+            self.last = Some(LastNotification { number, failures, at: Instant::now() });
         }
         Ok(())
     }
 }
 
-fn login_text(place: &str, detail: &str) -> Text {
-    Text {
-        summary: format!("{}: login needed", short(place)),
+fn login_text(mountpoint: &str, detail: &str) -> NotificationText {
+    NotificationText {
+        summary: format!("{}: login needed", short(mountpoint)),
         body: format!("{}\nLog in again with: pdsfs login", escaped(detail)),
     }
 }
 
-fn failed_text(place: &str, failed: &Failures) -> Option<Text> {
+fn failure_text(mountpoint: &str, failed: &FailureBatch) -> Option<NotificationText> {
     let (path, reason) = failed.named.first()?;
     let count = failed.count;
     if count == 1 {
         let summary = format!("Not saved: {}", short(path));
-        return Some(Text { summary, body: format!("{}\n{}", escaped(reason), escaped(place)) });
+        return Some(NotificationText { summary, body: format!("{}\n{}", escaped(reason), escaped(mountpoint)) });
     }
     let mut lines: Vec<_> =
         failed.named.iter().map(|(path, reason)| format!("{}: {}", escaped(path), escaped(reason))).collect();
     if count > lines.len() as u64 {
         lines.push(format!("and {} more; see: pdsfs log", count - lines.len() as u64));
     }
-    Some(Text { summary: format!("{count} files not saved on {}", short(place)), body: lines.join("\n") })
+    let summary = format!("{count} files not saved on {}", short(mountpoint));
+    Some(NotificationText { summary, body: lines.join("\n") })
 }
 
-/// Not too long, and without what a screen would obey.
+/// The text without control characters, cut after [`TEXT_CHARS_MAX`].
 fn short(text: &str) -> String {
     let shown: String =
         text.chars().take(TEXT_CHARS_MAX).map(|c| if is_active(c) { '\u{fffd}' } else { c }).collect();
     if shown.len() < text.len() && text.chars().nth(TEXT_CHARS_MAX).is_some() { shown + "..." } else { shown }
 }
 
-/// The body of a notification is markup; what is in it comes from programs.
+/// [`short`] for the body, which is markup.
 fn escaped(text: &str) -> String {
     short(text).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-/// Shows a notification, in place of an older one unless that is 0; its number.
-async fn notify(connection: &Connection, replaces: u32, icon: &str, text: &Text) -> Result<u32, String> {
+/// Shows a notification and returns its number. It replaces the notification `replaces`, unless that is 0.
+async fn notify(
+    connection: &Connection,
+    replaces: u32,
+    icon: &str,
+    text: &NotificationText,
+) -> Result<u32, String> {
     let hints = HashMap::from([
         ("urgency", Variant::U8(2)),
         ("category", Variant::from("transfer.error")),
         ("desktop-entry", Variant::from(APP)),
     ]);
     let actions: Vec<&str> = Vec::new();
-    // The service decides for how long it shows it.
+    // -1: the service decides how long it shows the notification.
     let expires_ms = -1_i32;
     let arguments =
         (APP, replaces, icon, text.summary.as_str(), text.body.as_str(), actions, hints, expires_ms);
@@ -325,34 +330,34 @@ async fn notify(connection: &Connection, replaces: u32, icon: &str, text: &Text)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::desktop::bus::tests::{line, next_call};
+    use crate::desktop::bus::tests::{connection_pair, next_call};
     use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
     use zbus::OwnedVariant;
 
-    type Asked = (String, u32, String, String, String, Vec<String>, HashMap<String, OwnedVariant>, i32);
+    type NotifyCall = (String, u32, String, String, String, Vec<String>, HashMap<String, OwnedVariant>, i32);
 
-    /// A notification service at the other end of a socket pair. It numbers from 7 on.
-    async fn desktop() -> (Connection, UnboundedReceiver<Asked>) {
-        let (server, client) = line().await;
-        let (told, heard) = unbounded_channel();
-        tokio::spawn(serve(server, told));
-        (client, heard)
+    /// A fake notification service at the other end of a socket pair. Its numbers begin at 7.
+    async fn desktop() -> (Connection, UnboundedReceiver<NotifyCall>) {
+        let (server, client) = connection_pair().await;
+        let (sender, calls) = unbounded_channel();
+        tokio::spawn(serve(server, sender));
+        (client, calls)
     }
 
-    async fn serve(connection: Connection, told: UnboundedSender<Asked>) {
+    async fn serve(connection: Connection, sender: UnboundedSender<NotifyCall>) {
         let mut calls = zbus::MessageStream::from(&connection);
         let mut number = 7_u32;
         while let Some(call) = next_call(&mut calls, &NOTIFICATIONS, "Notify").await {
-            let asked: Asked = call.body().deserialize().unwrap();
+            let arguments: NotifyCall = call.body().deserialize().unwrap();
             connection.reply(&call.header(), &number).await.unwrap();
             number += 1;
-            told.send(asked).unwrap();
+            sender.send(arguments).unwrap();
         }
     }
 
-    fn notices(client: Connection) -> Notices {
-        let pace = Pace { gather: Duration::from_millis(50), pause: Duration::from_millis(50), ..PACE };
-        Notices::start_with("/mnt", pace, move || {
+    fn notifier(client: Connection) -> Notifier {
+        let rate_limit = RateLimit { collect: Duration::from_millis(50), pause: Duration::from_millis(50), ..RATE_LIMIT };
+        Notifier::start_with("/mnt", rate_limit, move || {
             let client = client.clone();
             async move { Some(client) }
         })
@@ -360,11 +365,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_failure_is_shown_with_its_reason() {
-        let (client, mut heard) = desktop().await;
-        let notices = notices(client);
-        notices.failed("/a <b>.txt", "the drive is full & closed");
-        let (app, replaces, icon, summary, body, _, hints, expires) = heard.recv().await.unwrap();
+    async fn failure_is_shown_with_its_reason() {
+        let (client, mut calls) = desktop().await;
+        let notifier = notifier(client);
+        notifier.failed("/a <b>.txt", "the drive is full & closed");
+        let (app, replaces, icon, summary, body, _, hints, expires) = calls.recv().await.unwrap();
         assert_eq!((app.as_str(), replaces, icon.as_str(), expires), ("pdsfs", 0, "dialog-error", -1));
         assert_eq!(summary, "Not saved: /a <b>.txt");
         assert_eq!(body, "the drive is full &amp; closed\n/mnt");
@@ -372,64 +377,64 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn many_failures_are_one_notification_that_is_renewed() {
-        let (client, mut heard) = desktop().await;
-        let notices = notices(client);
+    async fn many_failures_are_one_updated_notification() {
+        let (client, mut calls) = desktop().await;
+        let notifier = notifier(client);
         for n in 0..500 {
-            notices.failed(&format!("/{n}"), "full");
+            notifier.failed(&format!("/{n}"), "full");
         }
-        let (_, replaces, _, summary, body, ..) = heard.recv().await.unwrap();
+        let (_, replaces, _, summary, body, ..) = calls.recv().await.unwrap();
         assert_eq!((replaces, summary.as_str()), (0, "500 files not saved on /mnt"));
         assert_eq!(body.lines().count(), NAMES_MAX + 1);
         assert!(body.starts_with("/0: full\n") && body.contains("and 495 more"), "{body}");
-        notices.failed("/again", "full");
-        let (_, replaces, _, summary, body, ..) = heard.recv().await.unwrap();
+        notifier.failed("/again", "full");
+        let (_, replaces, _, summary, body, ..) = calls.recv().await.unwrap();
         assert_eq!((replaces, summary.as_str()), (7, "501 files not saved on /mnt"));
         assert!(body.starts_with("/again: full\n/0: full\n") && body.contains("and 496 more"), "{body}");
     }
 
     #[tokio::test]
-    async fn what_fails_much_later_is_a_notification_of_its_own() {
-        let (client, mut heard) = desktop().await;
-        let pace = Pace { together: Duration::ZERO, gather: Duration::ZERO, pause: Duration::ZERO, ..PACE };
-        let (notices, _) =
-            Notices::start_with("/mnt", pace, move || std::future::ready(Some(client.clone())));
+    async fn much_later_failure_is_a_new_notification() {
+        let (client, mut calls) = desktop().await;
+        let rate_limit = RateLimit { merge: Duration::ZERO, collect: Duration::ZERO, pause: Duration::ZERO, ..RATE_LIMIT };
+        let (notifier, _) =
+            Notifier::start_with("/mnt", rate_limit, move || std::future::ready(Some(client.clone())));
         for name in ["/a", "/b"] {
-            notices.failed(name, "full");
-            let (_, replaces, _, summary, ..) = heard.recv().await.unwrap();
+            notifier.failed(name, "full");
+            let (_, replaces, _, summary, ..) = calls.recv().await.unwrap();
             assert_eq!((replaces, summary), (0, format!("Not saved: {name}")));
         }
     }
 
     #[tokio::test]
-    async fn what_could_not_be_told_is_told_when_the_bus_is_back() {
+    async fn pending_notifications_are_shown_on_a_new_bus() {
         let (lines, mut waiting) = unbounded_channel();
-        let pace = Pace { gather: Duration::from_millis(1), pause: Duration::from_millis(1), ..PACE };
-        let (notices, _) = Notices::start_with("/mnt", pace, move || {
-            let (told, heard) = tokio::sync::oneshot::channel::<Connection>();
-            lines.send(told).unwrap();
-            async move { heard.await.ok() }
+        let rate_limit = RateLimit { collect: Duration::from_millis(1), pause: Duration::from_millis(1), ..RATE_LIMIT };
+        let (notifier, _) = Notifier::start_with("/mnt", rate_limit, move || {
+            let (sender, calls) = tokio::sync::oneshot::channel::<Connection>();
+            lines.send(sender).unwrap();
+            async move { calls.await.ok() }
         });
-        let (client, mut heard) = desktop().await;
-        notices.failed("/a", "full");
-        notices.login_needed("refused");
-        // No bus, one whose other end is gone, and one with a desktop.
+        let (client, mut calls) = desktop().await;
+        notifier.failed("/a", "full");
+        notifier.login_needed("refused");
+        // First no bus, then one with a dead peer, then one with a service.
         drop(waiting.recv().await.unwrap());
-        let (server, dead) = line().await;
+        let (server, dead) = connection_pair().await;
         drop(server);
         waiting.recv().await.unwrap().send(dead).unwrap();
         waiting.recv().await.unwrap().send(client).unwrap();
-        assert_eq!(heard.recv().await.unwrap().3, "/mnt: login needed");
-        let (_, replaces, _, summary, ..) = heard.recv().await.unwrap();
+        assert_eq!(calls.recv().await.unwrap().3, "/mnt: login needed");
+        let (_, replaces, _, summary, ..) = calls.recv().await.unwrap();
         assert_eq!((replaces, summary.as_str()), (0, "Not saved: /a"));
     }
 
     #[tokio::test]
-    async fn a_needed_login_is_shown() {
-        let (client, mut heard) = desktop().await;
-        let notices = notices(client);
-        notices.login_needed("the refresh token was refused");
-        let (_, _, icon, summary, body, ..) = heard.recv().await.unwrap();
+    async fn needed_login_is_shown() {
+        let (client, mut calls) = desktop().await;
+        let notifier = notifier(client);
+        notifier.login_needed("the refresh token was refused");
+        let (_, _, icon, summary, body, ..) = calls.recv().await.unwrap();
         assert_eq!((icon.as_str(), summary.as_str()), ("dialog-password", "/mnt: login needed"));
         assert!(
             body.starts_with("the refresh token was refused\n") && body.contains("pdsfs login"),
@@ -438,59 +443,59 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_login_that_was_made_is_not_asked_for_and_the_last_words_are_told() {
-        let (client, mut heard) = desktop().await;
-        let pace = Pace { gather: Duration::from_millis(50), pause: Duration::from_secs(1000), ..PACE };
-        let (notices, telling) =
-            Notices::start_with("/mnt", pace, move || std::future::ready(Some(client.clone())));
-        notices.login_needed("refused");
-        notices.login_done();
-        notices.failed("/a", "full");
-        drop(notices);
-        // Soon, whatever the pauses are.
-        telling.await.unwrap();
-        assert_eq!(heard.recv().await.unwrap().3, "Not saved: /a");
-        assert!(heard.try_recv().is_err());
+    async fn last_failures_are_shown_and_a_done_login_is_not() {
+        let (client, mut calls) = desktop().await;
+        let rate_limit = RateLimit { collect: Duration::from_millis(50), pause: Duration::from_secs(1000), ..RATE_LIMIT };
+        let (notifier, delivery) =
+            Notifier::start_with("/mnt", rate_limit, move || std::future::ready(Some(client.clone())));
+        notifier.login_needed("refused");
+        notifier.login_done();
+        notifier.failed("/a", "full");
+        drop(notifier);
+        // The pauses do not delay the end.
+        delivery.await.unwrap();
+        assert_eq!(calls.recv().await.unwrap().3, "Not saved: /a");
+        assert!(calls.try_recv().is_err());
     }
 
     #[tokio::test]
-    async fn a_login_is_asked_for_each_time_it_is_needed() {
-        let (client, mut heard) = desktop().await;
-        let notices = notices(client);
+    async fn each_needed_login_is_shown_once() {
+        let (client, mut calls) = desktop().await;
+        let notifier = notifier(client);
         for _ in 0..2 {
-            notices.login_needed("refused");
-            assert_eq!(heard.recv().await.unwrap().3, "/mnt: login needed");
-            // Told again while it lasts, it is the same.
-            notices.login_needed("refused");
-            notices.login_done();
+            notifier.login_needed("refused");
+            assert_eq!(calls.recv().await.unwrap().3, "/mnt: login needed");
+            // A repeated report of the same login is not shown.
+            notifier.login_needed("refused");
+            notifier.login_done();
             tokio::time::sleep(Duration::from_millis(200)).await;
-            assert!(heard.try_recv().is_err());
+            assert!(calls.try_recv().is_err());
         }
     }
 
     #[tokio::test]
-    async fn without_anybody_there_nothing_happens() {
+    async fn missing_bus_is_retried_until_the_end() {
         let (tried, mut tries) = unbounded_channel();
-        let pace = Pace { gather: Duration::from_millis(1), pause: Duration::from_millis(1), ..PACE };
-        let (notices, _) = Notices::start_with("/mnt", pace, move || {
+        let rate_limit = RateLimit { collect: Duration::from_millis(1), pause: Duration::from_millis(1), ..RATE_LIMIT };
+        let (notifier, _) = Notifier::start_with("/mnt", rate_limit, move || {
             tried.send(()).unwrap();
             async { None }
         });
-        notices.failed("/a", "full");
+        notifier.failed("/a", "full");
         tries.recv().await.unwrap();
-        notices.failed("/b", "full");
+        notifier.failed("/b", "full");
         tries.recv().await.unwrap();
-        drop(notices);
-        // It may have been about to try again.
+        drop(notifier);
+        // One more attempt may be under way.
         while tries.recv().await.is_some() {}
     }
 
     #[test]
-    fn texts_are_short_and_obey_nobody() {
-        let failed = Failures { named: vec![("/\x1b".repeat(500), "r".repeat(500))], count: 1 };
-        let text = failed_text("/m", &failed).unwrap();
+    fn texts_are_short_and_without_control_characters() {
+        let failed = FailureBatch { named: vec![("/\x1b".repeat(500), "r".repeat(500))], count: 1 };
+        let text = failure_text("/m", &failed).unwrap();
         assert!(text.summary.chars().count() < 250 && text.body.chars().count() < 250);
         assert!(!text.summary.contains('\x1b'));
-        assert_eq!(failed_text("/m", &Failures { named: Vec::new(), count: 3 }), None);
+        assert_eq!(failure_text("/m", &FailureBatch { named: Vec::new(), count: 3 }), None);
     }
 }

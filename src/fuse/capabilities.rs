@@ -1,22 +1,22 @@
-//! What the kernel is told about this file system as a whole.
+//! Negotiation of sizes and capabilities with the kernel.
 //!
-//! Writes come in pieces of up to 1 MiB, one at a time per file, and never through a writeback
-//! cache, which would reorder them and keep their errors from the program.
+//! Writes have at most 1 MiB. A file has one write at a time. The writeback cache is never used: it would
+//! reorder writes and hide their errors from the program.
 
 use fuser::{InitFlags, KernelConfig};
 
-/// Largest WRITE and READ, in bytes (`fs.fuse.max_pages_limit` is 256 pages by default).
+/// Largest READ and WRITE, in bytes (`fs.fuse.max_pages_limit` is 256 pages by default).
 const REQUEST_BYTES_MAX: u32 = 1 << 20;
-/// Read-ahead requests that the kernel may have open at once.
+/// Most read-ahead requests in the kernel's queue.
 const BACKGROUND_REQUESTS_MAX: u16 = 128;
-/// Asked for where the kernel offers it. Not here on purpose: `WRITEBACK_CACHE` and `ASYNC_DIO`.
+/// Requested where the kernel offers them. `WRITEBACK_CACHE` and `ASYNC_DIO` are missing on purpose.
 const CAPABILITIES: [InitFlags; 10] = [
     InitFlags::FUSE_ASYNC_READ,
     InitFlags::FUSE_ATOMIC_O_TRUNC,
     InitFlags::FUSE_PARALLEL_DIROPS,
     InitFlags::FUSE_DO_READDIRPLUS,
     InitFlags::FUSE_READDIRPLUS_AUTO,
-    // A new size or mtime of a file, as seen by the next GETATTR, drops its cached pages.
+    // Drops cached pages when GETATTR returns a new size or mtime.
     InitFlags::FUSE_AUTO_INVAL_DATA,
     InitFlags::FUSE_HANDLE_KILLPRIV_V2,
     InitFlags::FUSE_MAX_PAGES,
@@ -24,7 +24,6 @@ const CAPABILITIES: [InitFlags; 10] = [
     InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
 ];
 
-/// Settles sizes and capabilities with the kernel.
 pub(super) fn negotiate(kernel: &mut KernelConfig) {
     if let Err(most) = kernel.set_max_write(REQUEST_BYTES_MAX) {
         kernel.set_max_write(most).ok();
@@ -35,7 +34,7 @@ pub(super) fn negotiate(kernel: &mut KernelConfig) {
     kernel.set_max_background(BACKGROUND_REQUESTS_MAX).ok();
     for capability in CAPABILITIES {
         if kernel.add_capabilities(capability).is_err() {
-            tracing::debug!("this kernel does not offer {capability:?}");
+            tracing::debug!("kernel does not support {capability:?}");
         }
     }
 }

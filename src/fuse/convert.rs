@@ -1,4 +1,4 @@
-//! Values of `vfs` in fuser's types, and back. Pure but for the counting in [`fill_plus`].
+//! Conversions between types of `vfs` and fuser. Pure, except for the lookup counts in [`fill_plus`].
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -7,22 +7,23 @@ use fuser::{
     ReplyEntry, ReplyStatfs, ReplyXattr, TimeOrNow,
 };
 
-use super::dispatch::{Op, refuse};
+use super::dispatch::{Op, reply_error};
 
+use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::posix::{self, Special};
-use crate::vfs::{Allocation, Attr, DirEntry, Entry, Kind, Opened, RenameMode, Statfs, Vfs};
+use crate::posix::Special;
+use crate::vfs::{Attr, DirEntry, Entry, FallocateMode, FileKind, Opened, RenameMode, Statfs, Vfs};
 
-/// Inode numbers are not reused while a mount lives.
+/// Inode numbers are not reused during a mount.
 pub(super) const GENERATION: Generation = Generation(0);
-/// `st_blksize`: `cp` and others write in pieces of this size.
+/// `st_blksize`: programs like `cp` write in pieces of this size.
 const BLOCK_BYTES_PREFERRED: u32 = 1 << 20;
 /// Unit of `st_blocks`.
 const STAT_BLOCK_BYTES: u64 = 512;
 /// Longest name, in bytes.
 const NAME_BYTES_MAX: u32 = 255;
 
-/// Attributes of a name that does not exist; only the inode number 0 is looked at.
+/// Attributes of a negative entry. The kernel reads only the inode number 0.
 pub(super) const ABSENT: FileAttr = FileAttr {
     ino: INodeNo(0),
     size: 0,
@@ -41,13 +42,13 @@ pub(super) const ABSENT: FileAttr = FileAttr {
     flags: 0,
 };
 
-fn kind(kind: Kind) -> fuser::FileType {
+fn kind(kind: FileKind) -> fuser::FileType {
     match kind {
-        Kind::File => fuser::FileType::RegularFile,
-        Kind::Folder => fuser::FileType::Directory,
-        Kind::Special(Special::Link) => fuser::FileType::Symlink,
-        Kind::Special(Special::Fifo) => fuser::FileType::NamedPipe,
-        Kind::Special(Special::Socket) => fuser::FileType::Socket,
+        FileKind::File => fuser::FileType::RegularFile,
+        FileKind::Directory => fuser::FileType::Directory,
+        FileKind::Special(Special::Link) => fuser::FileType::Symlink,
+        FileKind::Special(Special::Fifo) => fuser::FileType::NamedPipe,
+        FileKind::Special(Special::Socket) => fuser::FileType::Socket,
     }
 }
 
@@ -78,7 +79,7 @@ pub(super) fn entry(reply: ReplyEntry, entry: &Entry) {
 pub(super) fn time(time: TimeOrNow) -> SystemTime {
     match time {
         TimeOrNow::SpecificTime(time) => time,
-        TimeOrNow::Now => posix::now(),
+        TimeOrNow::Now => clock::now(),
     }
 }
 
@@ -89,32 +90,36 @@ pub(super) fn open_flags(opened: Opened) -> FopenFlags {
     flags
 }
 
-/// What mknod makes with this mode; `None` for devices.
-pub(super) fn kind_of_mode(mode: u32) -> Option<Kind> {
+/// The file type of a mknod mode. `None` for devices.
+pub(super) fn kind_of_mode(mode: u32) -> Option<FileKind> {
     match mode & libc::S_IFMT {
-        // A type of 0 means a regular file too (mknod(2)).
-        libc::S_IFREG | 0 => Some(Kind::File),
-        libc::S_IFIFO => Some(Kind::Special(Special::Fifo)),
-        libc::S_IFSOCK => Some(Kind::Special(Special::Socket)),
+        // Type 0 means a regular file too (mknod(2)).
+        libc::S_IFREG | 0 => Some(FileKind::File),
+        libc::S_IFIFO => Some(FileKind::Special(Special::Fifo)),
+        libc::S_IFSOCK => Some(FileKind::Special(Special::Socket)),
         _ => None,
     }
 }
 
-/// Answers a call that has no outcome but its success.
+/// Replies to a call without a result value.
 pub(super) fn done(op: Op, reply: ReplyEmpty, outcome: Result<()>) {
     match outcome {
         Ok(()) => reply.ok(),
-        Err(error) => refuse(op, reply, &error),
+        Err(error) => reply_error(op, reply, &error),
     }
 }
 
-/// Answers with a value, or with its size where none was offered room for.
+/// Replies with a value, or with its size if the caller offers no buffer.
 pub(super) fn xattr(op: Op, reply: ReplyXattr, room: u32, value: Result<Vec<u8>>) {
     match value {
         Ok(value) if room == 0 => reply.size(value.len() as u32),
         Ok(value) if value.len() <= room as usize => reply.data(&value),
-        Ok(_) => refuse(op, reply, &Error::new(ErrorKind::OutOfRoom, "the buffer is too small")),
-        Err(error) => refuse(op, reply, &error),
+        Ok(_) => reply_error(
+            op,
+            reply,
+            &Error::new(ErrorKind::OutOfRoom, "buffer too small for the extended attribute"),
+        ),
+        Err(error) => reply_error(op, reply, &error),
     }
 }
 
@@ -126,13 +131,12 @@ pub(super) fn rename_mode(flags: RenameFlags) -> Result<RenameMode> {
     } else if flags == RenameFlags::RENAME_EXCHANGE {
         Ok(RenameMode::Exchange)
     } else {
-        Err(Error::new(ErrorKind::Invalid, format!("rename flags {flags} are not offered")))
+        Err(Error::new(ErrorKind::Invalid, format!("rename flags {flags} are not supported")))
     }
 }
 
-/// The meaning of an fallocate mode. The drive reserves no space, so all that is left of a
-/// preallocation is the size.
-pub(super) fn allocation(mode: i32) -> Result<Allocation> {
+/// The effects of a fallocate mode. The drive reserves no space, so a preallocation only changes the size.
+pub(super) fn allocation(mode: i32) -> Result<FallocateMode> {
     const KEEP: i32 = libc::FALLOC_FL_KEEP_SIZE;
     let (zeroes, grows) = match mode {
         0 => (false, true),
@@ -141,18 +145,23 @@ pub(super) fn allocation(mode: i32) -> Result<Allocation> {
         _ if mode == KEEP | libc::FALLOC_FL_ZERO_RANGE || mode == KEEP | libc::FALLOC_FL_PUNCH_HOLE => {
             (true, false)
         }
-        _ => return Err(Error::new(ErrorKind::Unsupported, "shifted ranges are not offered")),
+        _ => {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "fallocate modes that shift ranges are not supported",
+            ));
+        }
     };
-    Ok(Allocation { zeroes, grows })
+    Ok(FallocateMode { zeroes, grows })
 }
 
 pub(super) fn statfs(reply: ReplyStatfs, space: Statfs) {
     let (unit, free) = (Statfs::BLOCK_BYTES, space.blocks_free);
-    // No number of files is known: 0 of 0, as file systems without an inode table report.
+    // The number of files is unknown: 0 of 0, as for file systems without an inode table.
     reply.statfs(space.blocks, free, free, 0, 0, unit, NAME_BYTES_MAX, unit);
 }
 
-/// Puts in as many entries as fit; the kernel asks for the rest by the cookie of the last.
+/// Adds entries until the reply is full. The kernel continues at the cookie of the last one.
 pub(super) fn fill(reply: &mut ReplyDirectory, entries: Vec<DirEntry>) {
     for e in entries {
         if reply.add(INodeNo(e.ino.0), e.cookie, kind(e.kind), &e.name) {
@@ -161,7 +170,7 @@ pub(super) fn fill(reply: &mut ReplyDirectory, entries: Vec<DirEntry>) {
     }
 }
 
-/// The same with attributes. The kernel counts every entry as a lookup, except `.` and `..`.
+/// Like [`fill`], with attributes. The kernel counts each entry as a lookup, except `.` and `..`.
 pub(super) fn fill_plus(reply: &mut ReplyDirectoryPlus, entries: Vec<DirEntry>, vfs: &Vfs) {
     for e in entries {
         let full = if let Some(entry) = &e.entry {
@@ -183,8 +192,8 @@ pub(super) fn fill_plus(reply: &mut ReplyDirectoryPlus, entries: Vec<DirEntry>, 
     }
 }
 
-/// What a listing shows of an entry whose attributes are not known. A real inode number would be
-/// taken for a counted lookup, except at `.` and `..`.
+/// A placeholder for unknown attributes. A real inode number would count as a lookup, except for `.` and
+/// `..`.
 fn bare_attr(e: &DirEntry) -> FileAttr {
     let is_dot = e.name == "." || e.name == "..";
     let ino = if is_dot { INodeNo(e.ino.0) } else { INodeNo(0) };
@@ -197,7 +206,7 @@ mod tests {
     use crate::ids::Ino;
 
     #[test]
-    fn blocks_are_counted_in_512_bytes() {
+    fn st_blocks_counts_512_bytes() {
         let mut a = Attr {
             ino: Ino(7),
             size: 0,
@@ -205,7 +214,7 @@ mod tests {
             mtime: UNIX_EPOCH,
             ctime: UNIX_EPOCH,
             crtime: UNIX_EPOCH,
-            kind: Kind::File,
+            kind: FileKind::File,
             perm: 0o644,
             nlink: 1,
             uid: 1,
@@ -219,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn every_allocation_but_shifting_is_offered() {
+    fn fallocate_modes_except_shifting_are_supported() {
         let keep = libc::FALLOC_FL_KEEP_SIZE;
         let table = [
             (0, false, true),
@@ -229,7 +238,7 @@ mod tests {
             (libc::FALLOC_FL_ZERO_RANGE | keep, true, false),
         ];
         for (mode, zeroes, grows) in table {
-            assert_eq!(allocation(mode).unwrap(), Allocation { zeroes, grows });
+            assert_eq!(allocation(mode).unwrap(), FallocateMode { zeroes, grows });
         }
         for mode in [libc::FALLOC_FL_COLLAPSE_RANGE, libc::FALLOC_FL_INSERT_RANGE] {
             assert_eq!(allocation(mode).unwrap_err().kind(), ErrorKind::Unsupported);
@@ -237,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn rename_flags_have_one_meaning_each() {
+    fn rename_flags_are_exclusive() {
         assert_eq!(rename_mode(RenameFlags::empty()).unwrap(), RenameMode::Replace);
         assert_eq!(rename_mode(RenameFlags::RENAME_NOREPLACE).unwrap(), RenameMode::NoReplace);
         assert_eq!(rename_mode(RenameFlags::RENAME_EXCHANGE).unwrap(), RenameMode::Exchange);
@@ -247,11 +256,11 @@ mod tests {
     }
 
     #[test]
-    fn everything_but_devices_can_be_made() {
-        assert_eq!(kind_of_mode(libc::S_IFREG | 0o644), Some(Kind::File));
-        assert_eq!(kind_of_mode(0o644), Some(Kind::File));
-        assert_eq!(kind_of_mode(libc::S_IFIFO | 0o644), Some(Kind::Special(Special::Fifo)));
-        assert_eq!(kind_of_mode(libc::S_IFSOCK), Some(Kind::Special(Special::Socket)));
+    fn mknod_supports_all_types_but_devices() {
+        assert_eq!(kind_of_mode(libc::S_IFREG | 0o644), Some(FileKind::File));
+        assert_eq!(kind_of_mode(0o644), Some(FileKind::File));
+        assert_eq!(kind_of_mode(libc::S_IFIFO | 0o644), Some(FileKind::Special(Special::Fifo)));
+        assert_eq!(kind_of_mode(libc::S_IFSOCK), Some(FileKind::Special(Special::Socket)));
         assert_eq!((kind_of_mode(libc::S_IFCHR), kind_of_mode(libc::S_IFBLK | 0o600)), (None, None));
     }
 }

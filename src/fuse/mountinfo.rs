@@ -1,65 +1,59 @@
-//! What is mounted, as `/proc/self/mountinfo` tells it. Nothing is unmounted on anybody's word but
-//! this file's.
+//! Mounted file systems, from `/proc/self/mountinfo`. The only source for decisions to unmount.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-/// The type that mounts of this program carry.
+/// The file system type of pdsfs mounts.
 pub const FS_TYPE: &str = "fuse.pdsfs";
 
-/// One mount.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Mount {
-    /// Device number as `major:minor`; no two file systems have the same at one time.
+    /// Device number as `major:minor`, unique among mounted file systems.
     pub device: String,
-    /// Where it is.
     pub path: PathBuf,
-    /// Its type, with the subtype after a dot.
+    /// File system type, with the subtype after a dot.
     pub fs_type: String,
-    /// What is mounted.
     pub source: String,
-    /// Who mounted it, where it is a FUSE file system.
+    /// User id of the mounting user, for FUSE file systems.
     pub owner: Option<u32>,
 }
 
 impl Mount {
-    /// Whether it was mounted by this program.
     pub fn is_ours(&self) -> bool {
         self.fs_type == FS_TYPE
     }
 
-    /// Whether it waits for somebody to mount over it.
     pub fn is_automount(&self) -> bool {
         self.fs_type == "autofs"
     }
 }
 
-/// The mount that is seen at `path` (absolute, without links), or `None` if nothing is mounted
-/// exactly there.
+/// The visible mount at `path`, which must be absolute and without symbolic links. `None` if it is not a
+/// mountpoint.
 pub fn at(path: &Path) -> std::io::Result<Option<Mount>> {
     Ok(topmost(&std::fs::read("/proc/self/mountinfo")?, path))
 }
 
-/// Every mount of this program that is seen here, also those of other users and of daemons that are gone.
+/// All visible pdsfs mounts, including those of other users and of dead daemons.
 pub fn ours() -> std::io::Result<Vec<Mount>> {
     let mountinfo = std::fs::read("/proc/self/mountinfo")?;
     Ok(mountinfo.split(|&b| b == b'\n').filter_map(parse_line).filter(Mount::is_ours).collect())
 }
 
-/// The mount that `path` (absolute) lies in, by its name alone: nothing is looked at, so it may hang or
-/// be dead.
+/// The mount that contains the absolute `path`. Compares names only, so a hung or dead mount does not block
+/// it.
 pub fn above(path: &Path) -> std::io::Result<Option<Mount>> {
     Ok(innermost(&std::fs::read("/proc/self/mountinfo")?, path))
 }
 
 fn innermost(mountinfo: &[u8], path: &Path) -> Option<Mount> {
     let mounts = mountinfo.split(|&b| b == b'\n').filter_map(parse_line);
-    // Of several at one path the last one counts, and that is what max_by_key gives.
+    // Of several mounts at one path the last one is visible, and `max_by_key` returns the last.
     mounts.filter(|m| path.starts_with(&m.path)).max_by_key(|m| m.path.components().count())
 }
 
-/// Later lines were mounted over earlier ones.
+/// Later lines are mounted over earlier ones.
 fn topmost(mountinfo: &[u8], path: &Path) -> Option<Mount> {
     mountinfo.split(|&b| b == b'\n').filter_map(parse_line).rfind(|m| m.path == path)
 }
@@ -84,7 +78,7 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     })
 }
 
-/// The kernel writes space, tab, newline and backslash as three octal digits.
+/// The kernel escapes space, tab, newline and backslash as three octal digits.
 fn unescape(field: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;
@@ -115,28 +109,28 @@ garbage
 ";
 
     #[test]
-    fn the_last_mount_at_a_path_is_the_one_seen() {
+    fn last_mount_at_a_path_is_visible() {
         let seen = topmost(SAMPLE, Path::new("/mnt/drive")).unwrap();
         assert_eq!((seen.device.as_str(), seen.fs_type.as_str()), ("0:53", "tmpfs"));
         assert!(!seen.is_ours());
     }
 
     #[test]
-    fn escaped_paths_are_read() {
+    fn escaped_paths_are_parsed() {
         let seen = topmost(SAMPLE, Path::new("/mnt/two words\\x")).unwrap();
         assert!(seen.is_ours());
         assert_eq!((seen.source.as_str(), seen.owner), ("pds:2", Some(1000)));
     }
 
     #[test]
-    fn only_our_type_is_ours_and_only_the_exact_path_counts() {
+    fn type_and_exact_path_are_compared() {
         assert!(!topmost(SAMPLE, Path::new("/mnt/other")).unwrap().is_ours());
         assert_eq!(topmost(SAMPLE, Path::new("/mnt/drive/sub")), None);
         assert_eq!(topmost(SAMPLE, Path::new("/mnt")), None);
     }
 
     #[test]
-    fn the_mount_around_a_path_is_the_innermost() {
+    fn innermost_mount_contains_the_path() {
         let source = |path: &str| innermost(SAMPLE, Path::new(path)).unwrap().source;
         assert_eq!(source("/mnt/drive/a/b"), "none");
         assert_eq!(source("/mnt/driver"), "/dev/vda");
@@ -144,7 +138,7 @@ garbage
     }
 
     #[test]
-    fn the_running_system_parses() {
+    fn mountinfo_of_this_system_parses() {
         assert!(at(Path::new("/")).unwrap().is_some());
     }
 }

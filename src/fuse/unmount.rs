@@ -1,17 +1,17 @@
-//! Ending a mount by its path: by the system call where that is allowed, else by the set-uid
-//! `fusermount3`. The caller has looked at `mountinfo` first.
+//! Unmounting by path: by the system call where permitted, else by the set-uid helper `fusermount3`. Callers
+//! check `mountinfo` first.
 
-use std::ffi::CString;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use rustix::mount::UnmountFlags;
+
 use crate::error::{Error, ErrorKind, Result};
 
-/// Ends the mount now if nothing uses it; `false` if something does.
+/// Unmounts if the mount is not in use. `false` if it is busy.
 pub fn if_idle(path: &Path) -> Result<bool> {
-    match umount(path, 0) {
+    match umount(path, UnmountFlags::empty()) {
         Ok(()) => Ok(true),
         Err(e) if e.kind() == io::ErrorKind::ResourceBusy => Ok(false),
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
@@ -22,46 +22,41 @@ pub fn if_idle(path: &Path) -> Result<bool> {
                 Some(said) => Err(Error::new(ErrorKind::Denied, said)),
             }
         }
-        Err(e) => Err(failed(path, &e)),
+        Err(e) => Err(cannot_unmount(path, e)),
     }
 }
 
-/// Takes the mount out of the name space now; it ends when nothing uses it any more.
+/// Unmounts lazily (`MNT_DETACH`): hides the mount now; it ends with its last use.
 pub fn lazily(path: &Path) -> Result<()> {
-    match umount(path, libc::MNT_DETACH) {
+    match umount(path, UnmountFlags::DETACH) {
         Ok(()) => Ok(()),
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => match fusermount(path, &["-u", "-z"])? {
             None => Ok(()),
             Some(said) => Err(Error::new(ErrorKind::Denied, said)),
         },
-        Err(e) => Err(failed(path, &e)),
+        Err(e) => Err(cannot_unmount(path, e)),
     }
 }
 
-/// The set-uid helper that lets ordinary users mount and unmount.
+/// The set-uid helper for mounts by ordinary users.
 pub fn fusermount_path() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders: Vec<PathBuf> =
+    let dirs: Vec<PathBuf> =
         std::env::split_paths(&path).chain(["/bin".into(), "/usr/bin".into(), "/sbin".into()]).collect();
     let mut candidates =
-        ["fusermount3", "fusermount"].iter().flat_map(|n| folders.iter().map(move |f| f.join(n)));
+        ["fusermount3", "fusermount"].iter().flat_map(|n| dirs.iter().map(move |f| f.join(n)));
     candidates.find(|candidate| candidate.is_file())
 }
 
-fn failed(path: &Path, e: &io::Error) -> Error {
-    Error::new(ErrorKind::Io, format!("cannot unmount {}: {e}", path.display()))
+fn cannot_unmount(path: &Path, cause: io::Error) -> Error {
+    Error::with_source(ErrorKind::Io, format!("cannot unmount {}", path.display()), cause)
 }
 
-fn umount(path: &Path, flags: libc::c_int) -> io::Result<()> {
-    let path = CString::new(path.as_os_str().as_bytes())?;
-    // SAFETY: `path` is a C string that outlives the call; the call keeps no pointer.
-    if unsafe { libc::umount2(path.as_ptr(), flags | libc::UMOUNT_NOFOLLOW) } == 0 {
-        return Ok(());
-    }
-    Err(io::Error::last_os_error())
+fn umount(path: &Path, flags: UnmountFlags) -> io::Result<()> {
+    Ok(rustix::mount::unmount(path, flags | UnmountFlags::NOFOLLOW)?)
 }
 
-/// `None` when it did what it was told, else what it said.
+/// `None` on success, else the error text of the helper.
 fn fusermount(path: &Path, options: &[&str]) -> Result<Option<String>> {
     let program = fusermount_path().ok_or_else(|| {
         Error::new(

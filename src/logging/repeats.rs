@@ -1,132 +1,129 @@
-//! Lines that say the same again and again: a few are written, the rest are counted, and the count is a line.
+//! Suppresses repeated log lines: the first few are written, the rest are counted, and the count is logged.
 //!
-//! The same is what comes from one place in the source, about one operation and errno; the names in it may
-//! differ. A drive that is full must not fill the disk with what a thousand files have to say about it.
+//! Two lines are repeats if they have the same call site, operation and errno; names in them may differ. So a full
+//! drive cannot fill the disk with one line for each of a thousand files.
 
 use std::collections::HashMap;
 use std::io::Write;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use tracing::{Level, callsite::Identifier};
 
-use super::lines::{Style, write_line};
+use super::line::{LineStyle, write_line};
 use crate::error::{Error, Result};
 
-/// Lines of one kind that are written within a window.
+/// Lines of one key that are written within a window.
 const LINES_MAX: u32 = 20;
-/// How long lines of one kind are counted before the count is written and it begins anew.
+/// How long repeats are counted before their count is logged and a new window starts.
 const WINDOW: Duration = Duration::from_secs(10);
-/// Kinds that are counted apart. Those beyond it are written as they come.
-const KINDS_MAX: usize = 512;
-/// How often the thread that writes counts looks whether anybody still logs.
+/// Keys that are tracked. Lines with other keys are always written.
+const KEYS_MAX: usize = 512;
+/// How often the thread that logs the counts checks whether the filter still exists.
 const LIFE_CHECK: Duration = Duration::from_secs(60);
 
-/// What makes lines the same.
+/// Lines with equal keys are repeats.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(super) struct Key {
-    /// Where in the source they come from.
+pub(super) struct RepeatKey {
     pub(super) callsite: Identifier,
-    /// Of which operation they are.
     pub(super) op: String,
-    /// How it failed.
     pub(super) errno: i64,
 }
 
 #[derive(Debug)]
-struct Kind {
+struct RepeatState {
     began: Instant,
     written: u32,
-    held: u64,
+    suppressed: u64,
     level: Level,
     last: String,
 }
 
-/// A count that is due.
+/// A count to be logged.
 #[derive(PartialEq, Eq, Debug)]
-struct Count {
+struct RepeatCount {
     level: Level,
     text: String,
 }
 
-/// Counts what repeats.
 #[derive(Debug, Default)]
-pub(super) struct Repeats {
+pub(super) struct RepeatFilter {
     /// A leaf lock.
-    kinds: Mutex<HashMap<Key, Kind>>,
-    /// Told when a line is held that may be the first.
-    held: Condvar,
+    states: Mutex<HashMap<RepeatKey, RepeatState>>,
+    /// Notified when the first line of a key is suppressed.
+    has_suppressed: Condvar,
 }
 
-impl Repeats {
-    /// Counts, and writes the counts to `out` when they are due.
-    pub(super) fn start<W: Write>(style: Style, out: impl Fn() -> W + Send + 'static) -> Result<Arc<Self>> {
+impl RepeatFilter {
+    /// Starts a filter with a thread that writes the counts to `out`.
+    pub(super) fn start<W: Write>(style: LineStyle, out: impl Fn() -> W + Send + 'static) -> Result<Arc<Self>> {
         let repeats = Arc::new(Self::default());
-        let counted = Arc::downgrade(&repeats);
+        let filter = Arc::downgrade(&repeats);
         std::thread::Builder::new()
             .name("log".into())
-            .spawn(move || write_counts(&counted, style, out))
+            .spawn(move || write_counts(&filter, style, out))
             .map_err(Error::from)?;
         Ok(repeats)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Kind>> {
-        self.kinds.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<RepeatKey, RepeatState>> {
+        self.states.lock()
     }
 
-    /// Whether a line is written.
-    pub(super) fn admit(&self, key: Key, level: Level, message: &str, now: Instant) -> bool {
-        let mut kinds = self.lock();
-        if kinds.len() >= KINDS_MAX && !kinds.contains_key(&key) {
-            kinds.retain(|_, kind| kind.held > 0 || now.saturating_duration_since(kind.began) < WINDOW);
-            if kinds.len() >= KINDS_MAX {
+    /// Whether to write a line; otherwise it is counted.
+    pub(super) fn admit(&self, key: RepeatKey, level: Level, message: &str, now: Instant) -> bool {
+        let mut states = self.lock();
+        if states.len() >= KEYS_MAX && !states.contains_key(&key) {
+            states.retain(|_, state| state.suppressed > 0 || now.saturating_duration_since(state.began) < WINDOW);
+            if states.len() >= KEYS_MAX {
                 return true;
             }
         }
-        let fresh = || Kind { began: now, written: 0, held: 0, level, last: String::new() };
-        let kind = kinds.entry(key).or_insert_with(fresh);
-        if kind.held == 0 && now.saturating_duration_since(kind.began) >= WINDOW {
-            *kind = fresh();
+        let fresh = || RepeatState { began: now, written: 0, suppressed: 0, level, last: String::new() };
+        let state = states.entry(key).or_insert_with(fresh);
+        if state.suppressed == 0 && now.saturating_duration_since(state.began) >= WINDOW {
+            *state = fresh();
         }
-        if kind.written < LINES_MAX {
-            kind.written += 1;
+        if state.written < LINES_MAX {
+            state.written += 1;
             return true;
         }
-        kind.held += 1;
-        message.clone_into(&mut kind.last);
-        if kind.held == 1 {
-            self.held.notify_one();
+        state.suppressed += 1;
+        message.clone_into(&mut state.last);
+        if state.suppressed == 1 {
+            self.has_suppressed.notify_one();
         }
         false
     }
 
-    /// The counts that are due by now; each is given once.
-    fn due(&self, now: Instant) -> Vec<Count> {
+    /// The counts whose window is over. Each is returned once.
+    fn due(&self, now: Instant) -> Vec<RepeatCount> {
         let mut counts = Vec::new();
-        for kind in self.lock().values_mut().filter(|kind| kind.held > 0 && kind.began + WINDOW <= now) {
-            let text = format!("repeated {} times, last: {}", kind.held, kind.last);
-            counts.push(Count { level: kind.level, text });
-            *kind = Kind { began: now, written: 0, held: 0, level: kind.level, last: String::new() };
+        for state in self.lock().values_mut().filter(|state| state.suppressed > 0 && state.began + WINDOW <= now) {
+            let text = format!("repeated {} times, last: {}", state.suppressed, state.last);
+            counts.push(RepeatCount { level: state.level, text });
+            *state = RepeatState { began: now, written: 0, suppressed: 0, level: state.level, last: String::new() };
         }
         counts
     }
 
-    /// Waits until a count may be due, or a first line is held.
+    /// Waits until a window may be over, or a first line is suppressed.
     fn wait(&self) {
-        let kinds = self.lock();
-        let next = kinds.values().filter(|kind| kind.held > 0).map(|kind| kind.began + WINDOW).min();
+        let mut states = self.lock();
+        let next = states.values().filter(|state| state.suppressed > 0).map(|state| state.began + WINDOW).min();
         let limit = next.map_or(LIFE_CHECK, |next| next.saturating_duration_since(Instant::now()));
-        drop(self.held.wait_timeout(kinds, limit));
+        self.has_suppressed.wait_for(&mut states, limit);
     }
 }
 
-/// Runs for as long as somebody logs.
-fn write_counts<W: Write>(counted: &Weak<Repeats>, style: Style, out: impl Fn() -> W) {
-    while let Some(repeats) = counted.upgrade() {
+/// Runs until the filter is dropped.
+fn write_counts<W: Write>(filter: &Weak<RepeatFilter>, style: LineStyle, out: impl Fn() -> W) {
+    while let Some(repeats) = filter.upgrade() {
         for count in repeats.due(Instant::now()) {
             let mut line = String::new();
-            // Neither can be told to anybody.
-            let _ = write_line(&mut line, style.now(), count.level, &count.text);
+            // An error here has no other place to go.
+            let _ = write_line(&mut line, style.current(), count.level, &count.text);
             let _ = out().write_all(line.as_bytes());
         }
         repeats.wait();
@@ -138,7 +135,7 @@ mod tests {
     use super::*;
     use tracing::Callsite as _;
     use tracing::callsite::DefaultCallsite;
-    use tracing::metadata::Kind as What;
+    use tracing::metadata::Kind as CallsiteKind;
 
     static CALLSITE: DefaultCallsite = {
         static META: tracing::Metadata<'static> = tracing::metadata! {
@@ -147,53 +144,53 @@ mod tests {
             level: Level::WARN,
             fields: &[],
             callsite: &CALLSITE,
-            kind: What::EVENT,
+            kind: CallsiteKind::EVENT,
         };
         DefaultCallsite::new(&META)
     };
 
-    fn key(op: &str, errno: i64) -> Key {
-        Key { callsite: CALLSITE.metadata().callsite(), op: op.to_owned(), errno }
+    fn key(op: &str, errno: i64) -> RepeatKey {
+        RepeatKey { callsite: CALLSITE.metadata().callsite(), op: op.to_owned(), errno }
     }
 
-    fn say(repeats: &Repeats, key: &Key, times: u32, now: Instant) -> u32 {
+    fn admit_times(repeats: &RepeatFilter, key: &RepeatKey, times: u32, now: Instant) -> u32 {
         (0..times).filter(|n| repeats.admit(key.clone(), Level::WARN, &format!("m{n}"), now)).count() as u32
     }
 
     #[test]
-    fn a_few_are_written_and_the_rest_counted() {
-        let (repeats, start) = (Repeats::default(), Instant::now());
-        assert_eq!(say(&repeats, &key("read", 5), 100, start), LINES_MAX);
-        assert_eq!(say(&repeats, &key("write", 5), 3, start), 3, "another operation");
-        assert_eq!(say(&repeats, &key("read", 28), 3, start), 3, "another errno");
+    fn first_lines_are_written_and_the_rest_counted() {
+        let (repeats, start) = (RepeatFilter::default(), Instant::now());
+        assert_eq!(admit_times(&repeats, &key("read", 5), 100, start), LINES_MAX);
+        assert_eq!(admit_times(&repeats, &key("write", 5), 3, start), 3, "another operation");
+        assert_eq!(admit_times(&repeats, &key("read", 28), 3, start), 3, "another errno");
         assert_eq!(repeats.due(start), vec![]);
         let text = "repeated 80 times, last: m99".to_owned();
-        assert_eq!(repeats.due(start + WINDOW), vec![Count { level: Level::WARN, text }]);
+        assert_eq!(repeats.due(start + WINDOW), vec![RepeatCount { level: Level::WARN, text }]);
         assert_eq!(repeats.due(start + WINDOW), vec![]);
-        assert_eq!(say(&repeats, &key("read", 5), 1, start + WINDOW), 1, "a new window");
+        assert_eq!(admit_times(&repeats, &key("read", 5), 1, start + WINDOW), 1, "a new window");
     }
 
     #[test]
-    fn what_comes_slowly_is_written_for_ever() {
-        let (repeats, start) = (Repeats::default(), Instant::now());
+    fn slow_repeats_are_always_written() {
+        let (repeats, start) = (RepeatFilter::default(), Instant::now());
         for n in 0..100 {
-            assert_eq!(say(&repeats, &key("read", 5), 1, start + WINDOW * n / 10), 1);
+            assert_eq!(admit_times(&repeats, &key("read", 5), 1, start + WINDOW * n / 10), 1);
         }
     }
 
     #[test]
-    fn the_number_of_kinds_is_bounded() {
-        let (repeats, start) = (Repeats::default(), Instant::now());
-        for errno in (0_i64..).take(2 * KINDS_MAX) {
-            assert_eq!(say(&repeats, &key("read", errno), 1, start), 1);
+    fn number_of_keys_is_bounded() {
+        let (repeats, start) = (RepeatFilter::default(), Instant::now());
+        for errno in (0_i64..).take(2 * KEYS_MAX) {
+            assert_eq!(admit_times(&repeats, &key("read", errno), 1, start), 1);
         }
-        assert_eq!(repeats.lock().len(), KINDS_MAX);
-        say(&repeats, &key("late", 1), 1, start + WINDOW);
-        assert_eq!(repeats.lock().len(), 1, "old kinds were kept");
+        assert_eq!(repeats.lock().len(), KEYS_MAX);
+        admit_times(&repeats, &key("late", 1), 1, start + WINDOW);
+        assert_eq!(repeats.lock().len(), 1, "old keys were kept");
     }
 
     #[test]
-    fn a_count_is_written_though_nothing_is_logged_any_more() {
+    fn count_is_logged_without_further_lines() {
         #[derive(Clone)]
         struct Line(std::sync::mpsc::Sender<String>);
         impl Write for Line {
@@ -205,12 +202,12 @@ mod tests {
                 Ok(())
             }
         }
-        let (told, heard) = std::sync::mpsc::channel();
-        let repeats = Repeats::start(Style::Journal, move || Line(told.clone())).unwrap();
-        // Windows that are nearly over, so that the test need not wait for one.
-        let begun = Instant::now().checked_sub(WINDOW).unwrap() + Duration::from_millis(200);
-        assert_eq!(say(&repeats, &key("read", 5), LINES_MAX + 7, begun), LINES_MAX);
-        let line = heard.recv_timeout(Duration::from_secs(20)).unwrap();
+        let (sender, lines) = std::sync::mpsc::channel();
+        let repeats = RepeatFilter::start(LineStyle::Journal, move || Line(sender.clone())).unwrap();
+        // A window that is nearly over, so that the test does not wait for one.
+        let began = Instant::now().checked_sub(WINDOW).unwrap() + Duration::from_millis(200);
+        assert_eq!(admit_times(&repeats, &key("read", 5), LINES_MAX + 7, began), LINES_MAX);
+        let line = lines.recv_timeout(Duration::from_secs(20)).unwrap();
         assert_eq!(line, format!("<4>repeated 7 times, last: m{}\n", LINES_MAX + 6));
     }
 }

@@ -1,4 +1,4 @@
-//! What can be asked before a drive is chosen: which drives there are.
+//! Calls before a drive is chosen: which drives exist.
 
 use serde::Serialize;
 
@@ -8,9 +8,9 @@ use crate::pds::retry::{Idempotency, RetryPolicy};
 use crate::pds::session::Session;
 use crate::pds::types::{DriveInfo, DriveList, DriveRequest};
 
-/// Drives per page: the largest that the documents allow.
+/// Drives per page: the documented maximum.
 const PAGE_DRIVES: u32 = 100;
-/// Pages that are read; nobody has more drives than that.
+/// Largest number of pages that are read.
 const PAGES_MAX: usize = 100;
 
 #[derive(Serialize)]
@@ -27,50 +27,49 @@ struct DefaultDrive<'a> {
     user_id: Option<&'a str>,
 }
 
-/// Whose drives are meant.
+/// The owner of the drives to list.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Whose<'a> {
-    /// Of the user that the token belongs to.
+pub enum DriveScope<'a> {
+    /// Those of the user of the token.
     Mine,
-    /// Of this user. Access keys belong to no user of the domain.
+    /// Those of this user. An access key has no user of its own.
     User(&'a str),
-    /// Of everybody, for who may see that.
+    /// Those of all users, if the credential permits that.
     All,
 }
 
-/// The drive that is mounted unless another is named.
-pub async fn default_drive(session: &Session, whose: Whose<'_>) -> Result<DriveInfo> {
+/// The default drive of the user.
+pub async fn get_default_drive(session: &Session, whose: DriveScope<'_>) -> Result<DriveInfo> {
     let user_id = match whose {
-        Whose::User(id) => Some(id),
-        Whose::Mine | Whose::All => None,
+        DriveScope::User(id) => Some(id),
+        DriveScope::Mine | DriveScope::All => None,
     };
     let body = DefaultDrive { user_id };
     let (path, policy) = ("/v2/drive/get_default_drive", RetryPolicy::INTERACTIVE);
     Ok(session.call(path, Idempotency::Safe, policy, &body).await?)
 }
 
-/// One drive, by its id.
-pub async fn drive(session: &Session, drive_id: &DriveId) -> Result<DriveInfo> {
+pub async fn get_drive(session: &Session, drive_id: &DriveId) -> Result<DriveInfo> {
     let (path, body) = ("/v2/drive/get", DriveRequest { drive_id });
     Ok(session.call(path, Idempotency::Safe, RetryPolicy::INTERACTIVE, &body).await?)
 }
 
-/// All drives that can be mounted: one's own, and those of one's groups.
-pub async fn drives(session: &Session, whose: Whose<'_>) -> Result<Vec<DriveInfo>> {
+/// All drives that can be mounted, including those of the user's groups.
+pub async fn list_drives(session: &Session, whose: DriveScope<'_>) -> Result<Vec<DriveInfo>> {
     let (path, owner) = match whose {
-        Whose::Mine => ("/v2/drive/list_my_drives", None),
-        Whose::User(id) => ("/v2/drive/list", Some(id)),
-        Whose::All => ("/v2/drive/list", None),
+        DriveScope::Mine => ("/v2/drive/list_my_drives", None),
+        DriveScope::User(id) => ("/v2/drive/list", Some(id)),
+        DriveScope::All => ("/v2/drive/list", None),
     };
-    let mut found = pages(session, path, owner).await?;
-    if whose == Whose::Mine {
-        match pages(session, "/v2/drive/list_my_group_drive", None).await {
+    let mut found = list_pages(session, path, owner).await?;
+    if whose == DriveScope::Mine {
+        match list_pages(session, "/v2/drive/list_my_group_drive", None).await {
             Ok(more) => found.extend(more),
-            // Not every domain has groups, and not every app may ask.
+            // Not every domain has groups, and not every app may list them.
             Err(error)
                 if matches!(error.kind(), ErrorKind::Denied | ErrorKind::NotFound | ErrorKind::NoDrive) =>
             {
-                tracing::debug!(%error, "drives of groups cannot be listed");
+                tracing::debug!(%error, "cannot list the drives of groups");
             }
             Err(error) => return Err(error),
         }
@@ -80,7 +79,7 @@ pub async fn drives(session: &Session, whose: Whose<'_>) -> Result<Vec<DriveInfo
     Ok(found)
 }
 
-async fn pages(session: &Session, path: &str, owner: Option<&str>) -> Result<Vec<DriveInfo>> {
+async fn list_pages(session: &Session, path: &str, owner: Option<&str>) -> Result<Vec<DriveInfo>> {
     let (mut found, mut marker) = (Vec::new(), String::new());
     for _ in 0..PAGES_MAX {
         let body = ListDrives { limit: PAGE_DRIVES, marker: &marker, owner };
@@ -92,5 +91,5 @@ async fn pages(session: &Session, path: &str, owner: Option<&str>) -> Result<Vec
         }
         marker = page.next_marker;
     }
-    Err(Error::new(ErrorKind::Protocol, "the list of drives does not end"))
+    Err(Error::new(ErrorKind::Protocol, format!("the drive list has more than {PAGES_MAX} pages")))
 }

@@ -1,85 +1,59 @@
-//! One typed method per endpoint of a drive: what calls mean.
+//! The calls of a drive: one typed method per endpoint.
 //!
-//! *Reconciles by reading* where a call may or may not have been carried out. Answers are checked before they become types.
-//! Uploading has its own file, `drive/upload.rs`.
+//! If the outcome of a call is unknown, the method reads the object to find out. Answers are checked before
+//! they become types. Uploads, downloads and attributes have their own files in `drive/`.
 
 mod attributes;
+mod download;
 mod meta;
 mod upload;
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use crate::config::{MountConfig, RemoveMode};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{DriveId, FileId, RevisionId, Secret};
-use crate::pds::auth::AuthState;
-use crate::pds::retry::{Failure, Idempotency, RetryPolicy};
+use crate::ids::{DriveId, FileId};
+use crate::pds::retry::{Delivery, Idempotency, RequestFailure, RetryPolicy};
 use crate::pds::session::Session;
-use crate::pds::transport::{GetAnswer, Timeouts};
+use crate::pds::tokens::AuthState;
+use crate::pds::transport::Timeouts;
 use crate::pds::types::{
-    AsyncResponse, AsyncTask, AsyncTaskRequest, CheckNameMode, CreateRequest, CreateResponse,
-    DownloadUrlRequest, DownloadUrlResponse, DriveInfo, DriveRequest, File, FileRequest, FileType,
-    ListRequest, ListResponse, MoveRequest, UpdateRequest,
+    AsyncResponse, AsyncTask, AsyncTaskRequest, CheckNameMode, CreateRequest, CreateResponse, DriveInfo,
+    DriveRequest, File, FileRequest, FileType, ListRequest, ListResponse, MoveRequest, UpdateRequest,
 };
 use crate::posix::Tags;
 
 pub use attributes::AttrChange;
+pub use download::{DOWNLOAD_URL_LIFETIME_MAX, DownloadUrl, RangeError};
 pub use meta::FileMeta;
-pub use upload::{Created, Expected, NewFile, PutOutcome, Upload};
+pub use upload::{CreateOutcome, ExpectedContent, NewFile, PutOutcome, UploadSession};
 
-/// Entries per listing page: the largest that the documents allow.
+/// Entries per listing page: the documented maximum.
 const PAGE_ENTRIES: u32 = 100;
-/// Longest lifetime of a download URL (`expire_sec` of `get_download_url`).
-pub const DOWNLOAD_URL_LIFETIME_MAX: Duration = Duration::from_secs(115_200);
-/// How long a task of the service (trashing a large folder) is waited for.
+/// How long to wait for an asynchronous task of the service, such as trashing a large folder.
 const TASK_ELAPSED_MAX: Duration = Duration::from_secs(50);
 
-/// One page of a folder.
+/// One page of the listing of a folder.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Page {
-    /// Its entries, in the order of their names.
+pub struct ListingPage {
+    /// Ordered by name.
     pub items: Vec<FileMeta>,
     /// `None` at the end.
     pub next_marker: Option<String>,
 }
 
-/// Space on a drive.
+/// The space of a drive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Quota {
-    /// `None` is unlimited.
+    /// `None` if unlimited.
     pub total_bytes: Option<u64>,
-    /// In use.
     pub used_bytes: u64,
-}
-
-/// Where content can be read for a while.
-#[derive(Clone, Debug)]
-pub struct DownloadUrl {
-    /// Signed.
-    pub url: Secret<String>,
-    /// When to stop using it.
-    pub expires_at: Instant,
-    /// The revision that it serves, where the service says so.
-    pub revision: Option<RevisionId>,
-    /// Bytes of the content, where the service says so.
-    pub size: Option<u64>,
-}
-
-/// Why a range could not be read.
-#[derive(Clone, Debug)]
-pub enum RangeError {
-    /// The URL has expired: ask for a new one.
-    Expired,
-    /// Everything else; transient failures have been retried.
-    Failed(Error),
 }
 
 /// A drive of a domain. Cheap to clone.
@@ -90,93 +64,90 @@ pub struct Drive(Arc<Inner>);
 struct Inner {
     session: Session,
     drive_id: DriveId,
+    /// The retry policy of uploads and commits.
     transfer: RetryPolicy,
-    /// Cleared for good when the domain refuses parallel uploads.
-    parallel: AtomicBool,
-    /// Whether tags mean anything.
-    metadata: bool,
-    /// Somebody was told that the service tells no hashes.
-    told_of_no_hash: AtomicBool,
+    /// Cleared for good if the domain does not support parallel uploads.
+    parallel_upload: AtomicBool,
+    /// Whether POSIX attributes are kept in user tags (setting `metadata`).
+    keeps_metadata: bool,
+    /// The warning that the service reports no hashes is logged once.
+    warned_no_hash: AtomicBool,
 }
 
 impl Drive {
-    /// A drive as configured; no call is made yet.
+    /// Makes no call yet.
     pub fn new(config: &MountConfig) -> Result<Self> {
         let timeouts = Timeouts {
             connect: Duration::from_secs(10),
-            call: config.call_timeout,
-            stall: config.stall_timeout,
+            call: config.options.call_timeout,
+            idle: config.options.stall_timeout,
         };
         Ok(Self(Arc::new(Inner {
             session: Session::new(&config.endpoint, config.credential.clone(), timeouts)?,
             drive_id: config.drive_id.clone(),
-            transfer: RetryPolicy::transfer(config.commit_timeout),
-            parallel: AtomicBool::new(true),
-            metadata: config.metadata,
-            told_of_no_hash: AtomicBool::new(false),
+            transfer: RetryPolicy::transfer(config.options.commit_timeout),
+            parallel_upload: AtomicBool::new(true),
+            keeps_metadata: config.options.metadata,
+            warned_no_hash: AtomicBool::new(false),
         })))
     }
 
-    /// The drive's id.
     pub fn id(&self) -> &DriveId {
         &self.0.drive_id
     }
 
-    /// Whether the service can be reached, as far as is known.
     pub fn online(&self) -> watch::Receiver<bool> {
         self.0.session.transport().online()
     }
 
-    /// Whether the service can be reached now, as far as is known.
     pub fn is_online(&self) -> bool {
         self.0.session.transport().is_online()
     }
 
-    /// Bytes of parts that connections have taken, those of repeated attempts too. Grows while
-    /// anything is sent.
-    pub fn bytes_moved(&self) -> u64 {
-        self.0.session.transport().bytes_moved()
+    /// Bytes of parts that connections have accepted, including repeated attempts. Grows during every upload.
+    pub fn bytes_uploaded(&self) -> u64 {
+        self.0.session.transport().bytes_uploaded()
     }
 
-    /// Bytes of content that came, those of repeated attempts too.
-    pub fn bytes_read(&self) -> u64 {
-        self.0.session.transport().bytes_read()
+    /// Bytes of content that were received, including repeated attempts.
+    pub fn bytes_downloaded(&self) -> u64 {
+        self.0.session.transport().bytes_downloaded()
     }
 
-    /// What the service told of an object, checked.
     fn meta(&self, file: File) -> Result<FileMeta> {
         let mut meta = FileMeta::try_from(file)?;
-        if !self.0.metadata {
+        if !self.0.keeps_metadata {
             meta.posix = None;
         }
         Ok(meta)
     }
 
-    /// Whether the service takes our credential, as far as is known. Uploads wait while it does not.
+    /// Uploads are parked while the credential is revoked.
     pub fn auth_state(&self) -> watch::Receiver<AuthState> {
         self.0.session.auth_state()
     }
 
-    /// Reads the credential again, as after a new login; what waits for it goes on.
+    /// Reads the credential again after a new login. Parked calls continue.
     pub async fn reload_credentials(&self) -> Result<()> {
         self.0.session.reload_credentials().await
     }
 
-    /// Stores a renewed token that could not be stored when it came. For who ends the program.
+    /// Tries once more to store a refreshed token that could not be stored. Called before the process exits.
     pub async fn store_credentials(&self) {
         self.0.session.store_credentials().await;
     }
 
-    async fn ask<A: DeserializeOwned>(
+    /// An idempotent call that blocks a program or the kernel.
+    async fn call_safe<A: DeserializeOwned>(
         &self,
         path: &str,
         body: &impl Serialize,
-    ) -> std::result::Result<A, Failure> {
+    ) -> std::result::Result<A, RequestFailure> {
         self.0.session.call(path, Idempotency::Safe, RetryPolicy::INTERACTIVE, body).await
     }
 
-    /// One page of a folder, ordered by name; `marker` is empty for the first one.
-    pub async fn list_page(&self, parent: &FileId, marker: &str) -> Result<Page> {
+    /// One page of the listing of a folder, ordered by name. `marker` is empty for the first page.
+    pub async fn list_page(&self, parent: &FileId, marker: &str) -> Result<ListingPage> {
         let request = ListRequest {
             drive_id: self.id(),
             parent_file_id: parent,
@@ -186,35 +157,35 @@ impl Drive {
             order_direction: "ASC",
             fields: "*",
         };
-        let page: ListResponse = self.ask("/v2/file/list", &request).await?;
+        let page: ListResponse = self.call_safe("/v2/file/list", &request).await?;
         let mut items = Vec::with_capacity(page.items.len());
         for file in page.items {
             match self.meta(file) {
                 Ok(meta) => items.push(meta),
-                Err(error) => tracing::warn!(%error, "an entry of a listing cannot be shown"),
+                Err(error) => tracing::warn!(%error, "skipped an invalid entry of a listing"),
             }
         }
-        Ok(Page { items, next_marker: Some(page.next_marker).filter(|m| !m.is_empty()) })
+        Ok(ListingPage { items, next_marker: Some(page.next_marker).filter(|m| !m.is_empty()) })
     }
 
-    /// One object. `NotFound` where it is gone, in the recycle bin, or still uploading.
+    /// `NotFound` if the object is deleted, in the recycle bin, or still uploading.
     pub async fn get(&self, file: &FileId) -> Result<FileMeta> {
-        self.get_by(RetryPolicy::INTERACTIVE, file).await
+        self.get_with(RetryPolicy::INTERACTIVE, file).await
     }
 
-    /// The same for a commit: it waits as long as an upload does.
-    pub async fn newest(&self, file: &FileId) -> Result<FileMeta> {
-        self.get_by(self.0.transfer, file).await
+    /// Like [`Self::get`], with the retry policy of a commit.
+    pub async fn get_latest(&self, file: &FileId) -> Result<FileMeta> {
+        self.get_with(self.0.transfer, file).await
     }
 
-    async fn get_by(&self, policy: RetryPolicy, file: &FileId) -> Result<FileMeta> {
+    async fn get_with(&self, policy: RetryPolicy, file: &FileId) -> Result<FileMeta> {
         let request = FileRequest { drive_id: self.id(), file_id: file };
         let file: File = self.0.session.call("/v2/file/get", Idempotency::Safe, policy, &request).await?;
         self.meta(file)
     }
 
-    /// The folder of this name in another one; the one that changed last, where several have it.
-    pub async fn folder_of(&self, parent: &FileId, name: &str) -> Result<FileId> {
+    /// The child folder of this name. If several have it, the one that was changed last.
+    pub async fn find_folder(&self, parent: &FileId, name: &str) -> Result<FileId> {
         let mut found: Option<FileMeta> = None;
         let mut marker = String::new();
         loop {
@@ -227,11 +198,11 @@ impl Drive {
                 _ => break,
             }
         }
-        let missing = || Error::new(ErrorKind::NotFound, format!("there is no folder {name:?} on the drive"));
+        let missing = || Error::new(ErrorKind::NotFound, format!("no folder {name:?} on the drive"));
         found.map(|folder| folder.file_id).ok_or_else(missing)
     }
 
-    /// Makes a folder with these tags; `Exists` where the name is taken.
+    /// Creates a folder with these tags. `Exists` if the name is taken.
     pub async fn create_folder(&self, parent: &FileId, name: &str, tags: &Tags) -> Result<FileMeta> {
         let request = CreateRequest {
             drive_id: self.id(),
@@ -256,37 +227,37 @@ impl Drive {
                 &request,
             )
         };
-        let mut perhaps_ours = false;
+        let mut may_be_ours = false;
         let mut answer = attempt().await;
-        if matches!(&answer, Err(f) if f.sent == crate::pds::retry::Sent::Maybe) {
-            // The first call may have made the folder: then the second one finds it.
-            perhaps_ours = true;
+        if matches!(&answer, Err(f) if f.delivery == Delivery::Unknown) {
+            // The first attempt may have created the folder, which the second one then finds.
+            may_be_ours = true;
             answer = attempt().await;
         }
         let answer = answer?;
         let is_folder = answer.file_type != Some(FileType::File);
-        if answer.exist && !(perhaps_ours && is_folder) {
-            return Err(Error::new(ErrorKind::Exists, format!("{name:?} exists on the drive")));
+        if answer.exist && !(may_be_ours && is_folder) {
+            return Err(Error::new(ErrorKind::Exists, format!("{name:?} already exists on the drive")));
         }
         self.get(&answer.file_id).await
     }
 
-    /// To the recycle bin, or away for good. An object that is gone already is a success.
+    /// Moves an object to the recycle bin or deletes it permanently. Succeeds if it does not exist.
     pub async fn remove(&self, file: &FileId, mode: RemoveMode) -> Result<()> {
         let path = match mode {
             RemoveMode::Trash => "/v2/recyclebin/trash",
             RemoveMode::Delete => "/v2/file/delete",
         };
         let request = FileRequest { drive_id: self.id(), file_id: file };
-        match self.ask::<Option<AsyncResponse>>(path, &request).await {
+        match self.call_safe::<Option<AsyncResponse>>(path, &request).await {
             Ok(answer) => self.finish_task(answer).await,
             Err(failure) if failure.error.kind() == ErrorKind::NotFound => Ok(()),
             Err(failure) => Err(failure.error),
         }
     }
 
-    /// Gives an object another name in its folder. Where that is taken: `Exists`, or (with
-    /// [`CheckNameMode::Ignore`]) two siblings of one name.
+    /// Renames an object in its folder. If the name is taken: `Exists`, or with [`CheckNameMode::Ignore`] two
+    /// siblings of one name.
     pub async fn rename(&self, file: &FileId, name: &str, mode: CheckNameMode) -> Result<FileMeta> {
         let request = UpdateRequest {
             drive_id: self.id(),
@@ -295,100 +266,47 @@ impl Drive {
             check_name_mode: Some(mode),
             local_modified_at: None,
         };
-        let meta = match self.ask::<File>("/v2/file/update", &request).await {
+        let meta = match self.call_safe::<File>("/v2/file/update", &request).await {
             Ok(file) => self.meta(file)?,
-            // A second attempt may find the name taken by the first one.
+            // A second attempt may find that the first one has taken the name.
             Err(failure) if failure.error.kind() == ErrorKind::Exists => self.get(file).await?,
             Err(failure) => return Err(failure.error),
         };
         if meta.name == name && meta.file_id == *file {
             return Ok(meta);
         }
-        Err(Error::new(ErrorKind::Exists, format!("{name:?} exists on the drive")))
+        Err(Error::new(ErrorKind::Exists, format!("{name:?} already exists on the drive")))
     }
 
-    /// Moves an object to another folder under its name. Where that is taken there: as
-    /// [`Self::rename`].
-    pub async fn relocate(&self, file: &FileId, to_parent: &FileId, mode: CheckNameMode) -> Result<()> {
+    /// Moves an object to another folder under its name. If that is taken: as [`Self::rename`].
+    pub async fn move_to(&self, file: &FileId, to_parent: &FileId, mode: CheckNameMode) -> Result<()> {
         let request = MoveRequest {
             drive_id: self.id(),
             file_id: file,
             to_parent_file_id: to_parent,
             check_name_mode: mode,
         };
-        let taken = match self.ask::<Option<AsyncResponse>>("/v2/file/move", &request).await {
+        let taken = match self.call_safe::<Option<AsyncResponse>>("/v2/file/move", &request).await {
             Ok(Some(answer)) if answer.exist => {
-                Error::new(ErrorKind::Exists, "the name exists in that folder")
+                Error::new(ErrorKind::Exists, "the name already exists in the target folder")
             }
             Ok(answer) => return self.finish_task(answer).await,
             Err(failure) if failure.error.kind() == ErrorKind::Exists => failure.error,
             Err(failure) => return Err(failure.error),
         };
-        // A second attempt may find the name taken by the first one.
+        // A second attempt may find that the first one has taken the name.
         if self.get(file).await?.parent_id.as_ref() == Some(to_parent) { Ok(()) } else { Err(taken) }
     }
 
-    /// Space of the drive.
     pub async fn quota(&self) -> Result<Quota> {
-        let drive: DriveInfo = self.ask("/v2/drive/get", &DriveRequest { drive_id: self.id() }).await?;
+        let drive: DriveInfo = self.call_safe("/v2/drive/get", &DriveRequest { drive_id: self.id() }).await?;
         Ok(Quota {
             total_bytes: u64::try_from(drive.total_size).ok(),
             used_bytes: u64::try_from(drive.used_size).unwrap_or(0),
         })
     }
 
-    /// A URL to read a revision (`None`: the newest) for so long, at most
-    /// [`DOWNLOAD_URL_LIFETIME_MAX`].
-    pub async fn download_url(
-        &self,
-        file: &FileId,
-        revision: Option<&RevisionId>,
-        lifetime: Duration,
-    ) -> Result<DownloadUrl> {
-        let request = DownloadUrlRequest {
-            drive_id: self.id(),
-            file_id: file,
-            revision_id: revision,
-            expire_sec: lifetime.as_secs() as u32,
-        };
-        let asked_at = Instant::now();
-        let (path, policy) = ("/v2/file/get_download_url", RetryPolicy::READING);
-        let answer: DownloadUrlResponse =
-            self.0.session.call(path, Idempotency::Safe, policy, &request).await?;
-        Ok(DownloadUrl {
-            url: Secret::new(answer.url),
-            expires_at: asked_at + lifetime,
-            revision: answer.revision_id,
-            size: answer.size,
-        })
-    }
-
-    /// Exactly the bytes of `range`, which must not be empty.
-    pub async fn read_range(
-        &self,
-        url: &DownloadUrl,
-        range: Range<u64>,
-    ) -> std::result::Result<Bytes, RangeError> {
-        let answer = self
-            .0
-            .session
-            .transport()
-            .get_range(&url.url, range.start, range.end, RetryPolicy::READING)
-            .await;
-        match answer {
-            Ok(GetAnswer::Bytes(bytes, total)) => match (total, url.size) {
-                (Some(total), Some(size)) if total != size => {
-                    let detail = format!("the content has {total} bytes, not the {size} that were announced");
-                    Err(RangeError::Failed(Error::new(ErrorKind::Stale, detail)))
-                }
-                _ => Ok(bytes),
-            },
-            Ok(GetAnswer::Expired) => Err(RangeError::Expired),
-            Err(failure) => Err(RangeError::Failed(failure.error)),
-        }
-    }
-
-    /// Waits for a task that the service goes on with after its answer.
+    /// Waits for the asynchronous task of an answer, if there is one.
     async fn finish_task(&self, answer: Option<AsyncResponse>) -> Result<()> {
         let Some(id) = answer.map(|a| a.async_task_id).filter(|id| !id.is_empty()) else {
             return Ok(());
@@ -397,18 +315,19 @@ impl Drive {
         let mut pause = Duration::from_millis(50);
         loop {
             let task: AsyncTask =
-                self.ask("/v2/async_task/get", &AsyncTaskRequest { async_task_id: &id }).await?;
+                self.call_safe("/v2/async_task/get", &AsyncTaskRequest { async_task_id: &id }).await?;
             match task.state.as_str() {
                 "Succeed" => return Ok(()),
                 "Failed" | "PartialSucceed" => {
-                    let detail = format!("the service gave up: {} {}", task.error_code, task.error_message);
+                    let detail =
+                        format!("the task of the service failed: {} {}", task.error_code, task.error_message);
                     return Err(Error::new(ErrorKind::Io, detail));
                 }
                 _ if start.elapsed() > TASK_ELAPSED_MAX => {
-                    let detail = "the service has not finished; it goes on by itself";
+                    let detail = "the task of the service has not finished yet; it continues on the service";
                     return Err(Error::new(ErrorKind::Timeout, detail));
                 }
-                // There is no event to wait for: the API offers polling only.
+                // The API offers polling only.
                 _ => tokio::time::sleep(pause).await,
             }
             pause = (pause * 2).min(Duration::from_secs(5));

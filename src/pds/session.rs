@@ -1,8 +1,8 @@
-//! Calls as somebody: adds the authorization, renews it where it is refused, and waits where it is dead and the
-//! caller has time.
+//! Calls with an authorization: adds it, refreshes it if the service rejects it, and parks uploads while it
+//! is revoked.
 //!
-//! A transfer whose credential is dead is *parked*: nothing has failed yet, and a new login lets it go on. It is
-//! for the caller to bound that wait. Everything else fails at once with what to do.
+//! A parked call has not failed. It continues after a new login. The caller bounds that wait. Calls that do
+//! not [wait for a login](RetryPolicy::waits_for_login) fail at once, with the next step for the user.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -13,16 +13,18 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use url::Url;
 
+use crate::auth::Credential;
+use crate::auth::endpoint;
+use crate::auth::sign::Authorization;
 use crate::error::{Error, ErrorKind, Result};
-use crate::pds::auth::{AuthState, Credential, LOOK_INTERVAL, TokenSource, Trouble};
-use crate::pds::endpoint;
-use crate::pds::retry::{Failure, Idempotency, RetryPolicy, Sent};
-use crate::pds::sign::Authorization;
+use crate::pds::retry::{Delivery, Idempotency, RequestFailure, RetryPolicy};
+use crate::pds::tokens::{AuthError, AuthState, RECHECK_INTERVAL, TokenRefresher};
 use crate::pds::transport::{Call, Timeouts, Transport};
 
-/// A renewed token may be refused once more: another process has renewed it meanwhile.
+/// Rejections in a row before the credential counts as revoked. A refreshed token may be rejected once
+/// because another process has refreshed it since.
 const REFUSALS_MAX: usize = 3;
-/// Pause before a token is asked for again where the service could not be reached.
+/// Pause between token refreshes while the service cannot be reached.
 const TOKEN_RETRY: Duration = Duration::from_secs(1);
 
 /// Calls to one endpoint with one credential. Cheap to clone.
@@ -32,127 +34,130 @@ pub struct Session(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     transport: Transport,
-    tokens: Arc<TokenSource>,
+    tokens: Arc<TokenRefresher>,
     endpoint: Url,
-    /// A task looks whether a dead credential was replaced.
-    is_watched: AtomicBool,
+    /// A task rechecks the revoked credential.
+    is_watching: AtomicBool,
 }
 
 impl Session {
-    /// No call is made yet.
+    /// Makes no call yet.
     pub fn new(endpoint: &Url, credential: Credential, timeouts: Timeouts) -> Result<Self> {
         Ok(Self(Arc::new(Inner {
             transport: Transport::new(timeouts, endpoint::is_loopback(endpoint))?,
-            tokens: Arc::new(TokenSource::new(credential, endpoint)?),
+            tokens: Arc::new(TokenRefresher::new(credential, endpoint)?),
             endpoint: endpoint.clone(),
-            is_watched: AtomicBool::new(false),
+            is_watching: AtomicBool::new(false),
         })))
     }
 
-    /// For what needs no authorization: signed URLs.
+    /// For requests to presigned URLs.
     pub fn transport(&self) -> &Transport {
         &self.0.transport
     }
 
-    /// Whether the service takes us, to be looked at or waited for.
     pub fn auth_state(&self) -> watch::Receiver<AuthState> {
         self.0.tokens.state()
     }
 
-    /// Reads the credential again, as after a new login. What was parked goes on.
+    /// Reads the credential again after a new login. Parked calls continue.
     pub async fn reload_credentials(&self) -> Result<()> {
         self.0.tokens.reload().await
     }
 
-    /// Stores a renewed token that could not be stored when it came. For who ends the program.
+    /// Tries once more to store a refreshed token that could not be stored. Called before the process exits.
     pub async fn store_credentials(&self) {
-        self.0.tokens.store_again().await;
+        self.0.tokens.persist_unsaved().await;
     }
 
-    /// One call. A refused token is renewed; what else may be repeated is repeated below.
+    /// One API call. Refreshes a rejected token; the transport retries other failures.
     pub async fn call<A: DeserializeOwned>(
         &self,
         path: &str,
         idempotency: Idempotency,
         policy: RetryPolicy,
         body: &impl Serialize,
-    ) -> std::result::Result<A, Failure> {
+    ) -> std::result::Result<A, RequestFailure> {
         let Inner { transport, tokens, .. } = &*self.0;
-        let url = endpoint::at(&self.0.endpoint, path);
-        let (mut refusals, mut unreached_since) = (0, None);
+        let url = endpoint::with_path(&self.0.endpoint, path);
+        let (mut refusals, mut unreachable_since) = (0, None);
         loop {
             let authorization = match tokens.authorization(transport).await {
                 Ok(authorization) => authorization,
-                Err(trouble) => {
-                    self.sit_out(trouble, policy, &mut unreached_since).await?;
+                Err(error) => {
+                    self.wait_or_fail(error, policy, &mut unreachable_since).await?;
                     continue;
                 }
             };
-            self.renew_soon();
-            let began_dead = tokens.is_dead();
+            self.refresh_early_if_due();
+            let began_revoked = tokens.is_revoked();
             let call = Call { url: &url, authorization: Some(&authorization), idempotency, policy };
             let failure = match transport.json(call, body).await {
                 Err(failure) if failure.error.kind() == ErrorKind::Unauthenticated => failure,
                 answer => {
-                    if began_dead && answer.is_ok() {
-                        tokens.worked(&authorization);
+                    if began_revoked && answer.is_ok() {
+                        tokens.note_accepted(&authorization);
                     }
                     return answer;
                 }
             };
-            unreached_since = None;
+            unreachable_since = None;
             refusals += 1;
-            if let Err(trouble) = self.replace(&authorization, &failure.error, refusals).await {
-                self.sit_out(trouble, policy, &mut unreached_since).await?;
+            if let Err(error) = self.refresh_rejected(&authorization, &failure.error, refusals).await {
+                self.wait_or_fail(error, policy, &mut unreachable_since).await?;
                 refusals = 0;
             }
         }
     }
 
-    async fn replace(
+    async fn refresh_rejected(
         &self,
-        refused: &Authorization,
+        rejected: &Authorization,
         refusal: &Error,
         refusals: usize,
-    ) -> std::result::Result<(), Trouble> {
+    ) -> std::result::Result<(), AuthError> {
         let Inner { transport, tokens, .. } = &*self.0;
         if refusals >= REFUSALS_MAX {
-            return tokens.give_up(refused, refusal).await;
+            return tokens.reject_fresh_token(rejected, refusal).await;
         }
-        let why = match refused {
-            Authorization::Bearer(_) => "the service refuses the access token".to_owned(),
-            Authorization::Key(key) => format!("the service refuses the access key {} ({refusal})", key.id),
+        let why = match rejected {
+            Authorization::Bearer(_) => "the service rejected the access token".to_owned(),
+            Authorization::Key(key) => format!("the service rejected the access key {} ({refusal})", key.id),
         };
-        tokens.renew(Some(refused), &why, transport).await
+        tokens.refresh(Some(rejected), &why, transport).await
     }
 
-    /// Returns when the call may be tried again; fails where it should not be.
-    async fn sit_out(
+    /// Waits until the call may be tried again, or fails if its policy does not wait.
+    async fn wait_or_fail(
         &self,
-        trouble: Trouble,
+        error: AuthError,
         policy: RetryPolicy,
-        unreached_since: &mut Option<Instant>,
-    ) -> std::result::Result<(), Failure> {
-        let failure =
-            |error: Error| Failure { error, code: String::new(), sent: Sent::Answered, retry_after: None };
-        match trouble {
-            Trouble::Dead(error) => {
-                if !self.0.tokens.is_repairable() {
+        unreachable_since: &mut Option<Instant>,
+    ) -> std::result::Result<(), RequestFailure> {
+        let failure = |error: Error| RequestFailure {
+            error,
+            code: String::new(),
+            delivery: Delivery::Answered,
+            retry_after: None,
+        };
+        match error {
+            AuthError::Revoked(error) => {
+                if !self.0.tokens.is_replaceable() {
                     return Err(failure(error));
                 }
-                self.watch();
-                if !policy.parks {
+                self.watch_for_new_login();
+                if !policy.waits_for_login {
                     return Err(failure(error));
                 }
-                tracing::warn!(%error, "a transfer waits for a new login");
-                // The sender lives as long as we do.
-                self.0.tokens.state().wait_for(|state| *state == AuthState::Fine).await.ok();
-                *unreached_since = None;
+                tracing::warn!(%error, "an upload is parked until a new login");
+                // The sender lives as long as `self`.
+                self.0.tokens.state().wait_for(|state| *state == AuthState::Valid).await.ok();
+                *unreachable_since = None;
                 Ok(())
             }
-            Trouble::Passing(error) => {
-                let since = *unreached_since.get_or_insert_with(Instant::now);
-                if !policy.parks || since.elapsed() + TOKEN_RETRY > policy.elapsed_max {
+            AuthError::Transient(error) => {
+                let since = *unreachable_since.get_or_insert_with(Instant::now);
+                if !policy.waits_for_login || since.elapsed() + TOKEN_RETRY > policy.elapsed_max {
                     return Err(failure(error));
                 }
                 tokio::time::sleep(TOKEN_RETRY).await;
@@ -161,36 +166,37 @@ impl Session {
         }
     }
 
-    /// Renews the token in the background, where its end is near.
-    fn renew_soon(&self) {
-        if self.0.tokens.is_due() {
+    /// Starts a refresh in the background if the token is about to expire.
+    fn refresh_early_if_due(&self) {
+        if self.0.tokens.refresh_is_due() {
             let inner = self.0.clone();
-            tokio::spawn(async move { inner.tokens.renew_ahead(&inner.transport).await });
+            tokio::spawn(async move { inner.tokens.refresh_early(&inner.transport).await });
         }
     }
 
-    /// Sees to it that somebody looks for a new credential while this one is dead.
-    fn watch(&self) {
-        if self.0.is_watched.swap(true, Ordering::Relaxed) {
+    /// Starts a task that rechecks the credential until it is valid again.
+    fn watch_for_new_login(&self) {
+        if self.0.is_watching.swap(true, Ordering::Relaxed) {
             return;
         }
         let inner = Arc::downgrade(&self.0);
         tokio::spawn(async move {
-            while let Some(inner) = look(&inner).await {
+            while let Some(inner) = recheck_once(&inner).await {
                 drop(inner);
-                // A file can be replaced from anywhere, also by a machine that mounts the same folder.
-                tokio::time::sleep(LOOK_INTERVAL).await;
+                // No event reports every change: another machine may replace the file on a network file
+                // system.
+                tokio::time::sleep(RECHECK_INTERVAL).await;
             }
         });
     }
 }
 
-/// One look; `None` when there is nothing more to look for.
-async fn look(inner: &Weak<Inner>) -> Option<Arc<Inner>> {
+/// `None` once the credential is valid or the session is dropped.
+async fn recheck_once(inner: &Weak<Inner>) -> Option<Arc<Inner>> {
     let inner = inner.upgrade()?;
-    inner.tokens.look_again().await;
-    if *inner.tokens.state().borrow() == AuthState::Fine {
-        inner.is_watched.store(false, Ordering::Relaxed);
+    inner.tokens.recheck().await;
+    if *inner.tokens.state().borrow() == AuthState::Valid {
+        inner.is_watching.store(false, Ordering::Relaxed);
         return None;
     }
     Some(inner)

@@ -1,33 +1,34 @@
-//! Getting an answer: sends one request, classifies what came back, repeats it where that is
-//! allowed. The only file that imports reqwest.
+//! Sends requests, classifies the answers, and repeats requests where the retry policy allows it. Only this
+//! file and `transport/` import reqwest.
 //!
-//! It is handed an authorization and knows nothing of its renewal, so `auth.rs` may use it without a cycle.
-//! Metadata and bulk data use separate connection pools, so that a full pipe of parts never
-//! delays a listing. Every body read is bounded; signed URLs are logged as host only.
+//! The caller passes the authorization. The transport knows nothing of its refresh, so `tokens.rs` can use it
+//! without a cycle. Calls, downloads and uploads use separate connection pools, so that part uploads never
+//! delay a listing. Every body read is bounded. Error texts and logs never contain presigned URLs.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use parking_lot::RwLock;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, RANGE};
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
+use crate::auth::endpoint;
+use crate::auth::sign::{Authorization, authorization_headers};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Secret;
-use crate::pds::endpoint;
-use crate::pds::frame::{Frame, PartBody, stalled};
-use crate::pds::reach::Reach;
-use crate::pds::retry::{Failure, Idempotency, RetryPolicy, Sent};
-use crate::pds::sign::{self, Authorization};
+use crate::pds::connectivity::Connectivity;
+use crate::pds::part_body::{Frame, PartBody, upload_stalled};
+use crate::pds::retry::{Delivery, Idempotency, RequestFailure, RetryPolicy};
 use crate::pds::types::PartUrl;
 
-use failure::{lost, out_of_reach, protocol, stall, unreadable};
-use refusal::{ERROR_BYTES_MAX, StoreError, refused};
+use failure::{connection_lost, idle_timeout, offline, protocol_error, unreadable_answer};
+use refusal::{ERROR_BYTES_MAX, StoreError, api_refusal, header_number};
 
 mod failure;
 mod refusal;
@@ -35,93 +36,87 @@ mod refusal;
 /// Largest JSON answer that is read, in bytes. A page of 100 entries with every field is below 1 MiB.
 const JSON_BYTES_MAX: usize = 16 << 20;
 
-/// How long what was sent may stay without any acknowledgement before the kernel gives a connection up. What counts
-/// is progress, not speed: each acknowledged segment begins it anew. So it must be longer than the round trip over a
-/// line whose queues an upload has filled, which takes seconds, and than a peer takes no more bytes while it is busy.
-/// That nobody is there is found sooner by a knock ([`Reach::falls_silent`]); this ends connections that died alone,
-/// when an address translation on the way has forgotten them.
+/// How long sent data may stay unacknowledged before the kernel closes the connection (`TCP_USER_TIMEOUT`).
+/// Each acknowledged segment restarts it, so it limits progress and not speed. It must be longer than a round
+/// trip over a line whose queues an upload has filled (seconds), and longer than a busy peer accepts no
+/// bytes. An unreachable service is detected sooner by a probe ([`Connectivity::detect_silence`]). This limit
+/// ends single dead connections, for example after a NAT router has dropped its entry.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(20);
-/// Silence before the kernel asks whether the peer lives. It asks until [`UNACKNOWLEDGED_MAX`] of silence are over;
-/// this finds dead connections on which only the peer has something to say.
+/// Idle time before the kernel sends keepalive probes, until [`UNACKNOWLEDGED_MAX`] has passed. They find
+/// dead connections on which the client waits for the peer.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(5);
 
-/// How long to wait for what, in one attempt.
+/// Limits of one attempt.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Timeouts {
-    /// Until a connection stands.
     pub connect: Duration,
-    /// A whole metadata call.
+    /// Whole duration of a metadata call.
     pub call: Duration,
-    /// Without a byte moving in a transfer.
-    pub stall: Duration,
+    /// Longest time without a byte in a transfer.
+    pub idle: Duration,
 }
 
-/// The connection pools and the timeouts of their attempts.
+/// The connection pools of one service. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Transport {
     /// A leaf lock.
     pools: Arc<RwLock<Pools>>,
     timeouts: Timeouts,
     is_loopback: bool,
-    reach: Arc<Reach>,
+    connectivity: Arc<Connectivity>,
 }
 
-/// Pools of connections.
 #[derive(Clone, Debug)]
 struct Pools {
     calls: Client,
-    /// Calls that stay on this machine, whatever the rest does: a service elsewhere may have its logins here.
-    near: Client,
+    /// Calls to this machine, which never use a proxy. The token endpoint may be local while the API is
+    /// remote.
+    loopback: Client,
     gets: Client,
     puts: Client,
-    /// [`Reach::turns`] before the first connection.
-    turn: u64,
+    /// [`Connectivity::connection_generation`] when the pools were created.
+    generation: u64,
 }
 
 /// One JSON call.
 #[derive(Clone, Copy, Debug)]
 pub struct Call<'a> {
-    /// Absolute.
     pub url: &'a Url,
-    /// `None` for calls that need none.
+    /// `None` for calls without authorization, such as token requests.
     pub authorization: Option<&'a Authorization>,
-    /// What a second attempt would do.
     pub idempotency: Idempotency,
-    /// How long to go on.
     pub policy: RetryPolicy,
 }
 
-/// How the store answered the PUT of a part, as far as it is not a failure.
+/// How the object store answered the PUT of a part, unless it failed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum PutAnswer {
-    /// The bytes are there; CRC-64 of what the store has, where it says so.
     Stored {
-        /// `x-oss-hash-crc64ecma`.
+        /// CRC-64 of the stored bytes (`x-oss-hash-crc64ecma`), if the store reports it.
         stored_crc64: Option<u64>,
-        /// Of what was sent.
         sent_crc64: u64,
     },
-    /// The URL has expired: ask for a new one.
+    /// The presigned URL has expired and must be signed again.
     Expired,
-    /// Ordered mode: this part was stored by an earlier attempt.
+    /// Ordered mode: an earlier attempt has stored this part.
     AlreadyStored,
-    /// The upload session is gone: completed, aborted or swept.
+    /// The upload session was completed, aborted or expired.
     NoSuchUpload,
 }
 
-/// How the store answered a ranged GET, as far as it is not a failure.
+/// How the object store answered a ranged GET, unless it failed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum GetAnswer {
-    /// Exactly the bytes asked for, and the size of the whole object where the store says so.
+    /// Exactly the requested bytes, and the size of the whole object if the store reports it.
     Bytes(Bytes, Option<u64>),
-    /// The URL has expired: ask for a new one.
+    /// The presigned URL has expired and must be signed again.
     Expired,
 }
 
 impl Pools {
-    /// No connection is made yet.
-    fn open(timeouts: Timeouts, is_loopback: bool, turn: u64) -> Result<Self> {
+    /// Makes no connection yet.
+    fn open(timeouts: Timeouts, is_loopback: bool, generation: u64) -> Result<Self> {
         let client = |idle_max: usize, answer_max: Option<Duration>, is_direct: bool| {
             let builder = Client::builder()
                 .user_agent(concat!("pdsfs/", env!("CARGO_PKG_VERSION")))
@@ -138,105 +133,108 @@ impl Pools {
                 Some(limit) => builder.read_timeout(limit),
                 None => builder,
             };
-            builder.build().map_err(|e| Error::new(ErrorKind::Io, format!("cannot set up HTTP: {e}")))
+            builder.build().map_err(|e| Error::with_source(ErrorKind::Io, "cannot create the HTTP client", e))
         };
-        let stall = Some(timeouts.stall);
-        // A read timeout runs from the first byte sent, so a slow PUT must not have one: its progress
-        // is watched instead.
-        let (calls, near) = (client(16, stall, false)?, client(16, stall, true)?);
-        let (gets, puts) = (client(64, stall, is_loopback)?, client(64, None, is_loopback)?);
-        Ok(Self { calls, near, gets, puts, turn })
+        let idle = Some(timeouts.idle);
+        // A read timeout starts with the first byte sent, so a slow PUT must not have one. Its progress is
+        // monitored instead.
+        let (calls, loopback) = (client(16, idle, false)?, client(16, idle, true)?);
+        let (gets, puts) = (client(64, idle, is_loopback)?, client(64, None, is_loopback)?);
+        Ok(Self { calls, loopback, gets, puts, generation })
     }
 
-    /// No proxy stands between a machine and itself.
     fn calls_to(&self, url: &Url) -> &Client {
-        if endpoint::is_loopback(url) { &self.near } else { &self.calls }
+        if endpoint::is_loopback(url) { &self.loopback } else { &self.calls }
     }
 }
 
 impl Transport {
-    /// Opens the pools; no connection is made yet. Content goes around every proxy where the service is on this
-    /// machine (`is_loopback`), calls where they go to this machine themselves.
+    /// Makes no connection yet. Content bypasses every proxy if the service is on this machine
+    /// (`is_loopback`). Calls bypass it if their own URL is.
     pub fn new(timeouts: Timeouts, is_loopback: bool) -> Result<Self> {
-        // A provider installed earlier by somebody else serves as well.
+        // Fails if a provider is installed already, which serves as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let reach = Reach::new(is_loopback);
-        let pools = Pools::open(timeouts, is_loopback, reach.turns())?;
-        Ok(Self { pools: Arc::new(RwLock::new(pools)), timeouts, is_loopback, reach })
+        let connectivity = Connectivity::new(is_loopback);
+        let pools = Pools::open(timeouts, is_loopback, connectivity.connection_generation())?;
+        Ok(Self { pools: Arc::new(RwLock::new(pools)), timeouts, is_loopback, connectivity })
     }
 
-    /// The pools. Idle connections from before an outage or another address are not used again: whether they still
-    /// lead anywhere would be found out by waiting.
+    /// Returns the current pools. After an outage or a change of the local address they are replaced, because
+    /// a dead idle connection is only detected by a timeout.
     fn pools(&self) -> Pools {
-        let turn = self.reach.turns();
-        let pools = self.pools.read().unwrap_or_else(PoisonError::into_inner).clone();
-        if pools.turn == turn {
+        let generation = self.connectivity.connection_generation();
+        let pools = self.pools.read().clone();
+        if pools.generation == generation {
             return pools;
         }
-        let mut pools = self.pools.write().unwrap_or_else(PoisonError::into_inner);
-        if pools.turn != turn {
-            match Pools::open(self.timeouts, self.is_loopback, turn) {
+        let mut pools = self.pools.write();
+        if pools.generation != generation {
+            match Pools::open(self.timeouts, self.is_loopback, generation) {
                 Ok(fresh) => *pools = fresh,
-                Err(error) => tracing::debug!(%error, "old connections are kept"),
+                Err(error) => tracing::debug!(%error, "cannot replace the connection pools"),
             }
         }
         pools.clone()
     }
 
-    /// Whether the service can be reached, as far as is known.
     pub fn online(&self) -> watch::Receiver<bool> {
-        self.reach.online()
+        self.connectivity.online()
     }
 
-    /// Whether the service can be reached now, as far as is known.
     pub fn is_online(&self) -> bool {
-        self.reach.is_online()
+        self.connectivity.is_online()
     }
 
-    /// Bytes of parts that connections have taken, those of repeated attempts too.
-    pub fn bytes_moved(&self) -> u64 {
-        self.reach.bytes_moved()
+    /// Bytes of parts that connections have accepted, including repeated attempts.
+    pub fn bytes_uploaded(&self) -> u64 {
+        self.connectivity.bytes_uploaded()
     }
 
-    /// Bytes of content that came, those of repeated attempts too.
-    pub fn bytes_read(&self) -> u64 {
-        self.reach.bytes_read()
+    /// Bytes of content that were received, including repeated attempts.
+    pub fn bytes_downloaded(&self) -> u64 {
+        self.connectivity.bytes_downloaded()
     }
 
-    /// Sends a request and takes note of whether anybody answered.
-    async fn send(&self, what: &str, request: RequestBuilder) -> std::result::Result<Response, Failure> {
+    /// Sends a request and records in [`Connectivity`] whether it was answered.
+    async fn send(
+        &self,
+        what: &str,
+        request: RequestBuilder,
+    ) -> std::result::Result<Response, RequestFailure> {
         let (client, request) = request.build_split();
-        let request = request.map_err(|e| lost(what, &e))?;
+        let request = request.map_err(|e| connection_lost(what, e))?;
         let url = request.url().clone();
-        self.reach.listen(&url);
+        self.connectivity.monitor_routes(&url);
         match client.execute(request).await {
             Ok(response) => {
-                self.reach.answered(&url);
+                self.connectivity.note_answer(&url);
                 Ok(response)
             }
             Err(e) => {
                 if e.is_connect() {
-                    self.reach.missed(&url);
+                    self.connectivity.note_connect_failure(&url);
                 }
-                Err(lost(what, &e))
+                Err(connection_lost(what, e))
             }
         }
     }
 
-    /// Gives an attempt up when a change of routes, or a return of the service, is followed by no movement for too long: its
-    /// connection may have died with an address, which nobody would tell. Also when the service is out of reach, unless it
-    /// `goes_on`.
-    async fn unless_cut_off<T>(
+    /// Ends an attempt that makes no progress after a route change or a recovery: its connection may have
+    /// died with a local address, and no error would report that. Also ends it when the service goes offline,
+    /// unless the attempt `keeps_waiting`.
+    async fn with_liveness_checks<T>(
         &self,
         (what, url): (&str, &Url),
-        goes_on: bool,
-        moved: &AtomicU64,
-        attempt: impl Future<Output = std::result::Result<T, Failure>>,
-    ) -> std::result::Result<T, Failure> {
+        keeps_waiting: bool,
+        progress: &AtomicU64,
+        attempt: impl Future<Output = std::result::Result<T, RequestFailure>>,
+    ) -> std::result::Result<T, RequestFailure> {
+        let stall = self.connectivity.detect_stall_after_change(|| progress.load(Ordering::Relaxed));
+        let silence = self.connectivity.detect_silence(url, keeps_waiting);
         tokio::select! {
             outcome = attempt => outcome,
-            () = self.reach.is_cut_off(|| moved.load(Ordering::Relaxed)) => Err(stall(what)),
-            () = self.reach.falls_silent(url, goes_on) => Err(out_of_reach(what, Sent::Maybe)),
+            () = stall => Err(idle_timeout(what)),
+            () = silence => Err(offline(what, Delivery::Unknown)),
         }
     }
 
@@ -245,9 +243,11 @@ impl Transport {
         &self,
         call: Call<'_>,
         body: &impl Serialize,
-    ) -> std::result::Result<A, Failure> {
-        let body =
-            Bytes::from(serde_json::to_vec(body).map_err(|e| protocol(format!("cannot encode: {e}")))?);
+    ) -> std::result::Result<A, RequestFailure> {
+        let body = Bytes::from(
+            serde_json::to_vec(body)
+                .map_err(|e| protocol_error(format!("cannot encode the request: {e}")))?,
+        );
         self.post(call, (body, "application/json")).await
     }
 
@@ -256,7 +256,7 @@ impl Transport {
         &self,
         call: Call<'_>,
         fields: &[(&str, &str)],
-    ) -> std::result::Result<A, Failure> {
+    ) -> std::result::Result<A, RequestFailure> {
         let text = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
         self.post(call, (Bytes::from(text), "application/x-www-form-urlencoded")).await
     }
@@ -265,37 +265,37 @@ impl Transport {
         &self,
         call: Call<'_>,
         body: (Bytes, &'static str),
-    ) -> std::result::Result<A, Failure> {
+    ) -> std::result::Result<A, RequestFailure> {
         let what = call.url.path();
         let is_once = call.idempotency != Idempotency::Safe;
-        // Until its answer is there, a call shows no movement.
-        let moved = AtomicU64::new(0);
-        // What may have been done is not given up: only its answer tells.
-        let goes_on = is_once || call.policy.outage_max.is_none();
+        // A call makes no visible progress before its answer.
+        let progress = AtomicU64::new(0);
+        // A request that may have been carried out is not abandoned: only its answer shows the outcome.
+        let keeps_waiting = is_once || call.policy.outage_max.is_none();
         let attempt = async || {
-            // Nor is it begun in an outage: then it is surely not done.
-            if is_once && !self.reach.lets_in(call.url).await {
-                return Err(out_of_reach(what, Sent::No));
+            // Such a request does not start during an outage either, so it was certainly not carried out.
+            if is_once && !self.connectivity.admit(call.url).await {
+                return Err(offline(what, Delivery::NotSent));
             }
             let attempt = self.post_once(call, body.clone());
-            if call.idempotency == Idempotency::Spends {
-                // Its answer may be there late, and there is no other: the time of a call bounds it.
+            if call.idempotency == Idempotency::NonReplayable {
+                // Its answer cannot be obtained again, so only the timeout of the call bounds it.
                 return attempt.await;
             }
-            self.unless_cut_off((what, call.url), goes_on, &moved, attempt).await
+            self.with_liveness_checks((what, call.url), keeps_waiting, &progress, attempt).await
         };
-        call.policy.run(call.idempotency, &self.reach, &moved, attempt).await
+        call.policy.run(call.idempotency, &self.connectivity, &progress, attempt).await
     }
 
     async fn post_once<A: DeserializeOwned>(
         &self,
         call: Call<'_>,
         (body, content_type): (Bytes, &'static str),
-    ) -> std::result::Result<A, Failure> {
+    ) -> std::result::Result<A, RequestFailure> {
         let mut request = self.pools().calls_to(call.url).post(call.url.clone()).timeout(self.timeouts.call);
         let headers = match call.authorization {
-            Some(authorization) => sign::headers(authorization, call.url)
-                .map_err(|error| Failure { error, ..protocol(String::new()) })?,
+            Some(authorization) => authorization_headers(authorization, call.url)
+                .map_err(|error| RequestFailure { error, ..protocol_error(String::new()) })?,
             None => vec![("content-type", content_type.to_owned())],
         };
         for (name, value) in headers {
@@ -305,67 +305,67 @@ impl Transport {
         let response = self.send(path, request.body(body)).await?;
         let status = response.status();
         if !status.is_success() {
-            return Err(refused(path, response).await);
+            return Err(api_refusal(path, response).await);
         }
         let text = read_body(path, response, JSON_BYTES_MAX).await?;
         let text = if text.is_empty() { Bytes::from_static(b"null") } else { text };
-        serde_json::from_slice(&text).map_err(|e| unreadable(path, &e))
+        serde_json::from_slice(&text).map_err(|e| unreadable_answer(path, &e))
     }
 
-    /// PUTs one part. Repeats on anything transient; a stall of [`Timeouts::stall`] is transient. Sets
-    /// `throttled` where the store asked for fewer requests, whatever came of it.
+    /// PUTs one part to its presigned URL and retries transient failures, including an idle timeout. Sets
+    /// `throttled` if the store throttled any attempt, even if a later one succeeded.
     pub async fn put_part(
         &self,
         url: &PartUrl,
         body: &[Frame],
         policy: RetryPolicy,
         throttled: &AtomicBool,
-    ) -> std::result::Result<PutAnswer, Failure> {
-        let moved = AtomicU64::new(0);
+    ) -> std::result::Result<PutAnswer, RequestFailure> {
+        let progress = AtomicU64::new(0);
         let attempt = async || {
-            let answer = self.put_once(url, body, &moved).await;
+            let answer = self.put_once(url, body, &progress).await;
             if answer.as_ref().is_err_and(|failure| failure.error.kind() == ErrorKind::Throttled) {
                 throttled.store(true, Ordering::Relaxed);
             }
             answer
         };
-        policy.run(Idempotency::Safe, &self.reach, &moved, attempt).await
+        policy.run(Idempotency::Safe, &self.connectivity, &progress, attempt).await
     }
 
-    /// Adds to `moved` what was taken of the body.
     async fn put_once(
         &self,
         url: &PartUrl,
         frames: &[Frame],
-        moved: &AtomicU64,
-    ) -> std::result::Result<PutAnswer, Failure> {
-        let (body, sent) = PartBody::new(frames, self.reach.clone());
-        let target = parse_signed(&url.upload_url)?;
-        let silence = self.reach.falls_silent(&target, true);
+        progress: &AtomicU64,
+    ) -> std::result::Result<PutAnswer, RequestFailure> {
+        const WHAT: &str = "part upload";
+        let (body, sent) = PartBody::new(frames, self.connectivity.clone());
+        let target = parse_presigned(&url.upload_url)?;
+        let silence = self.connectivity.detect_silence(&target, true);
         let mut request = self.pools().puts.put(target.clone()).header(CONTENT_LENGTH, body.bytes_left());
         if let Some(content_type) = url.content_type.as_deref().filter(|t| !t.is_empty()) {
             request = request.header(CONTENT_TYPE, content_type);
         }
-        let send = self.send("PUT of a part", request.body(reqwest::Body::wrap(body)));
+        let send = self.send(WHAT, request.body(reqwest::Body::wrap(body)));
         let response = tokio::select! {
             response = send => response,
-            () = stalled(&sent, self.timeouts.stall) => Err(stall("PUT of a part")),
-            () = self.reach.is_cut_off(|| sent.moved()) => Err(stall("PUT of a part")),
-            () = silence => Err(out_of_reach("PUT of a part", Sent::Maybe)),
+            () = upload_stalled(&sent, self.timeouts.idle) => Err(idle_timeout(WHAT)),
+            () = self.connectivity.detect_stall_after_change(|| sent.bytes()) => Err(idle_timeout(WHAT)),
+            () = silence => Err(offline(WHAT, Delivery::Unknown)),
         };
-        moved.fetch_add(sent.moved(), Ordering::Relaxed);
+        progress.fetch_add(sent.bytes(), Ordering::Relaxed);
         let response = response?;
         let status = response.status();
         if status.is_success() {
             let stored_crc64 = header_number(response.headers(), "x-oss-hash-crc64ecma");
-            // Reading the (empty) body to its end gives the connection back to the pool.
-            let end = read_body("PUT of a part", response, ERROR_BYTES_MAX);
-            tokio::time::timeout(self.timeouts.stall, end).await.map_err(|_| stall("PUT of a part"))??;
+            // Reading the (empty) body to its end returns the connection to the pool.
+            let end = read_body(WHAT, response, ERROR_BYTES_MAX);
+            tokio::time::timeout(self.timeouts.idle, end).await.map_err(|_| idle_timeout(WHAT))??;
             return Ok(PutAnswer::Stored { stored_crc64, sent_crc64: sent.crc64() });
         }
-        let error = StoreError::read("PUT of a part", response);
+        let error = StoreError::read(WHAT, response);
         let error =
-            tokio::time::timeout(self.timeouts.stall, error).await.map_err(|_| stall("PUT of a part"))??;
+            tokio::time::timeout(self.timeouts.idle, error).await.map_err(|_| idle_timeout(WHAT))??;
         match error.code.as_str() {
             _ if error.is_expired() => Ok(PutAnswer::Expired),
             "PartAlreadyExist" => Ok(PutAnswer::AlreadyStored),
@@ -374,21 +374,21 @@ impl Transport {
         }
     }
 
-    /// GETs bytes `start..end` of a signed URL: exactly those, or a failure.
+    /// GETs exactly the bytes `start..end` of a presigned URL.
     pub async fn get_range(
         &self,
         url: &Secret<String>,
         start: u64,
         end: u64,
         policy: RetryPolicy,
-    ) -> std::result::Result<GetAnswer, Failure> {
-        let target = parse_signed(url.expose())?;
-        let (goes_on, moved) = (policy.outage_max.is_none(), AtomicU64::new(0));
+    ) -> std::result::Result<GetAnswer, RequestFailure> {
+        let target = parse_presigned(url.expose())?;
+        let (keeps_waiting, progress) = (policy.outage_max.is_none(), AtomicU64::new(0));
         let attempt = async || {
-            let attempt = self.get_once(&target, start, end, &moved);
-            self.unless_cut_off(("GET of content", &target), goes_on, &moved, attempt).await
+            let attempt = self.get_once(&target, start, end, &progress);
+            self.with_liveness_checks(("download", &target), keeps_waiting, &progress, attempt).await
         };
-        policy.run(Idempotency::Safe, &self.reach, &moved, attempt).await
+        policy.run(Idempotency::Safe, &self.connectivity, &progress, attempt).await
     }
 
     async fn get_once(
@@ -396,22 +396,28 @@ impl Transport {
         url: &Url,
         start: u64,
         end: u64,
-        moved: &AtomicU64,
-    ) -> std::result::Result<GetAnswer, Failure> {
-        const WHAT: &str = "GET of content";
+        progress: &AtomicU64,
+    ) -> std::result::Result<GetAnswer, RequestFailure> {
+        const WHAT: &str = "download";
         let request = self.pools().gets.get(url.clone()).header(RANGE, format!("bytes={start}-{}", end - 1));
-        let response = tokio::time::timeout(self.timeouts.stall, self.send(WHAT, request))
+        let response = tokio::time::timeout(self.timeouts.idle, self.send(WHAT, request))
             .await
-            .map_err(|_| stall(WHAT))??;
+            .map_err(|_| idle_timeout(WHAT))??;
         match response.status() {
             StatusCode::PARTIAL_CONTENT => {
                 let total = check_content_range(response.headers(), start, end)?;
-                Ok(GetAnswer::Bytes(read_exact(response, 0..end - start, &self.reach, moved).await?, total))
+                Ok(GetAnswer::Bytes(
+                    read_exact(response, 0..end - start, &self.connectivity, progress).await?,
+                    total,
+                ))
             }
-            // Some CDNs ignore Range and send everything: skip to the part that was asked for.
+            // Some CDNs ignore Range and send the whole object: skip to the requested range.
             StatusCode::OK => {
                 let total = header_number(response.headers(), CONTENT_LENGTH.as_str());
-                Ok(GetAnswer::Bytes(read_exact(response, start..end, &self.reach, moved).await?, total))
+                Ok(GetAnswer::Bytes(
+                    read_exact(response, start..end, &self.connectivity, progress).await?,
+                    total,
+                ))
             }
             _ => {
                 let error = StoreError::read(WHAT, response).await?;
@@ -421,38 +427,38 @@ impl Transport {
     }
 }
 
-fn parse_signed(url: &str) -> std::result::Result<Url, Failure> {
-    Url::parse(url).map_err(|_| protocol("the service gave a URL that cannot be parsed".into()))
+fn parse_presigned(url: &str) -> std::result::Result<Url, RequestFailure> {
+    Url::parse(url).map_err(|_| protocol_error("the service returned an invalid URL".into()))
 }
 
 async fn read_body(
     what: &str,
     mut response: Response,
     bytes_max: usize,
-) -> std::result::Result<Bytes, Failure> {
+) -> std::result::Result<Bytes, RequestFailure> {
     let mut body = BytesMut::new();
-    while let Some(chunk) = response.chunk().await.map_err(|e| lost(what, &e))? {
+    while let Some(chunk) = response.chunk().await.map_err(|e| connection_lost(what, e))? {
         if body.len() + chunk.len() > bytes_max {
-            return Err(protocol(format!("{what}: the answer is larger than {bytes_max} bytes")));
+            return Err(protocol_error(format!("{what}: the answer is larger than {bytes_max} bytes")));
         }
         body.extend_from_slice(&chunk);
     }
     Ok(body.freeze())
 }
 
-/// Reads this range of a body; more is not read, less is a failure. Adds to `moved` what came.
+/// Reads exactly this range of a body.
 async fn read_exact(
     mut response: Response,
     range: Range<u64>,
-    reach: &Reach,
-    moved: &AtomicU64,
-) -> std::result::Result<Bytes, Failure> {
-    const WHAT: &str = "GET of content";
+    connectivity: &Connectivity,
+    progress: &AtomicU64,
+) -> std::result::Result<Bytes, RequestFailure> {
+    const WHAT: &str = "download";
     let (mut skip, wanted) = (range.start, range.end - range.start);
     let mut body = BytesMut::with_capacity(wanted as usize);
-    while let Some(mut chunk) = response.chunk().await.map_err(|e| lost(WHAT, &e))? {
-        reach.came(chunk.len() as u64);
-        moved.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+    while let Some(mut chunk) = response.chunk().await.map_err(|e| connection_lost(WHAT, e))? {
+        connectivity.note_downloaded(chunk.len() as u64);
+        progress.fetch_add(chunk.len() as u64, Ordering::Relaxed);
         let skipped = skip.min(chunk.len() as u64);
         skip -= skipped;
         let chunk = chunk.split_off(skipped as usize);
@@ -463,20 +469,20 @@ async fn read_exact(
         }
     }
     if (body.len() as u64) < wanted {
-        let detail = format!("{WHAT}: {} bytes came where {wanted} were asked for", body.len());
-        return Err(Failure { sent: Sent::Maybe, ..protocol(detail) });
+        let detail = format!("{WHAT}: received {} of {wanted} bytes", body.len());
+        return Err(RequestFailure { delivery: Delivery::Unknown, ..protocol_error(detail) });
     }
     Ok(body.freeze())
 }
 
-/// Checks that `Content-Range: bytes a-b/total` is what was asked for and gives the total.
+/// Checks that `Content-Range: bytes a-b/total` is the requested range and returns the total.
 fn check_content_range(
     headers: &HeaderMap,
     start: u64,
     end: u64,
-) -> std::result::Result<Option<u64>, Failure> {
+) -> std::result::Result<Option<u64>, RequestFailure> {
     let text = headers.get(CONTENT_RANGE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    let wrong = || protocol(format!("GET of content: asked for bytes {start}-{}, got {text:?}", end - 1));
+    let wrong = || protocol_error(format!("download: requested bytes {start}-{}, got {text:?}", end - 1));
     let (range, total) = text.strip_prefix("bytes ").and_then(|r| r.split_once('/')).ok_or_else(wrong)?;
     if range != format!("{start}-{}", end - 1) {
         return Err(wrong());
@@ -484,16 +490,12 @@ fn check_content_range(
     Ok(total.parse().ok())
 }
 
-fn header_number(headers: &HeaderMap, name: &str) -> Option<u64> {
-    headers.get(name)?.to_str().ok()?.trim().parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn content_range_must_be_what_was_asked_for() {
+    fn content_range_must_match_the_request() {
         let headers = |text: &str| HeaderMap::from_iter([(CONTENT_RANGE, text.parse().unwrap())]);
         assert_eq!(check_content_range(&headers("bytes 0-9/100"), 0, 10).unwrap(), Some(100));
         assert_eq!(check_content_range(&headers("bytes 0-9/*"), 0, 10).unwrap(), None);

@@ -1,26 +1,24 @@
-//! The shapes of the PDS HTTP API (version 2022-03-01), and nothing else.
+//! The JSON bodies of the PDS HTTP API (version 2022-03-01), shared with the embedded server.
 //!
-//! Field names are the wire's. Unknown fields are ignored in both directions, optional fields that
-//! are absent are not sent. Sizes are bytes, times RFC 3339 UTC. These structs never travel past
-//! `drive.rs` (client) or `api.rs` (server).
+//! Field names are those of the wire. Unknown fields are ignored in both directions, and absent optional
+//! fields are not sent. Sizes are bytes, times RFC 3339 UTC. Only [`FileType`], [`CheckNameMode`] and
+//! [`PartUrl`] are used outside of `pds/` and the server.
 
 mod batch;
 
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{DriveId, FileId, PartNumber, RevisionId, UploadId};
-use crate::rolling_sha1::Sha1Ctx;
+use crate::rolling_sha1::Sha1Midstate;
 
-pub use batch::{
-    BatchBody, BatchItem, BatchOutcome, BatchRequest, BatchResponse, DeleteTagsRequest, PutTagsRequest,
-};
+pub use batch::{BatchBody, BatchItem, BatchRequest, BatchResponse, DeleteTagsRequest, PutTagsRequest};
 
-/// `parallel_sha1_ctx`: the SHA-1 state before a part (API page `UploadPartInfo`).
+/// `parallel_sha1_ctx`: the SHA-1 midstate before a part (API page `UploadPartInfo`).
 ///
 /// The first part carries `h: []`, as the official client sends it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct WireSha1Ctx {
-    /// Empty for the first part, else five words.
+    /// Empty for the first part, otherwise five words.
     #[serde(default)]
     pub h: Vec<u64>,
     /// File bytes before the part, a multiple of 64.
@@ -28,8 +26,8 @@ pub struct WireSha1Ctx {
     pub part_offset: u64,
 }
 
-impl From<Sha1Ctx> for WireSha1Ctx {
-    fn from(ctx: Sha1Ctx) -> Self {
+impl From<Sha1Midstate> for WireSha1Ctx {
+    fn from(ctx: Sha1Midstate) -> Self {
         let h =
             if ctx.part_offset == 0 { Vec::new() } else { ctx.h.iter().map(|&word| word.into()).collect() };
         Self { h, part_offset: ctx.part_offset }
@@ -40,22 +38,20 @@ impl From<Sha1Ctx> for WireSha1Ctx {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FileType {
-    /// A file with content.
     File,
-    /// A folder.
     Folder,
 }
 
-/// What `create`, `update` and `move` do when a sibling has the name.
+/// The behaviour of `create`, `update` and `move` if a sibling has the name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CheckNameMode {
-    /// Two siblings of one name come to be.
+    /// The result is two siblings of one name.
     #[default]
     Ignore,
-    /// The service appends a time stamp to the new name.
+    /// The service appends a timestamp to the new name.
     AutoRename,
-    /// Nothing is created; the answer describes the sibling (`exist: true`).
+    /// Nothing is created, and the answer describes the sibling (`exist: true`).
     Refuse,
 }
 
@@ -64,17 +60,17 @@ pub enum CheckNameMode {
 pub struct UserTag {
     /// Not empty, without `#`.
     pub key: String,
-    /// Without `#`; key and value together at most 2,000 bytes.
+    /// Without `#`. Key and value together have at most 2,000 bytes.
     #[serde(default)]
     pub value: String,
 }
 
-/// One part asked for in `create` or `get_upload_url`.
+/// One part in a `create` or `get_upload_url` request.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PartRequest {
     /// 1 to 10,000.
     pub part_number: PartNumber,
-    /// The SHA-1 state before the part; only in parallel mode.
+    /// The SHA-1 midstate before the part; only in parallel mode.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parallel_sha1_ctx: Option<WireSha1Ctx>,
 }
@@ -82,27 +78,24 @@ pub struct PartRequest {
 /// `POST /v2/file/create`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct CreateRequest<'a> {
-    /// The drive.
     pub drive_id: &'a DriveId,
     /// `root` or a folder.
     pub parent_file_id: &'a FileId,
     /// At most 1,024 bytes, without `/` and `\`.
     pub name: &'a str,
-    /// File or folder.
     #[serde(rename = "type")]
     pub file_type: FileType,
-    /// What to do when the name is taken.
     pub check_name_mode: CheckNameMode,
     /// The file to overwrite with a new revision.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file_id: Option<&'a FileId>,
-    /// Bytes, where already known.
+    /// Sent if it is known already.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
-    /// `true` to upload parts in any order with SHA-1 contexts.
+    /// `true` to upload parts in any order with SHA-1 midstates.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parallel_upload: Option<bool>,
-    /// Parts whose URLs shall come with the answer.
+    /// The parts to presign URLs for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub part_info_list: Vec<PartRequest>,
     /// Upper-case SHA-1 of the whole content, for instant upload.
@@ -114,7 +107,6 @@ pub struct CreateRequest<'a> {
     /// `yyyy-MM-ddTHH:mm:ss.SSSZ`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub local_modified_at: Option<String>,
-    /// Small texts of ours and of others.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub user_tags: Vec<UserTag>,
 }
@@ -122,42 +114,41 @@ pub struct CreateRequest<'a> {
 /// The answer to `create` (HTTP 201).
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 pub struct CreateResponse {
-    /// The new, overwritten or (with `exist`) already present object.
+    /// The new, overwritten or (with `exist`) existing object.
     pub file_id: FileId,
-    /// The name that was given in the end.
+    /// The final name, which may have a timestamp appended.
     #[serde(default)]
     pub file_name: Option<String>,
-    /// File or folder.
     #[serde(rename = "type", default)]
     pub file_type: Option<FileType>,
-    /// Set where an upload was begun.
+    /// Set if an upload was begun.
     #[serde(default, deserialize_with = "empty_is_none")]
     pub upload_id: Option<UploadId>,
-    /// The name was taken and nothing was created.
+    /// The name was taken, and nothing was created.
     #[serde(default)]
     pub exist: bool,
-    /// The service had the bytes: the file is complete.
+    /// The service already had the content, so the file is complete.
     #[serde(default)]
     pub rapid_upload: bool,
-    /// `available` where the file is complete.
+    /// `available` if the file is complete.
     #[serde(default)]
     pub status: Option<String>,
-    /// The revision made by an instant upload.
+    /// The revision of an instant upload.
     #[serde(default, deserialize_with = "empty_is_none")]
     pub revision_id: Option<RevisionId>,
-    /// One URL for each part that was asked for, in that order; one where none was.
+    /// One URL per requested part, in that order; a single URL if none was requested.
     #[serde(default)]
     pub part_info_list: Vec<PartUrl>,
 }
 
-/// Where a part goes.
+/// The presigned upload URL of a part.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 pub struct PartUrl {
     /// 1 to 10,000.
     pub part_number: PartNumber,
-    /// Absolute, signed: never printed.
+    /// Absolute. Presigned, so it is never printed.
     pub upload_url: String,
-    /// If not empty, the PUT must carry exactly this `Content-Type`.
+    /// If not empty, the PUT must have exactly this `Content-Type`.
     #[serde(default)]
     pub content_type: Option<String>,
 }
@@ -171,11 +162,8 @@ impl std::fmt::Debug for PartUrl {
 /// `POST /v2/file/get_upload_url`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct UploadUrlRequest<'a> {
-    /// The drive.
     pub drive_id: &'a DriveId,
-    /// The file being uploaded.
     pub file_id: &'a FileId,
-    /// The upload session.
     pub upload_id: &'a UploadId,
     /// Not empty.
     pub part_info_list: Vec<PartRequest>,
@@ -184,40 +172,34 @@ pub struct UploadUrlRequest<'a> {
 /// The answer to `get_upload_url`.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 pub struct UploadUrlResponse {
-    /// In the order asked for.
+    /// In the requested order.
     #[serde(default)]
     pub part_info_list: Vec<PartUrl>,
 }
 
-/// `POST /v2/file/complete`, and the two ids it shares with other calls.
+/// `POST /v2/file/complete`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct CompleteRequest<'a> {
-    /// The drive.
     pub drive_id: &'a DriveId,
-    /// The file being uploaded.
     pub file_id: &'a FileId,
-    /// The upload session.
     pub upload_id: &'a UploadId,
-    /// Decimal CRC-64/XZ of the content; the service verifies it.
+    /// Decimal CRC-64/XZ of the content, which the service verifies.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub crc64_hash: Option<String>,
 }
 
-/// A file or folder, as `get`, `list`, `complete`, `update` and the change feed give it.
+/// A file or folder in the answers of `get`, `list`, `complete`, `update` and the change feed.
 #[derive(Clone, PartialEq, Debug, Deserialize)]
+#[allow(clippy::struct_field_names, reason = "the wire names the fields")]
 pub struct File {
-    /// The object.
     pub file_id: FileId,
-    /// The folder it is in.
     #[serde(default, deserialize_with = "empty_is_none")]
     pub parent_file_id: Option<FileId>,
-    /// Its name there.
     #[serde(default)]
     pub name: String,
-    /// File or folder.
     #[serde(rename = "type")]
     pub file_type: FileType,
-    /// Bytes; absent for folders.
+    /// Absent for folders.
     #[serde(default)]
     pub size: Option<u64>,
     /// `available` or `uploading`.
@@ -226,25 +208,22 @@ pub struct File {
     /// Hash of the content in hex.
     #[serde(default, deserialize_with = "empty_is_none")]
     pub content_hash: Option<String>,
-    /// `sha1`, or `sha256` on such domains.
+    /// `sha1`, or `sha256` on some domains.
     #[serde(default, deserialize_with = "empty_is_none")]
     pub content_hash_name: Option<String>,
     /// Decimal CRC-64/XZ of the content.
     #[serde(default, deserialize_with = "empty_is_none")]
     pub crc64_hash: Option<String>,
-    /// When the object came to be.
     #[serde(default, deserialize_with = "empty_is_none")]
     pub created_at: Option<String>,
     /// When the service last changed it.
     #[serde(default, deserialize_with = "empty_is_none")]
     pub updated_at: Option<String>,
-    /// The client's own modification time.
+    /// The modification time that the client set.
     #[serde(default, deserialize_with = "empty_is_none")]
     pub local_modified_at: Option<String>,
-    /// The revision of the content.
     #[serde(default, deserialize_with = "empty_is_none")]
     pub revision_id: Option<RevisionId>,
-    /// Small texts of ours and of others.
     #[serde(default)]
     pub user_tags: Option<std::collections::BTreeMap<String, String>>,
 }
@@ -252,27 +231,24 @@ pub struct File {
 /// `POST /v2/file/list`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct ListRequest<'a> {
-    /// The drive.
     pub drive_id: &'a DriveId,
-    /// The folder.
     pub parent_file_id: &'a FileId,
     /// 1 to 100.
     pub limit: u32,
-    /// The `next_marker` of the page before; empty for the first page.
+    /// The `next_marker` of the previous page; empty for the first page.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub marker: &'a str,
-    /// `name`: the one order that stays stable while files change.
+    /// `name`: the only order that is stable while files change.
     pub order_by: &'static str,
     /// `ASC`.
     pub order_direction: &'static str,
-    /// `*`: everything, so that the tags come too.
+    /// `*`: all fields, including the tags.
     pub fields: &'static str,
 }
 
-/// A page of a listing. An empty page with a marker is not the end.
+/// A page of a listing. An empty page with a marker is not the last one.
 #[derive(Clone, PartialEq, Debug, Deserialize)]
 pub struct ListResponse {
-    /// The entries.
     #[serde(default)]
     pub items: Vec<File>,
     /// Empty or absent at the end.
@@ -280,26 +256,21 @@ pub struct ListResponse {
     pub next_marker: String,
 }
 
-/// `get`, `trash`, `delete` and every other call that takes just the object.
+/// The request of `get`, `trash`, `delete` and other calls about one object.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct FileRequest<'a> {
-    /// The drive.
     pub drive_id: &'a DriveId,
-    /// The object.
     pub file_id: &'a FileId,
 }
 
-/// `POST /v2/file/update`: rename, and modification time.
+/// `POST /v2/file/update`: changes the name or the modification time.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct UpdateRequest<'a> {
-    /// The drive.
     pub drive_id: &'a DriveId,
-    /// The object.
     pub file_id: &'a FileId,
     /// The new name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<&'a str>,
-    /// What to do when the name is taken.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub check_name_mode: Option<CheckNameMode>,
     /// `yyyy-MM-ddTHH:mm:ss.SSSZ`.
@@ -310,25 +281,19 @@ pub struct UpdateRequest<'a> {
 /// `POST /v2/file/move`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct MoveRequest<'a> {
-    /// The drive.
     pub drive_id: &'a DriveId,
-    /// The object.
     pub file_id: &'a FileId,
-    /// The folder it goes to.
     pub to_parent_file_id: &'a FileId,
-    /// What to do when the name is taken there.
     pub check_name_mode: CheckNameMode,
 }
 
-/// The answer to `move`, `trash`, `delete` and `copy` where it has a body.
-///
-/// [`Option`] where the answer may be empty.
+/// The answer to `move`, `trash`, `delete` and `copy`, which may be empty.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct AsyncResponse {
-    /// The name was taken and nothing was moved.
+    /// The name was taken, and nothing was moved.
     pub exist: bool,
-    /// Empty where the work is done; else to be asked for with `async_task/get`.
+    /// Empty if the call is finished, otherwise the task to poll with `async_task/get`.
     #[serde(deserialize_with = "null_is_empty")]
     pub async_task_id: String,
 }
@@ -344,13 +309,11 @@ pub struct AsyncTaskRequest<'a> {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct AsyncTask {
-    /// `Running`, `Succeed`, `PartialSucceed` or `Failed`; some deployments call it `status`.
+    /// `Running`, `Succeed`, `PartialSucceed` or `Failed`. Some deployments name the field `status`.
     #[serde(alias = "status")]
     pub state: String,
-    /// A service code.
     #[serde(deserialize_with = "null_is_empty")]
     pub error_code: String,
-    /// For people.
     #[serde(deserialize_with = "null_is_empty")]
     pub error_message: String,
 }
@@ -358,11 +321,9 @@ pub struct AsyncTask {
 /// `POST /v2/file/get_download_url`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct DownloadUrlRequest<'a> {
-    /// The drive.
     pub drive_id: &'a DriveId,
-    /// The file.
     pub file_id: &'a FileId,
-    /// A revision that is not the newest.
+    /// Absent for the latest revision.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub revision_id: Option<&'a RevisionId>,
     /// Seconds, 1 to 115,200.
@@ -372,18 +333,14 @@ pub struct DownloadUrlRequest<'a> {
 /// The answer to `get_download_url`.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 pub struct DownloadUrlResponse {
-    /// Absolute, signed: never printed.
+    /// Absolute. Presigned, so it is never printed.
     pub url: String,
-    /// When the URL ends.
     #[serde(default, deserialize_with = "empty_is_none")]
     pub expiration: Option<String>,
-    /// Bytes of the content.
     #[serde(default)]
     pub size: Option<u64>,
-    /// Hash of the content.
     #[serde(default, deserialize_with = "empty_is_none")]
     pub content_hash: Option<String>,
-    /// The revision that the URL serves.
     #[serde(default, deserialize_with = "empty_is_none")]
     pub revision_id: Option<RevisionId>,
 }
@@ -397,22 +354,17 @@ impl std::fmt::Debug for DownloadUrlResponse {
 /// `POST /v2/drive/get`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct DriveRequest<'a> {
-    /// The drive.
     pub drive_id: &'a DriveId,
 }
 
-/// A drive.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 pub struct DriveInfo {
-    /// The drive.
     pub drive_id: DriveId,
-    /// For people.
     #[serde(default)]
     pub drive_name: String,
-    /// Bytes; -1 is unlimited.
+    /// -1 is unlimited.
     #[serde(default)]
     pub total_size: i64,
-    /// Bytes.
     #[serde(default)]
     pub used_size: i64,
     /// `normal`, `large` and others.
@@ -426,13 +378,11 @@ pub struct DriveInfo {
     pub status: String,
 }
 
-/// A page of drives.
 #[derive(Clone, Debug, Deserialize)]
 pub struct DriveList {
-    /// Its entries.
     #[serde(default)]
     pub items: Vec<DriveInfo>,
-    /// Of groups: the drive of the domain itself.
+    /// The drive of the domain itself; only in the list of group drives.
     #[serde(default)]
     pub root_group_drive: Option<DriveInfo>,
     /// Empty at the end.
@@ -440,14 +390,13 @@ pub struct DriveList {
     pub next_marker: String,
 }
 
-/// The body of a service error. Documents print it capitalised, services in lower case.
+/// The body of an error answer. The documents capitalise the field names, services send them in lower case.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct ServiceError {
-    /// `Class.Resource`; match on the class.
+    /// `Class.Resource`. Callers match the class.
     #[serde(alias = "Code")]
     pub code: String,
-    /// For people.
     #[serde(alias = "Message")]
     pub message: String,
 }
@@ -456,7 +405,7 @@ fn null_is_empty<'de, D: serde::Deserializer<'de>>(d: D) -> Result<String, D::Er
     Ok(Option::<String>::deserialize(d)?.unwrap_or_default())
 }
 
-/// Services write absent values as `""`, `null` or not at all, and numbers as strings or numbers.
+/// Services send absent values as `""`, as `null` or not at all, and numbers as strings or numbers.
 fn empty_is_none<'de, D, T>(d: D) -> Result<Option<T>, D::Error>
 where
     D: serde::Deserializer<'de>,
@@ -483,13 +432,13 @@ mod tests {
     use crate::rolling_sha1::RollingSha1;
 
     #[test]
-    fn the_first_part_has_an_empty_context() {
-        let ctx = RollingSha1::default().ctx().map(WireSha1Ctx::from);
+    fn first_part_has_an_empty_midstate() {
+        let ctx = RollingSha1::default().midstate().map(WireSha1Ctx::from);
         assert_eq!(serde_json::to_string(&ctx).unwrap(), r#"{"h":[],"part_offset":0}"#);
     }
 
     #[test]
-    fn absent_null_and_empty_are_the_same() {
+    fn absent_null_and_empty_are_equal() {
         for extra in ["", r#","revision_id":null"#, r#","revision_id":"""#] {
             let text = format!(r#"{{"file_id":"a","type":"file"{extra}}}"#);
             assert_eq!(serde_json::from_str::<File>(&text).unwrap().revision_id, None);
@@ -497,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn signed_urls_do_not_print() {
+    fn presigned_urls_are_not_printed() {
         let url = PartUrl {
             part_number: PartNumber::FIRST,
             upload_url: "http://h/p?Signature=s".into(),

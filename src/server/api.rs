@@ -1,8 +1,11 @@
-//! The API: one function for each endpoint, thin. Requests are parsed leniently, as the official
-//! clients need it: unknown fields are ignored, ids may be numbers, absent may be `null` or `""`.
+//! The API: one thin function for each endpoint.
+//!
+//! Requests are parsed leniently, as the official clients require: unknown fields are ignored, ids can be numbers, and
+//! an absent value can be `null` or `""`.
 
 mod batch;
 mod drives;
+mod endpoints;
 mod files;
 mod listing;
 mod parts;
@@ -15,67 +18,25 @@ mod view;
 
 use super::auth::{self, TokenRequest};
 use super::errors::ApiError;
-use super::http::Call;
-use super::reply::Answer;
+use super::call::Call;
+use super::reply::ApiResponse;
 
 pub(super) use self::files::download;
 
-/// The page on which the owner lets an app in.
+/// The endpoint of the consent page.
 pub(super) const CONSENT: &str = "oauth/authorize";
 
-/// Endpoints that need no token.
-pub(super) fn is_open(endpoint: &str) -> bool {
+/// Whether an endpoint needs no token.
+pub(super) fn needs_no_token(endpoint: &str) -> bool {
     matches!(endpoint, "oauth/token" | "account/token" | CONSENT)
 }
 
-/// Answers a call.
-pub(super) async fn dispatch(call: &Call, endpoint: &str, body: &[u8]) -> Result<Answer, ApiError> {
+pub(super) async fn dispatch(call: &Call, endpoint: &str, body: &[u8]) -> Result<ApiResponse, ApiError> {
     match endpoint {
         "batch" => batch::run(call, body).await,
-        "oauth/token" => Answer::json(200, &auth::grant(&call.app, token_form(body)?).await?),
-        "account/token" => Answer::json(200, &auth::grant(&call.app, request::parse(body)?).await?),
-        _ => one(call, endpoint, body).await,
-    }
-}
-
-/// Answers a call that may be part of a batch.
-async fn one(call: &Call, endpoint: &str, body: &[u8]) -> Result<Answer, ApiError> {
-    match endpoint {
-        "file/create" => uploads::create(call, request::parse(body)?).await,
-        "file/get_upload_url" => uploads::get_upload_url(call, request::parse(body)?),
-        "file/list_uploaded_parts" => uploads::list_uploaded_parts(call, &request::parse(body)?),
-        "file/complete" => uploads::complete(call, request::parse(body)?).await,
-        "file/pre_create_check" => uploads::pre_create_check(call, request::parse(body)?),
-        "file/get" => files::get(call, request::parse(body)?),
-        "file/get_by_path" => files::get_by_path(call, request::parse(body)?),
-        "file/update" => files::update(call, request::parse(body)?).await,
-        "file/move" => files::relocate(call, request::parse(body)?).await,
-        "file/copy" => files::copy(call, request::parse(body)?).await,
-        "file/put_usertags" => files::put_usertags(call, request::parse(body)?).await,
-        "file/delete_usertags" => files::delete_usertags(call, request::parse(body)?).await,
-        "file/get_download_url" => files::get_download_url(call, request::parse(body)?),
-        "file/list" => listing::list(call, &request::parse(body)?),
-        "file/scan" | "file/walk" => listing::scan(call, &request::parse(body)?),
-        "file/search" => listing::search(call, &request::parse(body)?),
-        "file/list_delta" => listing::list_delta(call, request::parse(body)?),
-        "file/get_last_cursor" => listing::get_last_cursor(call, request::parse(body)?),
-        "recyclebin/list" => listing::bin(call, &request::parse(body)?),
-        "recyclebin/trash" => removal::trash(call, request::parse(body)?).await,
-        "file/delete" => removal::delete(call, request::parse(body)?).await,
-        "recyclebin/restore" => removal::restore(call, request::parse(body)?).await,
-        "recyclebin/clear" | "recyclebin/clear_all" => removal::clear(call, request::parse(body)?).await,
-        "async_task/get" => removal::task(call, request::parse(body)?),
-        "file/revision/list" => revisions::list(call, request::parse(body)?),
-        "file/revision/get" => revisions::get(call, request::parse(body)?),
-        "file/revision/update" => revisions::update(call, request::parse(body)?).await,
-        "file/revision/restore" => revisions::restore(call, request::parse(body)?).await,
-        "file/revision/delete" => revisions::delete(call, request::parse(body)?).await,
-        "drive/get" => drives::get(call, request::parse(body)?),
-        "drive/get_default_drive" => drives::get_default(call),
-        "drive/list_my_drives" | "drive/list" => drives::list(call, &request::parse(body)?),
-        "drive/list_my_group_drive" => drives::list_group(),
-        "domain/get_quota" => drives::domain_quota(call),
-        _ => Err(ApiError::no_route()),
+        "oauth/token" => ApiResponse::json(200, &auth::grant(&call.app, token_form(body)?).await?),
+        "account/token" => ApiResponse::json(200, &auth::grant(&call.app, request::parse(body)?).await?),
+        _ => endpoints::dispatch_one(call, endpoint, body).await,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Who is asking: bearer tokens, signed requests, the calls that hand tokens out, and the page of consent.
+//! Authentication: bearer tokens, signed requests, the token endpoints and the consent page.
 
 mod assertion;
 pub(super) mod consent;
@@ -8,20 +8,19 @@ mod tokens;
 use hyper::header::AUTHORIZATION;
 use hyper::http::request::Parts;
 
-use super::App;
+use super::app::App;
 use super::catalog::records::Token;
 use super::errors::ApiError;
 
-pub use assertion::ServiceApp;
 pub(super) use tokens::{TokenRequest, grant};
 
-/// The bearer token of a request, if it has one.
+/// The bearer token of a request.
 pub(super) fn bearer(head: &Parts) -> Option<&str> {
     head.headers.get(AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ").map(str::trim)
 }
 
-/// Lets a request through, or 401.
-pub(super) fn check(app: &App, head: &Parts, body: &[u8]) -> Result<(), ApiError> {
+/// Accepts a request, or returns 401.
+pub(super) fn authenticate(app: &App, head: &Parts, body: &[u8]) -> Result<(), ApiError> {
     if let Some(token) = bearer(head) {
         return check_bearer(app, token);
     }
@@ -39,7 +38,7 @@ fn check_bearer(app: &App, token: &str) -> Result<(), ApiError> {
     if app.faults.is_revoked(token) {
         return Err(invalid());
     }
-    if app.signer.same(token, app.config.token.expose()) {
+    if app.signer.constant_time_eq(token, app.config.token.expose()) {
         return Ok(());
     }
     let key = app.signer.fingerprint(token);
@@ -49,45 +48,5 @@ fn check_bearer(app: &App, token: &str) -> Result<(), ApiError> {
             Err(ApiError::new(401, "AccessTokenExpired", "AccessToken is expired."))
         }
         _ => Err(invalid()),
-    }
-}
-
-/// Reads padded base64.
-pub(super) fn unbase64(text: &str) -> Option<Vec<u8>> {
-    let digit = |c: u8| match c {
-        b'A'..=b'Z' => Some(c - b'A'),
-        b'a'..=b'z' => Some(c - b'a' + 26),
-        b'0'..=b'9' => Some(c - b'0' + 52),
-        b'+' => Some(62),
-        b'/' => Some(63),
-        _ => None,
-    };
-    let text = text.trim();
-    let digits = text.trim_end_matches('=');
-    if !text.len().is_multiple_of(4) || text.len() - digits.len() > 2 {
-        return None;
-    }
-    let (mut out, mut bits, mut held) = (Vec::new(), 0u32, 0u32);
-    for c in digits.bytes() {
-        bits = bits << 6 | u32::from(digit(c)?);
-        held += 6;
-        if held >= 8 {
-            held -= 8;
-            out.push(u8::try_from(bits >> held & 0xff).ok()?);
-        }
-    }
-    Some(out)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn base64_reads() {
-        assert_eq!(unbase64("aGVsbG8=").unwrap(), b"hello");
-        assert_eq!(unbase64("aGVsbG8h").unwrap(), b"hello!");
-        assert_eq!(unbase64("aA==").unwrap(), b"h");
-        assert!(unbase64("aGVsbG8").is_none() && unbase64("a*==").is_none());
     }
 }

@@ -1,9 +1,8 @@
-//! Bytes on disk.
+//! The bytes on disk.
 //!
-//! An upload is a folder of part files, a blob is such a folder under the name of its hash:
-//! completing an upload is one rename, and no byte is written or read twice. A part file is
-//! written under its final name, which no other reception ever has; a part exists when the
-//! catalog names its file. Whatever the catalog does not name is swept at the next start.
+//! An upload session is a folder of part files; a blob is such a folder under the name of its hash. Completing an
+//! upload is one rename: no byte is written or read twice. Every request that sends a part writes a file with a
+//! unique, final name. A part exists once the catalog names its file. The next start removes unnamed files.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -14,67 +13,79 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use md5::Md5;
+use serde::{Deserialize, Serialize};
 use sha1::{Digest as _, Sha1};
 
-use super::catalog::journal::{remove, sync_dir};
-use super::catalog::records::BlobRecord;
 use super::clock::hex;
 use super::digest::Hasher;
+use super::disk::{remove, sync_dir};
 use crate::crc64;
 use crate::ids::UploadId;
 
 /// Bytes whose hash is the `pre_hash` of a file.
 pub(super) const PRE_HASH_BYTES: usize = 1024;
 
-/// Where uploads and blobs are.
+/// The stored form of a blob: the concatenation of its files.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct BlobRecord {
+    pub(super) hash: String,
+    pub(super) size: u64,
+    pub(super) crc64: u64,
+    /// SHA-1 of the first KiB.
+    pub(super) pre_hash: String,
+    /// Its folder, relative to the folder of all blobs.
+    pub(super) dir: String,
+    /// Names and lengths of its files.
+    pub(super) parts: Vec<(String, u64)>,
+}
+
+/// The folders of uploads and blobs.
 #[derive(Debug)]
-pub(super) struct Store {
+pub(super) struct BlobStore {
     uploads: PathBuf,
     blobs: PathBuf,
     fsync: bool,
-    /// Makes the names of part files unique; begins anew with every start of the server, after
-    /// the time of which it carries in its upper bits.
-    receptions: AtomicU64,
+    /// Makes the names of part files unique. The upper bits hold the start time of the server, so names are unique
+    /// across restarts.
+    part_file_counter: AtomicU64,
 }
 
-impl Store {
-    /// Opens or makes the folders.
+impl BlobStore {
+    /// Makes missing folders.
     pub(super) fn open(data_dir: &Path, fsync: bool, now_ms: i64) -> io::Result<Self> {
         let (uploads, blobs) = (data_dir.join("uploads"), data_dir.join("blobs"));
         fs::create_dir_all(&uploads)?;
         fs::create_dir_all(&blobs)?;
-        let receptions = AtomicU64::new(now_ms.unsigned_abs() << 20);
-        Ok(Self { uploads, blobs, fsync, receptions })
+        let part_file_counter = AtomicU64::new(now_ms.unsigned_abs() << 20);
+        Ok(Self { uploads, blobs, fsync, part_file_counter })
     }
 
-    /// The folder of an upload's parts.
     pub(super) fn upload_dir(&self, upload: &UploadId) -> PathBuf {
         self.uploads.join(upload.as_str())
     }
 
-    /// Makes the folder of a new upload.
-    pub(super) fn begin_upload(&self, upload: &UploadId) -> io::Result<()> {
+    pub(super) fn create_upload_dir(&self, upload: &UploadId) -> io::Result<()> {
         fs::create_dir(self.upload_dir(upload))
     }
 
-    /// Opens a file for one reception of a part.
-    pub(super) fn begin_part(&self, upload: &UploadId, part: u32, checks: Checks) -> io::Result<PartSink> {
-        let reception = self.receptions.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{upload}.{part:05}.{reception:x}");
+    /// Creates the file for one request that sends a part.
+    pub(super) fn create_part(&self, upload: &UploadId, part: u32, checks: PartHashers) -> io::Result<PartWriter> {
+        let number = self.part_file_counter.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{upload}.{part:05}.{number:x}");
         let path = self.upload_dir(upload).join(&name);
         let file = File::create_new(&path)?;
         let crc = crc64::digest();
         let head = (part == 1).then(Vec::new);
-        Ok(PartSink { file: Some(file), path, name, crc, head, checks, len: 0, fsync: self.fsync })
+        Ok(PartWriter { file: Some(file), path, name, crc, head, checks, len: 0, fsync: self.fsync })
     }
 
-    /// Removes a part file that was received in vain.
-    pub(super) fn discard(&self, upload: &UploadId, part: &Received) {
+    /// Removes the file of a rejected part.
+    pub(super) fn remove_part(&self, upload: &UploadId, part: &PartFile) {
         remove(&self.upload_dir(upload).join(&part.name));
     }
 
-    /// Makes an upload's folder the folder of a blob and says where that is.
-    pub(super) fn promote(&self, upload: &UploadId, hash: &str) -> io::Result<String> {
+    /// Turns the folder of an upload into the folder of a blob. Returns its path relative to the blobs.
+    pub(super) fn move_to_blobs(&self, upload: &UploadId, hash: &str) -> io::Result<String> {
         let dir = format!("{}/{hash}-{}", &hash[..2], &upload.as_str()[..8.min(upload.as_str().len())]);
         let target = self.blobs.join(&dir);
         fs::create_dir_all(self.blobs.join(&hash[..2]))?;
@@ -87,14 +98,13 @@ impl Store {
         Ok(dir)
     }
 
-    /// The blob of a record.
     pub(super) fn blob(&self, record: BlobRecord) -> Arc<Blob> {
         let dir = self.blobs.join(&record.dir);
-        Arc::new(Blob { record, dir, doomed: AtomicBool::new(false) })
+        Arc::new(Blob { record, dir, remove_on_drop: AtomicBool::new(false) })
     }
 
-    /// Removes what the catalog does not know, and takes back uploads whose `complete` was cut
-    /// between the rename and the record.
+    /// Removes folders and files that are not in the catalog. Restores uploads whose `complete` was interrupted
+    /// between the rename and the record: `uploads` holds the part files of each.
     pub(super) fn sweep(
         &self,
         blobs: &dyn Fn(&str) -> bool,
@@ -108,9 +118,9 @@ impl Store {
                 if blobs(&name) {
                     continue;
                 }
-                let cut = owner(&blob.path())?
+                let interrupted = upload_of(&blob.path())?
                     .filter(|id| uploads.contains_key(id) && !self.upload_dir(id).exists());
-                match cut {
+                match interrupted {
                     Some(upload) => fs::rename(blob.path(), self.upload_dir(&upload))?,
                     None => remove(&blob.path()),
                 }
@@ -138,49 +148,48 @@ fn sweep_parts(dir: &Path, known: &[String]) -> io::Result<()> {
     Ok(())
 }
 
-/// The upload that a folder of part files came from; its id begins the name of each file.
-fn owner(dir: &Path) -> io::Result<Option<UploadId>> {
+/// The upload that wrote the part files in a folder. Their names begin with its id.
+fn upload_of(dir: &Path) -> io::Result<Option<UploadId>> {
     let Some(first) = fs::read_dir(dir)?.next() else { return Ok(None) };
     let name = first?.file_name().to_string_lossy().into_owned();
     Ok(name.split('.').next().and_then(|id| UploadId::new(id).ok()))
 }
 
-/// What is computed while a part is received.
+/// The hashes of a part in progress, besides its CRC-64.
 #[derive(Default)]
-pub(super) struct Checks {
-    /// Continues from the state before the part.
+pub(super) struct PartHashers {
+    /// Continues from the midstate before the part.
     pub(super) hasher: Option<Hasher>,
     /// For `Content-MD5`.
     pub(super) md5: Option<Md5>,
 }
 
-/// A part file being written. Dropped before [`PartSink::finish`] it takes its file along.
-pub(super) struct PartSink {
+/// A part file being written. A drop before [`PartWriter::finish`] removes the file.
+pub(super) struct PartWriter {
     file: Option<File>,
     path: PathBuf,
     name: String,
     crc: crc_fast::Digest,
-    /// The first KiB, of part 1.
+    /// The first KiB of part 1.
     head: Option<Vec<u8>>,
-    checks: Checks,
+    checks: PartHashers,
     len: u64,
     fsync: bool,
 }
 
-/// A part file that is whole.
-pub(super) struct Received {
+/// A complete part file.
+pub(super) struct PartFile {
     pub(super) name: String,
     pub(super) len: u64,
     pub(super) crc64: u64,
-    /// State of the hasher after the part.
+    /// State of the content hash after the part.
     pub(super) end: Option<Vec<u8>>,
     pub(super) md5: Option<Vec<u8>>,
-    /// SHA-1 of the first KiB, of part 1.
+    /// SHA-1 of the first KiB of part 1.
     pub(super) head: Option<String>,
 }
 
-impl PartSink {
-    /// Takes the next bytes of the body.
+impl PartWriter {
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         if let Some(file) = &mut self.file {
             file.write_all(bytes)?;
@@ -201,8 +210,8 @@ impl PartSink {
         Ok(())
     }
 
-    /// Ends the body. The file stays.
-    pub(super) fn finish(mut self) -> io::Result<Received> {
+    /// Keeps the file and returns its hashes.
+    pub(super) fn finish(mut self) -> io::Result<PartFile> {
         if let Some(file) = &self.file
             && self.fsync
         {
@@ -211,7 +220,7 @@ impl PartSink {
         }
         self.file = None;
         let checks = std::mem::take(&mut self.checks);
-        Ok(Received {
+        Ok(PartFile {
             name: std::mem::take(&mut self.name),
             len: self.len,
             crc64: self.crc.finalize(),
@@ -222,7 +231,7 @@ impl PartSink {
     }
 }
 
-impl Drop for PartSink {
+impl Drop for PartWriter {
     fn drop(&mut self) {
         if self.file.take().is_some() {
             remove(&self.path);
@@ -230,53 +239,53 @@ impl Drop for PartSink {
     }
 }
 
-/// The content of revisions. Its folder goes when it was doomed and nobody reads it any more.
+/// The content of one or more revisions. After [`Blob::remove_when_unused`] the last drop removes its folder, so a
+/// running download can read to its end.
 #[derive(Debug)]
 pub(super) struct Blob {
     pub(super) record: BlobRecord,
     dir: PathBuf,
-    doomed: AtomicBool,
+    remove_on_drop: AtomicBool,
 }
 
 impl Blob {
-    /// Where a file of the folder is.
     pub(super) fn path(&self, file: &str) -> PathBuf {
         self.dir.join(file)
     }
 
-    /// Lets the folder be removed. Only for blobs that the catalog has forgotten on disk.
-    pub(super) fn doom(&self) {
-        self.doomed.store(true, Ordering::Release);
+    /// Only for blobs whose record was deleted on disk.
+    pub(super) fn remove_when_unused(&self) {
+        self.remove_on_drop.store(true, Ordering::Release);
     }
 }
 
 impl Drop for Blob {
     fn drop(&mut self) {
-        if *self.doomed.get_mut() {
+        if *self.remove_on_drop.get_mut() {
             remove(&self.dir);
         }
     }
 }
 
-/// Reads a stretch of part files from front to back.
-pub(super) struct Reader {
+/// Reads a range of concatenated part files from front to back.
+pub(super) struct PartReader {
     dir: PathBuf,
-    /// Remaining files with the stretch of each.
+    /// Remaining files with start and end of the range in each.
     todo: std::vec::IntoIter<(String, u64, u64)>,
-    /// The file being read and how many bytes of it are left.
+    /// The current file and its remaining bytes.
     open: Option<(File, u64)>,
-    /// Keeps the folder.
+    /// Keeps the folder of the blob from being removed.
     _blob: Option<Arc<Blob>>,
 }
 
-impl Reader {
+impl PartReader {
     /// Reads bytes `from..to` of a blob.
     pub(super) fn of_blob(blob: &Arc<Blob>, from: u64, to: u64) -> Self {
         let parts = blob.record.parts.iter().map(|(name, len)| (name.as_str(), *len));
         Self { _blob: Some(Arc::clone(blob)), ..Self::of_parts(&blob.dir, parts, from, to) }
     }
 
-    /// Reads bytes `from..to` of the files `parts` in `dir`, given with their lengths.
+    /// Reads bytes `from..to` of the files `parts` in `dir`. `parts` holds names and lengths.
     pub(super) fn of_parts<'a>(
         dir: &Path,
         parts: impl Iterator<Item = (&'a str, u64)>,
@@ -295,14 +304,14 @@ impl Reader {
         Self { dir: dir.to_owned(), todo: todo.into_iter(), open: None, _blob: None }
     }
 
-    /// The next at most `bytes_max` bytes; none at the end.
+    /// The next bytes, at most `bytes_max`; `None` at the end.
     pub(super) fn next(&mut self, bytes_max: usize) -> io::Result<Option<Bytes>> {
         loop {
             if let Some((file, left)) = &mut self.open
                 && *left > 0
             {
                 let len = usize::try_from(*left).map_or(bytes_max, |left| left.min(bytes_max));
-                // Reads into memory that was not written before; `vec![0; len]` would cost a pass.
+                // Avoids the zeroing of `vec![0; len]`.
                 let mut chunk = Vec::with_capacity(len);
                 file.take(len as u64).read_to_end(&mut chunk)?;
                 if chunk.len() < len {
@@ -325,27 +334,27 @@ impl Reader {
 mod tests {
     use super::*;
 
-    fn store() -> (tempfile::TempDir, Store, UploadId) {
+    fn store() -> (tempfile::TempDir, BlobStore, UploadId) {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path(), false, 0).unwrap();
+        let store = BlobStore::open(dir.path(), false, 0).unwrap();
         let upload = UploadId::new("0123456789ABCDEF0123456789ABCDEF").unwrap();
-        store.begin_upload(&upload).unwrap();
+        store.create_upload_dir(&upload).unwrap();
         (dir, store, upload)
     }
 
-    fn part(store: &Store, upload: &UploadId, number: u32, bytes: &[u8]) -> Received {
-        let mut sink = store.begin_part(upload, number, Checks::default()).unwrap();
+    fn part(store: &BlobStore, upload: &UploadId, number: u32, bytes: &[u8]) -> PartFile {
+        let mut sink = store.create_part(upload, number, PartHashers::default()).unwrap();
         sink.write(bytes).unwrap();
         sink.finish().unwrap()
     }
 
     #[test]
-    fn parts_read_back_as_one_stretch() {
+    fn parts_are_read_as_one_range() {
         let (_dir, store, upload) = store();
         let parts = [part(&store, &upload, 1, b"hello "), part(&store, &upload, 2, b"world")];
         let files: Vec<_> = parts.iter().map(|p| (p.name.as_str(), p.len)).collect();
         for (from, to) in [(0, 11), (3, 8), (6, 11), (0, 0), (10, 11)] {
-            let mut reader = Reader::of_parts(&store.upload_dir(&upload), files.iter().copied(), from, to);
+            let mut reader = PartReader::of_parts(&store.upload_dir(&upload), files.iter().copied(), from, to);
             let mut all = Vec::new();
             while let Some(chunk) = reader.next(4).unwrap() {
                 all.extend_from_slice(&chunk);
@@ -355,20 +364,20 @@ mod tests {
     }
 
     #[test]
-    fn a_part_that_was_cut_leaves_nothing() {
+    fn truncated_part_leaves_no_file() {
         let (_dir, store, upload) = store();
-        let mut sink = store.begin_part(&upload, 1, Checks::default()).unwrap();
+        let mut sink = store.create_part(&upload, 1, PartHashers::default()).unwrap();
         sink.write(b"half").unwrap();
         drop(sink);
         assert_eq!(fs::read_dir(store.upload_dir(&upload)).unwrap().count(), 0);
     }
 
     #[test]
-    fn the_sweep_takes_back_a_cut_complete_and_removes_orphans() {
+    fn sweep_restores_an_interrupted_complete() {
         let (_dir, store, upload) = store();
         let kept = part(&store, &upload, 1, b"kept");
-        let orphan = part(&store, &upload, 1, b"an older reception");
-        let promoted = store.promote(&upload, "AB00").unwrap();
+        let orphan = part(&store, &upload, 1, b"an earlier request");
+        let promoted = store.move_to_blobs(&upload, "AB00").unwrap();
         let known = HashMap::from([(upload.clone(), vec![kept.name.clone()])]);
         store.sweep(&|_| false, &known).unwrap();
         assert!(!store.blobs.join(&promoted).exists());
@@ -379,10 +388,10 @@ mod tests {
     }
 
     #[test]
-    fn a_doomed_blob_stays_while_it_is_read() {
+    fn deleted_blob_stays_while_it_is_read() {
         let (_dir, store, upload) = store();
         let only = part(&store, &upload, 1, b"bytes");
-        let dir = store.promote(&upload, "CD11").unwrap();
+        let dir = store.move_to_blobs(&upload, "CD11").unwrap();
         let blob = store.blob(BlobRecord {
             hash: "CD11".into(),
             size: 5,
@@ -391,8 +400,8 @@ mod tests {
             dir: dir.clone(),
             parts: vec![(only.name, 5)],
         });
-        let mut reader = Reader::of_blob(&blob, 0, 5);
-        blob.doom();
+        let mut reader = PartReader::of_blob(&blob, 0, 5);
+        blob.remove_when_unused();
         drop(blob);
         assert_eq!(reader.next(9).unwrap().unwrap(), "bytes");
         drop(reader);

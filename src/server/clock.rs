@@ -1,7 +1,7 @@
-//! Time and the ids that are made from it.
+//! The server's clock, its time formats, and random ids.
 //!
-//! The clock can be set forward, so that tests meet expired URLs, tokens and uploads without
-//! waiting. It never goes back.
+//! The clock can be advanced, so that tests reach the expiry of URLs, tokens and uploads without waiting. It never
+//! goes back.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -11,20 +11,19 @@ use jiff::Timestamp;
 
 use crate::ids::{FileId, RevisionId, UploadId};
 
-/// The server's idea of now. Clones share it.
+/// The clock of a server. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Clock {
+pub(super) struct Clock {
     ahead_ms: Arc<AtomicI64>,
 }
 
 impl Clock {
-    /// Sets the clock forward.
-    pub fn advance(&self, by: Duration) {
+    pub(super) fn advance(&self, by: Duration) {
         self.ahead_ms.fetch_add(i64::try_from(by.as_millis()).unwrap_or(0), Ordering::Relaxed);
     }
 
     /// Milliseconds since 1970.
-    pub fn now_ms(&self) -> i64 {
+    pub(super) fn now_ms(&self) -> i64 {
         let real = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         i64::try_from(real.as_millis()).unwrap_or(i64::MAX) + self.ahead_ms.load(Ordering::Relaxed)
     }
@@ -40,25 +39,25 @@ pub(super) fn http_date(ms: i64) -> Option<String> {
     Some(Timestamp::from_millisecond(ms).ok()?.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string())
 }
 
-/// Whether a time that a client gave can be kept.
-pub(super) fn is_time(text: &str) -> bool {
+/// Whether a client's text is a time in RFC 3339.
+pub(super) fn is_timestamp(text: &str) -> bool {
     text.len() <= 40 && text.parse::<Timestamp>().is_ok()
 }
 
-/// `20260908_115650`, as `auto_rename` appends it.
-pub(super) fn name_stamp(ms: i64) -> String {
+/// `20260908_115650`: the suffix that `auto_rename` appends.
+pub(super) fn auto_rename_stamp(ms: i64) -> String {
     Timestamp::from_millisecond(ms)
         .map_or_else(|_| "00000000_000000".into(), |at| at.strftime("%Y%m%d_%H%M%S").to_string())
 }
 
-/// Random bytes in lower-case hex.
+/// `bytes` random bytes in lower-case hex.
 pub(super) fn random_hex(bytes: usize) -> std::io::Result<String> {
     let mut raw = vec![0; bytes];
     getrandom::fill(&mut raw).map_err(|e| std::io::Error::other(e.to_string()))?;
     Ok(hex(&raw))
 }
 
-/// Lower-case hex.
+/// Encodes lower-case hex.
 pub(super) fn hex(raw: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     raw.iter()
@@ -67,8 +66,8 @@ pub(super) fn hex(raw: &[u8]) -> String {
         .collect()
 }
 
-/// Reads hex of any case.
-pub(super) fn unhex(text: &str) -> Option<Vec<u8>> {
+/// Decodes hex of either case.
+pub(super) fn decode_hex(text: &str) -> Option<Vec<u8>> {
     let digit = |c: u8| char::from(c).to_digit(16).and_then(|d| u8::try_from(d).ok());
     let digits = text.as_bytes();
     if !digits.len().is_multiple_of(2) {
@@ -77,8 +76,8 @@ pub(super) fn unhex(text: &str) -> Option<Vec<u8>> {
     digits.chunks_exact(2).map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect()
 }
 
-/// 40 lower-case hex digits of which the first eight are the time in seconds.
-fn stamped(now_ms: i64) -> std::io::Result<String> {
+/// 40 lower-case hex digits; the first eight are the time in seconds.
+fn timed_id(now_ms: i64) -> std::io::Result<String> {
     let seconds = u32::try_from(now_ms / 1000).unwrap_or(u32::MAX);
     Ok(format!("{seconds:08x}{}", random_hex(16)?))
 }
@@ -87,17 +86,17 @@ fn checked<T>(id: Result<T, crate::ids::InvalidValue>) -> std::io::Result<T> {
     id.map_err(std::io::Error::other)
 }
 
-/// The id of a new object.
+/// A new file id.
 pub(super) fn file_id(now_ms: i64) -> std::io::Result<FileId> {
-    checked(FileId::new(&stamped(now_ms)?))
+    checked(FileId::new(&timed_id(now_ms)?))
 }
 
-/// The id of a new revision.
+/// A new revision id.
 pub(super) fn revision_id(now_ms: i64) -> std::io::Result<RevisionId> {
-    checked(RevisionId::new(&stamped(now_ms)?))
+    checked(RevisionId::new(&timed_id(now_ms)?))
 }
 
-/// 32 upper-case hex digits.
+/// A new upload id: 32 upper-case hex digits.
 pub(super) fn upload_id() -> std::io::Result<UploadId> {
     checked(UploadId::new(&random_hex(16)?.to_uppercase()))
 }
@@ -107,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_have_the_forms_of_the_service() {
+    fn ids_have_the_form_of_the_service() {
         let file = file_id(1_700_000_000_123).unwrap();
         assert_eq!(file.as_str().len(), 40);
         assert!(file.as_str().starts_with("6553f100"));
@@ -118,16 +117,16 @@ mod tests {
     }
 
     #[test]
-    fn times_have_milliseconds() {
+    fn times_are_formatted_with_milliseconds() {
         assert_eq!(rfc3339(1_566_283_887_292), "2019-08-20T06:51:27.292Z");
         assert_eq!(rfc3339(1_566_283_887_000), "2019-08-20T06:51:27.000Z");
-        assert_eq!(name_stamp(1_566_283_887_292), "20190820_065127");
-        assert!(is_time("2026-01-02T03:04:05Z") && !is_time("yesterday"));
+        assert_eq!(auto_rename_stamp(1_566_283_887_292), "20190820_065127");
+        assert!(is_timestamp("2026-01-02T03:04:05Z") && !is_timestamp("yesterday"));
     }
 
     #[test]
     fn hex_round_trips() {
-        assert_eq!(unhex(&hex(&[0, 1, 0xfe, 255])).unwrap(), [0, 1, 0xfe, 255]);
-        assert!(unhex("abc").is_none() && unhex("zz").is_none());
+        assert_eq!(decode_hex(&hex(&[0, 1, 0xfe, 255])).unwrap(), [0, 1, 0xfe, 255]);
+        assert!(decode_hex("abc").is_none() && decode_hex("zz").is_none());
     }
 }

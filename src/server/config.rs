@@ -1,9 +1,7 @@
-//! What a server may be told: where it keeps its bytes, who may use it, and which of the undecided
-//! behaviours of the real service it shows.
+//! The configuration of a server: data folder, credentials, limits, and the behaviours in which deployments of the
+//! service differ.
 //!
-//! A [`ServerConfig`] is complete when it is made; nothing in it is read from the environment. Every
-//! switch of [`Quirks`] has the default that the evidence favours, so a client that works with the
-//! defaults and with each switch thrown works with every deployment that is known.
+//! Nothing is read from the environment.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,90 +9,91 @@ use std::time::Duration;
 use serde::Deserialize;
 use url::Url;
 
-use super::auth::ServiceApp;
+use super::service_app::ServiceApp;
 use super::digest::HashName;
 use super::faults::FaultPlan;
 use crate::ids::Secret;
 
-/// Whether the server hashes what it is sent.
+/// Whether the server verifies content hashes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Verify {
-    /// Every part is hashed as it arrives; the chain of midstates and the final hash are checked.
+    /// Every part is hashed while it is received. The chain of midstates and the final hash are compared.
     #[default]
     Full,
-    /// Midstates and declared hashes are believed. For benchmarks only: a client that lies, or that
-    /// is wrong, makes a file whose hash is not that of its bytes.
+    /// Declared midstates and hashes are trusted. For benchmarks only: a wrong client makes a file whose stored hash
+    /// does not match its bytes.
     Off,
 }
 
-/// An access key that may sign requests instead of carrying a token.
+/// An access key that signs requests instead of a bearer token.
 #[derive(Clone, Debug)]
 pub struct AccessKey {
-    /// The public half.
+    /// `AccessKeyId`.
     pub id: String,
-    /// The secret half.
+    /// `AccessKeySecret`.
     pub secret: Secret<String>,
-    /// Longest difference between the date of a signed request and now.
+    /// Longest difference between the date of a signed request and the server's clock.
     pub date_skew_max: Duration,
 }
 
 impl AccessKey {
-    /// A key whose requests must be at most a quarter of an hour old.
+    /// A key with an allowed difference of 15 minutes.
     pub fn new(id: &str, secret: Secret<String>) -> Self {
         Self { id: id.to_owned(), secret, date_skew_max: Duration::from_secs(900) }
     }
 }
 
-/// Who may ask for tokens, and how long those live.
+/// The settings of the token endpoints and the consent page.
 #[derive(Clone, Debug)]
 pub struct Logins {
-    /// The refresh token that is valid before any was handed out; none refuses every refresh.
+    /// A refresh token that is valid from the start, once. Without it only issued refresh tokens are valid.
     pub refresh_token: Option<Secret<String>>,
-    /// Accepted `client_id` and `app_id` values; empty accepts every one for tokens, and shows no page of consent.
+    /// Accepted values of `client_id` and `app_id`. If empty, the token endpoints accept every client, and there is no
+    /// consent page.
     pub client_ids: Vec<String>,
-    /// What clients must show when they ask for tokens.
+    /// The `client_secret` that token requests must contain.
     pub client_secret: Option<Secret<String>>,
-    /// Where the page of consent may send a browser, besides any port of its own machine.
+    /// Redirect URIs that the consent page accepts in addition to loopback addresses.
     pub redirect_uris: Vec<String>,
-    /// What the page of consent asks for.
+    /// The password of the consent page.
     pub password: Option<Secret<String>>,
-    /// Apps that log in with a key.
+    /// Apps that log in with an RSA key.
     pub service_apps: Vec<ServiceApp>,
-    /// Codes that `grant_type=authorization_code` takes, each once.
+    /// Authorization codes that are valid from the start, each once.
     pub codes: Vec<Secret<String>>,
-    /// How long an access token that was handed out is valid.
+    /// Lifetime of issued access tokens. The default is 2 h.
     pub token_ttl: Duration,
 }
 
-/// Everything that a [`super::Server`] is started with.
+/// The configuration of a [`super::Server`].
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
-    /// Where blobs and catalog live. Made if absent; one server at a time.
+    /// The folder of blobs and catalog. Made if it is missing. One server at a time can use it.
     pub data_dir: PathBuf,
-    /// The access token of the owner; always valid unless a fault revoked it.
+    /// The access token of the owner. It does not expire; only [`super::FaultAction::Revoke`] revokes it.
     pub token: Secret<String>,
-    /// Whether content is hashed.
+    /// Whether content hashes are verified.
     pub verify: Verify,
-    /// What upload and download URLs begin with; by default `http://` and the request's `Host`.
+    /// Start of upload and download URLs. The default is `http://` and the `Host` header of the request.
     pub public_url: Option<Url>,
-    /// Undecided behaviours.
+    /// Behaviours in which deployments of the service differ.
     pub quirks: Quirks,
-    /// Faults from the start.
+    /// The fault plan at the start.
     pub faults: FaultPlan,
-    /// How long an upload URL is valid, in seconds; also the default of download URLs.
+    /// Lifetime of upload URLs, and default lifetime of download URLs, in seconds. The default is 900.
     pub url_ttl_s: u32,
-    /// Token endpoints.
+    /// The token endpoints and the consent page.
     pub logins: Logins,
-    /// A key that may sign requests.
+    /// A key that can sign requests.
     pub access_key: Option<AccessKey>,
-    /// Bytes of each drive; none is unlimited.
+    /// Capacity of each drive. `None` is unlimited.
     pub quota_bytes: Option<u64>,
-    /// Drives, with ids from 1. Drives that exist already stay, also above this count.
+    /// Number of drives; their ids are 1, 2, ... Existing drives above the number are kept.
     pub drives: u32,
-    /// Uploads that were not completed for so long are dropped.
+    /// Upload sessions older than this are discarded. The default is 10 days.
     pub upload_age_max: Duration,
-    /// Also survive a power cut: parts and catalog are synced to the disk before they are
-    /// answered. Without it a kill of the process loses nothing, a kill of the machine may.
+    /// Syncs parts and catalog to the disk before a response, so that they survive a power cut. Without it, only a
+    /// crash of the process loses nothing.
     pub fsync: bool,
 }
 
@@ -128,97 +127,100 @@ impl ServerConfig {
     }
 }
 
-/// Which forms of `parallel_sha1_ctx` the first part may carry.
+/// The accepted forms of `parallel_sha1_ctx` for the first part.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FirstPartCtx {
-    /// `h: []`, the initial value, or none.
+    /// `h: []`, the initial value of SHA-1, or no context.
     #[default]
     Any,
     /// Only `h: []`.
     Empty,
-    /// Only the five words of the initial value.
+    /// Only the initial value of SHA-1.
     Initial,
-    /// Only none at all.
+    /// Only no context.
     Absent,
 }
 
-/// The behaviours of the real service that no document decides. All switchable, all defaulted.
+/// Behaviours of the service that are undocumented or differ between deployments.
+///
+/// The defaults are those that captures of real clients support. A client that works with the defaults, and with each
+/// switch changed, works with every known deployment.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[allow(clippy::struct_excessive_bools)] // Independent switches, not a state.
 pub struct Quirks {
-    /// The hash of the domain.
+    /// The content hash of the domain.
     pub hash_name: HashName,
     /// `create` of a file without `size` is refused.
     pub require_size_at_create: bool,
-    /// `complete` is refused when the bytes are not as many as `create` said.
+    /// `complete` is refused if the size differs from that of `create`.
     pub size_must_match: bool,
-    /// What the first part may declare.
+    /// The accepted context of the first part.
     pub first_part_ctx: FirstPartCtx,
-    /// Parallel uploads: a part URL is only given with a context (now or before).
+    /// Parallel uploads: a part without a context, in this or an earlier call, gets no URL.
     pub require_ctx: bool,
-    /// Parallel uploads: all parts but the last must have one size.
+    /// Parallel uploads: all parts but the last must have the same size.
     pub equal_part_sizes: bool,
-    /// Smallest part but the last, in bytes; checked by `complete` (the real store: 102,400).
+    /// Smallest size of all parts but the last, in bytes, checked by `complete`. OSS requires 102,400.
     pub part_bytes_min: u64,
-    /// Part numbers may have gaps.
+    /// Part numbers can have gaps.
     pub part_gaps: bool,
-    /// Parallel uploads: a part cannot be sent twice (409 `PartAlreadyExist`).
+    /// Parallel uploads: a part cannot be sent again (409 `PartAlreadyExist`).
     pub refuse_part_again: bool,
     /// `parallel_upload: true` is refused.
     pub parallel_refused: bool,
-    /// Parts must be sent with this `Content-Type`, which their answer names.
+    /// The `Content-Type` that parts must have. The response with the part URLs contains it.
     pub part_content_type: Option<String>,
     /// `Content-Type` is not part of the signature of an upload URL.
     pub any_content_type: bool,
-    /// Content that the domain has needs no upload.
+    /// Instant upload: `create` with the hash of existing content commits the file.
     pub instant_upload: bool,
-    /// `pre_hash` is looked up.
+    /// `pre_hash` is supported (409 `PreHashMatched`).
     pub pre_hash: bool,
-    /// Overwritten content stays as an older revision.
+    /// Overwritten content is kept as an older revision.
     pub revisions: bool,
-    /// Older revisions kept for each file.
+    /// Number of kept revisions for each file.
     pub revisions_max: u32,
     /// `last_revision_id` of `create` and `complete` is compared (409 `StateConflict`).
     pub last_revision_lock: bool,
     /// Every second page of a listing is empty and has a marker.
     pub list_empty_pages: bool,
-    /// Most entries of a page, whatever the request says.
+    /// Bound on the entries of a page, also if the request allows more.
     pub list_page_max: u32,
-    /// `check_folder_empty` of `trash` and `delete` is honoured (409 `StateConflict`).
+    /// `check_folder_empty` of `trash` and `delete` is respected (409 `StateConflict`).
     pub check_folder_empty: bool,
-    /// `new_name` of `move` is honoured.
+    /// `new_name` of `move` is respected.
     pub move_new_name: bool,
-    /// Names that differ in case only are the same.
+    /// Names that differ only in case are equal.
     pub case_insensitive_names: bool,
     /// `get` answers for `root`.
     pub get_root: bool,
-    /// Objects in the recycle bin answer 403 `ForbiddenFileInTheRecycleBin` and not 404.
+    /// Calls for objects in the recycle bin return 403 `ForbiddenFileInTheRecycleBin` instead of 404.
     pub trashed_is_forbidden: bool,
-    /// Trash, delete, move and copy of folders answer 202, and the task says `Running` so often.
+    /// Trash, delete, move and copy of folders return 202 with a task. That many polls of the task return `Running`.
     pub async_polls: Option<u32>,
-    /// Trash and delete are not granted (403 `Forbidden`, `CheckRouterAccessFailed`).
+    /// Trash and delete are not permitted (403 `Forbidden`, `CheckRouterAccessFailed`).
     pub deletion_forbidden: bool,
     /// `copy` into the same folder is refused.
     pub refuse_copy_in_folder: bool,
     /// `put_usertags` replaces all tags instead of adding to them.
     pub replace_user_tags: bool,
-    /// `update` takes `local_modified_at`.
+    /// `update` changes `local_modified_at`.
     pub local_modified_at_updatable: bool,
-    /// There is no `get_by_path`.
+    /// The endpoint `get_by_path` does not exist.
     pub no_get_by_path: bool,
-    /// `list_delta` never has anything to say.
+    /// `list_delta` never returns changes.
     pub delta_always_empty: bool,
-    /// An empty cursor of `list_delta` means now, not the beginning.
+    /// An empty cursor of `list_delta` begins at the newest change instead of the oldest.
     pub delta_empty_cursor_is_now: bool,
-    /// Download URLs ignore `Range` and answer 200.
+    /// Downloads ignore `Range` and return 200.
     pub ignore_range: bool,
-    /// Parts beyond the quota are refused when they are sent, not only at `complete`.
+    /// A part that exceeds the quota is refused at its PUT, not only at `complete`.
     pub quota_at_put: bool,
     /// HTTP status of `QuotaExhausted.Drive`.
     pub quota_status: u16,
-    /// A refresh hands out a new refresh token and ends the old one.
+    /// A refresh issues a new refresh token and ends the old one.
     pub rotate_refresh_token: bool,
 }
 

@@ -1,7 +1,7 @@
-//! Hashes that can be stopped after a part and continued from a state that a client declared.
+//! Hashes that continue from a midstate that a client declared.
 //!
-//! This is the server's own route to the file's hash: the hash crates' serialised states. The
-//! client's rolling SHA-1 is not used here, so that the two check each other.
+//! The implementation uses the serialized states of the hash crates. It does not share code with the client's
+//! rolling SHA-1, so that the two check each other.
 
 use serde::{Deserialize, Serialize};
 use sha1::digest::common::hazmat::SerializableState;
@@ -10,19 +10,19 @@ use sha2::Sha256;
 
 use super::clock::hex;
 
-/// The content hash of a domain.
+/// The algorithm of a domain for content hashes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HashName {
-    /// SHA-1.
+    /// The default of the service.
     #[default]
     Sha1,
-    /// SHA-256.
+    /// Midstates are declared as `parallel_sha256_ctx`.
     Sha256,
 }
 
 impl HashName {
-    /// As the wire writes it.
+    /// The value of `content_hash_name`.
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Sha1 => "sha1",
@@ -30,7 +30,7 @@ impl HashName {
         }
     }
 
-    /// 32-bit words of a chaining value.
+    /// Number of 32-bit words in a chaining value.
     pub(super) fn words(self) -> usize {
         match self {
             Self::Sha1 => 5,
@@ -38,23 +38,23 @@ impl HashName {
         }
     }
 
-    /// A hash in upper case if `hex` is one.
+    /// The hash in upper case; `None` if `hex` is not a hash.
     pub(super) fn parse_hash(self, hex: &str) -> Option<String> {
         let is_hash = hex.len() == self.words() * 8 && hex.bytes().all(|c| c.is_ascii_hexdigit());
         is_hash.then(|| hex.to_uppercase())
     }
 }
 
-/// The state before a part, as its URL carries it.
+/// The hash state before a part. The URL of the part contains it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct Midstate {
-    /// Bytes of the file before the part; a multiple of 64.
+    /// Number of bytes before the part; a multiple of 64.
     pub(super) offset: u64,
-    /// Chaining value; empty at offset 0.
+    /// Chaining value; may be empty at offset 0.
     pub(super) h: Vec<u32>,
 }
 
-/// A hash in progress.
+
 #[derive(Clone)]
 pub(super) enum Hasher {
     Sha1(Sha1),
@@ -62,7 +62,6 @@ pub(super) enum Hasher {
 }
 
 impl Hasher {
-    /// A hash of nothing yet.
     pub(super) fn new(name: HashName) -> Self {
         match name {
             HashName::Sha1 => Self::Sha1(Sha1::new()),
@@ -70,7 +69,7 @@ impl Hasher {
         }
     }
 
-    /// Continues after `state.offset` bytes. None where the state cannot be one of this hash.
+    /// Continues after `state.offset` bytes. `None` if the shape of the state does not fit the hash.
     pub(super) fn resume(name: HashName, state: &Midstate) -> Option<Self> {
         if state.offset == 0 && state.h.is_empty() {
             return Some(Self::new(name));
@@ -78,7 +77,7 @@ impl Hasher {
         if state.h.len() != name.words() || !state.offset.is_multiple_of(64) {
             return None;
         }
-        // The serialised form is the words, the count of blocks, then the (here empty) buffer.
+        // Serialized form: the words, the number of blocks, then the buffer, which is empty here.
         let mut raw = Self::new(name).save();
         let words = state.h.iter().flat_map(|word| word.to_le_bytes());
         let blocks = (state.offset / 64).to_le_bytes();
@@ -88,7 +87,6 @@ impl Hasher {
         Self::load(name, &raw)
     }
 
-    /// Takes the next bytes.
     pub(super) fn update(&mut self, bytes: &[u8]) {
         match self {
             Self::Sha1(hash) => hash.update(bytes),
@@ -96,7 +94,7 @@ impl Hasher {
         }
     }
 
-    /// The state as bytes; equal states have equal bytes.
+    /// The serialized state. Equal states have equal bytes.
     pub(super) fn save(&self) -> Vec<u8> {
         match self {
             Self::Sha1(hash) => hash.serialize().to_vec(),
@@ -104,7 +102,7 @@ impl Hasher {
         }
     }
 
-    /// The reverse of [`Hasher::save`].
+    /// The inverse of [`Hasher::save`].
     pub(super) fn load(name: HashName, raw: &[u8]) -> Option<Self> {
         match name {
             HashName::Sha1 => Some(Self::Sha1(Sha1::deserialize(raw.try_into().ok()?).ok()?)),
@@ -112,7 +110,7 @@ impl Hasher {
         }
     }
 
-    /// The hash of everything, in upper-case hex.
+    /// The hash in upper-case hex.
     pub(super) fn finish(self) -> String {
         let lower = match self {
             Self::Sha1(hash) => hex(&hash.finalize()),
@@ -131,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_declared_midstate_of_the_captures_continues_to_the_hash() {
+    fn midstate_of_a_capture_continues_to_the_hash() {
         let bytes = fixture(20_971_520);
         let h = vec![3_878_741_040, 1_575_060_864, 2_109_439_271, 1_964_027_421, 1_891_679_086];
         let declared = Midstate { offset: 10_485_824, h };
@@ -145,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn sha256_continues_too() {
+    fn sha256_continues_from_a_midstate() {
         let bytes = fixture(1000);
         let mut whole = Hasher::new(HashName::Sha256);
         whole.update(&bytes[..640]);
@@ -157,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_inside_a_block_equals_no_declared_one() {
+    fn state_inside_a_block_round_trips() {
         let mut hash = Hasher::new(HashName::Sha1);
         hash.update(b"abc");
         let loaded = Hasher::load(HashName::Sha1, &hash.save()).unwrap();
@@ -166,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn states_of_the_wrong_shape_are_refused() {
+    fn malformed_midstates_are_refused() {
         for (offset, h) in [(64, vec![]), (64, vec![1; 4]), (65, vec![1; 5]), (64, vec![1; 8])] {
             assert!(Hasher::resume(HashName::Sha1, &Midstate { offset, h }).is_none());
         }

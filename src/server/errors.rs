@@ -1,44 +1,44 @@
-//! What goes wrong, in the three dialects of the service.
+//! Error responses in the three forms of the service.
 //!
-//! API calls answer JSON with a `code` of the form `Class.Resource`; the gateway before them
-//! answers headers and no body; the object store answers XML. Codes are those of the documents;
-//! where none is known the choice is made here and nowhere else.
+//! API calls return JSON with a `code` of the form `Class.Resource`; the gateway in front of them returns headers
+//! without a body; the object store returns XML. The codes are the documented ones. This file is the only place
+//! that chooses a code where none is documented.
 
 use std::fmt::Write as _;
 use std::io;
 
-/// A refused API call.
+/// The error response to an API call.
 #[derive(Clone, Debug)]
 pub(super) struct ApiError {
     pub(super) status: u16,
     pub(super) code: String,
     pub(super) message: String,
-    /// More members of the body.
-    pub(super) more: Vec<(&'static str, String)>,
-    /// Whether the gateway answers: headers and an empty body.
-    pub(super) gateway: bool,
+    /// Additional members of the JSON body.
+    pub(super) extra: Vec<(&'static str, String)>,
+    /// Sent as the gateway does: headers and an empty body.
+    pub(super) from_gateway: bool,
 }
 
 impl ApiError {
     pub(super) fn new(status: u16, code: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { status, code: code.into(), message: message.into(), more: Vec::new(), gateway: false }
+        Self { status, code: code.into(), message: message.into(), extra: Vec::new(), from_gateway: false }
     }
 
-    /// 400: the parameter `name` (as the wire writes it) is refused.
+    /// 400: the parameter `name`, in its JSON spelling, is invalid.
     pub(super) fn invalid(name: &str, detail: &str) -> Self {
         let message = format!("The input parameter {name} is not valid. {detail}");
-        Self::new(400, format!("InvalidParameter.{}", camel(name)), message)
+        Self::new(400, format!("InvalidParameter.{}", pascal_case(name)), message)
     }
 
-    /// 400: the parameter `name` is needed.
+    /// 400: the parameter `name` is required.
     pub(super) fn missing(name: &str) -> Self {
         let message = format!("The input parameter {name} is missing.");
-        Self::new(400, format!("InvalidParameterMissing.{}", camel(name)), message)
+        Self::new(400, format!("InvalidParameterMissing.{}", pascal_case(name)), message)
     }
 
     /// 404 for a resource such as `File`.
     pub(super) fn not_found(resource: &str) -> Self {
-        let what = snake(resource);
+        let what = snake_case(resource);
         Self::new(
             404,
             format!("NotFound.{resource}"),
@@ -46,17 +46,17 @@ impl ApiError {
         )
     }
 
-    /// 404 as the gateway gives it for a path that no service has.
+    /// The gateway's 404 for an unknown path.
     pub(super) fn no_route() -> Self {
-        Self { gateway: true, ..Self::new(404, "I404NF", "API not found") }
+        Self { from_gateway: true, ..Self::new(404, "I404NF", "API not found") }
     }
 
-    /// 409 where a sibling has the name.
-    pub(super) fn exists() -> Self {
+    /// 409: a sibling has the name.
+    pub(super) fn name_exists() -> Self {
         Self::new(409, "AlreadyExist.File", "The resource file has already exists. file has already exists")
     }
 
-    /// 409 where the object is not in the state that the call needs.
+    /// 409: the state of the object does not allow the call.
     pub(super) fn conflict(message: &str) -> Self {
         Self::new(409, "StateConflict", message)
     }
@@ -79,7 +79,7 @@ impl ApiError {
         let mut map = serde_json::Map::new();
         map.insert("code".into(), self.code.clone().into());
         map.insert("message".into(), self.message.clone().into());
-        for (key, value) in &self.more {
+        for (key, value) in &self.extra {
             map.insert((*key).into(), value.clone().into());
         }
         serde_json::Value::Object(map).to_string().into_bytes()
@@ -92,34 +92,34 @@ impl From<io::Error> for ApiError {
     }
 }
 
-/// A refused call to the object store.
+/// The error response of the object store.
 #[derive(Clone, Debug)]
 pub(super) struct OssError {
     pub(super) status: u16,
     pub(super) code: String,
     pub(super) message: String,
-    /// More elements, such as `PartNumber`.
-    pub(super) more: Vec<(&'static str, String)>,
+    /// Additional XML elements, such as `PartNumber`.
+    pub(super) extra: Vec<(&'static str, String)>,
 }
 
 impl OssError {
     pub(super) fn new(status: u16, code: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { status, code: code.into(), message: message.into(), more: Vec::new() }
+        Self { status, code: code.into(), message: message.into(), extra: Vec::new() }
     }
 
     pub(super) fn with(mut self, element: &'static str, text: impl Into<String>) -> Self {
-        self.more.push((element, text.into()));
+        self.extra.push((element, text.into()));
         self
     }
 
-    pub(super) fn expired(expires: &str, now: &str) -> Self {
+    pub(super) fn url_expired(expires: &str, now: &str) -> Self {
         Self::new(403, "AccessDenied", "Request has expired.")
             .with("Expires", expires)
             .with("ServerTime", now)
             .with("EC", "0002-00000069")
     }
 
-    pub(super) fn signature() -> Self {
+    pub(super) fn bad_signature() -> Self {
         Self::new(
             403,
             "SignatureDoesNotMatch",
@@ -127,7 +127,7 @@ impl OssError {
         )
     }
 
-    pub(super) fn no_upload() -> Self {
+    pub(super) fn no_such_upload() -> Self {
         Self::new(
             404,
             "NoSuchUpload",
@@ -146,7 +146,7 @@ impl OssError {
         let host = host.to_owned();
         let fixed =
             [("Code", &self.code), ("Message", &self.message), ("RequestId", &request_id), ("HostId", &host)];
-        let more = self.more.iter().map(|(element, text)| (*element, text));
+        let more = self.extra.iter().map(|(element, text)| (*element, text));
         for (element, text) in fixed.into_iter().chain(more) {
             // Writing to a String does not fail.
             let _ = writeln!(xml, "  <{element}>{}</{element}>", escape(text));
@@ -178,7 +178,7 @@ fn escape(text: &str) -> String {
 }
 
 /// `part_info_list` as `PartInfoList`.
-fn camel(name: &str) -> String {
+fn pascal_case(name: &str) -> String {
     name.split('_')
         .flat_map(|word| {
             let mut letters = word.chars();
@@ -188,7 +188,7 @@ fn camel(name: &str) -> String {
 }
 
 /// `UploadId` as `upload_id`.
-fn snake(name: &str) -> String {
+fn snake_case(name: &str) -> String {
     let mut out = String::new();
     for c in name.chars() {
         if c.is_ascii_uppercase() && !out.is_empty() {
@@ -204,14 +204,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codes_are_class_dot_resource() {
+    fn codes_have_class_and_resource() {
         assert_eq!(ApiError::invalid("part_info_list", "").code, "InvalidParameter.PartInfoList");
         assert_eq!(ApiError::not_found("UploadId").code, "NotFound.UploadId");
         assert!(ApiError::not_found("UploadId").message.contains("No such upload_id"));
     }
 
     #[test]
-    fn the_store_answers_xml() {
+    fn object_store_errors_are_xml() {
         let error = OssError::new(400, "PartNotSequential", "a<b").with("PartNumber", "2");
         let text = String::from_utf8(error.body("R", "h")).unwrap();
         assert!(text.starts_with("<?xml"), "{text}");

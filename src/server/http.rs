@@ -1,7 +1,7 @@
-//! Connections and the way of a request to those who know its meaning.
+//! Accepts connections and dispatches requests.
 //!
-//! Served with hyper directly: a fault must be able to end a connection in place of an answer,
-//! and bodies of parts come in large pieces only with a large read buffer.
+//! Uses hyper directly, for two reasons: a fault must be able to close a connection instead of a response, and
+//! part bodies arrive in large pieces only with a large read buffer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,35 +13,36 @@ use hyper::body::Incoming;
 use hyper::header::HOST;
 use hyper::http::request::Parts;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response};
+use hyper::{Method, Request};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::clock::http_date;
+use super::app::App;
+use super::call::{Call, HttpResult, error_response, retry_headers};
 use super::errors::ApiError;
-use super::faults::{FaultAction, Verdict};
-use super::reply::{Answer, HungUp, ReplyBody, response};
-use super::wire::{Link, Wire};
-use super::{App, Stop, api, auth, control, oss};
+use super::faults::{FaultAction, FaultDecision};
+use super::reply::{ApiResponse, Disconnect, ReplyBody, response};
+use super::connection::{ConnectionControl, Connection};
+use super::{admin, api, auth, oss};
 
-/// Longest body of an API call: 10,000 parts with their states take about a megabyte.
+/// Longest body of an API call. 10,000 parts with midstates take about 1 MB.
 const JSON_BYTES_MAX: usize = 16 << 20;
 
-/// Read buffer of a connection, and so the largest piece of a part's body.
+/// Read buffer of a connection: the largest piece of a part body.
 const READ_BUFFER_BYTES: usize = 256 << 10;
 
-/// Most connections at a time.
+/// Bound on open connections.
 const CONNECTIONS_MAX: usize = 4096;
 
-/// Pause after `accept` failed, most likely for want of file descriptors.
+/// Pause after a failed `accept`. The usual cause is the limit of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Accepts connections until the server stops, then waits for them.
-pub(super) async fn accept(app: Arc<App>, listener: TcpListener, mut stop: watch::Receiver<Stop>) {
+/// Accepts connections until the server drains, then waits for the open ones.
+pub(super) async fn accept(app: Arc<App>, listener: TcpListener, mut stop: watch::Receiver<RunState>) {
     let mut connections = JoinSet::new();
     loop {
-        // The others wait in the queue of the listener.
+        // Further connections wait in the listener's backlog.
         let has_room = connections.len() < CONNECTIONS_MAX;
         tokio::select! {
             accepted = listener.accept(), if has_room => match accepted {
@@ -49,7 +50,7 @@ pub(super) async fn accept(app: Arc<App>, listener: TcpListener, mut stop: watch
                     connections.spawn(serve(Arc::clone(&app), stream, stop.clone()));
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "a connection cannot be accepted");
+                    tracing::warn!(%error, "cannot accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
@@ -61,14 +62,14 @@ pub(super) async fn accept(app: Arc<App>, listener: TcpListener, mut stop: watch
     while connections.join_next().await.is_some() {}
 }
 
-async fn serve(app: Arc<App>, stream: TcpStream, mut stop: watch::Receiver<Stop>) {
+async fn serve(app: Arc<App>, stream: TcpStream, mut stop: watch::Receiver<RunState>) {
     if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "a connection stays slow");
+        tracing::debug!(%error, "cannot set TCP_NODELAY");
     }
-    let link = Arc::new(Link::default());
-    let wire = Wire::new(stream, Arc::clone(&link));
-    let of_requests = Arc::clone(&link);
-    let service = service_fn(move |request| handle(Arc::clone(&app), Arc::clone(&of_requests), request));
+    let control = Arc::new(ConnectionControl::default());
+    let wire = Connection::new(stream, Arc::clone(&control));
+    let request_control = Arc::clone(&control);
+    let service = service_fn(move |request| handle(Arc::clone(&app), Arc::clone(&request_control), request));
     let mut connection = hyper::server::conn::http1::Builder::new()
         .max_buf_size(READ_BUFFER_BYTES)
         .serve_connection(wire, service);
@@ -82,42 +83,21 @@ async fn serve(app: Arc<App>, stream: TcpStream, mut stop: watch::Receiver<Stop>
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended");
     }
-    if link.is_to_reset() {
-        // A connection that lingers not at all is reset when it is closed.
+    if control.should_reset() {
+        // With SO_LINGER 0, close sends a reset.
         if let Err(error) = connection.into_parts().io.into_inner().set_zero_linger() {
-            tracing::debug!(%error, "a connection is closed, not reset");
+            tracing::debug!(%error, "cannot set SO_LINGER: the connection is closed, not reset");
         }
     }
 }
 
-/// One request on its way.
-pub(super) struct Call {
-    pub(super) app: Arc<App>,
-    pub(super) head: Parts,
-    pub(super) request_id: String,
-    /// What URLs begin with, such as `http://127.0.0.1:8080`.
-    pub(super) base: String,
-    pub(super) link: Arc<Link>,
-}
-
-impl Call {
-    /// Ends the connection with a reset.
-    pub(super) fn reset(&self) -> HungUp {
-        self.link.reset();
-        HungUp
-    }
-}
-
-/// The answer, or the end of the connection.
-pub(super) type Outcome = Result<Response<ReplyBody>, HungUp>;
-
-async fn handle(app: Arc<App>, link: Arc<Link>, request: Request<Incoming>) -> Outcome {
+async fn handle(app: Arc<App>, control: Arc<ConnectionControl>, request: Request<Incoming>) -> HttpResult {
     static REQUESTS: AtomicU64 = AtomicU64::new(0);
     let (head, body) = request.into_parts();
     let number = REQUESTS.fetch_add(1, Ordering::Relaxed);
     let request_id = format!("{:016X}{number:016X}", app.clock.now_ms());
-    let base = base(&app, &head);
-    let call = Call { app, head, request_id, base, link };
+    let base = base_url(&app, &head);
+    let call = Call { app, head, request_id, base, control };
     let path = call.head.uri.path();
     if path.starts_with(super::sign::OBJECT_PREFIX) {
         return oss::handle(call, body).await;
@@ -125,18 +105,18 @@ async fn handle(app: Arc<App>, link: Arc<Link>, request: Request<Incoming>) -> O
     let body = match Limited::new(body, JSON_BYTES_MAX).collect().await {
         Ok(body) => body.to_bytes(),
         Err(error) => {
-            return refused(&call, &ApiError::new(413, "InvalidRequest", error.to_string()));
+            return error_response(&call, &ApiError::new(413, "InvalidRequest", error.to_string()));
         }
     };
     match path.strip_prefix("/v2/") {
         Some(endpoint) => api_call(&call, endpoint, &body).await,
-        None if path.starts_with("/_pdsfs/") => control::handle(&call, &body).await,
-        None => refused(&call, &ApiError::no_route()),
+        None if path.starts_with("/_pdsfs/") => admin::handle(&call, &body).await,
+        None => error_response(&call, &ApiError::no_route()),
     }
 }
 
-/// What URLs begin with: as the client reached us, so that a proxy before us is not bypassed.
-fn base(app: &App, head: &Parts) -> String {
+/// Start of presigned URLs. Without `public_url` it follows the `Host` header, so a proxy stays in the path.
+fn base_url(app: &App, head: &Parts) -> String {
     if let Some(url) = &app.config.public_url {
         return url.as_str().trim_end_matches('/').to_owned();
     }
@@ -148,31 +128,31 @@ fn base(app: &App, head: &Parts) -> String {
     }
 }
 
-async fn api_call(call: &Call, endpoint: &str, body: &Bytes) -> Outcome {
-    let outcome = judged(call, endpoint, body).await;
+async fn api_call(call: &Call, endpoint: &str, body: &Bytes) -> HttpResult {
+    let outcome = respond(call, endpoint, body).await;
     let status = outcome.as_ref().map_or(0, |response| response.status().as_u16());
     call.app.counters.count(endpoint, status);
     outcome
 }
 
-async fn judged(call: &Call, endpoint: &str, body: &Bytes) -> Outcome {
+async fn respond(call: &Call, endpoint: &str, body: &Bytes) -> HttpResult {
     let app = &call.app;
-    if !api::is_open(endpoint)
-        && let Err(error) = auth::check(app, &call.head, body)
+    if !api::needs_no_token(endpoint)
+        && let Err(error) = auth::authenticate(app, &call.head, body)
     {
-        return refused(call, &error);
+        return error_response(call, &error);
     }
-    let verdict = app.faults.judge(endpoint, None);
-    app.faults.wait(&verdict).await;
-    match &verdict.action {
+    let decision = app.faults.decide(endpoint, None);
+    app.faults.wait(&decision).await;
+    match &decision.action {
         Some(FaultAction::Reset) => return Err(call.reset()),
         Some(FaultAction::Revoke) => {
             if let Some(token) = auth::bearer(&call.head) {
                 app.faults.revoke(token);
             }
-            return refused(call, &ApiError::new(401, "AccessTokenInvalid", "AccessToken is invalid."));
+            return error_response(call, &ApiError::new(401, "AccessTokenInvalid", "AccessToken is invalid."));
         }
-        Some(status @ FaultAction::Status { .. }) => return faulty(call, status),
+        Some(status @ FaultAction::Status { .. }) => return injected_response(call, status),
         _ => {}
     }
     if endpoint == api::CONSENT {
@@ -183,46 +163,32 @@ async fn judged(call: &Call, endpoint: &str, body: &Bytes) -> Outcome {
         Method::GET if endpoint == "file/download" => return api::download(call),
         _ => Err(ApiError::no_route()),
     };
-    match (&verdict.action, answer) {
-        (Some(FaultAction::CloseAfter), _) => Err(HungUp),
-        (_, Ok(answer)) => answered(call, answer, &verdict),
-        (_, Err(error)) => refused(call, &error),
+    match (&decision.action, answer) {
+        (Some(FaultAction::CloseAfter), _) => Err(Disconnect),
+        (_, Ok(answer)) => success_response(call, answer, &decision),
+        (_, Err(error)) => error_response(call, &error),
     }
 }
 
-fn answered(call: &Call, answer: Answer, verdict: &Verdict) -> Outcome {
+fn success_response(call: &Call, answer: ApiResponse, decision: &FaultDecision) -> HttpResult {
     let mut headers = vec![("x-ca-request-id", call.request_id.clone())];
     if !answer.body.is_empty() {
         headers.push(("content-type", "application/json; charset=UTF-8".to_owned()));
     }
-    let body = match verdict.action {
+    let body = match decision.action {
         Some(FaultAction::Cut { bytes }) => {
             let declared = answer.body.len() as u64;
             let first = answer.body.slice(..usize::try_from(bytes.min(declared)).unwrap_or(0));
-            ReplyBody::cut(first, declared, &call.link)
+            ReplyBody::cut(first, declared, &call.control)
         }
         _ => ReplyBody::whole(answer.body),
     };
     response(answer.status, &headers, body)
 }
 
-/// An error as the service or the gateway sends it.
-pub(super) fn refused(call: &Call, error: &ApiError) -> Outcome {
-    let mut headers = vec![("x-ca-request-id", call.request_id.clone())];
-    // By the server's own clock, which a test may have set.
-    headers.extend(http_date(call.app.clock.now_ms()).map(|date| ("date", date)));
-    if error.gateway {
-        headers.push(("x-ca-error-code", error.code.clone()));
-        headers.push(("x-ca-error-message", error.message.clone()));
-        return response(error.status, &headers, ReplyBody::whole(""));
-    }
-    headers.push(("content-type", "application/json; charset=UTF-8".to_owned()));
-    response(error.status, &headers, ReplyBody::whole(error.body()))
-}
-
-/// An error that the fault plan orders, in JSON.
-fn faulty(call: &Call, action: &FaultAction) -> Outcome {
-    let FaultAction::Status { status, code, message, empty_body, .. } = action else { return Err(HungUp) };
+/// The JSON error of a fault.
+fn injected_response(call: &Call, action: &FaultAction) -> HttpResult {
+    let FaultAction::Status { status, code, message, empty_body, .. } = action else { return Err(Disconnect) };
     let mut headers = vec![("x-ca-request-id", call.request_id.clone())];
     headers.extend(retry_headers(action));
     if *empty_body {
@@ -233,10 +199,10 @@ fn faulty(call: &Call, action: &FaultAction) -> Outcome {
     response(*status, &headers, ReplyBody::whole(body))
 }
 
-/// The headers by which an ordered error says when to come again.
-pub(super) fn retry_headers(action: &FaultAction) -> Vec<(&'static str, String)> {
-    let FaultAction::Status { retry_after_s, x_retry_after_ms, .. } = action else { return Vec::new() };
-    let seconds = retry_after_s.map(|s| ("retry-after", s.to_string()));
-    let milliseconds = x_retry_after_ms.map(|ms| ("x-retry-after", ms.to_string()));
-    seconds.into_iter().chain(milliseconds).collect()
+/// Whether connections serve further requests.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum RunState {
+    Running,
+    /// Complete the running requests, then close.
+    Draining,
 }

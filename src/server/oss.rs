@@ -1,4 +1,4 @@
-//! The object store: parts in, content out, by signed URLs only.
+//! The object store: PUT of parts and GET of contents, with presigned URLs only.
 
 use std::io;
 use std::sync::Arc;
@@ -10,45 +10,45 @@ use hyper::Method;
 use hyper::body::{Body as _, Incoming};
 use md5::{Digest as _, Md5};
 
-use super::App;
-use super::auth::unbase64;
-use super::blobs::{Blob, Checks, PartSink, Reader, Received};
+use super::app::App;
+use super::base64::decode_base64;
+use super::blobs::{Blob, PartHashers, PartWriter, PartReader, PartFile};
 use super::clock::{hex, rfc3339};
 use super::errors::{ApiError, OssError};
-use super::faults::{FaultAction, Line, Verdict};
-use super::http::{Call, Outcome, retry_headers};
-use super::reply::{CHUNK_BYTES, HungUp, ReplyBody, corrupt, response};
-use super::sign::{Declared, Object, PartOf, Refused};
-use super::wire::Link;
+use super::faults::{FaultAction, FaultDecision, SharedThrottle};
+use super::call::{Call, HttpResult, retry_headers};
+use super::reply::{CHUNK_BYTES, Disconnect, ReplyBody, corrupt, response};
+use super::sign::{SignedHeaders, ObjectKey, SignedPart, UrlError};
+use super::connection::ConnectionControl;
 
-/// Largest part, in bytes.
+/// 5 GiB, as the service.
 const PART_BYTES_MAX: u64 = 5 << 30;
 
-/// Most bytes of a body that are thrown away so that the client hears why it was refused.
+/// How much of a refused body is read and dropped, so that the client receives the error response.
 const DRAIN_BYTES_MAX: u64 = 1 << 30;
 
-/// Why a request to the store ends without success.
-enum Ended {
+/// Why a request failed.
+enum Failure {
     Refused(OssError),
-    /// Ordered by the fault plan.
-    Ordered(FaultAction),
-    HungUp(HungUp),
+    /// An error status of the fault plan.
+    Injected(FaultAction),
+    Disconnect(Disconnect),
 }
 
-impl From<OssError> for Ended {
+impl From<OssError> for Failure {
     fn from(error: OssError) -> Self {
         Self::Refused(error)
     }
 }
 
-impl From<io::Error> for Ended {
+impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         Self::Refused(error.into())
     }
 }
 
-/// Answers a request for an object.
-pub(super) async fn handle(call: Call, mut body: Incoming) -> Outcome {
+/// Answers a request below [`super::sign::OBJECT_PREFIX`].
+pub(super) async fn handle(call: Call, mut body: Incoming) -> HttpResult {
     let (endpoint, ended) = match call.head.method {
         Method::PUT => ("put_part", put(&call, &mut body).await),
         Method::GET | Method::HEAD => ("get_object", get(&call).await),
@@ -56,14 +56,14 @@ pub(super) async fn handle(call: Call, mut body: Incoming) -> Outcome {
     };
     let outcome = match ended {
         Ok(response) => Ok(response),
-        Err(Ended::HungUp(hung_up)) => Err(hung_up),
-        Err(Ended::Refused(error)) => {
+        Err(Failure::Disconnect(disconnect)) => Err(disconnect),
+        Err(Failure::Refused(error)) => {
             drain(&mut body).await;
-            refused(&call, &error)
+            error_response(&call, &error)
         }
-        Err(Ended::Ordered(action)) => {
+        Err(Failure::Injected(action)) => {
             drain(&mut body).await;
-            ordered(&call, &action)
+            injected_response(&call, &action)
         }
     };
     let status = outcome.as_ref().map_or(0, |response| response.status().as_u16());
@@ -71,7 +71,7 @@ pub(super) async fn handle(call: Call, mut body: Incoming) -> Outcome {
     outcome
 }
 
-/// Throws a body away: a client that is still sending might not hear the answer otherwise.
+/// Reads and drops a body: a client that still sends might not read the response otherwise.
 async fn drain(body: &mut Incoming) {
     let mut bytes = 0;
     while bytes < DRAIN_BYTES_MAX
@@ -81,15 +81,15 @@ async fn drain(body: &mut Incoming) {
     }
 }
 
-fn refused(call: &Call, error: &OssError) -> Outcome {
+fn error_response(call: &Call, error: &OssError) -> HttpResult {
     let host = call.base.rsplit('/').next().unwrap_or_default();
     let headers =
         [("content-type", "application/xml".to_owned()), ("x-oss-request-id", call.request_id.clone())];
     response(error.status, &headers, ReplyBody::whole(error.body(&call.request_id, host)))
 }
 
-fn ordered(call: &Call, action: &FaultAction) -> Outcome {
-    let FaultAction::Status { status, code, message, empty_body, .. } = action else { return Err(HungUp) };
+fn injected_response(call: &Call, action: &FaultAction) -> HttpResult {
+    let FaultAction::Status { status, code, message, empty_body, .. } = action else { return Err(Disconnect) };
     let mut headers = vec![("x-oss-request-id", call.request_id.clone())];
     headers.extend(retry_headers(action));
     if *empty_body {
@@ -100,29 +100,29 @@ fn ordered(call: &Call, action: &FaultAction) -> Outcome {
     response(*status, &headers, ReplyBody::whole(error.body(&call.request_id, "pdsfs")))
 }
 
-fn refuse_url(call: &Call, refused: Refused) -> OssError {
+fn url_error(call: &Call, refused: UrlError) -> OssError {
     match refused {
-        Refused::Malformed => OssError::new(400, "InvalidArgument", "The URL is not one of ours."),
-        Refused::Signature => OssError::signature(),
-        Refused::Expired(at_s) => OssError::expired(&rfc3339(at_s * 1000), &rfc3339(call.app.clock.now_ms())),
+        UrlError::Malformed => OssError::new(400, "InvalidArgument", "The URL was not issued by this server."),
+        UrlError::Signature => OssError::bad_signature(),
+        UrlError::Expired(at_s) => OssError::url_expired(&rfc3339(at_s * 1000), &rfc3339(call.app.clock.now_ms())),
     }
 }
 
-/// Carries out what a verdict says before the work; what is left is for during and after it.
-async fn obey(call: &Call, verdict: &Verdict) -> Result<(), Ended> {
-    call.app.faults.wait(verdict).await;
-    match &verdict.action {
-        Some(FaultAction::Reset) => Err(Ended::HungUp(call.reset())),
+/// Applies the faults that act before the work. The others act on the body or the response.
+async fn apply_early_faults(call: &Call, decision: &FaultDecision) -> Result<(), Failure> {
+    call.app.faults.wait(decision).await;
+    match &decision.action {
+        Some(FaultAction::Reset) => Err(Failure::Disconnect(call.reset())),
         Some(FaultAction::Expire) => {
             let now_ms = call.app.clock.now_ms();
-            Err(OssError::expired(&rfc3339(now_ms - 1000), &rfc3339(now_ms)).into())
+            Err(OssError::url_expired(&rfc3339(now_ms - 1000), &rfc3339(now_ms)).into())
         }
-        Some(status @ FaultAction::Status { .. }) => Err(Ended::Ordered(status.clone())),
+        Some(status @ FaultAction::Status { .. }) => Err(Failure::Injected(status.clone())),
         _ => Ok(()),
     }
 }
 
-async fn put(call: &Call, body: &mut Incoming) -> Result<hyper::Response<ReplyBody>, Ended> {
+async fn put(call: &Call, body: &mut Incoming) -> Result<hyper::Response<ReplyBody>, Failure> {
     let app = &call.app;
     let text = |name| call.head.headers.get(name).and_then(|v: &hyper::header::HeaderValue| v.to_str().ok());
     let content_md5 = text("content-md5").unwrap_or("");
@@ -132,8 +132,8 @@ async fn put(call: &Call, body: &mut Incoming) -> Result<hyper::Response<ReplyBo
     let (path, query) = (call.head.uri.path(), call.head.uri.query().unwrap_or(""));
     let (object, part) = app
         .signer
-        .check_put(path, query, Declared { content_md5, content_type }, app.clock.now_ms() / 1000)
-        .map_err(|why| refuse_url(call, why))?;
+        .check_put(path, query, SignedHeaders { content_md5, content_type }, app.clock.now_ms() / 1000)
+        .map_err(|why| url_error(call, why))?;
     if !(1..=crate::ids::PartNumber::MAX).contains(&part.part) {
         return Err(OssError::new(
             400,
@@ -142,8 +142,8 @@ async fn put(call: &Call, body: &mut Incoming) -> Result<hyper::Response<ReplyBo
         )
         .into());
     }
-    let verdict = app.faults.judge("put_part", Some(part.part));
-    obey(call, &verdict).await?;
+    let decision = app.faults.decide("put_part", Some(part.part));
+    apply_early_faults(call, &decision).await?;
     let Some(len) = body.size_hint().exact() else {
         return Err(OssError::new(
             411,
@@ -155,15 +155,15 @@ async fn put(call: &Call, body: &mut Incoming) -> Result<hyper::Response<ReplyBo
     if len > PART_BYTES_MAX {
         return Err(OssError::new(400, "EntityTooLarge", "The part is larger than 5 GiB.").into());
     }
-    let received = receive(call, body, &object, &part, len, content_md5, &verdict).await?;
-    match verdict.action {
-        Some(FaultAction::CloseAfter) => Err(Ended::HungUp(HungUp)),
-        _ => accepted(call, &received),
+    let received = receive(call, body, &object, &part, len, content_md5, &decision).await?;
+    match decision.action {
+        Some(FaultAction::CloseAfter) => Err(Failure::Disconnect(Disconnect)),
+        _ => put_response(call, &received),
     }
 }
 
-/// What the sender of a part hears.
-struct Stored {
+/// The values in the response to a PUT.
+struct PutResult {
     etag: String,
     crc64: u64,
     content_md5: Option<Vec<u8>>,
@@ -172,12 +172,12 @@ struct Stored {
 async fn receive(
     call: &Call,
     body: &mut Incoming,
-    object: &Object,
-    part: &PartOf,
+    object: &ObjectKey,
+    part: &SignedPart,
     len: u64,
     content_md5: &str,
-    verdict: &Verdict,
-) -> Result<Stored, Ended> {
+    decision: &FaultDecision,
+) -> Result<PutResult, Failure> {
     let app = &call.app;
     let (begun, _receiving) = app.catalog.start_part(
         &part.upload,
@@ -188,18 +188,18 @@ async fn receive(
         app.config.verify,
     )?;
     let md5 = (!content_md5.is_empty()).then(Md5::new);
-    let checks = Checks { hasher: begun.hasher, md5 };
-    let limits = Limits::of(verdict);
-    let received = receive_body(app, body, part, checks, &limits).await?;
+    let checks = PartHashers { hasher: begun.hasher, md5 };
+    let faults = BodyFaults::of(decision);
+    let received = receive_body(app, body, part, checks, &faults).await?;
     app.counters.received(received.len);
     if received.len != len {
-        app.store.discard(&part.upload, &received);
+        app.store.remove_part(&part.upload, &received);
         return Err(OssError::new(400, "IncompleteBody", "The body is shorter than Content-Length.").into());
     }
     if let Some(md5) = &received.md5
-        && unbase64(content_md5).as_ref() != Some(md5)
+        && decode_base64(content_md5).as_ref() != Some(md5)
     {
-        app.store.discard(&part.upload, &received);
+        app.store.remove_part(&part.upload, &received);
         return Err(OssError::new(
             400,
             "InvalidDigest",
@@ -208,19 +208,18 @@ async fn receive(
         .into());
     }
     let etag = etag(&received);
-    let stored = Stored { etag: etag.clone(), crc64: received.crc64, content_md5: received.md5.clone() };
+    let stored = PutResult { etag: etag.clone(), crc64: received.crc64, content_md5: received.md5.clone() };
     app.catalog
-        .change_soon(|state| {
-            state.end_part(&part.upload, part.part, received, &etag, begun.start, &app.store)
+        .change_no_wait(|state| {
+            state.record_part(&part.upload, part.part, received, &etag, begun.start, &app.store)
         })
         .map_err(|error| from_catalog(&error))?;
     Ok(stored)
 }
 
-/// MD5 where the sender asked for one to be checked. Otherwise digits made of CRC-64 and length:
-/// clients compare etags and never look into them, and MD5 would cost more than all the rest of an
-/// upload.
-fn etag(received: &Received) -> String {
+/// The MD5 if the client sent one to check. Otherwise CRC-64 and length: clients only compare etags, and MD5 would cost
+/// more than the rest of an upload.
+fn etag(received: &PartFile) -> String {
     match &received.md5 {
         Some(md5) => hex(md5).to_uppercase(),
         None => format!("{:016X}{:016X}", received.crc64, received.len),
@@ -228,10 +227,10 @@ fn etag(received: &Received) -> String {
 }
 
 fn from_catalog(error: &ApiError) -> OssError {
-    if error.status == 404 { OssError::no_upload() } else { OssError::internal(error.message.clone()) }
+    if error.status == 404 { OssError::no_such_upload() } else { OssError::internal(error.message.clone()) }
 }
 
-fn accepted(call: &Call, stored: &Stored) -> Result<hyper::Response<ReplyBody>, Ended> {
+fn put_response(call: &Call, stored: &PutResult) -> Result<hyper::Response<ReplyBody>, Failure> {
     let mut headers = vec![
         ("etag", format!("\"{}\"", stored.etag)),
         ("x-oss-hash-crc64ecma", stored.crc64.to_string()),
@@ -242,63 +241,63 @@ fn accepted(call: &Call, stored: &Stored) -> Result<hyper::Response<ReplyBody>, 
     {
         headers.push(("content-md5", value.to_owned()));
     }
-    response(200, &headers, ReplyBody::whole("")).map_err(Ended::HungUp)
+    response(200, &headers, ReplyBody::whole("")).map_err(Failure::Disconnect)
 }
 
-/// Faults of a body.
-struct Limits {
+/// FaultInjector of a body.
+struct BodyFaults {
     cut_bytes: Option<u64>,
     bytes_per_s: Option<u64>,
-    line: Option<Line>,
-    begun: Instant,
+    shared: Option<SharedThrottle>,
+    began: Instant,
 }
 
-impl Limits {
-    fn of(verdict: &Verdict) -> Self {
-        let cut_bytes = match verdict.action {
+impl BodyFaults {
+    fn of(decision: &FaultDecision) -> Self {
+        let cut_bytes = match decision.action {
             Some(FaultAction::Cut { bytes }) => Some(bytes),
             _ => None,
         };
         Self {
             cut_bytes,
-            bytes_per_s: verdict.throttle_bytes_per_s,
-            line: verdict.line.clone(),
-            begun: Instant::now(),
+            bytes_per_s: decision.throttle_bytes_per_s,
+            shared: decision.shared_throttle.clone(),
+            began: Instant::now(),
         }
     }
 
-    /// How long to wait after so many bytes, `piece` of which have come just now.
-    fn pause(&self, bytes: u64, piece: usize) -> Duration {
-        let line = self.line.as_ref().map_or(Duration::ZERO, |line| line.pause(piece as u64));
-        line.max(self.pause_alone(bytes))
+    /// The delay after `bytes` bytes, of which the last `piece` were transferred just now.
+    fn delay(&self, bytes: u64, piece: usize) -> Duration {
+        let shared = self.shared.as_ref().map_or(Duration::ZERO, |throttle| throttle.delay(piece as u64));
+        shared.max(self.own_delay(bytes))
     }
 
-    fn pause_alone(&self, bytes: u64) -> Duration {
+    fn own_delay(&self, bytes: u64) -> Duration {
         let Some(bytes_per_s) = self.bytes_per_s else { return Duration::ZERO };
         let due_ms = bytes.saturating_mul(1000) / bytes_per_s;
-        Duration::from_millis(due_ms).saturating_sub(self.begun.elapsed())
+        Duration::from_millis(due_ms).saturating_sub(self.began.elapsed())
     }
 
-    /// The next piece of a body that comes no faster than it may; none at the end.
-    async fn next(&self, app: &App, body: &mut Incoming, bytes: &mut u64) -> Result<Option<Bytes>, Ended> {
+    /// The next piece of a body, delayed by the throttles; `None` at the end.
+    async fn next(&self, app: &App, body: &mut Incoming, bytes: &mut u64) -> Result<Option<Bytes>, Failure> {
         loop {
             if self.cut_bytes.is_some_and(|cut| *bytes >= cut) {
                 app.counters.received(*bytes);
-                return Err(Ended::HungUp(HungUp));
+                return Err(Failure::Disconnect(Disconnect));
             }
             match body.frame().await {
                 None => return Ok(None),
                 Some(Err(_)) => {
-                    // The client is gone; nobody hears an answer.
+                    // The client has disconnected.
                     app.counters.received(*bytes);
-                    return Err(Ended::HungUp(HungUp));
+                    return Err(Failure::Disconnect(Disconnect));
                 }
                 Some(Ok(frame)) => {
                     let Ok(piece) = frame.into_data() else { continue };
                     *bytes += piece.len() as u64;
-                    let pause = self.pause(*bytes, piece.len());
-                    if !pause.is_zero() {
-                        tokio::time::sleep(pause).await;
+                    let delay = self.delay(*bytes, piece.len());
+                    if !delay.is_zero() {
+                        tokio::time::sleep(delay).await;
                     }
                     return Ok(Some(piece));
                 }
@@ -307,46 +306,44 @@ impl Limits {
     }
 }
 
-fn begin(app: &App, part: &PartOf, checks: Checks) -> Result<PartSink, OssError> {
-    app.store.begin_part(&part.upload, part.part, checks).map_err(|error| match error.kind() {
-        // A complete has taken the folder away.
-        io::ErrorKind::NotFound => OssError::no_upload(),
+fn begin(app: &App, part: &SignedPart, checks: PartHashers) -> Result<PartWriter, OssError> {
+    app.store.create_part(&part.upload, part.part, checks).map_err(|error| match error.kind() {
+        // A `complete` has moved or removed the folder.
+        io::ErrorKind::NotFound => OssError::no_such_upload(),
         _ => error.into(),
     })
 }
 
-/// Receives and writes piece by piece on one task: what was just received is still in the
-/// processor's cache, and a piece for the page cache takes a tenth of a millisecond. A disk that
-/// makes writers wait holds up one of the runtime's threads; clients see a slow server, as they
-/// should.
+/// Receives and writes on one task: a received piece is still in the CPU cache, and writing it to the page cache takes
+/// about 0.1 ms. A slow disk blocks a thread of the runtime; clients see a slow server.
 async fn receive_body(
     app: &App,
     body: &mut Incoming,
-    part: &PartOf,
-    checks: Checks,
-    limits: &Limits,
-) -> Result<Received, Ended> {
+    part: &SignedPart,
+    checks: PartHashers,
+    faults: &BodyFaults,
+) -> Result<PartFile, Failure> {
     let mut received = 0;
-    let mut piece = limits.next(app, body, &mut received).await?;
-    // Not before something has come: connections that wait hold no file open.
+    let mut piece = faults.next(app, body, &mut received).await?;
+    // After the first piece, so that idle connections hold no open file.
     let mut sink = begin(app, part, checks)?;
     while let Some(bytes) = piece {
         sink.write(&bytes)?;
-        piece = limits.next(app, body, &mut received).await?;
+        piece = faults.next(app, body, &mut received).await?;
     }
     Ok(sink.finish()?)
 }
 
-async fn get(call: &Call) -> Result<hyper::Response<ReplyBody>, Ended> {
+async fn get(call: &Call) -> Result<hyper::Response<ReplyBody>, Failure> {
     let app = &call.app;
     let (path, query) = (call.head.uri.path(), call.head.uri.query().unwrap_or(""));
     let object =
-        app.signer.check_get(path, query, app.clock.now_ms() / 1000).map_err(|why| refuse_url(call, why))?;
-    let verdict = app.faults.judge("get_object", None);
-    obey(call, &verdict).await?;
+        app.signer.check_get(path, query, app.clock.now_ms() / 1000).map_err(|why| url_error(call, why))?;
+    let decision = app.faults.decide("get_object", None);
+    apply_early_faults(call, &decision).await?;
     let blob = app
         .catalog
-        .read(|state| state.content(&object.drive, &object.file, &object.revision))
+        .read(|state| state.blob_of(&object.drive, &object.file, &object.revision))
         .ok_or_else(|| OssError::new(404, "NoSuchKey", "The specified key does not exist."))?;
     let size = blob.record.size;
     let range = call.head.headers.get("range").and_then(|value| value.to_str().ok());
@@ -373,24 +370,24 @@ async fn get(call: &Call) -> Result<hyper::Response<ReplyBody>, Ended> {
     let status = if range.is_some() { 206 } else { 200 };
     if call.head.method == Method::HEAD {
         headers.push(("content-length", (to - from).to_string()));
-        return response(status, &headers, ReplyBody::whole("")).map_err(Ended::HungUp);
+        return response(status, &headers, ReplyBody::whole("")).map_err(Failure::Disconnect);
     }
-    let body = content(&blob, from, to, &verdict, &call.link)?;
+    let body = object_body(&blob, from, to, &decision, &call.control)?;
     app.counters.sent(to - from);
-    response(status, &headers, body).map_err(Ended::HungUp)
+    response(status, &headers, body).map_err(Failure::Disconnect)
 }
 
-/// Bytes `from..to` of a blob, as the verdict lets them pass.
-fn content(
+/// The body with bytes `from..to` of a blob, with the faults applied.
+fn object_body(
     blob: &Arc<Blob>,
     from: u64,
     to: u64,
-    verdict: &Verdict,
-    link: &Arc<Link>,
-) -> Result<ReplyBody, Ended> {
+    decision: &FaultDecision,
+    control: &Arc<ConnectionControl>,
+) -> Result<ReplyBody, Failure> {
     let len = to - from;
     let read = |bytes: u64| -> io::Result<Bytes> {
-        let mut reader = Reader::of_blob(blob, from, from + bytes);
+        let mut reader = PartReader::of_blob(blob, from, from + bytes);
         let mut all = Vec::new();
         while let Some(chunk) = reader.next(CHUNK_BYTES)? {
             if chunk.len() as u64 == bytes {
@@ -400,36 +397,36 @@ fn content(
         }
         Ok(all.into())
     };
-    match verdict.action {
-        Some(FaultAction::CloseAfter) => return Err(Ended::HungUp(HungUp)),
+    match decision.action {
+        Some(FaultAction::CloseAfter) => return Err(Failure::Disconnect(Disconnect)),
         Some(FaultAction::Cut { bytes }) => {
             let first = read(bytes.min(len).min(DRAIN_BYTES_MAX))?;
-            return Ok(ReplyBody::cut(first, len, link));
+            return Ok(ReplyBody::cut(first, len, control));
         }
         Some(FaultAction::Short { bytes }) if bytes < len => {
-            return content(blob, from, from + bytes, &Verdict::default(), link);
+            return object_body(blob, from, from + bytes, &FaultDecision::default(), control);
         }
         _ => {}
     }
-    let corrupts = verdict.action == Some(FaultAction::Corrupt);
-    let is_slow = verdict.throttle_bytes_per_s.is_some() || verdict.line.is_some();
-    if len <= CHUNK_BYTES as u64 && !is_slow {
+    let corrupts = decision.action == Some(FaultAction::Corrupt);
+    let is_throttled = decision.throttle_bytes_per_s.is_some() || decision.shared_throttle.is_some();
+    if len <= CHUNK_BYTES as u64 && !is_throttled {
         let bytes = read(len)?;
         return Ok(ReplyBody::whole(if corrupts { corrupt(&bytes) } else { bytes }));
     }
-    let limits = Limits::of(verdict);
+    let faults = BodyFaults::of(decision);
     let mut sent = 0;
-    Ok(ReplyBody::stream(Reader::of_blob(blob, from, to), len, move |bytes| {
+    Ok(ReplyBody::stream(PartReader::of_blob(blob, from, to), len, move |bytes| {
         let is_first = sent == 0;
         sent += bytes.len() as u64;
-        // On a thread of its own, so it may sleep.
-        std::thread::sleep(limits.pause(sent, bytes.len()));
+        // This is a blocking thread.
+        std::thread::sleep(faults.delay(sent, bytes.len()));
         Ok(if corrupts && is_first { corrupt(&bytes) } else { bytes })
     }))
 }
 
-/// `bytes=a-b` as a half-open range. None where it is none that we read; an error where it names
-/// no byte of the object.
+/// Parses `bytes=a-b` into a half-open range. `None`: not supported, so the whole object is sent. An error: no byte of
+/// the object is in the range.
 fn parse_range(text: &str, size: u64) -> Option<Result<(u64, u64), ()>> {
     let (from, to) = text.strip_prefix("bytes=")?.split_once('-')?;
     let (from, to) = match (from.parse::<u64>().ok(), to.parse::<u64>().ok()) {
@@ -446,7 +443,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranges_are_read_as_http_says() {
+    fn ranges_are_parsed_as_in_rfc_9110() {
         assert_eq!(parse_range("bytes=0-4", 10), Some(Ok((0, 5))));
         assert_eq!(parse_range("bytes=5-", 10), Some(Ok((5, 10))));
         assert_eq!(parse_range("bytes=-3", 10), Some(Ok((7, 10))));

@@ -1,5 +1,4 @@
-//! Answers: bodies that are whole, bodies that are read from files as they are sent, and the end
-//! of a connection in place of an answer.
+//! Responses: bodies in memory, bodies streamed from files, and the end of a connection instead of a response.
 
 use std::io;
 use std::pin::Pin;
@@ -11,36 +10,33 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::Response;
 use tokio::sync::mpsc;
 
-use super::blobs::Reader;
+use super::blobs::PartReader;
 use super::errors::ApiError;
-use super::wire::Link;
+use super::connection::ConnectionControl;
 
-/// Bytes read from a file at once.
+/// Size of one read of a streamed file.
 pub(super) const CHUNK_BYTES: usize = 512 << 10;
 
-/// Chunks that wait to be sent, for each download.
+/// Chunks read ahead for each download.
 const CHUNKS_AHEAD: usize = 2;
 
-/// A request that gets no answer: its connection ends.
+/// The end of the connection instead of a response.
 #[derive(Debug, thiserror::Error)]
-#[error("the connection was to end")]
-pub(super) struct HungUp;
+#[error("connection closed by a fault")]
+pub(super) struct Disconnect;
 
-/// How far a body is that will be cut.
-pub(super) enum CutAt {
-    /// These bytes are to be sent.
+/// Progress of a truncated body: `Bytes` (unsent) -> `Flush` (given to hyper) -> end of the connection.
+pub(super) enum CutState {
     Bytes(Bytes),
-    /// They were handed over when everything had been sent so often.
+    /// The number of flushes before the bytes were given to hyper.
     Flush(u64),
 }
 
-/// A body.
 pub(super) enum ReplyBody {
-    /// All of it.
     Whole(Option<Bytes>),
-    /// Some of it, then the connection ends.
-    Cut { first: CutAt, declared: u64, link: Arc<Link> },
-    /// From files.
+    /// The first bytes of `declared`, then the end of the connection.
+    Cut { first: CutState, declared: u64, control: Arc<ConnectionControl> },
+    /// `left` bytes from files.
     Stream { chunks: mpsc::Receiver<io::Result<Bytes>>, left: u64 },
 }
 
@@ -54,18 +50,18 @@ impl Body for ReplyBody {
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         match &mut *self {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Cut { first, link, .. } => match first {
-                CutAt::Bytes(bytes) => {
+            Self::Cut { first, control, .. } => match first {
+                CutState::Bytes(bytes) => {
                     let bytes = std::mem::take(bytes);
-                    *first = CutAt::Flush(link.flushes());
+                    *first = CutState::Flush(control.flushes());
                     if bytes.is_empty() {
                         return self.poll_frame(cx);
                     }
                     Poll::Ready(Some(Ok(Frame::data(bytes))))
                 }
-                CutAt::Flush(before) => {
-                    ready!(link.poll_flushed(*before, cx));
-                    Poll::Ready(Some(Err(io::Error::other(HungUp))))
+                CutState::Flush(before) => {
+                    ready!(control.poll_flushed(*before, cx));
+                    Poll::Ready(Some(Err(io::Error::other(Disconnect))))
                 }
             },
             Self::Stream { chunks, left } => Poll::Ready(match ready!(chunks.poll_recv(cx)) {
@@ -98,20 +94,19 @@ impl Body for ReplyBody {
 }
 
 impl ReplyBody {
-    /// A body in memory.
     pub(super) fn whole(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
         Self::Whole((!bytes.is_empty()).then_some(bytes))
     }
 
-    /// The beginning of a body of `declared` bytes, after which the connection ends.
-    pub(super) fn cut(first: Bytes, declared: u64, link: &Arc<Link>) -> Self {
-        Self::Cut { first: CutAt::Bytes(first), declared, link: Arc::clone(link) }
+    /// The first bytes of a body with `Content-Length: declared`, then the end of the connection.
+    pub(super) fn cut(first: Bytes, declared: u64, control: &Arc<ConnectionControl>) -> Self {
+        Self::Cut { first: CutState::Bytes(first), declared, control: Arc::clone(control) }
     }
 
-    /// A body that is read while it is sent. `pace` may change chunks and take its time.
+    /// A body that a blocking thread reads while it is sent. `pace` can change chunks and can sleep.
     pub(super) fn stream(
-        mut reader: Reader,
+        mut reader: PartReader,
         len: u64,
         mut pace: impl FnMut(Bytes) -> io::Result<Bytes> + Send + 'static,
     ) -> Self {
@@ -124,7 +119,7 @@ impl ReplyBody {
                     Err(error) => Err(error),
                 };
                 let is_last = next.is_err();
-                // The receiver is gone when the client is.
+                // Fails when the client has disconnected.
                 if sender.blocking_send(next).is_err() || is_last {
                     return;
                 }
@@ -134,41 +129,39 @@ impl ReplyBody {
     }
 }
 
-/// An answer of an API call, before it is HTTP.
+/// The response to an API call before it becomes HTTP. Batches contain such responses.
 #[derive(Clone, Debug)]
-pub(super) struct Answer {
+pub(super) struct ApiResponse {
     pub(super) status: u16,
-    /// JSON, or nothing.
+    /// JSON, or empty.
     pub(super) body: Bytes,
 }
 
-impl Answer {
-    /// An answer without a body.
+impl ApiResponse {
     pub(super) fn empty(status: u16) -> Self {
         Self { status, body: Bytes::new() }
     }
 
-    /// An answer of JSON.
     pub(super) fn json(status: u16, body: &impl serde::Serialize) -> Result<Self, ApiError> {
         let body = serde_json::to_vec(body).map_err(|error| ApiError::internal(error.to_string()))?;
         Ok(Self { status, body: body.into() })
     }
 }
 
-/// A response; the parts are ours, so it always builds.
+/// Builds a response. Status and headers come from this program, so it does not fail in practice.
 pub(super) fn response(
     status: u16,
     headers: &[(&'static str, String)],
     body: ReplyBody,
-) -> Result<Response<ReplyBody>, HungUp> {
+) -> Result<Response<ReplyBody>, Disconnect> {
     let mut builder = Response::builder().status(status);
     for (name, value) in headers {
         builder = builder.header(*name, value);
     }
-    builder.body(body).map_err(|_| HungUp)
+    builder.body(body).map_err(|_| Disconnect)
 }
 
-/// The same bytes but for one bit.
+/// Flips one bit of the first byte.
 pub(super) fn corrupt(bytes: &Bytes) -> Bytes {
     let mut changed = bytes.to_vec();
     if let Some(first) = changed.first_mut() {

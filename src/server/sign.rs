@@ -1,8 +1,8 @@
-//! Signed URLs of the object store, and the other keyed hashes of the server.
+//! Presigned URLs of the object store, and the other keyed hashes of the server.
 //!
-//! The key belongs to the data folder, so URLs outlive a restart. A URL names drive, file and
-//! revision in its path and carries part number, upload, expiry and the declared midstate; all of
-//! it is signed, and so are the `Content-Type` and `Content-MD5` that the PUT must carry.
+//! The key is stored in the data folder, so URLs stay valid across a restart. The path of a URL names drive, file and
+//! revision; its query holds part number, upload id, expiry and the declared midstate. All of it is signed, and also
+//! the `Content-Type` and `Content-MD5` of the PUT.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -10,57 +10,56 @@ use std::fmt::Write as _;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha1::Sha1;
 
-use super::clock::{hex, unhex};
+use super::clock::{hex, decode_hex};
 use super::digest::Midstate;
 use crate::ids::{DriveId, FileId, RevisionId, UploadId};
 
 type HmacSha1 = Hmac<Sha1>;
 
-/// First segment of every object's path.
+/// First segment of every object path.
 pub(super) const OBJECT_PREFIX: &str = "/data/";
 
 /// The `OSSAccessKeyId` of every URL.
 const ACCESS_KEY_ID: &str = "pdsfs";
 
-/// Signs and checks.
 #[derive(Debug)]
 pub(super) struct Signer {
     key: Vec<u8>,
 }
 
-/// What a URL of the object store names.
+/// The object that a URL names.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Object {
+pub(super) struct ObjectKey {
     pub(super) drive: DriveId,
     pub(super) file: FileId,
     pub(super) revision: RevisionId,
 }
 
-/// A part of an upload, as its URL names it.
+/// The part that an upload URL names.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct PartOf {
+pub(super) struct SignedPart {
     pub(super) upload: UploadId,
     pub(super) part: u32,
     pub(super) midstate: Option<Midstate>,
 }
 
-/// Why a URL is refused.
+/// Why a URL was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Refused {
+pub(super) enum UrlError {
     Malformed,
     Signature,
-    /// With the second at which it ended.
+    /// With the Unix time of the expiry.
     Expired(i64),
 }
 
-/// What the sender of a PUT declares and the signature covers.
+/// The headers of a PUT that the signature covers.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Declared<'a> {
+pub(super) struct SignedHeaders<'a> {
     pub(super) content_md5: &'a str,
     pub(super) content_type: &'a str,
 }
 
-impl Object {
+impl ObjectKey {
     fn path(&self) -> String {
         format!("{OBJECT_PREFIX}{}%2F{}%2F{}", self.drive, self.file, self.revision)
     }
@@ -84,7 +83,7 @@ impl Signer {
     }
 
     fn mac(&self, parts: &[&str]) -> Option<HmacSha1> {
-        // HMAC takes keys of any length, so this is always there.
+        // HMAC accepts keys of any length, so this does not fail.
         let mut mac = HmacSha1::new_from_slice(&self.key).ok()?;
         for part in parts {
             mac.update(part.as_bytes());
@@ -97,33 +96,33 @@ impl Signer {
         self.mac(parts).map(|mac| hex(&mac.finalize().into_bytes())).unwrap_or_default()
     }
 
-    /// A keyed hash under which a token can be stored and looked up.
+    /// A keyed hash of a token. The catalog stores it instead of the token.
     pub(super) fn fingerprint(&self, secret: &str) -> String {
         self.hex_mac(&["token", secret])
     }
 
-    /// Whether two secrets are the same, in a time that does not depend on where they differ.
-    pub(super) fn same(&self, given: &str, wanted: &str) -> bool {
+    /// Compares two secrets in constant time.
+    pub(super) fn constant_time_eq(&self, given: &str, wanted: &str) -> bool {
         let Some(given) = self.mac(&["compare", given]) else { return false };
         self.mac(&["compare", wanted])
             .is_some_and(|wanted| wanted.verify_slice(&given.finalize().into_bytes()).is_ok())
     }
 
-    /// The URL of a download.
-    pub(super) fn get_url(&self, base: &str, object: &Object, expires_s: i64) -> String {
+    /// A download URL.
+    pub(super) fn get_url(&self, base: &str, object: &ObjectKey, expires_s: i64) -> String {
         let path = object.path();
         let expires = expires_s.to_string();
         let signature = self.hex_mac(&["GET", &expires, &path]);
         format!("{base}{path}?Expires={expires}&OSSAccessKeyId={ACCESS_KEY_ID}&Signature={signature}")
     }
 
-    /// The URL of a part.
+    /// The upload URL of a part.
     pub(super) fn put_url(
         &self,
         base: &str,
-        object: &Object,
-        part: &PartOf,
-        declared: Declared<'_>,
+        object: &ObjectKey,
+        part: &SignedPart,
+        declared: SignedHeaders<'_>,
         expires_s: i64,
     ) -> String {
         let path = object.path();
@@ -148,7 +147,7 @@ impl Signer {
         upload: &str,
         part: &str,
         state: &str,
-        declared: Declared<'_>,
+        declared: SignedHeaders<'_>,
         expires: &str,
     ) -> String {
         self.hex_mac(&[
@@ -163,46 +162,46 @@ impl Signer {
         ])
     }
 
-    /// What a download URL names.
-    pub(super) fn check_get(&self, path: &str, query: &str, now_s: i64) -> Result<Object, Refused> {
+    /// Verifies a download URL.
+    pub(super) fn check_get(&self, path: &str, query: &str, now_s: i64) -> Result<ObjectKey, UrlError> {
         let query = parse_query(query);
         let get = |key: &str| query.get(key).map_or("", String::as_str);
-        let object = Object::parse(path).ok_or(Refused::Malformed)?;
+        let object = ObjectKey::parse(path).ok_or(UrlError::Malformed)?;
         let expires = get("Expires");
         let wanted = self.hex_mac(&["GET", expires, &object.path()]);
         self.check(get("Signature"), &wanted, expires, now_s)?;
         Ok(object)
     }
 
-    /// What an upload URL names.
+    /// Verifies an upload URL.
     pub(super) fn check_put(
         &self,
         path: &str,
         query: &str,
-        declared: Declared<'_>,
+        declared: SignedHeaders<'_>,
         now_s: i64,
-    ) -> Result<(Object, PartOf), Refused> {
+    ) -> Result<(ObjectKey, SignedPart), UrlError> {
         let query = parse_query(query);
         let get = |key: &str| query.get(key).map_or("", String::as_str);
-        let object = Object::parse(path).ok_or(Refused::Malformed)?;
+        let object = ObjectKey::parse(path).ok_or(UrlError::Malformed)?;
         let (expires, number, upload) = (get("Expires"), get("partNumber"), get("uploadId"));
         let state = get("x-oss-hash-ctx");
         let wanted = self.put_signature(&object.path(), upload, number, state, declared, expires);
         self.check(get("Signature"), &wanted, expires, now_s)?;
-        let part = PartOf {
-            upload: UploadId::new(upload).map_err(|_| Refused::Malformed)?,
-            part: number.parse().map_err(|_| Refused::Malformed)?,
-            midstate: if state.is_empty() { None } else { Some(decode(state).ok_or(Refused::Malformed)?) },
+        let part = SignedPart {
+            upload: UploadId::new(upload).map_err(|_| UrlError::Malformed)?,
+            part: number.parse().map_err(|_| UrlError::Malformed)?,
+            midstate: if state.is_empty() { None } else { Some(decode(state).ok_or(UrlError::Malformed)?) },
         };
         Ok((object, part))
     }
 
-    fn check(&self, given: &str, wanted: &str, expires: &str, now_s: i64) -> Result<(), Refused> {
-        if !self.same(given, wanted) {
-            return Err(Refused::Signature);
+    fn check(&self, given: &str, wanted: &str, expires: &str, now_s: i64) -> Result<(), UrlError> {
+        if !self.constant_time_eq(given, wanted) {
+            return Err(UrlError::Signature);
         }
-        let expires: i64 = expires.parse().map_err(|_| Refused::Malformed)?;
-        if expires < now_s { Err(Refused::Expired(expires)) } else { Ok(()) }
+        let expires: i64 = expires.parse().map_err(|_| UrlError::Malformed)?;
+        if expires < now_s { Err(UrlError::Expired(expires)) } else { Ok(()) }
     }
 }
 
@@ -210,14 +209,14 @@ fn parse_query(query: &str) -> HashMap<String, String> {
     url::form_urlencoded::parse(query.as_bytes()).into_owned().collect()
 }
 
-/// Offset and words in hex, 16 and 8 digits each.
+/// The offset in 16 hex digits, then the words in 8 each.
 fn encode(state: &Midstate) -> String {
     let words = state.h.iter().flat_map(|word| word.to_be_bytes());
     hex(&state.offset.to_be_bytes().into_iter().chain(words).collect::<Vec<_>>())
 }
 
 fn decode(text: &str) -> Option<Midstate> {
-    let raw = unhex(text)?;
+    let raw = decode_hex(text)?;
     let (offset, words) = raw.split_at_checked(8)?;
     let words = words.chunks(4).map(|word| Some(u32::from_be_bytes(word.try_into().ok()?)));
     Some(Midstate { offset: u64::from_be_bytes(offset.try_into().ok()?), h: words.collect::<Option<_>>()? })
@@ -227,13 +226,13 @@ fn decode(text: &str) -> Option<Midstate> {
 mod tests {
     use super::*;
 
-    fn fixture() -> (Signer, Object, PartOf) {
-        let object = Object {
+    fn fixture() -> (Signer, ObjectKey, SignedPart) {
+        let object = ObjectKey {
             drive: DriveId::new("1").unwrap(),
             file: FileId::new("f1").unwrap(),
             revision: RevisionId::new("r1").unwrap(),
         };
-        let part = PartOf {
+        let part = SignedPart {
             upload: UploadId::new("UP").unwrap(),
             part: 3,
             midstate: Some(Midstate { offset: 64, h: vec![1, 2, 3, 4, u32::MAX] }),
@@ -242,35 +241,35 @@ mod tests {
     }
 
     #[test]
-    fn upload_urls_carry_everything_and_hide_nothing_unsigned() {
+    fn every_field_of_an_upload_url_is_signed() {
         let (signer, object, part) = fixture();
-        let url = signer.put_url("http://h", &object, &part, Declared::default(), 100);
+        let url = signer.put_url("http://h", &object, &part, SignedHeaders::default(), 100);
         let (path, query) = url.strip_prefix("http://h").unwrap().split_once('?').unwrap();
-        let check = |path: &str, query: &str, now| signer.check_put(path, query, Declared::default(), now);
+        let check = |path: &str, query: &str, now| signer.check_put(path, query, SignedHeaders::default(), now);
         assert_eq!(check(path, query, 100), Ok((object, part)));
-        assert_eq!(check(path, query, 101), Err(Refused::Expired(100)));
+        assert_eq!(check(path, query, 101), Err(UrlError::Expired(100)));
         for (from, to) in [("=3&", "=4&"), ("Expires=1", "Expires=9"), ("=UP", "=UQ"), ("ctx=0", "ctx=1")] {
             assert!(query.contains(from), "{query}");
-            assert_eq!(check(path, &query.replace(from, to), 100), Err(Refused::Signature), "{from}");
+            assert_eq!(check(path, &query.replace(from, to), 100), Err(UrlError::Signature), "{from}");
         }
-        assert_eq!(check(&path.replace("f1", "f2"), query, 100), Err(Refused::Signature));
-        let typed = Declared { content_type: "text/plain", ..Declared::default() };
-        assert_eq!(signer.check_put(path, query, typed, 100), Err(Refused::Signature));
+        assert_eq!(check(&path.replace("f1", "f2"), query, 100), Err(UrlError::Signature));
+        let typed = SignedHeaders { content_type: "text/plain", ..SignedHeaders::default() };
+        assert_eq!(signer.check_put(path, query, typed, 100), Err(UrlError::Signature));
     }
 
     #[test]
-    fn a_download_url_is_no_upload_url() {
+    fn download_url_is_refused_for_a_put() {
         let (signer, object, _) = fixture();
         let url = signer.get_url("", &object, 100);
         let (path, query) = url.split_once('?').unwrap();
         assert_eq!(signer.check_get(path, query, 1), Ok(object));
-        assert_eq!(signer.check_put(path, query, Declared::default(), 1), Err(Refused::Signature));
-        assert_eq!(Signer::new(b"other".to_vec()).check_get(path, query, 1), Err(Refused::Signature));
+        assert_eq!(signer.check_put(path, query, SignedHeaders::default(), 1), Err(UrlError::Signature));
+        assert_eq!(Signer::new(b"other".to_vec()).check_get(path, query, 1), Err(UrlError::Signature));
     }
 
     #[test]
-    fn secrets_compare() {
+    fn secrets_are_compared_by_value() {
         let signer = Signer::new(b"key".to_vec());
-        assert!(signer.same("a", "a") && !signer.same("a", "b") && !signer.same("", "a"));
+        assert!(signer.constant_time_eq("a", "a") && !signer.constant_time_eq("a", "b") && !signer.constant_time_eq("", "a"));
     }
 }

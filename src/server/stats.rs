@@ -1,78 +1,77 @@
-//! What the server has done, for tests and for people: counts of requests, and the uploads that
-//! are not complete yet.
+//! Counters of requests and bytes, and the open uploads.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::watch;
 
-use super::catalog::records::{Target, Upload};
+use super::catalog::records::{UploadTarget, Upload};
 use super::clock::rfc3339;
 use crate::ids::{DriveId, FileId, UploadId};
 
-/// A look at the server.
+/// Counters since the start of the server, and the uploads that are open now.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct Stats {
-    /// Requests that were answered or ended, by endpoint: a path below `/v2/`, `put_part` or
-    /// `get_object`.
+    /// Ended requests by endpoint: the path below `/v2/`, `put_part` or `get_object`.
     pub requests: BTreeMap<String, u64>,
-    /// The same, by endpoint and HTTP status, such as `file/create 201`; 0 is no answer.
+    /// Ended requests by endpoint and HTTP status, such as `file/create 201`. Status 0: the connection was
+    /// closed without a response.
     pub statuses: BTreeMap<String, u64>,
-    /// Bytes of parts that were received, also of those that were cut.
+    /// Received bytes of part bodies, including truncated ones.
     pub received_bytes: u64,
-    /// Bytes of content that were asked for.
+    /// Bytes of content in the responses to downloads, counted when a response begins.
     pub sent_bytes: u64,
-    /// Uploads that are not complete, oldest first.
+    /// Upload sessions that are not complete, oldest first.
     pub open_uploads: Vec<OpenUpload>,
 }
 
 impl Stats {
-    /// How often an endpoint was called.
+    /// Number of ended requests to `endpoint`.
     pub fn count(&self, endpoint: &str) -> u64 {
         self.requests.get(endpoint).copied().unwrap_or(0)
     }
 }
 
-/// An upload that is not complete.
+/// An upload session that is not complete.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct OpenUpload {
-    /// The upload.
+    /// Id from the response to `file/create`.
     pub upload_id: UploadId,
-    /// The file that it becomes.
+    /// The new file, or the file that gets a new revision.
     pub file_id: FileId,
-    /// The drive.
+    /// The drive of the file.
     pub drive_id: DriveId,
-    /// The folder, of a new file.
+    /// The folder of a new file. `None` for a new revision.
     pub parent_file_id: Option<FileId>,
-    /// The name, of a new file.
+    /// The name of a new file. `None` for a new revision.
     pub name: Option<String>,
-    /// Parts come in any order.
+    /// Whether parts are accepted in any order.
     pub parallel_upload: bool,
-    /// When it was begun.
+    /// Time of `file/create`, in RFC 3339.
     pub created_at: String,
-    /// Parts that the server has.
+    /// Complete parts, by number.
     pub parts: Vec<ReceivedPart>,
-    /// Numbers of the parts that are on their way.
+    /// Numbers of the parts that are being received.
     pub receiving: Vec<u32>,
 }
 
-/// A part that the server has.
+/// A complete part of an upload session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct ReceivedPart {
-    /// Its number.
+    /// 1 to 10,000.
     pub part_number: u32,
-    /// Its size in bytes.
+    /// In bytes.
     pub part_size: u64,
 }
 
 impl From<&Upload> for OpenUpload {
     fn from(upload: &Upload) -> Self {
         let (parent_file_id, name) = match &upload.target {
-            Target::New { parent, name, .. } => (Some(parent.clone()), Some(name.clone())),
-            Target::Revision => (None, None),
+            UploadTarget::New { parent, name, .. } => (Some(parent.clone()), Some(name.clone())),
+            UploadTarget::Revision => (None, None),
         };
-        let part = |(number, part): (&u32, &super::catalog::records::Part)| ReceivedPart {
+        let part = |(number, part): (&u32, &super::catalog::records::PartRecord)| ReceivedPart {
             part_number: *number,
             part_size: part.len,
         };
@@ -90,25 +89,25 @@ impl From<&Upload> for OpenUpload {
     }
 }
 
-/// Counts while the server runs.
+/// The counters of a running server.
 #[derive(Debug)]
 pub(super) struct Counters {
-    counted: Mutex<Stats>,
+    stats: Mutex<Stats>,
     changes: watch::Sender<u64>,
 }
 
 impl Default for Counters {
     fn default() -> Self {
-        Self { counted: Mutex::default(), changes: watch::Sender::new(0) }
+        Self { stats: Mutex::default(), changes: watch::Sender::new(0) }
     }
 }
 
 impl Counters {
-    /// Counts a request that ended; status 0 is no answer.
+    /// Counts an ended request. Status 0: no response.
     pub(super) fn count(&self, endpoint: &str, status: u16) {
         self.edit(|stats| {
-            bump(&mut stats.requests, endpoint);
-            bump(&mut stats.statuses, &format!("{endpoint} {status}"));
+            increment(&mut stats.requests, endpoint);
+            increment(&mut stats.statuses, &format!("{endpoint} {status}"));
         });
     }
 
@@ -121,7 +120,7 @@ impl Counters {
     }
 
     pub(super) fn snapshot(&self) -> Stats {
-        self.counted.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.stats.lock().clone()
     }
 
     pub(super) fn subscribe(&self) -> watch::Receiver<u64> {
@@ -129,18 +128,18 @@ impl Counters {
     }
 
     fn edit(&self, edit: impl FnOnce(&mut Stats)) {
-        edit(&mut self.counted.lock().unwrap_or_else(PoisonError::into_inner));
+        edit(&mut self.stats.lock());
         self.changes.send_modify(|n| *n += 1);
     }
 }
 
-/// Endpoints are few, but a client may ask for any path.
-const KEYS_MAX: usize = 1000;
+/// Bound on the counted endpoints: a client can request any path.
+const ENDPOINTS_MAX: usize = 1000;
 
-fn bump(counts: &mut BTreeMap<String, u64>, key: &str) {
+fn increment(counts: &mut BTreeMap<String, u64>, key: &str) {
     if let Some(count) = counts.get_mut(key) {
         *count += 1;
-    } else if counts.len() < KEYS_MAX {
+    } else if counts.len() < ENDPOINTS_MAX {
         counts.insert(key.to_owned(), 1);
     }
 }

@@ -1,86 +1,77 @@
-//! Why nothing is sent: what is missing, for as long as it is.
+//! Why uploads are paused, while they are.
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::Progress;
-
-/// What is missing.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+/// What paused uploads wait for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum PauseReason {
-    /// A login: nothing goes on until somebody has logged in again.
+    /// A login by the user.
     LoginNeeded,
-    /// The network.
+    /// The network or the service.
     Offline,
-    /// A word of another version: only who asks a mount meets it.
-    #[default]
-    #[serde(other)]
-    Unknown,
 }
 
 impl PauseReason {
-    /// For people.
+    /// The reason in words.
     pub fn name(self) -> &'static str {
         match self {
             Self::LoginNeeded => "login needed",
             Self::Offline => "offline",
-            Self::Unknown => "for another reason",
         }
     }
 }
 
-/// Something that is missing, since when, and what is known about it.
+/// One reason, with its start.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Pause {
-    /// What.
     pub reason: PauseReason,
-    /// For people.
+    /// Details in words.
     pub detail: Arc<str>,
-    /// Since when.
     pub since: SystemTime,
 }
 
-impl Progress {
-    /// Nothing is sent from now on, for this reason; whether that is news.
-    pub fn pause(&self, reason: PauseReason, detail: &str) -> bool {
-        let mut is_news = false;
-        self.pauses.send_if_modified(|pauses| {
+/// All current pauses, at most one for each reason. A needed login comes first: only the user can end it.
+#[derive(Debug, Default)]
+pub(super) struct Pauses(watch::Sender<Vec<Pause>>);
+
+impl Pauses {
+    /// Adds a pause. Returns whether the reason is new; a known reason takes the new detail and keeps its start.
+    pub(super) fn add(&self, reason: PauseReason, detail: &str) -> bool {
+        let mut is_new = false;
+        self.0.send_if_modified(|pauses| {
             if let Some(known) = pauses.iter_mut().find(|pause| pause.reason == reason) {
-                let is_other = &*known.detail != detail;
-                if is_other {
+                let is_changed = &*known.detail != detail;
+                if is_changed {
                     known.detail = detail.into();
                 }
-                return is_other;
+                return is_changed;
             }
             pauses.push(Pause { reason, detail: detail.into(), since: SystemTime::now() });
             pauses.sort_by_key(|pause| pause.reason);
-            is_news = true;
+            is_new = true;
             true
         });
-        is_news
+        is_new
     }
 
-    /// This is not missing any more; whether it was.
-    pub fn resume(&self, reason: PauseReason) -> bool {
-        self.pauses.send_if_modified(|pauses| {
+    /// Removes a pause. Returns whether there was one.
+    pub(super) fn remove(&self, reason: PauseReason) -> bool {
+        self.0.send_if_modified(|pauses| {
             let before = pauses.len();
             pauses.retain(|pause| pause.reason != reason);
             pauses.len() < before
         })
     }
 
-    /// What is missing, what only a person can give first.
-    pub fn pauses(&self) -> Vec<Pause> {
-        self.pauses.borrow().clone()
+    pub(super) fn all(&self) -> Vec<Pause> {
+        self.0.borrow().clone()
     }
 
-    /// Changes with what is missing.
-    pub fn subscribe_pauses(&self) -> watch::Receiver<Vec<Pause>> {
-        self.pauses.subscribe()
+    pub(super) fn subscribe(&self) -> watch::Receiver<Vec<Pause>> {
+        self.0.subscribe()
     }
 }
 
@@ -89,16 +80,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_reason_comes_and_goes_once() {
-        let progress = Progress::new();
-        assert!(progress.pause(PauseReason::Offline, "no route"));
-        assert!(!progress.pause(PauseReason::Offline, "no name server"));
-        assert!(progress.pause(PauseReason::LoginNeeded, "refused"));
-        let seen: Vec<_> = progress.pauses().iter().map(|p| (p.reason, p.detail.to_string())).collect();
+    fn each_reason_starts_and_ends_once() {
+        let pauses = Pauses::default();
+        assert!(pauses.add(PauseReason::Offline, "no route"));
+        assert!(!pauses.add(PauseReason::Offline, "no name server"));
+        assert!(pauses.add(PauseReason::LoginNeeded, "refused"));
+        let all: Vec<_> = pauses.all().iter().map(|p| (p.reason, p.detail.to_string())).collect();
         let login = (PauseReason::LoginNeeded, "refused".to_owned());
-        assert_eq!(seen, [login.clone(), (PauseReason::Offline, "no name server".to_owned())]);
-        assert!(progress.resume(PauseReason::Offline));
-        assert!(!progress.resume(PauseReason::Offline));
-        assert_eq!(progress.pauses().len(), 1);
+        assert_eq!(all, [login.clone(), (PauseReason::Offline, "no name server".to_owned())]);
+        assert!(pauses.remove(PauseReason::Offline));
+        assert!(!pauses.remove(PauseReason::Offline));
+        assert_eq!(pauses.all().len(), 1);
     }
 }

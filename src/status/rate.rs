@@ -1,56 +1,54 @@
-//! How fast bytes arrive at the drive: a sliding window over acknowledged parts.
+//! The upload rate: a sliding window over acknowledged parts.
 //!
-//! Pure: the time is an argument. Acknowledgements come in lumps of a part, so a window of fixed
-//! length would show nothing on a slow line and noise on a fast one. The window therefore spans
-//! [`WINDOW`], but never fewer than [`SAMPLES_MIN`] lumps and never more than [`SAMPLES_MAX`]. Parts that
-//! share a line end at once: they are one lump. A transfer that stalls shows a rate that falls, never the last
-//! good one; after a silence that is long beside the time between lumps, it shows none.
+//! Pure: the time is an argument. Bytes are acknowledged part by part, so a window of fixed length would be empty on a
+//! slow line and noisy on a fast one. The window spans [`WINDOW`], but at least [`SAMPLES_MIN`] and at most
+//! [`SAMPLES_MAX`] samples. Parts that share a line end at the same time and make one sample. The rate of a stalled
+//! transfer falls, and is 0 after a silence that is long compared with the time between samples.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// How far back the rate looks where lumps are frequent.
+/// Length of the window with frequent samples.
 const WINDOW: Duration = Duration::from_secs(5);
-/// Lumps that stay in the window however old they are.
+/// Samples that stay in the window at any age.
 const SAMPLES_MIN: usize = 4;
-/// Bound on memory: with lumps more frequent than this the window is shorter than [`WINDOW`].
+/// Limit on memory. With more frequent samples, the window is shorter than [`WINDOW`].
 const SAMPLES_MAX: usize = 256;
-/// Shortest time that a rate is computed over; below it one early part would look like a rocket. What is
-/// acknowledged within it is one lump.
+/// Shortest time that a rate is computed over, so that one early part gives no absurd rate. Acknowledgements within this
+/// time are one sample.
 const SPAN_MIN: Duration = Duration::from_millis(100);
-/// Of the usual times between lumps so many may pass in silence before nothing is said to move. Never less than
-/// [`WINDOW`].
-const SILENT_LUMPS_MAX: u32 = 3;
+/// Silence before the rate is 0, in mean times between samples; at least [`WINDOW`].
+const SILENT_INTERVALS_MAX: u32 = 3;
 
-/// Acknowledged lumps, oldest first. The bytes of the first one lie before the window.
+/// Samples, oldest first. The first one marks the start of the window; its bytes do not count.
 #[derive(Debug)]
 pub(super) struct RateWindow {
     samples: VecDeque<(Instant, u64)>,
-    /// Sum of all samples but the first.
+    /// Sum of all samples except the first.
     bytes: u64,
 }
 
 impl RateWindow {
-    /// A window that opens now, with nothing acknowledged yet.
+    /// A window that starts now.
     pub(super) fn new(now: Instant) -> Self {
         Self { samples: VecDeque::from([(now, 0)]), bytes: 0 }
     }
 
-    /// Takes one acknowledged lump.
+    /// Adds acknowledged bytes.
     pub(super) fn add(&mut self, now: Instant, bytes: u64) {
         self.bytes = self.bytes.saturating_add(bytes);
-        // The first one lies before the window: nothing is added to it.
+        // Bytes added to the first sample would not count.
         let is_open = self.samples.len() > 1;
         match self.samples.back_mut().filter(|_| is_open) {
-            Some((at, lump)) if now.saturating_duration_since(*at) < SPAN_MIN => {
-                *lump = lump.saturating_add(bytes);
+            Some((at, sample)) if now.saturating_duration_since(*at) < SPAN_MIN => {
+                *sample = sample.saturating_add(bytes);
             }
             _ => self.samples.push_back((now, bytes)),
         }
         self.prune(now);
     }
 
-    /// Bytes per second over the window that ends now; none where nothing has moved for long.
+    /// Bytes per second over the window that ends now; 0 after a long silence.
     pub(super) fn bytes_per_s(&mut self, now: Instant) -> u64 {
         self.prune(now);
         if self.is_silent(now) {
@@ -66,12 +64,12 @@ impl RateWindow {
         let (Some((opened, _)), Some((last, _))) = (self.samples.front(), self.samples.back()) else {
             return true;
         };
-        let lumps = u32::try_from(self.samples.len() - 1).unwrap_or(u32::MAX).max(1);
-        let usual = last.saturating_duration_since(*opened) / lumps;
-        now.saturating_duration_since(*last) > WINDOW.max(usual * SILENT_LUMPS_MAX)
+        let intervals = u32::try_from(self.samples.len() - 1).unwrap_or(u32::MAX).max(1);
+        let mean = last.saturating_duration_since(*opened) / intervals;
+        now.saturating_duration_since(*last) > WINDOW.max(mean * SILENT_INTERVALS_MAX)
     }
 
-    /// Moves the opening of the window forward, lump by lump.
+    /// Moves the start of the window forward, sample by sample.
     fn prune(&mut self, now: Instant) {
         while let Some(&(second, second_bytes)) = self.samples.get(1) {
             let old = now.saturating_duration_since(second) >= WINDOW && self.samples.len() > SAMPLES_MIN;
@@ -95,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_steady_stream_shows_its_rate() {
+    fn steady_stream_has_its_rate() {
         let start = Instant::now();
         let mut window = RateWindow::new(start);
         for ms in (100..=20_000).step_by(100) {
@@ -105,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn the_window_forgets_an_old_burst() {
+    fn old_burst_leaves_the_window() {
         let start = Instant::now();
         let mut window = RateWindow::new(start);
         window.add(at(start, 100), 1000 * MIB);
@@ -116,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_line_with_rare_parts_is_not_zero() {
+    fn rare_parts_of_a_slow_line_have_a_rate() {
         let start = Instant::now();
         let mut window = RateWindow::new(start);
         for part in 1..=6 {
@@ -126,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stall_makes_the_rate_fall() {
+    fn stall_lowers_the_rate_to_zero() {
         let start = Instant::now();
         let mut window = RateWindow::new(start);
         for ms in (100..=3_000).step_by(100) {
@@ -135,13 +133,13 @@ mod tests {
         let rates: Vec<_> = (3..=8).map(|s| window.bytes_per_s(at(start, s * 1000))).collect();
         assert!(rates.windows(2).all(|pair| pair[0] > pair[1]), "{rates:?}");
         assert_eq!((rates[0], window.bytes_per_s(at(start, 8_001))), (10 * MIB, 0));
-        // What moves again shows a rate again.
+        // The rate returns with the next part.
         window.add(at(start, 60_000), MIB);
         assert!(window.bytes_per_s(at(start, 60_000)) > 0);
     }
 
     #[test]
-    fn a_slow_line_is_silent_for_longer_before_it_shows_nothing() {
+    fn slow_line_may_be_silent_for_longer() {
         let start = Instant::now();
         let mut window = RateWindow::new(start);
         for part in 1..=6 {
@@ -153,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_that_end_together_are_one_lump() {
+    fn parts_that_end_together_are_one_sample() {
         let start = Instant::now();
         let mut window = RateWindow::new(start);
         for round in 1..=3 {
@@ -164,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_instant_and_the_number_of_samples_are_bounded() {
+    fn shortest_span_and_sample_count_are_bounded() {
         let start = Instant::now();
         let mut window = RateWindow::new(start);
         assert_eq!(window.bytes_per_s(start), 0);

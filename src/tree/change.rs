@@ -1,23 +1,24 @@
-//! What this mount does to the tree, and what the drive tells of single objects.
+//! Changes made by this mount, and answers of the drive about single objects.
 //!
-//! Every function here is called after the drive has agreed, or for things that only exist here.
+//! The functions here are called after the drive has confirmed a change, or for local-only changes.
 
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use super::{Body, Dentry, Identity, Inode, Object, Objects, Spot, Standing, Tree};
+use super::inodes::{Backing, Dentry, DentryRef, DentryState, Identity, Inode, InodeBody, Tree, stale};
+use super::name::Name;
+use super::objects::Objects;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, Ino};
 use crate::pds::drive::FileMeta;
 use crate::pds::types::FileType;
 use crate::posix::Posix;
-use crate::tree::Name;
 
-/// An object that nothing here stands for any more; the caller removes it from the drive.
-pub type Superseded = FileMeta;
+/// An object that no inode needs any more. The caller removes it from the drive.
+pub type SupersededObject = FileMeta;
 
 impl Tree {
-    /// A file that was created here and is not on the drive yet. The name must be absent.
+    /// Adds a file that is not on the drive yet. Fails with EEXIST where the name is taken.
     pub fn create_local(
         &mut self,
         dir: Ino,
@@ -25,21 +26,21 @@ impl Tree {
         now: Instant,
         (since, posix): (SystemTime, Option<Arc<Posix>>),
     ) -> Result<Ino> {
-        self.create_unborn(FileType::File, dir, name, now, (since, posix))
+        self.create_unbacked(FileType::File, dir, name, now, (since, posix))
     }
 
-    /// A folder that lives on this machine only. The name must be absent.
-    pub fn create_local_folder(
+    /// Adds a local-only directory. Fails with EEXIST where the name is taken.
+    pub fn create_local_dir(
         &mut self,
         dir: Ino,
         name: &Name,
         now: Instant,
         (since, posix): (SystemTime, Option<Arc<Posix>>),
     ) -> Result<Ino> {
-        self.create_unborn(FileType::Folder, dir, name, now, (since, posix))
+        self.create_unbacked(FileType::Folder, dir, name, now, (since, posix))
     }
 
-    fn create_unborn(
+    fn create_unbacked(
         &mut self,
         kind: FileType,
         dir: Ino,
@@ -51,41 +52,40 @@ impl Tree {
             return Err(Error::new(ErrorKind::Exists, format!("{name} exists")));
         }
         self.check_alive(dir)?;
-        let ino = self.add_inode(kind, Object::Unborn { since, posix }, Some(now));
-        let spot = Spot { parent: dir, name: name.shared(), remote: name.remote() };
-        self.link(ino, spot, own_dentry(ino, Standing::Unsaved, now))?;
-        self.attrs_set(ino, now, since);
+        let ino = self.add_inode(kind, Backing::None { since, posix }, Some(now));
+        let dentry_ref = DentryRef { parent: dir, name: name.shared(), remote: name.remote() };
+        self.link(ino, dentry_ref, new_dentry(ino, DentryState::Unsaved, now))?;
+        self.attrs_changed(ino, now, since);
         Ok(ino)
     }
 
-    /// An object that was just made on the drive, in a folder, under this name.
+    /// Adds an object that this mount just created on the drive.
     pub fn insert(&mut self, dir: Ino, name: &Name, meta: FileMeta, now: Instant) -> Result<Ino> {
         self.check_alive(dir)?;
         let ino = match self.by_file_id.get(&meta.file_id) {
-            // A listing was faster.
+            // A listing has added it already.
             Some(&ino) => ino,
-            None => self.add_inode(meta.kind, Object::Live(meta.clone()), Some(now)),
+            None => self.add_inode(meta.kind, Backing::Remote(meta.clone()), Some(now)),
         };
-        let is_new_folder = meta.kind == FileType::Folder;
+        let is_new_dir = meta.kind == FileType::Folder;
         self.moved(ino, dir, name, meta, now)?;
-        if is_new_folder && let Ok(folder) = self.folder_mut(ino) {
-            folder.listed_at = Some(now);
+        if is_new_dir && let Ok(directory) = self.directory_mut(ino) {
+            directory.listed_at = Some(now);
         }
         Ok(ino)
     }
 
-    /// The file has content or attributes that the drive does not have yet: no listing touches it
-    /// until [`Self::adopt`] or [`Self::discard`].
+    /// Marks a file as unsaved: listings do not change it until [`Self::adopt`] or [`Self::discard`].
     pub fn mark_unsaved(&mut self, ino: Ino) {
         if let Some(dentry) = self.dentry_mut(ino) {
-            dentry.standing = Standing::Unsaved;
+            dentry.state = DentryState::Unsaved;
         }
     }
 
-    /// The drive has the file now, as `meta` says; perhaps as another object than before.
+    /// Records a commit: the drive has the file as `meta`, possibly as another object than before.
     ///
-    /// Where `meta` is elsewhere than [`Self::place`], the file stays unsaved: the caller moves it
-    /// and adopts again.
+    /// If `meta` is not at [`Self::location`], the file stays unsaved. The caller moves the object and
+    /// calls this again.
     pub fn adopt(&mut self, ino: Ino, meta: FileMeta, now: Instant) {
         if !self.inodes.contains_key(&ino) {
             return;
@@ -93,234 +93,234 @@ impl Tree {
         if let Some(other) = self.by_file_id.get(&meta.file_id).copied()
             && other != ino
         {
-            self.bury(other);
+            self.detach(other);
         }
         self.replacing.remove(&meta.file_id);
-        self.become_object(ino, meta, now);
-        self.stop_replacing(ino, now);
-        let is_at_place = self.is_at_place(ino);
+        self.set_object(ino, meta, now);
+        self.end_replacement(ino, now);
+        let is_at_location = self.is_at_location(ino);
         if let Some(dentry) = self.dentry_mut(ino) {
-            dentry.standing =
-                if is_at_place { Standing::Created { confirmed: 0 } } else { Standing::Unsaved };
+            dentry.state =
+                if is_at_location { DentryState::Created { confirmed: 0 } } else { DentryState::Unsaved };
             dentry.seen_at = now;
         }
-        self.reap_parent(ino);
+        self.gc_parent(ino);
     }
 
-    /// Makes `meta` the object of `ino`; its former object is left behind.
-    fn become_object(&mut self, ino: Ino, meta: FileMeta, now: Instant) {
+    /// Makes `meta` the object of `ino`. The former object gets a tombstone.
+    fn set_object(&mut self, ino: Ino, meta: FileMeta, now: Instant) {
         let Some(inode) = self.inodes.get_mut(&ino) else { return };
-        inode.attrs_at = Some(now);
+        inode.attrs_read_at = Some(now);
         inode.changed_at = Some(now);
-        let is_orphan = match &inode.object {
-            Object::Unborn { .. } => inode.spot.is_none(),
-            Object::Live(old) if old.file_id != meta.file_id => {
+        let is_unlinked = match &inode.backing {
+            Backing::None { .. } => inode.dentry_ref.is_none(),
+            Backing::Remote(old) if old.file_id != meta.file_id => {
                 self.by_file_id.remove(&old.file_id);
                 self.tombstones.add(old.file_id.clone(), now);
                 false
             }
-            Object::Live(_) => false,
-            Object::Gone(_) => true,
+            Backing::Remote(_) => false,
+            Backing::Removed(_) => true,
         };
-        if is_orphan {
-            inode.object = Object::Gone(meta);
+        if is_unlinked {
+            inode.backing = Backing::Removed(meta);
         } else {
             self.by_file_id.insert(meta.file_id.clone(), ino);
-            inode.object = Object::Live(meta);
+            inode.backing = Backing::Remote(meta);
         }
     }
 
-    /// The commit is over: whatever the file should have replaced and did not is shown again.
-    fn stop_replacing(&mut self, ino: Ino, now: Instant) {
+    /// Ends a pending replacement. An object that was not replaced reappears with the next listing.
+    fn end_replacement(&mut self, ino: Ino, now: Instant) {
         let Some(inode) = self.inodes.get_mut(&ino) else { return };
-        let Body::File { replaces } = &mut inode.body else { return };
+        let InodeBody::File { replaces } = &mut inode.body else { return };
         let Some(replaced) = replaces.take() else { return };
-        let is_done = match &inode.object {
-            Object::Live(meta) | Object::Gone(meta) => meta.file_id == replaced.file_id,
-            Object::Unborn { .. } => false,
+        let is_done = match &inode.backing {
+            Backing::Remote(meta) | Backing::Removed(meta) => meta.file_id == replaced.file_id,
+            Backing::None { .. } => false,
         };
-        let parent = inode.spot.as_ref().map(|spot| spot.parent);
+        let parent = inode.dentry_ref.as_ref().map(|dentry_ref| dentry_ref.parent);
         self.replacing.remove(&replaced.file_id);
         if !is_done && let Some(parent) = parent {
-            self.distrust(parent, now);
+            self.invalidate(parent, now);
         }
     }
 
-    /// What the file had unsaved is given up: it is again what the drive has, or nothing.
+    /// Drops unsaved content: the file is again as on the drive, or gone.
     pub fn discard(&mut self, ino: Ino, now: Instant) {
-        self.stop_replacing(ino, now);
-        let Some(spot) = self.inodes.get(&ino).and_then(|inode| inode.spot.clone()) else { return };
+        self.end_replacement(ino, now);
+        let Some(dentry_ref) = self.inodes.get(&ino).and_then(|inode| inode.dentry_ref.clone()) else {
+            return;
+        };
         if self.identity(ino) == Some(Identity::Local) {
             self.unlink_dentry(ino);
-            self.reap(ino);
+            self.gc(ino);
         } else if let Some(dentry) = self.dentry_mut(ino) {
-            dentry.standing = Standing::Listed;
+            dentry.state = DentryState::Listed;
         }
-        self.distrust(spot.parent, now);
-        self.reap(spot.parent);
+        self.invalidate(dentry_ref.parent, now);
+        self.gc(dentry_ref.parent);
     }
 
-    /// Removed here. The object behind `replaces` is left to the caller.
-    pub fn unlink(&mut self, ino: Ino, now: Instant) -> Option<Superseded> {
+    /// Records an unlink. Returns the object that was to be replaced; the caller removes it.
+    pub fn unlink(&mut self, ino: Ino, now: Instant) -> Option<SupersededObject> {
         let replaced = self.take_replaced(ino);
         if let Some(Identity::Remote(file)) = self.identity(ino) {
             self.tombstones.add(file, now);
         }
-        self.bury(ino);
+        self.detach(ino);
         replaced
     }
 
-    /// A file without a name takes nobody's place.
     fn take_replaced(&mut self, ino: Ino) -> Option<FileMeta> {
-        let Body::File { replaces } = &mut self.inodes.get_mut(&ino)?.body else { return None };
+        let InodeBody::File { replaces } = &mut self.inodes.get_mut(&ino)?.body else { return None };
         let replaced = replaces.take()?;
         self.replacing.remove(&replaced.file_id);
         Some(replaced)
     }
 
-    /// An object was removed from the drive by this mount without having an inode.
-    pub fn entomb(&mut self, file: FileId, now: Instant) {
+    /// Records the removal of an object that has no inode.
+    pub fn add_tombstone(&mut self, file: FileId, now: Instant) {
         self.tombstones.add(file, now);
     }
 
-    /// An object was removed from the drive by this mount; its inode, if it has one, is shown nowhere.
-    pub fn superseded(&mut self, file: FileId, now: Instant) {
+    /// Records that this mount removed an object. Its inode, if any, loses its dentry.
+    pub fn removed_object(&mut self, file: FileId, now: Instant) {
         if let Some(ino) = self.by_file_id.get(&file).copied() {
-            self.bury(ino);
+            self.detach(ino);
         }
         self.tombstones.add(file, now);
     }
 
-    /// The drive says that this object does not exist. Unsaved content keeps its name.
-    pub fn vanished(&mut self, file: &FileId) {
+    /// Records that the drive does not have an object. An unsaved file keeps its name.
+    pub fn removed_elsewhere(&mut self, file: &FileId) {
         let Some(ino) = self.by_file_id.get(file).copied() else { return };
-        let is_held = self.dentry(ino).is_some_and(|dentry| self.is_held(dentry));
-        if ino != Ino::ROOT && !is_held {
-            self.bury(ino);
+        let is_protected = self.dentry(ino).is_some_and(|dentry| self.is_protected(dentry));
+        if ino != Ino::ROOT && !is_protected {
+            self.detach(ino);
         }
     }
 
-    /// Takes dentry and object from an inode, which lives on while it is referred to.
-    fn bury(&mut self, ino: Ino) {
+    /// Removes dentry and object of an inode. The inode lives while it is referenced.
+    fn detach(&mut self, ino: Ino) {
         let removed = self.unlink_dentry(ino);
         self.take_replaced(ino);
         if let Some(inode) = self.inodes.get_mut(&ino)
-            && let Object::Live(meta) = &inode.object
+            && let Backing::Remote(meta) = &inode.backing
         {
             self.by_file_id.remove(&meta.file_id);
-            inode.object = Object::Gone(meta.clone());
+            inode.backing = Backing::Removed(meta.clone());
         }
-        self.reap(ino);
-        if let Some((spot, _)) = removed {
-            self.reap(spot.parent);
+        self.gc(ino);
+        if let Some((dentry_ref, _)) = removed {
+            self.gc(dentry_ref.parent);
         }
     }
 
-    /// The drive was asked for one object at `asked_at` and this is its answer. What this mount has changed
-    /// since is newer.
-    pub fn observe(&mut self, meta: FileMeta, asked_at: Instant) {
+    /// Merges the attributes of one object, requested at `requested_at`. Later changes by this mount win.
+    pub fn merge_object(&mut self, meta: FileMeta, requested_at: Instant) {
         let Some(ino) = self.by_file_id.get(&meta.file_id).copied() else { return };
-        if self.inodes.get(&ino).and_then(|inode| inode.changed_at).is_some_and(|at| at > asked_at) {
+        if self.inodes.get(&ino).and_then(|inode| inode.changed_at).is_some_and(|at| at > requested_at) {
             return;
         }
         let (name, parent_id) = (meta.name.clone(), meta.parent_id.clone());
         if let Some(inode) = self.inodes.get_mut(&ino) {
-            inode.object = Object::Live(meta.clone());
-            inode.attrs_at = Some(asked_at);
+            inode.backing = Backing::Remote(meta.clone());
+            inode.attrs_read_at = Some(requested_at);
         }
-        if ino == Ino::ROOT || self.dentry(ino).is_some_and(|dentry| self.is_held(dentry)) {
+        if ino == Ino::ROOT || self.dentry(ino).is_some_and(|dentry| self.is_protected(dentry)) {
             return;
         }
-        if self.is_at_place(ino) {
+        if self.is_at_location(ino) {
             if let Some(dentry) = self.dentry_mut(ino) {
-                dentry.seen_at = asked_at;
-                if let Standing::Created { confirmed } = &mut dentry.standing {
+                dentry.seen_at = requested_at;
+                if let DentryState::Created { confirmed } = &mut dentry.state {
                     *confirmed += 1;
                 }
             }
             return;
         }
         self.unlink_dentry(ino);
-        let folder = parent_id.and_then(|id| self.by_file_id.get(&id).copied());
-        match folder.filter(|&folder| !self.is_below(folder, ino)) {
-            Some(folder) => {
-                tracing::debug!(%ino, name, "found in another place");
-                self.place_one(folder, meta, asked_at);
+        let directory = parent_id.and_then(|id| self.by_file_id.get(&id).copied());
+        match directory.filter(|&directory| !self.is_below(directory, ino)) {
+            Some(directory) => {
+                tracing::debug!(%ino, name, "object has moved on the drive");
+                self.insert_one(directory, meta, requested_at);
             }
-            None => self.reap(ino),
+            None => self.gc(ino),
         }
     }
 
-    /// Calls that move an inode begin: until [`Self::release`], no listing touches it.
-    pub fn hold(&mut self, ino: Ino) {
+    /// Protects an inode from listings until [`Self::end_move`], while calls move its object.
+    pub fn begin_move(&mut self, ino: Ino) {
         if let Some(inode) = self.inodes.get_mut(&ino) {
             inode.moving = true;
         }
     }
 
-    /// The calls that move an inode are over.
-    pub fn release(&mut self, ino: Ino) {
+    pub fn end_move(&mut self, ino: Ino) {
         if let Some(inode) = self.inodes.get_mut(&ino) {
             inode.moving = false;
         }
     }
 
-    /// The drive has moved an object to this place.
+    /// Records that the drive moved an object to this location.
     pub fn moved(&mut self, ino: Ino, dir: Ino, name: &Name, meta: FileMeta, now: Instant) -> Result<()> {
         let remote = if meta.name == name.as_str() { name.shared() } else { Arc::from(&*meta.name) };
         let old = self.parent(ino);
         self.link(
             ino,
-            Spot { parent: dir, name: name.shared(), remote },
-            own_dentry(ino, Standing::Created { confirmed: 0 }, now),
+            DentryRef { parent: dir, name: name.shared(), remote },
+            new_dentry(ino, DentryState::Created { confirmed: 0 }, now),
         )?;
-        self.become_object(ino, meta, now);
+        self.set_object(ino, meta, now);
         if let Some(old) = old {
-            self.reap(old);
+            self.gc(old);
         }
         Ok(())
     }
 
-    /// `target` was given the content of `source` as `meta`, and `source` was removed: the inode of
-    /// the source takes over the target's object and place, and the target's lives on without both.
+    /// Records a replace: `target` got the content of `source` as `meta`, and `source` was removed. The inode
+    /// of the source takes over the object and location of the target. The inode of the target loses both and
+    /// lives while it is referenced.
     pub fn replaced(&mut self, source: Ino, target: Ino, meta: FileMeta, now: Instant) -> Result<()> {
-        let spot = self.inode(target)?.spot.clone().ok_or_else(|| super::stale(target))?;
+        let dentry_ref = self.inode(target)?.dentry_ref.clone().ok_or_else(|| stale(target))?;
         let old = self.parent(source);
-        self.bury(target);
-        self.become_object(source, meta, now);
-        self.link(source, spot, own_dentry(source, Standing::Created { confirmed: 0 }, now))?;
+        self.detach(target);
+        self.set_object(source, meta, now);
+        self.link(source, dentry_ref, new_dentry(source, DentryState::Created { confirmed: 0 }, now))?;
         if let Some(old) = old {
-            self.reap(old);
+            self.gc(old);
         }
         Ok(())
     }
 
-    /// Gives a file with unsaved content another name. Its commit will bring it there.
+    /// Renames an unsaved file. The commit moves it on the drive.
     ///
-    /// An object of the drive that had the name is what the commit makes a new revision of.
+    /// If an object of the drive has the name, the commit makes a new revision of that object.
     pub fn rename_unsaved(
         &mut self,
         ino: Ino,
         dir: Ino,
         name: &Name,
         now: Instant,
-    ) -> Result<Vec<Superseded>> {
+    ) -> Result<Vec<SupersededObject>> {
         self.check_alive(dir)?;
         let mut superseded = Vec::new();
         let mut inherited = None;
         if let Some(target) = self.child(dir, name.as_str()).filter(|&target| target != ino) {
             if self.kind(target)? == FileType::Folder {
-                return Err(Error::new(ErrorKind::IsDirectory, format!("{name} is a folder")));
+                return Err(Error::new(ErrorKind::IsDirectory, format!("{name} is a directory")));
             }
-            let Objects { here, elsewhere } = self.objects(target);
+            let Objects { in_place: here, elsewhere } = self.objects(target);
             let (heir, second) = if here.is_some() { (here, elsewhere) } else { (elsewhere, None) };
             inherited = heir;
             superseded.extend(second);
-            self.bury(target);
+            self.detach(target);
         }
         if let Some(inherited) = inherited {
             self.replacing.insert(inherited.file_id.clone(), ino);
-            if let Body::File { replaces } = &mut self.inode_mut(ino)?.body {
+            if let InodeBody::File { replaces } = &mut self.inode_mut(ino)?.body {
                 superseded.extend(replaces.replace(inherited));
             }
         }
@@ -328,151 +328,147 @@ impl Tree {
             self.replacing.remove(&meta.file_id);
         }
         let old = self.parent(ino);
-        let spot = Spot { parent: dir, name: name.shared(), remote: name.remote() };
-        self.link(ino, spot, own_dentry(ino, Standing::Unsaved, now))?;
-        self.touch(ino, now);
+        let dentry_ref = DentryRef { parent: dir, name: name.shared(), remote: name.remote() };
+        self.link(ino, dentry_ref, new_dentry(ino, DentryState::Unsaved, now))?;
+        self.mark_changed(ino, now);
         if let Some(old) = old {
-            self.reap(old);
+            self.gc(old);
         }
         Ok(superseded)
     }
 
-    /// An unsaved file could not be brought to the place that it was renamed to: it has its former one again.
-    pub fn rename_back(&mut self, ino: Ino, dir: Ino, name: &Name, now: Instant) -> Result<()> {
-        self.stop_replacing(ino, now);
+    /// Gives an unsaved file its former name back, after its commit to the new location failed.
+    pub fn revert_rename(&mut self, ino: Ino, dir: Ino, name: &Name, now: Instant) -> Result<()> {
+        self.end_replacement(ino, now);
         let failed_at = self.parent(ino);
         if let Some(failed_at) = failed_at {
-            self.distrust(failed_at, now);
+            self.invalidate(failed_at, now);
         }
         self.check_alive(dir)?;
         if self.child(dir, name.as_str()).is_some_and(|other| other != ino) {
-            return Err(Error::new(ErrorKind::Exists, format!("{name} exists by now")));
+            return Err(Error::new(ErrorKind::Exists, format!("{name} exists")));
         }
-        let spot = Spot { parent: dir, name: name.shared(), remote: name.remote() };
-        self.link(ino, spot, own_dentry(ino, Standing::Unsaved, now))?;
+        let dentry_ref = DentryRef { parent: dir, name: name.shared(), remote: name.remote() };
+        self.link(ino, dentry_ref, new_dentry(ino, DentryState::Unsaved, now))?;
         if let Some(failed_at) = failed_at {
-            self.reap(failed_at);
+            self.gc(failed_at);
         }
         Ok(())
     }
 
-    /// The drive has been, or will be, told another modification time.
     pub fn set_mtime(&mut self, ino: Ino, mtime: SystemTime) -> Result<()> {
         let inode = self.inode_mut(ino)?;
-        inode.names_set_at = None;
-        match &mut inode.object {
-            Object::Live(meta) | Object::Gone(meta) => meta.mtime = mtime,
-            Object::Unborn { since, .. } => *since = mtime,
+        inode.names_changed_at = None;
+        match &mut inode.backing {
+            Backing::Remote(meta) | Backing::Removed(meta) => meta.mtime = mtime,
+            Backing::None { since, .. } => *since = mtime,
         }
         Ok(())
     }
 
-    /// The drive has been, or will be, told what else is known of an inode.
     pub fn set_posix(&mut self, ino: Ino, posix: Option<Arc<Posix>>) -> Result<()> {
-        match &mut self.inode_mut(ino)?.object {
-            Object::Live(meta) | Object::Gone(meta) => meta.posix = posix,
-            Object::Unborn { posix: known, .. } => *known = posix,
+        match &mut self.inode_mut(ino)?.backing {
+            Backing::Remote(meta) | Backing::Removed(meta) => meta.posix = posix,
+            Backing::None { posix: known, .. } => *known = posix,
         }
         Ok(())
     }
 
-    /// The drive was told these of an object.
-    pub fn attrs_told(&mut self, file: &FileId, mtime: Option<SystemTime>, posix: Option<Arc<Posix>>) {
+    /// Records attributes that the drive has stored.
+    pub fn attrs_stored(&mut self, file: &FileId, mtime: Option<SystemTime>, posix: Option<Arc<Posix>>) {
         let Some(ino) = self.by_file_id.get(file).copied() else { return };
-        if let Some(Inode { object: Object::Live(meta), .. }) = self.inodes.get_mut(&ino) {
+        if let Some(Inode { backing: Backing::Remote(meta), .. }) = self.inodes.get_mut(&ino) {
             meta.posix = posix;
             meta.mtime = mtime.unwrap_or(meta.mtime);
         }
     }
 
-    /// Attributes of an inode were set here: for a while, no listing knows better.
-    pub fn attrs_set(&mut self, ino: Ino, now: Instant, at: SystemTime) {
-        self.touch(ino, now);
+    /// Records that this mount changed attributes at `at`: for a while they win against listings.
+    pub fn attrs_changed(&mut self, ino: Ino, now: Instant, at: SystemTime) {
+        self.mark_changed(ino, now);
         if let Some(inode) = self.inodes.get_mut(&ino) {
-            inode.set_at = Some(at);
+            inode.attrs_changed_at = Some(at);
         }
     }
 
-    /// Names in folders were changed here, and what they stand for with them.
-    pub fn names_set(&mut self, dirs: &[Ino], inodes: &[Ino], at: SystemTime) {
+    /// Records that this mount changed names in `dirs`, and names of `inodes`, at `at`.
+    pub fn names_changed(&mut self, dirs: &[Ino], inodes: &[Ino], at: SystemTime) {
         for dir in dirs {
             if let Some(dir) = self.inodes.get_mut(dir) {
-                dir.names_set_at = Some(at);
+                dir.names_changed_at = Some(at);
             }
         }
         for ino in inodes {
             if let Some(inode) = self.inodes.get_mut(ino) {
-                inode.set_at = Some(at);
+                inode.attrs_changed_at = Some(at);
             }
         }
     }
 
-    /// What was read of a folder so far has proved wrong.
-    pub fn distrust(&mut self, dir: Ino, now: Instant) {
-        if let Ok(folder) = self.folder_mut(dir) {
-            folder.listed_at = None;
-            folder.distrusted_at = Some(now);
+    /// Makes everything stale that was read of a directory until now.
+    pub fn invalidate(&mut self, dir: Ino, now: Instant) {
+        if let Ok(directory) = self.directory_mut(dir) {
+            directory.listed_at = None;
+            directory.invalidated_at = Some(now);
         }
     }
 
-    /// Entries of a folder that a listing need not show: what is unsaved (without an id), and what
-    /// was made or moved here just now.
-    pub fn own_entries(&self, dir: Ino, now: Instant) -> Vec<Option<FileId>> {
-        let Ok(folder) = self.folder(dir) else { return Vec::new() };
-        let entries = folder.children.values().filter_map(|dentry| {
-            if self.is_held(dentry) {
+    /// Entries that a listing of the directory may lack: unsaved files (`None`), and objects recently created
+    /// or moved by this mount.
+    pub fn recent_local_entries(&self, dir: Ino, now: Instant) -> Vec<Option<FileId>> {
+        let Ok(directory) = self.directory(dir) else { return Vec::new() };
+        let entries = directory.children.values().filter_map(|dentry| {
+            if self.is_protected(dentry) {
                 return Some(None);
             }
             match self.identity(dentry.ino)? {
-                Identity::Remote(file) if self.is_own(dentry, now) => Some(Some(file)),
+                Identity::Remote(file) if self.is_recent_change(dentry, now) => Some(Some(file)),
                 Identity::Remote(_) | Identity::Local => None,
             }
         });
         entries.collect()
     }
 
-    /// Whether a listing that began at `started` may show an object that this mount has taken away
-    /// from this folder.
+    /// Whether a listing that began at `started` may contain an object that this mount removed from this
+    /// directory.
     pub fn is_removed(&self, dir: Ino, file: &FileId, started: Instant) -> bool {
-        if self.tombstones.hides(file, started, self.grace) {
+        if self.tombstones.hides(file, started, self.listing_lag) {
             return true;
         }
         let Some(inode) = self.by_file_id.get(file).and_then(|ino| self.inodes.get(ino)) else {
             return false;
         };
-        let is_elsewhere = inode.spot.as_ref().is_some_and(|spot| spot.parent != dir);
-        is_elsewhere && (inode.moving || inode.changed_at.is_some_and(|at| started < at + self.grace))
+        let is_elsewhere = inode.dentry_ref.as_ref().is_some_and(|dentry_ref| dentry_ref.parent != dir);
+        is_elsewhere && (inode.moving || inode.changed_at.is_some_and(|at| started < at + self.listing_lag))
     }
 
-    /// Whether a dentry stands although a listing that began at `started` does not show it.
-    pub(super) fn is_own(&self, dentry: &Dentry, started: Instant) -> bool {
+    /// Whether a dentry stays although a listing that began at `started` lacks it.
+    pub(super) fn is_recent_change(&self, dentry: &Dentry, started: Instant) -> bool {
         let changed_at = self.inodes.get(&dentry.ino).and_then(|inode| inode.changed_at);
-        changed_at.is_some_and(|at| started < at + self.grace)
+        changed_at.is_some_and(|at| started < at + self.listing_lag)
     }
 
-    fn touch(&mut self, ino: Ino, now: Instant) {
+    fn mark_changed(&mut self, ino: Ino, now: Instant) {
         if let Some(inode) = self.inodes.get_mut(&ino) {
             inode.changed_at = Some(now);
         }
     }
 
     pub(super) fn check_alive(&self, dir: Ino) -> Result<()> {
-        self.folder(dir)?;
-        match self.inode(dir)?.object {
-            Object::Live(_) | Object::Unborn { .. } => Ok(()),
-            Object::Gone(_) => {
-                Err(Error::new(ErrorKind::NotFound, "the folder was removed; nothing can be made in it"))
-            }
+        self.directory(dir)?;
+        match self.inode(dir)?.backing {
+            Backing::Remote(_) | Backing::None { .. } => Ok(()),
+            Backing::Removed(_) => Err(Error::new(ErrorKind::NotFound, "the directory was removed")),
         }
     }
 
-    fn reap_parent(&mut self, ino: Ino) {
+    fn gc_parent(&mut self, ino: Ino) {
         if let Some(parent) = self.parent(ino) {
-            self.reap(parent);
+            self.gc(parent);
         }
     }
 }
 
-fn own_dentry(ino: Ino, standing: Standing, now: Instant) -> Dentry {
-    Dentry { ino, standing, seen_at: now, pass: 0 }
+fn new_dentry(ino: Ino, state: DentryState, now: Instant) -> Dentry {
+    Dentry { ino, state, seen_at: now, listing_id: 0 }
 }

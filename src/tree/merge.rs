@@ -1,178 +1,188 @@
-//! Listings, and how they become dentries.
+//! Merges directory listings into dentries.
 //!
-//! A *pass* is one reading of a folder from its first page to its last. Pages are merged as they
-//! arrive, so that their names can be used at once; only the end of the pass says what is gone.
+//! The pages of a listing are merged as they arrive, so that their names can be used at once. Only the end of
+//! the listing shows which entries are gone.
 //!
-//! # Siblings of one name
+//! # Siblings with equal names
 //!
-//! The newest keeps the plain name; the others are numbered from the oldest on and keep their
-//! numbers, so that a new sibling changes one name only. Whoever was shown in this pass is not
-//! renamed by a later page of it.
+//! The newest sibling keeps the plain name. The others get numbers, starting with the oldest, and keep them,
+//! so that a new sibling changes only one name. A later page does not rename an entry of an earlier page of
+//! the same listing.
 
 use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::name::{number_of, numbered, shown};
-use super::{Body, Dentry, Kind, Object, Spot, Standing, Tree};
+use super::inodes::{Backing, Dentry, DentryRef, DentryState, INODES_SOFT_MAX, Inode, InodeBody, Tree};
+use super::name::{disambiguated, disambiguation_number, display_name};
+use super::stat::FileKind;
 use crate::error::Result;
 use crate::ids::{FileId, Ino};
 use crate::pds::drive::FileMeta;
 use crate::pds::types::FileType;
 
-/// A large folder is believed for this many times as long as listing it took, if that is longer
-/// than the usual time: a tenth of the time at most goes into listing it again and again.
+/// A large directory is fresh for this multiple of the time that its listing took, but at least for the usual
+/// TTL. Repeated listings thus take at most a tenth of the time.
 const FRESH_PER_ELAPSED: u32 = 10;
-/// Entries that make a folder large.
+/// Entry count from which a directory is large.
 const LARGE_ENTRIES_MIN: usize = 1000;
-/// How many times as long as others a large folder is believed, at most.
+/// Upper bound for the TTL of a large directory, as a multiple of the usual TTL.
 const LARGE_FRESH_MAX: u32 = 4;
-/// Doublings of the grace of a created entry that no listing shows although it exists.
+/// Upper bound for doubling the listing lag of an object that exists and is missing in listings.
 const CONFIRMED_MAX: u32 = 6;
 
-/// One reading of a folder.
+/// A listing in progress, from its first page to its last.
 #[derive(Debug)]
-pub struct Pass {
+pub struct ListingMerge {
     id: u64,
     dir: Ino,
     started: Instant,
 }
 
-impl Pass {
-    /// The folder.
+impl ListingMerge {
     pub fn dir(&self) -> Ino {
         self.dir
     }
 }
 
-/// One entry of a folder as shown.
+/// One directory entry with the name that the kernel sees.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Listed {
-    /// Its name.
+pub struct ListedEntry {
     pub name: Arc<str>,
-    /// Its inode.
     pub ino: Ino,
-    /// What it is.
-    pub kind: Kind,
+    pub kind: FileKind,
 }
 
-/// What the end of a pass brings.
+/// Result of a complete listing.
 #[derive(Debug, Default)]
-pub struct Merged {
-    /// Entries that are there although no page showed them.
-    pub unlisted: Vec<Listed>,
-    /// Those of them that a listing should show by now: ask for each, then
-    /// [`Tree::observe`] or [`Tree::vanished`].
+pub struct ListingOutcome {
+    /// Entries that exist although no page contained them.
+    pub unlisted: Vec<ListedEntry>,
+    /// Objects among them that a listing should contain by now. The caller queries each one and calls
+    /// [`Tree::merge_object`] or [`Tree::removed_elsewhere`].
     pub unconfirmed: Vec<FileId>,
 }
 
 impl Tree {
-    /// A reading of a folder begins; nothing of it has been asked for yet.
-    pub fn begin_pass(&mut self, dir: Ino, now: Instant) -> Result<Pass> {
+    /// Call before the first page is requested.
+    pub fn begin_listing(&mut self, dir: Ino, now: Instant) -> Result<ListingMerge> {
         self.check_alive(dir)?;
-        self.folder_mut(dir)?.is_being_listed = true;
+        self.directory_mut(dir)?.is_being_listed = true;
         if self.inodes.len() >= self.evict_at {
             self.evict(now);
         }
-        let id = self.next_pass;
-        self.next_pass += 1;
-        Ok(Pass { id, dir, started: now })
+        let id = self.next_listing;
+        self.next_listing += 1;
+        Ok(ListingMerge { id, dir, started: now })
     }
 
-    /// A whole listing at once.
+    /// Merges a complete listing in one step.
+    #[cfg(test)]
     pub fn merge_listing(&mut self, dir: Ino, items: Vec<FileMeta>, now: Instant) -> Result<Vec<FileId>> {
-        let pass = self.begin_pass(dir, now)?;
-        self.merge_page(&pass, items, now);
-        Ok(self.end_pass(&pass, now)?.unconfirmed)
+        let listing = self.begin_listing(dir, now)?;
+        self.merge_page(&listing, items, now);
+        Ok(self.end_listing(&listing, now)?.unconfirmed)
     }
 
-    /// Some entries of a folder; siblings of one name should come together. Gives what is shown of
-    /// them, in the order of their names.
-    pub fn merge_page(&mut self, pass: &Pass, items: Vec<FileMeta>, now: Instant) -> Vec<Listed> {
+    /// Merges a page and returns its visible entries, ordered by name. Siblings with equal names should be in
+    /// the same page.
+    pub fn merge_page(
+        &mut self,
+        listing: &ListingMerge,
+        items: Vec<FileMeta>,
+        now: Instant,
+    ) -> Vec<ListedEntry> {
         let mut listed = Vec::with_capacity(items.len());
-        let mut believed = Vec::with_capacity(items.len());
-        if self.folder(pass.dir).is_err() {
+        let mut to_insert = Vec::with_capacity(items.len());
+        if self.directory(listing.dir).is_err() {
             return listed;
         }
         let mut ids = HashSet::with_capacity(items.len());
         for meta in items {
-            // Pages overlap where somebody else changes the folder meanwhile.
-            let is_again = !ids.insert(meta.file_id.clone()) || self.was_shown(&meta.file_id, pass);
+            // Pages overlap where another client changes the directory at the same time.
+            let is_again = !ids.insert(meta.file_id.clone()) || self.was_listed_by(&meta.file_id, listing);
             if is_again
-                || self.tombstones.hides(&meta.file_id, pass.started, self.grace)
+                || self.tombstones.hides(&meta.file_id, listing.started, self.listing_lag)
                 || self.replacing.contains_key(&meta.file_id)
             {
                 continue;
             }
             match self.by_file_id.get(&meta.file_id).copied() {
-                Some(ino) if self.stands(ino, &meta, pass) => listed.extend(self.see(ino, &meta, pass, now)),
-                _ => believed.push((Arc::<str>::from(shown(&meta.name, meta.kind)), meta)),
+                Some(ino) if self.outweighs_listing(ino, &meta, listing) => {
+                    listed.extend(self.record_listed(ino, &meta, listing, now))
+                }
+                _ => to_insert.push((Arc::<str>::from(display_name(&meta.name, meta.kind)), meta)),
             }
         }
         // Siblings together, the newest first.
-        believed.sort_by(|(a_name, a), (b_name, b)| {
+        to_insert.sort_by(|(a_name, a), (b_name, b)| {
             let age = |meta: &FileMeta| Reverse(meta.created_at);
             a_name.cmp(b_name).then(age(a).cmp(&age(b))).then(b.file_id.cmp(&a.file_id))
         });
-        let mut believed = believed.into_iter().peekable();
-        while let Some((name, newest)) = believed.next() {
-            let mut losers = Vec::new();
-            while let Some((_, meta)) = believed.next_if(|(other, _)| *other == name) {
-                losers.push(meta);
+        let mut to_insert = to_insert.into_iter().peekable();
+        while let Some((name, newest)) = to_insert.next() {
+            let mut others = Vec::new();
+            while let Some((_, meta)) = to_insert.next_if(|(other, _)| *other == name) {
+                others.push(meta);
             }
             let mut number = 2;
-            let winner = match self.place_plain(&name, newest, pass, now) {
-                Ok(shown) => shown,
+            let plain = match self.insert_plain(&name, newest, listing, now) {
+                Ok(entry) => entry,
                 Err(newest) => {
-                    // The plain name is taken for this pass; this one is numbered last.
-                    losers.insert(0, *newest);
+                    // The plain name is taken in this listing; this one gets the last number.
+                    others.insert(0, *newest);
                     None
                 }
             };
-            listed.extend(winner);
-            for meta in losers.into_iter().rev() {
-                listed.extend(self.place_numbered(&name, meta, &mut number, pass, now));
+            listed.extend(plain);
+            for meta in others.into_iter().rev() {
+                listed.extend(self.insert_disambiguated(&name, meta, &mut number, listing, now));
             }
         }
         listed
     }
 
-    /// The folder was read to its end: what no page showed is gone, unless we know better.
-    pub fn end_pass(&mut self, pass: &Pass, now: Instant) -> Result<Merged> {
-        let mut merged = Merged::default();
+    /// Ends a listing: entries that no page contained are removed, except recent and unsaved ones.
+    pub fn end_listing(&mut self, listing: &ListingMerge, now: Instant) -> Result<ListingOutcome> {
+        let mut merged = ListingOutcome::default();
         let mut gone = Vec::new();
-        for (name, dentry) in &self.folder(pass.dir)?.children {
-            if dentry.pass >= pass.id {
+        for (name, dentry) in &self.directory(listing.dir)?.children {
+            if dentry.listing_id >= listing.id {
                 continue;
             }
             let Some(inode) = self.inodes.get(&dentry.ino) else { continue };
-            let is_recent = self.is_own(dentry, pass.started);
-            if !self.is_held(dentry) && !is_recent {
-                let (Standing::Created { confirmed }, Object::Live(meta)) = (dentry.standing, &inode.object)
+            let is_recent = self.is_recent_change(dentry, listing.started);
+            if !self.is_protected(dentry) && !is_recent {
+                let (DentryState::Created { confirmed }, Backing::Remote(meta)) =
+                    (dentry.state, &inode.backing)
                 else {
                     gone.push(dentry.ino);
                     continue;
                 };
-                let patience = self.grace * (1 << confirmed.min(CONFIRMED_MAX));
-                if inode.changed_at.is_none_or(|at| pass.started >= at + patience) {
+                let confirm_after = self.listing_lag * (1 << confirmed.min(CONFIRMED_MAX));
+                if inode.changed_at.is_none_or(|at| listing.started >= at + confirm_after) {
                     merged.unconfirmed.push(meta.file_id.clone());
                 }
             }
-            merged.unlisted.push(Listed { name: name.clone(), ino: dentry.ino, kind: inode.shown_kind() });
+            merged.unlisted.push(ListedEntry {
+                name: name.clone(),
+                ino: dentry.ino,
+                kind: inode.file_kind(),
+            });
         }
         for ino in gone {
             self.unlink_dentry(ino);
-            self.reap(ino);
+            self.gc(ino);
         }
         let ttl = self.ttl;
-        let folder = self.folder_mut(pass.dir)?;
-        folder.is_being_listed = false;
-        if folder.distrusted_at.is_none_or(|at| pass.started > at) {
-            folder.listed_at = Some(pass.started);
+        let directory = self.directory_mut(listing.dir)?;
+        directory.is_being_listed = false;
+        if directory.invalidated_at.is_none_or(|at| listing.started > at) {
+            directory.listed_at = Some(listing.started);
         }
-        let elapsed = now.saturating_duration_since(pass.started);
-        folder.fresh_for = if folder.children.len() < LARGE_ENTRIES_MIN {
+        let elapsed = now.saturating_duration_since(listing.started);
+        directory.fresh_for = if directory.children.len() < LARGE_ENTRIES_MIN {
             ttl
         } else {
             elapsed.saturating_mul(FRESH_PER_ELAPSED).clamp(ttl, ttl * LARGE_FRESH_MAX)
@@ -180,134 +190,150 @@ impl Tree {
         Ok(merged)
     }
 
-    /// The folder could not be read to its end; what was seen of it stays.
-    pub fn abandon_pass(&mut self, pass: &Pass) {
-        if let Ok(folder) = self.folder_mut(pass.dir) {
-            folder.is_being_listed = false;
+    /// Ends a listing that failed. Entries from its pages stay.
+    pub fn abandon_listing(&mut self, listing: &ListingMerge) {
+        if let Ok(directory) = self.directory_mut(listing.dir) {
+            directory.is_being_listed = false;
         }
     }
 
-    /// All entries of a folder, in the order of their names.
-    pub fn snapshot(&self, dir: Ino) -> Result<Vec<Listed>> {
-        let children = &self.folder(dir)?.children;
+    /// All entries, ordered by name.
+    pub fn snapshot(&self, dir: Ino) -> Result<Vec<ListedEntry>> {
+        let children = &self.directory(dir)?.children;
         let entries = children.iter().filter_map(|(name, dentry)| {
-            let kind = self.inodes.get(&dentry.ino)?.shown_kind();
-            Some(Listed { name: name.clone(), ino: dentry.ino, kind })
+            let kind = self.inodes.get(&dentry.ino)?.file_kind();
+            Some(ListedEntry { name: name.clone(), ino: dentry.ino, kind })
         });
         Ok(entries.collect())
     }
 
-    /// Whether what is known of an inode outweighs what a listing says of it.
-    fn stands(&self, ino: Ino, meta: &FileMeta, pass: &Pass) -> bool {
+    /// Whether the state of an inode is newer than what a listing says about it.
+    fn outweighs_listing(&self, ino: Ino, meta: &FileMeta, listing: &ListingMerge) -> bool {
         let Some(inode) = self.inodes.get(&ino) else { return false };
-        let is_recent = inode.changed_at.is_some_and(|at| pass.started < at + self.grace);
-        if inode.moving || (is_recent && inode.spot.is_some()) {
+        let is_recent = inode.changed_at.is_some_and(|at| listing.started < at + self.listing_lag);
+        if inode.moving || (is_recent && inode.dentry_ref.is_some()) {
             return true;
         }
-        // A folder that is listed below itself would make a circle.
-        if meta.kind == FileType::Folder && self.is_below(pass.dir, ino) {
+        // A directory that is listed below itself would make a cycle.
+        if meta.kind == FileType::Folder && self.is_below(listing.dir, ino) {
             return true;
         }
         let Some(dentry) = self.dentry(ino) else { return false };
-        let is_elsewhere = inode.spot.as_ref().is_some_and(|spot| spot.parent != pass.dir);
-        // Two listings that disagree: the later one is right.
-        dentry.standing == Standing::Unsaved || (is_elsewhere && dentry.seen_at > pass.started)
+        let is_elsewhere =
+            inode.dentry_ref.as_ref().is_some_and(|dentry_ref| dentry_ref.parent != listing.dir);
+        // Of two listings that disagree, the later one wins.
+        dentry.state == DentryState::Unsaved || (is_elsewhere && dentry.seen_at > listing.started)
     }
 
-    /// Whether this pass has shown an object already.
-    fn was_shown(&self, file: &FileId, pass: &Pass) -> bool {
+    /// Whether an earlier page of this listing contained an object.
+    fn was_listed_by(&self, file: &FileId, listing: &ListingMerge) -> bool {
         let Some(inode) = self.by_file_id.get(file).and_then(|ino| self.inodes.get(ino)) else {
             return false;
         };
-        let Some(spot) = inode.spot.as_ref().filter(|spot| spot.parent == pass.dir && pass.id != 0) else {
+        let Some(dentry_ref) = inode
+            .dentry_ref
+            .as_ref()
+            .filter(|dentry_ref| dentry_ref.parent == listing.dir && listing.id != 0)
+        else {
             return false;
         };
-        self.folder(pass.dir)
-            .is_ok_and(|folder| folder.children.get(&spot.name).is_some_and(|dentry| dentry.pass == pass.id))
+        self.directory(listing.dir).is_ok_and(|directory| {
+            directory.children.get(&dentry_ref.name).is_some_and(|dentry| dentry.listing_id == listing.id)
+        })
     }
 
-    /// A listing shows an inode that it cannot change.
-    fn see(&mut self, ino: Ino, meta: &FileMeta, pass: &Pass, now: Instant) -> Option<Listed> {
+    /// Records that a listing contained an inode that it must not change.
+    fn record_listed(
+        &mut self,
+        ino: Ino,
+        meta: &FileMeta,
+        listing: &ListingMerge,
+        now: Instant,
+    ) -> Option<ListedEntry> {
         let inode = self.inodes.get(&ino)?;
-        let (spot, kind) = (inode.spot.clone()?, inode.shown_kind());
-        if spot.parent != pass.dir {
+        let (dentry_ref, kind) = (inode.dentry_ref.clone()?, inode.file_kind());
+        if dentry_ref.parent != listing.dir {
             return None;
         }
         let dentry = self.dentry_mut(ino)?;
-        dentry.pass = pass.id;
-        if matches!(dentry.standing, Standing::Created { .. }) && *meta.name == *spot.remote {
-            dentry.standing = Standing::Listed;
+        dentry.listing_id = listing.id;
+        if matches!(dentry.state, DentryState::Created { .. }) && *meta.name == *dentry_ref.remote {
+            dentry.state = DentryState::Listed;
             dentry.seen_at = now;
         }
-        Some(Listed { name: spot.name, ino, kind })
+        Some(ListedEntry { name: dentry_ref.name, ino, kind })
     }
 
-    /// Shows an object under its plain name, if that can be had. `Ok(None)` where it stands behind
-    /// an unsaved file of that name.
-    fn place_plain(
+    /// Inserts an object under its plain name. `Ok(None)` where an unsaved file hides it; `Err` where the
+    /// name is taken.
+    fn insert_plain(
         &mut self,
         name: &Arc<str>,
         meta: FileMeta,
-        pass: &Pass,
+        listing: &ListingMerge,
         now: Instant,
-    ) -> std::result::Result<Option<Listed>, Box<FileMeta>> {
+    ) -> std::result::Result<Option<ListedEntry>, Box<FileMeta>> {
         let ours = self.by_file_id.get(&meta.file_id).copied();
-        let holder = self.folder(pass.dir).ok().and_then(|folder| folder.children.get(name).copied());
+        let holder =
+            self.directory(listing.dir).ok().and_then(|directory| directory.children.get(name).copied());
         let displaced = match holder {
             Some(holder) if Some(holder.ino) == ours => None,
             None => None,
-            Some(holder) if holder.standing == Standing::Unsaved => {
-                if ours.and_then(|ino| self.parent(ino)) == Some(pass.dir) {
-                    // It had a number already.
+            Some(holder) if holder.state == DentryState::Unsaved => {
+                if ours.and_then(|ino| self.parent(ino)) == Some(listing.dir) {
+                    // It has a number already.
                     return Err(Box::new(meta));
                 }
-                if let Ok(folder) = self.folder_mut(pass.dir) {
-                    folder.shadowed.insert(name.clone());
+                if let Ok(directory) = self.directory_mut(listing.dir) {
+                    directory.shadowed.insert(name.clone());
                 }
                 return Ok(None);
             }
             Some(holder)
-                if (holder.pass == pass.id && pass.id != 0)
-                    || self.is_held(&holder)
-                    || self.is_own(&holder, pass.started) =>
+                if (holder.listing_id == listing.id && listing.id != 0)
+                    || self.is_protected(&holder)
+                    || self.is_recent_change(&holder, listing.started) =>
             {
                 return Err(Box::new(meta));
             }
             Some(holder) => self.unlink_dentry(holder.ino),
         };
-        let listed = self.place_at(name.clone(), meta, pass, now);
-        if let Some((spot, dentry)) = displaced {
-            let kind = self.inodes.get(&dentry.ino).map_or(FileType::File, super::Inode::kind);
-            let number = self.free_number(pass.dir, name, kind, &mut 2);
-            // The folder exists: it was just used.
-            let _ = self.link(dentry.ino, Spot { name: number, ..spot }, dentry);
+        let listed = self.insert_as(name.clone(), meta, listing, now);
+        if let Some((dentry_ref, dentry)) = displaced {
+            let kind = self.inodes.get(&dentry.ino).map_or(FileType::File, Inode::kind);
+            let number = self.free_name(listing.dir, name, kind, &mut 2);
+            // Cannot fail: the directory was just used.
+            let _ = self.link(dentry.ino, DentryRef { name: number, ..dentry_ref }, dentry);
         }
         Ok(listed)
     }
 
-    fn place_numbered(
+    fn insert_disambiguated(
         &mut self,
         name: &Arc<str>,
         meta: FileMeta,
         number: &mut u32,
-        pass: &Pass,
+        listing: &ListingMerge,
         now: Instant,
-    ) -> Option<Listed> {
-        let spot = self.by_file_id.get(&meta.file_id).and_then(|ino| self.inodes.get(ino)?.spot.clone());
-        let kept = spot.filter(|spot| {
-            spot.parent == pass.dir && spot.name != *name && number_of(&spot.name, name, meta.kind).is_some()
+    ) -> Option<ListedEntry> {
+        let dentry_ref =
+            self.by_file_id.get(&meta.file_id).and_then(|ino| self.inodes.get(ino)?.dentry_ref.clone());
+        let kept = dentry_ref.filter(|dentry_ref| {
+            dentry_ref.parent == listing.dir
+                && dentry_ref.name != *name
+                && disambiguation_number(&dentry_ref.name, name, meta.kind).is_some()
         });
         let name = match kept {
-            Some(spot) => spot.name,
-            None => self.free_number(pass.dir, name, meta.kind, number),
+            Some(dentry_ref) => dentry_ref.name,
+            None => self.free_name(listing.dir, name, meta.kind, number),
         };
-        self.place_at(name, meta, pass, now)
+        self.insert_as(name, meta, listing, now)
     }
 
-    /// The first numbered form of a name that nobody has, from `number` on.
-    fn free_number(&self, dir: Ino, name: &str, kind: FileType, number: &mut u32) -> Arc<str> {
+    /// The first free numbered form of a name, from `number` on.
+    fn free_name(&self, dir: Ino, name: &str, kind: FileType, number: &mut u32) -> Arc<str> {
         loop {
-            let candidate = numbered(name, *number, kind);
+            let candidate = disambiguated(name, *number, kind);
             *number += 1;
             if self.child(dir, &candidate).is_none() {
                 return candidate.into();
@@ -315,75 +341,82 @@ impl Tree {
         }
     }
 
-    /// Shows an object under exactly this name, which nobody else has.
-    fn place_at(&mut self, name: Arc<str>, meta: FileMeta, pass: &Pass, now: Instant) -> Option<Listed> {
+    /// Inserts an object under exactly this name, which must be free or its own.
+    fn insert_as(
+        &mut self,
+        name: Arc<str>,
+        meta: FileMeta,
+        listing: &ListingMerge,
+        now: Instant,
+    ) -> Option<ListedEntry> {
         let mut known = self.by_file_id.get(&meta.file_id).copied();
         if let Some(ino) = known
             && self.inodes.get(&ino).is_some_and(|inode| inode.kind() != meta.kind)
         {
-            self.vanished(&meta.file_id);
+            self.removed_elsewhere(&meta.file_id);
             known = None;
         }
         let file_type = meta.kind;
-        let kind = Kind::of(file_type, meta.posix.as_deref());
+        let kind = FileKind::of(file_type, meta.posix.as_deref());
         let remote = if meta.name == *name { name.clone() } else { Arc::from(&*meta.name) };
         let ino = match known {
             Some(ino) => {
                 let inode = self.inodes.get_mut(&ino)?;
-                inode.object = Object::Live(meta);
-                inode.attrs_at = Some(now);
+                inode.backing = Backing::Remote(meta);
+                inode.attrs_read_at = Some(now);
                 ino
             }
-            None => self.add_inode(file_type, Object::Live(meta), Some(now)),
+            None => self.add_inode(file_type, Backing::Remote(meta), Some(now)),
         };
-        let dentry = Dentry { ino, standing: Standing::Listed, seen_at: now, pass: pass.id };
-        let is_there = self
-            .inodes
-            .get(&ino)?
-            .spot
-            .as_ref()
-            .is_some_and(|spot| spot.parent == pass.dir && spot.name == name && spot.remote == remote);
+        let dentry = Dentry { ino, state: DentryState::Listed, seen_at: now, listing_id: listing.id };
+        let is_there = self.inodes.get(&ino)?.dentry_ref.as_ref().is_some_and(|dentry_ref| {
+            dentry_ref.parent == listing.dir && dentry_ref.name == name && dentry_ref.remote == remote
+        });
         if is_there {
             *self.dentry_mut(ino)? = dentry;
         } else {
             let old = self.parent(ino);
-            self.link(ino, Spot { parent: pass.dir, name: name.clone(), remote }, dentry).ok()?;
-            if let Some(old) = old.filter(|&old| old != pass.dir) {
-                self.reap(old);
+            self.link(ino, DentryRef { parent: listing.dir, name: name.clone(), remote }, dentry).ok()?;
+            if let Some(old) = old.filter(|&old| old != listing.dir) {
+                self.gc(old);
             }
         }
-        Some(Listed { name, ino, kind })
+        Some(ListedEntry { name, ino, kind })
     }
 
-    /// Shows one object that was found outside of a listing.
-    pub(super) fn place_one(&mut self, dir: Ino, meta: FileMeta, now: Instant) {
-        let pass = Pass { id: 0, dir, started: now };
-        self.merge_page(&pass, vec![meta], now);
+    /// Inserts one object that was found outside of a listing.
+    pub(super) fn insert_one(&mut self, dir: Ino, meta: FileMeta, now: Instant) {
+        let listing = ListingMerge { id: 0, dir, started: now };
+        self.merge_page(&listing, vec![meta], now);
     }
 
-    /// Gives up entries that nobody uses, of folders that have to be listed again anyway.
+    /// Drops unused entries of stale directories.
     fn evict(&mut self, now: Instant) {
         let mut unused = Vec::new();
         for (&ino, inode) in &self.inodes {
-            let Some(spot) = &inode.spot else { continue };
-            let is_folder_used = match &inode.body {
-                Body::File { .. } => false,
-                Body::Folder(folder) => !folder.children.is_empty() || folder.is_being_listed,
+            let Some(dentry_ref) = &inode.dentry_ref else { continue };
+            let is_dir_used = match &inode.body {
+                InodeBody::File { .. } => false,
+                InodeBody::Directory(directory) => {
+                    !directory.children.is_empty() || directory.is_being_listed
+                }
             };
-            let is_used = inode.lookups > 0 || inode.pins > 0 || is_folder_used;
-            let is_stale =
-                self.folder(spot.parent).is_ok_and(|folder| !folder.is_being_listed && !folder.is_fresh(now));
-            let is_safe = self.dentry(ino).is_some_and(|d| !self.is_held(d) && !self.is_own(d, now));
+            let is_used = inode.lookups > 0 || inode.pins > 0 || is_dir_used;
+            let is_stale = self
+                .directory(dentry_ref.parent)
+                .is_ok_and(|directory| !directory.is_being_listed && !directory.is_listing_fresh(now));
+            let is_safe =
+                self.dentry(ino).is_some_and(|d| !self.is_protected(d) && !self.is_recent_change(d, now));
             if !is_used && is_stale && is_safe {
-                unused.push((ino, spot.parent));
+                unused.push((ino, dentry_ref.parent));
             }
         }
-        tracing::debug!(count = unused.len(), "inodes that nobody uses are given up");
+        tracing::debug!(count = unused.len(), "evicting unused inodes");
         for (ino, parent) in unused {
             self.unlink_dentry(ino);
-            self.reap(ino);
-            self.distrust(parent, now);
+            self.gc(ino);
+            self.invalidate(parent, now);
         }
-        self.evict_at = super::INODES_SOFT_MAX.max(self.inodes.len() * 2);
+        self.evict_at = INODES_SOFT_MAX.max(self.inodes.len() * 2);
     }
 }

@@ -1,9 +1,9 @@
-//! Names at the border between Linux and the drive.
+//! Mapping between names on Linux and names on the drive.
 //!
-//! The drive allows what Linux cannot show: two siblings of one name, names over 255 bytes, `.` and
-//! `..`, slashes and NUL. What is decided here is decided once: [`shown`] makes any remote name
-//! showable, [`numbered`] tells siblings apart. Nothing is hidden. A name that comes from the
-//! kernel is a [`Name`] before anything else looks at it.
+//! The drive allows names that Linux cannot show: siblings with equal names, names over 255 bytes, `.` and
+//! `..`, slashes and NUL. [`display_name`] maps every remote name to a valid one, and [`disambiguated`] makes
+//! siblings unique. No entry is hidden. A name from the kernel becomes a [`Name`] before any other code uses
+//! it.
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
@@ -15,63 +15,60 @@ use sha1::{Digest, Sha1};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pds::types::FileType;
 
-/// Longest name that Linux can show, in bytes.
+/// Longest name on Linux, in bytes.
 pub const NAME_BYTES_MAX: usize = 255;
-/// Longest ending that counts as a file's extension, in bytes and with its dot.
+/// Longest file extension, in bytes with its dot.
 const EXTENSION_BYTES_MAX: usize = 20;
-/// What stands for a backslash on the drive.
-const BACKSLASH_SHOWN: char = '\u{ff3c}';
-/// Stands before a character that means itself.
+/// Replaces a backslash on the drive.
+const BACKSLASH_LOOK_ALIKE: char = '\u{ff3c}';
+/// Escapes itself and [`BACKSLASH_LOOK_ALIKE`].
 const QUOTE: char = '\u{201b}';
-/// Hash bytes in a shortened name; twice as many hex digits are shown.
+/// Hash bytes in a shortened name. Each is shown as two hex digits.
 const HASH_BYTES: usize = 6;
 
-/// A name of the kernel's that an entry of a folder can have: UTF-8, 1 to 255 bytes, without
-/// slash and NUL, neither `.` nor `..`.
+/// A valid name of a directory entry: UTF-8, 1 to 255 bytes, without slash and NUL, neither `.` nor `..`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Name(Arc<str>);
 
 impl Name {
-    /// A checked name.
     pub fn new(name: &OsStr) -> Result<Self> {
         if name.len() > NAME_BYTES_MAX {
-            let detail = format!("a name of {} bytes is too long; {NAME_BYTES_MAX} are allowed", name.len());
+            let detail = format!("file name has {} bytes; the limit is {NAME_BYTES_MAX}", name.len());
             return Err(Error::new(ErrorKind::NameTooLong, detail));
         }
         let Some(text) = name.to_str() else {
-            let detail = format!("{} is not UTF-8; the drive takes no other names", name.display());
+            let detail =
+                format!("file name {} is not UTF-8; the drive accepts only UTF-8 names", name.display());
             return Err(Error::new(ErrorKind::InvalidName, detail));
         };
         if text.is_empty() || text == "." || text == ".." || text.contains(['/', '\0']) {
-            let detail = format!("{text:?} cannot be the name of a file; choose another one");
+            let detail = format!("{text:?} is not a valid file name");
             return Err(Error::new(ErrorKind::InvalidName, detail));
         }
         Ok(Self(text.into()))
     }
 
-    /// What it is called on the drive, which refuses backslashes: they become look-alikes, and those are
-    /// quoted. [`shown`] is the way back.
+    /// The name on the drive. The drive refuses backslashes: they become look-alikes, and existing
+    /// look-alikes are quoted. [`display_name`] is the inverse.
     pub fn remote(&self) -> Arc<str> {
-        if !self.0.contains(['\\', BACKSLASH_SHOWN, QUOTE]) {
+        if !self.0.contains(['\\', BACKSLASH_LOOK_ALIKE, QUOTE]) {
             return self.0.clone();
         }
         let mut remote = String::with_capacity(self.0.len() + 8);
         for c in self.0.chars() {
             match c {
-                '\\' => remote.push(BACKSLASH_SHOWN),
-                BACKSLASH_SHOWN | QUOTE => remote.extend([QUOTE, c]),
+                '\\' => remote.push(BACKSLASH_LOOK_ALIKE),
+                BACKSLASH_LOOK_ALIKE | QUOTE => remote.extend([QUOTE, c]),
                 c => remote.push(c),
             }
         }
         remote.into()
     }
 
-    /// The name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The name, shared.
     pub fn shared(&self) -> Arc<str> {
         self.0.clone()
     }
@@ -83,11 +80,11 @@ impl std::fmt::Display for Name {
     }
 }
 
-/// How a remote name is shown if no sibling wants the same: itself, wherever Linux can show it.
+/// The name that Linux sees for a remote name without equal siblings. Equal to `remote` where that is valid.
 ///
-/// Characters that Linux has no room for become look-alikes; names that are too long keep their
-/// beginning and extension around a hash of the whole.
-pub fn shown(remote: &str, kind: FileType) -> Cow<'_, str> {
+/// Invalid characters become look-alikes. A name that is too long is shortened: its beginning and its
+/// extension stay, and a hash of the whole name stands between them.
+pub fn display_name(remote: &str, kind: FileType) -> Cow<'_, str> {
     let showable = match remote {
         "" => return Cow::Borrowed("\u{2400}"),
         "." => return Cow::Borrowed("\u{ff0e}"),
@@ -97,7 +94,7 @@ pub fn shown(remote: &str, kind: FileType) -> Cow<'_, str> {
         }
         _ => Cow::Borrowed(remote),
     };
-    let showable = if showable.contains(BACKSLASH_SHOWN) || showable.contains(QUOTE) {
+    let showable = if showable.contains(BACKSLASH_LOOK_ALIKE) || showable.contains(QUOTE) {
         Cow::Owned(unquoted(&showable))
     } else {
         showable
@@ -113,36 +110,36 @@ pub fn shown(remote: &str, kind: FileType) -> Cow<'_, str> {
     Cow::Owned(with_middle(&showable, &middle, kind))
 }
 
-/// With the backslashes that [`Name::remote`] has taken out.
+/// The inverse of [`Name::remote`].
 fn unquoted(remote: &str) -> String {
-    let mut shown = String::with_capacity(remote.len());
+    let mut unquoted = String::with_capacity(remote.len());
     let mut rest = remote.chars().peekable();
     while let Some(c) = rest.next() {
         let quoted =
-            if c == QUOTE { rest.next_if(|next| [QUOTE, BACKSLASH_SHOWN].contains(next)) } else { None };
-        shown.push(match (c, quoted) {
+            if c == QUOTE { rest.next_if(|next| [QUOTE, BACKSLASH_LOOK_ALIKE].contains(next)) } else { None };
+        unquoted.push(match (c, quoted) {
             (_, Some(quoted)) => quoted,
-            (BACKSLASH_SHOWN, None) => '\\',
+            (BACKSLASH_LOOK_ALIKE, None) => '\\',
             (c, None) => c,
         });
     }
-    shown
+    unquoted
 }
 
-/// How the `number`-th of siblings of one shown name is shown: `name (2).ext`.
-pub fn numbered(shown: &str, number: u32, kind: FileType) -> String {
-    with_middle(shown, &format!(" ({number})"), kind)
+/// The name of the `number`-th sibling with the same display name: `name (2).ext`.
+pub fn disambiguated(plain: &str, number: u32, kind: FileType) -> String {
+    with_middle(plain, &format!(" ({number})"), kind)
 }
 
-/// The number that makes `name` the [`numbered`] form of `shown`, if one does.
-pub fn number_of(name: &str, shown: &str, kind: FileType) -> Option<u32> {
-    let (_, extension) = split(shown, kind);
+/// The inverse of [`disambiguated`]: the number in `name`, if `name` is a numbered form of `plain`.
+pub fn disambiguation_number(name: &str, plain: &str, kind: FileType) -> Option<u32> {
+    let (_, extension) = split(plain, kind);
     let digits = name.strip_suffix(extension)?.strip_suffix(')')?.rsplit_once(" (")?.1;
     let number = digits.parse().ok()?;
-    (number >= 2 && numbered(shown, number, kind) == name).then_some(number)
+    (number >= 2 && disambiguated(plain, number, kind) == name).then_some(number)
 }
 
-/// Puts `middle` before the extension and cuts the stem so that all of it is showable.
+/// Inserts `middle` before the extension and shortens the stem to fit [`NAME_BYTES_MAX`].
 fn with_middle(name: &str, middle: &str, kind: FileType) -> String {
     let (stem, extension) = split(name, kind);
     let room = NAME_BYTES_MAX.saturating_sub(middle.len() + extension.len());
@@ -151,7 +148,7 @@ fn with_middle(name: &str, middle: &str, kind: FileType) -> String {
     format!("{stem}{middle}{extension}")
 }
 
-/// Stem and extension (with its dot). Folders and dot files have no extension.
+/// Stem and extension (with its dot). Directories and dot files have no extension.
 fn split(name: &str, kind: FileType) -> (&str, &str) {
     let at = match kind {
         FileType::Folder => None,
@@ -174,7 +171,7 @@ mod tests {
     const FILE: FileType = FileType::File;
 
     #[test]
-    fn names_of_the_kernel_are_checked() {
+    fn kernel_names_are_validated() {
         let kind = |bytes: &[u8]| Name::new(OsStr::from_bytes(bytes)).unwrap_err().kind();
         assert_eq!(kind(&[b'a'; 256]), ErrorKind::NameTooLong);
         for bad in [&b""[..], b".", b"..", b"a/b", b"a\0b", b"\xff\xfe"] {
@@ -184,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backslash_has_a_look_alike_on_the_drive() {
+    fn backslash_becomes_a_look_alike_on_the_drive() {
         for (name, remote) in [
             (r"a\b", "a\u{ff3c}b"),
             ("a\u{ff3c}b", "a\u{201b}\u{ff3c}b"),
@@ -192,54 +189,58 @@ mod tests {
             ("plain", "plain"),
         ] {
             assert_eq!(&*Name::new(OsStr::new(name)).unwrap().remote(), remote);
-            assert_eq!(shown(remote, FILE), name);
+            assert_eq!(display_name(remote, FILE), name);
         }
-        assert_eq!(shown("a \u{201b}90s song", FILE), "a \u{201b}90s song", "quotes that others wrote");
+        assert_eq!(
+            display_name("a \u{201b}90s song", FILE),
+            "a \u{201b}90s song",
+            "quotes from other clients stay"
+        );
     }
 
     #[test]
-    fn ordinary_names_are_shown_as_they_are() {
+    fn ordinary_names_are_unchanged() {
         for name in ["a.txt", " ", "...", "a\\b", "line\nbreak", "日本.txt"] {
-            assert!(matches!(shown(name, FILE), Cow::Borrowed(s) if s == name), "{name:?}");
+            assert!(matches!(display_name(name, FILE), Cow::Borrowed(s) if s == name), "{name:?}");
         }
     }
 
     #[test]
-    fn names_that_linux_cannot_show_get_look_alikes() {
-        assert_eq!(shown(".", FILE), "\u{ff0e}");
-        assert_eq!(shown("..", FILE), "\u{ff0e}\u{ff0e}");
-        assert_eq!(shown("a/b", FILE), "a\u{ff0f}b");
-        assert_eq!(shown("a\0", FILE), "a\u{2400}");
+    fn invalid_names_become_look_alikes() {
+        assert_eq!(display_name(".", FILE), "\u{ff0e}");
+        assert_eq!(display_name("..", FILE), "\u{ff0e}\u{ff0e}");
+        assert_eq!(display_name("a/b", FILE), "a\u{ff0f}b");
+        assert_eq!(display_name("a\0", FILE), "a\u{2400}");
     }
 
     #[test]
-    fn a_long_name_keeps_its_extension() {
+    fn long_name_keeps_its_extension() {
         let long = format!("{}.tar.gz", "é".repeat(300));
-        let short = shown(&long, FILE);
+        let short = display_name(&long, FILE);
         assert!(short.len() <= 255 && short.len() >= 253, "{}", short.len());
         assert!(short.starts_with("éééé") && short.ends_with(".gz") && short.contains('~'));
-        let other = shown(&format!("{}.tar.gz", "é".repeat(301)), FILE).into_owned();
-        assert_ne!(short, other, "the hash tells them apart");
-        // What looks like an endless extension is none.
-        assert_eq!(shown(&format!("a.{}", "b".repeat(300)), FILE).len(), 255);
+        let other = display_name(&format!("{}.tar.gz", "é".repeat(301)), FILE).into_owned();
+        assert_ne!(short, other, "the hash differs");
+        // An extension that is too long does not count as one.
+        assert_eq!(display_name(&format!("a.{}", "b".repeat(300)), FILE).len(), 255);
     }
 
     #[test]
-    fn numbers_go_before_the_extension_of_a_file() {
-        assert_eq!(numbered("a.txt", 2, FILE), "a (2).txt");
-        assert_eq!(numbered("a.txt", 3, FileType::Folder), "a.txt (3)");
-        assert_eq!(numbered(".profile", 2, FILE), ".profile (2)");
-        assert_eq!(numbered("a", 12, FILE), "a (12)");
-        assert_eq!(numbered(&"x".repeat(255), 2, FILE).len(), 255);
+    fn number_goes_before_the_extension() {
+        assert_eq!(disambiguated("a.txt", 2, FILE), "a (2).txt");
+        assert_eq!(disambiguated("a.txt", 3, FileType::Folder), "a.txt (3)");
+        assert_eq!(disambiguated(".profile", 2, FILE), ".profile (2)");
+        assert_eq!(disambiguated("a", 12, FILE), "a (12)");
+        assert_eq!(disambiguated(&"x".repeat(255), 2, FILE).len(), 255);
     }
 
     #[test]
-    fn numbers_are_read_back() {
-        assert_eq!(number_of("a (12).txt", "a.txt", FILE), Some(12));
-        assert_eq!(number_of("b (12).txt", "a.txt", FILE), None);
-        assert_eq!(number_of("a (02).txt", "a.txt", FILE), None);
-        assert_eq!(number_of("a (1).txt", "a.txt", FILE), None);
-        assert_eq!(number_of("a.txt", "a.txt", FILE), None);
+    fn disambiguation_number_is_parsed_back() {
+        assert_eq!(disambiguation_number("a (12).txt", "a.txt", FILE), Some(12));
+        assert_eq!(disambiguation_number("b (12).txt", "a.txt", FILE), None);
+        assert_eq!(disambiguation_number("a (02).txt", "a.txt", FILE), None);
+        assert_eq!(disambiguation_number("a (1).txt", "a.txt", FILE), None);
+        assert_eq!(disambiguation_number("a.txt", "a.txt", FILE), None);
     }
 
     fn kinds() -> impl Strategy<Value = FileType> {
@@ -248,21 +249,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_made_is_found_again(text in "[a\u{ff3c}\u{201b}\\\\]{1,20}", kind in kinds()) {
+        fn display_name_inverts_remote(text in "[a\u{ff3c}\u{201b}\\\\]{1,20}", kind in kinds()) {
             let name = Name::new(OsStr::new(&text)).unwrap();
             let remote = name.remote();
             prop_assert!(!remote.contains('\\'));
-            prop_assert_eq!(shown(&remote, kind), text);
+            prop_assert_eq!(display_name(&remote, kind), text);
         }
 
         #[test]
-        fn whatever_is_shown_is_a_name(remote in "(?s).{0,400}", kind in kinds(), number in 2_u32..100_000) {
-            let name = shown(&remote, kind).into_owned();
+        fn display_names_are_valid_names(remote in "(?s).{0,400}", kind in kinds(), number in 2_u32..100_000) {
+            let name = display_name(&remote, kind).into_owned();
             prop_assert!(Name::new(OsStr::new(&name)).is_ok(), "{name:?}");
-            let other = numbered(&name, number, kind);
+            let other = disambiguated(&name, number, kind);
             prop_assert!(Name::new(OsStr::new(&other)).is_ok(), "{other:?}");
             prop_assert_ne!(&name, &other);
-            prop_assert_eq!(number_of(&other, &name, kind), Some(number));
+            prop_assert_eq!(disambiguation_number(&other, &name, kind), Some(number));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a program is told of an inode, as far as the tree knows.
+//! Attributes of an inode as far as the tree knows them.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -6,41 +6,33 @@ use std::time::SystemTime;
 use crate::pds::types::FileType;
 use crate::posix::{Posix, Special};
 
-/// Attributes as the drive has them.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Stat {
-    /// What it is.
-    pub kind: Kind,
-    /// Bytes.
+    pub kind: FileKind,
     pub size: u64,
-    /// Last change of content.
     pub mtime: SystemTime,
-    /// Last change of anything.
     pub ctime: SystemTime,
-    /// When the object came to be.
     pub crtime: SystemTime,
-    /// What else is known.
+    /// Attributes for which the drive has no field.
     pub posix: Option<Arc<Posix>>,
-    /// Names that lead to it: one for a file; for a folder its own, its `.`, and the `..` of each folder in
-    /// it; one where those are not known. None where no folder has a dentry for it.
+    /// Link count. A file has 1. A listed directory has 2 (its name and `.`) plus one for each subdirectory.
+    /// A directory that was not listed has 1. An inode without a dentry has 0.
     pub nlink: u32,
 }
 
-/// What an inode is to a program.
+/// The type of a file as programs see it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
-    /// A file.
+pub enum FileKind {
     File,
-    /// A folder.
-    Folder,
-    /// To the drive, a file.
+    Directory,
+    /// A regular file on the drive.
     Special(Special),
 }
 
-impl Kind {
+impl FileKind {
     pub(super) fn of(kind: FileType, posix: Option<&Posix>) -> Self {
         match kind {
-            FileType::Folder => Self::Folder,
+            FileType::Folder => Self::Directory,
             FileType::File => posix.and_then(|posix| posix.special).map_or(Self::File, Self::Special),
         }
     }

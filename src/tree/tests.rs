@@ -1,11 +1,17 @@
-//! The tree against what it promises; the listing rules have their own file.
+//! Tests of the tree. The listing rules have their own file.
 
 mod listing;
 mod model;
 
-use super::*;
+use std::time::{Duration, Instant, SystemTime};
 
-/// A tree and a clock.
+use super::inodes::*;
+use super::*;
+use crate::error::ErrorKind;
+use crate::ids::{FileId, Ino};
+use crate::pds::drive::FileMeta;
+use crate::pds::types::FileType;
+
 struct Fixture {
     tree: Tree,
     now: Instant,
@@ -23,7 +29,7 @@ impl Fixture {
     }
 
     fn list(&mut self, dir: Ino, items: &[FileMeta]) -> Vec<FileId> {
-        // Every listing takes time, and so does the drive to catch up with it.
+        // A listing takes time, and the drive catches up in that time.
         self.now += Duration::from_millis(1);
         self.tree.merge_listing(dir, items.to_vec(), self.now).unwrap()
     }
@@ -53,7 +59,7 @@ fn id(text: &str) -> FileId {
     FileId::new(text).unwrap()
 }
 
-/// A file of the root folder; created at second `age`.
+/// A file in the root directory, created at second `age`.
 fn file(file_id: &str, name: &str, age: u64) -> FileMeta {
     let at = SystemTime::UNIX_EPOCH + Duration::from_secs(age);
     FileMeta {
@@ -72,74 +78,77 @@ fn file(file_id: &str, name: &str, age: u64) -> FileMeta {
     }
 }
 
-fn folder(file_id: &str, name: &str) -> FileMeta {
+fn directory(file_id: &str, name: &str) -> FileMeta {
     FileMeta { kind: FileType::Folder, ..file(file_id, name, 0) }
 }
 
-/// What must be true of every tree at any time.
+/// Invariants of every tree.
 fn check(tree: &Tree) {
     let mut live = 0;
     for (&ino, inode) in &tree.inodes {
-        if let Object::Live(meta) = &inode.object {
+        if let Backing::Remote(meta) = &inode.backing {
             live += 1;
             assert_eq!(tree.by_file_id.get(&meta.file_id), Some(&ino), "{meta:?}");
         }
-        if let Some(spot) = &inode.spot {
-            let dentry = tree.folder(spot.parent).unwrap().children.get(&spot.name);
-            assert_eq!(dentry.map(|d| d.ino), Some(ino), "{spot:?}");
+        if let Some(dentry_ref) = &inode.dentry_ref {
+            let dentry = tree.directory(dentry_ref.parent).unwrap().children.get(&dentry_ref.name);
+            assert_eq!(dentry.map(|d| d.ino), Some(ino), "{dentry_ref:?}");
         }
-        if let Body::Folder(folder) = &inode.body {
-            for (name, dentry) in &folder.children {
-                let spot = tree.inodes[&dentry.ino].spot.as_ref().unwrap();
-                assert_eq!((spot.parent, &spot.name), (ino, name));
+        if let InodeBody::Directory(directory) = &inode.body {
+            for (name, dentry) in &directory.children {
+                let dentry_ref = tree.inodes[&dentry.ino].dentry_ref.as_ref().unwrap();
+                assert_eq!((dentry_ref.parent, &dentry_ref.name), (ino, name));
                 assert!(Name::new(std::ffi::OsStr::new(&**name)).is_ok(), "{name:?}");
             }
         }
-        if let Body::File { replaces: Some(meta) } = &inode.body {
+        if let InodeBody::File { replaces: Some(meta) } = &inode.body {
             assert_eq!(tree.replacing.get(&meta.file_id), Some(&ino));
         }
         let has_unsaved = match &inode.body {
-            Body::Folder(folder) => folder.children.values().any(|d| tree.is_held(d)),
-            Body::File { .. } => false,
+            InodeBody::Directory(directory) => directory.children.values().any(|d| tree.is_protected(d)),
+            InodeBody::File { .. } => false,
         };
-        let is_needed =
-            ino == Ino::ROOT || inode.lookups > 0 || inode.pins > 0 || inode.spot.is_some() || has_unsaved;
-        assert!(is_needed, "{ino} lives for nothing: {inode:?}");
+        let is_needed = ino == Ino::ROOT
+            || inode.lookups > 0
+            || inode.pins > 0
+            || inode.dentry_ref.is_some()
+            || has_unsaved;
+        assert!(is_needed, "{ino} is not referenced: {inode:?}");
     }
     assert_eq!(live, tree.by_file_id.len());
 }
 
 #[test]
-fn the_root_needs_nobody() {
+fn root_is_known_without_the_drive() {
     let mut f = Fixture::new();
-    assert_eq!(f.tree.stat(Ino::ROOT).unwrap().kind, Kind::Folder);
+    assert_eq!(f.tree.stat(Ino::ROOT).unwrap().kind, FileKind::Directory);
     assert_eq!(f.tree.identity(Ino::ROOT), Some(Identity::Remote(FileId::root())));
-    assert_eq!(f.tree.place(Ino::ROOT), None);
+    assert_eq!(f.tree.location(Ino::ROOT), None);
     assert_eq!(f.tree.parent(Ino::ROOT), Some(Ino::ROOT));
     assert!(f.tree.count_lookup(Ino::ROOT));
     f.tree.forget(Ino::ROOT, 1);
-    f.tree.vanished(&FileId::root());
+    f.tree.removed_elsewhere(&FileId::root());
     assert!(!f.tree.attrs_fresh_for(Ino::ROOT, f.now).is_zero());
     check(&f.tree);
 }
 
 #[test]
-fn a_complete_listing_answers_for_absent_names_until_it_is_old() {
+fn fresh_listing_proves_absent_names() {
     let mut f = Fixture::new();
-    assert_eq!(f.tree.find(Ino::ROOT, "a", f.now).unwrap(), Found::Unknown);
+    assert_eq!(f.tree.find(Ino::ROOT, "a", f.now).unwrap(), NameState::Unknown);
     f.list(Ino::ROOT, &[file("1", "a", 1)]);
     let a = f.child("a");
-    assert_eq!(f.tree.find(Ino::ROOT, "a", f.now).unwrap(), Found::Fresh(a));
-    assert_eq!(f.tree.find(Ino::ROOT, "b", f.now).unwrap(), Found::Absent);
+    assert_eq!(f.tree.find(Ino::ROOT, "a", f.now).unwrap(), NameState::Fresh(a));
+    assert_eq!(f.tree.find(Ino::ROOT, "b", f.now).unwrap(), NameState::Absent);
     f.pass_time(15);
-    assert_eq!(f.tree.find(Ino::ROOT, "a", f.now).unwrap(), Found::Stale(a));
-    assert_eq!(f.tree.find(Ino::ROOT, "b", f.now).unwrap(), Found::Unknown);
+    assert_eq!(f.tree.find(Ino::ROOT, "a", f.now).unwrap(), NameState::Stale(a));
+    assert_eq!(f.tree.find(Ino::ROOT, "b", f.now).unwrap(), NameState::Unknown);
     assert_eq!(f.tree.find(a, "b", f.now).unwrap_err().kind(), ErrorKind::NotDirectory);
     assert_eq!(f.tree.find(Ino(99), "b", f.now).unwrap_err().kind(), ErrorKind::Stale);
 }
 
 #[test]
-fn an_inode_lives_while_the_kernel_or_a_handle_knows_it() {
+fn inode_lives_while_referenced() {
     let mut f = Fixture::new();
     f.list(Ino::ROOT, &[file("1", "a", 1)]);
     let a = f.child("a");
@@ -153,30 +162,30 @@ fn an_inode_lives_while_the_kernel_or_a_handle_knows_it() {
     f.tree.unpin(a);
     assert!(f.tree.stat(a).is_err());
     assert!(!f.tree.count_lookup(a));
-    // The same object gets a new number.
+    // The same object gets a new inode number.
     f.list(Ino::ROOT, &[file("1", "a", 1)]);
     assert_ne!(f.child("a"), a);
     check(&f.tree);
 }
 
 #[test]
-fn a_created_file_becomes_the_object_that_was_committed() {
+fn commit_gives_a_created_file_its_object() {
     let mut f = Fixture::new();
     f.list(Ino::ROOT, &[]);
     let a = f.create(Ino::ROOT, "a");
     assert_eq!(f.tree.identity(a), Some(Identity::Local));
-    assert_eq!(f.tree.find(Ino::ROOT, "a", f.now).unwrap(), Found::Fresh(a));
+    assert_eq!(f.tree.find(Ino::ROOT, "a", f.now).unwrap(), NameState::Fresh(a));
     let again = f.tree.create_local(Ino::ROOT, &name("a"), f.now, (SystemTime::UNIX_EPOCH, None));
     assert_eq!(again.unwrap_err().kind(), ErrorKind::Exists);
     f.tree.adopt(a, file("1", "a", 5), f.now);
     assert_eq!(f.tree.identity(a), Some(Identity::Remote(id("1"))));
     assert_eq!(f.tree.stat(a).unwrap().size, 5);
-    assert_eq!(f.tree.place(a).unwrap().parent_id, FileId::root());
+    assert_eq!(f.tree.location(a).unwrap().parent_id, FileId::root());
     check(&f.tree);
 }
 
 #[test]
-fn a_commit_under_the_old_name_leaves_the_file_unsaved_at_the_new_one() {
+fn commit_under_the_old_name_keeps_file_unsaved() {
     let mut f = Fixture::new();
     let a = f.create(Ino::ROOT, "a");
     assert!(f.tree.rename_unsaved(a, Ino::ROOT, &name("b"), f.now).unwrap().is_empty());
@@ -184,7 +193,7 @@ fn a_commit_under_the_old_name_leaves_the_file_unsaved_at_the_new_one() {
     f.pass_time(60);
     f.list(Ino::ROOT, &[file("1", "a", 5)]);
     assert_eq!(f.names(Ino::ROOT), ["b"]);
-    assert_eq!(&*f.tree.place(a).unwrap().name, "b");
+    assert_eq!(&*f.tree.location(a).unwrap().name, "b");
     f.tree.adopt(a, file("1", "b", 5), f.now);
     f.pass_time(60);
     f.list(Ino::ROOT, &[file("1", "b", 5)]);
@@ -193,7 +202,7 @@ fn a_commit_under_the_old_name_leaves_the_file_unsaved_at_the_new_one() {
 }
 
 #[test]
-fn save_by_rename_of_an_unsaved_file_remembers_what_it_replaces() {
+fn rename_of_unsaved_file_records_replaced_object() {
     let mut f = Fixture::new();
     f.list(Ino::ROOT, &[file("old", "doc", 1)]);
     let old = f.child("doc");
@@ -202,7 +211,7 @@ fn save_by_rename_of_an_unsaved_file_remembers_what_it_replaces() {
     f.tree.rename_unsaved(new, Ino::ROOT, &name("doc"), f.now).unwrap();
     assert_eq!(f.tree.replaces(new).unwrap().file_id, id("old"));
     assert_eq!(f.tree.identity(old), None);
-    assert_eq!(f.tree.meta(old).unwrap().file_id, id("old"), "open handles go on with it");
+    assert_eq!(f.tree.meta(old).unwrap().file_id, id("old"), "open handles still see it");
     f.pass_time(60);
     f.list(Ino::ROOT, &[file("old", "doc", 1)]);
     assert_eq!(f.names(Ino::ROOT), ["doc"]);
@@ -215,7 +224,7 @@ fn save_by_rename_of_an_unsaved_file_remembers_what_it_replaces() {
 }
 
 #[test]
-fn what_an_unsaved_file_no_longer_replaces_is_handed_back() {
+fn obsolete_replacement_is_returned() {
     let mut f = Fixture::new();
     f.list(Ino::ROOT, &[file("1", "a", 1), file("2", "b", 1)]);
     let new = f.create(Ino::ROOT, "tmp");
@@ -232,36 +241,36 @@ fn what_an_unsaved_file_no_longer_replaces_is_handed_back() {
 }
 
 #[test]
-fn what_takes_the_place_of_an_unsaved_file_becomes_what_stands_there() {
+fn rename_over_unsaved_file_inherits_its_object() {
     let mut f = Fixture::new();
     f.list(Ino::ROOT, &[file("1", "a", 1), file("2", "b", 1)]);
     let edited = f.child("a");
     f.tree.mark_unsaved(edited);
     assert!(f.tree.rename_unsaved(edited, Ino::ROOT, &name("b"), f.now).unwrap().is_empty());
     let [here, elsewhere] = [file("2", "b", 1), file("1", "a", 1)].map(Some);
-    assert_eq!(f.tree.objects(edited), Objects { here, elsewhere });
+    assert_eq!(f.tree.objects(edited), Objects { in_place: here, elsewhere });
     let new = f.create(Ino::ROOT, "new");
     let superseded = f.tree.rename_unsaved(new, Ino::ROOT, &name("b"), f.now).unwrap();
     assert_eq!(superseded.iter().map(|m| m.file_id.as_str()).collect::<Vec<_>>(), ["1"]);
-    assert_eq!(f.tree.objects(new), Objects { here: Some(file("2", "b", 1)), elsewhere: None });
+    assert_eq!(f.tree.objects(new), Objects { in_place: Some(file("2", "b", 1)), elsewhere: None });
     check(&f.tree);
 }
 
 #[test]
-fn a_commit_that_is_given_up_brings_the_replaced_file_back() {
+fn abandoned_commit_restores_replaced_file() {
     let mut f = Fixture::new();
     f.list(Ino::ROOT, &[file("1", "a", 1)]);
     let new = f.create(Ino::ROOT, "tmp");
     f.tree.rename_unsaved(new, Ino::ROOT, &name("a"), f.now).unwrap();
     f.tree.discard(new, f.now);
-    assert_eq!(f.tree.find(Ino::ROOT, "a", f.now).unwrap(), Found::Unknown);
+    assert_eq!(f.tree.find(Ino::ROOT, "a", f.now).unwrap(), NameState::Unknown);
     f.list(Ino::ROOT, &[file("1", "a", 1)]);
     assert_eq!(f.id_of("a"), "1");
     check(&f.tree);
 }
 
 #[test]
-fn a_replaced_file_keeps_its_id_under_the_inode_of_its_source() {
+fn replace_moves_the_id_to_the_source_inode() {
     let mut f = Fixture::new();
     f.list(Ino::ROOT, &[file("src", "new", 9), file("dst", "doc", 1)]);
     let (source, target) = (f.child("new"), f.child("doc"));
@@ -271,7 +280,7 @@ fn a_replaced_file_keeps_its_id_under_the_inode_of_its_source() {
     assert_eq!(f.child("doc"), source);
     assert_eq!(f.tree.stat(source).unwrap().size, 9);
     assert_eq!(f.tree.stat(target).unwrap().nlink, 0);
-    // A listing from before shows both as they were.
+    // A listing from before the replace contains both as they were.
     f.list(Ino::ROOT, &[file("src", "new", 9), file("dst", "doc", 1)]);
     assert_eq!(f.names(Ino::ROOT), ["doc"]);
     assert_eq!(f.tree.stat(source).unwrap().size, 9);
@@ -280,15 +289,15 @@ fn a_replaced_file_keeps_its_id_under_the_inode_of_its_source() {
 }
 
 #[test]
-fn a_folder_moves_with_everything_below_and_not_below_itself() {
+fn directory_moves_with_its_contents_not_below_itself() {
     let mut f = Fixture::new();
-    f.list(Ino::ROOT, &[folder("d", "d"), folder("e", "e")]);
+    f.list(Ino::ROOT, &[directory("d", "d"), directory("e", "e")]);
     let (d, e) = (f.child("d"), f.child("e"));
     f.list(d, &[FileMeta { parent_id: Some(id("d")), ..file("1", "a", 1) }]);
     let a = f.tree.child(d, "a").unwrap();
     assert!(f.tree.is_below(a, d) && f.tree.is_below(d, d) && !f.tree.is_below(d, a));
     f.tree
-        .moved(d, e, &name("d2"), FileMeta { parent_id: Some(id("e")), ..folder("d", "d2") }, f.now)
+        .moved(d, e, &name("d2"), FileMeta { parent_id: Some(id("e")), ..directory("d", "d2") }, f.now)
         .unwrap();
     assert_eq!(f.tree.display_path(a), "/e/d2/a");
     assert!(f.tree.is_below(a, e));
@@ -296,15 +305,15 @@ fn a_folder_moves_with_everything_below_and_not_below_itself() {
 }
 
 #[test]
-fn a_folder_with_unsaved_files_outlives_its_name() {
+fn directory_with_unsaved_files_outlives_its_dentry() {
     let mut f = Fixture::new();
-    f.list(Ino::ROOT, &[folder("d", "d")]);
+    f.list(Ino::ROOT, &[directory("d", "d")]);
     let d = f.child("d");
     let a = f.create(d, "a");
     f.tree.pin(a).unwrap();
     f.list(Ino::ROOT, &[]);
     assert_eq!(f.names(Ino::ROOT), [""; 0]);
-    assert_eq!(f.tree.place(a).unwrap().parent_id, id("d"));
+    assert_eq!(f.tree.location(a).unwrap().parent_id, id("d"));
     check(&f.tree);
     f.tree.discard(a, f.now);
     assert!(f.tree.stat(d).is_err());
@@ -314,13 +323,13 @@ fn a_folder_with_unsaved_files_outlives_its_name() {
 }
 
 #[test]
-fn a_removed_folder_takes_nothing_new_and_has_nothing() {
+fn removed_directory_is_empty_and_takes_no_entries() {
     let mut f = Fixture::new();
-    f.list(Ino::ROOT, &[folder("d", "d")]);
+    f.list(Ino::ROOT, &[directory("d", "d")]);
     let d = f.child("d");
     assert!(f.tree.count_lookup(d));
     f.tree.unlink(d, f.now);
-    assert_eq!(f.tree.find(d, "x", f.now).unwrap(), Found::Absent);
+    assert_eq!(f.tree.find(d, "x", f.now).unwrap(), NameState::Absent);
     let made = f.tree.create_local(d, &name("x"), f.now, (SystemTime::UNIX_EPOCH, None));
     assert_eq!(made.unwrap_err().kind(), ErrorKind::NotFound);
     f.tree.forget(d, 1);
@@ -328,48 +337,48 @@ fn a_removed_folder_takes_nothing_new_and_has_nothing() {
 }
 
 #[test]
-fn a_new_folder_is_known_to_be_empty() {
+fn new_directory_is_known_to_be_empty() {
     let mut f = Fixture::new();
-    let d = f.tree.insert(Ino::ROOT, &name("d"), folder("d", "d"), f.now).unwrap();
-    assert_eq!(f.tree.find(d, "x", f.now).unwrap(), Found::Absent);
+    let d = f.tree.insert(Ino::ROOT, &name("d"), directory("d", "d"), f.now).unwrap();
+    assert_eq!(f.tree.find(d, "x", f.now).unwrap(), NameState::Absent);
     check(&f.tree);
 }
 
 #[test]
-fn what_the_drive_tells_of_one_object_moves_it() {
+fn single_object_answer_moves_its_dentry() {
     let mut f = Fixture::new();
-    f.list(Ino::ROOT, &[folder("d", "d"), file("1", "a", 1)]);
+    f.list(Ino::ROOT, &[directory("d", "d"), file("1", "a", 1)]);
     let a = f.child("a");
     f.pass_time(20);
     assert!(f.tree.attrs_fresh_for(a, f.now).is_zero());
-    f.tree.observe(FileMeta { size: 77, ..file("1", "a", 1) }, f.now);
+    f.tree.merge_object(FileMeta { size: 77, ..file("1", "a", 1) }, f.now);
     assert_eq!((f.tree.attrs_fresh_for(a, f.now), f.tree.stat(a).unwrap().size), (TTL, 77));
-    assert_eq!(f.tree.find(Ino::ROOT, "a", f.now).unwrap(), Found::Fresh(a));
-    f.tree.observe(FileMeta { parent_id: Some(id("d")), ..file("1", "b", 1) }, f.now);
+    assert_eq!(f.tree.find(Ino::ROOT, "a", f.now).unwrap(), NameState::Fresh(a));
+    f.tree.merge_object(FileMeta { parent_id: Some(id("d")), ..file("1", "b", 1) }, f.now);
     assert_eq!(f.tree.display_path(a), "/d/b");
-    f.tree.vanished(&id("1"));
+    f.tree.removed_elsewhere(&id("1"));
     assert!(f.tree.stat(a).is_err());
     check(&f.tree);
 }
 
 #[test]
-fn an_answer_that_was_asked_for_before_a_change_does_not_undo_it() {
+fn answer_requested_before_a_change_is_ignored() {
     let mut f = Fixture::new();
     f.list(Ino::ROOT, &[file("1", "a", 1)]);
-    let (a, asked_at) = (f.child("a"), f.now);
+    let (a, requested_at) = (f.child("a"), f.now);
     f.pass_time(1);
     f.tree.adopt(a, FileMeta { size: 77, ..file("1", "a", 1) }, f.now);
-    f.tree.observe(file("1", "a", 1), asked_at);
+    f.tree.merge_object(file("1", "a", 1), requested_at);
     assert_eq!(f.tree.stat(a).unwrap().size, 77);
-    f.tree.observe(FileMeta { size: 78, ..file("1", "a", 1) }, f.now);
+    f.tree.merge_object(FileMeta { size: 78, ..file("1", "a", 1) }, f.now);
     assert_eq!(f.tree.stat(a).unwrap().size, 78);
     check(&f.tree);
 }
 
 #[test]
-fn unused_inodes_are_given_up_when_there_are_too_many() {
+fn unused_inodes_are_evicted_above_the_limit() {
     let mut f = Fixture::new();
-    f.list(Ino::ROOT, &[folder("d", "d"), folder("e", "e")]);
+    f.list(Ino::ROOT, &[directory("d", "d"), directory("e", "e")]);
     let (d, e) = (f.child("d"), f.child("e"));
     let items: Vec<_> = (0..50).map(|n| file(&format!("f{n}"), &format!("f{n}"), 1)).collect();
     f.list(d, &items);
@@ -381,33 +390,35 @@ fn unused_inodes_are_given_up_when_there_are_too_many() {
     f.list(e, &[]);
     assert_eq!(f.names(d), ["f7", "unsaved"]);
     assert_eq!(f.tree.child(d, "unsaved"), Some(unsaved));
-    assert_eq!(f.tree.find(d, "f8", f.now).unwrap(), Found::Unknown);
+    assert_eq!(f.tree.find(d, "f8", f.now).unwrap(), NameState::Unknown);
     check(&f.tree);
 }
 
 #[test]
-fn a_file_that_is_another_one_now_has_another_inode_at_its_place() {
+fn reallocated_inode_takes_over_the_dentry() {
     let mut f = Fixture::new();
     f.list(Ino::ROOT, &[file("a", "a", 1), file("b", "b", 1)]);
     let (old, other) = (f.child("a"), f.child("b"));
     assert!(f.tree.count_lookup(old));
     f.tree.pin(old).unwrap();
     let former = f.tree.meta(old).cloned().unwrap();
-    f.tree.observe(FileMeta { size: 7, ..former.clone() }, f.now);
-    assert!(f.tree.renew(old, former.clone()));
+    f.tree.merge_object(FileMeta { size: 7, ..former.clone() }, f.now);
+    assert!(f.tree.reallocate_inode(old, former.clone()));
     let new = f.child("a");
     assert!(new != old && f.child("b") == other);
     assert_eq!((f.tree.meta(new).unwrap().size, f.tree.meta(old)), (7, Some(&former)));
     assert_eq!((f.tree.stat(new).unwrap().nlink, f.tree.stat(old).unwrap().nlink), (1, 0));
-    // Listings go on with the new one, and the old one goes with who refers to it.
+    // Later listings change the new inode. The old inode lives while it is referenced.
     f.list(Ino::ROOT, &[file("a", "a2", 1), file("b", "b", 1)]);
     assert_eq!(f.child("a2"), new);
     f.tree.unpin(old);
     f.tree.forget(old, 1);
     assert!(f.tree.stat(old).is_err());
-    // What is not on the drive as it is here, or is no file, stays what it is.
+    // Unsaved files and directories keep their inode.
     f.tree.mark_unsaved(new);
-    assert!(!f.tree.renew(new, former.clone()) && !f.tree.renew(Ino::ROOT, former.clone()));
+    assert!(
+        !f.tree.reallocate_inode(new, former.clone()) && !f.tree.reallocate_inode(Ino::ROOT, former.clone())
+    );
     let unsaved = f.create(Ino::ROOT, "c");
-    assert!(!f.tree.renew(unsaved, former));
+    assert!(!f.tree.reallocate_inode(unsaved, former));
 }

@@ -1,16 +1,15 @@
-//! Objects that were removed here and may still be listed for a while.
+//! Objects removed by this mount. The drive may still list them for a while.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::ids::FileId;
 
-/// Longest time that a tombstone is of use: longer than any listing takes.
-const KEPT_FOR: Duration = Duration::from_secs(3600);
-/// Most tombstones at a time; the oldest go first.
+/// Longer than any listing takes.
+const TTL: Duration = Duration::from_secs(3600);
+/// Most tombstones at a time. The oldest are dropped first.
 const COUNT_MAX: usize = 200_000;
 
-/// When objects were removed.
 #[derive(Debug, Default)]
 pub(super) struct Tombstones {
     removed_at: HashMap<FileId, Instant>,
@@ -18,12 +17,11 @@ pub(super) struct Tombstones {
 }
 
 impl Tombstones {
-    /// Remembers a removal.
     pub(super) fn add(&mut self, file: FileId, now: Instant) {
         self.by_age.push_back((now, file.clone()));
         self.removed_at.insert(file, now);
         while let Some((at, _)) = self.by_age.front()
-            && (self.by_age.len() > COUNT_MAX || *at + KEPT_FOR < now)
+            && (self.by_age.len() > COUNT_MAX || *at + TTL < now)
         {
             if let Some((at, file)) = self.by_age.pop_front()
                 && self.removed_at.get(&file) == Some(&at)
@@ -33,9 +31,9 @@ impl Tombstones {
         }
     }
 
-    /// Whether a listing that began at `started` may still show an object that is gone.
-    pub(super) fn hides(&self, file: &FileId, started: Instant, grace: Duration) -> bool {
-        self.removed_at.get(file).is_some_and(|&at| started < at + grace)
+    /// Whether a listing that began at `started` may still contain the removed object.
+    pub(super) fn hides(&self, file: &FileId, started: Instant, listing_lag: Duration) -> bool {
+        self.removed_at.get(file).is_some_and(|&at| started < at + listing_lag)
     }
 }
 
@@ -44,18 +42,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tombstones_are_few_and_end() {
+    fn tombstones_expire_and_are_bounded() {
         let start = Instant::now();
-        let grace = Duration::from_secs(10);
+        let listing_lag = Duration::from_secs(10);
         let mut tombstones = Tombstones::default();
         let file = FileId::new("f").unwrap();
         tombstones.add(file.clone(), start);
-        assert!(tombstones.hides(&file, start, grace));
-        assert!(!tombstones.hides(&file, start + grace, grace));
-        tombstones.add(FileId::new("g").unwrap(), start + KEPT_FOR * 2);
+        assert!(tombstones.hides(&file, start, listing_lag));
+        assert!(!tombstones.hides(&file, start + listing_lag, listing_lag));
+        tombstones.add(FileId::new("g").unwrap(), start + TTL * 2);
         assert_eq!(tombstones.removed_at.len(), 1);
         for n in 0..=COUNT_MAX {
-            tombstones.add(FileId::new(&n.to_string()).unwrap(), start + KEPT_FOR * 2);
+            tombstones.add(FileId::new(&n.to_string()).unwrap(), start + TTL * 2);
         }
         assert_eq!(tombstones.by_age.len(), COUNT_MAX);
         assert_eq!(tombstones.removed_at.len(), COUNT_MAX);

@@ -1,23 +1,25 @@
-//! Facts about calling processes from `/proc`: who closes a descriptor, and who is being killed.
+//! Facts about calling processes from `/proc`: which process closes a descriptor, and whether it is being
+//! killed.
 //!
-//! FUSE gives the id of a thread. Whether its process is the one that opened a file, and whether
-//! it still has the file open through another descriptor, decides whether a FLUSH is the close that
-//! commits. Where `/proc` does not tell (another user's process), the answer is `None`.
+//! FUSE passes the id of a thread. A FLUSH commits if it comes from the process that opened the file, and if
+//! that process has no other descriptor of the file. Functions return `None` where `/proc` is not readable
+//! (processes of other users).
 //!
-//! A thread that waits for a request which has been read does not even die before its answer, and of an interruption
-//! `fuser` tells nothing. So whoever waits long is looked at.
+//! A thread that waits for a FUSE request does not die before the answer, and fuser does not report
+//! interruptions. So the threads of long requests are polled.
 
-use std::ffi::CString;
 use std::fs;
 use std::io::Read as _;
-use std::os::fd::{FromRawFd as _, OwnedFd};
+
+use rustix::fs::{AtFlags, CWD, StatxFlags};
+use rustix::process::{Pid, PidfdFlags};
 
 use crate::ids::Ino;
 
-/// Longest text that is read of a file in `/proc`: what is looked for stands at its beginning.
+/// Longest text read from a file in `/proc`, in bytes. The wanted fields are at its beginning.
 const PROC_TEXT_BYTES: usize = 4096;
 
-/// The thread group (process) of a thread.
+/// The process (thread group) of a thread.
 pub fn thread_group(tid: u32) -> Option<u32> {
     if leads_its_group(tid) {
         return Some(tid);
@@ -25,24 +27,19 @@ pub fn thread_group(tid: u32) -> Option<u32> {
     parse_thread_group(&read_proc(&format!("/proc/{tid}/status"))?)
 }
 
-/// Whether a thread is the first of its process: a descriptor exists for processes only. Most callers
-/// are, and asking costs a tenth of what the text costs.
+/// Whether a thread is the main thread of its process. Only these have a pidfd. Most callers are main
+/// threads, and this check costs a tenth of reading the status text.
 fn leads_its_group(tid: u32) -> bool {
-    // SAFETY: no pointers are passed, and the descriptor is ours to close.
-    unsafe {
-        let fd = libc::syscall(libc::SYS_pidfd_open, libc::c_long::from(tid), 0 as libc::c_long);
-        let Ok(fd @ 0..) = i32::try_from(fd) else { return false };
-        drop(OwnedFd::from_raw_fd(fd));
-    }
-    true
+    let pid = i32::try_from(tid).ok().and_then(Pid::from_raw);
+    pid.is_some_and(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).is_ok())
 }
 
-/// SIGKILL among the signals of a thread; every signal that ends a process becomes one for all its threads.
+/// SIGKILL in a signal mask. The kernel turns every fatal signal into SIGKILL for all threads of the process.
 const KILL_BIT: u64 = 1 << (libc::SIGKILL - 1);
-/// The kernel's flag of a task that is exiting.
+/// Kernel flag of a task that is exiting.
 const PF_EXITING: u64 = 4;
 
-/// Whether a thread is being killed, by `kill -9` or another signal that ends it: it hears no answer any more.
+/// Whether a thread is being killed by a fatal signal. It does not see an answer any more.
 pub fn is_killed(tid: u32) -> bool {
     tid != 0
         && (read_proc(&format!("/proc/{tid}/status")).is_some_and(|status| has_kill_pending(&status))
@@ -57,7 +54,7 @@ fn has_kill_pending(status: &str) -> bool {
     pending.fold(0, |all, signals| all | signals) & KILL_BIT != 0
 }
 
-/// Field 9 has the flags, field 52 the exit code, where one may see it; field 2 is a name in parentheses.
+/// Field 9 has the flags. Field 52 has the exit code, if readable. Field 2 is a name in parentheses.
 fn dies_of_signal(stat: &str) -> bool {
     let Some((_, rest)) = stat.rsplit_once(')') else { return false };
     let field = |number: usize| rest.split_ascii_whitespace().nth(number - 3)?.parse::<u64>().ok();
@@ -65,12 +62,12 @@ fn dies_of_signal(stat: &str) -> bool {
     is_exiting && field(52).is_some_and(|code| code & 0x7f != 0)
 }
 
-/// The beginning of a file in `/proc`, in one read: those texts are made anew for each.
+/// The beginning of a file in `/proc`, in one read: the kernel generates the text for each read.
 fn read_proc(path: &str) -> Option<String> {
     let mut text = vec![0; PROC_TEXT_BYTES];
     let bytes = fs::File::open(path).ok()?.read(&mut text).ok()?;
     text.truncate(bytes);
-    // The name of a process may be anything.
+    // A process name may be invalid UTF-8.
     Some(String::from_utf8_lossy(&text).into_owned())
 }
 
@@ -78,7 +75,7 @@ fn parse_thread_group(status: &str) -> Option<u32> {
     status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()
 }
 
-/// A device as the kernel numbers it.
+/// A device number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Device {
     major: u32,
@@ -86,15 +83,15 @@ pub struct Device {
 }
 
 impl Device {
-    /// Reads `major:minor`.
+    /// Parses `major:minor`.
     pub fn parse(text: &str) -> Option<Self> {
         let (major, minor) = text.split_once(':')?;
         Some(Self { major: major.parse().ok()?, minor: minor.parse().ok()? })
     }
 }
 
-/// Whether a process has an inode of a device open for writing (the descriptor that is being closed is no
-/// longer among its descriptors).
+/// Whether a process has an inode of this device open for writing. The descriptor that is being closed does
+/// not count: the kernel has removed it already.
 pub fn holds_open(tgid: u32, ino: Ino, device: Device) -> Option<bool> {
     for entry in fs::read_dir(format!("/proc/{tgid}/fdinfo")).ok()? {
         // A descriptor may be closed between the steps.
@@ -104,7 +101,7 @@ pub fn holds_open(tgid: u32, ino: Ino, device: Device) -> Option<bool> {
         if parse_ino(&text) != Some(ino.0) || !can_write(&text) {
             continue;
         }
-        // Other file systems have an inode of this number too.
+        // Other file systems may use the same inode number.
         let link = format!("/proc/{tgid}/fd/{}", name.display());
         if device_of(&link).is_none_or(|other| other == device) {
             return Some(true);
@@ -113,21 +110,14 @@ pub fn holds_open(tgid: u32, ino: Ino, device: Device) -> Option<bool> {
     Some(false)
 }
 
-/// The device of an open file, from what the kernel knows of it: asking the file system behind it
-/// would be asking ourselves.
+/// The device of an open file, from kernel data only. A normal stat would send a request to this file system.
 fn device_of(link: &str) -> Option<Device> {
-    let path = CString::new(link).ok()?;
-    let flags = libc::AT_STATX_DONT_SYNC | libc::AT_NO_AUTOMOUNT;
-    // SAFETY: zeroed is a valid statx; path and buffer outlive the call.
-    let (failed, facts) = unsafe {
-        let mut facts: libc::statx = std::mem::zeroed();
-        let failed = libc::statx(libc::AT_FDCWD, path.as_ptr(), flags, libc::STATX_TYPE, &raw mut facts);
-        (failed, facts)
-    };
-    (failed == 0).then_some(Device { major: facts.stx_dev_major, minor: facts.stx_dev_minor })
+    let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
+    let stat = rustix::fs::statx(CWD, link, flags, StatxFlags::TYPE).ok()?;
+    Some(Device { major: stat.stx_dev_major, minor: stat.stx_dev_minor })
 }
 
-/// Whether a descriptor was opened for writing; one that does not tell may have been.
+/// Whether a descriptor was opened for writing. `true` where that is unknown.
 fn can_write(fdinfo: &str) -> bool {
     let flags = fdinfo.lines().find_map(|line| line.strip_prefix("flags:"));
     flags
@@ -145,7 +135,7 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
 
     #[test]
-    fn our_own_threads_are_in_our_group() {
+    fn thread_group_is_found_for_any_thread() {
         let own = Some(std::process::id());
         let (tid, group) = std::thread::spawn(|| {
             let link = fs::read_link("/proc/thread-self").unwrap();
@@ -160,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn an_open_file_is_seen_on_its_device_only() {
+    fn holds_open_matches_the_device() {
         let file = tempfile::tempfile().unwrap();
         let facts = file.metadata().unwrap();
         let ino = Ino(facts.ino());
@@ -173,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_killed_is_told_from_who_goes_on_or_exits() {
+    fn killed_threads_are_detected() {
         assert!(!is_killed(std::process::id()) && !is_killed(0) && !is_killed(u32::MAX));
         assert!(has_kill_pending("State:\tD\nSigPnd:\t0000000000000100\nShdPnd:\t0000000000000000\n"));
         assert!(!has_kill_pending("State:\tD\nSigPnd:\t0000000000000002\nShdPnd:\t0000000000004000\n"));
@@ -182,17 +172,17 @@ mod tests {
             format!("7 (a) b) D 1 1 1 0 -1 {flags} {between}{code}\n")
         };
         assert!(dies_of_signal(&stat(0x40_0104, 9)) && dies_of_signal(&stat(0x4, 2)));
-        assert!(!dies_of_signal(&stat(0x4, 0x100)), "exits with 1");
-        assert!(!dies_of_signal(&stat(0x40_0100, 5)), "is stopped by a debugger");
+        assert!(!dies_of_signal(&stat(0x4, 0x100)), "exits with code 1");
+        assert!(!dies_of_signal(&stat(0x40_0100, 5)), "stopped by a debugger");
         assert!(!dies_of_signal(""));
-        // What the fields are, by the kernel itself.
+        // Checks the field numbers against the running kernel.
         let own = read_proc("/proc/self/stat").unwrap();
         assert_eq!(own.rsplit_once(')').unwrap().1.split_ascii_whitespace().count(), 50);
         assert!(!dies_of_signal(&own));
     }
 
     #[test]
-    fn kernel_texts_are_read() {
+    fn proc_texts_are_parsed() {
         assert_eq!(parse_thread_group("Name:\tcp\nTgid:\t42\nPid:\t43\n"), Some(42));
         assert_eq!(parse_ino("pos:\t0\nflags:\t02\nmnt_id:\t1\nino:\t7\n"), Some(7));
         assert_eq!(parse_ino("pos:\t0\n"), None);

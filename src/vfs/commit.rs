@@ -1,233 +1,244 @@
-//! From written to on the drive: settling a file, and what follows from a commit for its name.
+//! Commits of files, and their effect on names.
 //!
-//! A commit is a task of its own: whoever asked for it may be interrupted, the commit goes on.
+//! A commit runs in a task of its own. It continues when the caller that waits for it is interrupted.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Vfs;
-use super::pending::Wanted;
-use crate::content::finish::{Finish, Finished};
-use crate::content::open_file::{OpenFile, Settle, Ticket};
-use crate::content::shipper::{Destination, Places};
+use super::pending_attrs::DesiredAttrs;
+use crate::content::commit::{Commit, CommitOutcome};
+use crate::content::commit_target::{CommitTarget, TargetResolver};
+use crate::content::open_file::{CommitGuard, CommitStep, OpenFile};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, Ino};
 use crate::tree::{Identity, Tree};
 
-/// How much of what shows from under an upload is read at once, in bytes.
-const RUN_OVER_BYTES: u64 = 1 << 20;
-/// How often is looked for a movement while a commit may be late, at least; and of its limit, that many times.
-const LOOK_INTERVAL_MAX: Duration = Duration::from_secs(5);
-const LOOKS_PER_LIMIT: u32 = 8;
+/// Bytes of the base revision that are read at once for back-filling.
+const BACKFILL_BYTES: u64 = 1 << 20;
+/// Progress is checked at least this often, and at least `IDLE_CHECKS_PER_LIMIT` times per limit.
+const IDLE_CHECK_INTERVAL_MAX: Duration = Duration::from_secs(5);
+const IDLE_CHECKS_PER_LIMIT: u32 = 8;
 
 impl Vfs {
-    /// Makes the drive equal to what was written to the file; returns when it is.
-    pub async fn settle(&self, file: &Arc<OpenFile>) -> Result<()> {
+    /// Commits a file. Returns when the drive has its content.
+    pub async fn commit_file(&self, file: &Arc<OpenFile>) -> Result<()> {
         let mut outcome = loop {
-            let begun = file.settle(|| self.destination(file.ino())).inspect_err(|error| {
-                // What was deleted is missed by nobody.
-                if self.destination(file.ino()).is_some() {
+            let begun = file.begin_commit(|| self.commit_target(file.ino())).inspect_err(|error| {
+                // Errors of unlinked files are not recorded.
+                if self.commit_target(file.ino()).is_some() {
                     self.failures.record(file.ino(), Some(error));
                 }
             });
             match begun? {
-                Settle::Settled => return Ok(()),
-                Settle::RunOver => {
-                    let run_over = self.run_over(file, u64::MAX).await;
-                    run_over.inspect_err(|error| {
+                CommitStep::Clean => return Ok(()),
+                CommitStep::Backfill => {
+                    let backfill = self.backfill(file, u64::MAX).await;
+                    backfill.inspect_err(|error| {
                         self.failures.record(file.ino(), Some(error));
                         file.fail(error);
                     })?;
                 }
-                Settle::Join(outcome) => break outcome,
-                Settle::Run(finish, ticket) => {
-                    let outcome = ticket.outcome();
-                    let commit = self.this()?.commit(file.clone(), *finish, ticket);
+                CommitStep::Join(outcome) => break outcome,
+                CommitStep::Run(commit, commit_guard) => {
+                    let outcome = commit_guard.outcome();
+                    let commit = self.this()?.run_commit(file.clone(), *commit, commit_guard);
                     tokio::spawn(commit);
                     break outcome;
                 }
             }
         };
         let ended = outcome.wait_for(Option::is_some).await;
-        let stopped = || Err(Error::new(ErrorKind::Cancelled, "the commit was stopped"));
+        let stopped = || Err(Error::new(ErrorKind::Cancelled, "the commit was aborted"));
         ended.map_or_else(|_| stopped(), |result| result.clone().unwrap_or_else(stopped))
     }
 
-    /// Sends what shows from under an upload, up to `to`, as if it had been written.
+    /// Back-fills an upload from the base revision, up to `to`.
     ///
-    /// In a box, because writing may have to settle first, and settling to run over.
-    pub(super) fn run_over<'a>(
+    /// Boxed because of recursion: writing may need a commit first, and a commit may need back-filling.
+    pub(super) fn backfill<'a>(
         &'a self,
         file: &'a Arc<OpenFile>,
         to: u64,
     ) -> Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>> {
         Box::pin(async move {
-            let (cursor, destination) = (self.reader.cursor(), || self.destination(file.ino()));
-            while let Some((target, at, len)) = file.gap(to) {
-                let bytes = self.reader.read(&target, &cursor, at, len.min(RUN_OVER_BYTES)).await?;
+            let (cursor, resolve_target) = (self.reader.cursor(), || self.commit_target(file.ino()));
+            while let Some((target, at, len)) = file.next_backfill(to) {
+                let bytes = self.reader.read(&target, &cursor, at, len.min(BACKFILL_BYTES)).await?;
                 if bytes.is_empty() {
-                    let detail = "the base of a changed file is shorter than it was";
+                    let detail = "the base revision is shorter than expected";
                     return Err(Error::new(ErrorKind::Integrity, detail));
                 }
                 let step =
-                    |done: usize| file.run_over(&target, at + done as u64, &bytes[done..], &destination);
-                self.put(file, bytes.len(), step).await?;
+                    |done: usize| file.backfill(&target, at + done as u64, &bytes[done..], &resolve_target);
+                self.write_steps(file, bytes.len(), step).await?;
             }
             Ok(())
         })
     }
 
-    /// Where a file goes, by the names of now; `None` where it was deleted.
-    pub(super) fn destination(&self, ino: Ino) -> Option<Destination> {
+    /// The target of a commit by the current names. `None` for unlinked files.
+    pub(super) fn commit_target(&self, ino: Ino) -> Option<CommitTarget> {
         let tree = self.tree();
-        let place = tree.place(ino)?;
+        let location = tree.location(ino)?;
         let overwrite = match tree.identity(ino) {
             Some(Identity::Remote(file_id)) => Some(file_id),
             Some(Identity::Local) | None => tree.replaces(ino).map(|meta| meta.file_id.clone()),
         };
-        let has_sibling =
-            overwrite.is_none() && self.is_to_be_left(&tree, &place.parent_id, &place.name, Some(ino));
-        let (parent, name, posix) = (place.parent_id, place.name.to_string(), self.posix_of(&tree, ino));
-        Some(Destination { ino, parent, name, overwrite, mtime: None, posix, has_sibling })
+        let is_name_shared = overwrite.is_none()
+            && self.is_name_reserved(&tree, &location.parent_id, &location.name, Some(ino));
+        let (parent, name, posix) =
+            (location.parent_id, location.name.to_string(), self.posix_of(&tree, ino));
+        Some(CommitTarget { ino, parent, name, overwrite, mtime: None, posix, is_name_shared })
     }
 
-    /// Whether a file of this mount other than `ino` has the name on the drive until it is taken elsewhere, or will have it
-    /// for a moment: one that was renamed over another keeps its object where it was until its commit, and one that was
-    /// renamed or deleted during its commit appears where that was begun for.
-    pub(super) fn is_to_be_left(&self, tree: &Tree, folder: &FileId, name: &str, ino: Option<Ino>) -> bool {
-        let others = self.files.all().into_iter().chain(self.late_renames.strays());
+    /// Whether another file than `ino` occupies the name on the drive, or may do so for a moment. This is the
+    /// case for a file that was renamed here but not yet on the drive, and for a running commit that started
+    /// under this name.
+    pub(super) fn is_name_reserved(
+        &self,
+        tree: &Tree,
+        dir_id: &FileId,
+        name: &str,
+        ino: Option<Ino>,
+    ) -> bool {
+        let others = self.files.all().into_iter().chain(self.late_renames.pending());
         others.filter(|other| Some(other.ino()) != ino).any(|other| {
             let elsewhere = tree.objects(other.ino()).elsewhere;
-            other.is_aimed_at(folder, name)
-                || elsewhere.is_some_and(|meta| meta.name == name && meta.parent_id.as_ref() == Some(folder))
+            other.may_commit_to(dir_id, name)
+                || elsewhere.is_some_and(|meta| meta.name == name && meta.parent_id.as_ref() == Some(dir_id))
         })
     }
 
-    async fn commit(self: Arc<Self>, file: Arc<OpenFile>, finish: Finish, ticket: Ticket) {
-        // Its name and object may be about to become another's.
-        self.moving.rests(file.ino()).await;
-        if file.is_orphan() {
-            return ticket.left();
+    async fn run_commit(self: Arc<Self>, file: Arc<OpenFile>, commit: Commit, commit_guard: CommitGuard) {
+        // Its name and object may be about to change.
+        self.active_renames.wait_idle(file.ino()).await;
+        if file.is_unlinked() {
+            return commit_guard.abandon();
         }
-        let finished = tokio::select! {
-            finished = finish.run() => finished,
-            error = self.is_late() => Err(error),
+        let committed = tokio::select! {
+            committed = commit.run() => committed,
+            error = self.commit_idle() => Err(error),
         };
-        let landed = match finished {
-            Ok(finished) => self.land(&file, finished).await,
-            Err(error) if file.is_orphan() => {
-                tracing::debug!(%error, "what was deleted is not saved");
-                return ticket.left();
+        let result = match committed {
+            Ok(committed) => self.apply_commit(&file, committed).await,
+            Err(error) if file.is_unlinked() => {
+                tracing::debug!(%error, "commit of an unlinked file abandoned");
+                return commit_guard.abandon();
             }
             Err(error) => Err(error),
         };
-        self.failures.record(file.ino(), landed.as_ref().err());
-        if let Err(error) = &landed {
+        self.failures.record(file.ino(), result.as_ref().err());
+        if let Err(error) = &result {
             let (op, ino, errno) = ("commit", file.ino().0, error.errno());
-            if error.is_first_told() {
-                tracing::error!(op, ino, errno, "{}: not saved: {error}", self.name_of(file.ino()));
+            if error.claim_log_line() {
+                tracing::error!(op, ino, errno, "{}: not saved: {error}", self.path_of(file.ino()));
             }
         }
-        let under_way = self.late_renames.begin();
-        ticket.done(&landed);
-        if let Ok(finished) = landed {
-            self.follow_late_renames(&file, finished).await;
+        let guard = self.late_renames.begin();
+        commit_guard.finish(&result);
+        if let Ok(committed) = result {
+            self.apply_late_renames(&file, committed).await;
         }
-        drop(under_way);
+        drop(guard);
     }
 
-    /// Resolves when nothing has moved for as long as a commit waits.
-    async fn is_late(&self) -> Error {
-        let limit = self.config.commit_timeout;
-        self.standstill(limit).await;
-        let detail = format!("the drive has not taken a byte of the file for {} s", limit.as_secs());
+    /// Resolves with a timeout error when a commit makes no progress.
+    async fn commit_idle(&self) -> Error {
+        let limit = self.config.options.commit_timeout;
+        self.upload_idle(limit).await;
+        let detail = format!("commit stalled: no data accepted for {} s", limit.as_secs());
         Error::new(ErrorKind::Timeout, detail)
     }
 
-    /// Resolves when no byte has gone to the drive, or been fetched or hashed for a commit, for `limit`.
-    pub async fn standstill(&self, limit: Duration) {
-        stands_still(limit, || self.drive.bytes_moved().wrapping_add(self.progress.bytes_worked())).await;
+    /// Resolves when for `limit` no byte was uploaded, and none was downloaded or hashed for a commit.
+    pub async fn upload_idle(&self, limit: Duration) {
+        idle_for(limit, || self.drive.bytes_uploaded().wrapping_add(self.progress.bytes_processed())).await;
     }
 
-    /// Resolves when no byte of content has come from the drive for `limit`.
-    pub async fn drought(&self, limit: Duration) {
-        stands_still(limit, || self.drive.bytes_read()).await;
+    /// Resolves when no content was downloaded for `limit`.
+    pub async fn download_idle(&self, limit: Duration) {
+        idle_for(limit, || self.drive.bytes_downloaded()).await;
     }
 
-    /// The drive has the content: the name may have changed meanwhile, and the tree must learn.
-    async fn land(&self, file: &Arc<OpenFile>, mut finished: Finished) -> Result<Finished> {
+    /// Records a finished commit in the tree, and applies changes that were made while it ran.
+    async fn apply_commit(
+        &self,
+        file: &Arc<OpenFile>,
+        mut committed: CommitOutcome,
+    ) -> Result<CommitOutcome> {
         let ino = file.ino();
-        if file.is_orphan() {
-            self.remove_orphan(&finished).await?;
-            return Ok(finished);
+        if file.is_unlinked() {
+            self.remove_unlinked(&committed).await?;
+            return Ok(committed);
         }
-        if let Some(moved) = self.follow_rename(ino, &finished).await? {
-            finished.meta = moved;
+        if let Some(moved) = self.apply_rename(ino, &committed).await? {
+            committed.meta = moved;
         }
         let posix = {
             let tree = self.tree();
             self.posix_of(&tree, ino)
         };
-        finished.meta = self.impose(finished.meta, file.mtime(), posix).await;
-        self.reader.forget(&finished.meta.file_id);
+        committed.meta = self.push_attrs(committed.meta, file.mtime(), posix).await;
+        self.reader.forget(&committed.meta.file_id);
         let was_deleted = {
             let mut tree = self.tree();
-            let was_deleted = file.is_orphan();
+            let was_deleted = file.is_unlinked();
             if !was_deleted {
                 let posix = self.posix_of(&tree, ino);
-                if posix != finished.meta.posix {
-                    // It was set while that was being told.
-                    let mtime = finished.meta.mtime;
-                    self.pending.set(&finished.meta, Wanted { mtime, posix: posix.clone() });
-                    finished.meta.posix = posix;
+                if posix != committed.meta.posix {
+                    // Changed during the call.
+                    let mtime = committed.meta.mtime;
+                    self.pending.set(&committed.meta, DesiredAttrs { mtime, posix: posix.clone() });
+                    committed.meta.posix = posix;
                 }
-                // Whoever deletes from now on finds the new object in the tree.
-                tree.adopt(ino, finished.meta.clone(), Instant::now());
+                // From here on, an unlink finds the new object in the tree.
+                tree.adopt(ino, committed.meta.clone(), Instant::now());
             }
             was_deleted
         };
         if was_deleted {
-            self.remove_orphan(&finished).await?;
+            self.remove_unlinked(&committed).await?;
         }
-        Ok(finished)
+        Ok(committed)
     }
 
-    /// Deleted while the commit ran: what came to be goes where deleted files go, unless it has
-    /// become another file's.
-    async fn remove_orphan(&self, finished: &Finished) -> Result<()> {
-        let file_id = &finished.meta.file_id;
-        if self.tree().is_wanted(file_id) {
+    /// Removes the result of a commit whose file was unlinked while it ran. Keeps an object that belongs to
+    /// another file by now.
+    async fn remove_unlinked(&self, committed: &CommitOutcome) -> Result<()> {
+        let file_id = &committed.meta.file_id;
+        if self.tree().is_referenced(file_id) {
             return Ok(());
         }
-        self.remove_object(file_id, None, self.config.remove).await?;
-        self.tree().entomb(file_id.clone(), Instant::now());
+        self.remove_object(file_id, None, self.config.options.remove).await?;
+        self.tree().add_tombstone(file_id.clone(), Instant::now());
         Ok(())
     }
 }
 
-impl Places for Vfs {
-    fn destination(&self, ino: Ino) -> Option<Destination> {
-        let destination = Self::destination(self, ino)?;
+impl TargetResolver for Vfs {
+    fn resolve(&self, ino: Ino) -> Option<CommitTarget> {
+        let target = Self::commit_target(self, ino)?;
         if let Some(file) = self.files.get(ino) {
-            file.aim_at(Some((destination.parent.clone(), destination.name.clone())));
+            file.set_commit_location(Some((target.parent.clone(), target.name.clone())));
         }
-        Some(destination)
+        Some(target)
     }
 
-    fn is_at(&self, destination: &Destination) -> bool {
-        let place = self.tree().place(destination.ino);
-        place.is_some_and(|place| place.parent_id == destination.parent && *place.name == destination.name)
+    fn is_current(&self, target: &CommitTarget) -> bool {
+        let location = self.tree().location(target.ino);
+        location.is_some_and(|location| location.parent_id == target.parent && *location.name == target.name)
     }
 
-    fn is_anothers(&self, object: &FileId, ino: Ino) -> bool {
-        self.tree().is_anothers(object, ino)
+    fn belongs_to_other(&self, object: &FileId, ino: Ino) -> bool {
+        self.tree().belongs_to_other(object, ino)
     }
 }
 
-/// Resolves when `moved` has shown no movement for `limit`.
-async fn stands_still(limit: Duration, moved: impl Fn() -> u64) {
-    let pause = (limit / LOOKS_PER_LIMIT).min(LOOK_INTERVAL_MAX);
+/// Resolves when `progress` has not changed for `limit`.
+async fn idle_for(limit: Duration, moved: impl Fn() -> u64) {
+    let pause = (limit / IDLE_CHECKS_PER_LIMIT).min(IDLE_CHECK_INTERVAL_MAX);
     let (mut seen, mut since) = (moved(), Instant::now());
     while since.elapsed() < limit {
         tokio::time::sleep(pause.min(limit.saturating_sub(since.elapsed()))).await;

@@ -1,119 +1,111 @@
-//! Files that live on this machine only: lock and junk files, which are for this machine anyway and would cost
-//! an upload each.
+//! Local-only files: lock and junk files that matter on this machine only and would cost an upload each.
 //!
-//! What decides is the name that a file is made under. Such a file is an unsaved one that is never settled: in
-//! the tree it stands like any other file that the drive does not have yet, and its [`OpenFile`] is kept while
-//! it has a name. What the drive has stays there under any name. A file that stays here and is renamed to
-//! an ordinary name, or over what is not such a file, goes to the drive before the rename returns.
+//! The name at creation decides. A local-only file is an unsaved file that is never committed: in the tree it
+//! looks like any file that is not on the drive yet, and its [`OpenFile`] is kept while it has a name. Files
+//! that exist on the drive stay there under any name. A local-only file that is renamed to an ordinary name,
+//! or over an ordinary file, is committed before the rename returns.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::changes::At;
-use super::{Vfs, leave_session_thread};
+use super::Vfs;
+use super::blocking::leave_session_thread;
+use super::types::NameInDir;
 use crate::content::open_file::OpenFile;
-use crate::content::space::Space;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Ino;
 use crate::tree::Name;
 
-/// Files that stay here, at most: what is made beyond them is an ordinary file.
+/// Most local-only files. Above this count, new ones become ordinary files.
 const FILES_MAX: usize = 4096;
-/// Room for them where there shall be no staged copies, in bytes.
-const BYTES_MAX: u64 = 64 << 20;
-
-/// The room for such files, where staged copies have that one.
-pub(super) fn room(space: &Arc<Space>, free_bytes_min: u64) -> Arc<Space> {
-    if space.is_off() { Space::new(space.folder(), Some(BYTES_MAX), free_bytes_min) } else { space.clone() }
-}
-
 impl Vfs {
-    /// A file was made under this name.
-    pub(super) fn stay_if_local_only(&self, file: &OpenFile, parent: Ino, name: &Name) -> Result<()> {
+    /// Makes a new file local-only if its name or directory says so.
+    pub(super) fn make_local_if_matching(&self, file: &OpenFile, parent: Ino, name: &Name) -> Result<()> {
         if !self.is_local_only(parent, name) {
             return Ok(());
         }
-        if !self.files.keep(file.ino(), FILES_MAX) {
-            self.drop_unreachable();
-            if !self.files.keep(file.ino(), FILES_MAX) {
-                if self.is_here_only(parent) {
-                    let detail = format!("{FILES_MAX} files live on this machine only");
+        if !self.files.pin(file.ino(), FILES_MAX) {
+            self.drop_detached_local_files();
+            if !self.files.pin(file.ino(), FILES_MAX) {
+                if self.is_local_dir(parent) {
+                    let detail = format!("limit of {FILES_MAX} local-only files reached");
                     return Err(Error::new(ErrorKind::NoSpace, detail));
                 }
-                tracing::warn!("{FILES_MAX} files live on this machine only; {name} will be on the drive");
+                tracing::warn!("limit of {FILES_MAX} local-only files reached: {name} will be uploaded");
                 return Ok(());
             }
         }
-        file.stay();
+        file.make_local();
         Ok(())
     }
 
     fn is_local_only(&self, parent: Ino, name: &Name) -> bool {
-        self.config.local_only.matches(name.as_str()) || self.is_trash_note(parent)
+        self.config.options.local_only.matches(name.as_str()) || self.is_trash_note(parent)
     }
 
-    /// Files that stay here go with their folder, where somebody else has removed it.
-    pub(super) fn drop_unreachable(&self) {
+    /// Removes local-only files whose directory was removed by another client.
+    pub(super) fn drop_detached_local_files(&self) {
         let unreachable: Vec<Ino> = {
             let tree = self.tree();
-            self.files.kept().into_iter().filter(|ino| !tree.is_below(*ino, Ino::ROOT)).collect()
+            self.files.pinned().into_iter().filter(|ino| !tree.is_below(*ino, Ino::ROOT)).collect()
         };
         for ino in unreachable {
             self.tree().unlink(ino, Instant::now());
-            self.orphan(ino);
+            self.mark_unlinked(ino);
         }
     }
 
-    /// An inode has lost its name: whoever has the file open goes on with it, and nothing of it comes to the
-    /// drive.
-    pub(super) fn orphan(&self, ino: Ino) {
+    /// Marks the open file of an inode as unlinked: open handles continue, and nothing is committed any more.
+    pub(super) fn mark_unlinked(&self, ino: Ino) {
         if let Some(file) = self.files.get(ino) {
-            file.unlinked();
-            self.files.let_go(ino);
+            file.mark_unlinked();
+            self.files.unpin(ino);
         }
     }
 
-    /// Renames a file that stays here. Where it is not to stay, it is on the drive when this returns, unless
-    /// somebody is still writing; where that fails, it is where and what it was.
+    /// Renames a local-only file. If the new name is an ordinary one, the file is committed before this
+    /// returns, unless it has a writer. If that fails, the file keeps its name and stays local-only.
     pub(super) async fn rename_local(
         &self,
         file: &Arc<OpenFile>,
-        from: &At,
+        from: &NameInDir,
         target: Option<Ino>,
-        to: &At,
+        to: &NameInDir,
     ) -> Result<()> {
         let ino = file.ino();
         let is_local = |ino| self.files.get(ino).is_some_and(|file| file.is_local());
         if self.is_local_only(to.dir, &to.name) && target.is_none_or(is_local) {
             return self.rename_unsaved(ino, Some(file.clone()), target, to).await;
         }
-        if let Some(open) = target.and_then(|target| self.files.get(target)).filter(|open| open.is_unsaved())
+        if let Some(open) =
+            target.and_then(|target| self.files.get(target)).filter(|open| open.has_local_content())
         {
-            // Where this one is refused, that one must be there still, with all that was written to it.
-            self.settle(&open).await?;
+            // If the rename fails, the target must still exist with all its content.
+            self.commit_file(&open).await?;
         }
         let file = self.open_file(ino, true)?;
         leave_session_thread().await;
-        let outcome = match tokio::task::block_in_place(|| file.publish()) {
-            Ok(published) => {
+        let outcome = match tokio::task::block_in_place(|| file.promote()) {
+            Ok(promoted) => {
                 let renamed = self.rename_unsaved(ino, Some(file.clone()), target, to).await;
-                (renamed, published)
+                (renamed, promoted)
             }
             Err(error) => (Err(error), None),
         };
-        let (mut done, published) = outcome;
-        // What was not renamed stays here: it must not come to the drive under the name that it has.
-        let is_for_drive = done.is_ok() || published.is_none();
-        if self.files.leave_writer(ino) && is_for_drive {
-            done = done.and(self.settle(&file).await);
+        let (mut done, promoted) = outcome;
+        // A file that was not renamed stays local-only: it must not be committed under its local-only name.
+        let is_for_drive = done.is_ok() || promoted.is_none();
+        if self.files.release_writer(ino) && is_for_drive {
+            done = done.and(self.commit_file(&file).await);
         }
-        match (&done, published) {
-            (Ok(()), _) => self.files.let_go(ino),
-            (Err(_), Some(published)) => {
-                file.withdraw(published);
-                let back = self.tree().rename_back(ino, from.dir, &from.name, Instant::now());
+        match (&done, promoted) {
+            (Ok(()), _) => self.files.unpin(ino),
+            (Err(_), Some(promoted)) => {
+                file.demote(promoted);
+                let back = self.tree().revert_rename(ino, from.dir, &from.name, Instant::now());
                 if let Err(error) = back {
-                    tracing::warn!(%error, "{} stays on this machine as {}", from.name, to.name);
+                    let (old, new) = (&from.name, &to.name);
+                    tracing::warn!(%error, "cannot restore the name {old}: the local-only file is now {new}");
                 }
             }
             (Err(_), None) => {}

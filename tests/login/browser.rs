@@ -1,4 +1,4 @@
-//! The authorization code flow.
+//! The OAuth authorization code flow.
 
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
@@ -8,25 +8,25 @@ use serde_json::Value;
 use crate::rig::{CLIENT, Rig, fields, stderr, visit};
 
 #[test]
-fn a_browser_lets_an_app_in_and_the_account_can_be_used() {
+fn browser_login_creates_a_usable_account() {
     let rig = Rig::new();
-    let (waiting, page) = rig.begin(&["work", "--port", "0"]);
+    let (waiting, page) = rig.start_login(&["work", "--port", "0"]);
     let shown = visit(&page);
     for part in ["id=\"allow\"", "id=\"deny\"", CLIENT] {
         assert!(shown.text().contains(part), "{part}: {}", shown.text());
     }
     assert_eq!(shown.header("x-frame-options"), Some("DENY"));
     let back = rig.press(&page, "allow");
-    // Somebody else knocks first: the login goes on.
+    // Another connection arrives first; the login continues.
     let mut stray = back.clone();
     stray.set_query(Some("code=stolen&state=guessed"));
     assert_eq!(visit(&stray).status, 400);
     stray.set_path("/favicon.ico");
     assert_eq!(visit(&stray).status, 404);
     let last = visit(&back);
-    assert_eq!((last.status, last.text().contains("can be closed")), (200, true));
-    let (success, said) = waiting.end();
-    assert!(success && said.contains("account work: logged in as owner"), "{said}");
+    assert_eq!((last.status, last.text().contains("succeeded")), (200, true));
+    let (success, printed) = waiting.end();
+    assert!(success && printed.contains("account work: logged in as owner"), "{printed}");
     let file = rig.account("work");
     assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     assert!(!std::fs::read_to_string(&file).unwrap().contains(back.as_str()));
@@ -38,7 +38,7 @@ fn a_browser_lets_an_app_in_and_the_account_can_be_used() {
     assert_eq!(ids, [(&"1".into(), &true.into()), (&"2".into(), &false.into())]);
     let table = rig.run(&["drives", "work"], "");
     assert!(String::from_utf8(table.stdout).unwrap().contains("unlimited"));
-    // The code was good once.
+    // The code works only once.
     let code = back.query_pairs().find(|(key, _)| key == "code").unwrap().1.into_owned();
     let again = rig.refused(&["again", "--client-id", CLIENT, "--paste"], &code);
     assert!(again.contains("used before") && again.contains("pdsfs login"), "{again}");
@@ -46,16 +46,16 @@ fn a_browser_lets_an_app_in_and_the_account_can_be_used() {
 }
 
 #[test]
-fn a_login_again_needs_no_options_and_forgetting_takes_the_account_away() {
+fn relogin_needs_no_options_and_forget_removes() {
     let rig = Rig::new();
-    let (waiting, page) = rig.begin(&["--port", "0", "--drive-id", "2"]);
+    let (waiting, page) = rig.start_login(&["--port", "0", "--drive-id", "2"]);
     visit(&rig.press(&page, "allow"));
     assert!(waiting.end().0);
     let first = std::fs::read_to_string(rig.account("default")).unwrap();
-    let (waiting, page) = rig.begin(&["--port", "0"]);
+    let (waiting, page) = rig.start_login(&["--port", "0"]);
     visit(&rig.press(&page, "allow"));
-    let (success, said) = waiting.end();
-    assert!(success && said.contains("drive 2"), "{said}");
+    let (success, printed) = waiting.end();
+    assert!(success && printed.contains("drive 2"), "{printed}");
     assert_ne!(std::fs::read_to_string(rig.account("default")).unwrap(), first);
     assert!(rig.run(&["login", "--forget"], "").status.success());
     assert!(!rig.account("default").exists());
@@ -64,52 +64,55 @@ fn a_login_again_needs_no_options_and_forgetting_takes_the_account_away() {
 }
 
 #[test]
-fn denied_consent_is_told() {
+fn denied_consent_is_reported() {
     let rig = Rig::new();
-    let (waiting, page) = rig.begin(&["--port", "0"]);
-    assert!(visit(&rig.press(&page, "deny")).text().contains("not logged in"));
-    let (success, said) = waiting.end();
-    assert!(!success && said.contains("denied") && said.contains("choose Allow"), "{said}");
+    let (waiting, page) = rig.start_login(&["--port", "0"]);
+    assert!(visit(&rig.press(&page, "deny")).text().contains("login failed"));
+    let (success, printed) = waiting.end();
+    assert!(!success && printed.contains("denied") && printed.contains("choose Allow"), "{printed}");
     assert!(!rig.account("default").exists());
 }
 
 #[test]
-fn without_a_browser_the_address_is_pasted() {
+fn paste_login_works_without_browser() {
     let rig = Rig::new();
-    let (mut waiting, page) = rig.begin(&["--paste"]);
+    let (mut waiting, page) = rig.start_login(&["--paste"]);
     waiting.paste(rig.press(&page, "allow").as_str());
-    let (success, said) = waiting.end();
-    assert!(success, "{said}");
-    // A code that lay about for too long.
-    let (mut waiting, page) = rig.begin(&["late", "--paste"]);
+    let (success, printed) = waiting.end();
+    assert!(success, "{printed}");
+    // An expired code.
+    let (mut waiting, page) = rig.start_login(&["late", "--paste"]);
     let back = rig.press(&page, "allow");
     rig.runtime.block_on(rig.server().advance_clock(Duration::from_secs(601)));
     waiting.paste(back.as_str());
-    let (success, said) = waiting.end();
-    assert!(!success && said.contains("expired") && said.contains("run pdsfs login again"), "{said}");
-    // An address of another login.
-    let (mut waiting, page) = rig.begin(&["late", "--paste"]);
+    let (success, printed) = waiting.end();
+    assert!(
+        !success && printed.contains("expired") && printed.contains("run pdsfs login again"),
+        "{printed}"
+    );
+    // The redirect URL of another login.
+    let (mut waiting, page) = rig.start_login(&["late", "--paste"]);
     rig.press(&page, "allow");
     waiting.paste(back.as_str());
-    let (success, said) = waiting.end();
-    assert!(!success && said.contains("another login"), "{said}");
+    let (success, printed) = waiting.end();
+    assert!(!success && printed.contains("another login"), "{printed}");
 }
 
 #[test]
-fn a_port_that_is_taken_is_named_with_a_way_out() {
+fn busy_callback_port_is_reported_with_remedy() {
     let rig = Rig::new();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
-    let said = rig.refused(&["--client-id", CLIENT, "--no-browser", "--port", &port], "");
+    let printed = rig.refused(&["--client-id", CLIENT, "--no-browser", "--port", &port], "");
     for part in [port.as_str(), "--port", "--paste", "redirect URI"] {
-        assert!(said.contains(part), "{part}: {said}");
+        assert!(printed.contains(part), "{part}: {printed}");
     }
 }
 
 #[test]
-fn the_page_speaks_only_to_apps_that_it_knows() {
+fn consent_page_refuses_unknown_apps() {
     let rig = Rig::new();
-    let (waiting, page) = rig.begin(&["--port", "0"]);
+    let (waiting, page) = rig.start_login(&["--port", "0"]);
     let with = |key: &str, value: &str| {
         let mut url = page.clone();
         let pairs: Vec<_> = page.query_pairs().into_owned().filter(|(k, _)| k != key).collect();
@@ -131,40 +134,40 @@ fn the_page_speaks_only_to_apps_that_it_knows() {
     }
     let scripted = visit(&with("state", "\"><script>alert(1)</script>"));
     assert!(!scripted.text().contains("<script>"), "{}", scripted.text());
-    // A form that was changed, and one that came from another page.
+    // A changed form, and a form from another page.
     let mut form = fields(&visit(&page).text());
     let at = form.iter().position(|(key, _)| key == "redirect_uri").unwrap();
     form[at].1 = "http://127.0.0.1:1/elsewhere".to_owned();
     assert_eq!(rig.post(&form, "allow").status, 403);
     visit(&rig.press(&page, "deny"));
     assert!(!waiting.end().0);
-    // A wrong client id, met by the token call.
-    let said = rig.refused(&["--client-id", "other", "--paste"], "somecode");
-    assert!(said.contains("client is not known") && said.contains("client id"), "{said}");
+    // A wrong client id, which the token call refuses.
+    let printed = rig.refused(&["--client-id", "other", "--paste"], "somecode");
+    assert!(printed.contains("client is not known") && printed.contains("client id"), "{printed}");
 }
 
 #[test]
-fn a_password_guards_the_page_where_one_is_set() {
+fn consent_page_requires_its_password() {
     let rig = Rig::with(|config| {
-        config.logins.password = Some(pdsfs::ids::Secret::new("open sesame".into()));
-        config.logins.client_secret = Some(pdsfs::ids::Secret::new("app secret".into()));
+        config.logins.password = Some(pdsfs::server::Secret::new("open sesame".into()));
+        config.logins.client_secret = Some(pdsfs::server::Secret::new("app secret".into()));
     });
     let secret = rig.path("client-secret");
     crate::rig::private_file(&secret, "app secret\n", 0o600);
-    let (waiting, page) = rig.begin(&["--port", "0", "--client-secret-file", secret.to_str().unwrap()]);
+    let (waiting, page) = rig.start_login(&["--port", "0", "--client-secret-file", secret.to_str().unwrap()]);
     let form = fields(&visit(&page).text());
     let with = |password: &str| [&form[..], &[("password".to_owned(), password.to_owned())]].concat();
     assert_eq!(rig.post(&form, "allow").status, 403);
-    assert!(rig.post(&with("guess"), "allow").text().contains("not the password"));
+    assert!(rig.post(&with("guess"), "allow").text().contains("Wrong password"));
     let back = rig.post(&with("open sesame"), "allow");
     visit(&back.header("location").unwrap().parse().unwrap());
-    let (success, said) = waiting.end();
-    assert!(success, "{said}");
+    let (success, printed) = waiting.end();
+    assert!(success, "{printed}");
     // The app without its secret.
-    let (mut waiting, page) = rig.begin(&["other", "--paste"]);
+    let (mut waiting, page) = rig.start_login(&["other", "--paste"]);
     let form = fields(&visit(&page).text());
     let form = [&form[..], &[("password".to_owned(), "open sesame".to_owned())]].concat();
     waiting.paste(rig.post(&form, "allow").header("location").unwrap());
-    let (success, said) = waiting.end();
-    assert!(!success && said.contains("client secret"), "{said}");
+    let (success, printed) = waiting.end();
+    assert!(!success && printed.contains("client secret"), "{printed}");
 }

@@ -1,11 +1,11 @@
-//! A server, a place for accounts, and a browser that is none.
+//! A server, a state directory for accounts, and an HTTP client in the role of a browser.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use pdsfs::ids::Secret;
+use pdsfs::server::Secret;
 use pdsfs::server::{FaultAction, Server, ServerConfig};
 use url::Url;
 
@@ -13,10 +13,10 @@ use crate::http::{Answer, send};
 
 /// The app that the server knows.
 pub const CLIENT: &str = "app";
-/// The owner's own token.
+/// The token of the owner.
 pub const TOKEN: &str = "owner-token";
 
-/// An embedded server with two drives, and a folder of state.
+/// An embedded server with two drives, and a state directory.
 pub struct Rig {
     pub runtime: tokio::runtime::Runtime,
     server: Option<Server>,
@@ -64,7 +64,7 @@ impl Rig {
         self.path("state").join("accounts").join(format!("{name}.json"))
     }
 
-    /// The binary, with a state of its own and no desktop.
+    /// The binary, with the state directory of this rig and without a desktop session.
     pub fn pdsfs(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pdsfs"));
         command.args(args).env("STATE_DIRECTORY", self.path("state"));
@@ -77,28 +77,28 @@ impl Rig {
         command
     }
 
-    /// Runs it to its end with this on stdin.
+    /// Runs the binary with `stdin` as its input and returns its output.
     pub fn run(&self, args: &[&str], stdin: &str) -> Output {
         finish(self.pdsfs(args).spawn().unwrap(), stdin)
     }
 
-    /// `pdsfs login` to its end; it must succeed.
+    /// Runs `pdsfs login`, which must succeed.
     #[track_caller]
     pub fn login(&self, args: &[&str], stdin: &str) -> String {
         let output = self.run(&self.login_args(args), stdin);
-        let said = stderr(&output);
-        assert!(output.status.success(), "{said}");
-        said
+        let printed = stderr(&output);
+        assert!(output.status.success(), "{printed}");
+        printed
     }
 
-    /// `pdsfs login` to its end; what it said when it failed, which never holds what was typed.
+    /// Runs `pdsfs login`, which must fail, and returns its output. The output never has the typed secret.
     #[track_caller]
     pub fn refused(&self, args: &[&str], stdin: &str) -> String {
         let output = self.run(&self.login_args(args), stdin);
-        let said = stderr(&output);
-        assert!(!output.status.success(), "{said}");
-        assert!(stdin.trim().is_empty() || !said.contains(stdin.trim()), "{said}");
-        said
+        let printed = stderr(&output);
+        assert!(!output.status.success(), "{printed}");
+        assert!(stdin.trim().is_empty() || !printed.contains(stdin.trim()), "{printed}");
+        printed
     }
 
     fn login_args<'a>(&'a self, args: &[&'a str]) -> Vec<&'a str> {
@@ -106,25 +106,25 @@ impl Rig {
         [&["login", "--endpoint", endpoint][..], args].concat()
     }
 
-    /// `pdsfs login` by a browser; the address that it prints.
-    pub fn begin(&self, args: &[&str]) -> (Waiting, Url) {
+    /// Starts `pdsfs login` with a browser and returns the printed URL.
+    pub fn start_login(&self, args: &[&str]) -> (PendingLogin, Url) {
         let args = [&["--client-id", CLIENT, "--no-browser"], args].concat();
         let mut child = self.pdsfs(&self.login_args(&args)).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap());
-        let mut said = String::new();
+        let mut printed = String::new();
         loop {
             let mut line = String::new();
-            assert!(lines.read_line(&mut line).unwrap() > 0, "no address was printed: {said}");
-            said.push_str(&line);
+            assert!(lines.read_line(&mut line).unwrap() > 0, "no URL was printed: {printed}");
+            printed.push_str(&line);
             if let Ok(url) = Url::parse(line.trim())
                 && url.path() == "/v2/oauth/authorize"
             {
-                return (Waiting { child, lines, said }, url);
+                return (PendingLogin { child, lines, printed }, url);
             }
         }
     }
 
-    /// Opens the page and presses a button; where the browser is sent.
+    /// Opens the page, presses a button, and returns the target of the redirect.
     pub fn press(&self, page: &Url, decision: &str) -> Url {
         let shown = visit(page);
         assert_eq!(shown.status, 200, "{}", shown.text());
@@ -133,7 +133,7 @@ impl Rig {
         answer.header("location").unwrap().parse().unwrap()
     }
 
-    /// Sends the form of the page.
+    /// Sends the form of the page and returns the answer.
     pub fn post(&self, fields: &[(String, String)], decision: &str) -> Answer {
         let body = url::form_urlencoded::Serializer::new(String::new())
             .extend_pairs(fields)
@@ -153,27 +153,27 @@ impl Drop for Rig {
 }
 
 /// A login that waits for its browser.
-pub struct Waiting {
+pub struct PendingLogin {
     child: Child,
     lines: BufReader<std::process::ChildStderr>,
-    said: String,
+    printed: String,
 }
 
-impl Waiting {
-    /// Types a line.
+impl PendingLogin {
+    /// Sends a line to stdin.
     pub fn paste(&mut self, text: &str) {
         writeln!(self.child.stdin.as_mut().unwrap(), "{text}").unwrap();
     }
 
-    /// Waits for the end; whether it succeeded, and everything that it said.
+    /// Waits for the exit. Returns the success and all output.
     pub fn end(mut self) -> (bool, String) {
         drop(self.child.stdin.take());
-        self.lines.read_to_string(&mut self.said).unwrap();
-        (self.child.wait().unwrap().success(), self.said)
+        self.lines.read_to_string(&mut self.printed).unwrap();
+        (self.child.wait().unwrap().success(), self.printed)
     }
 }
 
-/// What a browser does with an address.
+/// Requests a URL as a browser does.
 pub fn visit(url: &Url) -> Answer {
     let addr = url.socket_addrs(|| None).unwrap()[0];
     let target = url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path()));
@@ -191,8 +191,8 @@ pub fn fields(html: &str) -> Vec<(String, String)> {
     tags.map(|tag| (attribute(tag, "name"), attribute(tag, "value"))).collect()
 }
 
-/// An answer of the service that says no.
-pub fn refusal(status: u16, code: &str) -> FaultAction {
+/// A fault that refuses a call.
+pub fn refusal_fault(status: u16, code: &str) -> FaultAction {
     FaultAction::Status {
         status,
         code: code.to_owned(),
@@ -204,7 +204,7 @@ pub fn refusal(status: u16, code: &str) -> FaultAction {
 }
 
 fn finish(mut child: Child, stdin: &str) -> Output {
-    // A program that fails early does not read.
+    // A program that fails early does not read stdin.
     let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
     child.wait_with_output().unwrap()
 }

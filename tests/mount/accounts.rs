@@ -1,18 +1,18 @@
-//! Mounts of accounts: tokens that end, and logins that are made again.
+//! Mounts of stored accounts: expired tokens and new logins.
 
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
-use pdsfs::ids::Secret;
+use pdsfs::server::Secret;
 
+use crate::monitoring::control_request;
 use crate::rig::{Mount, PATIENCE, Rig, errno, fresh_bytes, wait_until};
-use crate::sights::ask;
 
 const PART: usize = 64 << 10;
 
-/// A server that takes one refresh token, and a state for accounts.
+/// A server that accepts one refresh token, and a state directory for accounts.
 struct Accounts {
     rig: Rig,
     state: tempfile::TempDir,
@@ -42,7 +42,7 @@ impl Accounts {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
-    /// Mounts by the account alone: endpoint and drive come from it.
+    /// Mounts with `--account` only: endpoint and drive come from the account.
     fn mount(&self, arguments: &[&str]) -> Mount {
         let arguments = [&["--account", "home", "--part-size", "64KiB"], arguments].concat();
         Mount::start_plain(self.pdsfs(), &arguments, tempfile::tempdir().unwrap())
@@ -50,7 +50,7 @@ impl Accounts {
 }
 
 #[test]
-fn an_account_is_all_that_a_mount_needs() {
+fn mount_needs_only_an_account() {
     let accounts = Accounts::new();
     let mount = accounts.mount(&[]);
     let bytes = fresh_bytes(3 * PART + 7);
@@ -59,7 +59,7 @@ fn an_account_is_all_that_a_mount_needs() {
 }
 
 #[test]
-fn an_upload_waits_for_a_new_login_and_goes_on() {
+fn upload_resumes_after_new_login() {
     let accounts = Accounts::new();
     let mount = accounts.mount(&[]);
     let bytes = fresh_bytes(20 * PART + 11);
@@ -69,36 +69,36 @@ fn an_upload_waits_for_a_new_login_and_goes_on() {
     let server = accounts.rig.server();
     accounts.rig.block_on(server.wait_until(|stats| stats.open_uploads.iter().any(|u| !u.parts.is_empty())));
     accounts.rig.block_on(server.revoke_all_tokens()).unwrap();
-    // The rest is written and closed while the service takes no call of ours.
+    // The rest is written and closed while the service refuses every call of the daemon.
     let writer = std::thread::spawn({
         let second = second.to_owned();
         move || {
             file.write_all(&second)?;
-            // What close would report.
+            // This is the error that close would report.
             file.sync_all()
         }
     });
-    wait_until("the mount says that its login has ended", || {
-        mount.log().iter().any(|line| line.contains("waits for a new login")).then_some(())
+    wait_until("the mount reports that its login has ended", || {
+        mount.log().iter().any(|line| line.contains("parked until a new login")).then_some(())
     });
-    // Who does not write is told at once, and what to do.
+    // Calls other than writes fail at once, and the log names the remedy.
     let asked = errno(std::fs::read_dir(mount.at("no-such-folder")));
     assert!(asked == libc::EACCES || asked == libc::ENOENT, "{asked}");
     assert!(mount.log().iter().any(|line| line.contains("run pdsfs login home")), "{:?}", mount.log());
-    assert!(!writer.is_finished(), "nothing has failed yet");
+    assert!(!writer.is_finished(), "the upload failed before the new login");
     accounts.login(&["--token"], crate::rig::TOKEN);
     let end = std::time::Instant::now() + PATIENCE;
     while !writer.is_finished() && std::time::Instant::now() < end {
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
-    assert!(writer.is_finished(), "the upload does not go on");
+    assert!(writer.is_finished(), "the upload does not resume");
     writer.join().unwrap().unwrap();
     assert_eq!(accounts.rig.client().read("f").unwrap(), bytes);
     assert_eq!(accounts.rig.client().names(""), ["f"]);
 }
 
 #[test]
-fn without_a_new_login_close_gives_up_in_time() {
+fn close_fails_at_commit_timeout_without_login() {
     let accounts = Accounts::new();
     let mount = accounts.mount(&["--commit-timeout", "3s"]);
     let mut file = File::create(mount.at("f")).unwrap();
@@ -111,12 +111,12 @@ fn without_a_new_login_close_gives_up_in_time() {
 }
 
 #[test]
-fn a_mount_that_works_takes_a_new_login_when_it_is_told() {
+fn running_mount_reloads_a_new_login() {
     let accounts = Accounts::new();
     let mount = accounts.mount(&[]);
     std::fs::write(mount.at("before"), b"x").unwrap();
-    let reload = || ask(&mount, "POST /v1/credentials/reload");
-    // Whoever logs in tells the mounts.
+    let reload = || control_request(&mount, "POST /v1/credentials/reload");
+    // A login notifies the running mounts.
     accounts.login(&["--token"], crate::rig::TOKEN);
     accounts.rig.block_on(accounts.rig.server().revoke_all_tokens()).unwrap();
     std::fs::write(mount.at("after"), b"x").unwrap();
@@ -135,11 +135,11 @@ fn a_mount_that_works_takes_a_new_login_when_it_is_told() {
 }
 
 #[test]
-fn two_mounts_share_an_account_whose_tokens_end() {
+fn two_mounts_share_an_expiring_account() {
     let accounts = Accounts::new();
     let mounts = [accounts.mount(&[]), accounts.mount(&[])];
     for round in 0..4 {
-        // Both meet the refusal, one renews.
+        // Both mounts are refused, and one of them refreshes the token.
         let ended = pdsfs::server::FaultRule::times("file/create", 1, pdsfs::server::FaultAction::Revoke);
         accounts.rig.server().faults().add(ended);
         for (n, mount) in mounts.iter().enumerate() {
@@ -147,7 +147,7 @@ fn two_mounts_share_an_account_whose_tokens_end() {
         }
     }
     assert_eq!(accounts.rig.client().names("").len(), 8);
-    // The login, and one for each round.
+    // One refresh for the login, and one for each round.
     assert_eq!(accounts.rig.server().stats().count("oauth/token"), 5);
     for mount in &mounts {
         assert!(!mount.log().iter().any(|line| line.contains("pdsfs login")), "{:?}", mount.log());
@@ -155,10 +155,10 @@ fn two_mounts_share_an_account_whose_tokens_end() {
 }
 
 #[test]
-fn a_credential_mounts_whatever_the_configuration_says() {
+fn systemd_credential_overrides_configuration() {
     let accounts = Accounts::new();
     let (given, config) = (tempfile::tempdir().unwrap(), tempfile::NamedTempFile::new().unwrap());
-    // What the login has made goes to the service manager, and is here no more.
+    // The stored account moves to the service manager; the account store is empty.
     let stored = accounts.state.path().join("accounts/home.json");
     std::fs::rename(&stored, given.path().join("pdsfs.home")).unwrap();
     std::fs::write(config.path(), "[drives.home]\naccount = \"other\"\n").unwrap();
@@ -169,7 +169,7 @@ fn a_credential_mounts_whatever_the_configuration_says() {
     };
     let first = mount();
     std::fs::write(first.at("a"), "a").unwrap();
-    assert!(!stored.exists(), "what is given is not stored again");
+    assert!(!stored.exists(), "the credential was stored again");
     let token_ends = || {
         let ended = pdsfs::server::FaultRule::times("file/create", 1, pdsfs::server::FaultAction::Revoke);
         accounts.rig.server().faults().add(ended);
@@ -177,7 +177,7 @@ fn a_credential_mounts_whatever_the_configuration_says() {
     token_ends();
     std::fs::write(first.at("b"), "b").unwrap();
     assert_eq!(first.stop(), 0);
-    assert!(std::fs::read_to_string(&stored).unwrap().contains("seed"), "a rotated token is");
+    assert!(std::fs::read_to_string(&stored).unwrap().contains("seed"), "a rotated token is not stored");
     let second = mount();
     token_ends();
     std::fs::write(second.at("c"), "c").unwrap();

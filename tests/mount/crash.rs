@@ -1,4 +1,4 @@
-//! Daemons and servers that die: nothing that was committed is lost, nothing half is seen.
+//! Killed daemons and servers: no committed byte is lost, and no partial file is visible.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -12,13 +12,13 @@ use crate::rig::{Mount, Rig, fresh_bytes, is_mount};
 
 const PART: usize = 64 << 10;
 
-/// Delays of up to a quarter of a second: spread over the rounds, and differing from run to run.
+/// A delay of up to a quarter of a second, spread over the rounds and different in each run.
 fn moment(round: u64) -> Duration {
     Duration::from_micros(round * 20_000 + u64::from(std::process::id()) * 31 % 20_000)
 }
 
 #[test]
-fn kill_9_during_an_overwrite_leaves_the_old_revision_or_the_new_one() {
+fn kill_9_in_overwrite_keeps_old_or_new_revision() {
     kill_during(|path, bytes| {
         let mut file = File::create(path)?;
         bytes.chunks(PART).try_for_each(|piece| file.write_all(piece))?;
@@ -27,10 +27,10 @@ fn kill_9_during_an_overwrite_leaves_the_old_revision_or_the_new_one() {
 }
 
 #[test]
-fn kill_9_during_a_change_in_place_leaves_the_old_revision_or_the_new_one() {
+fn kill_9_in_edit_keeps_old_or_new_revision() {
     kill_during(|path, bytes| {
         let file = File::options().write(true).open(path)?;
-        // From the back to the front: nothing of it can be streamed.
+        // From back to front, so nothing can be streamed.
         for (index, piece) in bytes.chunks(PART).enumerate().rev() {
             file.write_all_at(piece, (index * PART) as u64)?;
         }
@@ -39,10 +39,10 @@ fn kill_9_during_a_change_in_place_leaves_the_old_revision_or_the_new_one() {
     });
 }
 
-/// Kills the daemon while `change` makes the file something else.
+/// Kills the daemon while `change` replaces the content of the file.
 fn kill_during(change: fn(&Path, &[u8]) -> std::io::Result<()>) {
     let rig = Rig::new();
-    // Slow enough that kills come before, during and after the commit.
+    // Slow enough that kills hit before, during and after the commit.
     rig.server().faults().add(FaultRule::new("put_part", FaultAction::Delay { ms: 20 }));
     let mut folder = tempfile::tempdir().unwrap();
     let mut current = fresh_bytes(20 * PART);
@@ -55,10 +55,10 @@ fn kill_during(change: fn(&Path, &[u8]) -> std::io::Result<()>) {
         let next = fresh_bytes(30 * PART + round as usize);
         let (path, bytes) = (mount.at("f"), next.clone());
         let writer = std::thread::spawn(move || {
-            // Dies with the mount; what it returns does not matter.
+            // Fails when the mount dies; the result does not matter.
             let _ = change(&path, &bytes);
         });
-        // A moment that nothing announces is what this is about.
+        // The kill must come at an arbitrary moment.
         std::thread::sleep(moment(round));
         let dead = mount.kill();
         writer.join().unwrap();
@@ -68,15 +68,15 @@ fn kill_during(change: fn(&Path, &[u8]) -> std::io::Result<()>) {
         outcomes[usize::from(found == next)] += 1;
         current = found;
         folder = dead.into_folder();
-        assert!(is_mount(folder.path()), "the dead mount is what the next start has to clear");
+        assert!(is_mount(folder.path()), "there is no dead mount for the next start to remove");
     }
     let mount = Mount::start(&rig.endpoint(), &[], folder);
     assert_eq!(fs::read(mount.at("f")).unwrap(), current);
-    assert!(outcomes[0] > 0, "every kill came too late to test anything: {outcomes:?}");
+    assert!(outcomes[0] > 0, "every kill came after the commit: {outcomes:?}");
 }
 
 #[test]
-fn kill_9_while_a_new_file_is_written_leaves_no_partial_file() {
+fn kill_9_leaves_no_partial_file() {
     let rig = Rig::new();
     for round in 0..4 {
         let mount = rig.mount_with(&["--part-size", "64KiB"]);
@@ -90,7 +90,7 @@ fn kill_9_while_a_new_file_is_written_leaves_no_partial_file() {
 }
 
 #[test]
-fn sigterm_settles_what_is_open() {
+fn sigterm_commits_open_files() {
     let rig = Rig::new();
     let mount = rig.mount_with(&["--part-size", "64KiB"]);
     let bytes = fresh_bytes(3 * PART + 17);
@@ -101,7 +101,7 @@ fn sigterm_settles_what_is_open() {
 }
 
 #[test]
-fn a_server_that_restarts_is_waited_for() {
+fn writer_waits_for_server_restart() {
     let mut rig = Rig::new();
     let mount = rig.mount_with(&["--part-size", "64KiB", "--commit-timeout", "60s"]);
     let bytes = fresh_bytes(20 * PART);
@@ -114,7 +114,7 @@ fn a_server_that_restarts_is_waited_for() {
         file.write_all(&rest).unwrap();
         file.sync_all().unwrap();
     });
-    // An outage has to last for a while; there is no event in it to wait for.
+    // The outage must last for a while; no event marks its length.
     std::thread::sleep(Duration::from_millis(500));
     rig.resume();
     writer.join().unwrap();

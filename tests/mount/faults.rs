@@ -1,5 +1,5 @@
-//! What goes wrong on the way, and what must come of it: transient faults cost time, permanent ones
-//! reach the program with their errno, and the old revision is never harmed.
+//! Faults of the drive: transient ones cost time, permanent ones reach the program with their errno,
+//! and the old revision stays intact.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -8,7 +8,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use pdsfs::ids::Secret;
+use pdsfs::server::Secret;
 use pdsfs::server::{FaultAction, FaultRule};
 
 use crate::metadata::xattr;
@@ -43,8 +43,8 @@ fn throttled(retry_after_s: Option<u32>, x_retry_after_ms: Option<u32>) -> Fault
     }
 }
 
-/// One rule at a time: a new file of several parts, an overwrite, a small file, and a change in the
-/// middle must commit.
+/// With one fault rule at a time, a new file of several parts, an overwrite, a small file and an edit
+/// in the middle must commit.
 fn survives(rig: &Rig, mount: &Mount, rule: &FaultRule) {
     let what = format!("{rule:?}");
     for (name, size) in [("large", 5 * PART + 100), ("large", 4 * PART), ("small", 1000)] {
@@ -62,13 +62,13 @@ fn survives(rig: &Rig, mount: &Mount, rule: &FaultRule) {
         file.write_all_at(&change, PART as u64)?;
         file.sync_all()
     });
-    edited.unwrap_or_else(|e| panic!("{what}: a change: {e}"));
-    assert_eq!(rig.client().read("large").unwrap(), bytes, "{what}: a change");
+    edited.unwrap_or_else(|e| panic!("{what}: an edit: {e}"));
+    assert_eq!(rig.client().read("large").unwrap(), bytes, "{what}: an edit");
     rig.server().faults().clear();
 }
 
 #[test]
-fn transient_faults_of_parts_cost_only_time() {
+fn transient_part_faults_cost_only_time() {
     let rig = Rig::new();
     let mount = mount(&rig);
     for action in [
@@ -89,7 +89,7 @@ fn transient_faults_of_parts_cost_only_time() {
 }
 
 #[test]
-fn transient_faults_of_calls_cost_only_time() {
+fn transient_call_faults_cost_only_time() {
     let rig = Rig::new();
     let mount = mount(&rig);
     for endpoint in ["file/create", "file/get_upload_url", "file/complete"] {
@@ -107,7 +107,7 @@ fn transient_faults_of_calls_cost_only_time() {
 }
 
 #[test]
-fn a_wish_to_wait_is_honoured() {
+fn retry_after_is_honoured() {
     let rig = Rig::new();
     let mount = mount(&rig);
     rig.server().faults().add(FaultRule::times("file/create", 1, throttled(Some(2), None)));
@@ -117,7 +117,7 @@ fn a_wish_to_wait_is_honoured() {
 }
 
 #[test]
-fn a_lost_answer_to_complete_is_found_out_by_reading() {
+fn lost_complete_answer_is_resolved_by_reading() {
     let rig = Rig::new();
     let mount = mount(&rig);
     let bytes = fresh_bytes(3 * PART);
@@ -128,7 +128,7 @@ fn a_lost_answer_to_complete_is_found_out_by_reading() {
 }
 
 #[test]
-fn an_expired_token_is_renewed_while_a_file_is_written() {
+fn expired_token_is_refreshed_during_write() {
     let rig = Rig::with(|config| config.logins.refresh_token = Some(Secret::new("refresh-1".into())));
     let token_file = tempfile::NamedTempFile::new().unwrap();
     let access_token = crate::rig::TOKEN;
@@ -147,19 +147,19 @@ fn an_expired_token_is_renewed_while_a_file_is_written() {
     rig.server().faults().clear();
     assert_eq!(rig.client().read("f").unwrap(), bytes);
     let renewed = fs::read_to_string(token_file.path()).unwrap();
-    assert!(!renewed.contains(access_token), "the file still has the dead token");
+    assert!(!renewed.contains(access_token), "the token file still has the revoked token");
     assert_eq!(fs::metadata(token_file.path()).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
 #[test]
-fn a_dead_token_is_eacces() {
+fn revoked_token_returns_eacces() {
     let rig = Rig::new();
     let mount = mount(&rig);
     rig.server().faults().add(FaultRule::new("file/create", status(401, "AccessTokenInvalid")));
     assert_eq!(close_errno(&mount, "f", 10), libc::EACCES);
 }
 
-/// A permanent failure: the errno reaches the program, the old revision stays, nothing else appears.
+/// A permanent failure: the errno reaches the program, the old revision stays, and no new file appears.
 fn refused(rule: &FaultRule, expected: i32) {
     let rig = Rig::new();
     let mount = mount(&rig);
@@ -173,22 +173,22 @@ fn refused(rule: &FaultRule, expected: i32) {
         }
     }
     rig.server().faults().clear();
-    wait_until("the failed file is gone here", || (!mount.at("new").exists()).then_some(()));
+    wait_until("the failed file has vanished from the mount", || (!mount.at("new").exists()).then_some(()));
     assert_eq!(rig.client().names(""), ["old"]);
     assert_eq!(rig.client().read("old").unwrap(), old);
     assert_eq!(fs::read(mount.at("old")).unwrap(), old);
-    // The drive is willing again, and so are we.
+    // After the fault, the same name works again.
     fs::write(mount.at("new"), b"fine").unwrap();
     assert_eq!(rig.client().read("new").unwrap(), b"fine");
 }
 
-/// Writes a file and gives the first errno of write or close.
+/// Writes a file and returns the first errno of write or close, 0 without one.
 fn close_errno(mount: &Mount, name: &str, size: usize) -> i32 {
     use std::os::fd::IntoRawFd;
     let mut file = File::create(mount.at(name)).unwrap();
     let written = file.write_all(&fresh_bytes(size));
     let fd = file.into_raw_fd();
-    // SAFETY: the descriptor is ours and not used afterwards.
+    // SAFETY: this function owns the descriptor and does not use it afterwards.
     let closed = unsafe { libc::close(fd) };
     let close_error = std::io::Error::last_os_error();
     match written {
@@ -199,32 +199,32 @@ fn close_errno(mount: &Mount, name: &str, size: usize) -> i32 {
 }
 
 #[test]
-fn a_full_quota_is_enospc() {
+fn full_drive_returns_enospc() {
     refused(&FaultRule::new("file/create", status(403, "QuotaExhausted.Drive")), libc::ENOSPC);
 }
 
 #[test]
-fn a_missing_permission_is_eacces() {
+fn missing_permission_returns_eacces() {
     refused(&FaultRule::new("file/create", status(403, "ForbiddenNoPermission.File")), libc::EACCES);
 }
 
 #[test]
-fn a_refused_name_is_einval() {
+fn refused_name_returns_einval() {
     refused(&FaultRule::new("file/create", status(400, "InvalidParameter.Name")), libc::EINVAL);
 }
 
 #[test]
-fn a_hash_mismatch_is_eio() {
+fn hash_mismatch_returns_eio() {
     refused(&FaultRule::new("file/complete", status(400, "InvalidParameter.ContentHash")), libc::EIO);
 }
 
 #[test]
-fn a_refused_part_is_eacces() {
+fn refused_part_returns_eacces() {
     refused(&FaultRule::new("put_part", status(403, "SignatureDoesNotMatch")), libc::EACCES);
 }
 
 #[test]
-fn the_error_is_told_again_until_the_file_is_closed() {
+fn error_repeats_until_file_is_closed() {
     let rig = Rig::new();
     let mount = mount(&rig);
     rig.server().faults().add(FaultRule::new("put_part", status(403, "AccessDenied")));
@@ -238,7 +238,7 @@ fn the_error_is_told_again_until_the_file_is_closed() {
 }
 
 #[test]
-fn the_ordered_mode_is_found_out_and_remembered() {
+fn ordered_upload_is_detected_and_remembered() {
     let rig = Rig::with(|config| config.quirks.parallel_refused = true);
     let mount = mount(&rig);
     for name in ["a", "b"] {
@@ -249,7 +249,7 @@ fn the_ordered_mode_is_found_out_and_remembered() {
 }
 
 #[test]
-fn a_server_that_ignores_ranges_is_read_right() {
+fn ignored_range_header_is_handled() {
     let rig = Rig::with(|config| config.quirks.ignore_range = true);
     let mount = mount(&rig);
     let bytes = fresh_bytes(3_000_000);
@@ -260,7 +260,7 @@ fn a_server_that_ignores_ranges_is_read_right() {
 }
 
 #[test]
-fn short_and_broken_downloads_are_repeated() {
+fn short_or_broken_downloads_are_repeated() {
     let rig = Rig::new();
     let bytes = fresh_bytes(3_000_000);
     {
@@ -283,7 +283,7 @@ fn short_and_broken_downloads_are_repeated() {
 }
 
 #[test]
-fn a_stalled_server_blocks_the_writer_and_nobody_else() {
+fn stalled_server_blocks_only_the_writer() {
     let rig = Rig::new();
     let mount = rig.mount_with(&["--part-size", "64KiB", "--buffer-size", "4MiB"]);
     fs::write(mount.at("known"), b"x").unwrap();
@@ -299,12 +299,12 @@ fn a_stalled_server_blocks_the_writer_and_nobody_else() {
         }
     });
     rig.block_on(rig.server().faults().wait_for_hits(1));
-    // What the writer got rid of stays within the window.
+    // The writer can write no more than the window.
     let mut taken = 0;
     while let Ok(bytes) = seen.recv_timeout(Duration::from_secs(2)) {
         taken += bytes;
     }
-    assert!(taken <= 4 << 20, "{taken} bytes were taken while the drive took none");
+    assert!(taken <= 4 << 20, "{taken} bytes were accepted while the drive accepted none");
     let start = Instant::now();
     assert_eq!(fs::metadata(mount.at("known")).unwrap().len(), 1);
     assert!(fs::read_dir(mount.path()).unwrap().count() >= 2);
@@ -316,18 +316,18 @@ fn a_stalled_server_blocks_the_writer_and_nobody_else() {
     assert_eq!(rig.client().read("big").unwrap(), bytes);
 }
 
-/// Starts a program, kills it once it `waits` for the drive, and sees it end long before the drive answers.
-fn kill_while_it_waits(mut command: Command, signal: i32, waits: impl FnOnce()) {
+/// Starts a program, signals it after `waits` returns, and checks that the signal ends it while the drive is silent.
+fn kill_while_waiting(mut command: Command, signal: i32, waits: impl FnOnce()) {
     let mut program = command.spawn().unwrap();
     waits();
-    // SAFETY: no memory is passed; the process is ours and has not been waited for.
+    // SAFETY: kill takes no pointers; the pid belongs to our child, which is not reaped yet.
     assert_eq!(unsafe { libc::kill(program.id().cast_signed(), signal) }, 0);
     let ended = wait_until(&format!("{command:?} is dead"), || program.try_wait().unwrap());
     assert_eq!(ended.signal(), Some(signal));
 }
 
 #[test]
-fn who_is_killed_while_the_drive_does_not_answer_dies_at_once() {
+fn killed_program_exits_while_drive_is_silent() {
     let rig = Rig::new();
     let old = fresh_bytes(4 << 20);
     let other = rig.mount();
@@ -336,13 +336,13 @@ fn who_is_killed_while_the_drive_does_not_answer_dies_at_once() {
     let mount = rig.mount_with(&["--part-size", "64KiB", "--buffer-size", "4MiB"]);
     let faults = rig.server().faults();
     faults.add(FaultRule::new("put_part", FaultAction::Stall));
-    // In the middle of a write, and at the close that its end brings with it.
+    // Killed in a write, and in the implicit close at exit.
     let mut writes = Command::new("cp");
     writes.arg("/dev/zero").arg(mount.at("big"));
-    kill_while_it_waits(writes, libc::SIGKILL, || {
+    kill_while_waiting(writes, libc::SIGKILL, || {
         rig.block_on(faults.wait_for_hits(1));
         let mut last = (0, Instant::now());
-        wait_until("it can write no more", || {
+        wait_until("the writer is blocked", || {
             let size = fs::metadata(mount.at("big")).unwrap().len();
             if size != last.0 {
                 last = (size, Instant::now());
@@ -350,33 +350,33 @@ fn who_is_killed_while_the_drive_does_not_answer_dies_at_once() {
             (last.1.elapsed() > Duration::from_millis(500)).then_some(())
         });
     });
-    // At a close of its own. (Ctrl-C does the same, but may be ignored in who runs this in the background.)
+    // Killed in an explicit close. (SIGTERM, because a shell may ignore SIGINT for background tests.)
     let source = tempfile::NamedTempFile::new().unwrap();
     fs::write(source.path(), fresh_bytes(2 * PART)).unwrap();
     let mut closes = Command::new("cp");
     closes.arg(source.path()).arg(mount.at("small"));
-    kill_while_it_waits(closes, libc::SIGTERM, || {
-        wait_until("it closes its file", || {
+    kill_while_waiting(closes, libc::SIGTERM, || {
+        wait_until("the program closes its file", || {
             (xattr(&mount.at("small"), "user.pdsfs.state").ok()? == b"committing").then_some(())
         });
     });
     faults.clear();
-    wait_until("what was written is on the drive", || {
+    wait_until("the written bytes are on the drive", || {
         let size = |name| rig.client().find(name).map_or(0, |meta| meta.size);
         (size("big") > 0 && size("small") == 2 * PART as u64).then_some(())
     });
-    // While it reads.
+    // Killed in a read.
     faults.add(FaultRule::new("get_object", FaultAction::Stall));
     let mut reads = Command::new("cat");
     reads.arg(mount.at("old")).stdout(Stdio::null());
-    kill_while_it_waits(reads, libc::SIGTERM, || rig.block_on(faults.wait_for_hits(1)));
+    kill_while_waiting(reads, libc::SIGTERM, || rig.block_on(faults.wait_for_hits(1)));
     faults.clear();
     assert_eq!(fs::read(mount.at("old")).unwrap(), old);
     assert_eq!(mount.stop(), 0);
 }
 
 #[test]
-fn the_first_part_is_there_before_the_fifth_is_written() {
+fn first_part_arrives_before_fifth_is_written() {
     let rig = Rig::new();
     let mount = mount(&rig);
     let bytes = fresh_bytes(10 * PART);
@@ -400,11 +400,11 @@ fn the_first_part_is_there_before_the_fifth_is_written() {
 }
 
 #[test]
-fn an_answer_that_says_nothing_of_a_file_deletes_none() {
+fn unrelated_404_deletes_no_file() {
     let rig = Rig::new();
     let mount = mount(&rig);
     fs::write(mount.at("f"), b"kept").unwrap();
-    // A front end that knows no such path, and a drive that was taken away.
+    // A front end without this path, and a removed drive.
     for answer in [status(404, ""), status(404, "NotFound.Drive")] {
         rig.server().faults().add(FaultRule::times("recyclebin/trash", 1, answer));
         assert_eq!(errno(fs::remove_file(mount.at("f"))), libc::EIO);

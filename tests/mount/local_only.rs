@@ -1,5 +1,5 @@
-//! Lock and junk files: they live in the mount only, cost the drive nothing, and are ordinary files as soon as
-//! they have an ordinary name.
+//! Local-only files (lock and junk files): they exist only in the mount, cost no calls, and become ordinary files
+//! with an ordinary name.
 
 use std::fs::{self, File, FileTimes, Permissions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -9,13 +9,13 @@ use std::time::{Duration, SystemTime};
 
 use pdsfs::server::{FaultAction, FaultRule};
 
+use crate::monitoring::pdsfs_xattr;
 use crate::rig::{Mount, Rig, errno, fresh_bytes, wait_until};
-use crate::sights::own;
 
-/// What was listed is believed: no call is due to the passing of time.
+/// A long TTL, so that no call happens because a listing is stale.
 const ARGUMENTS: [&str; 4] = ["--metadata-ttl", "1h", "--part-size", "64KiB"];
 const JUNK: [&str; 5] = [".~lock.a.odt#", ".DS_Store", "._b.jpg", "Thumbs.db", ".c.txt.swp"];
-/// More than stays in memory of such a file.
+/// More than the part of a local-only file that stays in memory.
 const LARGE: usize = 300 << 10;
 
 fn calls(rig: &Rig) -> u64 {
@@ -30,14 +30,14 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// A mount whose root is known and whose free space has been asked for.
-fn settled(rig: &Rig, arguments: &[&str]) -> Mount {
+/// A mount whose root is listed and whose free space is known.
+fn listed_mount(rig: &Rig, arguments: &[&str]) -> Mount {
     let mount = rig.mount_with(&[&ARGUMENTS, arguments].concat());
     names(mount.path());
     mount
 }
 
-/// Everything that a program does with a file. Leaves it with other content than it had.
+/// Everything that a program does with a file. The content is different afterwards.
 fn work_on(path: &Path) {
     let bytes = fresh_bytes(LARGE);
     for content in [&bytes[..300], &bytes[..]] {
@@ -71,9 +71,9 @@ fn work_on(path: &Path) {
 }
 
 #[test]
-fn they_cost_the_drive_nothing() {
+fn local_only_files_cost_no_calls() {
     let rig = Rig::new();
-    let mount = settled(&rig, &[]);
+    let mount = listed_mount(&rig, &[]);
     let before = calls(&rig);
     for name in JUNK {
         work_on(&mount.at(name));
@@ -81,7 +81,7 @@ fn they_cost_the_drive_nothing() {
     let mut sorted = JUNK.map(str::to_owned);
     sorted.sort();
     assert_eq!(names(mount.path()), sorted);
-    // Over another one, to a name that is free, and while it is open.
+    // Renamed over another one, to a free name, and while it is open.
     let moved = fs::read(mount.at("Thumbs.db")).unwrap();
     let mut open = File::options().append(true).open(mount.at("Thumbs.db")).unwrap();
     fs::rename(mount.at("Thumbs.db"), mount.at(".DS_Store")).unwrap();
@@ -89,22 +89,22 @@ fn they_cost_the_drive_nothing() {
     assert_eq!(fs::read(mount.at(".DS_Store")).unwrap(), [&moved[..], b"more"].concat());
     fs::rename(mount.at(".DS_Store"), mount.at("x.swp")).unwrap();
     fs::remove_file(mount.at("x.swp")).unwrap();
-    // Whoever has it open goes on.
+    // An open descriptor stays usable.
     open.write_all(b"and more").unwrap();
     assert_eq!(open.metadata().unwrap().len(), moved.len() as u64 + 12);
     drop(open);
     assert_eq!(names(mount.path()), ["._b.jpg", ".c.txt.swp", ".~lock.a.odt#"]);
     assert_eq!(calls(&rig), before, "{:?}", rig.server().stats().requests);
     assert_eq!(rig.client().names(""), [""; 0]);
-    // They hold nobody up, and are gone with the mount.
+    // They do not delay the stop, and end with the mount.
     assert_eq!(mount.stop(), 0);
     assert_eq!(names(rig.mount().path()), [""; 0]);
 }
 
 #[test]
-fn with_an_ordinary_name_they_are_ordinary_files() {
+fn renamed_local_only_file_is_uploaded() {
     let rig = Rig::new();
-    let mount = settled(&rig, &[]);
+    let mount = listed_mount(&rig, &[]);
     for (size, name) in [(0, "empty"), (100, "small"), (LARGE, "large")] {
         let bytes = fresh_bytes(size);
         let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_500_000_000);
@@ -112,18 +112,18 @@ fn with_an_ordinary_name_they_are_ordinary_files() {
         file.write_all(&bytes).unwrap();
         file.set_times(FileTimes::new().set_modified(time)).unwrap();
         drop(file);
-        let stands = |file| (own(&mount, file, "state"), own(&mount, file, "progress_bytes"));
-        assert_eq!(stands("._new"), ("local".to_owned(), "0".to_owned()));
+        let state = |file| (pdsfs_xattr(&mount, file, "state"), pdsfs_xattr(&mount, file, "progress_bytes"));
+        assert_eq!(state("._new"), ("local".to_owned(), "0".to_owned()));
         fs::rename(mount.at("._new"), mount.at(name)).unwrap();
-        assert_eq!(stands(name), ("saved".to_owned(), size.to_string()));
-        // When the rename has returned, it is on the drive.
+        assert_eq!(state(name), ("saved".to_owned(), size.to_string()));
+        // After the rename, it is on the drive.
         assert_eq!(rig.client().read(name).unwrap(), bytes);
-        assert_eq!(rig.client().find(name).unwrap().mtime, time);
+        assert_eq!(rig.client().find(name).unwrap().mtime(), time);
         assert_eq!(fs::read(mount.at(name)).unwrap(), bytes);
         fs::write(mount.at(name), b"and on").unwrap();
         assert_eq!(rig.client().read(name).unwrap(), b"and on");
     }
-    // Who still writes closes it later, and that commits.
+    // With an open writer, the close commits.
     let mut file = File::create(mount.at("._new")).unwrap();
     file.write_all(b"begun, ").unwrap();
     fs::rename(mount.at("._new"), mount.at("open")).unwrap();
@@ -136,7 +136,7 @@ fn with_an_ordinary_name_they_are_ordinary_files() {
 }
 
 #[test]
-fn over_a_file_of_the_drive_they_are_its_next_revision() {
+fn local_only_file_replaces_remote_file() {
     let rig = Rig::new();
     {
         let mount = rig.mount_with(&["--local-only", "off"]);
@@ -144,8 +144,8 @@ fn over_a_file_of_the_drive_they_are_its_next_revision() {
         fs::write(mount.at(".DS_Store"), b"of the drive").unwrap();
     }
     let before = rig.client().find("text").unwrap();
-    let mount = settled(&rig, &[]);
-    // What is on the drive already is as it is, whatever it is called.
+    let mount = listed_mount(&rig, &[]);
+    // A file that is on the drive stays an ordinary file under any name.
     assert_eq!(fs::read(mount.at(".DS_Store")).unwrap(), b"of the drive");
     fs::write(mount.at(".DS_Store"), b"written").unwrap();
     assert_eq!(rig.client().read(".DS_Store").unwrap(), b"written");
@@ -157,7 +157,7 @@ fn over_a_file_of_the_drive_they_are_its_next_revision() {
         assert_eq!(rig.client().read(name).unwrap(), name.as_bytes());
         assert_eq!(&rig.client().find(name).unwrap().file_id, id, "{name} is another object");
     }
-    // A name does not take anything from the drive, and what is renamed away makes room for a local one.
+    // A rename to a local-only name keeps the file on the drive and replaces a local-only file of that name.
     fs::rename(mount.at("text"), mount.at("text.swp")).unwrap();
     assert_eq!(rig.client().read("text.swp").unwrap(), b"text");
     fs::write(mount.at("._new"), b"gives way").unwrap();
@@ -171,7 +171,7 @@ fn over_a_file_of_the_drive_they_are_its_next_revision() {
     assert_eq!(mount.stop(), 0);
 }
 
-/// The answer of a drive that is full.
+/// The answer of a full drive.
 fn no_room() -> FaultAction {
     FaultAction::Status {
         status: 403,
@@ -184,9 +184,9 @@ fn no_room() -> FaultAction {
 }
 
 #[test]
-fn what_the_drive_refuses_is_still_here() {
+fn refused_promotion_keeps_local_file() {
     let rig = Rig::new();
-    let mount = settled(&rig, &["--commit-timeout", "20s"]);
+    let mount = listed_mount(&rig, &["--commit-timeout", "20s"]);
     fs::write(mount.at("text"), b"old").unwrap();
     let bytes = fresh_bytes(LARGE);
     fs::write(mount.at("._new"), &bytes).unwrap();
@@ -207,11 +207,11 @@ fn what_the_drive_refuses_is_still_here() {
     assert_eq!(mount.stop(), 0);
 }
 
-/// A rename that the drive refuses takes nothing from the file that it was to replace.
+/// A rename that the drive refuses loses nothing of the target.
 #[test]
-fn what_is_open_where_they_go_is_saved_first() {
+fn refused_replace_keeps_the_open_target() {
     let rig = Rig::new();
-    let mount = settled(&rig, &["--commit-timeout", "20s"]);
+    let mount = listed_mount(&rig, &["--commit-timeout", "20s"]);
     fs::write(mount.at("text"), b"old").unwrap();
     fs::write(mount.at("._new"), b"refused").unwrap();
     let open = File::options().write(true).open(mount.at("text")).unwrap();
@@ -228,14 +228,14 @@ fn what_is_open_where_they_go_is_saved_first() {
 }
 
 #[test]
-fn the_list_is_the_users() {
+fn local_only_patterns_are_configurable() {
     let rig = Rig::new();
     let mount = rig.mount_with(&["--local-only", "*.tmp,cache-?,#*#"]);
     for name in ["a.tmp", "cache-1", "#draft#", ".DS_Store", "cache-10"] {
         fs::write(mount.at(name), b"x").unwrap();
     }
     assert_eq!(rig.client().names(""), [".DS_Store", "cache-10"]);
-    // Folders are never meant.
+    // Patterns never match directories.
     fs::create_dir(mount.at("dir.tmp")).unwrap();
     fs::write(mount.at("dir.tmp/x.tmp"), b"x").unwrap();
     assert_eq!(rig.client().names("dir.tmp"), [""; 0]);
@@ -251,13 +251,13 @@ fn the_list_is_the_users() {
 }
 
 #[test]
-fn they_need_no_room_for_copies() {
+fn local_only_files_work_with_cache_off() {
     let rig = Rig::new();
-    let mount = settled(&rig, &["--cache-size", "off"]);
+    let mount = listed_mount(&rig, &["--cache-size", "off"]);
     work_on(&mount.at("Thumbs.db"));
     let bytes = fresh_bytes(LARGE);
     fs::write(mount.at("Thumbs.db"), &bytes).unwrap();
-    // It goes on in any order as an ordinary file, too.
+    // As an ordinary file it still accepts writes in any order.
     let file = File::options().read(true).write(true).open(mount.at("Thumbs.db")).unwrap();
     fs::rename(mount.at("Thumbs.db"), mount.at("pictures")).unwrap();
     file.write_all_at(b"middle", 1000).unwrap();
@@ -267,7 +267,7 @@ fn they_need_no_room_for_copies() {
         rig.client().read("pictures").unwrap(),
         [&bytes[..1000], b"middle", &bytes[1006..2000]].concat()
     );
-    // There is a bound all the same.
+    // The size of local-only files is bounded.
     let file = File::create(mount.at("Thumbs.db")).unwrap();
     file.write_all_at(&bytes, 0).unwrap();
     let refused = (1..300).find_map(|n| file.write_all_at(&bytes, n * LARGE as u64).err());
@@ -278,9 +278,9 @@ fn they_need_no_room_for_copies() {
     assert_eq!(mount.stop(), 0);
 }
 
-/// Files beyond the bound are ordinary ones, and those in folders that somebody else has removed make room.
+/// Files beyond the bound are ordinary ones, and those in remotely removed directories no longer count.
 #[test]
-fn there_are_not_more_than_a_bounded_number() {
+fn local_only_files_are_bounded() {
     const MAX: usize = 4096;
     let rig = Rig::new();
     let mount = rig.mount_with(&["--metadata-ttl", "1s"]);
@@ -292,8 +292,8 @@ fn there_are_not_more_than_a_bounded_number() {
     fs::write(mount.at("dir/beyond.swp"), b"x").unwrap();
     assert_eq!(rig.client().names("dir"), ["beyond.swp"]);
     let dir = rig.client().find("dir").unwrap();
-    rig.block_on(rig.client().drive.remove(&dir.file_id, pdsfs::config::RemoveMode::Trash)).unwrap();
-    wait_until("the folder is gone here", || (!mount.at("dir").exists()).then_some(()));
+    rig.client().trash(&dir.file_id);
+    wait_until("the directory has vanished from the mount", || (!mount.at("dir").exists()).then_some(()));
     fs::write(mount.at("within.swp"), b"x").unwrap();
     assert_eq!(rig.client().names(""), [""; 0]);
     assert_eq!(mount.stop(), 0);

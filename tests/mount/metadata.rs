@@ -1,6 +1,7 @@
-//! What POSIX knows of files and a drive has no field for: kept across mounts, at no extra call, and
-//! without a change to what other clients see.
+//! POSIX attributes for which the drive has no field: kept across mounts, without extra calls, and invisible
+//! to other clients.
 
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs::{self, File, FileTimes, Permissions};
 use std::io::{Read, Write};
@@ -10,15 +11,13 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use pdsfs::control::types::Happening;
-use pdsfs::pds::drive::AttrChange;
-use pdsfs::posix::{Posix, Tags};
+use pdsfs::control_api::EventKind;
 use pdsfs::server::{FaultAction, FaultRule};
 
+use crate::monitoring;
 use crate::rig::{Mount, Rig, errno, fresh_bytes, wait_until};
-use crate::sights;
 
-fn c(path: &Path) -> CString {
+fn c_path(path: &Path) -> CString {
     CString::new(path.as_os_str().as_bytes()).unwrap()
 }
 
@@ -27,15 +26,15 @@ fn check(outcome: libc::ssize_t) -> std::io::Result<usize> {
 }
 
 pub fn set_xattr(path: &Path, name: &str, value: &[u8], flags: i32) -> std::io::Result<()> {
-    let (path, name) = (c(path), CString::new(name).unwrap());
-    // SAFETY: all pointers are of values that outlive the call, with their lengths.
+    let (path, name) = (c_path(path), CString::new(name).unwrap());
+    // SAFETY: all pointers belong to values that outlive the call, with their lengths.
     let outcome =
         unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), flags) };
     check(outcome as libc::ssize_t).map(|_| ())
 }
 
 pub fn xattr(path: &Path, name: &str) -> std::io::Result<Vec<u8>> {
-    let (path, name, mut value) = (c(path), CString::new(name).unwrap(), vec![0; 4096]);
+    let (path, name, mut value) = (c_path(path), CString::new(name).unwrap(), vec![0; 4096]);
     // SAFETY: as above.
     let outcome =
         unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
@@ -44,7 +43,7 @@ pub fn xattr(path: &Path, name: &str) -> std::io::Result<Vec<u8>> {
 }
 
 pub fn xattrs(path: &Path) -> Vec<String> {
-    let (path, mut names) = (c(path), vec![0_u8; 4096]);
+    let (path, mut names) = (c_path(path), vec![0_u8; 4096]);
     // SAFETY: as above.
     let outcome = unsafe { libc::listxattr(path.as_ptr(), names.as_mut_ptr().cast(), names.len()) };
     names.truncate(check(outcome).unwrap());
@@ -52,19 +51,19 @@ pub fn xattrs(path: &Path) -> Vec<String> {
 }
 
 pub fn remove_xattr(path: &Path, name: &str) -> std::io::Result<()> {
-    let (path, name) = (c(path), CString::new(name).unwrap());
+    let (path, name) = (c_path(path), CString::new(name).unwrap());
     // SAFETY: as above.
     check(unsafe { libc::removexattr(path.as_ptr(), name.as_ptr()) } as libc::ssize_t).map(|_| ())
 }
 
 fn make_node(path: &Path, mode: u32) -> std::io::Result<()> {
-    let path = c(path);
+    let path = c_path(path);
     // SAFETY: as above.
     check(unsafe { libc::mknod(path.as_ptr(), mode, 0x103) } as libc::ssize_t).map(|_| ())
 }
 
-/// Ends a mount, which sends what is pending, and mounts again: nothing is remembered.
-fn again(rig: &Rig, mount: Mount) -> Mount {
+/// Stops the mount, which sends pending attributes, and mounts again with an empty cache.
+fn remount(rig: &Rig, mount: Mount) -> Mount {
     assert_eq!(mount.stop(), 0);
     rig.mount()
 }
@@ -73,8 +72,8 @@ fn perm(path: &Path) -> u32 {
     fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777
 }
 
-/// Text: everything that is kept, as a program sees it.
-fn seen(path: &Path) -> String {
+/// All attributes that must survive, as a program sees them, as text.
+fn attributes_text(path: &Path) -> String {
     let meta = fs::symlink_metadata(path).unwrap();
     let is_file = meta.is_file();
     let attributes = if is_file { xattrs(path) } else { Vec::new() };
@@ -94,7 +93,7 @@ fn seen(path: &Path) -> String {
 }
 
 #[test]
-fn modes_owners_links_times_and_attributes_outlive_the_mount() {
+fn posix_attributes_survive_remount() {
     let rig = Rig::new();
     let mount = rig.mount();
     let time =
@@ -116,28 +115,32 @@ fn modes_owners_links_times_and_attributes_outlive_the_mount() {
     lchown(mount.at("d/link"), Some(7), Some(8)).unwrap();
     fs::write(mount.at("d/plain"), b"x").unwrap();
     let names = ["d", "d/run", "d/link", "d/dangling", "d/plain"];
-    let before: Vec<_> = names.iter().map(|name| seen(&mount.at(name))).collect();
+    let before: Vec<_> = names.iter().map(|name| attributes_text(&mount.at(name))).collect();
     assert!(before[1].starts_with("100750 1234:5678 mtime 1700000000.123456789 atime 1700000000.987654321"));
-    let mount = again(&rig, mount);
+    let mount = remount(&rig, mount);
     let calls = |rig: &Rig| rig.server().stats().requests.into_values().sum::<u64>();
     let calls_before = calls(&rig);
-    let after: Vec<_> = names.iter().map(|name| seen(&mount.at(name))).collect();
+    let after: Vec<_> = names.iter().map(|name| attributes_text(&mount.at(name))).collect();
     assert_eq!(after[1..], before[1..]);
     assert_eq!(
         after[0].split(' ').take(2).collect::<Vec<_>>(),
         before[0].split(' ').take(2).collect::<Vec<_>>()
     );
-    assert!(calls(&rig) - calls_before <= 2, "two folders were read, and nothing else was asked for");
+    assert!(calls(&rig) - calls_before <= 2, "more calls than the listings of two directories");
     assert_eq!(fs::read(mount.at("d/link")).unwrap(), b"#!/bin/sh\n");
-    // Others see ordinary files.
+    // Other clients see ordinary files.
     let others = rig.client();
     assert_eq!(others.names("d"), ["dangling", "link", "plain", "run"]);
     assert_eq!(others.read("d/link").unwrap(), b"run");
-    assert_eq!(others.find("d/plain").unwrap().tags(), Tags::new(), "the usual file has no tags");
+    assert_eq!(
+        others.find("d/plain").unwrap().tags,
+        BTreeMap::new(),
+        "a file with default attributes has tags"
+    );
 }
 
 #[test]
-fn a_new_file_begins_with_the_mode_of_the_program() {
+fn new_file_gets_mode_from_open() {
     let rig = Rig::new();
     let mount = rig.mount();
     let open = |name, mode| {
@@ -155,22 +158,22 @@ fn a_new_file_begins_with_the_mode_of_the_program() {
         builder.create(mount.at(name)).unwrap();
     };
     builder("secret", 0o700);
-    // What the create itself took along needs no second call.
+    // The create call carries the attributes; no second call follows.
     assert_eq!(rig.server().stats().count("file/put_usertags"), 0);
     assert_eq!(rig.server().stats().count("batch"), 0);
-    let mount = again(&rig, mount);
+    let mount = remount(&rig, mount);
     let modes = ["private", "program", "usual", "secret"].map(|name| perm(&mount.at(name)));
     assert_eq!(modes, [0o600, 0o755, 0o644, 0o700]);
 }
 
 #[test]
-fn a_file_saved_by_rename_has_the_attributes_of_what_was_saved() {
+fn save_by_rename_keeps_source_attributes() {
     let rig = Rig::new();
     let mount = rig.mount();
     fs::write(mount.at("doc"), b"old").unwrap();
     set_xattr(&mount.at("doc"), "user.old", b"1", 0).unwrap();
     fs::set_permissions(mount.at("doc"), Permissions::from_mode(0o600)).unwrap();
-    let mount = again(&rig, mount);
+    let mount = remount(&rig, mount);
     let id = rig.client().find("doc").unwrap().file_id;
     fs::write(mount.at("tmp"), b"new").unwrap();
     fs::set_permissions(mount.at("tmp"), Permissions::from_mode(0o664)).unwrap();
@@ -179,27 +182,27 @@ fn a_file_saved_by_rename_has_the_attributes_of_what_was_saved() {
         assert_eq!((perm(&mount.at("doc")), xattrs(&mount.at("doc"))), (mode, Vec::new()));
     };
     check(&mount, 0o664);
-    let mount = again(&rig, mount);
+    let mount = remount(&rig, mount);
     check(&mount, 0o664);
-    // The same while the new content is not on the drive yet.
+    // The same with new content that is not on the drive yet.
     let mut file = File::create(mount.at("tmp")).unwrap();
     file.write_all(b"newer").unwrap();
     fs::rename(mount.at("tmp"), mount.at("doc")).unwrap();
     file.set_permissions(Permissions::from_mode(0o640)).unwrap();
     drop(file);
     check(&mount, 0o640);
-    let mount = again(&rig, mount);
+    let mount = remount(&rig, mount);
     check(&mount, 0o640);
     assert_eq!(rig.client().find("doc").unwrap().file_id, id);
-    // Overwriting a file leaves its attributes.
+    // Overwriting a file keeps its attributes.
     set_xattr(&mount.at("doc"), "user.kept", b"2", 0).unwrap();
     fs::write(mount.at("doc"), fresh_bytes(100)).unwrap();
-    let mount = again(&rig, mount);
+    let mount = remount(&rig, mount);
     assert_eq!((perm(&mount.at("doc")), xattrs(&mount.at("doc"))), (0o640, vec!["user.kept".to_owned()]));
 }
 
 #[test]
-fn extended_attributes_have_the_errors_of_linux() {
+fn xattr_errors_match_linux() {
     let rig = Rig::new();
     let mount = rig.mount();
     let path = mount.at("f");
@@ -219,12 +222,12 @@ fn extended_attributes_have_the_errors_of_linux() {
     assert_eq!(errno(set_xattr(&path, "security.x", b"1", 0)), libc::EOPNOTSUPP);
     remove_xattr(&path, "user.a").unwrap();
     assert_eq!(errno(remove_xattr(&path, "user.a")), libc::ENODATA);
-    let mount = again(&rig, mount);
+    let mount = remount(&rig, mount);
     assert_eq!(xattrs(&mount.at("f")), ["user.empty"]);
 }
 
 #[test]
-fn tags_of_others_stay() {
+fn foreign_tags_are_kept() {
     for replaces in [false, true] {
         let rig = Rig::with(move |config| config.quirks.replace_user_tags = replaces);
         let mount = rig.mount();
@@ -232,16 +235,14 @@ fn tags_of_others_stay() {
         assert_eq!(mount.stop(), 0);
         let client = rig.client();
         let file = client.find("f").unwrap().file_id;
-        let tags = Tags::from([("project".into(), "alpha".into()), ("pdsfs.mode".into(), "nonsense".into())]);
-        let change = AttrChange { tags: Some(tags), ..AttrChange::default() };
-        rig.block_on(client.drive.set_attributes(&[(file, change)])).remove(0).unwrap();
+        client.put_tags(&file, &[("project", "alpha"), ("pdsfs.mode", "nonsense")]);
         let mount = rig.mount();
         assert_eq!(perm(&mount.at("f")), 0o644);
         fs::set_permissions(mount.at("f"), Permissions::from_mode(0o600)).unwrap();
         set_xattr(&mount.at("f"), "user.a", b"1", 0).unwrap();
         remove_xattr(&mount.at("f"), "user.a").unwrap();
         assert_eq!(mount.stop(), 0);
-        let tags = client.find("f").unwrap().tags();
+        let tags = client.find("f").unwrap().tags;
         assert_eq!(
             tags.into_iter().collect::<Vec<_>>(),
             [("pdsfs.mode".to_owned(), "0600".to_owned()), ("project".to_owned(), "alpha".to_owned())]
@@ -250,20 +251,20 @@ fn tags_of_others_stay() {
 }
 
 #[test]
-fn a_link_leads_where_its_content_says() {
+fn symlink_target_follows_remote_content() {
     let rig = Rig::new();
     let mount = rig.mount();
     symlink("old", mount.at("link")).unwrap();
     let long = "d/".repeat(1200);
     symlink(&long, mount.at("long")).unwrap();
-    let mount = again(&rig, mount);
+    let mount = remount(&rig, mount);
     let downloads = |rig: &Rig| rig.server().stats().count("get_object");
     assert_eq!(fs::read_link(mount.at("link")).unwrap(), Path::new("old"));
     assert_eq!(downloads(&rig), 0);
     assert_eq!(fs::read_link(mount.at("long")).unwrap(), Path::new(&long));
-    assert_eq!(downloads(&rig), 1, "too long for a tag");
+    assert_eq!(downloads(&rig), 1, "only the target that is too long for a tag is downloaded");
     assert_eq!(mount.stop(), 0);
-    // Another client writes the file that is the link.
+    // Another client overwrites the file that stores the link.
     let plain = rig.mount_with(&["--metadata", "off"]);
     fs::write(plain.at("link"), b"elsewhere").unwrap();
     assert_eq!(plain.stop(), 0);
@@ -272,7 +273,7 @@ fn a_link_leads_where_its_content_says() {
 }
 
 #[test]
-fn pipes_and_sockets_work_and_stay() {
+fn pipes_and_sockets_survive_remount() {
     let rig = Rig::new();
     let mount = rig.mount();
     make_node(&mount.at("pipe"), libc::S_IFIFO | 0o600).unwrap();
@@ -286,11 +287,11 @@ fn pipes_and_sockets_work_and_stay() {
     talk(&mount);
     let path = mount.at("socket");
     let client = std::thread::spawn(move || UnixStream::connect(path).unwrap().write_all(b"hello").unwrap());
-    let mut heard = String::new();
-    listener.accept().unwrap().0.read_to_string(&mut heard).unwrap();
+    let mut received = String::new();
+    listener.accept().unwrap().0.read_to_string(&mut received).unwrap();
     client.join().unwrap();
-    assert_eq!(heard, "hello");
-    let mount = again(&rig, mount);
+    assert_eq!(received, "hello");
+    let mount = remount(&rig, mount);
     assert!(fs::symlink_metadata(mount.at("socket")).unwrap().file_type().is_socket());
     assert!(fs::symlink_metadata(mount.at("pipe")).unwrap().file_type().is_fifo());
     assert_eq!(perm(&mount.at("pipe")), 0o600);
@@ -312,7 +313,7 @@ fn hard_links_and_devices_are_refused() {
 }
 
 #[test]
-fn without_metadata_changes_are_accepted_and_forgotten() {
+fn metadata_off_accepts_and_drops_changes() {
     let rig = Rig::new();
     let with = rig.mount();
     symlink("f", with.at("link")).unwrap();
@@ -327,19 +328,18 @@ fn without_metadata_changes_are_accepted_and_forgotten() {
     assert_eq!(errno(set_xattr(&mount.at("f"), "user.a", b"1", 0)), libc::EOPNOTSUPP);
     assert_eq!(errno(symlink("f", mount.at("another"))), libc::EPERM);
     assert_eq!(errno(make_node(&mount.at("pipe"), libc::S_IFIFO | 0o600)), libc::EPERM);
-    assert!(fs::symlink_metadata(mount.at("link")).unwrap().is_file(), "as other clients see it");
+    assert!(fs::symlink_metadata(mount.at("link")).unwrap().is_file(), "the link is not shown as a file");
     assert_eq!(perm(&mount.at("kept")), 0o644);
     fs::write(mount.at("kept"), b"y").unwrap();
     assert_eq!(mount.stop(), 0);
-    assert_eq!(rig.client().find("f").unwrap().tags(), Tags::new());
-    let posix: Option<Posix> = rig.client().find("kept").unwrap().posix.as_deref().cloned();
-    assert_eq!(posix.unwrap().perm, Some(0o600), "what is there is not touched");
+    assert_eq!(rig.client().find("f").unwrap().tags, BTreeMap::new());
+    assert_eq!(rig.client().find("kept").unwrap().mode_tag(), Some(0o600), "the tags were changed");
     let mount = rig.mount();
     assert_eq!(perm(&mount.at("f")), 0o644);
 }
 
 #[test]
-fn names_with_backslashes_work() {
+fn backslash_names_work() {
     let rig = Rig::new();
     let mount = rig.mount();
     let names = ["back\\slash", "full\u{ff3c}width", "quote\u{201b}\\"];
@@ -348,7 +348,7 @@ fn names_with_backslashes_work() {
     }
     fs::create_dir(mount.at("d\\e")).unwrap();
     fs::rename(mount.at(names[0]), mount.at("d\\e/moved\\too")).unwrap();
-    let mount = again(&rig, mount);
+    let mount = remount(&rig, mount);
     assert_eq!(fs::read_to_string(mount.at("d\\e/moved\\too")).unwrap(), names[0]);
     for name in &names[1..] {
         assert_eq!(fs::read_to_string(mount.at(name)).unwrap(), *name);
@@ -359,9 +359,9 @@ fn names_with_backslashes_work() {
     assert_eq!(listed, [names[1], names[2], "d\\e"].map(str::to_owned).into());
 }
 
-/// `rsync` writes so. The answer to the rename is older than what was set before it.
+/// The sequence of `rsync`. The answer to the rename is older than the attributes set before it.
 #[test]
-fn regression_attributes_that_were_set_before_a_rename_stay() {
+fn regression_attrs_set_before_rename_are_kept() {
     let rig = Rig::new();
     let mount = rig.mount();
     let time = SystemTime::UNIX_EPOCH + Duration::new(1_700_000_000, 123_456_789);
@@ -370,7 +370,9 @@ fn regression_attributes_that_were_set_before_a_rename_stay() {
     File::open(mount.at(".f.tmp")).unwrap().set_times(FileTimes::new().set_modified(time)).unwrap();
     fs::rename(mount.at(".f.tmp"), mount.at("f")).unwrap();
     wait_until("the attributes are on the drive", || {
-        (rig.client().find("f").unwrap().mtime == time && rig.client().find("f").unwrap().posix.is_some())
+        rig.client()
+            .find("f")
+            .is_some_and(|file| file.mtime() == time && file.mode_tag().is_some())
             .then_some(())
     });
     let meta = fs::metadata(mount.at("f")).unwrap();
@@ -378,7 +380,7 @@ fn regression_attributes_that_were_set_before_a_rename_stay() {
 }
 
 #[test]
-fn attributes_that_the_drive_refuses_are_a_failure_that_can_be_seen() {
+fn refused_attributes_are_reported_as_failure() {
     let rig = Rig::new();
     let mount = rig.mount();
     let path = mount.at("f");
@@ -393,36 +395,36 @@ fn attributes_that_the_drive_refuses_are_a_failure_that_can_be_seen() {
     };
     rig.server().faults().add(FaultRule::new("file/put_usertags", refused));
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-    let seen = wait_until("the refusal is told", || {
-        Some(sights::status(&mount))
+    let seen = wait_until("the refusal is in the status", || {
+        Some(monitoring::status(&mount))
             .filter(|seen| !seen.failures.is_empty() && seen.pending.attributes_refused > 0)
     });
     assert_eq!((seen.pending.attributes, seen.totals.files_failed, seen.failures.len()), (0, 0, 1));
     let failure = &seen.failures[0];
-    assert_eq!((failure.what, failure.path.as_deref()), (Happening::AttributesRefused, Some("/f")));
-    assert!(failure.text.starts_with("the drive does not keep its attributes: "), "{}", failure.text);
-    assert_eq!(sights::own(&mount, "f", "error"), failure.text);
-    assert_eq!(sights::own(&mount, "f", "state"), "saved", "its content is on the drive");
+    assert_eq!((failure.what, failure.path.as_deref()), (EventKind::AttributesRefused, Some("/f")));
+    assert!(failure.text.starts_with("the drive refused its attributes: "), "{}", failure.text);
+    assert_eq!(monitoring::pdsfs_xattr(&mount, "f", "error"), failure.text);
+    assert_eq!(monitoring::pdsfs_xattr(&mount, "f", "state"), "saved", "the content is not on the drive");
     let lines = mount.log().into_iter().filter(|line| line.contains(&failure.text)).count();
     assert_eq!(lines, 1, "one failure is one line");
-    // What is set again is tried again.
+    // A new value is sent again.
     rig.server().faults().clear();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-    wait_until("the drive has it", || {
-        let pending = sights::status(&mount).pending;
+    wait_until("the drive has the new value", || {
+        let pending = monitoring::status(&mount).pending;
         (pending.attributes == 0 && pending.attributes_refused == 0).then_some(())
     });
     assert_eq!(errno(xattr(&path, "user.pdsfs.error")), libc::ENODATA);
 }
 
 #[test]
-fn attributes_are_told_one_by_one_where_no_batch_is_taken() {
+fn attributes_are_sent_singly_without_batch() {
     let rig = Rig::new();
     let mount = rig.mount();
     for name in ["a", "b"] {
         fs::write(mount.at(name), name).unwrap();
     }
-    // Nothing of it is about the files; the last one is a page of some proxy, longer than anybody reads.
+    // None of these answers concerns the files; the last one is a long page of a proxy.
     for (status, code, message) in [(403, "Forbidden", String::new()), (400, "", "x".repeat(100 << 10))] {
         let answer = FaultAction::Status {
             status,
@@ -437,11 +439,8 @@ fn attributes_are_told_one_by_one_where_no_batch_is_taken() {
         for name in ["a", "b"] {
             fs::set_permissions(mount.at(name), Permissions::from_mode(perm)).unwrap();
         }
-        wait_until("both are told", || {
-            let is_told = |name| {
-                let posix = rig.client().find(name).unwrap().posix;
-                posix.is_some_and(|posix| posix.perm.map(u32::from) == Some(perm))
-            };
+        wait_until("both attributes are on the drive", || {
+            let is_told = |name| rig.client().find(name).unwrap().mode_tag() == Some(perm);
             (is_told("a") && is_told("b")).then_some(())
         });
     }

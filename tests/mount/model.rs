@@ -1,6 +1,6 @@
-//! Random operations on the mount and on a plain folder, with handles that stay open, other processes and
-//! remounts: every outcome, errno and byte must agree, and the drive must hold the same in the end. Parts are
-//! tiny, so that boundaries are hit all the time. A failure that was found here becomes a test of its own below.
+//! Random operations on the mount and on a local directory, with open handles, other processes and remounts.
+//! Every outcome, errno and byte must agree, and the drive must have the same tree in the end. Parts are tiny,
+//! so that boundaries are hit often. Each failure found here becomes a regression test below.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -17,10 +17,10 @@ use crate::rig::{Mount, Rig, fresh_bytes};
 
 const ARGUMENTS: [&str; 2] = ["--part-size", "256"];
 
-/// What a folder holds, by path. Of folders nothing is told.
+/// The content of a directory, by path, with nothing about subdirectories but their existence.
 pub type Tree = BTreeMap<PathBuf, Option<(u32, String)>>;
 
-/// Every path below a folder: of files the mode and content, of links the target.
+/// Every path below a directory: mode and content of files, targets of links.
 pub fn tree(base: &Path) -> Tree {
     let mut found = BTreeMap::new();
     let mut todo = vec![base.to_owned()];
@@ -43,7 +43,7 @@ pub fn tree(base: &Path) -> Tree {
     found
 }
 
-/// A mount that may become another one.
+/// The mount, which a remount replaces.
 type Remountable = RefCell<Option<Mount>>;
 
 fn remount(rig: &Rig, mount: &Remountable) {
@@ -51,12 +51,12 @@ fn remount(rig: &Rig, mount: &Remountable) {
     mount.replace(Some(before.restart(&rig.endpoint(), &ARGUMENTS)));
 }
 
-/// A tree without its modes.
+/// The tree without modes.
 pub fn contents(tree: Tree) -> BTreeMap<PathBuf, Option<String>> {
     tree.into_iter().map(|(path, entry)| (path, entry.map(|(_, content)| content))).collect()
 }
 
-/// A folder of the mount and a plain one, to which the same is done.
+/// A directory of the mount and a local one that get the same operations.
 pub struct Pair {
     plain: tempfile::TempDir,
     mounted: PathBuf,
@@ -65,14 +65,14 @@ pub struct Pair {
 impl Pair {
     pub fn new(mounted: PathBuf) -> Self {
         let plain = tempfile::tempdir().unwrap();
-        // Links may lead one folder up.
+        // Links may lead one directory up.
         fs::create_dir_all(mounted.join("inside")).unwrap();
         fs::create_dir(plain.path().join("inside")).unwrap();
         Self { plain, mounted }
     }
 
-    /// Compares outcomes all the time, and trees now and then; returns the tree of both in the end. `after` is
-    /// called after each operation.
+    /// Compares each outcome and sometimes the trees. Returns the final tree of both. `after` is called after
+    /// each operation.
     pub fn run<'a>(
         &self,
         ops: impl IntoIterator<Item = &'a Op>,
@@ -97,7 +97,7 @@ impl Pair {
     }
 }
 
-/// Random operations; `check` gets the number of the case with them.
+/// Runs `check` with the number of the case and its random operations.
 pub fn random(
     cases: u32,
     op: impl Strategy<Value = Op>,
@@ -122,7 +122,7 @@ fn check(rig: &Rig, mount: &Remountable, case: u32, ops: &[Op]) -> Result<(), Te
             remount(rig, mount);
         }
     })?;
-    // Attributes are on their way for a second, so the content alone is looked at first.
+    // Attributes reach the drive up to a second later, so only content is compared first.
     let fresh = rig.mount();
     prop_assert_eq!(contents(tree(&fresh.at(&name))), contents(expected.clone()), "through another mount");
     drop(fresh);
@@ -137,21 +137,21 @@ fn run(rig: &Rig, ops: &[Op]) {
 }
 
 #[test]
-fn random_operations_do_what_a_local_folder_does() {
+fn random_operations_match_local_directory() {
     let rig = Rig::new();
     let mount = RefCell::new(Some(rig.mount_with(&ARGUMENTS)));
     random(24, op(), |case, ops| check(&rig, &mount, case, ops));
 }
 
 #[test]
-fn random_operations_where_few_names_meet_many_handles() {
+fn crowded_operations_match_local_directory() {
     let rig = Rig::new();
     let mount = RefCell::new(Some(rig.mount_with(&ARGUMENTS)));
     random(24, crowded_op(), |case, ops| check(&rig, &mount, case, ops));
 }
 
 #[test]
-fn the_model_can_fail() {
+fn model_detects_a_difference() {
     let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     fs::write(one.path().join("a"), b"x").unwrap();
     let op = Op::Read { path: 0 };
@@ -161,9 +161,9 @@ fn the_model_can_fail() {
     assert_ne!(tree(one.path()), tree(other.path()));
 }
 
-/// A new revision keeps the name that the file had on the drive.
+/// A new revision keeps the remote name of the file.
 #[test]
-fn regression_renamed_between_truncating_and_writing() {
+fn regression_rename_between_truncate_and_write() {
     run(
         &Rig::new(),
         &[
@@ -186,9 +186,9 @@ fn regression_write_read_remove() {
     );
 }
 
-/// What takes the place of a link is no link.
+/// A file that replaces a link is not a link.
 #[test]
-fn regression_renamed_over_a_link() {
+fn regression_rename_over_symlink() {
     run(
         &Rig::new(),
         &[
@@ -199,9 +199,9 @@ fn regression_renamed_over_a_link() {
     );
 }
 
-/// A new file under the old name of one that is renamed and not committed yet is another file.
+/// A new file under the old name of a renamed, uncommitted file is a different file.
 #[test]
-fn regression_a_new_file_under_the_old_name_of_an_unsaved_one() {
+fn regression_new_file_under_name_of_unsaved_file() {
     for target in [None, Some(5)] {
         let mut ops = vec![Op::Write { path: 2, len: 10, pieces: 1 }];
         ops.extend(target.map(|_| Op::Write { path: 1, len: 20, pieces: 1 }));
@@ -217,7 +217,7 @@ fn regression_a_new_file_under_the_old_name_of_an_unsaved_one() {
 }
 
 #[test]
-fn regression_an_open_new_file_is_renamed_over_another_and_its_name_used_again() {
+fn regression_reuse_name_after_rename_over_file() {
     run(
         &Rig::new(),
         &[
@@ -230,9 +230,9 @@ fn regression_an_open_new_file_is_renamed_over_another_and_its_name_used_again()
     );
 }
 
-/// Two steps: what was to be replaced goes where the file came from, and what came from there goes altogether.
+/// The target moves to the old name of the source, and the source is removed.
 #[test]
-fn regression_renamed_over_an_unsaved_file_that_took_the_place_of_another() {
+fn regression_rename_over_unsaved_replacement() {
     for is_unsaved in [false, true] {
         let mut ops: Vec<_> = (0..3).map(|path| Op::Write { path, len: 10 + path, pieces: 1 }).collect();
         ops.extend([
@@ -247,11 +247,11 @@ fn regression_renamed_over_an_unsaved_file_that_took_the_place_of_another() {
     }
 }
 
-/// A file that was renamed over another and is still being written has its former name on the drive.
+/// A file that was renamed over another and is still open for writing keeps its former name on the drive.
 #[test]
-fn regression_a_saved_file_is_renamed_to_the_old_name_of_an_unsaved_one() {
+fn regression_saved_file_takes_unsaved_name() {
     for in_folder in [false, true] {
-        // The second one is below a folder.
+        // The second case is in a subdirectory.
         let source = if in_folder { 6 } else { 2 };
         let mut ops = vec![Op::MakeFolder { path: 2 }];
         ops.truncate(usize::from(in_folder));
@@ -269,9 +269,9 @@ fn regression_a_saved_file_is_renamed_to_the_old_name_of_an_unsaved_one() {
     }
 }
 
-/// What it had replaced would have stayed under the name between.
+/// The replaced file stayed under the intermediate name.
 #[test]
-fn regression_an_unsaved_file_is_renamed_over_another_and_on_from_there() {
+fn regression_unsaved_file_renamed_over_then_away() {
     run(
         &Rig::new(),
         &[
@@ -285,9 +285,9 @@ fn regression_an_unsaved_file_is_renamed_over_another_and_on_from_there() {
     );
 }
 
-/// A copy that is not saved yet needs the bytes of its original, whatever becomes of that.
+/// An unsaved copy needs the bytes of its source, also after the source is removed.
 #[test]
-fn regression_the_original_of_an_unsaved_copy_goes() {
+fn regression_source_of_unsaved_copy_is_removed() {
     for last in [Op::Rename { from: 1, to: 2 }, Op::Remove { path: 1 }] {
         run(
             &Rig::new(),
@@ -295,7 +295,7 @@ fn regression_the_original_of_an_unsaved_copy_goes() {
                 Op::Write { path: 2, len: 345, pieces: 1 },
                 Op::Open { slot: 1, path: 3 },
                 Op::Write { path: 1, len: 2000, pieces: 1 },
-                // It is saved when the last writer is gone.
+                // The copy is committed when its last writer closes.
                 Op::Copy { from: 1, to: 3 },
                 last,
                 Op::ReadHandle { slot: 1, at: 256 },

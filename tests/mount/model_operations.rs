@@ -1,4 +1,4 @@
-//! What a program may do to a folder, and what it notices of it.
+//! Operations of a program on a directory, and the outcomes that it sees.
 
 use std::fs::{self, File, Permissions};
 use std::io::Write;
@@ -92,12 +92,12 @@ pub enum Op {
         from: usize,
         to: usize,
     },
-    /// A shell appends.
+    /// A shell appends to the file.
     ByProcess {
         path: usize,
         len: usize,
     },
-    /// The handle stays open until another takes its slot.
+    /// The handle stays open until another handle takes its slot.
     Open {
         slot: usize,
         path: usize,
@@ -118,11 +118,11 @@ pub enum Op {
     SyncHandle {
         slot: usize,
     },
-    /// All handles are closed; the mount is another one afterwards.
+    /// Closes all handles and mounts again.
     Remount,
 }
 
-/// A folder and the handles that are open below it.
+/// A directory and the open handles below it.
 pub struct World {
     base: PathBuf,
     open: [Option<File>; 3],
@@ -138,7 +138,7 @@ impl World {
     }
 }
 
-/// Any number is a valid path: depth 0 to 2 over four names.
+/// The path of a number: every number is valid, with depth 0 to 2 and four names.
 fn path(base: &Path, number: usize) -> PathBuf {
     let mut path = base.join(NAMES[number % 4]);
     let mut rest = number / 4;
@@ -192,7 +192,7 @@ fn more() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// Few names and many handles: renames meet what is open and unsaved all the time.
+/// Few names and many handles, so that renames often meet open, unsaved files.
 pub fn crowded_op() -> impl Strategy<Value = Op> {
     let path = || 0..NAMES.len();
     let len = || prop_oneof![Just(0usize), 1..300usize, Just(256usize), 256..2000usize];
@@ -215,12 +215,12 @@ pub fn crowded_op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// A file that must be there, for reading and writing.
+/// Opens an existing file for reading and writing.
 fn existing(path: &Path) -> std::io::Result<File> {
     fs::OpenOptions::new().read(true).write(true).open(path)
 }
 
-/// What a program would notice of an operation.
+/// The outcome of an operation as text.
 pub fn apply(world: &mut World, op: &Op, bytes: &[u8]) -> Result<String, Option<i32>> {
     let base = &world.base.clone();
     let outcome = match op {
@@ -298,7 +298,7 @@ fn apply_more(world: &mut World, op: &Op, bytes: &[u8]) -> std::io::Result<Strin
     let done = |()| String::new();
     match op {
         Op::Chmod { path: p, mode } => {
-            // Modes of folders are another matter: what is made in them may depend on them.
+            // Modes of directories are left out: the outcome of a create in them may depend on them.
             let (path, permissions) = (path(base, *p), Permissions::from_mode(MODES[*mode]));
             let is_file = fs::metadata(&path)?.is_file();
             if is_file { fs::set_permissions(path, permissions).map(done) } else { Ok(String::new()) }
@@ -309,7 +309,7 @@ fn apply_more(world: &mut World, op: &Op, bytes: &[u8]) -> std::io::Result<Strin
             let mut shell = Command::new("sh");
             shell.args(["-c", "cat >> \"$1\"", "sh"]).arg(path(base, *p));
             let mut child = shell.stdin(Stdio::piped()).stderr(Stdio::null()).spawn()?;
-            // A shell that cannot open the file does not read.
+            // A shell that cannot open the file reads nothing.
             let _ = child.stdin.take().map(|mut stdin| stdin.write_all(&bytes[..*len]));
             child.wait().map(|status| status.to_string())
         }
@@ -335,11 +335,11 @@ fn apply_more(world: &mut World, op: &Op, bytes: &[u8]) -> std::io::Result<Strin
             world.open = [None, None, None];
             Ok(String::new())
         }
-        op => panic!("{op:?} is not one of these"),
+        op => panic!("{op:?} is not handled here"),
     }
 }
 
-/// Bytes in few words, other words for other bytes.
+/// A short text for bytes; different bytes have different texts.
 pub fn show(bytes: &[u8]) -> String {
     format!("{} bytes {:?}", bytes.len(), &Sha256::digest(bytes)[..6])
 }

@@ -1,5 +1,4 @@
-//! The network goes away and comes back: nothing is lost, nothing hangs, and nobody waits longer than it
-//! is gone.
+//! The network goes down and comes back: nothing is lost, no call hangs, and no wait is longer than the outage.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -9,9 +8,9 @@ use std::time::{Duration, Instant};
 use crate::rig::{Mount, Rig, errno, fresh_bytes, wait_until};
 
 const PART: usize = 64 << 10;
-/// Long enough that the pauses between attempts have grown to many seconds.
+/// Long enough that the pauses between attempts grow to many seconds.
 const OUTAGE: Duration = Duration::from_secs(15);
-/// How soon after the return everything must be done: a knock a second, and the work itself.
+/// Longest time from the return of the network to the end of the work: one probe a second, and the work.
 const RETURN_MAX: Duration = Duration::from_secs(4);
 
 fn mount(rig: &Rig, more: &[&str]) -> Mount {
@@ -26,7 +25,7 @@ fn wait_for_outage(mount: &Mount) {
 }
 
 #[test]
-fn an_upload_waits_for_the_network_and_goes_on_at_once() {
+fn upload_resumes_when_network_returns() {
     let mut rig = Rig::new();
     let mount = mount(&rig, &[]);
     let bytes = fresh_bytes(40 * PART);
@@ -36,15 +35,15 @@ fn an_upload_waits_for_the_network_and_goes_on_at_once() {
     let gone_at = Instant::now();
     let rest = bytes[4 * PART..].to_vec();
     let closing = std::thread::spawn(move || {
-        // Writing waits too where too much is on its way.
+        // A write blocks too when too many bytes are in flight.
         let saved = file.write_all(&rest).and_then(|()| file.sync_all());
         drop(file);
         (saved, Instant::now())
     });
     wait_for_outage(&mount);
-    // The pauses must have grown: this waits for time to pass, and there is no event for that.
+    // The pauses must grow first; no event marks that.
     std::thread::sleep(OUTAGE.saturating_sub(gone_at.elapsed()));
-    assert!(!closing.is_finished(), "closing did not wait for the network");
+    assert!(!closing.is_finished(), "close did not wait for the network");
     rig.resume();
     let back_at = Instant::now();
     let (saved, closed_at) = closing.join().unwrap();
@@ -57,7 +56,7 @@ fn an_upload_waits_for_the_network_and_goes_on_at_once() {
 }
 
 #[test]
-fn without_a_network_what_is_known_is_shown_and_the_rest_fails_in_time() {
+fn offline_serves_known_data_and_fails_in_time() {
     let mut rig = Rig::new();
     let mount = mount(&rig, &["--metadata-ttl", "1s", "--read-cache", "1MiB"]);
     let bytes = fresh_bytes(PART);
@@ -71,13 +70,13 @@ fn without_a_network_what_is_known_is_shown_and_the_rest_fails_in_time() {
     File::open(mount.at("known")).unwrap().read_to_end(&mut known).unwrap();
     let file = File::open(mount.at("remote")).unwrap();
     rig.stop();
-    // What the kernel and the mount believed has run out by then.
+    // The entries of the kernel and of the mount are stale then.
     std::thread::sleep(Duration::from_millis(1100));
     let start = Instant::now();
     assert_eq!(fs::metadata(mount.at("known")).unwrap().len(), PART as u64);
     assert_eq!(fs::read_dir(mount.path()).unwrap().count(), 3);
     assert!(start.elapsed() < Duration::from_secs(10), "names took {:?}", start.elapsed());
-    // A short outage is sat out, in a long one nobody waits for what cannot come.
+    // The first call waits as in a short outage; in a long one, calls fail at once.
     for (name, time_max) in [("new", Duration::from_secs(15)), ("another", Duration::from_secs(5))] {
         let start = Instant::now();
         assert_eq!(errno(fs::metadata(mount.at(name))), libc::EHOSTUNREACH);

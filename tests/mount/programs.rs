@@ -1,6 +1,5 @@
-//! The sequences of system calls that real programs make (observed with strace and a FUSE log), so
-//! that no program has to be installed. What they leave behind must be what a local folder would
-//! have.
+//! The system calls of real programs, as observed with strace and a FUSE log, so that no program must be
+//! installed. The result must equal that in a local directory.
 
 use std::ffi::CString;
 use std::fs::{self, File, FileTimes, OpenOptions};
@@ -31,7 +30,7 @@ fn create_new(path: &Path) -> File {
 }
 
 fn set_times(path: &Path) {
-    // Like utimensat(2): without a handle.
+    // Like utimensat(2), without a handle.
     let c_path = CString::new(path.as_os_str().as_bytes()).unwrap();
     let since = old_time().duration_since(SystemTime::UNIX_EPOCH).unwrap();
     let spec =
@@ -41,18 +40,18 @@ fn set_times(path: &Path) {
     assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
 }
 
-/// Content and modification time, here and on the drive.
+/// Checks content and modification time, in the mount and on the drive.
 fn assert_arrived(rig: &Rig, mount: &Mount, name: &str, bytes: &[u8]) {
     assert_eq!(fs::read(mount.at(name)).unwrap(), bytes);
     assert_eq!(rig.client().read(name).unwrap(), bytes);
     assert_eq!(fs::metadata(mount.at(name)).unwrap().modified().unwrap(), old_time());
     wait_until("the drive has the modification time", || {
-        (rig.client().find(name).unwrap().mtime == old_time()).then_some(())
+        (rig.client().find(name).unwrap().mtime() == old_time()).then_some(())
     });
 }
 
 #[test]
-fn cp_p_sets_times_and_mode_before_it_closes() {
+fn cp_p_keeps_times_and_mode() {
     let rig = Rig::new();
     let mount = small_parts(&rig);
     let bytes = fresh_bytes(SIZE);
@@ -68,7 +67,7 @@ fn cp_p_sets_times_and_mode_before_it_closes() {
 }
 
 #[test]
-fn gio_copy_is_sniffed_while_it_writes_and_sets_times_after_the_close() {
+fn gio_copy_is_readable_and_keeps_late_times() {
     let rig = Rig::new();
     let mount = small_parts(&rig);
     let bytes = fresh_bytes(SIZE);
@@ -89,7 +88,7 @@ fn gio_copy_is_sniffed_while_it_writes_and_sets_times_after_the_close() {
 }
 
 #[test]
-fn gio_save_renames_over_the_target_while_its_own_file_is_open() {
+fn gio_save_renames_open_file_over_target() {
     let rig = Rig::new();
     let mount = small_parts(&rig);
     let (old, new) = (fresh_bytes(SIZE), fresh_bytes(SIZE / 2));
@@ -108,11 +107,11 @@ fn gio_save_renames_over_the_target_while_its_own_file_is_open() {
     assert_eq!(after.file_id, before.file_id, "shares and versions of the target would be lost");
     let mut first = [0; 100];
     reader.read_exact(&mut first).unwrap();
-    assert_eq!(first[..], old[..100], "who had the old file open goes on reading it");
+    assert_eq!(first[..], old[..100], "an open descriptor does not read the old file");
 }
 
 #[test]
-fn rsync_closes_sets_times_and_renames_at_once() {
+fn rsync_close_utimes_rename_works() {
     let rig = Rig::new();
     let mount = small_parts(&rig);
     let bytes = fresh_bytes(SIZE);
@@ -130,7 +129,7 @@ fn rsync_closes_sets_times_and_renames_at_once() {
 }
 
 #[test]
-fn dolphin_asks_for_space_first_and_sets_attributes_all_along() {
+fn dolphin_statfs_and_late_attributes_work() {
     let rig = Rig::new();
     let mount = small_parts(&rig);
     let bytes = fresh_bytes(SIZE);
@@ -155,7 +154,7 @@ fn dolphin_asks_for_space_first_and_sets_attributes_all_along() {
 }
 
 #[test]
-fn a_shell_group_writes_many_lines_through_one_descriptor() {
+fn shell_group_output_is_one_upload() {
     let rig = Rig::new();
     let mount = small_parts(&rig);
     let script =
@@ -166,11 +165,11 @@ fn a_shell_group_writes_many_lines_through_one_descriptor() {
     let text = "line 1\nline 2\nline 3\nline 4\nline 5\nchild\nlast\n";
     assert_eq!(fs::read_to_string(mount.at("list")).unwrap(), text);
     wait_until("the drive has the list", || (rig.client().read("list")? == text.as_bytes()).then_some(()));
-    assert_eq!(rig.server().stats().count("file/complete"), 1, "one upload, not one per line");
+    assert_eq!(rig.server().stats().count("file/complete"), 1, "there is more than one upload");
 }
 
 #[test]
-fn a_redirected_command_commits_once() {
+fn redirected_command_commits_once() {
     let rig = Rig::new();
     let mount = small_parts(&rig);
     let script =
@@ -184,7 +183,7 @@ fn a_redirected_command_commits_once() {
     assert_eq!(rig.client().read("small").unwrap(), b"one\nmore\n");
     assert_eq!(rig.client().read("small2").unwrap(), b"two\n");
     let stats = rig.server().stats();
-    // Three files; an empty one may be made without a byte where the drive had one before.
-    assert_eq!(stats.count("file/create"), 3, "each file once");
+    // Three files; an empty file needs no upload if the drive has an empty file already.
+    assert_eq!(stats.count("file/create"), 3, "a file was uploaded twice");
     assert!(stats.count("file/complete") <= 3);
 }

@@ -1,9 +1,8 @@
-//! A drive, and mounts of it.
+//! An embedded server in the test process, and mounts of it by the built binary.
 //!
-//! The server runs in the test process, on a runtime of its own; the daemon is the built binary in
-//! a process of its own, so that the kernel never waits for the process that waits for it. Dropping
-//! a [`Mount`] ends both, also when the test has failed; the daemon also ends by itself when
-//! this process dies.
+//! The server has its own runtime. The daemon is a separate process, so the kernel never waits for
+//! the process that waits for the kernel. Dropping a [`Mount`] ends the daemon and the mount, also
+//! after a failed test. The daemon also exits when the test process dies.
 
 use std::ffi::OsStr;
 use std::fmt::Debug;
@@ -15,16 +14,13 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use pdsfs::config::{Credential, MountConfig};
-use pdsfs::ids::{DriveId, FileId, Secret};
-use pdsfs::pds::drive::{Drive, FileMeta};
-use pdsfs::server::{Server, ServerConfig};
+use pdsfs::server::{Secret, Server, ServerConfig};
 
-/// Of addresses that are used at once.
-const URL_LIFETIME: Duration = Duration::from_secs(600);
-/// The bearer of every test server.
+use crate::drive_client::DriveClient;
+
+/// The access token of every test server.
 pub const TOKEN: &str = "test-token";
-/// How long a thing that should happen at once may take on a busy machine.
+/// Longest time that an immediate reaction may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// An embedded server with an empty drive "1".
@@ -37,12 +33,12 @@ pub struct Rig {
 }
 
 impl Rig {
-    /// With everything checked.
+    /// A server with the default checks and quirks.
     pub fn new() -> Self {
         Self::with(|_| {})
     }
 
-    /// With a configuration of its own.
+    /// A server whose configuration `configure` changes.
     pub fn with(configure: impl Fn(&mut ServerConfig) + Send + Sync + 'static) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -83,15 +79,9 @@ impl Rig {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// A client of its own: what everybody else sees.
-    pub fn client(&self) -> Client<'_> {
-        let credential = Credential::Token(Secret::new(TOKEN.into()));
-        let drive_id = DriveId::new("1").unwrap();
-        let config = MountConfig {
-            commit_timeout: Duration::from_secs(30),
-            ..MountConfig::new(self.endpoint().parse().unwrap(), drive_id, credential)
-        };
-        Client { rig: self, drive: Drive::new(&config).unwrap() }
+    /// Another client of the drive, independent of every mount.
+    pub fn client(&self) -> DriveClient {
+        DriveClient::new(self.server().addr())
     }
 
     /// Runs a future on the server's runtime.
@@ -116,65 +106,6 @@ impl Drop for Rig {
     }
 }
 
-/// What another client of the drive sees.
-pub struct Client<'a> {
-    rig: &'a Rig,
-    pub drive: Drive,
-}
-
-impl Client<'_> {
-    /// The entries of a folder, whole.
-    pub fn list(&self, folder: &FileId) -> Vec<FileMeta> {
-        self.rig.block_on(async {
-            let (mut entries, mut marker) = (Vec::new(), String::new());
-            loop {
-                let page = self.drive.list_page(folder, &marker).await.unwrap();
-                entries.extend(page.items);
-                match page.next_marker {
-                    Some(next) => marker = next,
-                    None => return entries,
-                }
-            }
-        })
-    }
-
-    /// The object at a path below the root; `None` where there is none.
-    pub fn find(&self, path: &str) -> Option<FileMeta> {
-        let mut folder = FileId::root();
-        let mut found = None;
-        for name in path.split('/') {
-            let entry = self.list(&folder).into_iter().find(|e| e.name == name)?;
-            folder = entry.file_id.clone();
-            found = Some(entry);
-        }
-        found
-    }
-
-    /// The content of a file, read from the server.
-    pub fn read(&self, path: &str) -> Option<Vec<u8>> {
-        let meta = self.find(path)?;
-        if meta.size == 0 {
-            return Some(Vec::new());
-        }
-        let bytes = self.rig.block_on(async {
-            let url = self.drive.download_url(&meta.file_id, None, URL_LIFETIME).await.unwrap();
-            self.drive.read_range(&url, 0..meta.size).await
-        });
-        match bytes {
-            Ok(bytes) => Some(bytes.to_vec()),
-            Err(error) => panic!("{path} cannot be read: {error:?}"),
-        }
-    }
-
-    /// Names of a folder by path ("" is the root), sorted.
-    pub fn names(&self, path: &str) -> Vec<String> {
-        let folder = if path.is_empty() { FileId::root() } else { self.find(path).unwrap().file_id };
-        let mut names: Vec<_> = self.list(&folder).into_iter().map(|e| e.name).collect();
-        names.sort();
-        names
-    }
-}
-
 /// A mount of the built binary.
 pub struct Mount {
     child: Child,
@@ -183,13 +114,13 @@ pub struct Mount {
 }
 
 impl Mount {
-    /// Mounts `endpoint`'s drive "1" and waits until it answers. Fails, with the daemon's own words,
-    /// where it cannot.
+    /// Mounts drive "1" of `endpoint` and waits until the mount answers. Panics with the daemon's log
+    /// if the machine cannot mount.
     pub fn start(endpoint: &str, arguments: &[&str], folder: tempfile::TempDir) -> Self {
         Self::start_by(Command::new(env!("CARGO_BIN_EXE_pdsfs")), endpoint, arguments, folder)
     }
 
-    /// The same by a command that may run as somebody else.
+    /// Like [`Self::start`], with a command that may run as another user.
     pub fn start_by(
         mut command: Command,
         endpoint: &str,
@@ -201,7 +132,7 @@ impl Mount {
         Self::start_plain(command, &arguments, folder)
     }
 
-    /// The same with nothing but these arguments.
+    /// Like [`Self::start`], with only these arguments: no endpoint, drive or token.
     pub fn start_plain(mut command: Command, arguments: &[&str], folder: tempfile::TempDir) -> Self {
         command
             .arg("mount")
@@ -248,7 +179,7 @@ impl Mount {
         self.path().join(Path::new(name.as_ref()))
     }
 
-    /// What the daemon has said.
+    /// All lines that the daemon has printed.
     pub fn log(&self) -> Vec<String> {
         self.log.lock().unwrap().clone()
     }
@@ -257,14 +188,14 @@ impl Mount {
         self.child.id()
     }
 
-    /// Resident memory of the daemon at its highest, in bytes.
+    /// Peak resident memory of the daemon, in bytes.
     pub fn peak_memory_bytes(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status.lines().find(|l| l.starts_with("VmHWM:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
     }
 
-    /// Stops the daemon as a service manager would; its exit code.
+    /// Stops the daemon with SIGTERM, as a service manager does. Returns the exit code.
     pub fn stop(mut self) -> i32 {
         self.signal(libc::SIGTERM);
         let status = wait_until("the daemon ends", || self.child.try_wait().unwrap());
@@ -272,16 +203,16 @@ impl Mount {
         status.code().unwrap_or(-1)
     }
 
-    /// Waits until the daemon has ended; its exit code and what it has said.
+    /// Waits until the daemon has exited. Returns the exit code and all printed lines.
     pub fn ended(mut self) -> (i32, Vec<String>) {
         let status = wait_until("the daemon ends", || self.child.try_wait().unwrap());
         assert!(!is_mount(self.path()), "still mounted after its end");
-        // The end of its stderr is seen by another thread.
-        wait_until("its last words are read", || (Arc::strong_count(&self.log) == 1).then_some(()));
+        // Another thread reads stderr to its end.
+        wait_until("the last lines are read", || (Arc::strong_count(&self.log) == 1).then_some(()));
         (status.code().unwrap_or(-1), self.log())
     }
 
-    /// Stops the daemon, which must have saved everything, and mounts at the same place again.
+    /// Stops the daemon, which must save everything, and mounts again at the same place.
     pub fn restart(mut self, endpoint: &str, arguments: &[&str]) -> Self {
         self.signal(libc::SIGTERM);
         let status = wait_until("the daemon ends", || self.child.try_wait().unwrap());
@@ -291,11 +222,11 @@ impl Mount {
     }
 
     pub fn signal(&self, signal: i32) {
-        // SAFETY: the pid is that of our child, which has not been waited for.
+        // SAFETY: the pid belongs to our child, which is not reaped yet.
         unsafe { libc::kill(self.pid().cast_signed(), signal) };
     }
 
-    /// Kills the daemon and leaves the dead mount behind; its folder, to mount again or drop.
+    /// Kills the daemon and leaves the dead mount behind, to mount over it again or drop it.
     pub fn kill(mut self) -> DeadMount {
         self.signal(libc::SIGKILL);
         self.child.wait().unwrap();
@@ -307,7 +238,7 @@ impl Mount {
 impl Drop for Mount {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("the daemon's last words: {:#?}", self.log());
+            eprintln!("log of the daemon: {:#?}", self.log());
         }
         if self.child.try_wait().ok().flatten().is_none() {
             self.signal(libc::SIGTERM);
@@ -325,11 +256,11 @@ impl Drop for Mount {
     }
 }
 
-/// The folder of a daemon that was killed.
+/// The mountpoint of a killed daemon.
 pub struct DeadMount(Option<tempfile::TempDir>);
 
 impl DeadMount {
-    /// Gives the folder away; the dead mount is still on it.
+    /// The mountpoint, with the dead mount still on it.
     pub fn into_folder(mut self) -> tempfile::TempDir {
         self.0.take().unwrap()
     }
@@ -343,7 +274,7 @@ impl Drop for DeadMount {
     }
 }
 
-/// Takes a mount out of the name space, also a dead one.
+/// Unmounts lazily; works on a dead mount too.
 pub fn unmount_lazily(path: &Path) {
     while is_mount(path) {
         let status = Command::new("umount").arg("-l").arg(path).stderr(Stdio::null()).status();
@@ -355,25 +286,25 @@ pub fn unmount_lazily(path: &Path) {
     }
 }
 
-/// Whether something is mounted exactly there. Asks the kernel's table, not the mount, which may be dead.
+/// Whether `path` is a mountpoint. Reads the mount table of the kernel, because the mount may be dead.
 pub fn is_mount(path: &Path) -> bool {
     let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     table.lines().any(|line| line.split(' ').nth(4) == path.to_str())
 }
 
-/// Polls for what has no event to wait for: the state of another process or of the server.
+/// Polls a state that sends no event: that of another process or of the server.
 pub fn wait_until<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(value) = check() {
             return value;
         }
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        assert!(Instant::now() < deadline, "timed out waiting until {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
-/// Bytes that no other call gives.
+/// Pseudo-random bytes that differ from call to call.
 pub fn fresh_bytes(len: usize) -> Vec<u8> {
     use std::sync::atomic::{AtomicU64, Ordering};
     static CALLS: AtomicU64 = AtomicU64::new(0);

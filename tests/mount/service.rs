@@ -1,4 +1,4 @@
-//! What a service manager hears of a mount, and mounts beside each other.
+//! Notifications to a service manager (sd_notify), and several mounts at once.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -16,14 +16,14 @@ use crate::rig::{Mount, PATIENCE, Rig, fresh_bytes, is_mount, wait_until};
 const PART: usize = 64 << 10;
 const ARGUMENTS: [&str; 4] = ["--part-size", "64KiB", "--commit-timeout", "60s"];
 
-/// Where a service manager would listen.
-struct Listener {
+/// The notification socket of a service manager.
+struct NotifySocket {
     _folder: tempfile::TempDir,
     socket: UnixDatagram,
-    heard: Vec<String>,
+    lines: Vec<String>,
 }
 
-impl Listener {
+impl NotifySocket {
     fn new() -> (Self, Command) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");
@@ -31,32 +31,32 @@ impl Listener {
         socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_pdsfs"));
         command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "300000").env_remove("WATCHDOG_PID");
-        (Self { _folder: folder, socket, heard: Vec::new() }, command)
+        (Self { _folder: folder, socket, lines: Vec::new() }, command)
     }
 
-    fn take(&mut self) {
+    fn receive(&mut self) {
         let mut buffer = [0; 4096];
         while let Ok(len) = self.socket.recv(&mut buffer) {
             let text = String::from_utf8(buffer[..len].to_vec()).unwrap();
-            self.heard.extend(text.lines().map(str::to_owned));
+            self.lines.extend(text.lines().map(str::to_owned));
         }
     }
 
-    /// Waits until a line begins like that; the line.
+    /// Waits for a line that begins with `start` and returns it.
     fn expect(&mut self, start: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            self.take();
-            if let Some(line) = self.heard.iter().find(|line| line.starts_with(start)) {
+            self.receive();
+            if let Some(line) = self.lines.iter().find(|line| line.starts_with(start)) {
                 return line.clone();
             }
-            assert!(Instant::now() < deadline, "{start} was not heard, but {:?}", self.heard);
+            assert!(Instant::now() < deadline, "no line {start}, but {:?}", self.lines);
         }
     }
 
-    fn forget(&mut self) {
-        self.take();
-        self.heard.clear();
+    fn clear(&mut self) {
+        self.receive();
+        self.lines.clear();
     }
 }
 
@@ -66,9 +66,9 @@ fn start(rig: &Rig, command: Command, more: &[&str]) -> Mount {
 }
 
 #[test]
-fn the_service_manager_hears_the_truth_from_the_first_answer_to_the_end() {
+fn sd_notify_reports_state_from_start_to_stop() {
     let rig = Rig::new();
-    let (mut manager, command) = Listener::new();
+    let (mut manager, command) = NotifySocket::new();
     let mount = start(&rig, command, &[]);
     manager.expect("READY=1");
     assert!(is_mount(mount.path()));
@@ -80,7 +80,7 @@ fn the_service_manager_hears_the_truth_from_the_first_answer_to_the_end() {
     let bytes = fresh_bytes(3 * PART);
     file.write_all(&bytes).unwrap();
     manager.expect("STATUS=saving: 1 file, 192 KiB left");
-    manager.forget();
+    manager.clear();
     manager.expect("WATCHDOG=1");
 
     mount.signal(libc::SIGTERM);
@@ -88,7 +88,7 @@ fn the_service_manager_hears_the_truth_from_the_first_answer_to_the_end() {
     let more = manager.expect("EXTEND_TIMEOUT_USEC=");
     assert!(more["EXTEND_TIMEOUT_USEC=".len()..].parse::<u64>().unwrap() > 60_000_000, "{more}");
     manager.expect("STATUS=saving before unmounting: 1 file, 192 KiB left");
-    manager.forget();
+    manager.clear();
     rig.server().faults().clear();
     manager.expect("EXTEND_TIMEOUT_USEC=");
     wait_until("the drive has the file", || rig.client().read("f").filter(|read| *read == bytes));
@@ -98,9 +98,9 @@ fn the_service_manager_hears_the_truth_from_the_first_answer_to_the_end() {
 }
 
 #[test]
-fn what_waits_here_until_it_is_closed_is_told_too() {
+fn sd_notify_counts_staged_files() {
     let rig = Rig::new();
-    let (mut manager, command) = Listener::new();
+    let (mut manager, command) = NotifySocket::new();
     let mount = start(&rig, command, &[]);
     fs::write(mount.at("f"), fresh_bytes(2 * PART)).unwrap();
     manager.expect("STATUS=nothing to save; 1 file");
@@ -111,73 +111,74 @@ fn what_waits_here_until_it_is_closed_is_told_too() {
     manager.expect("STATUS=nothing to save; 2 files");
 }
 
-/// The threads of a daemon that hear the kernel, held by this thread: the mount hangs, and the program lives.
-struct Deaf(Vec<i32>);
+/// The threads of a daemon that read kernel requests, stopped by ptrace: the mount hangs, and the process lives.
+struct FrozenReaders(Vec<i32>);
 
-impl Deaf {
-    fn make(mount: &Mount) -> Self {
+impl FrozenReaders {
+    fn freeze(mount: &Mount) -> Self {
         let tasks =
             fs::read_dir(format!("/proc/{}/task", mount.pid())).unwrap().map(|task| task.unwrap().path());
-        let hears =
+        let reads_kernel =
             |task: &std::path::PathBuf| fs::read_to_string(task.join("comm")).unwrap().starts_with("fuser");
-        let ids =
-            tasks.filter(hears).map(|task| task.file_name().unwrap().to_str().unwrap().parse().unwrap());
-        let deaf = Self(ids.collect());
-        assert!(!deaf.0.is_empty(), "no thread hears the kernel");
-        for tid in &deaf.0 {
-            deaf.ask(libc::PTRACE_SEIZE, *tid);
-            deaf.ask(libc::PTRACE_INTERRUPT, *tid);
-            // SAFETY: the thread is traced by this one; nothing is written for a null pointer.
+        let ids = tasks
+            .filter(reads_kernel)
+            .map(|task| task.file_name().unwrap().to_str().unwrap().parse().unwrap());
+        let frozen = Self(ids.collect());
+        assert!(!frozen.0.is_empty(), "no thread reads kernel requests");
+        for tid in &frozen.0 {
+            frozen.ptrace(libc::PTRACE_SEIZE, *tid);
+            frozen.ptrace(libc::PTRACE_INTERRUPT, *tid);
+            // SAFETY: this thread traces that one; a null pointer means that no status is written.
             let stopped = unsafe { libc::waitpid(*tid, std::ptr::null_mut(), libc::__WALL) };
             assert_eq!(stopped, *tid);
         }
-        deaf
+        frozen
     }
 
-    fn ask(&self, request: libc::c_uint, tid: i32) {
-        // SAFETY: these requests read and write no memory of ours.
+    fn ptrace(&self, request: libc::c_uint, tid: i32) {
+        // SAFETY: these requests read and write no memory of this process.
         let outcome = unsafe { libc::ptrace(request, tid, 0, 0) };
         assert_eq!(outcome, 0, "ptrace of {:?}: {}", self.0, std::io::Error::last_os_error());
     }
 }
 
-impl Drop for Deaf {
+impl Drop for FrozenReaders {
     fn drop(&mut self) {
         for tid in &self.0 {
-            // SAFETY: as above; one that is not traced is refused.
+            // SAFETY: as above; the kernel refuses a thread that is not traced.
             unsafe { libc::ptrace(libc::PTRACE_DETACH, *tid, 0, 0) };
         }
     }
 }
 
 #[test]
-fn what_hangs_gives_no_sign_of_life() {
+fn hung_daemon_sends_no_watchdog() {
     let rig = Rig::new();
-    let (mut manager, command) = Listener::new();
+    let (mut manager, command) = NotifySocket::new();
     let mount = start(&rig, command, &[]);
     manager.expect("WATCHDOG=1");
-    let deaf = Deaf::make(&mount);
-    // What was under way is over, at the latest, when two more would be due.
+    let frozen = FrozenReaders::freeze(&mount);
+    // A notification in flight arrives within two intervals.
     std::thread::sleep(Duration::from_millis(200));
-    manager.forget();
-    // Three signs were due in this time.
+    manager.clear();
+    // Three notifications are due in this time.
     let end = Instant::now() + Duration::from_millis(400);
     while Instant::now() < end {
-        manager.take();
+        manager.receive();
     }
-    assert!(!manager.heard.iter().any(|line| line == "WATCHDOG=1"), "{:?}", manager.heard);
+    assert!(!manager.lines.iter().any(|line| line == "WATCHDOG=1"), "{:?}", manager.lines);
     let mut status = Command::new(env!("CARGO_BIN_EXE_pdsfs"));
     let answer = status.args(["status", "--json"]).arg(mount.path()).output().unwrap();
-    assert!(answer.status.success(), "the program does not live, so this shows nothing: {answer:?}");
-    drop(deaf);
+    assert!(answer.status.success(), "the daemon is dead, so the test proves nothing: {answer:?}");
+    drop(frozen);
     manager.expect("WATCHDOG=1");
     assert_eq!(mount.stop(), 0);
 }
 
 #[test]
-fn stopping_without_a_network_ends_in_time_and_names_what_is_lost() {
+fn offline_stop_names_unsaved_files() {
     let mut rig = Rig::new();
-    let (mut manager, command) = Listener::new();
+    let (mut manager, command) = NotifySocket::new();
     let mount = start(&rig, command, &["--stall-timeout", "1s"]);
     let mut file = File::create(mount.at("precious")).unwrap();
     file.write_all(&fresh_bytes(PART + 1)).unwrap();
@@ -185,22 +186,22 @@ fn stopping_without_a_network_ends_in_time_and_names_what_is_lost() {
     file.write_all(&fresh_bytes(PART)).unwrap();
     mount.signal(libc::SIGTERM);
     manager.expect("STATUS=paused: offline; saving before unmounting: 1 file");
-    let log = wait_until("it gives up", || {
+    let log = wait_until("the daemon gives up", || {
         let log = mount.log();
-        log.iter().any(|line| line.contains("nothing has moved")).then_some(log)
+        log.iter().any(|line| line.contains("no progress for")).then_some(log)
     });
     assert!(log.iter().any(|line| line.contains("not saved: /precious")), "{log:?}");
     assert_eq!(mount.stop(), 1);
 }
 
 #[test]
-fn two_drives_are_mounted_at_once_and_share_a_spill_folder() {
+fn two_drives_share_a_spill_directory() {
     let rigs = [Rig::new(), Rig::new()];
     let spill = tempfile::tempdir().unwrap();
     let spill_dir = spill.path().to_str().unwrap();
     let mounts =
         rigs.each_ref().map(|rig| rig.mount_with(&["--part-size", "64KiB", "--spill-dir", spill_dir]));
-    // Back to front, so that local copies are made, and both at once.
+    // Back to front, so that both mounts make staged files, at the same time.
     let bytes = [fresh_bytes(5 * PART), fresh_bytes(5 * PART)];
     let files = mounts.each_ref().map(|mount| File::create(mount.at("f")).unwrap());
     for at in (0..5).rev().map(|part| part * PART) {
@@ -221,7 +222,7 @@ fn two_drives_are_mounted_at_once_and_share_a_spill_folder() {
 }
 
 #[test]
-fn two_folders_of_one_drive_are_mounted_at_once() {
+fn two_folders_of_one_drive_mount_at_once() {
     let rig = Rig::new();
     let whole = rig.mount();
     for name in ["a", "b"] {
@@ -253,41 +254,40 @@ fn umount(mount: &Mount, arguments: &[&str]) -> Command {
 }
 
 #[test]
-fn draining_waits_for_whoever_writes_and_then_unmounts() {
+fn drain_waits_for_writers_then_unmounts() {
     let rig = Rig::new();
     let mount = rig.mount_with(&ARGUMENTS);
     let mut file = File::create(mount.at("f")).unwrap();
     let bytes = fresh_bytes(2 * PART);
     file.write_all(&bytes[..PART]).unwrap();
     let refused = umount(&mount, &["--drain", "--timeout", "300ms"]).output().unwrap();
-    let said = String::from_utf8(refused.stderr).unwrap();
-    assert!(refused.status.code() == Some(3) && said.contains("stays mounted"), "{said}");
+    let printed = String::from_utf8(refused.stderr).unwrap();
+    assert!(refused.status.code() == Some(3) && printed.contains("stays mounted"), "{printed}");
     assert!(is_mount(mount.path()));
 
     let mut draining = umount(&mount, &["--drain"]).stderr(std::process::Stdio::piped()).spawn().unwrap();
-    let mut said = String::new();
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(draining.stderr.take().unwrap()), &mut said)
+    let mut printed = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(draining.stderr.take().unwrap()), &mut printed)
         .unwrap();
-    assert!(said.contains("waiting for the programs"), "{said}");
+    assert!(printed.contains("waiting for the programs"), "{printed}");
     file.write_all(&bytes[PART..]).unwrap();
-    assert!(draining.try_wait().unwrap().is_none(), "it did not wait");
-    assert_eq!(rig.client().find("f"), None, "half a file came to the drive");
+    assert!(draining.try_wait().unwrap().is_none(), "the drain did not wait");
+    assert_eq!(rig.client().find("f"), None, "a partial file is on the drive");
     file.set_permissions(fs::Permissions::from_mode(0o640)).unwrap();
     drop(file);
     assert!(draining.wait().unwrap().success());
     assert!(!is_mount(mount.path()));
     assert_eq!(rig.client().read("f").unwrap(), bytes);
-    let posix = rig.client().find("f").unwrap().posix;
-    assert_eq!(posix.as_ref().and_then(|posix| posix.perm), Some(0o640));
+    assert_eq!(rig.client().find("f").unwrap().mode_tag(), Some(0o640));
 }
 
 #[test]
-fn only_a_dead_mount_is_taken_away_as_dead() {
+fn umount_dead_keeps_living_mounts() {
     let rig = Rig::new();
     let mount = rig.mount();
     assert!(umount(&mount, &["--dead"]).status().unwrap().success());
-    assert!(is_mount(mount.path()), "a living mount was taken away");
-    // The kernel remembers its attributes for a while.
+    assert!(is_mount(mount.path()), "a living mount was unmounted");
+    // The kernel caches the attributes of the root for a while.
     fs::metadata(mount.path()).unwrap();
     let path = mount.path().to_owned();
     let dead = mount.kill();

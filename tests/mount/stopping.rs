@@ -1,4 +1,4 @@
-//! How a mount ends: signals, how long it takes, and what is known of it afterwards.
+//! The end of a mount: signals, time limits, exit codes and messages.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -13,15 +13,15 @@ use crate::rig::{Mount, PATIENCE, Rig, fresh_bytes, is_mount, wait_until};
 const PART: usize = 64 << 10;
 const ARGUMENTS: [&str; 4] = ["--part-size", "64KiB", "--commit-timeout", "60s"];
 
-fn says(mount: &Mount, text: &str) -> bool {
+fn logs(mount: &Mount, text: &str) -> bool {
     mount.log().iter().any(|line| line.contains(text))
 }
 
 fn wait_for_log(mount: &Mount, text: &str) {
-    wait_until(text, || says(mount, text).then_some(()));
+    wait_until(text, || logs(mount, text).then_some(()));
 }
 
-/// A file of three parts that is open, and whose upload hangs until the faults are cleared.
+/// An open file of three parts whose upload hangs until the faults are cleared.
 fn unsaved_file(rig: &Rig, mount: &Mount) -> (File, Vec<u8>) {
     rig.server().faults().add(FaultRule::new("put_part", FaultAction::Stall));
     let bytes = fresh_bytes(3 * PART);
@@ -30,13 +30,13 @@ fn unsaved_file(rig: &Rig, mount: &Mount) -> (File, Vec<u8>) {
     (file, bytes)
 }
 
-/// Signals that come so much later are meant as other ones; there is nothing that would say so.
-fn later() {
+/// Sleeps long enough that the daemon takes the next signal as a separate one; no event marks that.
+fn wait_past_signal_burst() {
     std::thread::sleep(Duration::from_millis(1200));
 }
 
 #[test]
-fn a_session_that_ends_sends_two_signals_and_means_one() {
+fn session_end_signals_count_as_one() {
     let rig = Rig::new();
     let mount = rig.mount_with(&ARGUMENTS);
     let (file, bytes) = unsaved_file(&rig, &mount);
@@ -44,7 +44,7 @@ fn a_session_that_ends_sends_two_signals_and_means_one() {
     wait_for_log(&mount, "saving open files");
     mount.signal(libc::SIGHUP);
     mount.signal(libc::SIGTERM);
-    later();
+    wait_past_signal_burst();
     mount.signal(libc::SIGHUP);
     rig.server().faults().clear();
     let (code, log) = mount.ended();
@@ -54,22 +54,22 @@ fn a_session_that_ends_sends_two_signals_and_means_one() {
 }
 
 #[test]
-fn a_second_signal_later_on_gives_up_and_names_what_is_lost() {
+fn second_signal_aborts_and_names_unsaved_files() {
     let rig = Rig::new();
     let mount = rig.mount_with(&ARGUMENTS);
     let (file, _) = unsaved_file(&rig, &mount);
     mount.signal(libc::SIGHUP);
     wait_for_log(&mount, "SIGHUP: saving open files");
-    later();
+    wait_past_signal_burst();
     mount.signal(libc::SIGTERM);
     let (code, log) = mount.ended();
     assert_eq!(code, 1);
-    assert!(log.iter().any(|line| line.contains("not saved: /f: given up at SIGTERM")), "{log:?}");
+    assert!(log.iter().any(|line| line.contains("not saved: /f: interrupted by SIGTERM")), "{log:?}");
     drop(file);
 }
 
 #[test]
-fn stopping_takes_as_long_as_bytes_move() {
+fn stop_lasts_while_bytes_move() {
     let rig = Rig::new();
     let slow = ["--part-size", "64KiB", "--parts-in-flight", "1", "--commit-timeout", "2s"];
     let mount = rig.mount_with(&slow);
@@ -82,7 +82,7 @@ fn stopping_takes_as_long_as_bytes_move() {
     mount.signal(libc::SIGTERM);
     let (code, log) = mount.ended();
     assert_eq!(code, 0, "{log:?}");
-    assert!(began.elapsed() > Duration::from_secs(2), "it was not slow");
+    assert!(began.elapsed() > Duration::from_secs(2), "the stop was not slow");
     assert_eq!(rig.client().read("f").unwrap(), bytes);
     drop(file);
 }
@@ -93,22 +93,22 @@ fn mounting(rig: &Rig, folder: &std::path::Path) -> Output {
     command.env("PDSFS_TOKEN", crate::rig::TOKEN).stdin(Stdio::null()).output().unwrap()
 }
 
-/// The units do not start a program again that ends with 2.
+/// The units do not restart a daemon that exits with 2.
 #[test]
-fn what_cannot_be_mounted_at_is_not_tried_again() {
+fn unusable_mountpoint_is_not_retried() {
     let rig = Rig::new();
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("kept"), b"x").unwrap();
     let refused = [
-        (folder.path().join("missing"), "make it with: mkdir"),
+        (folder.path().join("missing"), "create it with mkdir"),
         (folder.path().to_owned(), "is not empty"),
-        (folder.path().join("kept"), "is not a folder"),
-        ("/proc".into(), "is a mount already"),
+        (folder.path().join("kept"), "is not a directory"),
+        ("/proc".into(), "already has a mount"),
     ];
     for (path, why) in refused {
         let output = mounting(&rig, &path);
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.code() == Some(2) && said.contains(why), "{} {said}", output.status);
+        let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(2) && printed.contains(why), "{} {printed}", output.status);
     }
     let mount = Mount::start(&rig.endpoint(), &["--allow-non-empty"], folder);
     assert!(!mount.at("kept").exists());
@@ -124,7 +124,7 @@ fn umount(mount: &Mount, arguments: &[&str]) -> Command {
 }
 
 #[test]
-fn who_cannot_be_asked_is_not_drained() {
+fn unreachable_daemon_is_not_drained() {
     let rig = Rig::new();
     let elsewhere = tempfile::tempdir().unwrap();
     fs::set_permissions(elsewhere.path(), fs::Permissions::from_mode(0o700)).unwrap();
@@ -132,59 +132,59 @@ fn who_cannot_be_asked_is_not_drained() {
     command.env("RUNTIME_DIRECTORY", elsewhere.path());
     let mount = Mount::start_by(command, &rig.endpoint(), &ARGUMENTS, tempfile::tempdir().unwrap());
     let output = umount(&mount, &["--drain"]).output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.code() == Some(1) && said.contains("stays mounted"), "{said}");
-    assert!(said.contains("pdsfs umount '"), "{said}");
+    let printed = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(1) && printed.contains("stays mounted"), "{printed}");
+    assert!(printed.contains("pdsfs umount '"), "{printed}");
     assert!(is_mount(mount.path()));
     let output = umount(&mount, &["--drain"]).env("RUNTIME_DIRECTORY", elsewhere.path()).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     assert_eq!(mount.ended().0, 0);
 }
 
-/// A drain that has found out that a file is open, and what it says from then on.
+/// Starts a drain, waits until it reports an open file, and returns the rest of its output as a reader.
 fn draining(mount: &Mount) -> (Child, BufReader<ChildStderr>) {
     let mut draining = umount(mount, &["--drain"]).spawn().unwrap();
-    let mut said = BufReader::new(draining.stderr.take().unwrap());
+    let mut printed = BufReader::new(draining.stderr.take().unwrap());
     let mut line = String::new();
-    said.read_line(&mut line).unwrap();
+    printed.read_line(&mut line).unwrap();
     assert!(line.contains("waiting for the programs"), "{line}");
-    (draining, said)
+    (draining, printed)
 }
 
 #[test]
-fn a_drain_fails_with_the_names_of_what_is_not_on_the_drive() {
+fn failed_drain_names_unsaved_files() {
     let mut rig = Rig::new();
     let mount = rig.mount_with(&[&ARGUMENTS[..], &["--call-timeout", "1s"]].concat());
     fs::write(mount.at("f"), b"x").unwrap();
     let file = File::open(mount.at("f")).unwrap();
-    let (mut draining, mut said) = draining(&mount);
+    let (mut draining, mut printed) = draining(&mount);
     rig.stop();
     file.set_permissions(fs::Permissions::from_mode(0o600)).unwrap();
     drop(file);
     let mut rest = String::new();
-    said.read_to_string(&mut rest).unwrap();
+    printed.read_to_string(&mut rest).unwrap();
     assert_eq!(draining.wait().unwrap().code(), Some(1), "{rest}");
     assert!(rest.contains("not saved: attributes") && rest.contains("is unmounted, but"), "{rest}");
     assert_eq!(mount.ended().0, 1);
 }
 
 #[test]
-fn a_daemon_that_dies_is_not_taken_for_one_that_has_saved() {
+fn daemon_death_during_drain_is_an_error() {
     let rig = Rig::new();
     let mount = rig.mount_with(&ARGUMENTS);
     let (file, _) = unsaved_file(&rig, &mount);
-    let (mut draining, mut said) = draining(&mount);
+    let (mut draining, mut printed) = draining(&mount);
     let dead = mount.kill();
     drop(file);
     let mut rest = String::new();
-    said.read_to_string(&mut rest).unwrap();
+    printed.read_to_string(&mut rest).unwrap();
     assert_eq!(draining.wait().unwrap().code(), Some(1), "{rest}");
-    assert!(rest.contains("ended without a word"), "{rest}");
+    assert!(rest.contains("exited before it reported"), "{rest}");
     drop(dead);
 }
 
 #[test]
-fn whoever_waits_for_the_end_does_not_hold_it_up() {
+fn waiting_clients_do_not_delay_the_stop() {
     let rig = Rig::new();
     let mount = rig.mount_with(&ARGUMENTS);
     let mut follower = Command::new(env!("CARGO_BIN_EXE_pdsfs"))

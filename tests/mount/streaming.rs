@@ -8,7 +8,7 @@ use pdsfs::server::{FaultAction, FaultRule};
 use crate::rig::{Rig, fresh_bytes};
 
 #[test]
-fn a_file_is_on_the_drive_when_close_returns() {
+fn close_commits_and_verifies() {
     let rig = Rig::new();
     let mount = rig.mount_with(&["--part-size", "64KiB"]);
     for size in [0, 1, 65_535, 65_536, 65_537, 1_000_000] {
@@ -20,7 +20,7 @@ fn a_file_is_on_the_drive_when_close_returns() {
 }
 
 #[test]
-fn a_file_being_written_grows_here_and_is_invisible_elsewhere() {
+fn file_being_written_is_only_visible_here() {
     let rig = Rig::new();
     let mount = rig.mount_with(&["--part-size", "64KiB"]);
     let bytes = fresh_bytes(200_000);
@@ -36,7 +36,7 @@ fn a_file_being_written_grows_here_and_is_invisible_elsewhere() {
 }
 
 #[test]
-fn overwriting_makes_a_new_revision_and_the_old_content_stays_until_then() {
+fn overwrite_keeps_old_content_until_commit() {
     let rig = Rig::new();
     let mount = rig.mount_with(&["--part-size", "64KiB"]);
     let (old, new) = (fresh_bytes(100_000), fresh_bytes(150_000));
@@ -53,7 +53,7 @@ fn overwriting_makes_a_new_revision_and_the_old_content_stays_until_then() {
 }
 
 #[test]
-fn the_same_bytes_again_are_not_uploaded() {
+fn same_bytes_are_not_uploaded_again() {
     let rig = Rig::new();
     let mount = rig.mount_with(&["--part-size", "64KiB"]);
     for size in [1000, 200_000] {
@@ -67,7 +67,7 @@ fn the_same_bytes_again_are_not_uploaded() {
 
 /// Only descriptors that can write put off a commit.
 #[test]
-fn regression_a_reader_in_the_same_process_does_not_put_off_the_commit() {
+fn regression_own_reader_does_not_delay_commit() {
     let rig = Rig::new();
     let mount = rig.mount();
     fs::write(mount.at("f"), b"old").unwrap();
@@ -79,7 +79,7 @@ fn regression_a_reader_in_the_same_process_does_not_put_off_the_commit() {
 
 /// A failed stream that stays open must not keep the memory that others wait for.
 #[test]
-fn regression_a_failed_file_gives_its_memory_back() {
+fn regression_failed_file_frees_its_memory() {
     let rig = Rig::new();
     let mount =
         rig.mount_with(&["--part-size", "256KiB", "--buffer-size", "1MiB", "--commit-timeout", "20s"]);

@@ -1,44 +1,24 @@
-//! The trash of desktops: what is moved there is in the drive's recycle bin, and nowhere else.
+//! The trash of desktops: a trashed file is in the recycle bin of the drive, and nowhere else.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 
-use pdsfs::ids::FileId;
 use serde_json::{Value, json};
 
-use crate::rig::{Mount, Rig, TOKEN, errno, fresh_bytes, wait_until};
+use crate::drive_client::ROOT;
+use crate::rig::{Mount, Rig, errno, fresh_bytes, wait_until};
 
-/// The trash of whoever runs the tests.
+/// The trash directory of the user that runs the tests.
 fn trash_name() -> String {
-    // SAFETY: it only reads the process's own id and cannot fail.
+    // SAFETY: getuid has no arguments and cannot fail.
     format!(".Trash-{}", unsafe { libc::getuid() })
 }
 
-/// A call that the mount itself never makes.
-fn call(rig: &Rig, endpoint: &str, body: &Value) -> Value {
-    let mut stream = TcpStream::connect(rig.endpoint().trim_start_matches("http://")).unwrap();
-    let body = body.to_string();
-    write!(
-        stream,
-        "POST /v2/{endpoint} HTTP/1.1\r\nHost: drive\r\nConnection: close\r\nAuthorization: Bearer {TOKEN}\r\n\
-         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    assert!(head.starts_with("HTTP/1.1 2"), "{endpoint}: {answer}");
-    if body.is_empty() { Value::Null } else { serde_json::from_str(body).unwrap() }
-}
-
-/// Names in the recycle bin, with their ids.
-fn bin(rig: &Rig) -> Vec<(String, String)> {
-    let listed = call(rig, "recyclebin/list", &json!({"drive_id": "1", "limit": 100}));
+/// The names in the recycle bin, with their ids.
+fn recycle_bin(rig: &Rig) -> Vec<(String, String)> {
+    let listed = rig.client().call("recyclebin/list", json!({"limit": 100}));
     let text = |item: &Value, key: &str| item[key].as_str().unwrap().to_owned();
     let items = listed["items"].as_array().unwrap().iter();
     let mut found: Vec<_> = items.map(|item| (text(item, "name"), text(item, "file_id"))).collect();
@@ -47,11 +27,11 @@ fn bin(rig: &Rig) -> Vec<(String, String)> {
 }
 
 fn restore(rig: &Rig, file_id: &str) {
-    call(rig, "recyclebin/restore", &json!({"drive_id": "1", "file_id": file_id}));
+    rig.client().call("recyclebin/restore", json!({"file_id": file_id}));
 }
 
-/// What GIO does to move something to the trash.
-fn throw(mount: &Mount, path: &str) -> std::io::Result<()> {
+/// Moves a file to the trash, with the system calls of GIO.
+fn move_to_trash(mount: &Mount, path: &str) -> std::io::Result<()> {
     let name = Path::new(path).file_name().unwrap().to_str().unwrap();
     let trash = mount.at(trash_name());
     for folder in [trash.clone(), trash.join("info"), trash.join("files")] {
@@ -78,9 +58,9 @@ fn count(folder: &Path) -> usize {
 }
 
 #[test]
-fn what_is_thrown_away_is_in_the_recycle_bin_and_comes_back_from_it() {
+fn trashed_file_is_restored_from_recycle_bin() {
     let rig = Rig::new();
-    // Throwing away is not removing for good, whatever that means here.
+    // Trashing never deletes for good, also with `remove = "delete"`.
     for remove in ["trash", "delete"] {
         let mount = rig.mount_with(&["--remove", remove, "--metadata-ttl", "1s"]);
         let bytes = fresh_bytes(100_000);
@@ -89,37 +69,37 @@ fn what_is_thrown_away_is_in_the_recycle_bin_and_comes_back_from_it() {
         fs::write(mount.at("dir/file"), &bytes).unwrap();
         fs::write(mount.at("top"), &bytes).unwrap();
         let id = rig.client().find("dir/file").unwrap().file_id;
-        throw(&mount, "dir/file").unwrap();
-        throw(&mount, "top").unwrap();
+        move_to_trash(&mount, "dir/file").unwrap();
+        move_to_trash(&mount, "top").unwrap();
         assert_eq!(rig.client().names("dir"), ["below"]);
-        throw(&mount, "dir").unwrap();
+        move_to_trash(&mount, "dir").unwrap();
         assert!(!mount.at("dir").exists() && !mount.at("top").exists());
-        // The drive has nothing of the trash, and the trash nothing of what was thrown away.
+        // The drive has no trash directory, and the trash directory has no trashed file.
         assert_eq!(rig.client().names(""), [""; 0]);
         assert_eq!(
             (count(&mount.at(trash_name()).join("files")), count(&mount.at(trash_name()).join("info"))),
             (0, 0)
         );
-        let found = bin(&rig);
+        let found = recycle_bin(&rig);
         assert_eq!(found.iter().map(|(name, _)| &name[..]).collect::<Vec<_>>(), ["dir", "file", "top"]);
-        assert_eq!(found[1].1, id.as_str(), "another object than the one that was thrown away");
+        assert_eq!(found[1].1, id.as_str(), "not the trashed object");
         for (_, id) in &found {
             restore(&rig, id);
         }
         assert_eq!(rig.client().read("dir/below/inner").unwrap(), bytes);
-        // It is there again, also where it was thrown away.
+        // The restored file is visible at its old place, also in the mount.
         wait_until("the file is back", || fs::read(mount.at("dir/file")).ok().filter(|seen| *seen == bytes));
-        wait_until("the other one is back", || mount.at("top").exists().then_some(()));
-        assert_eq!(bin(&rig), []);
+        wait_until("the other file is back", || mount.at("top").exists().then_some(()));
+        assert_eq!(recycle_bin(&rig), []);
         fs::remove_dir_all(mount.at("dir")).unwrap();
         fs::remove_file(mount.at("top")).unwrap();
-        call(&rig, "recyclebin/clear", &json!({"drive_id": "1"}));
+        rig.client().call("recyclebin/clear", json!({}));
         assert_eq!(mount.stop(), 0);
     }
 }
 
 #[test]
-fn names_in_the_trash_are_free_again_at_once() {
+fn trashed_names_are_reusable_at_once() {
     let rig = Rig::new();
     let mount = rig.mount();
     for n in 0..3 {
@@ -128,41 +108,41 @@ fn names_in_the_trash_are_free_again_at_once() {
         } else {
             fs::write(mount.at("same"), b"x").unwrap();
         }
-        throw(&mount, "same").unwrap();
+        move_to_trash(&mount, "same").unwrap();
         assert!(!mount.at("same").exists());
     }
-    assert_eq!(bin(&rig).len(), 3);
+    assert_eq!(recycle_bin(&rig).len(), 3);
 }
 
 #[test]
-fn what_was_not_on_the_drive_yet_is_in_the_recycle_bin_too() {
+fn trashed_unsaved_file_is_in_recycle_bin() {
     let rig = Rig::new();
     let mount = rig.mount();
     let bytes = fresh_bytes(50_000);
     let mut file = File::create(mount.at("open")).unwrap();
     file.write_all(&bytes).unwrap();
-    throw(&mount, "open").unwrap();
-    // Whoever has it open goes on; nothing of that comes to the drive.
+    move_to_trash(&mount, "open").unwrap();
+    // An open descriptor stays usable; its writes do not reach the drive.
     file.write_all(b"more").unwrap();
     drop(file);
     assert_eq!(rig.client().names(""), [""; 0]);
-    let found = bin(&rig);
+    let found = recycle_bin(&rig);
     assert_eq!(found.len(), 1, "{found:?}");
     restore(&rig, &found[0].1);
     assert_eq!(rig.client().read("open").unwrap(), bytes);
-    // Lock and junk files are nothing for it.
+    // Local-only files are not for the recycle bin.
     fs::write(mount.at(".DS_Store"), b"junk").unwrap();
-    throw(&mount, ".DS_Store").unwrap();
+    move_to_trash(&mount, ".DS_Store").unwrap();
     assert!(!mount.at(".DS_Store").exists());
-    assert_eq!(bin(&rig), []);
+    assert_eq!(recycle_bin(&rig), []);
 }
 
 #[test]
-fn the_trash_is_for_throwing_away_only() {
+fn trash_accepts_only_trashed_files() {
     let rig = Rig::new();
     let mount = rig.mount();
     fs::write(mount.at("file"), b"x").unwrap();
-    throw(&mount, "file").unwrap();
+    move_to_trash(&mount, "file").unwrap();
     let trash = mount.at(trash_name());
     fs::write(mount.at("file"), b"y").unwrap();
     fs::create_dir(mount.at("dir")).unwrap();
@@ -174,7 +154,7 @@ fn the_trash_is_for_throwing_away_only() {
     assert_eq!(fs::read(mount.at("file")).unwrap(), b"y");
     fs::remove_dir_all(&trash).unwrap();
     assert!(!trash.exists());
-    // It is only a trash in the root, and only under such a name.
+    // Only `.Trash-UID` in the root is a trash directory.
     fs::create_dir_all(mount.at("dir/.Trash-0/files")).unwrap();
     fs::create_dir_all(mount.at(".Trash/files")).unwrap();
     fs::rename(mount.at("file"), mount.at("dir/.Trash-0/files/file")).unwrap();
@@ -183,28 +163,23 @@ fn the_trash_is_for_throwing_away_only() {
     assert_eq!(mount.stop(), 0);
 }
 
-/// One that another program has made on the drive is shown as it is, and used as any other.
+/// A trash directory that another client made on the drive is an ordinary directory.
 #[test]
-fn a_trash_that_the_drive_has_gets_nothing_new() {
+fn remote_trash_directory_gets_nothing_new() {
     let rig = Rig::new();
-    let id = rig.block_on(async {
-        let client = rig.client();
-        let tags = BTreeMap::default();
-        let trash = client.drive.create_folder(&FileId::root(), &trash_name(), &tags).await.unwrap();
-        for name in ["files", "info"] {
-            client.drive.create_folder(&trash.file_id, name, &tags).await.unwrap();
-        }
-        trash.file_id
-    });
+    let id = rig.client().create_folder(ROOT, &trash_name());
+    for name in ["files", "info"] {
+        rig.client().create_folder(&id, name);
+    }
     let mount = rig.mount_with(&["--umask", "077"]);
     fs::write(mount.at(trash_name()).join("files/old"), b"old").unwrap();
     fs::write(mount.at("file"), b"x").unwrap();
-    throw(&mount, "file").unwrap();
-    assert_eq!(bin(&rig).len(), 1);
+    move_to_trash(&mount, "file").unwrap();
+    assert_eq!(recycle_bin(&rig).len(), 1);
     assert_eq!(fs::read(mount.at(trash_name()).join("files/old")).unwrap(), b"old");
     assert_eq!(rig.client().names(&format!("{}/files", trash_name())), ["old"]);
     assert_eq!(rig.client().names(&format!("{}/info", trash_name())), [""; 0]);
-    // What is in it can be taken out again.
+    // Its files can be moved out again.
     fs::rename(mount.at(trash_name()).join("files/old"), mount.at("old")).unwrap();
     assert_eq!(rig.client().read("old").unwrap(), b"old");
     assert_eq!(rig.client().find(&trash_name()).unwrap().file_id, id);

@@ -1,4 +1,4 @@
-//! Who may mount, and who may see a mount.
+//! Mounts by root and by ordinary users, and access to them by other users.
 
 use std::fs;
 use std::io::Write;
@@ -9,59 +9,59 @@ use std::process::{Command, Output, Stdio};
 
 use crate::rig::{Mount, Rig, TOKEN, errno, is_mount, wait_until};
 
-/// Why a test cannot run.
-const TWO_USERS: &str = "this test acts as two users, and only root can do that";
-/// A user that owns nothing.
-const NOBODY: u32 = 65_534;
+/// The failure of a test that cannot run.
+const NEEDS_ROOT: &str = "this test acts as two users, and only root can do that";
+/// The uid and gid of a user without files.
+const OTHER_USER: u32 = 65_534;
 
 fn is_root() -> bool {
-    // SAFETY: reads an id of this process.
+    // SAFETY: geteuid has no arguments and cannot fail.
     unsafe { libc::geteuid() == 0 }
 }
 
-/// An ordinary user: `NOBODY` where this is root, else whoever this is.
-struct Ordinary {
-    /// Holds a copy of the binary: the checkout may lie where nobody else may look.
+/// An ordinary user: `OTHER_USER` if the tests run as root, else the user of the tests.
+struct OrdinaryUser {
+    /// Contains a copy of the binary, because other users may not be able to read the checkout.
     _place: tempfile::TempDir,
     binary: PathBuf,
     home: tempfile::TempDir,
 }
 
-impl Ordinary {
+impl OrdinaryUser {
     fn new() -> Self {
         let place = tempfile::tempdir().unwrap();
         fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let binary = place.path().join("pdsfs");
         fs::copy(env!("CARGO_BIN_EXE_pdsfs"), &binary).unwrap();
-        Self { _place: place, binary, home: Self::folder() }
+        Self { _place: place, binary, home: Self::directory() }
     }
 
-    fn folder() -> tempfile::TempDir {
+    fn directory() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         if is_root() {
-            chown(folder.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+            chown(folder.path(), Some(OTHER_USER), Some(OTHER_USER)).unwrap();
         }
         folder
     }
 
-    /// Runs as that user, with a home of its own.
+    /// A command that runs as this user, with a separate home.
     fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         if is_root() {
-            command.uid(NOBODY).gid(NOBODY);
+            command.uid(OTHER_USER).gid(OTHER_USER);
         }
         command.env("HOME", self.home.path()).env_remove("XDG_CACHE_HOME").current_dir("/");
         command
     }
 
-    /// The outcome of a script whose `$0` is a folder.
+    /// Runs a script whose `$0` is `folder`.
     fn runs(&self, script: &str, folder: &Path) -> Output {
         self.command(Path::new("/bin/sh")).args(["-c", script]).arg(folder).output().unwrap()
     }
 
-    /// A mount that cannot come to be.
+    /// Tries to mount, which must fail, and returns stderr.
     fn refused(&self, rig: &Rig, arguments: &[&str]) -> String {
-        let folder = Self::folder();
+        let folder = Self::directory();
         let mut command = self.command(&self.binary);
         command.args(["mount", "--endpoint", &rig.endpoint(), "--drive-id", "1"]).args(arguments);
         let Output { status, stderr, .. } =
@@ -71,31 +71,31 @@ impl Ordinary {
     }
 }
 
-/// What keeps every ordinary user of this machine from mounting, in the words of the program.
-fn obstacle() -> Option<&'static str> {
+/// The reason why no ordinary user of this machine can mount, as the daemon words it.
+fn mount_obstacle() -> Option<&'static str> {
     if fs::metadata("/dev/fuse").unwrap().permissions().mode() & 0o006 != 0o006 {
-        return Some("root has to allow it with: chmod 666 /dev/fuse");
+        return Some("run as root: chmod 666 /dev/fuse");
     }
     let has_fusermount = Command::new("fusermount3").arg("-V").output().is_ok();
-    (!has_fusermount).then_some("fusermount3 is not installed (package fuse3)")
+    (!has_fusermount).then_some("install the package fuse3")
 }
 
-/// `fuse.conf` lets ordinary users share their mounts.
-fn may_share() -> bool {
+/// Whether `fuse.conf` allows ordinary users to share their mounts.
+fn allows_other() -> bool {
     let conf = fs::read_to_string("/etc/fuse.conf").unwrap_or_default();
     conf.lines().any(|line| line.trim() == "user_allow_other")
 }
 
 #[test]
-fn an_ordinary_user_mounts_and_nobody_else_sees_it() {
-    let (rig, user) = (Rig::new(), Ordinary::new());
-    if let Some(obstacle) = obstacle() {
-        let said = user.refused(&rig, &[]);
-        assert!(said.contains(obstacle), "{said}");
+fn user_mount_is_private_to_the_user() {
+    let (rig, user) = (Rig::new(), OrdinaryUser::new());
+    if let Some(mount_obstacle) = mount_obstacle() {
+        let printed = user.refused(&rig, &[]);
+        assert!(printed.contains(mount_obstacle), "{printed}");
         return;
     }
     let command = user.command(&user.binary);
-    let mount = Mount::start_by(command, &rig.endpoint(), &[], Ordinary::folder());
+    let mount = Mount::start_by(command, &rig.endpoint(), &[], OrdinaryUser::directory());
     let done = user.runs("cd \"$0\" && echo hello >f && cat f", mount.path());
     assert_eq!(String::from_utf8_lossy(&done.stdout), "hello\n", "{done:?}");
     assert_eq!(rig.client().read("f").unwrap(), b"hello\n");
@@ -106,24 +106,24 @@ fn an_ordinary_user_mounts_and_nobody_else_sees_it() {
 }
 
 #[test]
-fn an_ordinary_user_shares_a_mount_only_where_root_allows_it() {
-    let (rig, user) = (Rig::new(), Ordinary::new());
-    if obstacle().is_none() && may_share() {
+fn user_allow_other_needs_fuse_conf() {
+    let (rig, user) = (Rig::new(), OrdinaryUser::new());
+    if mount_obstacle().is_none() && allows_other() {
         let command = user.command(&user.binary);
-        let mount = Mount::start_by(command, &rig.endpoint(), &["--allow-other"], Ordinary::folder());
+        let mount = Mount::start_by(command, &rig.endpoint(), &["--allow-other"], OrdinaryUser::directory());
         fs::write(mount.at("f"), "hello").unwrap();
         assert_eq!(mount.stop(), 0);
         return;
     }
-    let said = user.refused(&rig, &["--allow-other"]);
-    let expected = obstacle().unwrap_or("root has to put user_allow_other into /etc/fuse.conf");
-    assert!(said.contains(expected), "{said}");
+    let printed = user.refused(&rig, &["--allow-other"]);
+    let expected = mount_obstacle().unwrap_or("root has to put user_allow_other into /etc/fuse.conf");
+    assert!(printed.contains(expected), "{printed}");
 }
 
 #[test]
-fn root_shares_a_mount_with_allow_other_only() {
-    assert!(is_root(), "{TWO_USERS}");
-    let (rig, user) = (Rig::new(), Ordinary::new());
+fn root_mount_is_shared_only_with_allow_other() {
+    assert!(is_root(), "{NEEDS_ROOT}");
+    let (rig, user) = (Rig::new(), OrdinaryUser::new());
     let script = "cat \"$0/f\"";
     for (arguments, expected) in [(&[][..], ""), (&["--allow-other"][..], "hello")] {
         let mount = rig.mount_with(arguments);
@@ -135,28 +135,28 @@ fn root_shares_a_mount_with_allow_other_only() {
 }
 
 #[test]
-fn root_drains_the_mount_of_a_user() {
-    assert!(is_root(), "{TWO_USERS}");
-    let (rig, user) = (Rig::new(), Ordinary::new());
-    assert_eq!(obstacle(), None);
+fn root_drains_mount_of_another_user() {
+    assert!(is_root(), "{NEEDS_ROOT}");
+    let (rig, user) = (Rig::new(), OrdinaryUser::new());
+    assert_eq!(mount_obstacle(), None);
     let mut command = user.command(&user.binary);
     command.env_remove("XDG_RUNTIME_DIR");
-    let mount = Mount::start_by(command, &rig.endpoint(), &[], Ordinary::folder());
+    let mount = Mount::start_by(command, &rig.endpoint(), &[], OrdinaryUser::directory());
     let done = user.runs("echo hello >\"$0/f\" && chmod 600 \"$0/f\"", mount.path());
     assert!(done.status.success(), "{done:?}");
     let mut umount = Command::new(env!("CARGO_BIN_EXE_pdsfs"));
     let output = umount.args(["umount", "--drain"]).arg(mount.path()).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     assert_eq!(mount.ended().0, 0);
-    assert_eq!(rig.client().find("f").unwrap().posix.and_then(|posix| posix.perm), Some(0o600));
+    assert_eq!(rig.client().find("f").unwrap().mode_tag(), Some(0o600));
 }
 
-/// A fusermount3 that takes its time, and says when it is asked to mount.
+/// A slow `fusermount3` that reports its start.
 #[test]
-fn a_signal_while_the_kernel_is_asked_leaves_no_dead_mount() {
-    let (rig, user) = (Rig::new(), Ordinary::new());
-    assert!(is_root() && obstacle().is_none(), "{TWO_USERS}, or {:?}", obstacle());
-    let (slow, folder) = (Ordinary::folder(), Ordinary::folder());
+fn signal_during_mount_leaves_no_dead_mount() {
+    let (rig, user) = (Rig::new(), OrdinaryUser::new());
+    assert!(is_root() && mount_obstacle().is_none(), "{NEEDS_ROOT}, or {:?}", mount_obstacle());
+    let (slow, folder) = (OrdinaryUser::directory(), OrdinaryUser::directory());
     let (program, asked) = (slow.path().join("fusermount3"), slow.path().join("asked"));
     let script = "#!/bin/sh\ncase \"$*\" in *fsname*) touch \"$ASKED\"; sleep 1;; esac\n\
                   PATH=${PATH#*:} exec fusermount3 \"$@\"\n";
@@ -168,23 +168,23 @@ fn a_signal_while_the_kernel_is_asked_leaves_no_dead_mount() {
     command.env("PDSFS_TOKEN", TOKEN).env("ASKED", &asked);
     command.env("PATH", format!("{}:{path}", slow.path().display()));
     let child = command.stderr(Stdio::piped()).spawn().unwrap();
-    wait_until("it is being mounted", || asked.exists().then_some(()));
+    wait_until("the mount has begun", || asked.exists().then_some(()));
     assert!(!is_mount(folder.path()));
-    // SAFETY: the pid is that of our child, which has not been waited for.
+    // SAFETY: the pid belongs to our child, which is not reaped yet.
     unsafe { libc::kill(child.id().cast_signed(), libc::SIGTERM) };
     let output = child.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!is_mount(folder.path()), "a dead mount is left: {said}");
-    assert!(said.contains("SIGTERM"), "{said}");
+    let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!is_mount(folder.path()), "a dead mount remains: {printed}");
+    assert!(printed.contains("SIGTERM"), "{printed}");
 }
 
 #[test]
-fn files_without_an_owner_are_of_whom_the_mount_says() {
+fn files_without_owner_get_uid_and_gid_settings() {
     use std::os::unix::fs::MetadataExt as _;
     let rig = Rig::new();
     let mount = rig.mount();
     fs::write(mount.at("f"), "x").unwrap();
-    // A user may not give files away; here the drive gives the owner of nothing.
+    // An ordinary user cannot change owners; here the drive stores no owner.
     assert_eq!(mount.stop(), 0);
     let mount = rig.mount_with(&["--uid", "12345", "--gid", "54321"]);
     for path in [mount.path().to_owned(), mount.at("f")] {
@@ -195,24 +195,24 @@ fn files_without_an_owner_are_of_whom_the_mount_says() {
 }
 
 #[test]
-fn what_the_kernel_has_cut_off_is_saved_taken_away_and_no_success() {
-    assert!(is_root(), "only root can have the kernel cut a mount off");
+fn aborted_mount_saves_files_and_exits_1() {
+    assert!(is_root(), "this test needs root, to abort a mount");
     let rig = Rig::new();
     let mount = rig.mount();
     let mut file = fs::File::create(mount.at("f")).unwrap();
     file.write_all(b"not closed").unwrap();
     let path = std::ffi::CString::new(mount.path().to_str().unwrap()).unwrap();
-    // SAFETY: the path outlives the call. It is in use, so the mount stays, without a connection.
+    // SAFETY: the path outlives the call. The path is in use, so the mount stays without a connection.
     assert_eq!(unsafe { libc::umount2(path.as_ptr(), libc::MNT_FORCE) }, -1);
     let (code, log) = mount.ended();
     assert_eq!(code, 1, "{log:?}");
-    assert!(log.iter().any(|line| line.contains("cut the mount off")), "{log:?}");
+    assert!(log.iter().any(|line| line.contains("aborted the connection of the mount")), "{log:?}");
     assert_eq!(rig.client().read("f").unwrap(), b"not closed");
 }
 
 #[test]
-fn a_mount_that_is_seen_twice_is_one_that_answers() {
-    assert!(is_root(), "only root can show a mount at a second place");
+fn bind_mount_is_not_reported_as_silent() {
+    assert!(is_root(), "this test needs root, to make a bind mount");
     let rig = Rig::new();
     let mount = rig.mount();
     fs::create_dir(mount.at("music")).unwrap();
@@ -222,7 +222,7 @@ fn a_mount_that_is_seen_twice_is_one_that_answers() {
     assert!(bind.status.success(), "{bind:?}");
     let output = Command::new(env!("CARGO_BIN_EXE_pdsfs")).args(["status"]).output().unwrap();
     crate::rig::unmount_lazily(second.path());
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!said.contains(second.path().to_str().unwrap()), "{said}");
+    let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!printed.contains(second.path().to_str().unwrap()), "{printed}");
     assert_eq!(mount.stop(), 0);
 }

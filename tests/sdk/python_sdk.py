@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Drives a running server with the official Python SDK, and fails on any difference.
+"""Tests a running server with the official Python SDK. Fails at the first difference.
 
     pip install alibabacloud_pds20220301==5.1.4
     python3 tests/sdk/python_sdk.py 127.0.0.1:8080 TOKEN
 
-Everything goes through the SDK but the bytes, for which it has no calls: parts are sent to, and content is read
-from, the URLs that the server gave.
+The SDK makes all API calls. It has no calls for bytes: parts are sent to the upload URLs of the server, and content is
+read from its download URLs.
 """
 import hashlib
 import random
@@ -25,7 +25,7 @@ PART = 64 * 1024
 
 
 def chaining_value(data):
-    """SHA-1 state after a whole number of blocks."""
+    """The SHA-1 chaining value after a whole number of blocks."""
     h = [0x67452301, 0xEFCDAB89, 0x98BADCFE, 0x10325476, 0xC3D2E1F0]
     rol = lambda x, n: ((x << n) | (x >> (32 - n))) & 0xFFFFFFFF
     for at in range(0, len(data), 64):
@@ -81,7 +81,7 @@ class Script:
         return parts
 
     def upload(self, parent, name, content, mode='refuse', file_id=None):
-        """Creates or overwrites; parts go in a random order, one of them twice."""
+        """Creates or overwrites a file; sends the parts in random order, one of them twice."""
         begun = self.client.create_file(m.CreateFileRequest(
             drive_id=DRIVE, parent_file_id=parent, name=name, type='file', check_name_mode=mode, file_id=file_id,
             size=len(content), parallel_upload=True, part_info_list=self.parts(content),

@@ -1,4 +1,4 @@
-//! Every fault that can be ordered, and how a client meets it.
+//! Every fault that a plan can have, and its effect on a client.
 
 use std::time::{Duration, Instant};
 
@@ -38,7 +38,7 @@ fn list_root() -> Value {
 }
 
 #[test]
-fn errors_come_in_the_dialect_of_the_endpoint() {
+fn errors_use_the_format_of_the_endpoint() {
     let rig = Rig::new();
     rig.faults().add(FaultRule::times("file/list", 1, status(429, "TooManyRequests")));
     let answer = rig.try_call("file/list", &list_root()).unwrap();
@@ -68,7 +68,7 @@ fn errors_come_in_the_dialect_of_the_endpoint() {
 }
 
 #[test]
-fn a_cut_part_leaves_nothing_or_the_part_before() {
+fn cut_part_leaves_previous_part_or_nothing() {
     let rig = Rig::new();
     let content = bytes(2, 3_000_000);
     let (begun, url) = begin(&rig);
@@ -93,7 +93,7 @@ fn a_cut_part_leaves_nothing_or_the_part_before() {
 }
 
 #[test]
-fn an_answer_can_be_lost_after_the_work() {
+fn answer_can_be_lost_after_the_work() {
     let rig = Rig::new();
     let (begun, url) = begin(&rig);
     rig.faults().add(FaultRule::times("put_part", 1, FaultAction::CloseAfter));
@@ -106,7 +106,7 @@ fn an_answer_can_be_lost_after_the_work() {
 }
 
 #[test]
-fn a_reset_does_no_work() {
+fn reset_does_no_work() {
     let rig = Rig::new();
     rig.faults().add(FaultRule::times("file/create", 1, FaultAction::Reset));
     let create = json!({"drive_id": "1", "parent_file_id": "root", "name": "n", "type": "folder"});
@@ -117,7 +117,7 @@ fn a_reset_does_no_work() {
 }
 
 #[test]
-fn a_stalled_request_holds_up_nobody_else() {
+fn stalled_request_blocks_no_other() {
     let rig = Rig::new();
     rig.faults().add(FaultRule::new("file/list", FaultAction::Stall));
     std::thread::scope(|scope| {
@@ -132,7 +132,7 @@ fn a_stalled_request_holds_up_nobody_else() {
 }
 
 #[test]
-fn an_expired_url_is_expired_to_order() {
+fn expired_url_fault_expires_the_url() {
     let rig = Rig::new();
     let (begun, url) = begin(&rig);
     rig.faults().add(FaultRule::times("put_part", 1, FaultAction::Expire));
@@ -145,7 +145,7 @@ fn an_expired_url_is_expired_to_order() {
 }
 
 #[test]
-fn downloads_can_be_cut_short_and_corrupted() {
+fn downloads_can_be_truncated_and_corrupted() {
     let rig = Rig::new();
     for len in [1000, 2_000_000] {
         let content = bytes(3, len);
@@ -167,7 +167,7 @@ fn downloads_can_be_cut_short_and_corrupted() {
 }
 
 #[test]
-fn ranges_are_ranges() {
+fn range_requests_return_the_range() {
     let rig = Rig::new();
     let content = bytes(4, 1_500_000);
     let url = download_url(&rig, &content);
@@ -213,7 +213,7 @@ fn bodies_are_throttled() {
 }
 
 #[test]
-fn a_delay_passes() {
+fn delay_fault_delays_the_answer() {
     let rig = Rig::new();
     rig.faults().add(FaultRule::times("drive/get", 1, FaultAction::Delay { ms: 60 }));
     let begun = Instant::now();
@@ -222,7 +222,7 @@ fn a_delay_passes() {
 }
 
 #[test]
-fn a_revoked_token_stays_so_until_the_plan_changes() {
+fn revoked_token_stays_until_plan_changes() {
     let rig = Rig::new();
     rig.faults().add(FaultRule::times("file/get", 1, FaultAction::Revoke));
     let get = json!({"drive_id": "1", "file_id": "root"});
@@ -233,7 +233,7 @@ fn a_revoked_token_stays_so_until_the_plan_changes() {
 }
 
 #[test]
-fn api_answers_can_be_cut() {
+fn api_answers_can_be_truncated() {
     let rig = Rig::new();
     rig.faults().add(FaultRule::times("file/list", 1, FaultAction::Cut { bytes: 5 }));
     let cut = rig.try_call("file/list", &list_root()).unwrap();
@@ -241,7 +241,7 @@ fn api_answers_can_be_cut() {
 }
 
 #[test]
-fn the_owner_sets_faults_and_looks_over_http() {
+fn faults_and_stats_are_served_over_http() {
     let rig = Rig::new();
     let owner = [header("Authorization", "Bearer AT")];
     let call = |method: &str, path: &str, body: &str| {
@@ -268,7 +268,7 @@ fn the_owner_sets_faults_and_looks_over_http() {
 }
 
 #[test]
-fn a_fault_can_hit_one_call_of_a_batch() {
+fn fault_can_hit_one_call_of_a_batch() {
     let rig = Rig::new();
     rig.faults().add(FaultRule::times("file/update", 1, status(403, "ForbiddenNoPermission.File")).after(1));
     let ids: Vec<_> = ["a", "b", "c"].iter().map(|name| rig.mkdir("root", name)).collect();
@@ -286,7 +286,7 @@ fn a_fault_can_hit_one_call_of_a_batch() {
 }
 
 #[test]
-fn the_server_can_be_watched_while_a_file_is_written() {
+fn stats_show_an_upload_in_progress() {
     let rig = Rig::new();
     let create = json!({"drive_id": "1", "parent_file_id": "root", "name": "live", "type": "file", "parallel_upload": true});
     std::thread::scope(|scope| {

@@ -1,4 +1,4 @@
-//! HTTP/1.1 by hand: exactly the headers that a test wants, one connection for each request.
+//! A minimal HTTP/1.1 client: exactly the headers of the test, and one connection per request.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -10,7 +10,7 @@ pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
-    /// The connection ended before the body was as long as announced.
+    /// The connection ended before the announced length of the body.
     pub(crate) is_cut: bool,
 }
 
@@ -33,7 +33,7 @@ impl Answer {
     }
 }
 
-/// Sends a request; `Content-Length` is added. An error is a connection that gave no answer.
+/// Sends a request with an added `Content-Length`. Fails if the connection gives no answer.
 pub(crate) fn send(
     addr: SocketAddr,
     method: &str,
@@ -53,7 +53,7 @@ pub(crate) fn send(
     }
     head.extend(["Content-Length: ", &body.len().to_string(), "\r\n\r\n"]);
     stream.write_all(head.as_bytes())?;
-    // A server may answer and close before it has read everything.
+    // A server may answer and close before it has read the whole request.
     let sent = stream.write_all(body);
     match receive(&mut stream, method) {
         Ok(answer) => Ok(answer),

@@ -1,4 +1,4 @@
-//! Objects: renamed, moved, copied, tagged, thrown away, brought back, and the feed of all that.
+//! Objects: rename, move, copy, tags, recycle bin, revisions, and the change feed.
 
 use serde_json::{Value, json};
 
@@ -15,7 +15,7 @@ fn with(id: &str, more: Value) -> Value {
 }
 
 #[test]
-fn renames_keep_the_id_and_mind_the_mode() {
+fn rename_keeps_id_and_obeys_name_mode() {
     let rig = Rig::new();
     let a = text(&rig.save("root", "a", b"1")["file_id"]);
     rig.save("root", "b", b"2");
@@ -28,7 +28,7 @@ fn renames_keep_the_id_and_mind_the_mode() {
     let renamed = rig.ok("file/update", with(&a, json!({"name": "c", "check_name_mode": "refuse"})));
     assert_eq!((&renamed["name"], text(&renamed["file_id"])), (&json!("c"), a.clone()));
     let same = rig.ok("file/update", with(&a, json!({"name": "c", "check_name_mode": "refuse"})));
-    assert_eq!(same["name"], "c", "its own name is not taken");
+    assert_eq!(same["name"], "c", "a rename to the own name counts as taken");
     let twin = rig.ok("file/update", with(&a, json!({"name": "b"})));
     assert_eq!(twin["name"], "b");
     assert_eq!(rig.names("root"), ["b", "b"]);
@@ -37,7 +37,7 @@ fn renames_keep_the_id_and_mind_the_mode() {
 }
 
 #[test]
-fn clients_keep_their_own_facts() {
+fn client_attributes_are_stored_and_checked() {
     let rig = Rig::new();
     let id = text(&rig.save("root", "a", b"1")["file_id"]);
     let facts = json!({
@@ -92,7 +92,7 @@ fn user_tags_are_added_and_removed() {
 }
 
 #[test]
-fn moves_mind_names_and_loops() {
+fn moves_refuse_taken_names_and_loops() {
     let rig = Rig::new();
     let (outer, file) = (rig.mkdir("root", "outer"), text(&rig.save("root", "f", b"1")["file_id"]));
     let inner = rig.mkdir(&outer, "inner");
@@ -141,7 +141,7 @@ fn copies_share_their_content() {
     assert_eq!((&inner["name"], &inner["content_hash"]), (&json!("f"), &file["content_hash"]));
     assert_ne!(inner["file_id"], file["file_id"]);
     rig.ok("file/delete", of(&folder));
-    assert_eq!(rig.read(&text(&inner["file_id"])), b"content", "shared content outlives the original");
+    assert_eq!(rig.read(&text(&inner["file_id"])), b"content", "shared content is gone with the original");
     let other = rig.ok("file/copy", with(&copy, json!({"to_parent_file_id": "root", "to_drive_id": "2"})));
     assert_eq!(other["drive_id"], "2");
     let used = rig.ok("drive/get", json!({"drive_id": "2"}))["used_size"].clone();
@@ -155,7 +155,7 @@ fn copies_share_their_content() {
 }
 
 #[test]
-fn the_recycle_bin_gives_back() {
+fn recycle_bin_restores_files() {
     let rig = Rig::new();
     let folder = rig.mkdir("root", "folder");
     let file = text(&rig.save(&folder, "f", b"1")["file_id"]);
@@ -169,7 +169,7 @@ fn the_recycle_bin_gives_back() {
     assert!(bin["items"][0]["trashed_at"].is_string());
     let rest = rig.ok("recyclebin/list", json!({"drive_id": "1", "marker": bin["next_marker"]}));
     assert_eq!((&rest["items"][0]["name"], &rest["next_marker"]), (&json!("f"), &json!("")));
-    // Its folder is in the bin: a folder of that name is made.
+    // The folder is in the recycle bin: the restore creates a folder of that name.
     rig.ok("recyclebin/restore", of(&file));
     assert_eq!(
         rig.ok("file/get_by_path", json!({"drive_id": "1", "file_path": "folder/f"}))["file_id"],
@@ -178,7 +178,7 @@ fn the_recycle_bin_gives_back() {
     rig.ok("recyclebin/restore", of(&folder));
     assert_eq!(rig.names("root"), ["folder", "folder"]);
     rig.refused("recyclebin/restore", of(&folder), 404, "NotFound.File");
-    // Its folder is gone: it comes back to the root.
+    // The folder is deleted: the file is restored to the root.
     let lone = text(&rig.save(&folder, "lone", b"2")["file_id"]);
     rig.ok("recyclebin/trash", of(&lone));
     rig.ok("file/delete", of(&folder));
@@ -197,7 +197,7 @@ fn the_recycle_bin_gives_back() {
 }
 
 #[test]
-fn full_folders_can_be_spared() {
+fn nonempty_folder_delete_can_be_refused() {
     let rig = Rig::new();
     let folder = rig.mkdir("root", "folder");
     let file = text(&rig.save(&folder, "f", b"1")["file_id"]);
@@ -212,11 +212,11 @@ fn full_folders_can_be_spared() {
 }
 
 #[test]
-fn work_on_folders_can_be_asynchronous() {
+fn folder_tasks_can_be_asynchronous() {
     let rig = Rig::with(|config| config.quirks.async_polls = Some(2));
     let folder = rig.mkdir("root", "folder");
     let file = text(&rig.save(&folder, "f", b"1")["file_id"]);
-    assert_eq!(rig.call("recyclebin/trash", of(&file)).0, 204, "files are trashed at once");
+    assert_eq!(rig.call("recyclebin/trash", of(&file)).0, 204, "a file was not trashed at once");
     let (status, accepted) = rig.call("recyclebin/trash", of(&folder));
     assert_eq!(status, 202);
     let task = json!({"async_task_id": accepted["async_task_id"]});
@@ -246,7 +246,7 @@ fn revisions_are_listed_kept_restored_and_removed() {
         let list = rig.ok("file/revision/list", of(&id));
         list["items"].as_array().unwrap().iter().map(|r| r["revision_version"].as_u64().unwrap()).collect()
     };
-    assert_eq!(list(), [4, 3, 1], "the oldest goes, but not what is kept for ever");
+    assert_eq!(list(), [4, 3, 1], "the oldest revision must go, but not one that is kept forever");
     rig.refused(
         "file/revision/get",
         with(&id, json!({"revision_id": revision(&second)})),
@@ -269,7 +269,7 @@ fn revisions_are_listed_kept_restored_and_removed() {
 }
 
 #[test]
-fn the_feed_tells_what_happened() {
+fn change_feed_lists_events() {
     let rig = Rig::with(|config| config.drives = 2);
     let cursor = rig.ok("file/get_last_cursor", json!({"drive_id": "1"}))["cursor"].clone();
     let folder = rig.mkdir("root", "folder");
@@ -287,7 +287,11 @@ fn the_feed_tells_what_happened() {
         let page = rig.ok("file/list_delta", json!({"drive_id": "1", "cursor": cursor, "limit": 2}));
         for item in page["items"].as_array().unwrap() {
             ops.push(text(&item["op"]));
-            assert_eq!(item["file"].is_null(), item["file_id"] == file, "what is gone comes as its id");
+            assert_eq!(
+                item["file"].is_null(),
+                item["file_id"] == file,
+                "a deleted file must come as an id only"
+            );
         }
         cursor = page["cursor"].clone();
         if page["has_more"] == false {
@@ -301,7 +305,11 @@ fn the_feed_tells_what_happened() {
     let nothing = rig.ok("file/list_delta", json!({"drive_id": "1", "cursor": cursor}));
     assert_eq!((&nothing["items"], &nothing["has_more"]), (&json!([]), &json!(false)));
     let all = rig.ok("file/list_delta", json!({"drive_id": "1"}));
-    assert_eq!(all["items"].as_array().unwrap().len(), ops.len(), "no cursor is the beginning");
+    assert_eq!(
+        all["items"].as_array().unwrap().len(),
+        ops.len(),
+        "a call without a cursor must start at the beginning"
+    );
     for cursor in ["x", "999999"] {
         rig.refused(
             "file/list_delta",
@@ -316,7 +324,7 @@ fn the_feed_tells_what_happened() {
 }
 
 #[test]
-fn batches_do_many_things_one_by_one() {
+fn batch_runs_its_calls_in_order() {
     let rig = Rig::new();
     let id = rig.mkdir("root", "a");
     let sub = |number: u32, url: &str, body: Value| json!({"id": number.to_string(), "method": "POST", "url": url, "headers": {"Content-Type": "application/json"}, "body": body});
@@ -345,7 +353,7 @@ fn batches_do_many_things_one_by_one() {
 }
 
 #[test]
-fn the_root_answers_and_names_can_ignore_case() {
+fn root_is_an_object_and_case_folding_works() {
     let rig = Rig::new();
     let root = rig.ok("file/get", of("root"));
     assert_eq!((&root["type"], &root["parent_file_id"]), (&json!("folder"), &json!("")));
@@ -372,7 +380,7 @@ fn the_root_answers_and_names_can_ignore_case() {
 }
 
 #[test]
-fn downloads_are_redirected_and_urls_have_limits() {
+fn downloads_redirect_and_urls_are_limited() {
     let rig = Rig::new();
     let id = text(&rig.save("root", "f", b"bytes")["file_id"]);
     let headers = [super::rig::header("Authorization", "Bearer AT")];

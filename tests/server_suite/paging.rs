@@ -1,11 +1,11 @@
-//! Listings: every entry once, in order, however the folder changes in between.
+//! Listings: every entry once and in order, also if the folder changes between pages.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::rig::{Rig, text};
 
-/// One page of the root.
+/// Reads one page of the root.
 fn page(rig: &Rig, order: &str, direction: &str, limit: u64, marker: &str) -> (Vec<Value>, String) {
     let page = rig.ok(
         "file/list",
@@ -29,7 +29,7 @@ fn all(rig: &Rig, order: &str, direction: &str, limit: u64) -> Vec<Value> {
 }
 
 #[test]
-fn a_large_folder_is_paged_in_every_order() {
+fn large_folder_is_paged_in_every_order() {
     let rig = Rig::new();
     for number in 0..250 {
         rig.save("root", &format!("f{:03}", (number * 37) % 250), &vec![b'x'; number % 7]);
@@ -52,7 +52,7 @@ fn a_large_folder_is_paged_in_every_order() {
 }
 
 #[test]
-fn markers_belong_to_their_listing() {
+fn marker_is_bound_to_its_listing() {
     let rig = Rig::new();
     for name in ["a", "b", "c"] {
         rig.mkdir("root", name);
@@ -96,7 +96,7 @@ fn pages_can_be_empty_or_short() {
 }
 
 #[test]
-fn filters_and_fields() {
+fn filters_and_fields_are_applied() {
     let rig = Rig::new();
     rig.mkdir("root", "folder");
     rig.save("root", "a.jpg", b"1");
@@ -126,7 +126,7 @@ fn filters_and_fields() {
 }
 
 #[test]
-fn searches_and_scans() {
+fn search_and_scan_find_files() {
     let rig = Rig::new();
     let folder = rig.mkdir("root", "folder");
     for name in ["one.txt", "two.txt", "three.jpg"] {
@@ -157,33 +157,33 @@ fn searches_and_scans() {
     assert_eq!(seen, ["folder", "one.txt", "three.jpg", "two.txt"]);
 }
 
-/// Something that happens between two pages.
+/// A change between two pages.
 #[derive(Clone, Debug)]
-enum Between {
+enum Change {
     Nothing,
     Add(u16),
     Remove(prop::sample::Index),
     Rename(prop::sample::Index, u16),
 }
 
-fn between() -> impl Strategy<Value = Between> {
+fn change_strategy() -> impl Strategy<Value = Change> {
     prop_oneof![
-        Just(Between::Nothing),
-        any::<u16>().prop_map(Between::Add),
-        any::<prop::sample::Index>().prop_map(Between::Remove),
-        (any::<prop::sample::Index>(), any::<u16>()).prop_map(|(index, name)| Between::Rename(index, name)),
+        Just(Change::Nothing),
+        any::<u16>().prop_map(Change::Add),
+        any::<prop::sample::Index>().prop_map(Change::Remove),
+        (any::<prop::sample::Index>(), any::<u16>()).prop_map(|(index, name)| Change::Rename(index, name)),
     ]
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever happens between pages: the names come in order, none twice, and every entry that
-    /// was there all the time under one name is among them.
+    /// With any changes between pages, the names come in order, none twice, and every entry that keeps its name
+    /// is listed.
     #[test]
-    fn what_stays_is_listed_once(
+    fn unchanged_entries_are_listed_once(
         names in prop::collection::btree_set(any::<u16>(), 1..30),
-        events in prop::collection::vec(between(), 40),
+        events in prop::collection::vec(change_strategy(), 40),
         limit in 1u64..6,
         is_descending in any::<bool>(),
     ) {
@@ -204,18 +204,18 @@ proptest! {
                 break;
             }
             match event {
-                Between::Add(name) => {
+                Change::Add(name) => {
                     let name = format!("{name:05}");
                     if live.iter().all(|(_, taken)| *taken != name) {
                         live.push((rig.mkdir("root", &name), name));
                     }
                 }
-                Between::Remove(index) if !live.is_empty() => {
+                Change::Remove(index) if !live.is_empty() => {
                     let (id, _) = live.swap_remove(index.index(live.len()));
                     rig.ok("file/delete", json!({"drive_id": "1", "file_id": id}));
                     steady.remove(&id);
                 }
-                Between::Rename(index, name) if !live.is_empty() => {
+                Change::Rename(index, name) if !live.is_empty() => {
                     let (at, name) = (index.index(live.len()), format!("{name:05}"));
                     if live.iter().all(|(_, taken)| *taken != name) {
                         rig.ok("file/update", json!({"drive_id": "1", "file_id": live[at].0, "name": name}));
@@ -223,7 +223,7 @@ proptest! {
                         live[at].1 = name;
                     }
                 }
-                Between::Nothing | Between::Remove(_) | Between::Rename(..) => {}
+                Change::Nothing | Change::Remove(_) | Change::Rename(..) => {}
             }
         }
         let in_order = if is_descending { seen.iter().rev().is_sorted() } else { seen.is_sorted() };

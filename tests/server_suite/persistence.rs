@@ -1,4 +1,4 @@
-//! What survives: a clean stop, a cut, and kill -9 at any point.
+//! Durability of the server: a clean stop, a kill, and kill -9 at any point.
 
 use std::collections::HashMap;
 use std::io::BufRead as _;
@@ -14,7 +14,7 @@ use super::http::send;
 use super::rig::{Rig, bytes, header, of_upload, parallel_parts, sha1, text};
 
 #[test]
-fn everything_is_there_after_a_restart() {
+fn all_state_survives_a_restart() {
     for is_clean in [true, false] {
         let mut rig = Rig::new();
         let folder = rig.mkdir("root", "folder");
@@ -54,7 +54,7 @@ fn everything_is_there_after_a_restart() {
         assert_eq!(drive["used_size"], 5 + 6 + 3);
         let after = rig.ok("file/list_delta", json!({"drive_id": "1"}));
         assert_eq!(after["items"].as_array().unwrap().len(), delta["items"].as_array().unwrap().len());
-        // The upload goes on, with the states that create declared.
+        // The upload continues, with the midstates that create declared.
         let mut ask = of_upload(&begun);
         ask["part_info_list"] = json!([{"part_number": 2}]);
         let urls = rig.ok("file/get_upload_url", ask);
@@ -65,7 +65,7 @@ fn everything_is_there_after_a_restart() {
 }
 
 #[test]
-fn signed_urls_outlive_a_restart() {
+fn presigned_urls_survive_a_restart() {
     let mut rig = Rig::new();
     let file = rig.save("root", "n", b"bytes");
     let url = rig.ok("file/get_download_url", json!({"drive_id": "1", "file_id": file["file_id"]}));
@@ -75,7 +75,7 @@ fn signed_urls_outlive_a_restart() {
 }
 
 #[test]
-fn one_server_at_a_time_has_the_data() {
+fn data_directory_is_locked() {
     let rig = Rig::new();
     let second = rig.runtime.block_on(async {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -86,14 +86,14 @@ fn one_server_at_a_time_has_the_data() {
 }
 
 #[test]
-fn synced_data_is_the_same_data() {
+fn fsync_mode_keeps_data_across_a_kill() {
     let mut rig = Rig::with(|config| config.fsync = true);
     let file = rig.save("root", "n", &bytes(2, 400_000));
     rig.kill_and_restart();
     assert!(rig.read(&text(&file["file_id"])) == bytes(2, 400_000));
 }
 
-/// A server in a process of its own, so that it can be killed like one.
+/// A server in a separate process, so that the test can kill it.
 struct Killable {
     child: Child,
     addr: SocketAddr,
@@ -140,8 +140,13 @@ fn call(addr: SocketAddr, endpoint: &str, body: &Value) -> Option<Value> {
     if answer.is_cut { None } else { Some(answer.json()) }
 }
 
-/// Uploads one file after another until the server is gone; notes what was answered.
-fn write_until_gone(addr: SocketAddr, worker: u64, round: u64, noted: &Mutex<HashMap<String, String>>) {
+/// Uploads one file after another until the server dies, and returns the acknowledged ones.
+fn write_until_gone(
+    addr: SocketAddr,
+    worker: u64,
+    round: u64,
+    acknowledged: &Mutex<HashMap<String, String>>,
+) {
     for number in 0.. {
         let seed = round * 1_000_000 + worker * 10_000 + number;
         let content = bytes(seed, usize::try_from(640 * 3 + seed % 5000).unwrap());
@@ -159,33 +164,33 @@ fn write_until_gone(addr: SocketAddr, worker: u64, round: u64, noted: &Mutex<Has
         }
         let Some(file) = call(addr, "file/complete", &of_upload(&begun)) else { return };
         assert_eq!(text(&file["content_hash"]), sha1(&content));
-        noted.lock().unwrap().insert(text(&file["file_id"]), text(&file["content_hash"]));
+        acknowledged.lock().unwrap().insert(text(&file["file_id"]), text(&file["content_hash"]));
     }
 }
 
 #[test]
 fn kill_9_loses_no_completed_file() {
     let dir = tempfile::tempdir().unwrap();
-    let noted = Mutex::new(HashMap::new());
+    let acknowledged = Mutex::new(HashMap::new());
     for round in 0..6 {
         let server = Killable::start(dir.path());
         let addr = server.addr;
-        let at_least = noted.lock().unwrap().len() + 10 + usize::try_from(round).unwrap() * 7;
+        let at_least = acknowledged.lock().unwrap().len() + 10 + usize::try_from(round).unwrap() * 7;
         std::thread::scope(|scope| {
             for worker in 0..4 {
-                let noted = &noted;
-                scope.spawn(move || write_until_gone(addr, worker, round, noted));
+                let acknowledged = &acknowledged;
+                scope.spawn(move || write_until_gone(addr, worker, round, acknowledged));
             }
-            while noted.lock().unwrap().len() < at_least {
+            while acknowledged.lock().unwrap().len() < at_least {
                 std::thread::yield_now();
             }
             server.kill();
         });
     }
     let server = Killable::start(dir.path());
-    let noted = noted.into_inner().unwrap();
-    assert!(noted.len() > 100, "{} files are too few to prove anything", noted.len());
-    for (file, hash) in &noted {
+    let acknowledged = acknowledged.into_inner().unwrap();
+    assert!(acknowledged.len() > 100, "{} files are too few for this test", acknowledged.len());
+    for (file, hash) in &acknowledged {
         let url =
             call(server.addr, "file/get_download_url", &json!({"drive_id": "1", "file_id": file})).unwrap();
         let url = text(&url["url"]);
@@ -193,7 +198,7 @@ fn kill_9_loses_no_completed_file() {
         let answer = send(server.addr, "GET", path, &[], b"").unwrap();
         assert_eq!(sha1(&answer.body), *hash, "{file}");
     }
-    // What is on the disk is what the catalog names: no content is left over from the kills.
+    // The disk has only content that the catalog names: the kills leave no orphaned content.
     let blobs: usize = std::fs::read_dir(dir.path().join("data/blobs"))
         .unwrap()
         .map(|dir| std::fs::read_dir(dir.unwrap().path()).unwrap().count())
@@ -208,6 +213,6 @@ fn kill_9_loses_no_completed_file() {
             break;
         }
     }
-    assert!(visible >= noted.len() && blobs == visible, "{blobs} blobs of {visible} files");
+    assert!(visible >= acknowledged.len() && blobs == visible, "{blobs} blobs of {visible} files");
     server.kill();
 }

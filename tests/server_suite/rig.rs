@@ -1,16 +1,16 @@
-//! A server in this process, and the short words in which tests speak to it.
+//! A server in the test process, and short calls to it.
 
 use std::io;
 use std::net::SocketAddr;
 
-use pdsfs::ids::Secret;
-use pdsfs::server::{Faults, Server, ServerConfig};
+use pdsfs::server::Secret;
+use pdsfs::server::{FaultInjector, Server, ServerConfig};
 use serde_json::{Value, json};
 use sha1::{Digest as _, Sha1};
 
 use super::http::{Answer, send};
 
-/// A running server and its data.
+/// A running server and its data directory.
 pub(crate) struct Rig {
     pub(crate) runtime: tokio::runtime::Runtime,
     server: Option<Server>,
@@ -43,7 +43,7 @@ impl Rig {
         self.server = Some(server);
     }
 
-    /// Ends the server as a kill would, and starts it again on the same data.
+    /// Stops the server like a kill and starts it again on the same data.
     pub(crate) fn kill_and_restart(&mut self) {
         self.kill();
         self.start();
@@ -71,7 +71,7 @@ impl Rig {
         self.server().addr()
     }
 
-    pub(crate) fn faults(&self) -> &Faults {
+    pub(crate) fn faults(&self) -> &FaultInjector {
         self.server().faults()
     }
 
@@ -81,20 +81,20 @@ impl Rig {
         send(self.addr(), "POST", &format!("/v2/{endpoint}"), &headers, body.to_string().as_bytes())
     }
 
-    /// The same; an answer is certain.
+    /// Like [`Self::try_call`], and panics without an answer.
     pub(crate) fn call(&self, endpoint: &str, body: Value) -> (u16, Value) {
         let answer = self.try_call(endpoint, &body).unwrap();
         (answer.status, answer.json())
     }
 
-    /// The same; success is certain.
+    /// Like [`Self::call`], and panics on an error.
     pub(crate) fn ok(&self, endpoint: &str, body: Value) -> Value {
         let (status, answer) = self.call(endpoint, body.clone());
         assert!((200..300).contains(&status), "{endpoint} {body}: {status} {answer}");
         answer
     }
 
-    /// The same; this refusal is certain.
+    /// Like [`Self::call`], and panics unless the server refuses with this status and code.
     #[track_caller]
     pub(crate) fn refused(&self, endpoint: &str, body: Value, status: u16, code: &str) {
         let (got, answer) = self.call(endpoint, body.clone());
@@ -135,12 +135,12 @@ impl Rig {
         text(&made["file_id"])
     }
 
-    /// A new file with these bytes; its object as `complete` shows it.
+    /// Uploads a new file and returns the object from `complete`.
     pub(crate) fn save(&self, parent: &str, name: &str, bytes: &[u8]) -> Value {
         self.write(json!({"drive_id": "1", "parent_file_id": parent, "name": name, "type": "file"}), bytes)
     }
 
-    /// A new revision of a file.
+    /// Uploads a new revision of a file.
     pub(crate) fn overwrite(&self, file: &str, bytes: &[u8]) -> Value {
         let create = json!({"drive_id": "1", "parent_file_id": "root", "name": "ignored", "type": "file", "file_id": file});
         self.write(create, bytes)
@@ -161,8 +161,8 @@ impl Rig {
         answer.body
     }
 
-    /// The entries of a folder of the data, after everything that was forgotten is removed: one
-    /// more change is stored after those before it were followed up.
+    /// The number of entries in a subdirectory of the data, after the removal of unused content: a further
+    /// change is stored only after that of the changes before it.
     pub(crate) fn data_entries(&self, folder: &str) -> usize {
         self.mkdir("root", "settled");
         let entries = std::fs::read_dir(self.data_dir().join(folder)).unwrap();
@@ -172,7 +172,7 @@ impl Rig {
             .count()
     }
 
-    /// All names in a folder, in the order of the listing.
+    /// All names in a folder, in listing order.
     pub(crate) fn names(&self, parent: &str) -> Vec<String> {
         let mut names = Vec::new();
         let mut marker = String::new();
@@ -195,19 +195,19 @@ pub(crate) fn header(name: &str, value: &str) -> (String, String) {
 }
 
 pub(crate) fn text(value: &Value) -> String {
-    value.as_str().unwrap_or_else(|| panic!("{value} is no text")).to_owned()
+    value.as_str().unwrap_or_else(|| panic!("{value} is not a string")).to_owned()
 }
 
-/// The three ids of an upload that `create` answered.
+/// The three ids of the upload that `create` returned.
 pub(crate) fn of_upload(begun: &Value) -> Value {
     json!({"drive_id": begun["drive_id"], "file_id": begun["file_id"], "upload_id": begun["upload_id"]})
 }
 
 pub(crate) fn sha1(bytes: &[u8]) -> String {
-    pdsfs::ids::Sha1Hash(Sha1::digest(bytes).into()).to_string()
+    pdsfs::server::Sha1Hash(Sha1::digest(bytes).into()).to_string()
 }
 
-/// Bytes that do not repeat.
+/// Pseudo-random bytes of a seed.
 pub(crate) fn bytes(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut next = || {
@@ -219,8 +219,8 @@ pub(crate) fn bytes(seed: u64, len: usize) -> Vec<u8> {
     std::iter::repeat_with(&mut next).flatten().take(len).collect()
 }
 
-#[allow(clippy::many_single_char_names)] // As the standard names them.
-/// SHA-1 chaining value after a whole number of blocks, by the textbook.
+#[allow(clippy::many_single_char_names)] // The names of the standard.
+/// The SHA-1 chaining value after a whole number of blocks, in a textbook implementation.
 pub(crate) fn chaining_value(bytes: &[u8]) -> [u32; 5] {
     assert!(bytes.len().is_multiple_of(64));
     let mut h: [u32; 5] = [0x6745_2301, 0xEFCD_AB89, 0x98BA_DCFE, 0x1032_5476, 0xC3D2_E1F0];

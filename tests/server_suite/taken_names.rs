@@ -1,11 +1,11 @@
-//! Uploads to a name that is taken.
+//! Uploads to a taken name.
 
 use serde_json::json;
 
 use super::rig::{Rig, of_upload, text};
 
 #[test]
-fn a_taken_name_is_doubled_changed_or_refused() {
+fn taken_name_follows_check_name_mode() {
     let rig = Rig::new();
     let first = rig.save("root", "a.txt", b"1");
     let create = |mode: &str| json!({"drive_id": "1", "parent_file_id": "root", "name": "a.txt", "type": "file", "check_name_mode": mode});
@@ -21,7 +21,7 @@ fn a_taken_name_is_doubled_changed_or_refused() {
     rig.save("root", "a.txt", b"2");
     assert_eq!(rig.names("root"), ["a.txt", "a.txt"]);
     rig.refused("file/create", create("overwrite"), 400, "InvalidParameter.CheckNameMode");
-    // A name that was taken while the bytes were on their way.
+    // The name is taken during the upload.
     let ask = json!({"drive_id": "1", "parent_file_id": "root", "name": "b", "type": "file", "check_name_mode": "refuse"});
     let late = rig.ok("file/create", ask);
     rig.put(late["part_info_list"][0]["upload_url"].as_str().unwrap(), b"3");

@@ -1,8 +1,8 @@
-//! Who is let in.
+//! Authentication: access tokens, refresh tokens and authorization codes.
 
 use std::time::Duration;
 
-use pdsfs::ids::Secret;
+use pdsfs::server::Secret;
 use pdsfs::server::ServerConfig;
 use serde_json::{Value, json};
 
@@ -28,7 +28,7 @@ fn code(answer: &Answer) -> (u16, String) {
 }
 
 #[test]
-fn nothing_is_answered_without_the_token() {
+fn calls_without_token_are_refused() {
     let rig = Rig::new();
     for path in
         ["/v2/drive/get", "/v2/file/create", "/v2/file/list", "/v2/batch", "/v2/no/such", "/_pdsfs/faults"]
@@ -49,7 +49,7 @@ fn nothing_is_answered_without_the_token() {
 }
 
 #[test]
-fn what_no_service_has_is_answered_by_the_gateway() {
+fn unknown_paths_get_gateway_errors() {
     let rig = Rig::new();
     let answer = rig.try_call("file/no_such", &json!({})).unwrap();
     assert_eq!(
@@ -66,15 +66,19 @@ fn what_no_service_has_is_answered_by_the_gateway() {
 }
 
 #[test]
-fn a_refresh_hands_out_tokens_and_rotates() {
+fn refresh_issues_and_rotates_tokens() {
     let mut rig = Rig::with(with_refresh);
     let first = refresh(&rig, "RT").json();
     assert_eq!((&first["token_type"], &first["expires_in"]), (&json!("Bearer"), &json!(7200)));
     assert_eq!(drive_with(&rig, &text(&first["access_token"])).status, 200);
-    assert_eq!(code(&refresh(&rig, "RT")).0, 400, "a refresh token is good once");
+    assert_eq!(code(&refresh(&rig, "RT")).0, 400, "a refresh token works twice");
     rig.kill_and_restart();
-    assert_eq!(drive_with(&rig, &text(&first["access_token"])).status, 200, "tokens outlive a restart");
-    assert_eq!(code(&refresh(&rig, "RT")).0, 400, "and so does what was used");
+    assert_eq!(
+        drive_with(&rig, &text(&first["access_token"])).status,
+        200,
+        "an access token is gone after a restart"
+    );
+    assert_eq!(code(&refresh(&rig, "RT")).0, 400, "a used refresh token works after a restart");
     let second = refresh(&rig, &text(&first["refresh_token"])).json();
     rig.runtime.block_on(rig.server().advance_clock(Duration::from_secs(7201)));
     let expired = drive_with(&rig, &text(&second["access_token"]));
@@ -85,7 +89,7 @@ fn a_refresh_hands_out_tokens_and_rotates() {
 }
 
 #[test]
-fn a_code_is_good_once_and_only_for_known_clients() {
+fn code_works_once_for_known_clients() {
     let rig = Rig::with(|config| {
         config.logins.codes = vec![Secret::new("C".to_owned())];
         config.logins.client_ids = vec!["app".to_owned()];

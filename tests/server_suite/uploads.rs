@@ -1,4 +1,4 @@
-//! Uploads: in order, in any order, overwritten, instant, refused.
+//! Uploads: ordered, parallel, overwriting, instant, refused.
 
 use pdsfs::server::{FirstPartCtx, Verify};
 use serde_json::{Value, json};
@@ -24,7 +24,7 @@ fn put_part(rig: &Rig, begun: &Value, content: &[u8], part: usize, index: usize)
 }
 
 #[test]
-fn a_parallel_upload_takes_its_parts_in_any_order() {
+fn parallel_upload_accepts_any_part_order() {
     for verify in [Verify::Full, Verify::Off] {
         let rig = Rig::with(|config| config.verify = verify);
         let content = bytes(1, 3 * 640 + 17);
@@ -35,7 +35,7 @@ fn a_parallel_upload_takes_its_parts_in_any_order() {
         for index in [3, 1, 0, 2, 1] {
             put_part(&rig, &begun, &content, 640, index);
         }
-        assert_eq!(rig.names("root"), Vec::<String>::new(), "an uploading file is invisible");
+        assert_eq!(rig.names("root"), Vec::<String>::new(), "an unfinished file is visible");
         rig.refused("file/get", json!({"drive_id": "1", "file_id": begun["file_id"]}), 404, "NotFound.File");
         let file = rig.ok("file/complete", of_upload(&begun));
         assert_eq!(text(&file["content_hash"]), sha1(&content));
@@ -50,7 +50,7 @@ fn a_parallel_upload_takes_its_parts_in_any_order() {
 }
 
 #[test]
-fn a_wrong_midstate_ends_the_upload() {
+fn wrong_midstate_fails_the_upload() {
     let rig = Rig::new();
     let content = bytes(2, 640 * 3);
     let mut parts = parallel_parts(&content, 640);
@@ -72,7 +72,7 @@ fn a_wrong_midstate_ends_the_upload() {
 }
 
 #[test]
-fn bytes_that_do_not_lead_to_the_next_state_end_the_upload() {
+fn bytes_not_matching_midstate_fail_the_upload() {
     let rig = Rig::new();
     let content = bytes(3, 640 * 2);
     let begun = begin_parallel(&rig, "n", &content, 640);
@@ -84,7 +84,7 @@ fn bytes_that_do_not_lead_to_the_next_state_end_the_upload() {
 }
 
 #[test]
-fn a_missing_part_is_named_and_can_still_be_sent() {
+fn missing_part_is_named_and_can_be_sent() {
     let rig = Rig::new();
     let content = bytes(4, 640 * 3);
     let begun = begin_parallel(&rig, "n", &content, 640);
@@ -98,7 +98,7 @@ fn a_missing_part_is_named_and_can_still_be_sent() {
 }
 
 #[test]
-fn a_declared_hash_or_crc_must_be_that_of_the_bytes() {
+fn declared_hash_and_crc_are_verified() {
     let rig = Rig::new();
     for (field, code) in
         [("content_hash", "InvalidParameter.ContentHash"), ("crc64_hash", "InvalidParameter.Crc64Hash")]
@@ -119,14 +119,18 @@ fn a_declared_hash_or_crc_must_be_that_of_the_bytes() {
 }
 
 #[test]
-fn states_can_come_with_get_upload_url_one_by_one() {
+fn midstates_can_come_with_get_upload_url() {
     let rig = Rig::new();
     let content = bytes(5, 640 * 2 + 1);
     let begun = rig.ok(
         "file/create",
         json!({"drive_id": "1", "parent_file_id": "root", "name": "n", "type": "file", "parallel_upload": true}),
     );
-    assert_eq!(begun["part_info_list"].as_array().unwrap().len(), 1, "no list is one part");
+    assert_eq!(
+        begun["part_info_list"].as_array().unwrap().len(),
+        1,
+        "a create without a part list must give one part"
+    );
     for (index, part) in parallel_parts(&content, 640).into_iter().enumerate() {
         let mut ask = of_upload(&begun);
         ask["part_info_list"] = json!([part]);
@@ -147,7 +151,7 @@ fn states_can_come_with_get_upload_url_one_by_one() {
 }
 
 #[test]
-fn parts_without_a_state_are_hashed_at_the_end() {
+fn parts_without_midstate_are_hashed_at_end() {
     let rig = Rig::new();
     let content = bytes(6, 640 * 3 + 9);
     let mut parts = parallel_parts(&content, 640);
@@ -168,7 +172,7 @@ fn parts_without_a_state_are_hashed_at_the_end() {
 }
 
 #[test]
-fn malformed_states_are_refused_at_once() {
+fn malformed_midstates_are_refused() {
     let rig = Rig::new();
     let h = json!([1, 2, 3, 4, 5]);
     for (number, ctx) in [
@@ -198,7 +202,7 @@ fn malformed_states_are_refused_at_once() {
 }
 
 #[test]
-fn an_ordered_upload_is_ordered() {
+fn ordered_upload_requires_part_order() {
     let rig = Rig::new();
     let parts = json!([{"part_number": 1}, {"part_number": 2}]);
     let begun = rig.ok(
@@ -255,11 +259,11 @@ fn uploaded_parts_are_listed_in_pages() {
     assert_eq!(page(Value::Null, 1000), (vec![1, 3, 5], String::new()));
     let stats = rig.server().stats();
     let seen: Vec<_> = stats.open_uploads[0].parts.iter().map(|part| part.part_number).collect();
-    assert_eq!(seen, [1, 3, 5], "tests can ask for the parts of an open upload");
+    assert_eq!(seen, [1, 3, 5], "the parts of an open upload");
 }
 
 #[test]
-fn urls_expire_and_cannot_be_changed() {
+fn presigned_urls_expire_and_resist_tampering() {
     let rig = Rig::new();
     let begun = rig
         .ok("file/create", json!({"drive_id": "1", "parent_file_id": "root", "name": "n", "type": "file"}));
@@ -287,7 +291,7 @@ fn urls_expire_and_cannot_be_changed() {
 }
 
 #[test]
-fn content_md5_is_checked_where_it_was_announced() {
+fn announced_content_md5_is_verified() {
     let rig = Rig::new();
     let md5 = "kAFQmDzST7DWlj99KOF/cg=="; // of "abc"
     let begun = rig.ok(
@@ -308,7 +312,7 @@ fn content_md5_is_checked_where_it_was_announced() {
 }
 
 #[test]
-fn content_that_is_there_needs_no_upload() {
+fn known_content_needs_no_upload() {
     let rig = Rig::new();
     let content = bytes(8, 5000);
     rig.save("root", "one", &content);
@@ -323,7 +327,7 @@ fn content_that_is_there_needs_no_upload() {
     assert_eq!((status, answer["code"].as_str().unwrap()), (409, "PreHashMatched"));
     assert_eq!((&answer["file_name"], &answer["parent_file_id"]), (&json!("two"), &json!("root")));
     pre["size"] = json!(4999);
-    assert_eq!(rig.call("file/create", pre).0, 201, "another size is other content");
+    assert_eq!(rig.call("file/create", pre).0, 201, "a different size must count as different content");
     let mut instant = ask("two");
     instant["content_hash"] = json!(sha1(&content).to_lowercase());
     instant["content_hash_name"] = json!("sha1");
@@ -336,7 +340,7 @@ fn content_that_is_there_needs_no_upload() {
 }
 
 #[test]
-fn an_overwrite_keeps_the_old_content_until_it_is_complete() {
+fn overwrite_keeps_old_content_until_complete() {
     let rig = Rig::new();
     let file = rig.save("root", "n", b"old");
     let id = text(&file["file_id"]);
@@ -362,18 +366,18 @@ fn an_overwrite_keeps_the_old_content_until_it_is_complete() {
 }
 
 #[test]
-fn without_revisions_only_the_newest_content_stays() {
+fn revisions_off_keeps_only_newest_content() {
     let rig = Rig::with(|config| config.quirks.revisions = false);
     let file = rig.save("root", "n", b"old");
     let new = rig.overwrite(&text(&file["file_id"]), b"new");
     assert_eq!(new["revision_version"], 1);
     let old = json!({"drive_id": "1", "file_id": file["file_id"], "revision_id": file["revision_id"]});
     rig.refused("file/get_download_url", old, 404, "NotFound.Revision");
-    assert_eq!(rig.data_entries("blobs"), 1, "content that nobody holds is removed");
+    assert_eq!(rig.data_entries("blobs"), 1, "unused content is not removed");
 }
 
 #[test]
-fn undecided_behaviours_can_be_chosen() {
+fn quirks_are_configurable() {
     let rig = Rig::with(|config| {
         config.quirks.require_size_at_create = true;
         config.quirks.size_must_match = true;
@@ -424,7 +428,7 @@ fn undecided_behaviours_can_be_chosen() {
 }
 
 #[test]
-fn the_quota_is_kept() {
+fn quota_is_enforced() {
     let rig = Rig::with(|config| config.quota_bytes = Some(10));
     let create = |size: Value| json!({"drive_id": "1", "parent_file_id": "root", "name": "n", "type": "file", "size": size});
     rig.refused("file/create", create(json!(11)), 409, "QuotaExhausted.Drive");
@@ -441,7 +445,7 @@ fn the_quota_is_kept() {
 }
 
 #[test]
-fn urls_are_those_of_the_proxy_that_the_client_uses() {
+fn urls_use_the_public_or_request_host() {
     let rig = Rig::new();
     let body = json!({"drive_id": "1", "parent_file_id": "root", "name": "n", "type": "file"}).to_string();
     let headers = [header("Authorization", "Bearer AT"), header("Host", "proxy.example:8443")];
@@ -456,7 +460,7 @@ fn urls_are_those_of_the_proxy_that_the_client_uses() {
 }
 
 #[test]
-fn old_uploads_go_away() {
+fn old_uploads_expire() {
     let rig = Rig::new();
     let begun = rig
         .ok("file/create", json!({"drive_id": "1", "parent_file_id": "root", "name": "n", "type": "file"}));
@@ -470,7 +474,7 @@ fn old_uploads_go_away() {
 }
 
 #[test]
-fn names_are_checked() {
+fn invalid_names_are_refused() {
     let rig = Rig::new();
     for name in ["", "a/b", "a\\b", &"x".repeat(1025)] {
         let create = json!({"drive_id": "1", "parent_file_id": "root", "name": name, "type": "file"});

@@ -1,4 +1,4 @@
-"""Stands in for a person with a browser: presses Allow on the page of `pdsfs serve` and prints where that leads.
+"""Plays a user with a browser: presses Allow on the page of `pdsfs serve` and prints the redirect URL.
 
     consent.py PAGE
 """

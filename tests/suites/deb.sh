@@ -1,11 +1,10 @@
 #!/bin/bash
-# Installs the Debian package with apt into a new root file system, uses it there as a new user would (logs in, mounts,
-# copies, reads the manual), and removes it again: exit 0 where every step works and nothing is left.
+# Installs the Debian package with apt into a new root file system, uses it there as a new user (login, mount, copy,
+# manual), and removes it again. Exits with 0 if every step works and nothing remains.
 #
 #   packaging/deb && tests/suites/deb.sh [PACKAGE]
 #
-# As root, with mmdebstrap, python3 and /dev/fuse; lintian is run where it is installed. Everything happens below a
-# temporary folder.
+# Needs root, mmdebstrap, python3 and /dev/fuse; runs lintian if it is installed. Works below a temporary directory only.
 set -u
 here=$(dirname "$(readlink -f "$0")")
 package=${1:-$(ls -t "$here"/../../target/debian/pdsfs_*.deb 2>/dev/null | head -1)}
@@ -19,7 +18,7 @@ finish() {
     for dir in dev/fuse dev/null dev/urandom proc; do umount -l "$root/$dir" 2>/dev/null; done
     rm -rf --one-file-system "$work"
 }
-# Processes whose root is the new one.
+# Processes in the new root.
 in_root() {
     local proc
     for proc in /proc/[0-9]*; do
@@ -28,15 +27,14 @@ in_root() {
 }
 trap finish EXIT
 
-# fuse3 is not among these: apt has to bring it with the package. Programs of fish and zsh are not needed for the place of
-# their completions.
+# fuse3 is not in this list: apt must install it with the package. The completions of fish and zsh need no shell.
 mmdebstrap --variant=minbase --include=apt,man-db,bash-completion,systemd,ca-certificates,adduser "$suite" "$root" \
     $(ls /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list 2>/dev/null | head -1) >"$work/log" 2>&1 ||
     { tail -5 "$work/log" >&2; exit 2; }
 for dir in dev/fuse dev/null dev/urandom; do touch "$root/$dir"; mount --bind "/$dir" "$root/$dir" || exit 2; done
 mount -t proc proc "$root/proc" || exit 2
 cp "$package" "$root/pdsfs.deb" && cp -L /etc/resolv.conf "$root/etc/resolv.conf" 2>/dev/null
-# apt reaches its mirror the way that this machine does.
+# apt uses the mirror and proxy settings of this machine.
 apt-config dump Acquire >"$root/etc/apt/apt.conf.d/90suite"
 proxies=$(env | grep -iE '^(http|https|no)_proxy=')
 run() { chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 HOME=/root "$@"; }
@@ -56,7 +54,7 @@ step() {
 }
 not() { ! "$@"; }
 files() { (cd "$root" && find etc usr lib var -xdev ! -path 'var/lib/dpkg/*' ! -path 'var/lib/apt/*' ! -path 'var/cache/*' ! -path 'var/log/*' | sort); }
-# The maintainer has no address, and the package was never uploaded.
+# The maintainer has no mail address, and the package was never uploaded.
 beside_the_point=bogus-mail-host,bogus-mail-host-in-debian-changelog,initial-upload-closes-no-bugs
 command -v lintian >/dev/null &&
     step lintian lintian --allow-root --fail-on error,warning --suppress-tags $beside_the_point --tag-display-limit 0 "$package"
@@ -65,7 +63,7 @@ run useradd -m -s /bin/bash -u 1000 ann
 files >"$work/before"
 step 'apt update' apt update
 step 'apt install' apt install /pdsfs.deb
-step 'fuse3 came along' run fusermount3 --version
+step 'fuse3 is installed too' run fusermount3 --version
 step version run pdsfs --version
 step 'man pages' run bash -c 'for page in $(cd /usr/share/man && ls man?/*pdsfs* | sed "s,.*/,,;s,\.gz$,,"); do
     man -w "${page%.*}" >/dev/null && [ "$(man "${page%.*}" 2>/dev/null | wc -l)" -gt 10 ] || { echo "$page"; exit 1; }; done
@@ -88,7 +86,7 @@ chroot "$root" env -i PATH=/usr/bin PDSFS_TOKEN=secret pdsfs serve --listen 127.
 for _ in $(seq 100); do address=$(grep -om1 'http://[0-9.:]*' "$work/address") && break; sleep 0.1; done
 address=${address:-}
 
-# An ordinary user: logs in, looks at her drives, and mounts one by its name.
+# An ordinary user logs in, lists her drives, and mounts one by its name.
 paste() {
     local pid line
     coproc browser { ann pdsfs login --endpoint "$address" --client-id app --paste 2>&1; }
@@ -100,7 +98,7 @@ paste() {
     wait "$pid"
 }
 step 'a user logs in' paste
-step 'with a private account' test "$(stat -c '%a %u' "$root/home/ann/.local/state/pdsfs/accounts/default.json")" = '600 1000'
+step 'the account file is private' test "$(stat -c '%a %u' "$root/home/ann/.local/state/pdsfs/accounts/default.json")" = '600 1000'
 step 'drives' ann bash -c 'pdsfs drives | grep -q "^\* *1" && pdsfs drives --json | grep -q drive_id'
 step 'mount of a user' ann bash -c 'mkdir ~/Drive && pdsfs mount --background default ~/Drive && echo hello >~/Drive/note'
 step 'status' ann bash -c 'pdsfs status | grep -q Drive && pdsfs wait --timeout 20s'
@@ -131,17 +129,17 @@ step 'a login of root' run bash -c "echo secret | pdsfs login system --endpoint 
 
 find "$root/etc/pdsfs" "$root/home/ann" -type f -exec sha256sum {} + | sort >"$work/kept"
 step remove apt remove pdsfs
-step 'the program is gone' not run bash -c 'command -v pdsfs || ls /usr/share/man/man?/*pdsfs* /usr/lib/systemd/*/pdsfs* /usr/sbin/mount*pdsfs'
+step 'the program is removed' not run bash -c 'command -v pdsfs || ls /usr/share/man/man?/*pdsfs* /usr/lib/systemd/*/pdsfs* /usr/sbin/mount*pdsfs'
 kept() { find "$root/etc/pdsfs" "$root/home/ann" -type f -exec sha256sum {} + | sort | diff "$work/kept" -; }
-step 'configurations and accounts are not' kept
+step 'configurations and accounts are kept' kept
 step 'install again' apt install /pdsfs.deb
 step 'the login still works' ann pdsfs drives
 step purge apt purge pdsfs
-step 'they are still not' kept
-step 'but those of root and of services are gone' not run bash -c 'ls -d /var/lib/pdsfs /var/cache/pdsfs 2>/dev/null | grep .'
+step 'purge keeps configurations and accounts' kept
+step 'purge removes the state of root and services' not run bash -c 'ls -d /var/lib/pdsfs /var/cache/pdsfs 2>/dev/null | grep .'
 rm -rf "$root/etc/pdsfs"
 step autoremove apt autoremove --purge
 files >"$work/after"
-step 'nothing left' diff "$work/before" "$work/after"
+step 'no file remains' diff "$work/before" "$work/after"
 echo "DEB ok=$passed/$steps size=$(stat -c %s "$package")"
 [ "$passed" = "$steps" ]

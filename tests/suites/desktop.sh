@@ -1,16 +1,16 @@
 #!/bin/bash
-# Real file managers on a mount, under Xvfb: what is dropped is on the drive, the progress bar follows the upload,
-# cancelling leaves what it leaves in a local folder, failing leaves nothing behind and is told in a dialog, the trash is
-# the recycle bin, and looking at a folder of pictures does not fetch them all. A line per case, the figures in the last
-# line; exit 0 where all pass.
+# Tests real file managers on a mount, under Xvfb: a dropped file is on the drive, the progress bar follows the upload,
+# a cancel leaves the same as in a local directory, a failure leaves nothing and shows a dialog, the trash is the recycle
+# bin, and a view of a directory of pictures does not download them all. Prints a line per case and the figures in the
+# last line. Exits with 0 if all cases pass.
 #
 #   tests/suites/desktop.sh /path/to/dnd.sh [CASE...]     cases: drop line cancel partial fail quota pictures trash
 #
-# dnd.sh FILE FOLDER MANAGER paste|drag puts a file into a folder with a file manager, and prints result=OK
-# mtime=kept leftovers=[] where all is well; xenv.sh beside it starts a display (xenv_stop ends it).
+# dnd.sh FILE DIRECTORY MANAGER paste|drag puts a file into a directory with a file manager, and prints result=OK
+# mtime=kept leftovers=[] on success; xenv.sh beside it starts a display (xenv_stop ends it).
 # Needs the release build (or PDSFS=...), and: thunar pcmanfm tumbler xvfb xdotool wmctrl imagemagick exiftool tesseract
 # strace xfconf-query jq gio.
-# SHOTS=folder keeps pictures of the dialogs; MANAGERS="thunar pcmanfm".
+# SHOTS=directory keeps screenshots of the dialogs; MANAGERS="thunar pcmanfm".
 set -u
 here=$(dirname "$(readlink -f "$0")")
 pdsfs=${PDSFS:-$here/../../target/release/pdsfs}
@@ -37,7 +37,7 @@ mkfifo "$work/address"
 server=$!
 address=$(timeout 20 grep -om1 'http://[0-9.:]*' "$work/address")
 [ -n "$address" ] || { echo "the server does not start:" >&2; cat "$work/serve.log" >&2; exit 2; }
-mount_at() { # FOLDER ARGUMENTS...: mounts, waits, and leaves the process in $!
+mount_at() { # DIRECTORY ARGUMENTS...: mounts, waits for the mount, and leaves the process in $!
     "$pdsfs" mount --endpoint "$address" --drive-id 1 --spill-dir "$work/spill" "${@:2}" "$1" >/dev/null 2>>"$work/mount.log" &
     for _ in $(seq 200); do mountpoint -q "$1" && return; sleep .1; done
     echo "no mount:" >&2; cat "$work/mount.log" >&2; exit 2
@@ -60,7 +60,7 @@ fresh() { head -c "$1" /dev/urandom >"$work/$2"; }
 line_of() { faults "{\"endpoint\":\"put_part\",\"action\":{\"line\":{\"bytes_per_s\":$(($1 * mib))}}}"; }
 completes() { stats '.requests["file/complete"] // 0'; }
 
-# The display of a running drop: it is in the environment of what the script has started.
+# The display of a running drop, from the environment of the child processes.
 display_of() {
     local child
     for child in $(pgrep -P "$1"); do { tr '\0' '\n' <"/proc/$child/environ" | sed -n 's/^DISPLAY=//p'; } 2>/dev/null; done | tail -1
@@ -69,47 +69,47 @@ wait_for() { # SECONDS COMMAND...: until the command succeeds
     local tries=$(($1 * 5)); shift
     while ! "$@" >/dev/null 2>&1; do tries=$((tries - 1)); [ $tries -le 0 ] && return 1; sleep .2; done
 }
-# Starts a drop of FILE that is to be met while it runs: sets $drop, $target and DISPLAY.
-start_drop() { # FILE MANAGER SECONDS [paste|drag [FOLDER]]
+# Starts a drop of FILE in the background: sets $drop, $target and DISPLAY.
+start_drop() { # FILE MANAGER SECONDS [paste|drag [DIRECTORY]]
     target=${5:-mnt}
-    # While the last parts are on their way nothing changes here, and that is not the end.
+    # While the last parts are sent, nothing changes in the directory; that is not the end of the drop.
     DND_TIMEOUT=$3 QUIET_S=5 "$dnd" "$1" "$work/$target" "$2" "${4:-paste}" >"$work/drop.out" 2>/dev/null &
     drop=$!
     wait_for 60 began || { wait $drop; faults ""; cat "$work/drop.out"; return 1; }
     DISPLAY=$(display_of $drop); export DISPLAY
 }
-# Something has arrived, or the manager shows a window beside its two.
+# A file has arrived, or the file manager shows a third window.
 began() {
     [ -n "$(ls "$work/$target"/to*/ 2>/dev/null)" ] || DISPLAY=$(display_of $drop) wmctrl -l | grep -qv ' from[0-9]\| to[0-9]'
 }
-# What is in the folder of the drop, here and through the other mount: names and sizes.
+# Names and sizes in the target directory, on either mount.
 in_folder() { stat -c '%n %s' "$work/$1"/to*/* 2>/dev/null | sed 's/.*\///'; }
 is_empty() { [ -z "$(in_folder mnt)$(in_folder seen)" ]; }
 is_copying() { has_window "File Operation Progress" || has_window "Copying files"; }
 is_over() { ! is_copying && [ "$(open_uploads)" = 0 ] && [ "$(in_folder mnt)" = "$(in_folder seen)" ]; }
 has_window() { wmctrl -l | grep -q "$1"; }
 picture() { import -silent -window root "$shots/$1.png"; }
-# The words of the picture, in one line.
+# The text of a screenshot, in one line.
 words() { convert "$shots/$1.png" -colorspace gray -resize 300% "$work/words.png" && tesseract "$work/words.png" - 2>/dev/null | tr '\n' ' '; }
 
-# Puts a program of this name in front of the real one, which ends with starting that.
+# Puts a wrapper of this name before the real program in the PATH; the wrapper starts the real program.
 wrap() { # MANAGER LINES
     printf '#!/bin/sh\n%s %s "$@"\n' "$2" "$(command -v "$1")" >"$work/bin/$1" && chmod +x "$work/bin/$1"
 }
-# Presses what cancels in the window of the progress.
+# Presses the cancel button of the progress window.
 press_cancel() { # MANAGER
     local title dx y
     case $1 in thunar) title="File Operation Progress" dx=30 ;; *) title="Copying files" dx=145 ;; esac
     local window; window=$(xdotool search --onlyvisible --name "$title" | head -1)
     [ -n "$window" ] || return 1
     eval "$(xdotool getwindowgeometry --shell "$window")"
-    # Thunar: the square at the right. PCManFM: the left one of two buttons below.
+    # Thunar: the square on the right. PCManFM: the left one of two buttons at the bottom.
     case $1 in thunar) y=$((Y + 33)) ;; *) y=$((Y + HEIGHT - 40)) ;; esac
     xdotool mousemove $((X + WIDTH - dx)) $y click 1
 }
-# Drops 100 MiB and cancels when a third or more has been taken: sets $left, the names and sizes that are there
-# when nothing moves any more, $pressed, the bytes taken by then, and $took, the seconds until it was over.
-cancel_half_way() { # MANAGER PICTURE WAY FOLDER
+# Drops 100 MiB and cancels after a third of the writes. Sets $left (names and sizes afterwards), $pressed (bytes written
+# before the cancel) and $took (seconds until the end).
+cancel_half_way() { # MANAGER PICTURE WAY DIRECTORY
     left= pressed=0 took=
     fresh $((100 * mib)) hundred.bin
     start_drop "$work/hundred.bin" "$1" 25 "$3" "$4" || return 1
@@ -136,7 +136,7 @@ if wants drop; then
 fi
 
 if wants line; then
-    # 100 MiB over a line of 10 MiB/s: ten seconds. What the manager has got rid of is what its bar shows.
+    # 100 MiB over a line of 10 MiB/s take ten seconds. The progress bar shows the bytes that the file manager has written.
     for manager in $managers; do for how in $ways; do
         fresh $((100 * mib)) hundred.bin
         line_of 10
@@ -160,20 +160,20 @@ if wants line; then
         seconds=$(printf %.1f "$elapsed")
         case $line in *result=OK*mtime=kept*'leftovers=[]'*) ok=0 ;; *) ok=1 ;; esac
         [ "$(echo "$seconds >= 9 && $seconds <= 14" | bc)" = 1 ] && [ $ahead_max -le $((40 * mib)) ] || ok=1
-        report $ok "$manager $how 10 MiB/s" "taken/sent in MiB:$samples; on the drive after $seconds s, bar full after $(printf %.1f "${full_at:-0}") s, at most $((ahead_max / mib)) MiB ahead; $line"
+        report $ok "$manager $how 10 MiB/s" "written/sent in MiB:$samples; on the drive after $seconds s, bar full after $(printf %.1f "${full_at:-0}") s, at most $((ahead_max / mib)) MiB ahead; $line"
         figures="$figures $manager-$how-10MiB/s=${seconds}s ahead=$((ahead_max / mib))MiB"
     done; done
 fi
 
 if wants cancel; then
-    # Both managers only close what they have written, in any folder: nothing tells that from a file that is finished.
+    # On cancel both managers only close the file, in every directory: that looks like a finished file.
     for manager in $managers; do
-        # A local folder has to be slow for this: each piece that is copied waits a little.
+        # The local directory must be slow for this test: each copied piece waits a little.
         wrap "$manager" "exec strace -f -o /dev/null -e trace=splice,copy_file_range -e inject=splice,copy_file_range:delay_exit=40000"
         PATH=$work/bin:$PATH cancel_half_way "$manager" "$manager-cancel-local" paste local; ok=$?
         wait $drop; rm "$work/bin/$manager"
         case $left in hundred.bin\ *) locally=half ;; '') locally=nothing ;; *) locally=$left ok=1 ;; esac
-        report $ok "$manager cancel in a local folder" "leaves $locally: [$left]"
+        report $ok "$manager cancel in a local directory" "leaves $locally: [$left]"
         for how in $ways; do
             line_of 10
             cancel_half_way "$manager" "$manager-$how-cancel" $how mnt; ok=$?
@@ -185,24 +185,24 @@ if wants cancel; then
             fi
             [ "$here" = "$locally" ] || ok=1
             wait $drop
-            report $ok "$manager $how cancel half-way" "over after $took s; uploads left open: $(open_uploads); leaves $here, as a local folder: [$left], $((${pressed:-0} / mib)) MiB were taken when it was pressed"
+            report $ok "$manager $how cancel half-way" "over after $took s; open uploads: $(open_uploads); leaves $here, like a local directory: [$left], $((${pressed:-0} / mib)) MiB were written before the cancel"
         done
     done
 fi
 
 if wants partial && [[ $managers = *thunar* ]]; then
-    # Thunar can copy to NAME.partial~, which it renames when all is there and deletes when it is cancelled.
+    # Thunar can copy to NAME.partial~, which it renames at the end and deletes on cancel.
     wrap thunar "xfconf-query -c thunar -p /misc-transfer-use-partial -s THUNAR_USE_PARTIAL_MODE_ALWAYS --create -t string; exec"
     for how in $ways; do
         empty_bin; line_of 10
         PATH=$work/bin:$PATH cancel_half_way thunar "thunar-$how-partial" $how mnt; ok=$?
-        # Its close comes before its unlink, and what close has said is on the drive goes to the recycle bin.
+        # Thunar closes the file before it unlinks it, so the committed file goes to the recycle bin.
         thrown=$(bin_names)
         [ -z "$left" ] && [ "$thrown" = "hundred.bin.partial~ " ] || ok=1
         wait $drop
-        report $ok "thunar $how partial, cancelled" "over after $took s; uploads left open: $(open_uploads); left in the folder: [$left], in the recycle bin: [$thrown]"
+        report $ok "thunar $how partial, cancelled" "over after $took s; open uploads: $(open_uploads); left in the directory: [$left], in the recycle bin: [$thrown]"
 
-        # Still over that line: a mount that has just met a fast one lets the next file run ahead.
+        # Still over the slow line: after a fast line, the mount would let the next file run ahead.
         empty_bin; fresh $((20 * mib)) twenty.bin
         before=$(stats .received_bytes) done_before=$(completes)
         line=$(PATH=$work/bin:$PATH KEEP=1 QUIET_S=5 BACKEND=$work/seen "$dnd" "$work/twenty.bin" "$work/mnt" thunar $how 2>/dev/null | tail -1)
@@ -215,7 +215,7 @@ if wants partial && [[ $managers = *thunar* ]]; then
     rm "$work/bin/thunar"
 fi
 
-refused_drop() { # CASE FAULT CAUSE WORDS: a drop that fails; the mount tells the cause, the dialog has the words
+refused_drop() { # CASE FAULT CAUSE WORDS: a drop that fails; the log of the mount has the cause, the dialog has the words
     local manager ok left log title said shown
     for manager in $managers; do
         fresh $((40 * mib)) forty.bin
@@ -231,35 +231,35 @@ refused_drop() { # CASE FAULT CAUSE WORDS: a drop that fails; the mount tells th
         [ -z "$left" ] || ok=1
         said=$(tail -n +$((log + 1)) "$work/mount.log" | grep -m1 -o "$3")
         [ -n "$said" ] && [ -n "$shown" ] || ok=1
-        report $ok "$manager $1" "a dialog \"$title\" with \"$shown\"; the mount said \"$said\"; left on the drive: [$left]"
+        report $ok "$manager $1" "a dialog \"$title\" with \"$shown\"; the mount logged \"$said\"; left on the drive: [$left]"
     done
 }
 status() { echo "{\"endpoint\":\"$1\",\"after\":${3:-0},\"action\":{\"status\":{\"status\":403,\"code\":\"$2\"}}}"; }
 wants fail && refused_drop fail "$(status put_part AccessDenied)" "403 AccessDenied" "Permission denied"
-# The folder for the drop comes first.
+# The first create makes the target directory.
 wants quota && refused_drop quota "$(status file/create QuotaExhausted.Drive 1)" "QuotaExhausted" "No space left on device"
 
 if wants pictures; then
-    # As cameras make them: 2 MB with a small preview in front. Each is another file.
+    # Pictures as from a camera: 2 MB with a small preview at the front. Each file is different.
     convert -size 2000x1500 xc:gray +noise Random -quality 87 "$work/picture.jpg"
     convert "$work/picture.jpg" -resize 160x120 -strip "$work/preview.jpg"
     cp "$work/picture.jpg" "$work/bare.jpg"
     exiftool -q -overwrite_original "-ThumbnailImage<=$work/preview.jpg" -Make=Camera "$work/picture.jpg"
-    # PCManFM draws what has no preview only up to 2 megapixels.
+    # PCManFM draws pictures without a preview only up to 2 megapixels.
     convert -size 1600x1200 xc:gray +noise Random -quality 87 "$work/small.jpg"
     for kind in picture bare small; do
         mkdir "$work/mnt/$kind"
         for n in $(seq -w 500); do { cat "$work/$kind.jpg"; echo "$n"; } >"$work/mnt/$kind/IMG_$n.jpg"; done
         total=$((500 * $(stat -c %s "$work/$kind.jpg")))
         for manager in $managers; do
-            # Another mount: nothing of what was written is known to it.
+            # A new mount has no cached bytes.
             mkdir -p "$work/look"; mount_at "$work/look" --read-only; look=$!
             before=$(stats .sent_bytes); calls=$(stats '[.requests[]] | add')
             (
                 . "$(dirname "$dnd")/xenv.sh"
                 case $manager in pcmanfm) new=-n ;; *) new= ;; esac
                 $manager $new "$work/look/$kind" >/dev/null 2>&1 & FMPID=$!
-                # Until nothing has been read for five seconds, a minute at most.
+                # Waits until nothing was read for five seconds, at most one minute.
                 last= quiet=0
                 for _ in $(seq 60); do
                     sleep 1; now=$(stats .sent_bytes)
@@ -271,7 +271,7 @@ if wants pictures; then
             ) 2>/dev/null
             bytes=$(($(stats .sent_bytes) - before)); calls=$(($(stats '[.requests[]] | add') - calls))
             kill $look; wait $look 2>/dev/null
-            # A first look costs less than a twentieth, but for a manager that itself reads all that it could show.
+            # The first view reads less than a twentieth, except in a file manager that reads every picture itself.
             [ "$manager $kind" = "pcmanfm small" ] || [ $((bytes * 20)) -lt $total ]; ok=$?
             report $ok "$manager 500 pictures ($kind)" "$((bytes / 1024)) KiB of $((total / 1024)) KiB were read, with $calls calls"
             figures="$figures $manager-$kind=$((bytes / 1024))KiB"
@@ -307,7 +307,7 @@ one" ]; }
             xdotool mousemove $((X + WIDTH - 60)) $((Y + HEIGHT - 110)) click 1; sleep .5
             xdotool key --clearmodifiers ctrl+a; sleep .5; xdotool key --clearmodifiers Delete; sleep 1.5
             picture "$manager-trash"
-            # Whoever asks whether that is meant gets a yes.
+            # Confirms a possible question.
             xdotool key --clearmodifiers Return; sleep 2; picture "$manager-trashed"
             xenv_stop
         ) 2>/dev/null
@@ -318,7 +318,7 @@ one" ]; }
     done
 fi
 
-[ "$(open_uploads)" = 0 ] || echo "uploads that were given up: $(open_uploads)"
+[ "$(open_uploads)" = 0 ] || echo "abandoned uploads: $(open_uploads)"
 kill "$daemon"; wait "$daemon"; code=$?; daemon=
 report $code "unmount" "exit $code"
 echo "desktop: $passed passed, $failed failed;$figures"

@@ -1,11 +1,11 @@
 #!/bin/bash
-# Keeps the secrets of an account in a real keyring: gnome-keyring on a session bus of its own. Exit 0 where the file has
-# none of them, the account works, and without a keyring the file takes them.
+# Stores the secrets of an account in a real keyring: gnome-keyring on a separate session bus. Exits with 0 if the account
+# file has no secret, the account works, and the file gets the secrets if there is no keyring.
 #
 #   tests/suites/keyring.sh
 #
-# Needs dbus-run-session and gnome-keyring-daemon (Debian: dbus gnome-keyring). Builds nothing; `cargo build` first, or
-# name the binary with PDSFS.
+# Needs dbus-run-session and gnome-keyring-daemon (Debian: dbus gnome-keyring). Builds nothing: run `cargo build` first, or
+# set PDSFS to a binary.
 set -eu
 here=$(dirname "$(readlink -f "$0")")
 pdsfs=${PDSFS:-$here/../../target/debug/pdsfs}
@@ -38,39 +38,39 @@ address=$(timeout 20 grep -om1 'http://[0-9.:]*' "$WORK/address")
 
 login() { echo owner-token | "$pdsfs" login "$@" --token --endpoint "$address"; }
 
-# How many items the keyring has of an account.
+# The number of items of an account in the keyring.
 items() {
     dbus-send --session --print-reply --dest=org.freedesktop.secrets /org/freedesktop/secrets \
         org.freedesktop.Secret.Service.SearchItems "dict:string:string:account,$1" | grep -c 'object path' || true
 }
 
-# Before there is a keyring, the bus cannot start one that is locked: name none.
-login early --store file 2>&1 | grep -q 'secrets are in /' || fail "the file does not take them"
-grep -q owner-token "$account/early.json" || fail "the file does not have them"
+# Before the keyring runs, the bus could start only a locked one, so this login uses the file.
+login early --store file 2>&1 | grep -q 'secrets are in /' || fail "the secrets are not stored in the file"
+grep -q owner-token "$account/early.json" || fail "the file does not have the secrets"
 
 eval "$(printf 'pass\n' | gnome-keyring-daemon --unlock --components=secrets | sed 's/^/export /')"
-login kept --store keyring 2>&1 | grep -q 'in the keyring' || fail "the keyring does not take them"
+login kept --store keyring 2>&1 | grep -q 'in the keyring' || fail "the secrets are not stored in the keyring"
 ! grep -q owner-token "$account/kept.json" || fail "the file has a secret"
 "$pdsfs" drives kept | grep -q '\*  1' || fail "the account does not work"
-login early 2>&1 | grep -q 'secrets are in /' || fail "a login made again moves the secrets"
-login moved --store keyring 2>&1 | grep -q 'in the keyring' || fail "the keyring does not take them"
-login moved --store keyring 2>&1 | grep -q 'in the keyring' || fail "the keyring does not take them again"
+login early 2>&1 | grep -q 'secrets are in /' || fail "a second login moves the secrets"
+login moved --store keyring 2>&1 | grep -q 'in the keyring' || fail "the secrets are not stored in the keyring"
+login moved --store keyring 2>&1 | grep -q 'in the keyring' || fail "a second login does not store the secrets in the keyring"
 [ "$(items moved)" = 1 ] || fail "the keyring has $(items moved) items of one account"
-login moved --store file 2>&1 | grep -q 'secrets are in /' || fail "the file does not take them"
-[ "$(items moved)" = 0 ] || fail "the keyring keeps secrets that a file has"
-login chosen 2>&1 | grep -q 'in the keyring' || fail "a keyring that is there is not used"
+login moved --store file 2>&1 | grep -q 'secrets are in /' || fail "the secrets are not stored in the file"
+[ "$(items moved)" = 0 ] || fail "the keyring keeps secrets that moved to the file"
+login chosen 2>&1 | grep -q 'in the keyring' || fail "an available keyring is not used"
 DBUS_SESSION_BUS_ADDRESS=unix:path=/nonexistent "$pdsfs" drives kept 2>&1 | grep -q -- '--store file' ||
-    fail "a keyring that is gone is not explained"
+    fail "the message about a missing keyring has no remedy"
 DBUS_SESSION_BUS_ADDRESS=unix:path=/nonexistent login fallen 2>&1 | grep -q 'secrets are in /' ||
-    fail "without a keyring the file does not take them"
+    fail "without a keyring the secrets are not stored in the file"
 "$pdsfs" login kept --forget
-! "$pdsfs" drives kept 2>/dev/null || fail "a forgotten account works"
-# A keyring that is locked asks; here nobody can answer, which ends the question. Whoever would begin a unit again is told
-# that it is of no use.
+! "$pdsfs" drives kept 2>/dev/null || fail "a removed account works"
+# A locked keyring asks for its password; without a desktop the question fails at once. The exit code tells a service
+# manager not to restart.
 dbus-send --session --print-reply --dest=org.freedesktop.secrets /org/freedesktop/secrets \
     org.freedesktop.Secret.Service.Lock array:objpath:/org/freedesktop/secrets/collection/login >/dev/null
 mkdir "$WORK/mnt"
 code=0
 "$pdsfs" mount --account chosen "$WORK/mnt" 2>"$WORK/said" || code=$?
-[ "$code" = 2 ] && grep -q 'stays locked' "$WORK/said" || fail "a locked keyring: $code, $(cat "$WORK/said")"
+[ "$code" = 2 ] && grep -q 'unlock prompt was dismissed' "$WORK/said" || fail "a locked keyring: $code, $(cat "$WORK/said")"
 echo "all passed"

@@ -1,4 +1,4 @@
-"""Presses the buttons of the login page in a real browser, by WebDriver. Called by login.sh."""
+"""Presses the buttons of the login page in a real browser with WebDriver. Called by login.sh."""
 
 import json
 import os
@@ -18,7 +18,7 @@ CHROMIUM = [
 
 
 class Browser:
-    """One window of Chromium."""
+    """A window of Chromium."""
 
     open_ones = []
 
@@ -67,24 +67,24 @@ def check(holds, what, *seen):
 
 
 def begin(name, *more):
-    """Starts a login; the process, and the page that it prints."""
+    """Starts a login and returns the process and the printed URL."""
     arguments = [PDSFS, "login", name, "--endpoint", ADDRESS, "--client-id", "app", "--no-browser", "--store", "file"]
     login = subprocess.Popen([*arguments, *more], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    said = ""
+    output = ""
     for line in login.stderr:
-        said += line
+        output += line
         if "/v2/oauth/authorize?" in line:
             return login, line.strip()
-    raise AssertionError(f"no page was printed: {said}")
+    raise AssertionError(f"no URL was printed: {output}")
 
 
 def end(login):
-    _, said = login.communicate(timeout=PATIENCE_S)
-    return login.returncode, said
+    _, output = login.communicate(timeout=PATIENCE_S)
+    return login.returncode, output
 
 
 def wait_for(look):
-    """The browser follows redirects by itself, and tells nobody when it has."""
+    """Polls, because the browser follows redirects without an event."""
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         try:
@@ -93,7 +93,7 @@ def wait_for(look):
         except AssertionError:
             pass
         time.sleep(0.05)
-    raise AssertionError("waited in vain")
+    raise AssertionError("timed out")
 
 
 def allow():
@@ -103,14 +103,14 @@ def allow():
     check(browser.text("#client") == "app", "the page names the app")
     browser.click("#allow")
     outcome = wait_for(lambda: browser.text("#outcome"))
-    check("can be closed" in outcome, "the last page says that it is done", outcome)
-    check(browser.address().startswith("http://127.0.0.1:"), "the browser came back to this machine")
-    code, said = end(login)
-    check(code == 0 and "logged in as owner" in said, "Allow logs in", code, said)
+    check("succeeded" in outcome, "the last page reports success", outcome)
+    check(browser.address().startswith("http://127.0.0.1:"), "the browser is redirected to this machine")
+    code, output = end(login)
+    check(code == 0 and "logged in as owner" in output, "Allow logs in", code, output)
     account = pathlib.Path(WORK, "state", "accounts", "work.json")
     check(account.stat().st_mode & 0o777 == 0o600, "only the owner can read the account")
     drives = subprocess.run([PDSFS, "drives", "work", "--json"], capture_output=True, text=True, timeout=PATIENCE_S)
-    check([d["drive_id"] for d in json.loads(drives.stdout)] == ["1", "2"], "the account can be used", drives)
+    check([d["drive_id"] for d in json.loads(drives.stdout)] == ["1", "2"], "the account works", drives)
     browser.close()
 
 
@@ -120,9 +120,9 @@ def deny():
     browser.open(page)
     browser.click("#deny")
     outcome = wait_for(lambda: browser.text("#outcome"))
-    check("not logged in" in outcome, "the last page says that it was denied", outcome)
-    code, said = end(login)
-    check(code == 1 and "denied" in said and "choose Allow" in said, "Deny is an error that says so", code, said)
+    check("login failed" in outcome, "the last page reports the denial", outcome)
+    code, output = end(login)
+    check(code == 1 and "denied" in output and "choose Allow" in output, "Deny is an error with a remedy", code, output)
     check(not os.path.exists(f"{WORK}/state/accounts/denied.json"), "nothing is stored after Deny")
     browser.close()
 
@@ -135,8 +135,8 @@ def paste():
     address = wait_for(lambda: "code=" in (there := browser.address()) and there)
     login.stdin.write(address + "\n")
     login.stdin.flush()
-    code, said = end(login)
-    check(code == 0, "the address of a page that cannot be reached can be pasted", code, said)
+    code, output = end(login)
+    check(code == 0, "the URL of an unreachable page can be pasted", code, output)
     browser.close()
 
 
@@ -144,7 +144,7 @@ def unknown():
     browser = Browser("unknown")
     browser.open(f"{ADDRESS}/v2/oauth/authorize?client_id=stranger&redirect_uri=http://127.0.0.1:9/&response_type=code")
     complaint = browser.text("#complaint")
-    check("not known" in complaint, "an app that is not known gets no buttons", complaint)
+    check("not known" in complaint, "the page for an unknown app has no buttons", complaint)
     browser.close()
 
 
@@ -152,7 +152,7 @@ try:
     for test in (allow, deny, paste, unknown):
         test()
 finally:
-    # chromedriver leaves its browsers behind.
+    # chromedriver does not close its browsers.
     for browser in list(Browser.open_ones):
         browser.close()
 print("all passed")

@@ -1,11 +1,11 @@
 #!/bin/bash
-# Logs in by a real browser: `pdsfs login` against `pdsfs serve`, with headless Chromium pressing the buttons of
-# the page. Allow leads to an account that can be used, Deny to an error. Exit 0 where all of that holds.
+# Logs in with a real browser: `pdsfs login` with `pdsfs serve`, and headless Chromium presses the buttons of the page.
+# Allow creates a usable account, Deny gives an error. Exits with 0 if both work.
 #
 #   tests/suites/login.sh
 #
-# Needs chromium, chromedriver and python3 (Debian: chromium chromium-driver). Builds nothing; `cargo build` first, or
-# name the binary with PDSFS. Everything stays on 127.0.0.1.
+# Needs chromium, chromedriver and python3 (Debian: chromium chromium-driver). Builds nothing: run `cargo build` first, or
+# set PDSFS to a binary. All traffic stays on 127.0.0.1.
 set -u
 here=$(dirname "$(readlink -f "$0")")
 pdsfs=${PDSFS:-$here/../../target/debug/pdsfs}

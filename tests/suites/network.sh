@@ -1,21 +1,21 @@
 #!/bin/bash
-# Takes the network away from under an upload and gives it back, and says what programs see meanwhile.
+# Interrupts the network during an upload, restores it, and checks what programs see in between.
 #
 #   tests/suites/network.sh [loopback] [cable] [crawl]
 #
-# loopback: the only interface goes down, in a network namespace of its own.
-# cable: client and server in two namespaces with a cable (veth) in between. The link goes down, the route goes,
-#   the address changes, and packets vanish without a word. One mount lives through all of it.
-# crawl: the cable is as slow as a bad radio link, with queues that make a round trip last for seconds. That is no
+# loopback: the only interface goes down, in a separate network namespace.
+# cable: client and server in two namespaces with a cable (veth) between them. The link goes down, the route is
+#   removed, the address changes, and packets are dropped silently. One mount survives all of it.
+# crawl: the cable is as slow as a bad radio link, with queues that make a round trip last for seconds. This is not an
 #   outage.
 #
-# As root; needs unshare and nsenter (package util-linux), ip and tc (iproute2), curl. Builds nothing;
-# `cargo build --release` first, or PDSFS=program.
+# Needs root, unshare and nsenter (package util-linux), ip and tc (iproute2), and curl. Builds nothing: run
+# `cargo build --release` first, or set PDSFS to a binary.
 set -u
 self=$(readlink -f "$0")
 pdsfs=$(readlink -f "${PDSFS:-${self%/*}/../../target/release/pdsfs}")
 [ "$(id -u)" = 0 ] || { echo "network namespaces need root" >&2; exit 2; }
-[ -x "$pdsfs" ] || { echo "$pdsfs is not there: cargo build --release" >&2; exit 2; }
+[ -x "$pdsfs" ] || { echo "no $pdsfs: run cargo build --release" >&2; exit 2; }
 export PDSFS=$pdsfs PDSFS_TOKEN=token
 if [ "${INSIDE:-}" != yes ]; then
     worst=0
@@ -53,14 +53,14 @@ within() { # MS WHAT COMMAND...
     took=$(($(ms) - start))
     check "$what: $took ms, within $max" test $code = 0 -a $took -lt "$max"
 }
-refused() { # COMMAND...: fails, and says that it is for the network
+refused() { # COMMAND...: must fail with an error of the network
     local said
     said=$(LC_ALL=C timeout 150 "$@" 2>&1) && return 1
     case $said in *'No route to host'* | *'Connection timed out'*) ;; *) echo "$said" >&2; return 1 ;; esac
 }
 sorted() { tr ' ' '\n' | sort | tr '\n' ' '; }
 shows() { test "$(timeout 20 ls "$work/mnt/$1" | sorted)" = "$(echo "$2" | sorted)"; } # FOLDER NAMES
-serve() { # ADDRESS COMMAND...: the command goes before the server
+serve() { # ADDRESS COMMAND...: the command is put before that of the server
     local listen=$1
     shift
     mkfifo "$work/address"
@@ -78,7 +78,7 @@ mount_drive() {
     exit 2
 }
 unmount() {
-    check "nothing hangs" timeout 10 "$pdsfs" umount "$work/mnt"
+    check "unmount does not hang" timeout 10 "$pdsfs" umount "$work/mnt"
     wait "$daemon"
     check "everything was saved" test $? = 0
     daemon=
@@ -95,12 +95,12 @@ upload() { # NAME: in the background; returns when half of it is written
     writer=$!
     for _ in $(seq 1000); do [ -s "$work/half" ] && break; sleep 0.02; done
 }
-ended() { # UP: the upload has, soon after that moment
+ended() { # UP: checks that the upload ends soon after this time
     local took
     wait "$writer"
     check "the upload ends" test -s "$work/closed"
     took=$(($(cat "$work/closed") - $1))
-    check "it ends $took ms after the return, within 10000" test "$took" -lt 10000
+    check "it ends $took ms after the return of the network, within 10000" test "$took" -lt 10000
 }
 goes_offline() {
     for _ in $(seq 700); do "$pdsfs" status | grep 'paused: offline' >/dev/null && return; sleep 0.1; done
@@ -119,8 +119,8 @@ if [ "$1" = loopback ]; then
     upload f
     # The loopback keeps its address when it is down, so packets vanish.
     ip link set lo down
-    within 20000 "status says offline" goes_offline
-    sleep 17 # what was believed has run out, and pauses have grown
+    within 20000 "status shows offline" goes_offline
+    sleep 17 # entries are stale, and retry pauses have grown
     check "the upload waits" test ! -e "$work/closed"
     within 5000 "names are shown" shows . "f known"
     ip link set lo up
@@ -132,8 +132,8 @@ if [ "$1" = loopback ]; then
     exit $failed
 fi
 
-# Both ends have addresses of the loopback's net, since plain http is spoken with nobody else. The kernel lets them
-# out where `route_localnet` says so and nothing else claims the net.
+# Both ends have loopback addresses, because plain http is allowed only for them. The kernel routes them to the cable
+# with `route_localnet` and without a local route for the net.
 half=40000000
 unshare -n sleep infinity &
 far=$!
@@ -146,7 +146,7 @@ there ip route del local 127.0.0.0/8 dev lo table local
 ip addr add 127.1.0.2/24 dev near && ip link set near up || exit 2
 mac_of() { grep -o 'link/ether [^ ]*' | cut -d' ' -f2; }
 mac_near=$(ip -o link show near | mac_of) mac_far=$(there ip -o link show far | mac_of)
-# Slow enough that parts are on their way when the network goes.
+# Slow enough that parts are in flight when the network goes down.
 shape() { tc qdisc replace dev near root tbf rate 200mbit burst 64k latency 100ms; }
 shape
 
@@ -154,11 +154,11 @@ link_down() { ip link set near down; }
 link_up() { ip link set near up; }
 route_away() { ip route del 127.1.0.0/24 dev near; }
 route_back() { ip route add 127.1.0.0/24 dev near src 127.1.0.2; }
-# The old address first: for a moment there is none, as when a lease is changed.
+# The old address is removed first: for a moment there is none, as with a new lease.
 other_address() { ip addr del 127.1.0.2/24 dev near && ip addr add 127.1.0.3/24 dev near; }
 first_address() { ip addr del 127.1.0.3/24 dev near && ip addr add 127.1.0.2/24 dev near; }
 silence() {
-    # The neighbour stays known, as a router would: else the kernel would find out by itself.
+    # The neighbour entry is permanent, as for a router: otherwise the kernel would detect the silence itself.
     ip neigh replace 127.1.0.1 lladdr "$mac_far" dev near nud permanent
     tc qdisc replace dev near root blackhole && there tc qdisc replace dev far root blackhole
 }
@@ -169,20 +169,20 @@ end_silence() {
     ip neigh del 127.1.0.1 dev near
 }
 sent_bytes() { ip -s -o link show near | sed 's/.*TX:[^\\]*\\ *\([0-9]*\).*/\1/'; }
-sends_again() { # a megabyte is more than knocks and repeated packets
+sends_again() { # a megabyte is more than probes and repeated packets
     local before
     before=$(sent_bytes)
     for _ in $(seq 600); do [ $(($(sent_bytes) - before)) -gt 1000000 ] && return; sleep 0.02; done
     return 1
 }
 api() { there curl -sS -H 'Authorization: Bearer token' -H 'Content-Type: application/json' -d "$2" "$address/v2/$1"; }
-sha1_there() { # NAME: as the server says
+sha1_there() { # NAME: the hash on the server
     api file/list '{"drive_id":"1","parent_file_id":"root","limit":100}' | grep -o '{[^{}]*}' |
         grep "\"name\":\"$1\"" | grep -o '"content_hash":"[^"]*"' | cut -d'"' -f4
 }
 is_right() { test "$(sha1_there "$1" | tr a-f A-F)" = "$sha1"; }
 lives() { kill -0 "$daemon" && mountpoint -q "$work/mnt"; }
-# What programs see while the network is away, and known to be.
+# Checks the answers of the mount during a detected outage.
 look_around() {
     within 5000 "known names are shown" shows . "$names"
     within 5000 "a known folder is listed" shows known inside
@@ -197,8 +197,8 @@ outage() { # NAME BREAK MEND NOTICED-MS
     names="$names $1"
     mend=$3
     $2
-    within "$4" "status says offline" goes_offline
-    sleep 20 # what was believed has run out, and pauses have grown
+    within "$4" "status shows offline" goes_offline
+    sleep 20 # entries are stale, and retry pauses have grown
     check "the upload waits" test ! -e "$work/closed"
     look_around "$1"
     $3
@@ -206,7 +206,7 @@ outage() { # NAME BREAK MEND NOTICED-MS
     within 3000 "bytes move again" sends_again
     ended "$up"
     check "the bytes are right on the server" is_right "$1"
-    check "status says nothing of offline" is_online
+    check "status does not show offline" is_online
     check "it is the same daemon" lives
 }
 
@@ -217,12 +217,12 @@ if [ "$1" = crawl ]; then
     mount_drive
     head -c $((2 * half)) /dev/urandom >"$work/source"
     upload f
-    sleep 20 # the queue is full, and what was believed has run out
+    sleep 20 # the queue is full, and entries are stale
     within 15000 "a name is looked up behind the upload" test ! -e "$work/mnt/other"
-    within 100000 "the upload takes as long as it takes" wait "$writer"
-    check "it ends" test -s "$work/closed"
+    within 100000 "the slow upload ends" wait "$writer"
+    check "the close succeeds" test -s "$work/closed"
     check "the bytes are right" cmp "$work/source" "$work/mnt/f"
-    check "nothing was taken for an outage" test "$(grep -c 'cannot be reached' "$work/mount.log")" = 0
+    check "the slow line is not an outage" test "$(grep -c 'cannot be reached' "$work/mount.log")" = 0
     check "nothing was sent twice" test "$(sent_bytes)" -lt $((2 * half * 12 / 10))
     unmount
     [ $failed = 0 ] || tail -30 "$work/mount.log" >&2
@@ -253,7 +253,7 @@ check "it is the same daemon" lives
 first_address
 
 echo "-- silence without an upload"
-sleep 16 # what was believed has run out
+sleep 16 # entries are stale
 mend=end_silence
 silence
 within 20000 "the first unknown name" refused stat "$work/mnt/known/other"
@@ -261,7 +261,7 @@ within 5000 "the next unknown name" refused stat "$work/mnt/known/another"
 within 45000 "unknown bytes" refused dd if="$work/mnt/piece" of=/dev/null bs=4k skip=4000 count=1
 end_silence
 mend=true
-within 3000 "an unknown name is looked for again" test ! -e "$work/mnt/known/other"
+within 3000 "an unknown name is looked up again" test ! -e "$work/mnt/known/other"
 within 3000 "unknown bytes are read" cmp "$work/piece" "$work/mnt/piece"
 unmount
 [ $failed = 0 ] || tail -30 "$work/mount.log" >&2

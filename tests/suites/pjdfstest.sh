@@ -1,11 +1,11 @@
 #!/bin/bash
-# Runs pjdfstest (the Rust one, github.com/saidsay-so/pjdfstest) on a mount of the release build and compares
-# what fails with pjdfstest-failures.txt: exit 0 where exactly those fail, and 90 % of what applies passes.
+# Runs pjdfstest (the Rust version, github.com/saidsay-so/pjdfstest) on a mount of the release build and compares the
+# failures with pjdfstest-failures.txt. Exits with 0 if exactly those fail and 90 % of the applicable tests pass.
 #
 #   PJDFSTEST=/path/to/pjdfstest tests/suites/pjdfstest.sh [PATTERN...]
 #
-# As root: the tests change users. Builds nothing; `cargo build --release` first. With a pattern, only those
-# tests run and only they are compared.
+# Needs root, because the tests change users. Builds nothing: run `cargo build --release` first. With patterns, only the
+# matching tests run and are compared.
 set -u
 here=$(dirname "$(readlink -f "$0")")
 pdsfs=${PDSFS:-$here/../../target/release/pdsfs}
@@ -47,7 +47,7 @@ EOF
 mkdir "$work/mnt/tests"
 (cd "$work" && timeout 900 "$tests" -c config.toml -p mnt/tests "$@" 2>&1) | sed 's/\x1b\[[0-9;]*m//g' >"$work/out"
 
-# Lines of outcomes are NAME, spaces, OUTCOME.
+# An outcome line is NAME, spaces, OUTCOME.
 outcome() { sed -nE "s/^([a-z_0-9]+(::[a-z_0-9]+)+) +$1\$/\1/p" "$work/out" | sort; }
 outcome FAILED >"$work/failed"
 outcome ok >"$work/passed"
@@ -62,7 +62,7 @@ applies=$((passed + failed - not_applicable))
 echo "passed $passed, failed $failed (of which listed: $(comm -12 "$work/expected" "$work/failed" | wc -l)), applicable $applies"
 [ "$passed" -gt 0 ] || { tail -5 "$work/out" >&2; exit 1; }
 if ! diff "$work/expected" "$work/always"; then
-    echo "'<' is listed and passes, '>' fails and is not listed" >&2
+    echo "'<': listed, but passes; '>': fails, but is not listed" >&2
     exit 1
 fi
-[ $((passed * 10)) -ge $((applies * 9)) ] || { echo "less than 90 % of what applies passes" >&2; exit 1; }
+[ $((passed * 10)) -ge $((applies * 9)) ] || { echo "less than 90 % of the applicable tests pass" >&2; exit 1; }

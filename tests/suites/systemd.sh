@@ -1,18 +1,18 @@
 #!/bin/bash
-# Boots a real systemd in a container and drives the shipped units in it: first a suite for FUSE units in general
-# (start, kill -9, restart, stop, stop while busy, SIGTERM), then what these units promise (systemd/unit.sh), how
-# people use them (systemd/people.sh: credentials, a user's unit, fstab), and a start of the machine (systemd/boot.sh).
+# Boots a real systemd in a container and tests the shipped units: a general suite for FUSE units (start, kill -9,
+# restart, stop, stop while busy, SIGTERM), the system unit (systemd/unit.sh), typical use (systemd/people.sh:
+# credentials, a user's unit, fstab), and a boot of the machine (systemd/boot.sh).
 #
 #   SYSTEMD_SUITE=/path/to/systemd.sh tests/suites/systemd.sh
 #
-# As root; needs systemd-nspawn and mmdebstrap (packages systemd-container and mmdebstrap), python3, and the network
-# the first time, for the container's root. Builds nothing; `cargo build --release` first, or PDSFS=program.
+# Needs root, systemd-nspawn and mmdebstrap (packages systemd-container and mmdebstrap) and python3. The first run
+# downloads the root of the container. Builds nothing: run `cargo build --release` first, or set PDSFS to a binary.
 set -u
 here=$(dirname "$(readlink -f "$0")")
 pdsfs=$(readlink -f "${PDSFS:-$here/../../target/release/pdsfs}")
 suite=${SYSTEMD_SUITE:?set SYSTEMD_SUITE to the suite for FUSE units}
 [ "$(id -u)" = 0 ] || { echo "systemd-nspawn needs root" >&2; exit 2; }
-[ -x "$pdsfs" ] || { echo "$pdsfs is not there: cargo build --release" >&2; exit 2; }
+[ -x "$pdsfs" ] || { echo "no $pdsfs: run cargo build --release" >&2; exit 2; }
 export SUITES_ROOT=${SUITES_ROOT:-${XDG_CACHE_HOME:-$HOME/.cache}/pdsfs-suites}
 export ROOTFS=${ROOTFS:-$SUITES_ROOT/run/rootfs-users}
 mkdir -p "$SUITES_ROOT/run" "$SUITES_ROOT/log"
@@ -36,7 +36,7 @@ ln -sf ../bin/pdsfs "$ROOTFS/usr/sbin/mount.fuse.pdsfs"
 for library in $(ldd "$pdsfs" | grep -oE '/[^ ]+'); do
     [ -e "$ROOTFS$library" ] || install -D "$library" "$ROOTFS$library"
 done
-# What an earlier run has left.
+# Leftovers of an earlier run.
 for left in srv/drive srv/slow var/log/journal var/cache/pdsfs var/lib/pdsfs home/ann home/ben etc/credstore etc/credstore.encrypted \
     var/lib/systemd/linger/ann etc/systemd/system/multi-user.target.wants/pdsfs@cloud.service \
     etc/systemd/system/pdsfs@.service.d; do
@@ -47,12 +47,12 @@ for name in ann:1000 ben:1001; do
     id=${name#*:} name=${name%:*}
     chroot "$ROOTFS" userdel "$name" 2>/dev/null
     chroot "$ROOTFS" useradd -m -s /bin/bash -u "$id" "$name" || exit 2
-    # The mount, and not the folder above it, keeps others out.
+    # The mount must keep other users out, not the directory above it.
     chmod 755 "$ROOTFS/home/$name"
 done
 
-# Drives on the loopback of the container: an ordinary one, and one behind a slow line. The ordinary one is started here
-# first, so that somebody can log in.
+# Drives on the loopback of the container: an ordinary one, and one behind a slow line. The ordinary one also runs here
+# first, for the logins.
 mkfifo "$work/address"
 serve() { # ROOT
     echo serve --data "$1/srv/drive" --service-app "svc=$1/etc/pdsfs/service-app.pem" --client-id app --access-key-id AKID \
@@ -159,7 +159,7 @@ for name in cloud pdsfs@cloud pdsfs@token mnt-tab.mount mnt-auto.mount user@1000
     after "$name" pdsfs-drive.service
 done
 after pdsfs@slow.service pdsfs-slow.service
-# The drop-ins that the units themselves tell of.
+# The drop-ins that the comments of the units describe.
 given() { # NAME LINE
     mkdir -p "$units/pdsfs@$1.service.d"
     printf '[Service]\n%s\n' "$2" >"$units/pdsfs@$1.service.d/credential.conf"
@@ -167,7 +167,7 @@ given() { # NAME LINE
 for name in token key rotated spent; do given $name 'LoadCredential=pdsfs.%i:/etc/credstore/pdsfs.%i'; done
 given sealed 'LoadCredentialEncrypted=pdsfs.%i:/etc/credstore.encrypted/pdsfs.%i'
 
-# A user with a configuration and a secret of her own.
+# A user with her own configuration and secret.
 mkdir -p "$ROOTFS/home/ann/.config/pdsfs" "$ROOTFS/home/ann/.config/systemd/user/pdsfs@home.service.d" \
     "$ROOTFS/home/ann/Drive"
 printf '[drives.home]\nendpoint = "%s"\ndrive_id = "1"\nmountpoint = "~/Drive"\nmetadata_ttl = "0s"\n' "$address" \
@@ -181,7 +181,7 @@ install -D -m 644 "$here/systemd/checks.sh" "$ROOTFS/usr/local/lib/checks.sh"
 
 template=$here/../../systemd/pdsfs@.service
 install -m 644 "$template" "$units/pdsfs@.service"
-# The shipped template as the instance "cloud", under the name that the suite knows.
+# The shipped template as the instance "cloud", under the name that the general suite expects.
 sed 's/%i/cloud/g' "$template" >"$work/cloud.service"
 failed=0
 [ -n "${ONLY:-}" ] || bash "$suite" "$work/cloud.service" "$pdsfs" || failed=1
@@ -209,7 +209,7 @@ ExecStart=/usr/local/bin/sdtest
 END
     mkdir -p "$units/multi-user.target.wants" && ln -sf ../sdtest.service "$units/multi-user.target.wants/sdtest.service"
 fi
-# Shorter times, so that they can be waited for.
+# Shorter timeouts for the tests.
 mkdir -p "$units/pdsfs@.service.d"
 printf '[Service]\nWatchdogSec=3s\nTimeoutStopSec=4s\n' >"$units/pdsfs@.service.d/quick.conf"
 boot unit PDSFS

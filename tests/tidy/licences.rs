@@ -1,11 +1,11 @@
-//! The licences of everything that is linked in, against the list in `deny.toml`.
+//! The licences of all linked packages, checked with the list in `deny.toml`.
 //!
-//! `cargo deny` reads the same list and checks more; this much runs wherever `cargo test` runs.
+//! `cargo deny` reads the same list and checks more; this test needs only cargo.
 
 use std::path::Path;
 use std::process::Command;
 
-use super::rules::{Breach, breach};
+use super::layout::{Breach, breach};
 
 /// Packages whose licence expression cannot be satisfied from the allowed list.
 pub fn of_packages(root: &Path, deny: &str) -> Vec<Breach> {

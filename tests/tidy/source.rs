@@ -1,12 +1,12 @@
-//! Reads Rust source well enough to judge it: comments, strings and test modules set aside, and the
+//! Reads Rust source well enough for the rules: comments, strings and test modules apart from code, and the
 //! paths that the code names.
 
-/// What a checker looks at. Lines keep their numbers: whatever is set aside becomes spaces.
+/// A source file. Removed text becomes spaces, so lines keep their numbers.
 #[derive(Debug)]
 pub struct Source {
     /// Path below the root of the project, with `/`.
     pub path: String,
-    /// As written.
+    /// The whole file.
     pub text: String,
     /// Without comments and without the insides of strings and characters.
     pub code: String,
@@ -14,35 +14,100 @@ pub struct Source {
     pub daemon_code: String,
 }
 
-/// A path such as `crate::pds::types::File`, and where it is named (lines count from 1).
+/// A path such as `crate::pds::types::File` in code.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Named {
-    /// The line.
+    /// Counted from 1.
     pub line: usize,
     /// The parts after the root: `["pds", "types", "File"]`.
     pub parts: Vec<String>,
 }
 
+/// Whether a file has only tests: `src/tests/x.rs`, `src/tree/tests.rs`, `tests/x.rs`.
+pub fn is_test_file(path: &str) -> bool {
+    path.trim_end_matches(".rs").split('/').any(|part| part == "tests")
+}
+
 impl Source {
-    /// Takes a file apart.
     pub fn new(path: &str, text: &str) -> Self {
         let code = blank(text, Blank::CommentsAndStrings);
         let daemon_code = without_test_modules(&code);
         Self { path: path.to_owned(), text: text.to_owned(), code, daemon_code }
     }
 
-    /// Lines that are neither in a test module nor after the last line that is not.
+    /// The number of lines outside of test modules.
     pub fn daemon_lines(&self) -> usize {
-        // A test module is replaced by blank lines, which its text did not have: count what is left
-        // of the text's lines.
-        let inside = test_module_lines(&self.code);
-        self.text.lines().count() - inside
+        self.text.lines().count() - test_module_lines(&self.code)
     }
 
     /// Without the insides of strings, with comments.
     pub fn text_without_strings(&self) -> String {
         blank(&self.text, Blank::Strings)
     }
+
+    /// The paragraphs of the comments, each with its first line. A list item is a paragraph.
+    pub fn comments(&self) -> Vec<(usize, String)> {
+        let mut out: Vec<(usize, String)> = Vec::new();
+        // The line and the marker with which the last paragraph may go on.
+        let mut next = (0, "");
+        for piece in pieces(&self.text).into_iter().filter(|piece| !piece.is_string) {
+            let marker = ["///", "//!", "/*"]
+                .into_iter()
+                .find(|marker| piece.text.starts_with(marker))
+                .unwrap_or("//");
+            let text = piece.text.trim_start_matches(['/', '*', '!']).trim_end_matches(['/', '*']).trim();
+            let begins = text.is_empty() || text.starts_with(['*', '-', '#', '|']);
+            if (piece.line, marker) == next
+                && !begins
+                && let Some(last) = out.last_mut()
+            {
+                last.1.push(' ');
+                last.1.push_str(text);
+            } else {
+                out.push((piece.line, text.to_owned()));
+            }
+            next = if text.is_empty() || !piece.is_alone { (0, "") } else { (piece.line + 1, marker) };
+        }
+        out
+    }
+
+    /// The insides of the string literals, each with its first line.
+    pub fn strings(&self) -> Vec<(usize, String)> {
+        let strings = pieces(&self.text).into_iter().filter(|piece| piece.is_string);
+        strings.map(|piece| (piece.line, piece.text.replace("\\\n", "\n"))).collect()
+    }
+}
+
+/// A comment, or a string without its quotes.
+struct Piece {
+    line: usize,
+    text: String,
+    is_string: bool,
+    /// Nothing but space is before it on its line.
+    is_alone: bool,
+}
+
+fn pieces(text: &str) -> Vec<Piece> {
+    let chars: Vec<char> = text.chars().collect();
+    let (mut out, mut at, mut line, mut is_alone) = (Vec::new(), 0, 1, true);
+    while at < chars.len() {
+        let (end, inner, is_string) = match token_at(&chars, at) {
+            Token::Comment(end) => (end, at..end, false),
+            Token::Quoted { end, delimiter } => {
+                (end, at + delimiter..end.saturating_sub(delimiter.max(2) - 1).max(at + delimiter), true)
+            }
+            Token::Code => {
+                line += usize::from(chars[at] == '\n');
+                is_alone = chars[at] == '\n' || (is_alone && chars[at].is_whitespace());
+                at += 1;
+                continue;
+            }
+        };
+        out.push(Piece { line, text: chars[inner].iter().collect(), is_string, is_alone });
+        line += chars[at..end].iter().filter(|c| **c == '\n').count();
+        (at, is_alone) = (end, false);
+    }
+    out
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -51,7 +116,7 @@ enum Blank {
     Strings,
 }
 
-/// Replaces what is not code by spaces, character by character; line ends stay.
+/// Replaces text that is not code by spaces, character by character; line ends stay.
 fn blank(text: &str, what: Blank) -> String {
     let chars: Vec<char> = text.chars().collect();
     let mut out = String::with_capacity(text.len());
@@ -83,9 +148,9 @@ fn blank(text: &str, what: Blank) -> String {
 }
 
 enum Token {
-    /// Ends before the index.
+    /// With the index after its last character.
     Comment(usize),
-    /// A string or character that ends before `end`; its opening has `delimiter` characters.
+    /// A string or character that ends before `end`, with `delimiter` opening characters.
     Quoted { end: usize, delimiter: usize },
     /// One character of code.
     Code,
@@ -107,7 +172,7 @@ fn token_at(chars: &[char], at: usize) -> Token {
                 Token::Code
             }
         }
-        // A character, unless it is a lifetime.
+        // A character, not a lifetime.
         ('\'', '\\') => {
             let end = find(chars, at + 3, |c| c == '\'');
             Token::Quoted { end: (end + 1).min(chars.len()), delimiter: 1 }
@@ -156,19 +221,30 @@ fn raw_string_end(chars: &[char], from: usize, hashes: usize) -> usize {
         .map_or(chars.len(), |i| i + 1 + hashes)
 }
 
-/// Byte ranges of `#[cfg(test)] mod x { ... }`, attribute included.
+/// Byte ranges of `#[cfg(test)] mod x { ... }`, attributes included, also with `all(test, ...)`.
 fn test_modules(code: &str) -> Vec<std::ops::Range<usize>> {
     let mut found = Vec::new();
     let mut from = 0;
-    while let Some(at) = code[from..].find("#[cfg(test)]").map(|n| n + from) {
-        from = at + "#[cfg(test)]".len();
-        let item = code[from..].trim_start();
-        let item = item.strip_prefix("pub(crate) ").unwrap_or(item);
-        let (Some(open), true) = (code[from..].find('{'), item.starts_with("mod ")) else { continue };
+    while let Some(at) = code[from..].find("#[cfg(").map(|n| n + from) {
+        let Some(close) = code[at..].find(']').map(|n| n + at + 1) else { break };
+        from = close;
+        let is_test =
+            !lines_with_word(&code[at..close], "test").is_empty() && !code[at..close].contains("not(test");
+        let mut item = code[from..].trim_start();
+        while let Some(end) = item.starts_with("#[").then(|| item.find(']')).flatten() {
+            item = item[end + 1..].trim_start();
+        }
+        let item =
+            item.strip_prefix("pub(").and_then(|rest| rest.split_once(") ")).map_or(item, |(_, item)| item);
+        let (Some(open), Some(end)) = (item.find('{'), item.find(';').or(Some(item.len()))) else { continue };
+        if !is_test || !item.starts_with("mod ") || end < open {
+            continue;
+        }
+        let open = code.len() - item.len() + open;
         let mut depth = 0;
-        let end = code[from + open..].char_indices().find_map(|(n, c)| {
+        let end = code[open..].char_indices().find_map(|(n, c)| {
             depth += i32::from(c == '{') - i32::from(c == '}');
-            (depth == 0).then_some(from + open + n + 1)
+            (depth == 0).then_some(open + n + 1)
         });
         let end = end.unwrap_or(code.len());
         found.push(at..end);
@@ -182,7 +258,7 @@ fn without_test_modules(code: &str) -> String {
     for range in test_modules(code) {
         let blanks: String =
             code[range.clone()].chars().map(|c| if c == '\n' { '\n' } else { ' ' }).collect();
-        // Ranges are found from front to back; a blank has one byte, a character maybe more.
+        // Ranges are sorted; a blank has one byte, a character may have more.
         let shift = code.len() - out.len();
         out.replace_range(range.start - shift..range.end - shift, &blanks);
     }
@@ -193,7 +269,7 @@ fn test_module_lines(code: &str) -> usize {
     test_modules(code).into_iter().map(|range| code[range].lines().count()).sum()
 }
 
-/// Every path in `code` that begins with `root::`, groups in braces taken apart.
+/// Every path in `code` that begins with `root::`, with groups in braces expanded.
 pub fn named(code: &str, root: &str) -> Vec<Named> {
     let mut out = Vec::new();
     let prefix = format!("{root}::");
@@ -209,7 +285,7 @@ pub fn named(code: &str, root: &str) -> Vec<Named> {
     out
 }
 
-/// Reads one path or group after `::`; `line` moves with line ends.
+/// Reads a path or group after `::` and returns the line at its end.
 fn take_paths(
     rest: &mut std::iter::Peekable<std::str::Chars<'_>>,
     mut line: usize,
@@ -260,7 +336,7 @@ fn take_paths(
     line
 }
 
-/// After ` as `, the new name is not a path.
+/// Skips the new name after ` as `.
 fn skip_new_name(rest: &mut std::iter::Peekable<std::str::Chars<'_>>) {
     let mut ahead = rest.clone();
     skip_space(&mut ahead);
@@ -280,7 +356,7 @@ fn skip_space(rest: &mut std::iter::Peekable<std::str::Chars<'_>>) -> usize {
     lines
 }
 
-/// Whether `text` has `word` as a word of its own, and on which lines.
+/// The lines of `text` that have `word` as a whole word.
 pub fn lines_with_word(text: &str, word: &str) -> Vec<usize> {
     let part_of_word = |c: char| c.is_alphanumeric() || c == '_';
     let stands_alone = |line: &str| {
@@ -300,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn comments_and_strings_are_set_aside() {
+    fn comments_and_strings_are_not_code() {
         let text =
             "a // crate::x\n/* b /* c */ d */ e \"f \\\" g\" r#\"h \" i\"# 'j' '\\'' 'k: 'l, b\"m\" br\"n\"";
         let code = Source::new("x", text).code;
@@ -329,7 +405,7 @@ mod tests {
 
     #[test]
     fn test_modules_are_not_daemon_code() {
-        let text = "use crate::ids;\n#[cfg(test)]\nconst X: u8 = 1;\n#[cfg(test)]\nmod tests {\n    fn é() { crate::server::x() }\n}\nfn after() { crate::vfs::y() }\n";
+        let text = "use crate::ids;\n#[cfg(test)]\nconst X: u8 = 1;\n#[cfg(all(test, x))] #[allow(x)]\npub(in crate::a) mod tests {\n    fn é() { crate::server::x() }\n}\nfn after() { crate::vfs::y() }\n";
         let source = Source::new("x", text);
         assert_eq!(parts(&source.daemon_code, "crate"), ["ids", "vfs::y"]);
         assert_eq!(named(&source.daemon_code, "crate")[1].line, 8);
@@ -338,7 +414,22 @@ mod tests {
     }
 
     #[test]
-    fn words_stand_alone() {
+    fn comments_and_strings_keep_their_lines() {
+        let text = "//! A\n//! b.\n//!\n//! * C\nlet a = \"x \\\n  y\"; // D\n// E\n// f\nr#\"z\"#";
+        let source = Source::new("x", text);
+        let found = |pieces: Vec<(usize, String)>| {
+            pieces
+                .into_iter()
+                .filter(|(_, text)| !text.is_empty())
+                .map(|(n, text)| format!("{n} {text}"))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(found(source.comments()), ["1 A b.", "4 * C", "6 D", "7 E f"]);
+        assert_eq!(found(source.strings()), ["5 x \n  y", "9 z"]);
+    }
+
+    #[test]
+    fn whole_words_are_found() {
         assert_eq!(lines_with_word("fuser\nfusers\nmy_fuser\nuse fuser::X;", "fuser"), [1, 4]);
     }
 }

@@ -1,13 +1,12 @@
-//! `pdsfs demo --once`: the demo without a human, for machines that judge.
+//! `pdsfs demo --once`: the demo as a self-test without interaction.
 //!
-//! A tree is copied through the mount by `cp`, a big file is written beside it. In the middle of the
-//! big file the writer stops and keeps the file open until the *server* says which parts it has: so
-//! that parts arrive early is seen, not guessed from times. Then the server's own listing is compared
-//! with what was written, the mount is taken away, and everything is read back through a fresh one.
+//! `cp` copies a tree through the mount, then one big file is written beside it. In the middle of the big file
+//! the writer pauses with the file open until the *server* has reported parts of it: this proves that parts are
+//! uploaded during the write. Then the listing of the server is compared with the manifest, the drive is
+//! unmounted, and every file is read back through a fresh mount.
 //!
-//! Whatever happens, what was started is stopped and what was made is removed. Work that blocks
-//! (file access through our own mount among it) runs on threads of its own, never on the runtime's
-//! workers, which serve that mount.
+//! Every end of the run stops what it started and removes what it made. Blocking work, including all access to
+//! our own mount, runs on blocking threads: the runtime's workers serve that mount.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -15,7 +14,6 @@ use std::os::fd::IntoRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::process::Command;
@@ -23,202 +21,161 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 use url::Url;
 
-use crate::cli::mount::{Mounted, mount_in_process};
-use crate::cli::signals::Signals;
 use crate::config::{Credential, MountConfig, RemoveMode};
+use crate::daemon::signals::Signals;
+use crate::daemon::{RunningMount, mount_in_process};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, Secret};
 use crate::pds::drive::Drive;
-use crate::status::{Progress, Totals};
+use crate::status::Progress;
 
-use super::place::{self, MountFolder};
+use super::cancel::CancelFlag;
+use super::dirs::{self, MountDir};
+use super::report::{self, BigFile, Measurements};
+use super::setup::start_server;
 use super::source::{self, Manifest};
-use super::{DemoArgs, probe, report, start, verify};
+use super::{probe, verify};
 
-/// Programs that copy at the same time.
+/// Number of concurrent `cp` processes.
 const COPIERS: usize = 4;
-/// The whole run; far above what it takes.
-const RUN_MAX: Duration = Duration::from_secs(300);
-/// How long the first parts may take to show at the server, with the file still open.
-const EARLY_MAX: Duration = Duration::from_secs(30);
-/// Time between two questions to the server about that.
-const EARLY_POLL: Duration = Duration::from_millis(20);
-/// How long the drive may take to remove the files of the run.
-const REMOVE_MAX: Duration = Duration::from_secs(30);
-/// Bytes written at a time; what `st_blksize` asks for.
+/// Bound on the whole run.
+const RUN_TIME_MAX: Duration = Duration::from_secs(300);
+/// How long to wait until the server has a part of the file that is still open.
+const FIRST_PART_TIME_MAX: Duration = Duration::from_secs(30);
+const FIRST_PART_POLL: Duration = Duration::from_millis(20);
+/// Bound on the removal of the run's files from the drive.
+const REMOVE_TIME_MAX: Duration = Duration::from_secs(30);
+/// Size of one `write`; equals `st_blksize` of the mount.
 const WRITE_BYTES: usize = 1 << 20;
 
-/// Tells threads that block to give up.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Cancel(Arc<AtomicBool>);
-
-impl Cancel {
-    /// From now on [`Self::check`] fails.
-    pub(super) fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    /// Fails when it is time to give up.
-    pub(super) fn check(&self) -> Result<()> {
-        if self.0.load(Ordering::Relaxed) {
-            return Err(Error::new(ErrorKind::Cancelled, "given up"));
-        }
-        Ok(())
-    }
-}
-
-/// What was measured.
-#[derive(Debug, Default)]
-pub(super) struct Figures {
-    /// Small and medium files.
-    pub(super) small_files: usize,
-    /// Their bytes.
-    pub(super) small_bytes: u64,
-    /// Time to copy them.
-    pub(super) small_time: Duration,
-    /// The big file.
-    pub(super) big: BigFile,
-    /// Time for the server's listing of everything.
-    pub(super) compare_time: Duration,
-    /// Time to read everything back.
-    pub(super) read_time: Duration,
-    /// The mount's own count.
-    pub(super) totals: Totals,
-}
-
-/// What was seen of the big file.
-#[derive(Debug, Default)]
-pub(super) struct BigFile {
-    /// Its size.
-    pub(super) bytes: u64,
-    /// From open to the end of close, with the pause in the middle.
-    pub(super) time: Duration,
-    /// Written when the server was asked.
-    pub(super) bytes_written_early: u64,
-    /// Parts that the server had then.
-    pub(super) parts_early: usize,
-    /// Bytes in them.
-    pub(super) bytes_early: u64,
-}
-
-/// Runs, takes everything down again, and prints the verdict.
-pub(super) async fn run(args: &DemoArgs) -> Result<ExitCode> {
+/// Runs the test, tears everything down and prints the result.
+pub(super) async fn run(
+    data_dir: Option<&Path>,
+    mountpoint: Option<&Path>,
+    seed: Option<u64>,
+) -> Result<ExitCode> {
     let mut signals = Signals::new()?;
-    let seed = args.seed.map_or_else(random_seed, Ok)?;
+    let seed = seed.map_or_else(random_seed, Ok)?;
     let scratch = tempfile::Builder::new().prefix("pdsfs-demo-").tempdir()?;
-    let data_dir = args.data.clone().unwrap_or_else(|| scratch.path().join("data"));
-    let folder = args.folder.as_deref().map_or_else(MountFolder::temporary, MountFolder::prepare)?;
-    report::line(&format!("copying a tree of files made from seed {seed} (--seed {seed} repeats it)"));
-    let (mut backend, config) = start(&data_dir, folder.path()).await?;
+    let data_dir = data_dir.map_or_else(|| scratch.path().join("data"), Path::to_owned);
+    let dir = mountpoint.map_or_else(MountDir::temporary, MountDir::prepare)?;
+    report::print_line(&format!("making a tree of files from seed {seed} (--seed {seed} repeats this run)"));
+    let (mut server, config) = start_server(&data_dir, dir.path()).await?;
     let source = scratch.path().join("source");
-    let mut run = Run { config, source, cancel: Cancel::default(), mounted: None, on_drive: None };
+    let mut run = Run { config, source, cancel: CancelFlag::default(), mounted: None, on_drive: None };
     let outcome = tokio::select! {
-        outcome = tokio::time::timeout(RUN_MAX, run.all(seed)) => outcome.unwrap_or_else(|_| {
-            Err(Error::new(ErrorKind::Timeout, format!("not done within {} s", RUN_MAX.as_secs())))
+        outcome = tokio::time::timeout(RUN_TIME_MAX, run.all(seed)) => outcome.unwrap_or_else(|_| {
+            let detail = format!("the demo did not finish within {} s", RUN_TIME_MAX.as_secs());
+            Err(Error::new(ErrorKind::Timeout, detail))
         }),
         signal = signals.next() => Err(Error::new(ErrorKind::Cancelled, signal)),
-        error = backend.died() => Err(error),
+        error = server.unexpected_exit() => Err(error),
     };
-    let taken_down = run.take_down().await;
-    let stopped = backend.stop().await;
-    drop(folder);
+    let torn_down = run.tear_down().await;
+    let stopped = server.stop().await;
+    drop(dir);
     let removed = tokio::task::spawn_blocking(move || scratch.close()).await;
-    let (figures, differences) = outcome?;
-    taken_down?;
+    let (measurements, differences) = outcome?;
+    torn_down?;
     stopped?;
-    removed.map_err(|e| Error::new(ErrorKind::Io, e.to_string()))??;
-    report::table(&figures);
-    report::verdict(&differences);
+    removed.map_err(|e| Error::from_source(ErrorKind::Io, e))??;
+    report::print_table(&measurements);
+    report::print_differences(&differences);
     Ok(if differences.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn random_seed() -> Result<u64> {
     let mut bytes = [0; 4];
-    getrandom::fill(&mut bytes).map_err(|e| Error::new(ErrorKind::Io, format!("no random bytes: {e}")))?;
+    getrandom::fill(&mut bytes).map_err(|e| Error::with_source(ErrorKind::Io, "no random bytes", e))?;
     Ok(u32::from_le_bytes(bytes).into())
 }
 
-/// One run, and what has to be taken down after it.
+/// The state of a run that teardown needs.
 struct Run {
     config: MountConfig,
+    /// The local tree that is copied.
     source: PathBuf,
-    cancel: Cancel,
-    mounted: Option<Mounted>,
+    cancel: CancelFlag,
+    mounted: Option<RunningMount>,
     /// The folder of this run, once it is on the drive.
     on_drive: Option<(Drive, FileId)>,
 }
 
 impl Run {
-    async fn all(&mut self, seed: u64) -> Result<(Figures, Vec<String>)> {
+    async fn all(&mut self, seed: u64) -> Result<(Measurements, Vec<String>)> {
         let manifest = Arc::new(self.make_source(seed).await?);
         let drive = Drive::new(&self.config)?;
-        let name = format!("demo-{}", place::random_hex(6)?);
+        let name = format!("demo-{}", dirs::random_hex(6)?);
         let progress = self.mount().await?;
         let target = self.config.mountpoint.join(&name);
-        tokio::fs::create_dir(&target).await.map_err(|e| Error::from(e).context("making a folder"))?;
+        let mkdir_failed = |e: std::io::Error| Error::from(e).context(format!("mkdir {}", target.display()));
+        tokio::fs::create_dir(&target).await.map_err(mkdir_failed)?;
         let folder = verify::child(&drive, &self.config.root_id, &name).await?;
-        let folder =
-            folder.ok_or_else(|| Error::new(ErrorKind::NotFound, "mkdir made no folder on the drive"))?;
+        let folder = folder
+            .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("mkdir {name}: not in the drive's listing")))?;
         self.on_drive = Some((drive.clone(), folder.file_id.clone()));
-        self.copy_and_check(&drive, &folder.file_id, &target, &manifest, &progress).await
+        self.copy_and_verify(&drive, &folder.file_id, &target, &manifest, &progress).await
     }
 
-    /// Takes down what is still up. The drive of a run with `--data` outlives it, so the files go
-    /// from there for good, also after a failure.
-    async fn take_down(&mut self) -> Result<()> {
+    /// Stops the threads, unmounts, and deletes the files of the run from the drive: with `--data` the drive
+    /// outlives the run.
+    async fn tear_down(&mut self) -> Result<()> {
         self.cancel.set();
         let unmounted = self.unmount().await;
         if let Some((drive, folder)) = self.on_drive.take() {
             let removal = drive.remove(&folder, RemoveMode::Delete);
-            let removed = tokio::time::timeout(REMOVE_MAX, removal).await;
+            let removed = tokio::time::timeout(REMOVE_TIME_MAX, removal).await;
             removed
-                .unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, "no answer")))
-                .map_err(|e| e.context("removing the files from the drive"))?;
+                .unwrap_or_else(|_| {
+                    let limit = REMOVE_TIME_MAX.as_secs();
+                    Err(Error::new(ErrorKind::Timeout, format!("no answer within {limit} s")))
+                })
+                .map_err(|e| e.context("removing the files of the demo from its drive"))?;
         }
         unmounted
     }
 
-    async fn copy_and_check(
+    async fn copy_and_verify(
         &mut self,
         drive: &Drive,
         folder: &FileId,
         target: &Path,
         manifest: &Arc<Manifest>,
         progress: &Progress,
-    ) -> Result<(Figures, Vec<String>)> {
-        let mut figures = Figures { small_files: manifest.files.len() - 1, ..Figures::default() };
-        figures.small_bytes = manifest.small_bytes();
-        report::line(&format!("{COPIERS} cp at once: {} files", figures.small_files));
+    ) -> Result<(Measurements, Vec<String>)> {
+        let mut measurements = Measurements { small_files: manifest.files.len() - 1, ..Measurements::default() };
+        measurements.small_bytes = manifest.small_bytes();
+        report::print_line(&format!("copying {} files with {COPIERS} concurrent cp", measurements.small_files));
         let began = Instant::now();
-        copy_folders(&self.source, target).await?;
-        figures.small_time = began.elapsed();
-        report::line("one big file, with a pause in the middle to ask the server");
+        copy_dirs(&self.source, target).await?;
+        measurements.small_time = began.elapsed();
+        report::print_line("writing one big file, and looking for its first parts at the server");
         let mut differences = Vec::new();
         let token = self.token()?;
-        let ask = Ask { endpoint: &self.config.endpoint, token, drive, folder };
-        figures.big = self.write_big(&ask, target, &mut differences).await?;
-        report::line("comparing with the server's own listing");
+        let probe = OpenFileProbe { endpoint: &self.config.endpoint, token, drive, folder };
+        measurements.big = self.write_big(&probe, target, &mut differences).await?;
+        report::print_line("comparing names, sizes and hashes with the listing of the server");
         let began = Instant::now();
-        let found = verify::listed_by_server(drive, folder).await?;
-        figures.compare_time = began.elapsed();
+        let found = verify::list_tree(drive, folder).await?;
+        measurements.compare_time = began.elapsed();
         differences.extend(verify::differences(manifest, &found));
-        figures.totals = progress.totals();
+        measurements.totals = progress.totals();
         self.unmount().await?;
-        report::line("reading everything back through a fresh mount");
+        report::print_line("reading every file back through a fresh mount");
         self.mount().await?;
         let began = Instant::now();
         let (source, target, cancel) = (self.source.clone(), target.to_owned(), self.cancel.clone());
         let manifest = Arc::clone(manifest);
-        differences.extend(blocking(move || verify::read_back(&source, &target, &manifest, &cancel)).await?);
-        figures.read_time = began.elapsed();
+        differences.extend(blocking(move || verify::compare_bytes(&source, &target, &manifest, &cancel)).await?);
+        measurements.read_time = began.elapsed();
         self.unmount().await?;
-        Ok((figures, differences))
+        Ok((measurements, differences))
     }
 
     async fn make_source(&self, seed: u64) -> Result<Manifest> {
         let (source, cancel) = (self.source.clone(), self.cancel.clone());
         blocking(move || {
-            place::private_dir(&source)?;
+            dirs::create_private(&source)?;
             source::make(&source, seed, source::BIG_BYTES, &cancel)
         })
         .await
@@ -233,152 +190,154 @@ impl Run {
     fn token(&self) -> Result<&Secret<String>> {
         match &self.config.credential {
             Credential::Token(token) => Ok(token),
-            _ => Err(Error::new(ErrorKind::Invalid, "the demo gives its token directly")),
+            _ => Err(Error::new(ErrorKind::Invalid, "internal error: the demo mounts with a token")),
         }
     }
 
-    /// Takes the mount away, if there is one.
+    /// Unmounts if mounted. Fails if a file was not committed.
     async fn unmount(&mut self) -> Result<()> {
         let Some(mounted) = self.mounted.take() else { return Ok(()) };
         match mounted.stop().await?.into_iter().next() {
-            Some((name, error)) => Err(error.context(format!("{name} was not on the drive at unmount"))),
+            Some((name, error)) => Err(error.context(format!("{name} was not committed before the unmount"))),
             None => Ok(()),
         }
     }
 
-    /// Writes the big file and asks in the middle of it.
-    async fn write_big(&self, ask: &Ask<'_>, target: &Path, wrong: &mut Vec<String>) -> Result<BigFile> {
+    /// Writes the big file. In the middle it checks what the server and other clients see of it.
+    async fn write_big(&self, probe: &OpenFileProbe<'_>, target: &Path, differences: &mut Vec<String>) -> Result<BigFile> {
         let (from, to) = (self.source.join(source::BIG_NAME), target.join(source::BIG_NAME));
-        let (half, at_half) = oneshot::channel();
-        let (go_on, may_go_on) = std::sync::mpsc::channel();
-        let shown = to.clone();
+        let (half, half_written) = oneshot::channel();
+        let (resume, resumed) = std::sync::mpsc::channel();
+        let path = to.clone();
         let cancel = self.cancel.clone();
-        let writer = blocking(move || write_in_halves(&from, &to, half, &may_go_on, &cancel));
+        let writer = blocking(move || write_in_halves(&from, &to, half, &resumed, &cancel));
         let middle = async move {
-            // The writer has failed if it ends without a word; its own error says more.
-            let Ok(bytes_written_early) = at_half.await else { return Ok::<_, Error>(BigFile::default()) };
-            let arrived = ask.arrived().await?;
-            if ask.is_listed().await? {
-                wrong.push(format!("{}: others see it before it is complete", source::BIG_NAME));
+            // Without a message the writer has failed; its error is returned below.
+            let Ok(bytes_written_early) = half_written.await else { return Ok::<_, Error>(BigFile::default()) };
+            let parts = probe.first_parts().await?;
+            if probe.is_listed().await? {
+                differences.push(format!("{}: visible to other clients before its commit", source::BIG_NAME));
             }
-            let size = tokio::fs::metadata(&shown).await?.len();
+            let size = tokio::fs::metadata(&path).await?.len();
             if size != bytes_written_early {
-                wrong.push(format!(
-                    "{}: shown here with {size} bytes while {bytes_written_early} are written",
+                differences.push(format!(
+                    "{}: stat shows {size} bytes, {bytes_written_early} are written",
                     source::BIG_NAME
                 ));
             }
-            let _ = go_on.send(());
+            let _ = resume.send(());
             Ok(BigFile {
                 bytes: source::BIG_BYTES,
                 bytes_written_early,
-                parts_early: arrived.len(),
-                bytes_early: arrived.iter().map(|part| part.part_size).sum(),
+                parts_early: parts.len(),
+                bytes_early: parts.iter().map(|part| part.part_size).sum(),
                 ..BigFile::default()
             })
         };
-        // A failure in the middle drops `go_on`, which ends the writer.
+        // A failure in the middle drops `resume`, which ends the writer.
         let (time, big) = tokio::join!(writer, middle);
         let big = big?;
         Ok(BigFile { time: time?, ..big })
     }
 }
 
-/// Whom to ask about the big file while it is open.
-struct Ask<'a> {
+/// Looks at the big file from outside while it is open.
+struct OpenFileProbe<'a> {
     endpoint: &'a Url,
     token: &'a Secret<String>,
     drive: &'a Drive,
     folder: &'a FileId,
 }
 
-impl Ask<'_> {
-    /// The parts of the open file that the server has, as soon as it has any.
-    async fn arrived(&self) -> Result<Vec<probe::ArrivedPart>> {
+impl OpenFileProbe<'_> {
+    /// Waits until the server has parts of the file.
+    async fn first_parts(&self) -> Result<Vec<probe::ReceivedPart>> {
         let began = Instant::now();
-        while began.elapsed() < EARLY_MAX {
+        while began.elapsed() < FIRST_PART_TIME_MAX {
             let uploads = probe::open_uploads(self.endpoint, self.token).await?;
-            let ours = uploads.into_iter().find(|upload| upload.name.as_deref() == Some(source::BIG_NAME));
-            if let Some(upload) = ours.filter(|upload| !upload.parts.is_empty()) {
+            let big = uploads.into_iter().find(|upload| upload.name.as_deref() == Some(source::BIG_NAME));
+            if let Some(upload) = big.filter(|upload| !upload.parts.is_empty()) {
                 return Ok(upload.parts);
             }
-            // The server offers no event to wait for.
-            tokio::time::sleep(EARLY_POLL).await;
+            // The server has no event for this.
+            tokio::time::sleep(FIRST_PART_POLL).await;
         }
-        Err(Error::new(ErrorKind::Timeout, "no part of the big file arrived while it was open"))
+        let limit = FIRST_PART_TIME_MAX.as_secs();
+        let detail = format!("the server received no part of the open big file within {limit} s");
+        Err(Error::new(ErrorKind::Timeout, detail))
     }
 
-    /// Whether another client would see the file already.
+    /// Whether other clients see the file.
     async fn is_listed(&self) -> Result<bool> {
         Ok(verify::child(self.drive, self.folder, source::BIG_NAME).await?.is_some())
     }
 }
 
-/// Copies every top folder with a `cp` of its own, a few at a time.
-async fn copy_folders(source: &Path, target: &Path) -> Result<()> {
-    let turns = Arc::new(Semaphore::new(COPIERS));
+/// Copies every top directory with its own `cp`, [`COPIERS`] at a time.
+async fn copy_dirs(source: &Path, target: &Path) -> Result<()> {
+    let permits = Arc::new(Semaphore::new(COPIERS));
     let mut copies = JoinSet::new();
-    for n in 0..source::TOPS {
+    for n in 0..source::TOP_DIRS {
         let mut command = Command::new("cp");
-        command.arg("-r").arg("--").arg(source.join(source::top(n))).arg(target);
+        command.arg("-r").arg("--").arg(source.join(source::top_dir(n))).arg(target);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
-        let turns = Arc::clone(&turns);
+        let permits = Arc::clone(&permits);
         copies.spawn(async move {
-            let _turn = turns.acquire_owned().await;
+            let _permit = permits.acquire_owned().await;
             command.output().await
         });
     }
     while let Some(copied) = copies.join_next().await {
-        let output = copied.map_err(|e| Error::new(ErrorKind::Io, e.to_string()))??;
+        let output = copied.map_err(|e| Error::from_source(ErrorKind::Io, e))??;
         if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            let said: Vec<&str> = said.lines().take(5).collect();
-            let what = format!("cp failed ({}): {}", output.status, said.join("; "));
-            return Err(Error::new(ErrorKind::Io, what));
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            let lines: Vec<&str> = stderr.lines().take(5).collect();
+            let detail = format!("cp failed ({}): {}", output.status, lines.join("; "));
+            return Err(Error::new(ErrorKind::Io, detail));
         }
     }
     Ok(())
 }
 
-/// Copies a file; in the middle it says how much is written and waits, with the file open. The time
-/// from open to the end of close.
+/// Copies a file. In the middle it sends the number of bytes written to `half` and waits for `resumed` with the
+/// file open. Returns the time from open to the return of close.
 fn write_in_halves(
     from: &Path,
     to: &Path,
     half: oneshot::Sender<u64>,
-    go_on: &std::sync::mpsc::Receiver<()>,
-    cancel: &Cancel,
+    resumed: &std::sync::mpsc::Receiver<()>,
+    cancel: &CancelFlag,
 ) -> Result<Duration> {
-    let named = |e: std::io::Error| Error::from(e).context("writing the big file");
-    let mut from = File::open(from).map_err(named)?;
-    let middle = from.metadata().map_err(named)?.len() / 2;
+    let write_failed = |e: std::io::Error| Error::from(e).context("writing the big file");
+    let mut from = File::open(from).map_err(write_failed)?;
+    let middle = from.metadata().map_err(write_failed)?.len() / 2;
     let began = Instant::now();
-    let mut to = File::create(to).map_err(named)?;
+    let mut to = File::create(to).map_err(write_failed)?;
     let mut chunk = vec![0; WRITE_BYTES];
     let mut written = 0;
     let mut half = Some(half);
     loop {
         cancel.check()?;
-        let read = from.read(&mut chunk).map_err(named)?;
+        let read = from.read(&mut chunk).map_err(write_failed)?;
         if read == 0 {
             break;
         }
-        to.write_all(&chunk[..read]).map_err(named)?;
+        to.write_all(&chunk[..read]).map_err(write_failed)?;
         written += read as u64;
         if written >= middle
             && let Some(half) = half.take()
         {
             let _ = half.send(written);
-            go_on.recv().map_err(|_| Error::new(ErrorKind::Cancelled, "given up in the middle"))?;
+            resumed.recv().map_err(|_| Error::new(ErrorKind::Cancelled, "cancelled in the middle"))?;
         }
     }
-    close(to).map_err(named)?;
+    close(to).map_err(write_failed)?;
     Ok(began.elapsed())
 }
 
-/// Closes a file and tells what close said, which dropping it does not.
+/// Closes a file and returns the error of `close`, which a drop ignores. rustix has no such call.
 fn close(file: File) -> std::io::Result<()> {
-    // SAFETY: the descriptor was just given up by its only owner.
+    // SAFETY: `into_raw_fd` gave up the ownership of the descriptor.
     if unsafe { libc::close(file.into_raw_fd()) } == 0 {
         Ok(())
     } else {
@@ -386,10 +345,10 @@ fn close(file: File) -> std::io::Result<()> {
     }
 }
 
-/// Runs work that blocks on a thread of its own.
+/// Runs blocking work on a thread of its own.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     let outcome = tokio::task::spawn_blocking(work).await;
-    outcome.map_err(|e| Error::new(ErrorKind::Io, format!("a thread of the demo died: {e}")))?
+    outcome.map_err(|e| Error::with_source(ErrorKind::Io, "internal error: a thread of the demo panicked", e))?
 }
 
 #[cfg(test)]
@@ -397,54 +356,54 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_writer_waits_in_the_middle_and_then_finishes() {
+    async fn writer_pauses_in_the_middle() {
         let dir = tempfile::tempdir().unwrap();
         let (from, to) = (dir.path().join("from"), dir.path().join("to"));
         std::fs::write(&from, vec![7; 5 * WRITE_BYTES + 3]).unwrap();
-        let (half, at_half) = oneshot::channel();
-        let (go_on, may_go_on) = std::sync::mpsc::channel();
+        let (half, half_written) = oneshot::channel();
+        let (resume, resumed) = std::sync::mpsc::channel();
         let target = to.clone();
         let writer =
-            tokio::spawn(blocking(move || write_in_halves(&from, &to, half, &may_go_on, &Cancel::default())));
-        let written = at_half.await.unwrap();
+            tokio::spawn(blocking(move || write_in_halves(&from, &to, half, &resumed, &CancelFlag::default())));
+        let written = half_written.await.unwrap();
         assert_eq!(written, 3 * WRITE_BYTES as u64);
         assert_eq!(std::fs::metadata(&target).unwrap().len(), written);
-        go_on.send(()).unwrap();
+        resume.send(()).unwrap();
         writer.await.unwrap().unwrap();
         assert_eq!(std::fs::read(&target).unwrap(), vec![7; 5 * WRITE_BYTES + 3]);
     }
 
     #[tokio::test]
-    async fn the_writer_ends_when_nobody_lets_it_go_on() {
+    async fn writer_ends_when_the_check_fails() {
         let dir = tempfile::tempdir().unwrap();
         let (from, to) = (dir.path().join("from"), dir.path().join("to"));
         std::fs::write(&from, vec![7; 4 * WRITE_BYTES]).unwrap();
-        let (half, at_half) = oneshot::channel();
-        let (go_on, may_go_on) = std::sync::mpsc::channel::<()>();
+        let (half, half_written) = oneshot::channel();
+        let (resume, resumed) = std::sync::mpsc::channel::<()>();
         let writer =
-            tokio::spawn(blocking(move || write_in_halves(&from, &to, half, &may_go_on, &Cancel::default())));
-        at_half.await.unwrap();
-        drop(go_on);
+            tokio::spawn(blocking(move || write_in_halves(&from, &to, half, &resumed, &CancelFlag::default())));
+        half_written.await.unwrap();
+        drop(resume);
         assert_eq!(writer.await.unwrap().unwrap_err().kind(), ErrorKind::Cancelled);
     }
 
     #[tokio::test]
-    async fn what_cp_says_reaches_the_user() {
+    async fn stderr_of_cp_is_reported() {
         let dir = tempfile::tempdir().unwrap();
-        let error = copy_folders(&dir.path().join("nowhere"), dir.path()).await.unwrap_err();
+        let error = copy_dirs(&dir.path().join("nowhere"), dir.path()).await.unwrap_err();
         assert!(error.to_string().starts_with("cp failed"), "{error}");
     }
 
     #[tokio::test]
-    async fn folders_are_copied_whole() {
+    async fn copied_directories_are_complete() {
         let dir = tempfile::tempdir().unwrap();
         let (source, target) = (dir.path().join("source"), dir.path().join("target"));
         std::fs::create_dir(&source).unwrap();
         std::fs::create_dir(&target).unwrap();
-        let manifest = source::make(&source, 5, 10, &Cancel::default()).unwrap();
-        copy_folders(&source, &target).await.unwrap();
+        let manifest = source::make(&source, 5, 10, &CancelFlag::default()).unwrap();
+        copy_dirs(&source, &target).await.unwrap();
         std::fs::copy(source.join(source::BIG_NAME), target.join(source::BIG_NAME)).unwrap();
-        let wrong = verify::read_back(&source, &target, &manifest, &Cancel::default()).unwrap();
-        assert_eq!(wrong, Vec::<String>::new());
+        let differences = verify::compare_bytes(&source, &target, &manifest, &CancelFlag::default()).unwrap();
+        assert_eq!(differences, Vec::<String>::new());
     }
 }

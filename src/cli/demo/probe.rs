@@ -1,12 +1,16 @@
-//! Asks the embedded server which parts of open uploads it already has.
+//! Asks the embedded server for its open uploads: `GET /_pdsfs/uploads`.
 //!
-//! This is not part of the drive's API, so it does not belong to `pds`: one request to a server of
-//! our own on the loopback interface. HTTP/1.0, so that the answer is neither chunked nor kept alive.
+//! The call is no part of the PDS API and therefore not in `pds`.
 
 use std::time::Duration;
 
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper::header::{AUTHORIZATION, HOST};
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
 use serde::Deserialize;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use url::Url;
@@ -14,82 +18,63 @@ use url::Url;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Secret;
 
-/// Largest answer that is read, in bytes.
-const ANSWER_BYTES_MAX: u64 = 4 << 20;
-/// Longest wait for the answer.
-const ANSWER_MAX: Duration = Duration::from_secs(10);
+const RESPONSE_BYTES_MAX: usize = 4 << 20;
+const RESPONSE_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// An upload that is not complete, as `GET /_pdsfs/uploads` gives it.
+/// An upload session that is not complete.
 #[derive(Debug, Deserialize)]
 pub(super) struct OpenUpload {
-    /// The name of a new file.
+    /// `None` for a new revision of an existing file.
     pub(super) name: Option<String>,
-    /// What has arrived.
-    pub(super) parts: Vec<ArrivedPart>,
+    pub(super) parts: Vec<ReceivedPart>,
 }
 
-/// A part that the server has.
+/// A part that the server has stored.
 #[derive(Debug, Deserialize)]
-pub(super) struct ArrivedPart {
-    /// Its size in bytes.
+pub(super) struct ReceivedPart {
+    /// In bytes.
     pub(super) part_size: u64,
 }
 
 /// The open uploads of the server at `base`.
 pub(super) async fn open_uploads(base: &Url, token: &Secret<String>) -> Result<Vec<OpenUpload>> {
-    let answer = timeout(ANSWER_MAX, ask(base, token))
-        .await
-        .map_err(|_| Error::new(ErrorKind::Timeout, "the server did not list its open uploads in time"))??;
-    parse(&answer)
+    let uploads = timeout(RESPONSE_TIME_MAX, get(base, token)).await.map_err(|_| {
+        let limit = RESPONSE_TIME_MAX.as_secs();
+        Error::new(ErrorKind::Timeout, format!("no answer within {limit} s"))
+    });
+    uploads.flatten().map_err(|e| e.context("asking the server for its open uploads"))
 }
 
-async fn ask(base: &Url, token: &Secret<String>) -> Result<Vec<u8>> {
+async fn get(base: &Url, token: &Secret<String>) -> Result<Vec<OpenUpload>> {
+    let protocol = |e: hyper::Error| Error::from_source(ErrorKind::Protocol, e);
     let host = base.host_str().unwrap_or("127.0.0.1");
     let port = base.port_or_known_default().unwrap_or(80);
-    let mut stream = TcpStream::connect((host, port)).await?;
-    let request = format!(
-        "GET /_pdsfs/uploads HTTP/1.0\r\nHost: {host}:{port}\r\nAuthorization: Bearer {}\r\n\r\n",
-        token.expose()
-    );
-    stream.write_all(request.as_bytes()).await?;
-    let mut answer = Vec::new();
-    stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await?;
-    Ok(answer)
-}
-
-fn parse(answer: &[u8]) -> Result<Vec<OpenUpload>> {
-    let text = String::from_utf8_lossy(answer);
-    let protocol = |what: String| Error::new(ErrorKind::Protocol, format!("list of open uploads: {what}"));
-    let (head, body) = text.split_once("\r\n\r\n").ok_or_else(|| protocol("no HTTP answer".into()))?;
-    let status = head.lines().next().unwrap_or_default();
-    if status.split(' ').nth(1) != Some("200") {
-        return Err(protocol(format!("the server answered {status:?}")));
+    let stream = TcpStream::connect((host, port)).await?;
+    let (mut requests, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(protocol)?;
+    // Ends when `requests` is dropped. A broken connection is reported by the request.
+    tokio::spawn(connection);
+    let request = Request::get("/_pdsfs/uploads")
+        .header(HOST, format!("{host}:{port}"))
+        .header(AUTHORIZATION, format!("Bearer {}", token.expose()))
+        .body(Empty::<Bytes>::new())
+        .map_err(|e| Error::from_source(ErrorKind::Invalid, e))?;
+    let response = requests.send_request(request).await.map_err(protocol)?;
+    if response.status() != StatusCode::OK {
+        return Err(Error::new(ErrorKind::Protocol, format!("HTTP status {}", response.status())));
     }
-    serde_json::from_str(body).map_err(|e| protocol(e.to_string()))
+    let body = Limited::new(response.into_body(), RESPONSE_BYTES_MAX).collect().await;
+    let body = body.map_err(|e| Error::new(ErrorKind::Protocol, e.to_string()))?.to_bytes();
+    serde_json::from_slice(&body).map_err(|e| Error::from_source(ErrorKind::Protocol, e))
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
 
-    const ANSWER: &str = concat!(
-        "HTTP/1.0 200 OK\r\ncontent-type: application/json\r\n\r\n",
-        r#"[{"drive_id":"1","file_id":"f","upload_id":"U","name":"a","parallel_upload":true,"#,
-        r#""parts":[{"part_number":2,"part_size":64}]}]"#
-    );
-
-    #[test]
-    fn answers_are_read_and_refusals_are_errors() {
-        let uploads = parse(ANSWER.as_bytes()).unwrap();
-        let part = &uploads[0].parts[0];
-        assert_eq!((uploads[0].name.as_deref(), part.part_size), (Some("a"), 64));
-        assert!(parse(b"HTTP/1.0 401 Unauthorized\r\n\r\n{}").is_err());
-        assert!(parse(b"HTTP/1.0 200 OK\r\n\r\n<html>").is_err());
-        assert!(parse(b"").is_err());
-    }
-
-    #[tokio::test]
-    async fn the_token_goes_with_the_request() {
+    /// Sends `response` to one request. Returns the outcome and the request.
+    async fn ask(response: &'static str) -> (Result<Vec<OpenUpload>>, String) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = Url::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
         let server = tokio::spawn(async move {
@@ -98,13 +83,36 @@ mod tests {
             while !request.ends_with(b"\r\n\r\n") {
                 request.push(stream.read_u8().await.unwrap());
             }
-            stream.write_all(ANSWER.as_bytes()).await.unwrap();
+            stream.write_all(response.as_bytes()).await.unwrap();
             String::from_utf8(request).unwrap()
         });
-        let uploads = open_uploads(&base, &Secret::new("tok".into())).await.unwrap();
-        assert_eq!(uploads.len(), 1);
-        let request = server.await.unwrap();
-        assert!(request.starts_with("GET /_pdsfs/uploads HTTP/1.0\r\n"), "{request}");
-        assert!(request.contains("\r\nAuthorization: Bearer tok\r\n"), "{request}");
+        let uploads = open_uploads(&base, &Secret::new("tok".into())).await;
+        (uploads, server.await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn open_uploads_are_parsed() {
+        let (uploads, request) = ask(concat!(
+            "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n",
+            r#"[{"drive_id":"1","file_id":"f","upload_id":"U","name":"a","parallel_upload":true,"#,
+            r#""parts":[{"part_number":2,"part_size":64}]}]"#
+        ))
+        .await;
+        let uploads = uploads.unwrap();
+        let part = &uploads[0].parts[0];
+        assert_eq!((uploads[0].name.as_deref(), part.part_size), (Some("a"), 64));
+        assert!(request.starts_with("GET /_pdsfs/uploads HTTP/1.1\r\n"), "{request}");
+        assert!(request.contains("\r\nauthorization: Bearer tok\r\n"), "{request}");
+    }
+
+    #[tokio::test]
+    async fn refusals_and_malformed_answers_are_errors() {
+        for response in [
+            "HTTP/1.1 401 Unauthorized\r\nconnection: close\r\n\r\n{}",
+            "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n<html>",
+            "no HTTP\r\n\r\n",
+        ] {
+            assert!(ask(response).await.0.is_err(), "{response}");
+        }
     }
 }

@@ -1,101 +1,104 @@
-//! What `demo --once` prints: what it is doing, a table of figures, a verdict.
+//! The output of `demo --once`: its steps, the measurements and the differences.
 
 use std::io::Write;
 use std::time::Duration;
 
-use super::once::Figures;
+use crate::status::ProgressTotals;
+use crate::units::{Elapsed, Size};
 
-/// Differences that are printed; the rest are counted.
-const LINES_MAX: usize = 20;
+/// Longest list of differences that is printed; the rest are counted.
+const DIFFERENCES_MAX: usize = 20;
 
-/// Prints one line.
-pub(super) fn line(text: &str) {
+/// The measurements of one run.
+#[derive(Debug, Default)]
+pub(super) struct Measurements {
+    /// All files but the big one.
+    pub(super) small_files: usize,
+    pub(super) small_bytes: u64,
+    /// Time to copy them.
+    pub(super) small_time: Duration,
+    pub(super) big: BigFile,
+    /// Time to list the drive and compare the listing.
+    pub(super) compare_time: Duration,
+    /// Time to read every file back and compare it.
+    pub(super) read_time: Duration,
+    /// The counters of the first mount.
+    pub(super) totals: ProgressTotals,
+}
+
+/// The measurements of the big file.
+#[derive(Debug, Default)]
+pub(super) struct BigFile {
+    pub(super) bytes: u64,
+    /// From open to the return of close, with the pause in the middle.
+    pub(super) time: Duration,
+    /// Written by the program when the server was asked.
+    pub(super) bytes_written_early: u64,
+    /// Parts that the server had stored by then.
+    pub(super) parts_early: usize,
+    pub(super) bytes_early: u64,
+}
+
+pub(super) fn print_line(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{text}").and_then(|()| out.flush());
 }
 
-/// Prints the figures.
-pub(super) fn table(figures: &Figures) {
-    line("");
-    for (what, figure) in rows(figures) {
-        line(&format!("  {what:<34} {figure}"));
+pub(super) fn print_table(measurements: &Measurements) {
+    print_line("");
+    for (label, value) in rows(measurements) {
+        print_line(&format!("  {label:<34} {value}"));
     }
-    line("");
+    print_line("");
 }
 
-/// Prints what differs, or that nothing does.
-pub(super) fn verdict(differences: &[String]) {
-    for difference in differences.iter().take(LINES_MAX) {
-        line(&format!("DIFFERS  {difference}"));
+/// Prints the differences, or that there are none.
+pub(super) fn print_differences(differences: &[String]) {
+    for difference in differences.iter().take(DIFFERENCES_MAX) {
+        print_line(&format!("DIFFERS  {difference}"));
     }
-    if differences.len() > LINES_MAX {
-        line(&format!("DIFFERS  and {} more", differences.len() - LINES_MAX));
+    if differences.len() > DIFFERENCES_MAX {
+        print_line(&format!("DIFFERS  and {} more", differences.len() - DIFFERENCES_MAX));
     }
     if differences.is_empty() {
-        line("everything that was written is on the drive, and came back as it was written");
+        print_line("verified: every file is on the drive and came back as it was written");
     }
 }
 
-fn rows(figures: &Figures) -> Vec<(&'static str, String)> {
-    let big = &figures.big;
-    let totals = &figures.totals;
-    let all_bytes = figures.small_bytes + big.bytes;
+fn rows(measurements: &Measurements) -> Vec<(&'static str, String)> {
+    let Measurements { small_files, small_bytes, small_time, big, compare_time, read_time, totals } = measurements;
+    let all_bytes = small_bytes + big.bytes;
+    let timed_rate = |time: &Duration, rate: String| format!("{}, {rate}", Elapsed(*time));
     vec![
-        ("files copied by cp", format!("{} files, {}", figures.small_files, mb(figures.small_bytes))),
-        (
-            "  in",
-            format!(
-                "{:.2} s, {:.0} files/s",
-                figures.small_time.as_secs_f64(),
-                per_second(figures.small_files as u64, figures.small_time)
-            ),
-        ),
-        ("big file", mb(big.bytes)),
-        (
-            "  in (open to end of close)",
-            format!("{:.2} s, {}", big.time.as_secs_f64(), rate(big.bytes, big.time)),
-        ),
+        ("files copied by cp", format!("{small_files} files, {}", Size(*small_bytes))),
+        ("  in", timed_rate(small_time, format!("{:.0} files/s", files_per_second(*small_files, *small_time)))),
+        ("big file", Size(big.bytes).to_string()),
+        ("  in (open to end of close)", timed_rate(&big.time, Size::per_second(big.bytes, big.time))),
         (
             "  at the server while still open",
-            format!(
-                "{} parts, {} of {} written by then",
-                big.parts_early,
-                mb(big.bytes_early),
-                mb(big.bytes_written_early)
-            ),
+            format!("{} parts, {} of {}", big.parts_early, Size(big.bytes_early), Size(big.bytes_written_early)),
         ),
-        ("uploaded / instant / unchanged", {
-            format!("{} / {} / {} files", totals.files_uploaded, totals.files_instant, totals.files_unchanged)
-        }),
-        ("listed and compared by SHA-1 in", format!("{:.2} s", figures.compare_time.as_secs_f64())),
         (
-            "read back and compared in",
-            format!("{:.2} s, {}", figures.read_time.as_secs_f64(), rate(all_bytes, figures.read_time)),
+            "uploaded / instant / unchanged",
+            format!("{} / {} / {} files", totals.files_uploaded, totals.files_instant, totals.files_unchanged),
         ),
+        ("listed and compared by SHA-1 in", Elapsed(*compare_time).to_string()),
+        ("read back and compared in", timed_rate(read_time, Size::per_second(all_bytes, *read_time))),
     ]
 }
 
-fn mb(bytes: u64) -> String {
-    format!("{:.1} MB", per_second(bytes, Duration::from_secs(1)) / 1e6)
-}
-
-fn rate(bytes: u64, time: Duration) -> String {
-    format!("{:.1} MB/s", per_second(bytes, time) / 1e6)
-}
-
-#[allow(clippy::cast_precision_loss)] // For people: 52 bits are plenty.
-fn per_second(count: u64, time: Duration) -> f64 {
-    count as f64 / time.as_secs_f64().max(1e-6)
+/// A time of less than a microsecond counts as one.
+fn files_per_second(files: usize, time: Duration) -> f64 {
+    files as f64 / time.as_secs_f64().max(1e-6)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::demo::once::BigFile;
 
     #[test]
-    fn the_table_has_the_figures_and_never_divides_by_zero() {
-        let figures = Figures {
+    fn table_shows_all_measurements() {
+        let measurements = Measurements {
             small_files: 1000,
             small_bytes: 40_000_000,
             small_time: Duration::from_secs(4),
@@ -107,14 +110,16 @@ mod tests {
                 bytes_early: 75_497_472,
             },
             read_time: Duration::from_secs(1),
-            ..Figures::default()
+            ..Measurements::default()
         };
-        let text = format!("{:?}", rows(&figures));
-        for part in
-            ["1000 files, 40.0 MB", "250 files/s", "150.0 MB/s", "9 parts, 75.5 MB of 150.0 MB", "340.0 MB/s"]
-        {
+        let text = format!("{:?}", rows(&measurements));
+        for part in ["1000 files, 38 MiB", "250 files/s", "143 MiB/s", "9 parts, 72 MiB of 143 MiB", "324 MiB/s"] {
             assert!(text.contains(part), "{part} is missing in\n{text}");
         }
-        assert!(!rows(&Figures::default()).iter().any(|(_, figure)| figure.contains("NaN")));
+    }
+
+    #[test]
+    fn zero_times_give_no_nan() {
+        assert!(!rows(&Measurements::default()).iter().any(|(_, value)| value.contains("NaN")));
     }
 }

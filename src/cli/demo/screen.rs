@@ -1,59 +1,58 @@
-//! What the demo shows: a line for each upload going on, and one for each file that is done.
+//! The display of the demo: one line for each running upload, and one for each finished file.
 //!
-//! At a terminal the lines of running uploads stay at the bottom and are redrawn; elsewhere only
-//! endings are written, one plain line each. Names come from programs: control characters are
-//! replaced before a terminal sees them. Failing to write is ignored: `pdsfs demo | head` must still
-//! unmount.
+//! On a terminal the lines of running uploads stay at the bottom and are redrawn. Other outputs get only the
+//! lines of finished files. Names come from programs, so control characters are escaped. Write errors are
+//! ignored: `pdsfs demo | head` must still unmount.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
-use indicatif::{BinaryBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::cli::shown::{count, duration, printable};
-use crate::status::{Commit, Event, Size, TransferState, TransferView};
+use crate::cli::format::{count, printable};
+use crate::status::{CommitMethod, ProgressEvent, TransferState, TransferView};
+use crate::units::{Elapsed, Size};
 
-/// Uploads that have a line of their own; the others share one.
+/// Number of uploads with a line of their own. The others are counted in one line.
 const LINES_MAX: usize = 10;
-/// A name, a bar, and the figures, which fit into a terminal of 80 columns.
+/// Name, bar and figures. They fit into 80 columns.
 const BAR: &str = "{prefix:<18!} {bar:8.cyan/dim} {wide_msg}";
 
-/// The output of the demo.
 #[derive(Debug)]
 pub(super) enum Screen {
-    /// A terminal: lines that change.
-    Live(Box<Live>),
-    /// A file or a pipe: lines that stay.
+    Terminal(Box<ProgressLines>),
+    /// A file or a pipe.
     Plain,
 }
 
-/// The changing lines.
+/// The redrawn lines at the bottom of a terminal.
 #[derive(Debug)]
-pub(super) struct Live {
+pub(super) struct ProgressLines {
     lines: MultiProgress,
+    /// By the id of the upload.
     bars: BTreeMap<u64, ProgressBar>,
-    /// Says how many more uploads there are than lines.
+    /// The count of uploads without a line.
     rest: ProgressBar,
 }
 
 impl Screen {
-    /// For this process's standard output.
+    /// The screen on standard output.
     pub(super) fn new() -> Self {
         if !std::io::stdout().is_terminal() {
             return Self::Plain;
         }
         let lines = MultiProgress::with_draw_target(ProgressDrawTarget::stdout_with_hz(10));
         let rest = ProgressBar::no_length().with_style(style("{wide_msg}"));
-        Self::Live(Box::new(Live { lines, bars: BTreeMap::new(), rest }))
+        Self::Terminal(Box::new(ProgressLines { lines, bars: BTreeMap::new(), rest }))
     }
 
-    /// Writes a line that stays.
-    pub(super) fn say(&self, line: &str) {
+    /// Prints a permanent line.
+    pub(super) fn print(&self, line: &str) {
         match self {
-            Self::Live(live) => {
-                let _ = live.lines.println(line);
+            Self::Terminal(progress) => {
+                let _ = progress.lines.println(line);
             }
             Self::Plain => {
                 let mut out = std::io::stdout().lock();
@@ -62,23 +61,23 @@ impl Screen {
         }
     }
 
-    /// Redraws the lines of what is going on. Does nothing on plain output.
+    /// Redraws the lines of the running uploads. Does nothing on plain output.
     pub(super) fn refresh(&mut self, views: &[TransferView]) {
-        if let Self::Live(live) = self {
-            live.refresh(views);
+        if let Self::Terminal(progress) = self {
+            progress.refresh(views);
         }
     }
 
-    /// Takes the changing lines away.
+    /// Removes the lines of the running uploads.
     pub(super) fn clear(&mut self) {
         self.refresh(&[]);
-        if let Self::Live(live) = self {
-            let _ = live.lines.clear();
+        if let Self::Terminal(progress) = self {
+            let _ = progress.lines.clear();
         }
     }
 }
 
-impl Live {
+impl ProgressLines {
     fn refresh(&mut self, views: &[TransferView]) {
         let shown = &views[..views.len().min(LINES_MAX)];
         self.bars.retain(|id, bar| {
@@ -124,32 +123,32 @@ fn figures(view: &TransferView) -> String {
     match (view.state, view.eta) {
         (TransferState::Committing, None) => text.push_str("  committing"),
         (TransferState::Committing, Some(eta)) => {
-            let _ = write!(text, "  committing, {} left", duration(eta));
+            let _ = write!(text, "  committing, {} left", Elapsed(eta));
         }
         (TransferState::Writing, Some(eta)) => {
-            let _ = write!(text, "  {} left", duration(eta));
+            let _ = write!(text, "  {} left", Elapsed(eta));
         }
         (TransferState::Writing, None) => {}
     }
     text
 }
 
-/// The line of an upload that has ended.
-pub(super) fn ending(event: &Event) -> String {
+/// The line of a finished upload.
+pub(super) fn outcome_line(event: &ProgressEvent) -> String {
     match event {
-        Event::Committed { name, bytes, elapsed_ms, how } => {
+        ProgressEvent::Committed { name, bytes, elapsed_ms, how } => {
             let how = match how {
-                Commit::Uploaded => "",
-                Commit::Instant => "  (the drive had these bytes: nothing was sent)",
-                Commit::Unchanged => "  (unchanged: nothing was sent)",
+                CommitMethod::Uploaded => "",
+                CommitMethod::Instant => "  (the drive had these bytes: nothing was sent)",
+                CommitMethod::Unchanged => "  (unchanged: nothing was sent)",
             };
-            let elapsed = duration(Duration::from_millis(*elapsed_ms));
-            format!("on the drive  {}  {}  {elapsed}{how}", printable(name), BinaryBytes(*bytes))
+            let elapsed = Elapsed(Duration::from_millis(*elapsed_ms));
+            format!("on the drive  {}  {}  {elapsed}{how}", printable(name), Size(*bytes))
         }
-        Event::AttributesRefused { name, error } => {
+        ProgressEvent::AttributesRefused { name, error } => {
             format!("NO ATTRIBUTES {}  {}", printable(name), printable(&error.to_string()))
         }
-        Event::Failed { name, error } => {
+        ProgressEvent::Failed { name, error } => {
             format!("NOT SAVED     {}  {}", printable(name), printable(&error.to_string()))
         }
     }
@@ -176,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_running_upload_shows_bytes_rate_parts_and_eta() {
+    fn running_upload_shows_bytes_rate_parts_and_eta() {
         let text = figures(&view(0));
         assert_eq!(text, "32 MiB of 96 MiB  16 MiB/s  8 parts  4.0 s left");
         assert!(18 + 1 + 8 + 1 + text.len() <= 80);
@@ -191,44 +190,38 @@ mod tests {
     }
 
     #[test]
-    fn an_ending_says_how_and_why() {
-        let done = |how| ending(&Event::Committed { name: "a".into(), bytes: 2048, elapsed_ms: 1500, how });
-        assert_eq!(done(Commit::Uploaded), "on the drive  a  2.00 KiB  1.5 s");
-        assert!(done(Commit::Instant).contains("nothing was sent"));
+    fn outcome_line_shows_method_and_error() {
+        let done = |how| outcome_line(&ProgressEvent::Committed { name: "a".into(), bytes: 2048, elapsed_ms: 1500, how });
+        assert_eq!(done(CommitMethod::Uploaded), "on the drive  a  2.0 KiB  1.5 s");
+        assert!(done(CommitMethod::Instant).contains("nothing was sent"));
         let error = Error::new(ErrorKind::QuotaExceeded, "the drive is full");
-        let failed = ending(&Event::Failed { name: "a".into(), error });
+        let failed = outcome_line(&ProgressEvent::Failed { name: "a".into(), error });
         assert_eq!(failed, "NOT SAVED     a  the drive is full");
     }
 
     #[test]
-    fn names_cannot_command_the_terminal() {
-        let text = ending(&Event::Committed {
+    fn control_characters_in_names_are_escaped() {
+        let text = outcome_line(&ProgressEvent::Committed {
             name: "a\u{1b}[2J\r\nb".into(),
             bytes: 0,
             elapsed_ms: 0,
-            how: Commit::Uploaded,
+            how: CommitMethod::Uploaded,
         });
         assert!(!text.contains(|c: char| c.is_control()), "{text:?}");
     }
 
     #[test]
-    fn durations_are_short() {
-        let text = |s| duration(Duration::from_secs(s));
-        assert_eq!([text(0), text(75), text(125), text(7325)], ["0.0 s", "75 s", "2 min 05 s", "2 h 02 min"]);
-    }
-
-    #[test]
-    fn lines_come_and_go_with_the_uploads() {
+    fn every_running_upload_has_one_line() {
         let lines = MultiProgress::with_draw_target(ProgressDrawTarget::hidden());
-        let mut live =
-            Live { lines, bars: BTreeMap::new(), rest: ProgressBar::no_length().with_style(style("{msg}")) };
+        let rest = ProgressBar::no_length().with_style(style("{msg}"));
+        let mut progress = ProgressLines { lines, bars: BTreeMap::new(), rest };
         let many: Vec<_> = (0..LINES_MAX as u64 + 3).map(view).collect();
-        live.refresh(&many);
-        assert_eq!((live.bars.len(), live.rest.message().as_str()), (LINES_MAX, "and 3 more"));
-        live.refresh(&many[5..7]);
-        assert_eq!(live.bars.keys().copied().collect::<Vec<_>>(), [5, 6]);
-        assert_eq!(live.bars[&5].position(), 32 << 20);
-        live.refresh(&[]);
-        assert!(live.bars.is_empty());
+        progress.refresh(&many);
+        assert_eq!((progress.bars.len(), progress.rest.message().as_str()), (LINES_MAX, "and 3 more"));
+        progress.refresh(&many[5..7]);
+        assert_eq!(progress.bars.keys().copied().collect::<Vec<_>>(), [5, 6]);
+        assert_eq!(progress.bars[&5].position(), 32 << 20);
+        progress.refresh(&[]);
+        assert!(progress.bars.is_empty());
     }
 }

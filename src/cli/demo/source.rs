@@ -1,12 +1,11 @@
 //! The tree of files that `demo --once` copies.
 //!
-//! Everything follows from one seed: names and sizes are chosen to be awkward (empty files, one byte
-//! around hash blocks and parts, names in several scripts), contents are pseudo-random, so that
-//! nothing compresses and nothing is on the drive already. Some files repeat the content of their
-//! neighbour on purpose. Sizes and hashes are noted while the files are made; the hash is
-//! computed in one go over the whole content, not by the way that uploads compute it.
+//! One seed determines the tree. Names and sizes are edge cases: empty files, one byte around hash blocks and
+//! parts, names in several scripts. Contents are pseudo-random, so they do not compress and are not on the drive
+//! yet; some files repeat the content of the file before, to test instant uploads. Sizes and hashes are recorded
+//! while the files are made. The hash covers the whole content at once, so it checks the midstates of uploads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
@@ -16,21 +15,20 @@ use sha1::{Digest, Sha1};
 use crate::error::{Error, Result};
 use crate::ids::Sha1Hash;
 
-use super::once::Cancel;
+use super::cancel::CancelFlag;
 
-/// Small files; they are spread over [`TOPS`] folders.
+/// Number of small files, spread over [`TOP_DIRS`] directories.
 const SMALL_FILES: usize = 1_040;
-/// Folders at the top of the tree.
-pub(super) const TOPS: usize = 8;
-/// Every so many files repeat the content of the one before.
+/// Number of directories at the top of the tree.
+pub(super) const TOP_DIRS: usize = 8;
+/// Every 65th file repeats the content of the file before.
 const REPEAT_EVERY: usize = 65;
-/// The big file, in bytes: 256 MiB and not a whole number of anything.
+/// Size of the big file: above 256 MiB, and no multiple of any block or part size.
 pub(super) const BIG_BYTES: u64 = (256 << 20) + 12_345;
-/// The name of the big file, beside the folders.
+/// The big file lies beside the top directories.
 pub(super) const BIG_NAME: &str = "the big one.bin";
-/// Bytes made at a time.
 const CHUNK_BYTES: usize = 1 << 20;
-/// Names without their number and ending.
+/// Names without number and extension.
 const STEMS: [&str; 10] = [
     "notes",
     "IMG",
@@ -44,73 +42,66 @@ const STEMS: [&str; 10] = [
     "#hash %41 +plus",
 ];
 const ENDINGS: [&str; 5] = [".txt", ".jpg", ".tar.gz", "", ".\u{43f}\u{434}\u{444}"];
-/// Sizes around what can go wrong, in bytes.
+/// Sizes in bytes around the boundaries of hash blocks and pages.
 const EDGES: [u64; 12] = [0, 1, 63, 64, 65, 4_095, 4_096, 4_097, 65_535, 65_536, 131_072, 131_073];
-/// Folders below a top folder; files take turns.
-const NESTS: [&str; 4] =
+/// Directories below each top directory. The files are distributed over them in turn.
+const NESTED_DIRS: [&str; 4] =
     ["", "sub folder", "sub folder/\u{6df1}\u{3044}", "sub folder/\u{6df1}\u{3044}/d/e/e/p"];
 
-/// What is known of one file.
+/// The content that the drive must return for one file.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Known {
-    /// Its size.
+pub(super) struct ExpectedFile {
     pub(super) bytes: u64,
-    /// The hash of its content.
     pub(super) sha1: Sha1Hash,
 }
 
-/// Every file by its path below the root, with `/` between the parts.
-pub(super) type Files = BTreeMap<String, Known>;
-
-/// The tree as it must come out on the other side.
+/// The tree that the drive must return. Paths are relative to the root, with `/` between the names.
 #[derive(Debug, Default)]
 pub(super) struct Manifest {
-    /// The files.
-    pub(super) files: Files,
-    /// The folders.
-    pub(super) folders: std::collections::BTreeSet<String>,
+    pub(super) files: BTreeMap<String, ExpectedFile>,
+    pub(super) dirs: BTreeSet<String>,
 }
 
 impl Manifest {
-    /// Bytes of all files but the big one.
+    /// Size of all files but the big one.
     pub(super) fn small_bytes(&self) -> u64 {
-        self.files.iter().filter(|(path, _)| *path != BIG_NAME).map(|(_, known)| known.bytes).sum()
+        self.files.iter().filter(|(path, _)| *path != BIG_NAME).map(|(_, expected)| expected.bytes).sum()
     }
 }
 
-/// The name of the top folder `n`.
-pub(super) fn top(n: usize) -> String {
+/// Name of top directory `n`.
+pub(super) fn top_dir(n: usize) -> String {
     format!("{n:02} folder")
 }
 
-/// Makes the tree below `root`, an existing folder.
-pub(super) fn make(root: &Path, seed: u64, big_bytes: u64, cancel: &Cancel) -> Result<Manifest> {
+/// Makes the tree below `root`, an existing directory.
+pub(super) fn make(root: &Path, seed: u64, big_bytes: u64, cancel: &CancelFlag) -> Result<Manifest> {
     let mut manifest = Manifest::default();
-    for n in 0..TOPS {
-        for nest in NESTS {
-            folder(root, &mut manifest, &join(&top(n), nest))?;
+    for n in 0..TOP_DIRS {
+        for nest in NESTED_DIRS {
+            make_dirs(root, &mut manifest, &join(&top_dir(n), nest))?;
         }
-        folder(root, &mut manifest, &join(&top(n), "empty"))?;
+        make_dirs(root, &mut manifest, &join(&top_dir(n), "empty"))?;
     }
     let mut random = Random(seed);
-    let mut before = Content { seed: 0, bytes: 0 };
+    let mut previous = ContentSpec { seed: 0, bytes: 0 };
     for n in 0..SMALL_FILES {
-        let fresh = Content { seed: random.next(), bytes: small_size(n, &mut random) };
-        let content = if n % REPEAT_EVERY == REPEAT_EVERY - 1 { before } else { fresh };
+        let fresh = ContentSpec { seed: random.next(), bytes: small_size(n, &mut random) };
+        let content = if n % REPEAT_EVERY == REPEAT_EVERY - 1 { previous } else { fresh };
         let name = format!("{} {n:04}{}", STEMS[n % STEMS.len()], ENDINGS[n / 3 % ENDINGS.len()]);
-        let path = join(&join(&top(n % TOPS), NESTS[n / TOPS % NESTS.len()]), &name);
-        file(root, &mut manifest, &path, content, cancel)?;
-        before = content;
+        let path = join(&join(&top_dir(n % TOP_DIRS), NESTED_DIRS[n / TOP_DIRS % NESTED_DIRS.len()]), &name);
+        make_file(root, &mut manifest, &path, content, cancel)?;
+        previous = content;
     }
     let part = crate::ids::PartSize::DEFAULT.get();
     let around_parts = [part - 1, part, part + 1, 2 * part + 64];
     for (n, bytes) in around_parts.into_iter().enumerate() {
-        let path = join(&top(n), &format!("about {} parts.bin", n + 1));
-        file(root, &mut manifest, &path, Content { seed: random.next(), bytes }, cancel)?;
+        let path = join(&top_dir(n), &format!("about {} parts.bin", n + 1));
+        make_file(root, &mut manifest, &path, ContentSpec { seed: random.next(), bytes }, cancel)?;
     }
-    let longest = join(&top(TOPS - 1), &"n".repeat(255));
-    file(root, &mut manifest, &longest, Content { seed: random.next(), bytes: 77 }, cancel)?;
-    file(root, &mut manifest, BIG_NAME, Content { seed: random.next(), bytes: big_bytes }, cancel)?;
+    let longest = join(&top_dir(TOP_DIRS - 1), &"n".repeat(255));
+    make_file(root, &mut manifest, &longest, ContentSpec { seed: random.next(), bytes: 77 }, cancel)?;
+    make_file(root, &mut manifest, BIG_NAME, ContentSpec { seed: random.next(), bytes: big_bytes }, cancel)?;
     Ok(manifest)
 }
 
@@ -119,7 +110,7 @@ pub(super) fn join(outer: &str, inner: &str) -> String {
     if outer.is_empty() || inner.is_empty() { format!("{outer}{inner}") } else { format!("{outer}/{inner}") }
 }
 
-/// Every fourth size is an edge, the others spread evenly over the orders of magnitude.
+/// Every fourth size is a boundary; the others are spread evenly over the orders of magnitude.
 fn small_size(n: usize, random: &mut Random) -> u64 {
     if n.is_multiple_of(4) {
         return EDGES[n / 4 % EDGES.len()];
@@ -128,25 +119,25 @@ fn small_size(n: usize, random: &mut Random) -> u64 {
     magnitude + random.next() % magnitude
 }
 
-/// Makes a folder and those above it.
-fn folder(root: &Path, manifest: &mut Manifest, path: &str) -> Result<()> {
+/// Makes a directory and its parents.
+fn make_dirs(root: &Path, manifest: &mut Manifest, path: &str) -> Result<()> {
     let ends = path.match_indices('/').map(|(end, _)| end).chain([path.len()]);
     for path in ends.map(|end| &path[..end]) {
-        if manifest.folders.insert(path.into()) {
+        if manifest.dirs.insert(path.into()) {
             std::fs::create_dir(root.join(path)).map_err(|e| Error::from(e).context(path))?;
         }
     }
     Ok(())
 }
 
-/// What a file holds.
+/// Determines the content of a file.
 #[derive(Clone, Copy)]
-struct Content {
+struct ContentSpec {
     seed: u64,
     bytes: u64,
 }
 
-fn file(root: &Path, manifest: &mut Manifest, path: &str, content: Content, cancel: &Cancel) -> Result<()> {
+fn make_file(root: &Path, manifest: &mut Manifest, path: &str, content: ContentSpec, cancel: &CancelFlag) -> Result<()> {
     let named = |e: std::io::Error| Error::from(e).context(path);
     let mut out = File::create_new(root.join(path)).map_err(named)?;
     let mut random = Random(content.seed);
@@ -162,12 +153,12 @@ fn file(root: &Path, manifest: &mut Manifest, path: &str, content: Content, canc
         out.write_all(&chunk[..now]).map_err(named)?;
         left -= now as u64;
     }
-    let known = Known { bytes: content.bytes, sha1: Sha1Hash(hash.finalize().into()) };
-    manifest.files.insert(path.into(), known);
+    let expected = ExpectedFile { bytes: content.bytes, sha1: Sha1Hash(hash.finalize().into()) };
+    manifest.files.insert(path.into(), expected);
     Ok(())
 }
 
-/// `SplitMix64`: fast, and every seed is as good as any other.
+/// `SplitMix64`: fast, and without weak seeds.
 struct Random(u64);
 
 impl Random {
@@ -192,12 +183,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_tree_is_as_awkward_as_promised() {
+    fn tree_contains_the_edge_cases() {
         let dir = tempfile::tempdir().unwrap();
-        let manifest = make(dir.path(), 7, 100_000, &Cancel::default()).unwrap();
+        let manifest = make(dir.path(), 7, 100_000, &CancelFlag::default()).unwrap();
         assert!(manifest.files.len() > SMALL_FILES);
-        let mut hashes: Vec<_> = manifest.files.values().map(|known| known.sha1.to_string()).collect();
-        let empty = manifest.files.values().filter(|known| known.bytes == 0).count();
+        let mut hashes: Vec<_> = manifest.files.values().map(|expected| expected.sha1.to_string()).collect();
+        let empty = manifest.files.values().filter(|expected| expected.bytes == 0).count();
         assert!(empty >= 10, "{empty} empty files");
         hashes.sort();
         hashes.dedup();
@@ -205,27 +196,27 @@ mod tests {
         assert!(repeated >= 10, "{repeated} repeated contents");
         assert!(manifest.files.keys().any(|path| !path.is_ascii()));
         assert!(manifest.files.keys().any(|path| path.matches('/').count() >= 5));
-        for (path, known) in &manifest.files {
+        for (path, expected) in &manifest.files {
             let content = std::fs::read(dir.path().join(path)).unwrap();
-            assert_eq!(content.len() as u64, known.bytes, "{path}");
-            assert_eq!(Sha1Hash(Sha1::digest(&content).into()), known.sha1, "{path}");
+            assert_eq!(content.len() as u64, expected.bytes, "{path}");
+            assert_eq!(Sha1Hash(Sha1::digest(&content).into()), expected.sha1, "{path}");
         }
     }
 
     #[test]
-    fn a_seed_repeats_a_tree_and_another_changes_it() {
+    fn same_seed_makes_the_same_tree() {
         let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let first = make(a.path(), 1, 10, &Cancel::default()).unwrap();
-        assert_eq!(make(b.path(), 1, 10, &Cancel::default()).unwrap().files, first.files);
+        let first = make(a.path(), 1, 10, &CancelFlag::default()).unwrap();
+        assert_eq!(make(b.path(), 1, 10, &CancelFlag::default()).unwrap().files, first.files);
         let c = tempfile::tempdir().unwrap();
-        let other = make(c.path(), 2, 10, &Cancel::default()).unwrap();
+        let other = make(c.path(), 2, 10, &CancelFlag::default()).unwrap();
         assert_ne!(other.files[BIG_NAME].sha1, first.files[BIG_NAME].sha1);
     }
 
     #[test]
-    fn making_stops_when_it_is_cancelled() {
+    fn cancel_stops_the_generation() {
         let dir = tempfile::tempdir().unwrap();
-        let cancel = Cancel::default();
+        let cancel = CancelFlag::default();
         cancel.set();
         assert!(make(dir.path(), 1, 10, &cancel).is_err());
     }

@@ -1,8 +1,7 @@
-//! Where a browser comes back to: one page on 127.0.0.1, for as long as a login lasts.
+//! The redirect URI of a browser login: one page on 127.0.0.1 for the duration of a login.
 //!
-//! Whoever can reach the port can knock, so a visitor with another state than ours is told so and the wait goes
-//! on: a stray page cannot end somebody's login. Browsers connect ahead and then say nothing for long; such
-//! visitors stand in nobody's way.
+//! Any local program can connect to the port. A request with a wrong state gets an error page and the login
+//! continues. Browsers open connections ahead and leave them idle, so idle connections must not block others.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -19,22 +18,22 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
+use crate::auth::browser_login::BrowserLogin;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Secret;
-use crate::pds::auth::oauth::Attempt;
 
 /// Path of the redirect URI.
 const PATH: &str = "/callback";
-/// Visitors at a time; one more takes the place of the oldest.
-const VISITORS_MAX: usize = 16;
-/// How long a visitor may take to say what it wants.
+/// Concurrent connections; one more closes the oldest.
+const CONNECTIONS_MAX: usize = 16;
+/// Limit on reading a request head.
 const HEAD_MAX: Duration = Duration::from_secs(10);
-/// Longest head of a request, in bytes. A code and a state are some hundred.
+/// Longest request head, in bytes. A code and a state take a few hundred.
 const HEAD_BYTES_MAX: usize = 16 << 10;
-/// How long the browser may take to fetch the last page.
+/// How long the browser may take to fetch the final page.
 const LAST_PAGE_MAX: Duration = Duration::from_secs(2);
 
-/// A port that waits for a browser.
+/// A port that waits for the redirected browser.
 #[derive(Debug)]
 pub(super) struct Loopback {
     listener: TcpListener,
@@ -42,13 +41,13 @@ pub(super) struct Loopback {
 }
 
 impl Loopback {
-    /// Takes the port; 0 takes a free one.
+    /// Port 0 chooses a free port.
     pub(super) async fn open(port: u16) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.map_err(|e| {
             let detail = format!(
-                "cannot wait for the browser on 127.0.0.1:{port}: {e}; end the program that has the port, \
-                 or choose another with --port and register http://127.0.0.1:PORT{PATH} as redirect URI of \
-                 the app, or use --paste"
+                "cannot listen for the browser on 127.0.0.1:{port}: {e}; stop the program that uses the \
+                 port, or choose another with --port and register http://127.0.0.1:PORT{PATH} as redirect \
+                 URI of the app, or use --paste"
             );
             Error::new(ErrorKind::Io, detail)
         })?;
@@ -60,57 +59,56 @@ impl Loopback {
         redirect_uri(self.port)
     }
 
-    /// Waits for the browser to come back from this attempt.
-    pub(super) async fn wait(self, attempt: &Attempt, limit: Duration) -> Result<Secret<String>> {
-        let (told, mut outcome) = mpsc::channel(1);
-        let door = Arc::new(Door { attempt: attempt.clone(), told });
-        let mut visitors = JoinSet::new();
-        let mut by_age = VecDeque::with_capacity(VISITORS_MAX);
+    /// Waits for the redirect of this login and returns its code.
+    pub(super) async fn wait(self, attempt: &BrowserLogin, limit: Duration) -> Result<Secret<String>> {
+        let (outcome_tx, mut outcome) = mpsc::channel(1);
+        let handler = Arc::new(CallbackHandler { attempt: attempt.clone(), outcome_tx });
+        let mut connections = JoinSet::new();
+        let mut by_age = VecDeque::with_capacity(CONNECTIONS_MAX);
         let deadline = tokio::time::sleep(limit);
         tokio::pin!(deadline);
         let outcome = loop {
             tokio::select! {
                 accepted = self.listener.accept() => {
                     if let Ok((stream, from)) = accepted {
-                        by_age.retain(|visitor: &AbortHandle| !visitor.is_finished());
-                        if by_age.len() == VISITORS_MAX && let Some(oldest) = by_age.pop_front() {
+                        by_age.retain(|connection: &AbortHandle| !connection.is_finished());
+                        if by_age.len() == CONNECTIONS_MAX && let Some(oldest) = by_age.pop_front() {
                             oldest.abort();
                         }
-                        by_age.push_back(visitors.spawn(serve(door.clone(), stream, from)));
+                        by_age.push_back(connections.spawn(serve(handler.clone(), stream, from)));
                     }
                 }
-                Some(_) = visitors.join_next() => {}
+                Some(_) = connections.join_next() => {}
                 Some(outcome) = outcome.recv() => break outcome,
                 () = &mut deadline => {
-                    let waited = crate::config::quantities::show_duration(limit);
+                    let waited = crate::units::exact_duration(limit);
                     let detail = format!(
-                        "no browser came back within {waited}; run pdsfs login again, with --wait for more \
-                         time, or with --paste if the browser is on another machine"
+                        "no login in the browser within {waited}: run pdsfs login again, with --wait for \
+                         more time, or with --paste if the browser is on another machine"
                     );
                     return Err(Error::new(ErrorKind::Timeout, detail));
                 }
             }
         };
-        // The browser shows the last page before the port is gone. It may keep the connection open.
-        let last = async { while visitors.join_next().await.is_some() {} };
-        tokio::time::timeout(LAST_PAGE_MAX, last).await.ok();
+        // The browser fetches the final page before the port closes. It may keep the connection open.
+        let final_page = async { while connections.join_next().await.is_some() {} };
+        tokio::time::timeout(LAST_PAGE_MAX, final_page).await.ok();
         outcome
     }
 }
 
-/// The redirect URI of a port.
 pub(super) fn redirect_uri(port: u16) -> String {
     format!("http://127.0.0.1:{port}{PATH}")
 }
 
-struct Door {
-    attempt: Attempt,
-    told: mpsc::Sender<Result<Secret<String>>>,
+struct CallbackHandler {
+    attempt: BrowserLogin,
+    outcome_tx: mpsc::Sender<Result<Secret<String>>>,
 }
 
-async fn serve(door: Arc<Door>, stream: tokio::net::TcpStream, from: SocketAddr) {
+async fn serve(handler: Arc<CallbackHandler>, stream: tokio::net::TcpStream, from: SocketAddr) {
     let service = service_fn(move |request| {
-        let answer = door.answer(&request);
+        let answer = handler.answer(&request);
         async move { Ok::<_, Infallible>(answer) }
     });
     let io = hyper_util::rt::TokioIo::new(stream);
@@ -121,39 +119,42 @@ async fn serve(door: Arc<Door>, stream: tokio::net::TcpStream, from: SocketAddr)
         .keep_alive(false)
         .serve_connection(io, service);
     if let Err(error) = connection.await {
-        tracing::debug!(%error, %from, "a visitor went away");
+        tracing::debug!(%error, %from, "a connection failed");
     }
 }
 
-impl Door {
+impl CallbackHandler {
     fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         if request.uri().path() != PATH {
-            return page(StatusCode::NOT_FOUND, "Nothing is here.");
+            return page(StatusCode::NOT_FOUND, "Page not found.");
         }
         if request.method() != Method::GET {
-            return page(StatusCode::METHOD_NOT_ALLOWED, "Nothing can be sent here.");
+            return page(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed.");
         }
         let query = request.uri().query().unwrap_or_default();
-        if !self.attempt.is_ours(query) {
-            let text = "This is not the login that pdsfs waits for. Use the page that it has printed last.";
+        if !self.attempt.matches_state(query) {
+            let text = "This page belongs to another login. Use the address that pdsfs printed last.";
             return page(StatusCode::BAD_REQUEST, text);
         }
-        let outcome = self.attempt.code(query);
+        let outcome = self.attempt.code_from_query(query);
         let text = match &outcome {
-            Ok(_) => "pdsfs goes on in its terminal. This window can be closed.",
-            Err(_) => "pdsfs is not logged in; its terminal says why. This window can be closed.",
+            Ok(_) => {
+                "The login in the browser succeeded. pdsfs continues in its terminal; you may close this \
+                 window."
+            }
+            Err(_) => "The login failed. The terminal of pdsfs says why; you may close this window.",
         };
-        // The first one counts: a page that is loaded again changes nothing.
-        self.told.try_send(outcome).ok();
+        // The first outcome counts; a reload of the page changes nothing.
+        self.outcome_tx.try_send(outcome).ok();
         page(StatusCode::OK, text)
     }
 }
 
-/// Nothing of the request is shown.
+/// The page contains nothing from the request.
 fn page(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
     let html = format!(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>pdsfs</title>\
-         <body style=\"font-family: sans-serif; margin: 3em\"><p id=\"outcome\">{text}</p></body></html>"
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>pdsfs</title><body \
+         style=\"font-family: sans-serif; margin: 3em\"><p id=\"outcome\">{text}</p></body></html>"
     );
     let mut response = Response::new(Full::new(Bytes::from(html)));
     *response.status_mut() = status;
@@ -178,7 +179,7 @@ mod tests {
     async fn ask(port: u16, target: &str) -> String {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
         let request = format!("GET {target} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n");
-        // Who refuses a head closes while the rest of it is on the way.
+        // The server may refuse the head and close before all of it was sent.
         let _ = stream.write_all(request.as_bytes()).await;
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer).await;
@@ -186,15 +187,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_says_nothing_or_too_much_stands_in_nobodys_way() {
+    async fn idle_and_oversized_requests_do_not_block_login() {
         let loopback = Loopback::open(0).await.unwrap();
         let port = loopback.port;
         let endpoint = url::Url::parse("https://bj1.api.aliyunpds.com").unwrap();
-        let attempt = Attempt::new(&endpoint, "app", &loopback.redirect_uri(), "default").unwrap();
+        let attempt = BrowserLogin::new(&endpoint, "app", &loopback.redirect_uri(), "default").unwrap();
         let state = attempt.url.query_pairs().find(|(key, _)| key == "state").unwrap().1.into_owned();
         let waiting = tokio::spawn(async move { loopback.wait(&attempt, Duration::from_secs(60)).await });
         let mut silent = Vec::new();
-        for n in 0..VISITORS_MAX * 2 {
+        for n in 0..CONNECTIONS_MAX * 2 {
             let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
             if n % 2 == 0 {
                 stream.write_all(b"GET /callback?code=").await.unwrap();

@@ -1,25 +1,35 @@
-//! The ways to a login, each up to the grant that an account keeps.
+//! The login methods. Each ends with a grant that an account stores.
 
 use std::process::Stdio;
+use std::time::Duration;
 
 use url::Url;
 
+use super::arguments::{LoginArgs, RefreshCall, invalid};
 use super::loopback::{Loopback, redirect_uri};
-use super::{LoginArgs, RefreshCall, TIMEOUTS, invalid, secret};
-use crate::account::{AccessToken, Grant, Handle, Outline, RefreshBy, SubjectKind};
-use crate::cli::say;
+use super::secret;
+use crate::auth::browser_login::BrowserLogin;
+use crate::auth::endpoint;
+use crate::auth::sign::AccessKey;
+use crate::auth::{AccessToken, AccountHandle, AccountSummary, Grant, RefreshBy, SubjectKind};
+use crate::auth::{Credential, IssuedToken};
+use crate::cli::output::print_message;
 use crate::error::{Error, Result};
 use crate::ids::{DriveId, Secret};
-use crate::pds::auth::oauth::Attempt;
-use crate::pds::auth::{self, CodeAnswer, Credential, Granted, UnderWay};
-use crate::pds::endpoint;
-use crate::pds::sign::AccessKey;
-use crate::pds::transport::Transport;
+use crate::pds::tokens::{self, AuthorizationCode, TokenRequestGuard};
+use crate::pds::transport::{Timeouts, Transport};
 
-/// Where the secret of an access key may be.
+/// For one attempt of a call while the user waits.
+pub(in crate::cli) const TIMEOUTS: Timeouts = Timeouts {
+    connect: Duration::from_secs(10),
+    call: Duration::from_secs(30),
+    idle: Duration::from_secs(30),
+};
+
+/// Environment variable with the secret of an access key.
 const SECRET_VARIABLE: &str = "PDSFS_ACCESS_KEY_SECRET";
 
-/// Where and as which app.
+/// The service and the app of a login.
 #[derive(Debug)]
 pub(super) struct Login {
     pub(super) endpoint: Url,
@@ -28,25 +38,32 @@ pub(super) struct Login {
     client_secret: Option<Secret<String>>,
 }
 
-/// What a way has led to.
+/// The result of a login method.
 #[derive(Debug)]
-pub(super) struct Obtained {
+pub(super) struct NewLogin {
     pub(super) grant: Grant,
     pub(super) access: Option<AccessToken>,
     pub(super) default_drive_id: Option<DriveId>,
     pub(super) user: String,
-    /// What the service gives once was asked for: until it is stored, the program must not end.
-    pub(super) not_yet_stored: Option<UnderWay>,
+    /// Held until the token is stored: the service issues it once, so the program must not end before.
+    pub(super) unstored_token: Option<TokenRequestGuard>,
 }
 
 impl Login {
-    /// From the arguments, and from what the account was before.
-    pub(super) async fn new(args: &LoginArgs, before: Option<&Outline>, handle: &Handle) -> Result<Self> {
+    /// From the arguments, with defaults from the stored account.
+    pub(super) async fn new(
+        args: &LoginArgs,
+        before: Option<&AccountSummary>,
+        handle: &AccountHandle,
+    ) -> Result<Self> {
         let endpoint = args.endpoint.clone().or_else(|| before.map(|before| before.endpoint.clone()));
         let endpoint = endpoint.ok_or_else(|| {
-            invalid("name the domain with --endpoint, such as https://bj1.api.aliyunpds.com")
+            invalid(
+                "no endpoint: name the domain with --endpoint, such as https://bj1.api.aliyunpds.com, and \
+                 for a browser login the app with --client-id",
+            )
         })?;
-        // Secrets of an app go where they were given to, and nowhere else.
+        // Stored secrets are only sent to the endpoint that they were stored for.
         let before = before.filter(|before| before.endpoint == endpoint);
         let auth_endpoint = args.auth_endpoint.clone();
         let auth_endpoint = auth_endpoint
@@ -56,8 +73,8 @@ impl Login {
         let old_id = app.and_then(|app| app.client_id.clone());
         let is_same_app = args.client_id.is_none() || args.client_id == old_id;
         let client_secret = match &args.client_secret_file {
-            Some(path) => Some(secret::in_file(path, "--client-secret-file")?),
-            // The keyring need not be asked where it has no such secret.
+            Some(path) => Some(secret::read_private_text(path, "--client-secret-file")?),
+            // Without a stored app there is no secret, so the keyring is not opened.
             None if old_id.is_some() && is_same_app => old_secret(handle).await,
             None => None,
         };
@@ -65,7 +82,7 @@ impl Login {
     }
 
     fn client_id(&self) -> Result<&str> {
-        let advice = "name the app with --client-id: its id is in the console of the service";
+        let advice = "no app: name it with --client-id (the PDS console shows the id)";
         self.client_id.as_deref().ok_or_else(|| invalid(advice))
     }
 
@@ -74,42 +91,42 @@ impl Login {
     }
 }
 
-/// The secret of the app that the account is of.
-async fn old_secret(handle: &Handle) -> Option<Secret<String>> {
+/// The stored client secret of the account's app.
+async fn old_secret(handle: &AccountHandle) -> Option<Secret<String>> {
     match handle.load().await.ok()?.grant {
         Grant::Refresh { client_secret, .. } => client_secret,
         _ => None,
     }
 }
 
-impl Obtained {
-    fn new(grant: Grant, granted: Granted, asked: UnderWay) -> Self {
-        let Granted { access, default_drive_id, user, .. } = granted;
-        Self { grant, access: Some(access), default_drive_id, user, not_yet_stored: Some(asked) }
+impl NewLogin {
+    fn new(grant: Grant, granted: IssuedToken, guard: TokenRequestGuard) -> Self {
+        let IssuedToken { access, default_drive_id, user, .. } = granted;
+        Self { grant, access: Some(access), default_drive_id, user, unstored_token: Some(guard) }
     }
 
-    fn without_asking(grant: Grant, access: Option<AccessToken>, user: String) -> Self {
-        Self { grant, access, default_drive_id: None, user, not_yet_stored: None }
+    fn without_request(grant: Grant, access: Option<AccessToken>, user: String) -> Self {
+        Self { grant, access, default_drive_id: None, user, unstored_token: None }
     }
 
-    /// For the calls that try it out.
+    /// For the calls that check the login.
     pub(super) fn credential(&self) -> Credential {
         match (&self.grant, &self.access) {
             (Grant::AccessKey { key, .. }, _) => Credential::Key(key.clone()),
             (_, Some(access)) => Credential::Token(access.token.clone()),
-            // Every other way has asked for a token already.
+            // Not reached: every other method has an access token.
             (_, None) => Credential::Token(Secret::new(String::new())),
         }
     }
 }
 
-/// Goes the way that the arguments name.
-pub(super) async fn obtain(args: &LoginArgs, login: &Login) -> Result<Obtained> {
+/// Runs the login method that the arguments select.
+pub(super) async fn obtain(args: &LoginArgs, login: &Login) -> Result<NewLogin> {
     if args.token {
-        let token = secret::ask("access token").await?;
-        auth::check_token(token.expose())?;
+        let token = secret::prompt_hidden("access token").await?;
+        crate::auth::check_token(token.expose())?;
         let access = AccessToken { token, expires_at_s: None };
-        return Ok(Obtained::without_asking(Grant::Fixed, Some(access), String::new()));
+        return Ok(NewLogin::without_request(Grant::Fixed, Some(access), String::new()));
     }
     if let Some(call) = args.refresh_token {
         return refresh(login, call).await;
@@ -118,106 +135,115 @@ pub(super) async fn obtain(args: &LoginArgs, login: &Login) -> Result<Obtained> 
         return service_app(args, login, path).await;
     }
     if let Some(id) = &args.access_key {
-        let secret = secret::ask_unless_set(SECRET_VARIABLE, "access key secret").await?;
+        let secret = secret::from_env_or_prompt(SECRET_VARIABLE, "access key secret").await?;
         let security_token =
-            if args.security_token { Some(secret::ask("security token").await?) } else { None };
+            if args.security_token { Some(secret::prompt_hidden("security token").await?) } else { None };
         let key = AccessKey { id: id.clone(), secret, security_token };
         let grant = Grant::AccessKey { key, user_id: args.user_id.clone() };
-        return Ok(Obtained::without_asking(grant, None, format!("key {id}")));
+        return Ok(NewLogin::without_request(grant, None, format!("key {id}")));
     }
     browser(args, login).await
 }
 
-async fn refresh(login: &Login, call: RefreshCall) -> Result<Obtained> {
+async fn refresh(login: &Login, call: RefreshCall) -> Result<NewLogin> {
     let client_id = login.client_id()?.to_owned();
-    let refresh_token = secret::ask("refresh token").await?;
+    let refresh_token = secret::prompt_hidden("refresh token").await?;
     let by = match call {
         RefreshCall::Oauth => RefreshBy::Oauth,
         RefreshCall::Account => RefreshBy::Account,
     };
     let grant = Grant::Refresh { client_id, client_secret: login.client_secret.clone(), refresh_token, by };
-    by_grant(login, grant).await
+    request_token(login, grant).await
 }
 
-async fn service_app(args: &LoginArgs, login: &Login, path: &std::path::Path) -> Result<Obtained> {
-    let key_pem = secret::in_file(path, "--jwt-key")?;
-    auth::check_key(key_pem.expose()).map_err(|e| e.context(format!("--jwt-key {}", path.display())))?;
+async fn service_app(args: &LoginArgs, login: &Login, path: &std::path::Path) -> Result<NewLogin> {
+    let key_pem = secret::read_private_text(path, "--jwt-key")?;
+    crate::auth::jwt::check_key(key_pem.expose())
+        .map_err(|e| e.context(format!("--jwt-key {}", path.display())))?;
     let domain_id = args.domain_id.as_deref().or_else(|| endpoint::domain_id(&login.endpoint));
     let domain_id =
-        domain_id.ok_or_else(|| invalid("name the domain of the service app with --domain-id"))?;
+        domain_id.ok_or_else(|| invalid("no domain: name the domain of the service app with --domain-id"))?;
     let (subject, subject_kind) = match &args.user_id {
         Some(user) => (user.clone(), SubjectKind::User),
         None => (domain_id.to_owned(), SubjectKind::Service),
     };
     let client_id = login.client_id()?.to_owned();
     let domain_id = domain_id.to_owned();
-    by_grant(login, Grant::ServiceApp { client_id, subject, subject_kind, domain_id, key_pem }).await
+    request_token(login, Grant::ServiceApp { client_id, subject, subject_kind, domain_id, key_pem }).await
 }
 
-async fn by_grant(login: &Login, mut grant: Grant) -> Result<Obtained> {
-    let asked = UnderWay::begin();
-    let granted = auth::by_grant(&grant, Some(&login.auth_endpoint), &login.transport()?).await;
+async fn request_token(login: &Login, mut grant: Grant) -> Result<NewLogin> {
+    let guard = TokenRequestGuard::begin();
+    let granted = tokens::request_token(&grant, Some(&login.auth_endpoint), &login.transport()?).await;
     let granted = granted.map_err(Error::from)?;
-    let mut granted = granted.ok_or_else(|| invalid("this way gives no token"))?;
+    let mut granted = granted.ok_or_else(|| invalid("this kind of account has no token"))?;
     if let (Grant::Refresh { refresh_token, .. }, Some(rotated)) = (&mut grant, granted.refresh_token.take())
     {
         *refresh_token = rotated;
     }
-    Ok(Obtained::new(grant, granted, asked))
+    Ok(NewLogin::new(grant, granted, guard))
 }
 
-async fn browser(args: &LoginArgs, login: &Login) -> Result<Obtained> {
+async fn browser(args: &LoginArgs, login: &Login) -> Result<NewLogin> {
     let client_id = login.client_id()?;
-    let begin =
-        |redirect_uri: &str| Attempt::new(&login.auth_endpoint, client_id, redirect_uri, &args.login_type);
+    let begin = |redirect_uri: &str| {
+        BrowserLogin::new(&login.auth_endpoint, client_id, redirect_uri, &args.login_type)
+    };
     let (attempt, code) = if args.paste {
         let attempt = begin(&redirect_uri(args.port))?;
-        say("Open this page in a browser, on any machine:");
-        say(format_args!("  {}", attempt.url));
-        say("Afterwards the browser shows an address that it cannot reach. Copy it whole and paste it here:");
-        let pasted = secret::ask_plainly("address").await?;
-        let code = attempt.pasted(pasted.expose())?;
+        print_message("Open this page in a browser, on any machine:");
+        print_message(format_args!("  {}", attempt.url));
+        print_message(
+            "At the end the browser fails to open an address that begins with http://127.0.0.1. Paste the \
+             whole address here:",
+        );
+        let pasted = secret::prompt_visible("address").await?;
+        let code = attempt.code_from_paste(pasted.expose())?;
         (attempt, code)
     } else {
         let loopback = Loopback::open(args.port).await?;
         let attempt = begin(&loopback.redirect_uri())?;
-        say("Allow pdsfs in a browser on this machine; the page is:");
-        say(format_args!("  {}", attempt.url));
+        print_message("Log in and allow pdsfs in a browser on this machine, on this page:");
+        print_message(format_args!("  {}", attempt.url));
         if !args.no_browser {
             open_browser(&attempt.url);
         }
+        print_message("waiting for the browser (Ctrl-C cancels)");
         let code = loopback.wait(&attempt, args.wait).await?;
         (attempt, code)
     };
-    let answer = CodeAnswer {
+    let answer = AuthorizationCode {
         client_id: client_id.to_owned(),
         client_secret: login.client_secret.clone(),
         code,
         redirect_uri: attempt.redirect_uri.clone(),
         verifier: attempt.verifier.clone(),
     };
-    let asked = UnderWay::begin();
-    let granted = auth::by_code(&answer, &login.auth_endpoint, &login.transport()?).await;
-    let mut granted = granted.map_err(|trouble| Error::from(trouble).context("the code was not taken"))?;
+    let guard = TokenRequestGuard::begin();
+    let granted = tokens::redeem_code(&answer, &login.auth_endpoint, &login.transport()?).await;
+    let mut granted =
+        granted.map_err(|trouble| Error::from(trouble).context("the service refused the code"))?;
     let Some(refresh_token) = granted.refresh_token.take() else {
-        say("warning: the service gave no refresh token; log in again when the access token ends");
-        return Ok(Obtained::new(Grant::Fixed, granted, asked));
+        print_message(
+            "warning: the service issued no refresh token: log in again when the access token expires",
+        );
+        return Ok(NewLogin::new(Grant::Fixed, granted, guard));
     };
-    let CodeAnswer { client_id, client_secret, .. } = answer;
+    let AuthorizationCode { client_id, client_secret, .. } = answer;
     let grant = Grant::Refresh { client_id, client_secret, refresh_token, by: RefreshBy::Oauth };
-    Ok(Obtained::new(grant, granted, asked))
+    Ok(NewLogin::new(grant, granted, guard))
 }
 
-/// Where there is no browser to start, the printed address does as well.
+/// Failures are not reported: the user can open the printed address.
 fn open_browser(url: &Url) {
     let mut command = tokio::process::Command::new("xdg-open");
     command.arg(url.as_str()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     match command.spawn() {
         Ok(mut child) => {
-            // It ends by itself; somebody has to ask how.
+            // Reaps the process when it exits.
             tokio::spawn(async move { child.wait().await });
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => tracing::debug!(%error, "xdg-open cannot be started"),
+        Err(error) => tracing::debug!(%error, "cannot start xdg-open"),
     }
 }

@@ -1,7 +1,7 @@
-//! `pdsfs status --watch` at a terminal: every mount with its transfers, and what happened lately.
+//! `pdsfs status --watch` at a terminal: all mounts with their transfers, and recent events.
 //!
-//! Drawn from what the mounts answer, as often as they are asked; a mount that goes away goes from the
-//! screen too. The terminal is given back as it was, also when something fails.
+//! Each update asks all mounts again, so a mount that ended disappears. The terminal is restored at the end,
+//! also after an error.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
@@ -19,47 +19,45 @@ use ratatui::widgets::{Block, Paragraph, Row, Sparkline, Table};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
-use super::{cells, tail};
-use crate::cli::signals::Signals;
-use crate::cli::{reach, shown};
-use crate::control::client::Daemon;
-use crate::control::types::{Happening, LogEntry, Stage, Status};
+use super::table::{cells, tail};
+use crate::cli::{format, mounts};
+use crate::control::client::DaemonClient;
+use crate::control::types::{EventKind, LogEntry, TransferStage, Status};
+use crate::daemon::signals::Signals;
 use crate::error::{Error, Result};
 
-/// Events of a mount that are kept for the screen.
+/// Events kept for each mount.
 const EVENTS_MAX: usize = 100;
-/// Rates of a mount that are kept for the screen.
+/// Rates kept for the graph of each mount.
 const RATES_MAX: usize = 200;
-/// Share of the height that belongs to what happened.
+/// Share of the screen height for events.
 const EVENTS_PERCENT: u16 = 30;
-/// Between the columns of a table.
 const COLUMN_SPACING: u16 = 1;
-/// How long the thread that reads keys waits before it looks whether it is still needed.
+/// How often the thread that reads keys checks whether it should stop.
 const KEY_WAIT: Duration = Duration::from_millis(100);
 
-/// What the screen shows.
 #[derive(Debug, Default)]
 struct Dashboard {
-    mounts: BTreeMap<String, Shown>,
-    /// How far the transfers are scrolled.
+    mounts: BTreeMap<String, MountView>,
+    /// The first visible transfer of each mount.
     first: usize,
     note: Option<String>,
 }
 
 #[derive(Debug, Default)]
-struct Shown {
+struct MountView {
     status: Status,
     rates: VecDeque<u64>,
     events: VecDeque<LogEntry>,
-    seen_seq: u64,
+    last_seq: u64,
 }
 
-/// Shows it until q, Escape or Ctrl-C is pressed or a signal comes.
+/// Runs until q, Escape, Ctrl-C or a signal.
 pub(super) async fn run(wanted: Option<&str>, interval: Duration, signals: &mut Signals) -> Result<ExitCode> {
     let mut dashboard = Dashboard::default();
-    // A mount that is not there is told before the screen is taken.
+    // An unknown mount is an error before the full screen begins.
     tokio::select! {
-        looked = look(wanted, BTreeMap::new()) => dashboard.take(looked?),
+        update = poll(wanted, BTreeMap::new()) => dashboard.apply(update?),
         _ = signals.next() => return Ok(ExitCode::SUCCESS),
     }
     let failed = |e: std::io::Error| Error::from(e).context("the terminal");
@@ -68,7 +66,7 @@ pub(super) async fn run(wanted: Option<&str>, interval: Duration, signals: &mut 
     let outcome = watch(
         &mut dashboard,
         interval,
-        |seen| look(wanted, seen),
+        |last_seqs| poll(wanted, last_seqs),
         |dashboard| terminal.draw(|frame| dashboard.draw(frame)).map(drop).map_err(failed),
         &mut keys.events,
         signals.next(),
@@ -79,30 +77,30 @@ pub(super) async fn run(wanted: Option<&str>, interval: Duration, signals: &mut 
     outcome.map(|()| ExitCode::SUCCESS)
 }
 
-/// Looks, draws and does what keys say, until one of them or `stop` ends it. A look may take long: it is waited for
-/// beside the keys.
-async fn watch<L: Future<Output = Result<Seen>>>(
+/// Polls the mounts, draws and handles keys until a key or `stop` ends it. A poll may take long and does not
+/// delay the keys.
+async fn watch<P: Future<Output = Result<Update>>>(
     dashboard: &mut Dashboard,
     interval: Duration,
-    look: impl Fn(BTreeMap<String, u64>) -> L,
+    poll: impl Fn(BTreeMap<String, u64>) -> P,
     mut draw: impl FnMut(&Dashboard) -> Result<()>,
     keys: &mut mpsc::Receiver<Event>,
     stop: impl Future,
 ) -> Result<()> {
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut looking = std::pin::pin!(None);
+    let mut polling = std::pin::pin!(None);
     let mut stop = std::pin::pin!(stop);
     loop {
         draw(dashboard)?;
         tokio::select! {
-            _ = ticks.tick(), if looking.is_none() => looking.set(Some(look(dashboard.seen()))),
-            looked = next(looking.as_mut()) => {
-                looking.set(None);
-                dashboard.looked(looked);
+            _ = ticks.tick(), if polling.is_none() => polling.set(Some(poll(dashboard.last_seqs()))),
+            update = join(polling.as_mut()) => {
+                polling.set(None);
+                dashboard.apply_result(update);
             }
             key = keys.recv() => match key {
-                Some(event) if !ends(&event) => dashboard.scroll(&event),
+                Some(event) if !is_quit(&event) => dashboard.scroll(&event),
                 _ => return Ok(()),
             },
             _ = &mut stop => return Ok(()),
@@ -110,62 +108,62 @@ async fn watch<L: Future<Output = Result<Seen>>>(
     }
 }
 
-/// The end of what is under way, if something is.
-async fn next<F: Future>(running: Pin<&mut Option<F>>) -> F::Output {
+/// Waits for the future, or forever without one.
+async fn join<F: Future>(running: Pin<&mut Option<F>>) -> F::Output {
     match running.as_pin_mut() {
         Some(running) => running.await,
         None => std::future::pending().await,
     }
 }
 
-/// What was found: mounts with their new events, and why nothing is known of others.
+/// Mounts with their new events, and one message for each mount that does not answer.
 #[derive(Debug, Default)]
-struct Seen {
+struct Update {
     mounts: Vec<(Status, Vec<LogEntry>)>,
-    unknown: Vec<String>,
+    silent: Vec<String>,
 }
 
-/// Asks the mounts. `seen` has the number of the last event that is known of each.
-async fn look(wanted: Option<&str>, seen: BTreeMap<String, u64>) -> Result<Seen> {
-    let (found, unknown) = reach::mounts_and_unknown(wanted).await?;
+/// Asks the mounts. `last_seqs` has the newest known event of each mount.
+async fn poll(wanted: Option<&str>, last_seqs: BTreeMap<String, u64>) -> Result<Update> {
+    let (found, silent) = mounts::answering_and_silent(wanted).await?;
     let mut mounts = Vec::new();
     for (daemon, status) in found {
-        let since = seen.get(&key(&status)).copied().unwrap_or(0);
+        let since = last_seqs.get(&key(&status)).copied().unwrap_or(0);
         let events = if status.last_seq > since { read_events(&daemon, since).await } else { Vec::new() };
         mounts.push((status, events));
     }
-    Ok(Seen { mounts, unknown })
+    Ok(Update { mounts, silent })
 }
 
-/// What is typed, from a thread that may wait.
+/// Keys from the terminal, read by a thread.
 struct Keys {
     events: mpsc::Receiver<Event>,
-    is_over: Arc<AtomicBool>,
+    is_stopped: Arc<AtomicBool>,
 }
 
 impl Keys {
     fn read() -> Self {
-        let (told, events) = mpsc::channel(16);
-        let is_over = Arc::new(AtomicBool::new(false));
-        let until = is_over.clone();
+        let (event_tx, events) = mpsc::channel(16);
+        let is_stopped = Arc::new(AtomicBool::new(false));
+        let stop = is_stopped.clone();
         std::thread::spawn(move || {
-            while !until.load(Ordering::Relaxed) {
+            while !stop.load(Ordering::Relaxed) {
                 let event = match event::poll(KEY_WAIT) {
                     Ok(false) => continue,
                     Ok(true) => event::read(),
                     Err(e) => Err(e),
                 };
                 let Ok(event) = event else { return };
-                if told.blocking_send(event).is_err() {
+                if event_tx.blocking_send(event).is_err() {
                     return;
                 }
             }
         });
-        Self { events, is_over }
+        Self { events, is_stopped }
     }
 
     fn stop(&self) {
-        self.is_over.store(true, Ordering::Relaxed);
+        self.is_stopped.store(true, Ordering::Relaxed);
     }
 }
 
@@ -176,7 +174,7 @@ fn pressed(event: &Event) -> Option<&KeyEvent> {
     }
 }
 
-fn ends(event: &Event) -> bool {
+fn is_quit(event: &Event) -> bool {
     pressed(event).is_some_and(|key| match key.code {
         KeyCode::Char('q') | KeyCode::Esc => true,
         KeyCode::Char('c') => key.modifiers.contains(KeyModifiers::CONTROL),
@@ -185,38 +183,38 @@ fn ends(event: &Event) -> bool {
 }
 
 impl Dashboard {
-    /// The number of the last event that is known of each mount.
-    fn seen(&self) -> BTreeMap<String, u64> {
-        self.mounts.iter().map(|(key, shown)| (key.clone(), shown.seen_seq)).collect()
+    /// The newest known event of each mount.
+    fn last_seqs(&self) -> BTreeMap<String, u64> {
+        self.mounts.iter().map(|(key, view)| (key.clone(), view.last_seq)).collect()
     }
 
-    fn looked(&mut self, looked: Result<Seen>) {
-        match looked {
-            Ok(seen) => self.take(seen),
+    fn apply_result(&mut self, update: Result<Update>) {
+        match update {
+            Ok(update) => self.apply(update),
             Err(error) => {
                 self.mounts.clear();
-                self.note = Some(shown::printable(&error.to_string()));
+                self.note = Some(format::printable(&error.to_string()));
             }
         }
     }
 
-    fn take(&mut self, seen: Seen) {
-        self.note = Some(seen.unknown.join("; ")).filter(|note| !note.is_empty());
-        let keys: Vec<_> = seen.mounts.iter().map(|(status, _)| key(status)).collect();
+    fn apply(&mut self, update: Update) {
+        self.note = Some(update.silent.join("; ")).filter(|note| !note.is_empty());
+        let keys: Vec<_> = update.mounts.iter().map(|(status, _)| key(status)).collect();
         self.mounts.retain(|key, _| keys.contains(key));
-        for (status, events) in seen.mounts {
-            let shown = self.mounts.entry(key(&status)).or_default();
-            shown.seen_seq = events.last().map_or(shown.seen_seq, |entry| entry.seq);
-            keep(&mut shown.events, events, EVENTS_MAX);
-            keep(&mut shown.rates, [status.totals.rate_bytes_s], RATES_MAX);
-            shown.status = status;
+        for (status, events) in update.mounts {
+            let view = self.mounts.entry(key(&status)).or_default();
+            view.last_seq = events.last().map_or(view.last_seq, |entry| entry.seq);
+            keep(&mut view.events, events, EVENTS_MAX);
+            keep(&mut view.rates, [status.totals.rate_bytes_s], RATES_MAX);
+            view.status = status;
         }
         self.first = self.first.min(self.first_max());
     }
 
-    /// So far is scrolled at most that the last transfer is still seen.
+    /// Scrolling keeps the last transfer visible.
     fn first_max(&self) -> usize {
-        let longest = self.mounts.values().map(|shown| shown.status.transfers.len()).max();
+        let longest = self.mounts.values().map(|view| view.status.transfers.len()).max();
         longest.unwrap_or(0).saturating_sub(1)
     }
 
@@ -237,46 +235,49 @@ impl Dashboard {
             Constraint::Length(1),
         ])
         .areas(frame.area());
-        let heights = self.mounts.values().map(|shown| Constraint::Fill(1 + shown.weight()));
-        for (shown, area) in self.mounts.values().zip(Layout::vertical(heights).split(mounts).iter()) {
-            shown.draw(frame, *area, self.first);
+        let heights = self.mounts.values().map(|view| Constraint::Fill(1 + view.weight()));
+        for (view, area) in self.mounts.values().zip(Layout::vertical(heights).split(mounts).iter()) {
+            view.draw(frame, *area, self.first);
         }
         if self.mounts.is_empty() {
-            frame.render_widget(Paragraph::new("no drive is mounted by you"), mounts);
+            frame.render_widget(Paragraph::new("you have no mounted drives"), mounts);
         }
         self.draw_events(frame, events);
-        let note = self.note.as_deref().unwrap_or("q ends this, the arrow keys scroll; the mounts go on");
+        let note = self.note.as_deref().unwrap_or("q quits, arrow keys scroll; the mounts are not affected");
         frame.render_widget(Paragraph::new(note).style(Style::new().add_modifier(Modifier::DIM)), foot);
     }
 
     fn draw_events(&self, frame: &mut Frame<'_>, area: Rect) {
-        let mut all: Vec<_> = self.mounts.values().flat_map(|shown| &shown.events).collect();
+        let mut all: Vec<_> = self.mounts.values().flat_map(|view| &view.events).collect();
         all.sort_by_key(|entry| entry.at_ms);
         let rows = area.height.saturating_sub(2) as usize;
         let lines = all.iter().rev().take(rows).map(|entry| {
-            let text = format!("{}  {}", shown::moment(entry.at_ms), shown::event(entry));
+            let text = format!("{}  {}", format::local_time(entry.at_ms), format::event(entry));
             let color = match entry.what {
-                Happening::Committed => Color::Green,
-                Happening::Failed | Happening::AttributesRefused => Color::Red,
-                Happening::Warning | Happening::Missed | Happening::Unknown => Color::Yellow,
+                EventKind::Committed => Color::Green,
+                EventKind::Failed | EventKind::AttributesRefused => Color::Red,
+                EventKind::Warning | EventKind::Missed | EventKind::Unknown => Color::Yellow,
             };
             Line::styled(text, color)
         });
         let newest_first: Vec<_> = lines.collect();
-        frame.render_widget(Paragraph::new(newest_first).block(Block::bordered().title(" lately ")), area);
+        frame.render_widget(
+            Paragraph::new(newest_first).block(Block::bordered().title(" recent events ")),
+            area,
+        );
     }
 }
 
-impl Shown {
+impl MountView {
     fn weight(&self) -> u16 {
         u16::try_from(self.status.transfers.len()).unwrap_or(u16::MAX).min(20)
     }
 
     fn draw(&self, frame: &mut Frame<'_>, area: Rect, first: usize) {
-        let block = Block::bordered().title(format!(" {} ", shown::headline(&self.status)));
+        let block = Block::bordered().title(format!(" {} ", format::headline(&self.status)));
         let inner = block.inner(area);
         frame.render_widget(block, area);
-        let paused = shown::paused(&self.status);
+        let paused = format::pause_line(&self.status);
         let [pause, graph, table] = Layout::vertical([
             Constraint::Length(u16::from(paused.is_some())),
             Constraint::Length(u16::from(inner.height > 4) * 2),
@@ -300,14 +301,14 @@ impl Shown {
         let columns = Layout::horizontal(widths).spacing(COLUMN_SPACING).split(table);
         let path_columns = columns.get(1).map_or(0, |column| usize::from(column.width));
         let transfers = &self.status.transfers;
-        // Mounts share how far is scrolled; each shows its last transfer at least.
+        // All mounts scroll together; each keeps its last transfer visible.
         let rows = transfers.iter().skip(first.min(transfers.len().saturating_sub(1))).map(|file| {
             let cells = cells(file);
             let last = if cells.error.is_empty() { cells.eta } else { cells.error };
             let color = match file.state {
-                Stage::Failed => Color::Red,
-                Stage::Committing => Color::Green,
-                Stage::Writing | Stage::Staged | Stage::Saved | Stage::Local | Stage::Unknown => Color::Reset,
+                TransferStage::Failed => Color::Red,
+                TransferStage::Committing => Color::Green,
+                TransferStage::Writing | TransferStage::Staged | TransferStage::Saved | TransferStage::Local | TransferStage::Unknown => Color::Reset,
             };
             let path = tail(cells.path, path_columns);
             Row::new([cells.state.to_owned(), path, cells.progress, cells.rate, last]).style(color)
@@ -329,8 +330,8 @@ fn keep<T>(ring: &mut VecDeque<T>, new: impl IntoIterator<Item = T>, max: usize)
     }
 }
 
-/// The events of a mount that has answered just now; none where it does not any more.
-async fn read_events(daemon: &Daemon, since: u64) -> Vec<LogEntry> {
+/// The new events of a mount; empty if it no longer answers.
+async fn read_events(daemon: &DaemonClient, since: u64) -> Vec<LogEntry> {
     let mut entries = Vec::new();
     let Ok(mut events) = daemon.events(since, false).await else { return entries };
     while let Ok(Some(entry)) = events.next().await {
@@ -342,7 +343,7 @@ async fn read_events(daemon: &Daemon, since: u64) -> Vec<LogEntry> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::status::tests::busy;
+    use crate::cli::status::table::tests::busy;
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
 
@@ -354,26 +355,26 @@ mod tests {
         rows.map(|row| row.iter().map(ratatui::buffer::Cell::symbol).collect::<String>() + "\n").collect()
     }
 
-    fn seen(mounts: Vec<(Status, Vec<LogEntry>)>) -> Seen {
-        Seen { mounts, unknown: Vec::new() }
+    fn update(mounts: Vec<(Status, Vec<LogEntry>)>) -> Update {
+        Update { mounts, silent: Vec::new() }
     }
 
     fn dashboard() -> Dashboard {
         let mut dashboard = Dashboard::default();
         let second = Status { mountpoint: "/other".into(), ..Status::default() };
-        dashboard.take(seen(vec![(busy(), busy().failures), (second, Vec::new())]));
+        dashboard.apply(update(vec![(busy(), busy().failures), (second, Vec::new())]));
         dashboard
     }
 
     #[test]
-    fn it_shows_every_mount_its_transfers_and_what_happened() {
+    fn dashboard_shows_mounts_transfers_and_events() {
         let text = screen(&dashboard(), 120, 40);
         for part in [
-            "drive 1 at /mnt  1 file, 64.00 MiB to go",
+            "drive 1 at /mnt  1 file, 64 MiB to go",
             "at /other  everything is on the drive",
             "/movie.mp4",
-            "33 % of 96.00 MiB",
-            "16.00 MiB/s",
+            "33 % of 96 MiB",
+            "16 MiB/s",
             "the drive is full",
             "NOT SAVED     /lost",
         ] {
@@ -382,68 +383,71 @@ mod tests {
     }
 
     #[test]
-    fn a_narrow_screen_shows_the_ends_of_names() {
+    fn narrow_dashboard_keeps_ends_of_names() {
         let mut status = busy();
         status.transfers[0].path = "/a folder with a long name/movie-7.mp4".into();
         let mut dashboard = Dashboard::default();
-        dashboard.take(seen(vec![(status, Vec::new())]));
+        dashboard.apply(update(vec![(status, Vec::new())]));
         let text = screen(&dashboard, 80, 20);
         assert!(text.contains("movie-7.mp4 "), "{text}");
     }
 
     #[test]
-    fn it_fits_any_size() {
+    fn dashboard_fits_any_size() {
         for (width, height) in [(1, 1), (10, 3), (40, 10), (300, 100)] {
             screen(&dashboard(), width, height);
         }
     }
 
     #[test]
-    fn a_mount_that_is_gone_is_not_shown_and_scrolling_has_an_end() {
+    fn dashboard_drops_ended_mounts_and_bounds_scrolling() {
         let mut dashboard = dashboard();
         let down = Event::Key(KeyEvent::new(KeyCode::Down, KeyModifiers::NONE));
         for _ in 0..9 {
             dashboard.scroll(&down);
         }
         let text = screen(&dashboard, 120, 40);
-        assert!(!text.contains("/movie.mp4") && text.contains("/f "), "the last one is not seen: {text}");
+        assert!(
+            !text.contains("/movie.mp4") && text.contains("/f "),
+            "the last transfer is not visible: {text}"
+        );
         let mut fewer = busy();
         fewer.transfers.truncate(1);
-        dashboard.take(seen(vec![(fewer, Vec::new())]));
-        assert!(screen(&dashboard, 120, 40).contains("/movie.mp4"), "it is scrolled beyond the end");
-        dashboard.take(Seen::default());
+        dashboard.apply(update(vec![(fewer, Vec::new())]));
+        assert!(screen(&dashboard, 120, 40).contains("/movie.mp4"), "scrolled beyond the end");
+        dashboard.apply(Update::default());
         let text = screen(&dashboard, 80, 20);
-        assert!(text.contains("no drive is mounted") && !text.contains("/mnt"), "{text}");
+        assert!(text.contains("no mounted drives") && !text.contains("/mnt"), "{text}");
     }
 
     #[test]
-    fn what_is_kept_is_bounded() {
+    fn dashboard_history_is_bounded() {
         let mut dashboard = Dashboard::default();
         for seq in 0..1000 {
             let entry = LogEntry { seq, ..busy().failures.remove(0) };
-            dashboard.take(seen(vec![(busy(), vec![entry])]));
+            dashboard.apply(update(vec![(busy(), vec![entry])]));
         }
-        let shown = &dashboard.mounts.values().next().unwrap();
-        assert_eq!((shown.events.len(), shown.rates.len()), (EVENTS_MAX, RATES_MAX));
-        assert_eq!(shown.seen_seq, 999);
+        let view = &dashboard.mounts.values().next().unwrap();
+        assert_eq!((view.events.len(), view.rates.len()), (EVENTS_MAX, RATES_MAX));
+        assert_eq!(view.last_seq, 999);
     }
 
     #[test]
-    fn who_does_not_answer_is_told_below() {
+    fn dashboard_notes_silent_mounts() {
         let mut dashboard = dashboard();
-        dashboard.take(Seen { unknown: vec!["the mount does not answer".into()], ..Seen::default() });
+        dashboard.apply(Update { silent: vec!["the mount does not answer".into()], ..Update::default() });
         assert!(screen(&dashboard, 80, 20).contains("the mount does not answer"));
-        dashboard.looked(Err(Error::new(crate::ErrorKind::Io, "no\x1b[2J")));
+        dashboard.apply_result(Err(Error::new(crate::error::ErrorKind::Io, "no\x1b[2J")));
         assert!(screen(&dashboard, 80, 20).contains("no\\u{1b}[2J"));
     }
 
     #[tokio::test]
-    async fn keys_and_signals_are_heard_while_a_mount_hangs() {
+    async fn keys_and_signals_work_while_a_mount_hangs() {
         let (press, mut keys) = mpsc::channel(4);
-        let (looked, mut looks) = mpsc::unbounded_channel();
+        let (polled, mut polls) = mpsc::unbounded_channel();
         let hang = |_| {
-            looked.send(()).unwrap();
-            std::future::pending::<Result<Seen>>()
+            polled.send(()).unwrap();
+            std::future::pending::<Result<Update>>()
         };
         let (mut hanging, mut drawn) = (dashboard(), Vec::new());
         let watching = watch(
@@ -458,27 +462,27 @@ mod tests {
             std::future::pending::<()>(),
         );
         let pressing = async {
-            looks.recv().await.unwrap();
+            polls.recv().await.unwrap();
             for code in [KeyCode::Down, KeyCode::Char('q')] {
                 press.send(Event::Key(KeyEvent::new(code, KeyModifiers::NONE))).await.unwrap();
             }
         };
         let (ended, ()) = tokio::join!(watching, pressing);
         ended.unwrap();
-        assert_eq!(drawn.last(), Some(&1), "a key was not seen");
-        assert!(looks.try_recv().is_err(), "a second look was begun beside the first");
+        assert_eq!(drawn.last(), Some(&1), "the key had no effect");
+        assert!(polls.try_recv().is_err(), "two polls at once");
         let (_press, mut keys) = mpsc::channel(4);
         let stop = std::future::ready(());
         watch(&mut hanging, Duration::from_millis(1), hang, |_| Ok(()), &mut keys, stop).await.unwrap();
     }
 
     #[test]
-    fn q_escape_and_control_c_end_it() {
+    fn q_escape_and_ctrl_c_quit() {
         let key = |code, modifiers| Event::Key(KeyEvent::new(code, modifiers));
-        assert!(ends(&key(KeyCode::Char('q'), KeyModifiers::NONE)));
-        assert!(ends(&key(KeyCode::Esc, KeyModifiers::NONE)));
-        assert!(ends(&key(KeyCode::Char('c'), KeyModifiers::CONTROL)));
-        assert!(!ends(&key(KeyCode::Char('c'), KeyModifiers::NONE)));
-        assert!(!ends(&Event::Resize(1, 1)));
+        assert!(is_quit(&key(KeyCode::Char('q'), KeyModifiers::NONE)));
+        assert!(is_quit(&key(KeyCode::Esc, KeyModifiers::NONE)));
+        assert!(is_quit(&key(KeyCode::Char('c'), KeyModifiers::CONTROL)));
+        assert!(!is_quit(&key(KeyCode::Char('c'), KeyModifiers::NONE)));
+        assert!(!is_quit(&Event::Resize(1, 1)));
     }
 }

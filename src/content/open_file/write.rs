@@ -1,320 +1,325 @@
-//! Writing and cutting: what changes a content.
+//! Writes to an open file, and its size changes.
 
-use std::sync::PoisonError;
-
-use super::{Content, Inner, OpenFile, take_base};
-use crate::content::finish::target;
-use crate::content::part::ZEROS;
+use super::content::{Content, OpenFileState};
+use super::file::OpenFile;
+use crate::clock;
+use crate::content::commit_target::CommitTarget;
+use crate::content::part::{ZEROS, too_large};
 use crate::content::reader::ReadTarget;
-use crate::content::shipper::Destination;
-use crate::content::staged::{Staged, too_large};
+use crate::content::staged_file::StagedFile;
 use crate::content::streaming::{Appended, Streaming, Wait};
-use crate::content::{Plan, Shape, plan_write};
+use crate::content::write_plan::{ContentState, WritePlan, plan_write};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::PartNumber;
 use crate::pds::drive::FileMeta;
-use crate::posix;
 
-/// How a write went, as far as it did not fail.
+/// The outcome of a write that did not fail.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Wrote {
-    /// All of it, or as much as there was room for; the rest has to wait.
-    Some(Appended),
-    /// Nothing: a commit is under way.
+pub enum WriteOutcome {
+    /// Accepted completely, or as far as there was room.
+    Accepted(Appended),
+    /// Nothing was written: a commit is running.
     Committing,
-    /// Nothing: what was streamed is not here any more, so it has to be committed first.
-    MustSettle,
-    /// Nothing: what shows from under the upload has to be run over first, up to where the write begins.
-    MustRunOver {
-        /// In the file.
-        to: u64,
-    },
+    /// Nothing was written: sent bytes are no longer on this machine, so the file must be committed first.
+    MustCommit,
+    /// Nothing was written: the stream must be back-filled up to offset `to` first.
+    MustBackfill { to: u64 },
 }
 
-/// What came of staging.
+/// The outcome of staging a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Staging {
-    /// The content takes any change now.
+    /// The content takes any write now.
     Done,
-    /// It has to be committed first; nothing has changed.
-    MustSettle,
-    /// Memory has to be waited for; nothing has changed.
+    /// Nothing has changed: the file must be committed first.
+    MustCommit,
+    /// Nothing has changed: there is no memory now.
     Wait,
 }
 
-/// Nothing was taken; the caller has to come again where the local disk may be used.
-const NOT_HERE: Wrote = Wrote::Some(Appended { bytes: 0, wait: Some(Wait::Memory) });
+/// Nothing was written: the caller calls again where it may block for the local disk.
+const RETRY_BLOCKING: WriteOutcome = WriteOutcome::Accepted(Appended { bytes: 0, wait: Some(Wait::Memory) });
 
 impl OpenFile {
-    pub(super) fn live(&self, name: &str) -> Streaming {
-        Streaming::new(self.env.clone(), self.progress.begin(name))
-    }
-
-    /// Writes `data` at `offset`, as much as there is room for now. Never waits for the network, and
-    /// only with `may_block` for the local disk.
+    /// Writes `data` at `offset`, as far as there is room now. Never waits for the network. Blocks for the
+    /// local disk only with `may_block`.
     pub fn write(
         &self,
         offset: u64,
         data: &[u8],
-        destination: &dyn Fn() -> Option<Destination>,
+        resolve_target: &dyn Fn() -> Option<CommitTarget>,
         may_block: bool,
-    ) -> Result<Wrote> {
-        let mut inner = self.lock();
+    ) -> Result<WriteOutcome> {
+        let mut state = self.lock();
         if data.is_empty() {
-            return Ok(Wrote::Some(Appended { bytes: 0, wait: None }));
+            return Ok(WriteOutcome::Accepted(Appended { bytes: 0, wait: None }));
         }
-        if let Content::Streaming { live, .. } = &mut inner.content
-            && let Err(error) = live.flow().check()
+        if let Content::Streaming { stream, .. } = &mut state.content
+            && let Err(error) = stream.in_flight().check()
         {
-            if !self.is_orphan() {
-                // Wherever the write goes: the failure stays until the file is cut to nothing.
+            if !self.is_unlinked() {
+                // At any offset: the failure is sticky until the file is truncated to nothing.
                 return Err(error);
             }
-            live.abandon();
+            stream.abandon();
         }
         loop {
-            match plan_write(self.shape(&inner.content), offset) {
-                Plan::Resume | Plan::Stage | Plan::Copy if !may_block => return Ok(NOT_HERE),
-                Plan::Start => self.start(&mut inner),
-                Plan::Resume => {
-                    if !self.resume(&mut inner)? {
-                        return Ok(NOT_HERE);
+            match plan_write(self.content_state(&state.content), offset) {
+                WritePlan::ResumeStream | WritePlan::Stage | WritePlan::WriteStaged if !may_block => {
+                    return Ok(RETRY_BLOCKING);
+                }
+                WritePlan::StartStream => self.start_stream(&mut state),
+                WritePlan::ResumeStream => {
+                    if !self.resume_stream(&mut state)? {
+                        return Ok(RETRY_BLOCKING);
                     }
                 }
-                Plan::Append => return append(&mut inner, data, destination, may_block),
-                Plan::Patch => return patch(&mut inner, offset, data),
-                Plan::Pad if has_gap(&inner.content, offset) => return Ok(Wrote::MustRunOver { to: offset }),
-                Plan::Pad => {
-                    let padded = pad(&mut inner, offset, destination, may_block)?;
-                    if padded.wait.is_some() {
-                        return Ok(Wrote::Some(padded));
+                WritePlan::Append => return append(&mut state, data, resolve_target, may_block),
+                WritePlan::PatchTail => return patch_tail(&mut state, offset, data),
+                WritePlan::ZeroFill if needs_backfill(&state.content, offset) => {
+                    return Ok(WriteOutcome::MustBackfill { to: offset });
+                }
+                WritePlan::ZeroFill => {
+                    let filled = zero_fill(&mut state, offset, resolve_target, may_block)?;
+                    if filled.wait.is_some() {
+                        return Ok(WriteOutcome::Accepted(filled));
                     }
                 }
-                Plan::Copy => return self.write_copy(&mut inner, offset, data),
-                Plan::Stage => match self.stage(&mut inner)? {
+                WritePlan::WriteStaged => return self.write_staged(&mut state, offset, data),
+                WritePlan::Stage => match self.stage(&mut state)? {
                     Staging::Done => {}
-                    Staging::MustSettle => return Ok(Wrote::MustSettle),
-                    Staging::Wait => return Ok(NOT_HERE),
+                    Staging::MustCommit => return Ok(WriteOutcome::MustCommit),
+                    Staging::Wait => return Ok(RETRY_BLOCKING),
                 },
-                Plan::Wait => return Ok(Wrote::Committing),
-                Plan::Refuse => return refuse(&inner.content),
+                WritePlan::AwaitCommit => return Ok(WriteOutcome::Committing),
+                WritePlan::ReportFailure => return report_failure(&state.content),
             }
         }
     }
 
-    /// Takes a live upload back to a local copy, where one can be had: the file is about to be removed
-    /// from the drive, and its upload would end with it. Blocks for the local disk.
-    pub fn take_back(&self) {
-        let mut inner = self.lock();
-        if matches!(inner.content, Content::Streaming { .. })
-            && let Err(error) = self.stage(&mut inner)
+    /// Stages a stream before its file is removed from the drive, which ends the upload. Without a staged
+    /// file the stream goes on and fails. Blocks for the local disk.
+    pub fn stage_for_unlink(&self) {
+        let mut state = self.lock();
+        if matches!(state.content, Content::Streaming { .. })
+            && let Err(error) = self.stage(&mut state)
         {
-            tracing::debug!(%error, "a file that is being removed goes on without a local copy");
+            tracing::debug!(%error, "a stream is not staged before its file is removed");
         }
     }
 
-    fn shape(&self, content: &Content) -> Shape {
+    fn content_state(&self, content: &Content) -> ContentState {
         match content {
-            Content::New => Shape::New,
-            Content::Clean { base, held } => Shape::Clean { size: base.size, resumable: held.is_some() },
-            Content::Streaming { live, .. } => Shape::Streaming {
-                here_from: live.here_from(),
-                frontier: live.frontier(),
-                pad_max: if self.env.space.is_off() { u64::MAX } else { self.env.part_size.get() },
+            Content::New => ContentState::New,
+            Content::Clean { base, retained } => {
+                ContentState::Clean { size: base.size, resumable: retained.is_some() }
+            }
+            Content::Streaming { stream, .. } => ContentState::Streaming {
+                patchable_from: stream.patchable_from(),
+                frontier: stream.frontier(),
+                zero_fill_max: if self.context.quota.is_disabled() {
+                    u64::MAX
+                } else {
+                    self.context.part_size.get()
+                },
             },
-            Content::Staged { .. } | Content::Local(_) => Shape::Staged,
-            Content::Committing { .. } => Shape::Committing,
-            Content::Failed { .. } => Shape::Failed,
+            Content::Staged { .. } | Content::Local(_) => ContentState::Staged,
+            Content::Committing { .. } => ContentState::Committing,
+            Content::Failed { .. } => ContentState::Failed,
         }
     }
 
-    fn start(&self, inner: &mut Inner) {
-        let live = self.live(&inner.name);
-        let base = take_base(&mut inner.content);
-        inner.content = Content::Streaming { live, base };
+    fn start_stream(&self, state: &mut OpenFileState) {
+        let stream = self.new_stream(&state.name);
+        let base = state.content.take_base();
+        state.content = Content::Streaming { stream, base };
     }
 
-    /// Makes a committed file that is still here a live upload again. `false`, and nothing has changed,
-    /// where memory has to be waited for.
-    fn resume(&self, inner: &mut Inner) -> Result<bool> {
-        let mut live = self.live(&inner.name);
-        if let Content::Clean { held: Some(bytes), .. } = &inner.content
-            && !live.begin_with(bytes)?
+    /// Makes a clean file with retained content a stream again. Returns `false` and changes nothing if there
+    /// is no memory now.
+    fn resume_stream(&self, state: &mut OpenFileState) -> Result<bool> {
+        let mut stream = self.new_stream(&state.name);
+        if let Content::Clean { retained: Some(bytes), .. } = &state.content
+            && !stream.preload(bytes)?
         {
-            live.transfer().withdrawn();
+            stream.transfer().withdrawn();
             return Ok(false);
         }
-        let base = take_base(&mut inner.content);
-        inner.content = Content::Streaming { live, base };
+        let base = state.content.take_base();
+        state.content = Content::Streaming { stream, base };
         Ok(true)
     }
 
-    /// Appends bytes `at..` of what shows from under an upload, as far as nobody has written there meanwhile.
-    pub fn run_over(
+    /// Appends bytes of `base` from offset `at`. Ranges that were written or truncated since are skipped.
+    pub fn backfill(
         &self,
-        target: &ReadTarget,
+        base: &ReadTarget,
         at: u64,
         data: &[u8],
-        destination: &dyn Fn() -> Option<Destination>,
-    ) -> Result<Wrote> {
-        let mut inner = self.lock();
+        resolve_target: &dyn Fn() -> Option<CommitTarget>,
+    ) -> Result<WriteOutcome> {
+        let skip_all = Ok(WriteOutcome::Accepted(Appended { bytes: data.len(), wait: None }));
+        let mut state = self.lock();
         let end = at + data.len() as u64;
-        let Content::Streaming { live, .. } = &mut inner.content else {
-            return Ok(Wrote::Some(Appended { bytes: data.len(), wait: None }));
+        let Content::Streaming { stream, .. } = &mut state.content else {
+            return skip_all;
         };
-        match live.gap(end) {
-            Some((of, start, bytes)) if start >= at && of == *target => {
+        match stream.next_backfill(end) {
+            Some((of, start, bytes)) if start >= at && of == *base => {
                 let skipped = (start - at) as usize;
-                let appended = live.append(&data[skipped..skipped + bytes as usize], destination, true)?;
-                Ok(Wrote::Some(Appended { bytes: skipped + appended.bytes, ..appended }))
+                let appended =
+                    stream.append(&data[skipped..skipped + bytes as usize], resolve_target, true)?;
+                Ok(WriteOutcome::Accepted(Appended { bytes: skipped + appended.bytes, ..appended }))
             }
-            // It was cut, or written, or is another upload by now.
-            _ => Ok(Wrote::Some(Appended { bytes: data.len(), wait: None })),
+            // Truncated, written, or another stream by now.
+            _ => skip_all,
         }
     }
 
-    /// Makes a content that is not written front to back one that takes it: a staged copy, or (where there
-    /// shall be none) an upload over what it was.
-    fn stage(&self, inner: &mut Inner) -> Result<Staging> {
-        let space = &self.env.space;
-        if matches!(inner.content, Content::Staged { .. }) {
+    /// Stages the content, so that it takes writes in any order. If staged files are disabled, starts a
+    /// stream over the base instead.
+    fn stage(&self, state: &mut OpenFileState) -> Result<Staging> {
+        let quota = &self.context.quota;
+        if matches!(state.content, Content::Staged { .. }) {
             return Ok(Staging::Done);
         }
-        if space.is_off() {
-            return self.stream_over(inner);
+        if quota.is_disabled() {
+            return self.stream_over_base(state);
         }
-        let copy = match &inner.content {
-            Content::Clean { held: Some(bytes), .. } => {
-                let copy = Staged::new(space, None)?;
-                copy.write(0, bytes)?;
-                copy
+        let staged = match &state.content {
+            Content::Clean { retained: Some(bytes), .. } => {
+                let staged = StagedFile::new(quota, None)?;
+                staged.write(0, bytes)?;
+                staged
             }
-            Content::Clean { base, held: None } => match space.kept().take(&target(base)) {
-                Some(copy) => copy,
-                None => Staged::new(space, Some(target(base)))?,
-            },
-            Content::Streaming { live, .. } => match live.copy()? {
-                Some(copy) => copy,
-                None if self.is_orphan() => {
-                    let detail = "a deleted file that was streamed can only be written on at its end";
-                    return Err(Error::new(ErrorKind::Unsupported, detail));
+            Content::Clean { base, retained: None } => {
+                match self.context.cached_files.remove(&ReadTarget::of(base)) {
+                    Some(staged) => staged,
+                    None => StagedFile::new(quota, Some(ReadTarget::of(base)))?,
                 }
-                None => return Ok(Staging::MustSettle),
+            }
+            Content::Streaming { stream, .. } => match stream.to_staged()? {
+                Some(staged) => staged,
+                None if self.is_unlinked() => return Err(append_only_after_unlink()),
+                None => return Ok(Staging::MustCommit),
             },
-            _ => Staged::new(space, None)?,
+            _ => StagedFile::new(quota, None)?,
         };
-        let base = take_base(&mut inner.content);
-        inner.content = Content::Staged { copy, base };
+        let base = state.content.take_base();
+        state.content = Content::Staged { staged, base };
         Ok(Staging::Done)
     }
 
-    /// Makes a content an upload that goes over it from the beginning.
-    fn stream_over(&self, inner: &mut Inner) -> Result<Staging> {
-        let live = match &inner.content {
-            Content::Clean { held: Some(_), .. } => {
-                return Ok(if self.resume(inner)? { Staging::Done } else { Staging::Wait });
+    /// Starts a stream that begins at offset 0 over the base.
+    fn stream_over_base(&self, state: &mut OpenFileState) -> Result<Staging> {
+        let stream = match &state.content {
+            Content::Clean { retained: Some(_), .. } => {
+                return Ok(if self.resume_stream(state)? { Staging::Done } else { Staging::Wait });
             }
-            Content::Clean { base, held: None } => {
-                Streaming::over(self.env.clone(), self.progress.begin(&inner.name), target(base))
+            Content::Clean { base, retained: None } => {
+                let transfer = self.progress.begin(&state.name);
+                Streaming::over_base(self.context.clone(), transfer, ReadTarget::of(base))
             }
-            Content::Streaming { .. } if self.is_orphan() => {
-                let detail = "a deleted file that was streamed can only be written on at its end";
-                return Err(Error::new(ErrorKind::Unsupported, detail));
-            }
-            Content::Streaming { .. } => return Ok(Staging::MustSettle),
-            _ => self.live(&inner.name),
+            Content::Streaming { .. } if self.is_unlinked() => return Err(append_only_after_unlink()),
+            Content::Streaming { .. } => return Ok(Staging::MustCommit),
+            _ => self.new_stream(&state.name),
         };
-        let base = take_base(&mut inner.content);
-        inner.content = Content::Streaming { live, base };
+        let base = state.content.take_base();
+        state.content = Content::Streaming { stream, base };
         Ok(Staging::Done)
     }
 
-    /// Makes the content, as far as it is `from` bytes of `source` or nothing, that of `source` up to `to`.
-    /// `false`, and nothing has changed, where it is anything else.
+    /// Extends a clone of the first `from` bytes of `source` to `to` bytes. An empty file is a clone of no
+    /// bytes. Returns `false` and changes nothing if the content is anything else.
     pub fn clone_range(&self, source: &FileMeta, from: u64, to: u64) -> Result<bool> {
-        if self.env.space.is_off() {
-            // Where the drive should not take it so, there would be no room to fetch it.
+        if self.context.quota.is_disabled() {
+            // If the drive refused the instant upload, there would be no space to fetch the bytes.
             return Ok(false);
         }
-        let (mut inner, source) = (self.lock(), target(source));
-        let is_ready = match &inner.content {
-            Content::Staged { copy, .. } if from > 0 => copy.clone_of() == Some((source.clone(), from)),
+        let (mut state, source) = (self.lock(), ReadTarget::of(source));
+        let is_ready = match &state.content {
+            Content::Staged { staged, .. } if from > 0 => {
+                staged.clone_source() == Some((source.clone(), from))
+            }
             Content::Committing { .. } | Content::Failed { .. } | Content::Local(_) => false,
             content => from == 0 && content.bytes() == 0,
         };
         if !is_ready {
             return Ok(false);
         }
-        let copy = Staged::new(&self.env.space, Some(source.clone()))?;
-        copy.truncate(to)?;
-        *self.cloned.lock().unwrap_or_else(PoisonError::into_inner) = Some(source.file_id);
-        let base = take_base(&mut inner.content);
-        inner.content = Content::Staged { copy, base };
-        inner.mtime = posix::now();
+        let staged = StagedFile::new(&self.context.quota, Some(source.clone()))?;
+        staged.truncate(to)?;
+        self.set_cloned_from(source.file_id);
+        let base = state.content.take_base();
+        state.content = Content::Staged { staged, base };
+        state.mtime = clock::now();
         Ok(true)
     }
 
-    fn write_copy(&self, inner: &mut Inner, offset: u64, data: &[u8]) -> Result<Wrote> {
-        let bytes_max = self.env.part_size.get() * u64::from(PartNumber::MAX);
-        if offset.checked_add(data.len() as u64).is_none_or(|end| end > bytes_max) {
-            return Err(Error::new(ErrorKind::TooLarge, too_large(self.env.part_size)));
+    fn write_staged(&self, state: &mut OpenFileState, offset: u64, data: &[u8]) -> Result<WriteOutcome> {
+        if offset.checked_add(data.len() as u64).is_none_or(|end| end > self.bytes_max()) {
+            return Err(too_large(self.context.part_size));
         }
-        match &mut inner.content {
-            Content::Staged { copy, .. } => {
-                copy.write(offset, data)?;
+        match &mut state.content {
+            Content::Staged { staged, .. } => {
+                staged.write(offset, data)?;
                 self.progress.wrote(data.len() as u64);
             }
             Content::Local(local) => local.write(offset, data)?,
-            _ => return Ok(Wrote::Committing),
+            _ => return Ok(WriteOutcome::Committing),
         }
-        inner.mtime = posix::now();
-        Ok(Wrote::Some(Appended { bytes: data.len(), wait: None }))
+        state.mtime = clock::now();
+        Ok(WriteOutcome::Accepted(Appended { bytes: data.len(), wait: None }))
     }
 
-    /// Cuts the content to `size`, or lets it grow by zeros. Blocks for the local disk.
-    pub fn truncate(&self, size: u64) -> Result<Wrote> {
-        const DONE: Wrote = Wrote::Some(Appended { bytes: 0, wait: None });
-        let bytes_max = self.env.part_size.get() * u64::from(PartNumber::MAX);
-        if size > bytes_max {
-            return Err(Error::new(ErrorKind::TooLarge, too_large(self.env.part_size)));
+    /// The largest file that all part numbers can carry.
+    fn bytes_max(&self) -> u64 {
+        self.context.part_size.get() * u64::from(PartNumber::MAX)
+    }
+
+    /// Sets the size: truncates, or extends with zeros. Blocks for the local disk.
+    pub fn truncate(&self, size: u64) -> Result<WriteOutcome> {
+        const DONE: WriteOutcome = WriteOutcome::Accepted(Appended { bytes: 0, wait: None });
+        if size > self.bytes_max() {
+            return Err(too_large(self.context.part_size));
         }
-        let mut inner = self.lock();
-        match &inner.content {
-            Content::Committing { .. } => return Ok(Wrote::Committing),
+        let mut state = self.lock();
+        match &state.content {
+            Content::Committing { .. } => return Ok(WriteOutcome::Committing),
             Content::Failed { error, .. } if size != 0 => return Err(error.clone()),
             Content::Local(_) => {}
-            // A new beginning is what a failed file needs.
-            Content::Failed { .. } => self.start(&mut inner),
+            // A truncation to nothing clears the failure.
+            Content::Failed { .. } => self.start_stream(&mut state),
             content if content.bytes() == size => return Ok(DONE),
-            _ if size == 0 => self.start(&mut inner),
-            _ => match self.set_size(&mut inner, size)? {
+            _ if size == 0 => self.start_stream(&mut state),
+            _ => match self.set_size(&mut state, size)? {
                 Staging::Done => {}
-                Staging::MustSettle => return Ok(Wrote::MustSettle),
-                Staging::Wait => return Ok(NOT_HERE),
+                Staging::MustCommit => return Ok(WriteOutcome::MustCommit),
+                Staging::Wait => return Ok(RETRY_BLOCKING),
             },
         }
-        if let Content::Local(local) = &mut inner.content {
+        if let Content::Local(local) = &mut state.content {
             local.truncate(size)?;
         }
-        inner.mtime = posix::now();
+        state.mtime = clock::now();
         Ok(DONE)
     }
 
-    fn set_size(&self, inner: &mut Inner, size: u64) -> Result<Staging> {
-        if matches!(inner.content, Content::New) {
-            self.start(inner);
+    fn set_size(&self, state: &mut OpenFileState, size: u64) -> Result<Staging> {
+        if matches!(state.content, Content::New) {
+            self.start_stream(state);
         }
-        if let Content::Streaming { live, .. } = &mut inner.content
-            && live.flow().check().and_then(|()| live.set_size(size))?
+        if let Content::Streaming { stream, .. } = &mut state.content
+            && stream.in_flight().check().and_then(|()| stream.set_size(size))?
         {
             return Ok(Staging::Done);
         }
-        let staging = self.stage(inner)?;
+        let staging = self.stage(state)?;
         if staging == Staging::Done {
-            match &mut inner.content {
-                Content::Staged { copy, .. } => copy.truncate(size)?,
-                Content::Streaming { live, .. } => {
-                    live.set_size(size)?;
+            match &mut state.content {
+                Content::Staged { staged, .. } => staged.truncate(size)?,
+                Content::Streaming { stream, .. } => {
+                    stream.set_size(size)?;
                 }
                 _ => {}
             }
@@ -322,72 +327,77 @@ impl OpenFile {
         Ok(staging)
     }
 
-    /// Makes zeros of a stretch, as far as the content reaches. Blocks for the local disk. Only where there
-    /// may be copies.
-    pub fn punch(&self, offset: u64, len: u64) -> Result<Wrote> {
-        let mut inner = self.lock();
-        match &inner.content {
-            Content::Committing { .. } => return Ok(Wrote::Committing),
+    /// Zeroes a range, as far as the content reaches. Only where staged files are enabled. Blocks for the
+    /// local disk.
+    pub fn punch(&self, offset: u64, len: u64) -> Result<WriteOutcome> {
+        let mut state = self.lock();
+        match &state.content {
+            Content::Committing { .. } => return Ok(WriteOutcome::Committing),
             Content::Failed { error, .. } => return Err(error.clone()),
             _ => {}
         }
-        if !matches!(inner.content, Content::Local(_)) && self.stage(&mut inner)? != Staging::Done {
-            return Ok(Wrote::MustSettle);
+        if !matches!(state.content, Content::Local(_)) && self.stage(&mut state)? != Staging::Done {
+            return Ok(WriteOutcome::MustCommit);
         }
-        match &mut inner.content {
-            Content::Staged { copy, .. } => copy.punch(offset, len)?,
+        match &mut state.content {
+            Content::Staged { staged, .. } => staged.punch(offset, len)?,
             Content::Local(local) => local.punch(offset, len)?,
             _ => {}
         }
-        inner.mtime = posix::now();
-        Ok(Wrote::Some(Appended { bytes: 0, wait: None }))
+        state.mtime = clock::now();
+        Ok(WriteOutcome::Accepted(Appended { bytes: 0, wait: None }))
     }
 }
 
-/// Whether something that shows from under an upload comes before `offset`.
-fn has_gap(content: &Content, offset: u64) -> bool {
-    matches!(content, Content::Streaming { live, .. } if live.gap(offset).is_some())
+fn append_only_after_unlink() -> Error {
+    let detail = "a deleted file that was streamed accepts writes at its end only";
+    Error::new(ErrorKind::Unsupported, detail)
+}
+
+/// Whether a range of the base comes before `offset`.
+fn needs_backfill(content: &Content, offset: u64) -> bool {
+    matches!(content, Content::Streaming { stream, .. } if stream.next_backfill(offset).is_some())
 }
 
 fn append(
-    inner: &mut Inner,
+    state: &mut OpenFileState,
     data: &[u8],
-    destination: &dyn Fn() -> Option<Destination>,
+    resolve_target: &dyn Fn() -> Option<CommitTarget>,
     may_block: bool,
-) -> Result<Wrote> {
-    let Content::Streaming { live, .. } = &mut inner.content else {
-        return Ok(Wrote::Committing);
+) -> Result<WriteOutcome> {
+    let Content::Streaming { stream, .. } = &mut state.content else {
+        return Ok(WriteOutcome::Committing);
     };
-    let appended = live.append(data, destination, may_block)?;
+    let appended = stream.append(data, resolve_target, may_block)?;
     if appended.bytes > 0 {
-        inner.mtime = posix::now();
+        state.mtime = clock::now();
     }
-    Ok(Wrote::Some(appended))
+    Ok(WriteOutcome::Accepted(appended))
 }
 
-/// Changes what has not left yet; what lies beyond it is for the next call.
-fn patch(inner: &mut Inner, offset: u64, data: &[u8]) -> Result<Wrote> {
-    let Content::Streaming { live, .. } = &mut inner.content else {
-        return Ok(Wrote::Committing);
+/// Overwrites bytes of the filling part. Bytes beyond it are for the next call.
+fn patch_tail(state: &mut OpenFileState, offset: u64, data: &[u8]) -> Result<WriteOutcome> {
+    let Content::Streaming { stream, .. } = &mut state.content else {
+        return Ok(WriteOutcome::Committing);
     };
-    let bytes = live.patch(offset, data)?;
-    inner.mtime = posix::now();
-    Ok(Wrote::Some(Appended { bytes, wait: None }))
+    let bytes = stream.patch(offset, data)?;
+    state.mtime = clock::now();
+    Ok(WriteOutcome::Accepted(Appended { bytes, wait: None }))
 }
 
-/// Streams zeros up to `offset`, as many as there is room for.
-fn pad(
-    inner: &mut Inner,
+/// Appends zeros up to `offset`, as far as there is room.
+fn zero_fill(
+    state: &mut OpenFileState,
     offset: u64,
-    destination: &dyn Fn() -> Option<Destination>,
+    resolve_target: &dyn Fn() -> Option<CommitTarget>,
     may_block: bool,
 ) -> Result<Appended> {
-    let Content::Streaming { live, .. } = &mut inner.content else {
+    let Content::Streaming { stream, .. } = &mut state.content else {
         return Ok(Appended { bytes: 0, wait: Some(Wait::Commit) });
     };
-    while live.frontier() < offset {
-        let zeros = &ZEROS[..ZEROS.len().min((offset - live.frontier()) as usize)];
-        let appended = live.append(zeros, destination, may_block)?;
+    while stream.frontier() < offset {
+        let zeros = &ZEROS[..ZEROS.len().min((offset - stream.frontier()) as usize)];
+        let appended = stream.append(zeros, resolve_target, may_block)?;
         if let Some(wait) = appended.wait {
             return Ok(Appended { bytes: 0, wait: Some(wait) });
         }
@@ -395,9 +405,9 @@ fn pad(
     Ok(Appended { bytes: 0, wait: None })
 }
 
-fn refuse(content: &Content) -> Result<Wrote> {
+fn report_failure(content: &Content) -> Result<WriteOutcome> {
     match content {
         Content::Failed { error, .. } => Err(error.clone()),
-        _ => Ok(Wrote::Committing),
+        _ => Ok(WriteOutcome::Committing),
     }
 }

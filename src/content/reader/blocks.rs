@@ -1,55 +1,53 @@
-//! Which blocks are there, which are on their way, and how a read is put together from both.
+//! Cached blocks and blocks in flight, and the assembly of reads from both.
 //!
-//! Every block of a content is *cached*, *on its way* or *missing*, and only the one lock of this
-//! file turns one into another, so no block is ever asked for twice at a time. How bytes are
-//! fetched is the caller's business: a function from a range to a future.
+//! Every block of a content is *cached*, *in flight* or *missing*. One lock guards all changes between these,
+//! so no block is requested twice at a time. The caller passes the function that fetches a range.
 //!
-//! Memory: the cache is bounded by its own limit, requests on their way by
-//! [`IN_FLIGHT_BYTES_MAX`]. Reading ahead is given up where the bound is met; what a program waits
-//! for waits its turn.
+//! Memory: the cache has its own limit, and [`IN_FLIGHT_BYTES_MAX`] limits the requests in flight. At that
+//! limit, read-ahead is skipped, and a read that a program waits for queues.
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::ReadTarget;
 use super::cache::BlockCache;
-use super::flight::{Flight, Pilot};
+use super::flight::{Flight, FlightOwner};
+use super::target::ReadTarget;
 use super::window::{BLOCK_BYTES, RUN_BYTES_MAX, WINDOW_BYTES_MAX, Window, plan_fetch};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Bytes that may have been asked for and not yet have arrived, over all files of a mount.
+/// Bytes in flight at most, over all files of a mount.
 pub(super) const IN_FLIGHT_BYTES_MAX: u64 = 48 << 20;
-/// The share of it that reading ahead leaves to reads that somebody waits for.
+/// Bytes in flight that read-ahead leaves to reads that a program waits for.
 const DEMAND_BYTES: u64 = 16 << 20;
 
-// Whatever is asked for must fit at some time.
+// Every request must fit at some time.
 const _: () =
     assert!(RUN_BYTES_MAX <= DEMAND_BYTES && DEMAND_BYTES + WINDOW_BYTES_MAX <= IN_FLIGHT_BYTES_MAX);
 
-/// Where the reads of one open handle are, and how far ahead of them to fetch. Cheap; made by
-/// `Reader::cursor`, one per handle.
+/// The read position of one open handle, and its read-ahead window.
 #[derive(Debug)]
 pub struct ReadCursor {
-    // Lock order: a cursor's window, then the store. Neither is held across an await.
+    /// Locked before the store. Neither lock is held across an await.
     window: Mutex<Window>,
     streams: Arc<AtomicUsize>,
 }
 
 impl ReadCursor {
     fn window(&self) -> MutexGuard<'_, Window> {
-        self.window.lock().unwrap_or_else(PoisonError::into_inner)
+        self.window.lock()
     }
 }
 
 impl Drop for ReadCursor {
     fn drop(&mut self) {
-        if self.window().is_streaming() {
+        if self.window().is_open() {
             self.streams.fetch_sub(1, Ordering::Relaxed);
         }
     }
@@ -59,38 +57,38 @@ impl Drop for ReadCursor {
 #[derive(Debug)]
 pub(super) struct Blocks {
     store: Mutex<Store>,
-    /// One permit per block that may be on its way.
-    budget: Arc<Semaphore>,
-    /// Handles that read ahead now.
+    /// One permit per block in flight.
+    in_flight_permits: Arc<Semaphore>,
+    /// Number of handles with an open window.
     streams: Arc<AtomicUsize>,
-    /// What all of them may read ahead together: as much again stays for what was read before, so
-    /// that nothing read ahead is pushed out before it is read.
+    /// Read-ahead bytes of all handles together. The same amount of the cache stays for blocks read before,
+    /// so that no block is evicted between its read-ahead and its read.
     ahead_bytes_max: u64,
 }
 
 #[derive(Debug)]
 struct Store {
     cache: BlockCache,
-    /// Requests under way by their first byte. They never overlap.
-    flights: HashMap<ReadTarget, BTreeMap<u64, Airborne>>,
+    /// Requests in flight by their first byte. They never overlap.
+    flights: HashMap<ReadTarget, BTreeMap<u64, InFlightRun>>,
 }
 
 #[derive(Clone, Debug)]
-struct Airborne {
+struct InFlightRun {
     run: Range<u64>,
     flight: Arc<Flight<Bytes>>,
 }
 
-/// Where a piece of a read comes from.
+/// The source of a piece of a read.
 #[derive(Debug)]
-enum Source {
-    Here(Bytes),
-    Coming { flight: Arc<Flight<Bytes>>, part: Range<usize> },
+enum PieceSource {
+    Cached(Bytes),
+    InFlight { flight: Arc<Flight<Bytes>>, part: Range<usize> },
 }
 
-/// A request that is entered in the store and has yet to be sent.
-struct Launch {
-    landing: Landing,
+/// A request that is registered in the store and not sent yet.
+struct RunRequest {
+    completion: RunCompletion,
     permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -99,28 +97,27 @@ impl Blocks {
         let store = Store { cache: BlockCache::new(cache_bytes_max), flights: HashMap::new() };
         Arc::new(Self {
             store: Mutex::new(store),
-            budget: Arc::new(Semaphore::new((IN_FLIGHT_BYTES_MAX / BLOCK_BYTES) as usize)),
+            in_flight_permits: Arc::new(Semaphore::new((IN_FLIGHT_BYTES_MAX / BLOCK_BYTES) as usize)),
             streams: Arc::default(),
             ahead_bytes_max: cache_bytes_max / 2,
         })
     }
 
     pub(super) fn cursor(&self) -> ReadCursor {
-        ReadCursor { window: Mutex::new(Window::Untouched), streams: self.streams.clone() }
+        ReadCursor { window: Mutex::new(Window::Unused), streams: self.streams.clone() }
     }
 
-    /// Bytes held by the cache.
+    #[cfg(test)]
     pub(super) fn cached_bytes(&self) -> u64 {
         self.store().cache.bytes()
     }
 
     fn store(&self) -> MutexGuard<'_, Store> {
-        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+        self.store.lock()
     }
 
-    /// The bytes from `offset`, `len` of them or as many as there are before the end. Returns as soon
-    /// as they are there, whatever else is on its way. `fetch` gets the bytes of one range; it is
-    /// called before anything is awaited.
+    /// Reads bytes `offset..offset + len`, fewer at the end. Does not wait for read-ahead. `fetch` gets the
+    /// bytes of one range; it is called before the first await.
     pub(super) async fn read<Fut>(
         self: &Arc<Self>,
         target: &ReadTarget,
@@ -136,117 +133,118 @@ impl Blocks {
         if read.is_empty() {
             return Ok(Bytes::new());
         }
-        let (sources, launches) = self.arrange(target, cursor, &read);
-        // Spawned with the locks released: a runtime that is shutting down drops a new task at
-        // once, and dropping it takes the lock of the store.
-        for launch in launches {
-            let answer = fetch(launch.landing.run.clone());
-            tokio::spawn(launch.fly(self.budget.clone(), answer));
+        let (sources, requests) = self.plan_read(target, cursor, &read);
+        // Spawned without the locks: a runtime that shuts down drops a new task at once, and the drop takes
+        // the lock of the store.
+        for request in requests {
+            let answer = fetch(request.completion.run.clone());
+            tokio::spawn(request.run(self.in_flight_permits.clone(), answer));
         }
         assemble(&read, sources?).await
     }
 
-    /// Notes the read, enters the requests it makes, and finds where its bytes come from.
-    fn arrange(
+    /// Records the read, registers its requests, and finds the sources of its bytes.
+    fn plan_read(
         self: &Arc<Self>,
         target: &ReadTarget,
         cursor: &ReadCursor,
         read: &Range<u64>,
-    ) -> (Result<Vec<Source>>, Vec<Launch>) {
+    ) -> (Result<Vec<PieceSource>>, Vec<RunRequest>) {
         let mut window = cursor.window();
-        self.note(&mut window, read);
+        self.record(&mut window, read);
         let mut store = self.store();
         let plan = plan_fetch(&window, read, target.size, |block| store.has(target, block));
-        let mut launches = Vec::with_capacity(plan.demand.len() + plan.ahead.len());
+        let mut requests = Vec::with_capacity(plan.demand.len() + plan.ahead.len());
         for run in plan.demand {
-            window.asked(run.end);
-            launches.push(self.enter(&mut store, target, run, None));
+            window.set_requested(run.end);
+            requests.push(self.register(&mut store, target, run, None));
         }
         for run in plan.ahead {
             let Some(permit) = self.permit_ahead(&run) else { break };
-            window.asked(run.end);
-            launches.push(self.enter(&mut store, target, run, Some(permit)));
+            window.set_requested(run.end);
+            requests.push(self.register(&mut store, target, run, Some(permit)));
         }
-        (store.sources(target, read), launches)
+        (store.sources(target, read), requests)
     }
 
-    fn note(&self, window: &mut Window, read: &Range<u64>) {
-        let was_streaming = window.is_streaming();
-        let others = self.streams.load(Ordering::Relaxed) - usize::from(was_streaming);
+    fn record(&self, window: &mut Window, read: &Range<u64>) {
+        let was_open = window.is_open();
+        let others = self.streams.load(Ordering::Relaxed) - usize::from(was_open);
         let share = self.ahead_bytes_max / (others as u64 + 1);
-        window.note(read, share.min(WINDOW_BYTES_MAX));
-        match (was_streaming, window.is_streaming()) {
+        window.record(read, share.min(WINDOW_BYTES_MAX));
+        match (was_open, window.is_open()) {
             (false, true) => self.streams.fetch_add(1, Ordering::Relaxed),
             (true, false) => self.streams.fetch_sub(1, Ordering::Relaxed),
             _ => others,
         };
     }
 
-    /// Room for reading `run` ahead, if there is enough now.
+    /// Permits for the read-ahead of `run`, if there are enough now.
     fn permit_ahead(&self, run: &Range<u64>) -> Option<OwnedSemaphorePermit> {
         let blocks = blocks_of(run);
         let reserve = (DEMAND_BYTES / BLOCK_BYTES) as usize;
-        if self.budget.available_permits() < reserve + blocks as usize {
+        if self.in_flight_permits.available_permits() < reserve + blocks as usize {
             return None;
         }
-        self.budget.clone().try_acquire_many_owned(blocks).ok()
+        self.in_flight_permits.clone().try_acquire_many_owned(blocks).ok()
     }
 
-    fn enter(
+    fn register(
         self: &Arc<Self>,
         store: &mut Store,
         target: &ReadTarget,
         run: Range<u64>,
         permit: Option<OwnedSemaphorePermit>,
-    ) -> Launch {
-        let (flight, pilot) = Flight::start();
-        let airborne = Airborne { run: run.clone(), flight };
-        store.flights.entry(target.clone()).or_default().insert(run.start, airborne);
-        let landing = Landing { blocks: self.clone(), target: target.clone(), run, pilot: Some(pilot) };
-        Launch { landing, permit }
+    ) -> RunRequest {
+        let (flight, owner) = Flight::start();
+        let in_flight = InFlightRun { run: run.clone(), flight };
+        store.flights.entry(target.clone()).or_default().insert(run.start, in_flight);
+        let completion =
+            RunCompletion { blocks: self.clone(), target: target.clone(), run, owner: Some(owner) };
+        RunRequest { completion, permit }
     }
 }
 
 impl Store {
     fn has(&self, target: &ReadTarget, block: u64) -> bool {
-        self.cache.contains(target, block) || self.airborne(target, block * BLOCK_BYTES).is_some()
+        self.cache.contains(target, block) || self.in_flight(target, block * BLOCK_BYTES).is_some()
     }
 
-    fn airborne(&self, target: &ReadTarget, at: u64) -> Option<&Airborne> {
+    fn in_flight(&self, target: &ReadTarget, at: u64) -> Option<&InFlightRun> {
         let (_, before) = self.flights.get(target)?.range(..=at).next_back()?;
         (at < before.run.end).then_some(before)
     }
 
-    /// Where the bytes of `read` come from, every block of which is there or on its way.
-    fn sources(&mut self, target: &ReadTarget, read: &Range<u64>) -> Result<Vec<Source>> {
+    /// The sources of the bytes of `read`. Every block of it must be cached or in flight.
+    fn sources(&mut self, target: &ReadTarget, read: &Range<u64>) -> Result<Vec<PieceSource>> {
         let mut sources = Vec::new();
         let mut at = read.start;
         while at < read.end {
             if let Some(bytes) = self.cache.get(target, &(at..read.end)) {
                 at += bytes.len() as u64;
-                sources.push(Source::Here(bytes));
-            } else if let Some(Airborne { run, flight }) = self.airborne(target, at) {
+                sources.push(PieceSource::Cached(bytes));
+            } else if let Some(InFlightRun { run, flight }) = self.in_flight(target, at) {
                 let end = run.end.min(read.end);
                 let part = (at - run.start) as usize..(end - run.start) as usize;
-                sources.push(Source::Coming { flight: flight.clone(), part });
+                sources.push(PieceSource::InFlight { flight: flight.clone(), part });
                 at = end;
             } else {
-                return Err(Error::new(ErrorKind::Io, format!("byte {at} was neither there nor asked for")));
+                return Err(Error::new(ErrorKind::Io, format!("byte {at} was not requested")));
             }
         }
         Ok(sources)
     }
 }
 
-/// Waits for the pieces and joins them. One piece, the usual case, is not copied.
-async fn assemble(read: &Range<u64>, sources: Vec<Source>) -> Result<Bytes> {
+/// Waits for the pieces and joins them. A single piece, the usual case, is not copied.
+async fn assemble(read: &Range<u64>, sources: Vec<PieceSource>) -> Result<Bytes> {
     let alone = sources.len() == 1;
     let mut joined = BytesMut::new();
     for source in sources {
         let piece = match source {
-            Source::Here(bytes) => bytes,
-            // The length was checked when the flight landed.
-            Source::Coming { flight, part } => flight.outcome().await?.slice(part),
+            PieceSource::Cached(bytes) => bytes,
+            // The completion has checked the length.
+            PieceSource::InFlight { flight, part } => flight.outcome().await?.slice(part),
         };
         if alone {
             return Ok(piece);
@@ -257,42 +255,43 @@ async fn assemble(read: &Range<u64>, sources: Vec<Source>) -> Result<Bytes> {
     Ok(joined.freeze())
 }
 
-impl Launch {
-    async fn fly(self, budget: Arc<Semaphore>, answer: impl Future<Output = Result<Bytes>>) {
-        let Self { landing, permit } = self;
+impl RunRequest {
+    async fn run(self, in_flight_permits: Arc<Semaphore>, answer: impl Future<Output = Result<Bytes>>) {
+        let Self { completion, permit } = self;
         let permit = match permit {
             Some(permit) => Ok(permit),
-            None => budget.acquire_many_owned(blocks_of(&landing.run)).await,
+            None => in_flight_permits.acquire_many_owned(blocks_of(&completion.run)).await,
         };
-        let Ok(_permit) = permit else { return }; // Never closed; if it were, the landing says so.
-        landing.land(answer.await);
+        // The semaphore is never closed. If it were, the drop of `completion` would answer the waiters.
+        let Ok(_permit) = permit else { return };
+        completion.complete(answer.await);
     }
 }
 
-/// The end of one request: moves its blocks from *on their way* to *cached* or *missing* and tells
-/// those who wait. Dropped without an answer, its blocks are missing again.
-struct Landing {
+/// The completion of one request: makes its blocks *cached* or *missing* and answers the waiters. Dropped
+/// without an answer, it makes them missing.
+struct RunCompletion {
     blocks: Arc<Blocks>,
     target: ReadTarget,
     run: Range<u64>,
-    pilot: Option<Pilot<Bytes>>,
+    owner: Option<FlightOwner<Bytes>>,
 }
 
-impl Landing {
-    fn land(mut self, answer: Result<Bytes>) {
+impl RunCompletion {
+    fn complete(mut self, answer: Result<Bytes>) {
         let wanted = self.run.end - self.run.start;
         let outcome = answer.and_then(|bytes| {
             if bytes.len() as u64 == wanted {
                 return Ok(bytes);
             }
-            let detail = format!("{} bytes came where {wanted} were asked for", bytes.len());
+            let detail = format!("the store returned {} bytes instead of {wanted}", bytes.len());
             Err(Error::new(ErrorKind::Integrity, detail))
         });
         self.finish(Some(outcome));
     }
 
     fn finish(&mut self, outcome: Option<Result<Bytes>>) {
-        let Some(pilot) = self.pilot.take() else { return };
+        let Some(owner) = self.owner.take() else { return };
         {
             let mut store = self.blocks.store();
             if let Some(runs) = store.flights.get_mut(&self.target) {
@@ -306,12 +305,12 @@ impl Landing {
             }
         }
         if let Some(outcome) = outcome {
-            pilot.land(outcome);
+            owner.complete(outcome);
         }
     }
 }
 
-impl Drop for Landing {
+impl Drop for RunCompletion {
     fn drop(&mut self) {
         self.finish(None);
     }

@@ -1,11 +1,10 @@
-//! Blocks of content that were read, the least recently used going first.
+//! The block cache: blocks of committed content, evicted least recently used first.
 //!
-//! A block is not copied out of the answer it came in: all blocks of one answer share its buffer,
-//! and a buffer stays in memory until the last of its blocks has left. So the cache counts
-//! *buffers*, each in full until it is free, and what it counts is what it really holds.
+//! A block is not copied out of its answer: all blocks of one answer share its buffer, which stays in memory
+//! until the last of its blocks is evicted. So the cache counts *buffers*, each in full until it is freed.
+//! The count is the memory that the cache really holds.
 //!
-//! A key names the content itself, so nothing ever has to be invalidated: a new revision is
-//! simply another key.
+//! The key is the content, so no entry is ever invalidated: a new revision has another key.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,7 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use lru::LruCache;
 
-use super::ReadTarget;
+use super::target::ReadTarget;
 use super::window::BLOCK_BYTES;
 
 /// One block of one content.
@@ -23,15 +22,15 @@ struct BlockKey {
     block: u64,
 }
 
-/// One answer: the bytes of a run of blocks. Only the cache holds references to it, one per block,
-/// which is how it knows when the last one leaves.
+/// One answer: the bytes of a run of blocks. Only the cache references it, once per block, so it sees the
+/// last reference go.
 #[derive(Debug)]
 struct Segment {
     start: u64,
     bytes: Bytes,
 }
 
-/// The blocks that are there, bounded by the bytes of their buffers.
+/// The cached blocks, bounded by the bytes of their buffers.
 #[derive(Debug)]
 pub(super) struct BlockCache {
     blocks: LruCache<BlockKey, Arc<Segment>>,
@@ -40,24 +39,23 @@ pub(super) struct BlockCache {
 }
 
 impl BlockCache {
-    /// An empty cache that never holds more than `bytes_max` between two calls.
+    /// An empty cache, which holds at most `bytes_max` between two calls.
     pub(super) fn new(bytes_max: u64) -> Self {
-        // `lru` bounds entries; here buffers are what costs, so the bound is kept in `insert`.
+        // `lru` bounds the number of entries. Buffers are the cost here, so `insert` keeps the bound.
         Self { blocks: LruCache::unbounded(), bytes: 0, bytes_max }
     }
 
-    /// Bytes held now.
+    #[cfg(test)]
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Whether a block is there. Does not count as a use.
+    /// Whether a block is cached. Does not count as a use.
     pub(super) fn contains(&self, target: &ReadTarget, block: u64) -> bool {
         self.blocks.contains(&BlockKey { target: target.clone(), block })
     }
 
-    /// The longest piece of `wanted` that starts at its start and is in one buffer, without copying.
-    /// Its blocks count as used.
+    /// The longest beginning of `wanted` in one buffer, without a copy. Counts as a use of its blocks.
     pub(super) fn get(&mut self, target: &ReadTarget, wanted: &Range<u64>) -> Option<Bytes> {
         let mut key = BlockKey { target: target.clone(), block: wanted.start / BLOCK_BYTES };
         let segment = self.blocks.get(&key)?;
@@ -75,8 +73,8 @@ impl BlockCache {
         Some(piece)
     }
 
-    /// Takes in the bytes that start at `start`, which must be a block's first byte, and lets the
-    /// least recently used go.
+    /// Adds the bytes of a run. `start` must be the first byte of a block. Evicts the least recently used
+    /// blocks.
     pub(super) fn insert(&mut self, target: &ReadTarget, start: u64, bytes: Bytes) {
         debug_assert!(start.is_multiple_of(BLOCK_BYTES), "{start} is inside a block");
         if bytes.is_empty() {
@@ -90,7 +88,7 @@ impl BlockCache {
             let old = self.blocks.put(BlockKey { target: target.clone(), block }, segment.clone());
             self.release(old);
         }
-        // The blocks above hold the references that count.
+        // From here on only the blocks hold references.
         self.release(Some(segment));
         while self.bytes > self.bytes_max {
             let Some((_, oldest)) = self.blocks.pop_lru() else { break };
@@ -119,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_piece_is_a_view_of_the_buffer_and_ends_where_the_buffer_ends() {
+    fn piece_is_a_view_of_one_buffer() {
         let (file, mut cache) = (target("a", 10 * B), BlockCache::new(100 * B));
         let buffer = run(3, 1);
         cache.insert(&file, 2 * B, buffer.clone());
@@ -131,11 +129,11 @@ mod tests {
     }
 
     #[test]
-    fn a_buffer_counts_until_its_last_block_has_left() {
+    fn buffer_counts_until_its_last_block_is_evicted() {
         let (file, mut cache) = (target("a", 100 * B), BlockCache::new(4 * B));
         cache.insert(&file, 0, run(4, 1));
         assert_eq!(cache.bytes(), 4 * B);
-        // The last block is used and so outlives the others, but the buffer is one: all must go.
+        // The last block was used and is evicted last. The buffer is freed only with it, so all must go.
         cache.get(&file, &(3 * B..4 * B)).unwrap();
         cache.insert(&file, 10 * B, run(1, 2));
         assert_eq!(cache.bytes(), B);
@@ -144,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_used_last_stays() {
+    fn least_recently_used_block_is_evicted() {
         let (file, mut cache) = (target("a", 100 * B), BlockCache::new(2 * B));
         cache.insert(&file, 0, run(1, 1));
         cache.insert(&file, B, run(1, 2));
@@ -154,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_last_block_may_be_short_and_a_cache_may_hold_nothing() {
+    fn short_last_block_and_zero_cache_work() {
         let (file, mut cache) = (target("a", B + 3), BlockCache::new(4 * B));
         cache.insert(&file, B, Bytes::from_static(b"xyz"));
         assert_eq!(cache.get(&file, &(B + 1..B + 3)).unwrap().as_ref(), b"yz");
@@ -165,10 +163,10 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever comes in, in whatever order and overlapping: the bound holds, the count equals the
-        /// buffers that are really referenced, and a block that is there has the bytes of its last insert.
+        /// For overlapping inserts in any order: the bound holds, the count equals the referenced buffers,
+        /// and a cached block has the bytes of its last insert.
         #[test]
-        fn the_count_is_what_is_held(
+        fn cache_count_equals_referenced_buffers(
             inserts in proptest::collection::vec((0_u64..12, 1_u64..5, 0_u64..12), 1..40),
             blocks_max in 0_u64..8,
         ) {

@@ -1,8 +1,8 @@
-//! One request under way that any number of tasks wait for.
+//! Single flight: one running request with any number of waiters.
 //!
-//! The request runs in a task of its own, so a waiter that goes away (the kernel interrupted a
-//! read) takes nothing from the others. Whatever becomes of that task, its waiters get an answer:
-//! the task holds a [`Pilot`], which lands the flight when it is dropped.
+//! The request runs in a task of its own, so a waiter that ends (the kernel interrupted a read) does not end
+//! the request. If the task dies, its waiters still get an answer: it holds a [`FlightOwner`], which
+//! completes the flight when it is dropped.
 
 use std::sync::Arc;
 
@@ -10,46 +10,45 @@ use tokio::sync::SetOnce;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// The outcome of one request, once it is there. Set once, never changed.
+/// The outcome of one request. Set once.
 #[derive(Debug)]
 pub(super) struct Flight<T>(SetOnce<Result<T>>);
 
 impl<T: Clone> Flight<T> {
-    /// A flight that nobody has landed yet, and the right to land it.
-    pub(super) fn start() -> (Arc<Self>, Pilot<T>) {
+    /// A running flight and its owner.
+    pub(super) fn start() -> (Arc<Self>, FlightOwner<T>) {
         let flight = Arc::new(Self(SetOnce::new()));
-        (flight.clone(), Pilot(flight))
+        (flight.clone(), FlightOwner(flight))
     }
 
-    /// Waits until the flight has landed. May be given up at any time.
+    /// Waits for the outcome. Cancel-safe.
     pub(super) async fn outcome(&self) -> Result<T> {
         self.0.wait().await.clone()
     }
 }
 
-/// The right to land one flight. Dropped without having landed, it lands with `Cancelled`.
+/// The right to complete one flight. Dropped before, it completes the flight with `Cancelled`.
 #[derive(Debug)]
-pub(super) struct Pilot<T>(Arc<Flight<T>>);
+pub(super) struct FlightOwner<T>(Arc<Flight<T>>);
 
-impl<T> Pilot<T> {
-    /// Hands the outcome to everybody who waits or will wait.
-    pub(super) fn land(self, outcome: Result<T>) {
-        // Only the pilot sets the outcome, and landing consumes it.
+impl<T> FlightOwner<T> {
+    /// Sets the outcome for all present and later waiters.
+    pub(super) fn complete(self, outcome: Result<T>) {
+        // Only the owner sets the outcome, and this call consumes it.
         let _ = self.0.0.set(outcome);
     }
 
-    /// Whether this is the one to land `flight`.
-    pub(super) fn flies(&self, flight: &Arc<Flight<T>>) -> bool {
+    /// Whether this is the owner of `flight`.
+    pub(super) fn owns(&self, flight: &Arc<Flight<T>>) -> bool {
         Arc::ptr_eq(&self.0, flight)
     }
 }
 
-impl<T> Drop for Pilot<T> {
+impl<T> Drop for FlightOwner<T> {
     fn drop(&mut self) {
         if !self.0.0.initialized() {
-            let given_up =
-                Error::new(ErrorKind::Cancelled, "the request was given up before its answer came");
-            let _ = self.0.0.set(Err(given_up));
+            let stopped = Error::new(ErrorKind::Cancelled, "the request was stopped before its answer");
+            let _ = self.0.0.set(Err(stopped));
         }
     }
 }
@@ -59,23 +58,23 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn everybody_gets_the_outcome_early_or_late() {
-        let (flight, pilot) = Flight::start();
+    async fn early_and_late_waiters_get_the_outcome() {
+        let (flight, owner) = Flight::start();
         let early = tokio::spawn({
             let flight = flight.clone();
             async move { flight.outcome().await }
         });
-        assert!(pilot.flies(&flight));
-        pilot.land(Ok(7));
+        assert!(owner.owns(&flight));
+        owner.complete(Ok(7));
         assert_eq!(early.await.unwrap().unwrap(), 7);
         assert_eq!(flight.outcome().await.unwrap(), 7);
     }
 
     #[tokio::test]
-    async fn a_task_that_dies_still_answers_its_waiters() {
-        let (flight, pilot) = Flight::<u8>::start();
+    async fn dead_task_still_answers_its_waiters() {
+        let (flight, owner) = Flight::<u8>::start();
         let task = tokio::spawn(async move {
-            let _pilot = pilot;
+            let _pilot = owner;
             std::future::pending::<()>().await;
         });
         task.abort();

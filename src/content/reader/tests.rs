@@ -1,10 +1,10 @@
-//! What a read makes of addresses: renewal, and content that is no longer the one that was opened.
+//! Download URLs of a read: renewal, and URLs of content other than the opened one.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::ids::Secret;
+use crate::ids::{RevisionId, Secret};
 
 /// A content of `size` bytes of the file `name`.
 pub(super) fn target(name: &str, size: u64) -> ReadTarget {
@@ -28,7 +28,7 @@ fn a_read_is_a_task(reader: Arc<Reader>, target: ReadTarget, cursor: Arc<ReadCur
 }
 
 #[test]
-fn an_address_of_other_content_is_refused() {
+fn url_of_other_content_is_refused() {
     let unversioned = ReadTarget { revision: None, ..target("a", 10) };
     let wanted = target("a", 10);
     let gone = || Err(Error::new(ErrorKind::NotFound, "no such file"));
@@ -53,12 +53,12 @@ fn an_address_of_other_content_is_refused() {
     }
 }
 
-/// Reads one range from a store that refuses the first `expired` addresses; the outcome, and how
-/// many addresses were asked for.
+/// Reads one range from a store that refuses the first `expired` URLs. Returns the outcome and the number of
+/// requested URLs.
 async fn fetch_after(expired: u32) -> (Result<Bytes>, u32) {
-    let (urls, file, asked, refused) = (UrlCache::new(), target("a", 1), Cell::new(0), Cell::new(0));
-    let ask = || {
-        asked.set(asked.get() + 1);
+    let (urls, file, requested, refused) = (UrlCache::new(), target("a", 1), Cell::new(0), Cell::new(0));
+    let request_url = || {
+        requested.set(requested.get() + 1);
         async { Ok(url(Some("r1"), Some(1))) }
     };
     let get = |_| {
@@ -66,18 +66,18 @@ async fn fetch_after(expired: u32) -> (Result<Bytes>, u32) {
         let expired = refused.get() <= expired;
         async move { if expired { Err(RangeError::Expired) } else { Ok(Bytes::from_static(b"x")) } }
     };
-    let outcome = fetch_range(&urls, &file, ask, get).await;
-    (outcome, asked.get())
+    let outcome = fetch_range(&urls, &file, request_url, get).await;
+    (outcome, requested.get())
 }
 
 #[tokio::test]
-async fn an_expired_address_is_renewed_but_not_for_ever() {
+async fn expired_url_is_renewed_a_few_times() {
     for expired in 0..EXPIRED_MAX {
-        let (outcome, asked) = fetch_after(expired).await;
-        assert_eq!((outcome.unwrap().as_ref(), asked), (&b"x"[..], expired + 1));
+        let (outcome, requested) = fetch_after(expired).await;
+        assert_eq!((outcome.unwrap().as_ref(), requested), (&b"x"[..], expired + 1));
     }
-    let (outcome, asked) = fetch_after(EXPIRED_MAX).await;
-    assert_eq!((outcome.unwrap_err().kind(), asked), (ErrorKind::Protocol, EXPIRED_MAX));
+    let (outcome, requested) = fetch_after(EXPIRED_MAX).await;
+    assert_eq!((outcome.unwrap_err().kind(), requested), (ErrorKind::Protocol, EXPIRED_MAX));
 }
 
 #[tokio::test]

@@ -1,27 +1,28 @@
-//! Download addresses: asked for once however many requests need one, kept until shortly before
-//! they expire.
+//! The cache of download URLs. One request to the drive serves all reads that need the URL; it is used until
+//! shortly before it expires.
 
 use std::collections::HashMap;
 use std::future::Future;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
+use parking_lot::{Mutex, MutexGuard};
 
-use super::ReadTarget;
-use super::flight::{Flight, Pilot};
+use super::flight::{Flight, FlightOwner};
+use super::target::ReadTarget;
 use crate::error::Result;
 use crate::ids::FileId;
 use crate::pds::drive::DownloadUrl;
 
-/// Addresses kept. Each is about a kilobyte.
+/// Cached URLs at most. Each has about a kilobyte.
 const URLS_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add(511);
-/// An address is not used for new requests when it has less than this left, or a tenth of its
-/// lifetime if that is shorter: a request takes a while to be sent.
+/// A URL is renewed this long before it expires, or after nine tenths of its lifetime if that is later: a
+/// request may be sent late.
 const RENEW_MARGIN: Duration = Duration::from_secs(60);
 
-/// An address of one content, and until when to use it.
+/// A download URL of one content, and the time of its renewal.
 #[derive(Debug)]
 pub(super) struct LiveUrl {
     pub(super) url: DownloadUrl,
@@ -29,148 +30,146 @@ pub(super) struct LiveUrl {
 }
 
 impl LiveUrl {
-    pub(super) fn new(url: DownloadUrl, asked_at: Instant) -> Self {
-        let lifetime = url.expires_at.saturating_duration_since(asked_at);
+    pub(super) fn new(url: DownloadUrl, requested_at: Instant) -> Self {
+        let lifetime = url.expires_at.saturating_duration_since(requested_at);
         let margin = RENEW_MARGIN.min(lifetime / 10);
-        let renew_at = url.expires_at.checked_sub(margin).unwrap_or(asked_at);
+        let renew_at = url.expires_at.checked_sub(margin).unwrap_or(requested_at);
         Self { url, renew_at }
     }
 }
 
 #[derive(Debug)]
-enum Slot {
-    /// Asked for; everybody who needs it waits for the same answer.
-    Asked(Arc<Flight<Arc<LiveUrl>>>),
-    /// There.
+enum UrlEntry {
+    /// The request is running; all reads wait for the same answer.
+    Requested(Arc<Flight<Arc<LiveUrl>>>),
     Live(Arc<LiveUrl>),
 }
 
-/// The addresses of a mount. The lock is never held across an await.
+/// The download URLs of a mount. Neither lock is held across an await.
 #[derive(Debug)]
 pub(super) struct UrlCache {
-    slots: Mutex<LruCache<ReadTarget, Slot>>,
-    /// Addresses that cannot be asked for again. A leaf lock.
-    held: Mutex<HashMap<ReadTarget, Arc<LiveUrl>>>,
+    entries: Mutex<LruCache<ReadTarget, UrlEntry>>,
+    /// URLs of deleted files: the drive issues no new ones. A leaf lock.
+    pinned: Mutex<HashMap<ReadTarget, Arc<LiveUrl>>>,
 }
 
 impl UrlCache {
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self { slots: Mutex::new(LruCache::new(URLS_MAX)), held: Mutex::default() })
+        Arc::new(Self { entries: Mutex::new(LruCache::new(URLS_MAX)), pinned: Mutex::default() })
     }
 
-    fn held(&self) -> MutexGuard<'_, HashMap<ReadTarget, Arc<LiveUrl>>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn pinned(&self) -> MutexGuard<'_, HashMap<ReadTarget, Arc<LiveUrl>>> {
+        self.pinned.lock()
     }
 
-    /// Keeps an address until it is let go, or has ended.
-    pub(super) fn hold(&self, target: &ReadTarget, live: Arc<LiveUrl>) {
-        let (mut held, now) = (self.held(), Instant::now());
-        held.retain(|_, live| now < live.url.expires_at);
-        held.insert(target.clone(), live);
+    /// Keeps a URL until [`Self::unpin`] or its expiry.
+    pub(super) fn pin(&self, target: &ReadTarget, live: Arc<LiveUrl>) {
+        let (mut pinned, now) = (self.pinned(), Instant::now());
+        pinned.retain(|_, live| now < live.url.expires_at);
+        pinned.insert(target.clone(), live);
     }
 
-    /// Forgets a held address.
-    pub(super) fn let_go(&self, target: &ReadTarget) {
-        self.held().remove(target);
+    pub(super) fn unpin(&self, target: &ReadTarget) {
+        self.pinned().remove(target);
     }
 
-    fn slots(&self) -> MutexGuard<'_, LruCache<ReadTarget, Slot>> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    fn entries(&self) -> MutexGuard<'_, LruCache<ReadTarget, UrlEntry>> {
+        self.entries.lock()
     }
 
-    /// An address of `target` that will not expire at once; `ask` gets one from the drive. A failure
-    /// goes to everybody who waits and is not remembered.
+    /// A URL of `target` that does not expire soon. `request_url` gets one from the drive. A failure reaches
+    /// all waiters and is not cached.
     pub(super) async fn get<Fut>(
         self: &Arc<Self>,
         target: &ReadTarget,
-        ask: impl FnOnce() -> Fut,
+        request_url: impl FnOnce() -> Fut,
     ) -> Result<Arc<LiveUrl>>
     where
         Fut: Future<Output = Result<DownloadUrl>> + Send + 'static,
     {
-        if let Some(live) = self.held().get(target) {
+        if let Some(live) = self.pinned().get(target) {
             return Ok(live.clone());
         }
-        let (flight, pilot) = {
-            let mut slots = self.slots();
-            match slots.get(target) {
-                Some(Slot::Live(live)) if Instant::now() < live.renew_at => return Ok(live.clone()),
-                Some(Slot::Asked(flight)) => (flight.clone(), None),
+        let (flight, owner) = {
+            let mut entries = self.entries();
+            match entries.get(target) {
+                Some(UrlEntry::Live(live)) if Instant::now() < live.renew_at => return Ok(live.clone()),
+                Some(UrlEntry::Requested(flight)) => (flight.clone(), None),
                 _ => {
-                    let (flight, pilot) = Flight::start();
-                    slots.put(target.clone(), Slot::Asked(flight.clone()));
-                    (flight, Some(pilot))
+                    let (flight, owner) = Flight::start();
+                    entries.put(target.clone(), UrlEntry::Requested(flight.clone()));
+                    (flight, Some(owner))
                 }
             }
         };
-        // Spawned with the lock released: a runtime that is shutting down drops a new task at once,
-        // and dropping it takes the lock.
-        if let Some(pilot) = pilot {
-            let question = Question {
+        // Spawned without the lock: a runtime that shuts down drops a new task at once, and the drop takes
+        // the lock.
+        if let Some(owner) = owner {
+            let request = UrlRequest {
                 urls: self.clone(),
                 target: target.clone(),
-                pilot: Some(pilot),
-                asked_at: Instant::now(),
+                owner: Some(owner),
+                requested_at: Instant::now(),
             };
-            let answer = ask();
-            tokio::spawn(async move { question.answered(answer.await) });
+            let answer = request_url();
+            tokio::spawn(async move { request.answered(answer.await) });
         }
         flight.outcome().await
     }
 
-    /// Forgets `used` because the store refuses it, unless somebody has renewed it meanwhile.
+    /// Removes `used`, which the store refused, unless it was renewed since.
     pub(super) fn discard(&self, target: &ReadTarget, used: &Arc<LiveUrl>) {
-        self.let_go(target);
-        let mut slots = self.slots();
-        if matches!(slots.peek(target), Some(Slot::Live(live)) if Arc::ptr_eq(live, used)) {
-            slots.pop(target);
+        self.unpin(target);
+        let mut entries = self.entries();
+        if matches!(entries.peek(target), Some(UrlEntry::Live(live)) if Arc::ptr_eq(live, used)) {
+            entries.pop(target);
         }
     }
 
-    /// Forgets every address of a file.
+    /// Removes all URLs of a file.
     pub(super) fn forget(&self, file_id: &FileId) {
-        self.slots().retain(|target, _| target.file_id != *file_id);
+        self.entries().retain(|target, _| target.file_id != *file_id);
     }
 }
 
-/// A question to the drive under way. Dropped without an answer, it takes its slot back, so that
-/// the next one who needs the address asks again.
-struct Question {
+/// A running request for a URL. Dropped without an answer, it removes its entry, so that the next read
+/// requests the URL again.
+struct UrlRequest {
     urls: Arc<UrlCache>,
     target: ReadTarget,
-    pilot: Option<Pilot<Arc<LiveUrl>>>,
-    asked_at: Instant,
+    owner: Option<FlightOwner<Arc<LiveUrl>>>,
+    requested_at: Instant,
 }
 
-impl Question {
+impl UrlRequest {
     fn answered(mut self, answer: Result<DownloadUrl>) {
-        let outcome = answer.map(|url| Arc::new(LiveUrl::new(url, self.asked_at)));
+        let outcome = answer.map(|url| Arc::new(LiveUrl::new(url, self.requested_at)));
         self.finish(Some(outcome));
     }
 
     fn finish(&mut self, outcome: Option<Result<Arc<LiveUrl>>>) {
-        let Some(pilot) = self.pilot.take() else { return };
+        let Some(owner) = self.owner.take() else { return };
         {
-            let mut slots = self.urls.slots();
-            // Forgotten or pushed out meanwhile: then the answer is for those who wait only.
-            if matches!(slots.peek(&self.target), Some(Slot::Asked(flight)) if pilot.flies(flight)) {
+            let mut entries = self.urls.entries();
+            // An entry that was removed or replaced stays so: then only the waiters get the answer.
+            if matches!(entries.peek(&self.target), Some(UrlEntry::Requested(flight)) if owner.owns(flight)) {
                 match &outcome {
                     Some(Ok(live)) => {
-                        slots.put(self.target.clone(), Slot::Live(live.clone()));
+                        entries.put(self.target.clone(), UrlEntry::Live(live.clone()));
                     }
                     Some(Err(_)) | None => {
-                        slots.pop(&self.target);
+                        entries.pop(&self.target);
                     }
                 }
             }
         }
         if let Some(outcome) = outcome {
-            pilot.land(outcome);
+            owner.complete(outcome);
         }
     }
 }
 
-impl Drop for Question {
+impl Drop for UrlRequest {
     fn drop(&mut self) {
         self.finish(None);
     }
@@ -185,18 +184,18 @@ mod tests {
     use crate::error::{Error, ErrorKind};
     use crate::ids::Secret;
 
-    /// A drive that counts how often it is asked.
+    /// A drive that counts the requests for URLs.
     #[derive(Clone, Default)]
-    struct Asked(Arc<AtomicU32>);
+    struct FakeDrive(Arc<AtomicU32>);
 
-    impl Asked {
-        fn times(&self) -> u32 {
+    impl FakeDrive {
+        fn requests(&self) -> u32 {
             self.0.load(Ordering::SeqCst)
         }
 
         async fn answer(self, lifetime: Duration) -> Result<DownloadUrl> {
             self.0.fetch_add(1, Ordering::SeqCst);
-            // Lets everybody else get as far as waiting.
+            // Lets the other tasks start to wait.
             tokio::task::yield_now().await;
             let (url, expires_at) = (Secret::new("http://127.0.0.1/".to_owned()), Instant::now() + lifetime);
             Ok(DownloadUrl { url, expires_at, revision: None, size: None })
@@ -206,22 +205,22 @@ mod tests {
     const LONG: Duration = Duration::from_secs(900);
 
     #[tokio::test]
-    async fn many_who_need_an_address_ask_once() {
-        let (urls, asked, file) = (UrlCache::new(), Asked::default(), target("a", 1));
-        let get = || urls.get(&file, || asked.clone().answer(LONG));
+    async fn concurrent_reads_share_one_url_request() {
+        let (urls, drive, file) = (UrlCache::new(), FakeDrive::default(), target("a", 1));
+        let get = || urls.get(&file, || drive.clone().answer(LONG));
         let (a, b, c) = tokio::join!(get(), get(), get());
         let (a, b, c) = (a.unwrap(), b.unwrap(), c.unwrap());
         assert!(Arc::ptr_eq(&a, &b) && Arc::ptr_eq(&b, &c));
         assert!(Arc::ptr_eq(&a, &get().await.unwrap()));
-        assert_eq!(asked.times(), 1);
+        assert_eq!(drive.requests(), 1);
     }
 
     #[tokio::test]
-    async fn an_address_that_ends_soon_is_renewed() {
-        let (urls, asked, file) = (UrlCache::new(), Asked::default(), target("a", 1));
+    async fn url_near_its_expiry_is_renewed() {
+        let (urls, drive, file) = (UrlCache::new(), FakeDrive::default(), target("a", 1));
         for times in 1..=3 {
-            urls.get(&file, || asked.clone().answer(Duration::ZERO)).await.unwrap();
-            assert_eq!(asked.times(), times);
+            urls.get(&file, || drive.clone().answer(Duration::ZERO)).await.unwrap();
+            assert_eq!(drive.requests(), times);
         }
         let now = Instant::now();
         let until = |secs| DownloadUrl {
@@ -235,8 +234,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_failure_reaches_all_and_is_not_remembered() {
-        let (urls, asked, file) = (UrlCache::new(), Asked::default(), target("a", 1));
+    async fn url_failure_reaches_all_waiters_uncached() {
+        let (urls, drive, file) = (UrlCache::new(), FakeDrive::default(), target("a", 1));
         let fail = || async {
             tokio::task::yield_now().await;
             Err(Error::new(ErrorKind::Unreachable, "no network"))
@@ -244,45 +243,45 @@ mod tests {
         let (a, b) = tokio::join!(urls.get(&file, fail), urls.get(&file, fail));
         assert_eq!(a.unwrap_err().kind(), ErrorKind::Unreachable);
         assert_eq!(b.unwrap_err().kind(), ErrorKind::Unreachable);
-        urls.get(&file, || asked.clone().answer(LONG)).await.unwrap();
-        assert_eq!(asked.times(), 1);
+        urls.get(&file, || drive.clone().answer(LONG)).await.unwrap();
+        assert_eq!(drive.requests(), 1);
     }
 
     #[tokio::test]
-    async fn only_the_refused_address_is_discarded() {
-        let (urls, asked, file) = (UrlCache::new(), Asked::default(), target("a", 1));
-        let get = || urls.get(&file, || asked.clone().answer(LONG));
+    async fn only_the_refused_url_is_discarded() {
+        let (urls, drive, file) = (UrlCache::new(), FakeDrive::default(), target("a", 1));
+        let get = || urls.get(&file, || drive.clone().answer(LONG));
         let first = get().await.unwrap();
         urls.discard(&file, &first);
         let second = get().await.unwrap();
-        assert_eq!(asked.times(), 2);
-        // Somebody whose request took longer reports the first one again.
+        assert_eq!(drive.requests(), 2);
+        // A slower request reports the first URL again.
         urls.discard(&file, &first);
         assert!(Arc::ptr_eq(&second, &get().await.unwrap()));
         urls.forget(&FileId::new("b").unwrap());
         assert!(Arc::ptr_eq(&second, &get().await.unwrap()));
         urls.forget(&file.file_id);
         get().await.unwrap();
-        assert_eq!(asked.times(), 3);
+        assert_eq!(drive.requests(), 3);
     }
 
     #[tokio::test]
-    async fn a_waiter_that_leaves_and_a_forgotten_question_do_no_harm() {
-        let (urls, asked, file) = (UrlCache::new(), Asked::default(), target("a", 1));
-        let ask = || asked.clone().answer(LONG);
+    async fn url_request_outlives_waiter_and_entry() {
+        let (urls, drive, file) = (UrlCache::new(), FakeDrive::default(), target("a", 1));
+        let request_url = || drive.clone().answer(LONG);
         {
-            let mut leaves = std::pin::pin!(urls.get(&file, ask));
+            let mut leaves = std::pin::pin!(urls.get(&file, request_url));
             assert!(still_waits(leaves.as_mut()).await);
         }
-        let answer = urls.get(&file, ask).await.unwrap();
-        assert_eq!(asked.times(), 1);
+        let answer = urls.get(&file, request_url).await.unwrap();
+        assert_eq!(drive.requests(), 1);
         urls.discard(&file, &answer);
-        let mut waits = std::pin::pin!(urls.get(&file, ask));
+        let mut waits = std::pin::pin!(urls.get(&file, request_url));
         assert!(still_waits(waits.as_mut()).await);
         urls.forget(&file.file_id);
         waits.await.unwrap();
-        urls.get(&file, ask).await.unwrap();
-        assert_eq!(asked.times(), 3);
+        urls.get(&file, request_url).await.unwrap();
+        assert_eq!(drive.requests(), 3);
     }
 
     /// Polls once; true if the future is still waiting.

@@ -1,81 +1,78 @@
-//! How far to read ahead, and which requests that makes. Pure.
+//! The read-ahead window of a handle, and the requests of each read. Pure.
 //!
-//! The kernel sends the reads of one program a little out of order, so a read counts as the next
-//! one when it is *near* where the last ended. A window opens with the second read in a row and
-//! grows with what was read since: reading ahead never costs more than a small multiple of what
-//! the program has really read, and a program that looks at the first block of a file costs that
-//! block. A read elsewhere closes the window.
+//! The kernel sends the reads of one program a little out of order. So a read counts as sequential if it is
+//! *near* the end of the last one. A window opens with the second sequential read and grows with the bytes
+//! read since. Read-ahead costs at most a small multiple of the bytes that the program reads. A program that
+//! reads only the first block of a file costs that block. A read elsewhere closes the window.
 //!
-//! Requests end at multiples of their size, so that the kernel's reads, which are aligned, are
-//! mostly views of one answer.
+//! Requests end at multiples of their size, so that the aligned reads of the kernel are mostly views of one
+//! answer.
 
 use std::ops::Range;
 
-/// Unit of the cache and of every request. Small, because a random read fetches whole blocks.
+/// Unit of the cache and of requests. Small, because a random read fetches whole blocks.
 pub(super) const BLOCK_BYTES: u64 = 64 << 10;
-/// Largest request. Divides evenly into blocks.
+/// Largest request: a multiple of the block size.
 pub(super) const RUN_BYTES_MAX: u64 = 4 << 20;
-/// Smallest request that is made only to read ahead, but for the end of a file.
+/// Smallest read-ahead request, except at the end of a file.
 const RUN_BYTES_MIN: u64 = 256 << 10;
-/// Farthest that is read ahead of one handle.
+/// Largest window of one handle.
 pub(super) const WINDOW_BYTES_MAX: u64 = 16 << 20;
-/// A window that opens has this size.
+/// Size of a window when it opens.
 const WINDOW_BYTES_MIN: u64 = 512 << 10;
-/// A file up to this size is fetched by one request, wherever the first read is.
+/// A file up to this size is fetched by one request, at any offset of the first read.
 const WHOLE_BYTES_MAX: u64 = 256 << 10;
-/// While no window is open, a read this far from where the last ended is still the next one.
+/// Without a window, a read this far from the end of the last one is still sequential.
 const NEAR_BYTES: u64 = 256 << 10;
-/// Bytes that must have been read in a row, after a first read, for a window to open.
+/// Sequential bytes after a first read that open a window.
 const OPENING_BYTES: u64 = 128 << 10;
 
-/// A row of reads, each near where the one before it ended.
+/// A sequence of reads, each near the end of the one before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Row {
-    /// Where the farthest of them ended.
+pub(super) struct ReadSequence {
+    /// The highest end of the reads.
     next: u64,
-    /// Bytes read since the first of them, less what was skipped; kept small enough for a row to
-    /// end by skipping, however long it was.
+    /// Bytes read since the first of them, less skipped bytes. Bounded, so that skips end a sequence of any
+    /// length.
     bytes: u64,
-    /// Bytes skipped that a read which was overtaken may still ask for.
+    /// Skipped bytes that an overtaken read may still request.
     skipped_bytes: u64,
 }
 
-/// What the reads of one handle look like.
+/// The read-ahead state of one handle.
 ///
 /// ```text
-/// Untouched -- any read --> Watching -- enough in a row --> Streaming
-///                              ^                                |
-///                              +---- read or skip elsewhere ----+
+/// Unused -- any read --> Closed -- enough sequential bytes --> Open
+///                          ^                                     |
+///                          +-------- read or skip elsewhere -----+
 /// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Window {
     /// Nothing was read yet.
-    Untouched,
-    /// Not known to be sequential: only what is asked for is fetched.
-    Watching(Row),
-    /// Sequential.
-    Streaming {
-        /// The reads so far.
-        row: Row,
-        /// How far beyond them to ask.
+    Unused,
+    /// No read-ahead: the reads are not known to be sequential.
+    Closed(ReadSequence),
+    /// Read-ahead after sequential reads.
+    Open {
+        sequence: ReadSequence,
+        /// Read-ahead beyond the sequence.
         window_bytes: u64,
-        /// Everything before this was asked for; a multiple of the block size, or the file's end.
-        asked_end: u64,
+        /// All before this offset was requested. A multiple of the block size, or the end of the file.
+        requested_end: u64,
     },
 }
 
-impl Row {
-    /// The row with one more read, or `None` where the read is more than `reach` from its end.
-    fn extended(self, read: &Range<u64>, reach: u64) -> Option<Self> {
+impl ReadSequence {
+    /// The sequence with one more read; `None` if the read is farther than `reach` from its end.
+    fn extend_with(self, read: &Range<u64>, reach: u64) -> Option<Self> {
         let reach = reach.max(2 * (read.end - read.start));
         if read.start > self.next.saturating_add(reach) || read.end.saturating_add(reach) < self.next {
             return None;
         }
         let gap = read.start.saturating_sub(self.next);
         let ahead = read.end.saturating_sub(self.next.max(read.start));
-        // A read behind the end counts only as far as it may be one that was overtaken, which then
-        // also makes good what the skip had cost: reading the same bytes again says nothing about
-        // what comes next.
+        // A read before the end counts only as far as it may be an overtaken one; then it also restores what
+        // the skip had cost. Reading the same bytes again does not predict the next read.
         let behind = (read.end - read.start - ahead).min(self.skipped_bytes);
         Some(Self {
             next: self.next.max(read.end),
@@ -85,76 +82,75 @@ impl Row {
     }
 }
 
-/// The requests that one read makes. Ranges of bytes, each starting at a block's first byte, none
-/// empty, none overlapping another, in rising order.
+/// The requests of one read: byte ranges that begin at a block, not empty, disjoint, in ascending order.
 #[derive(PartialEq, Eq, Debug, Default)]
-pub(super) struct Plan {
-    /// Without these the read cannot be answered.
+pub(super) struct FetchPlan {
+    /// The read waits for these.
     pub(super) demand: Vec<Range<u64>>,
-    /// These are likely to be read next.
+    /// Read-ahead.
     pub(super) ahead: Vec<Range<u64>>,
 }
 
 impl Window {
-    /// Takes note of a read. `window_bytes_max` is what this handle may read ahead now; 0 forbids it.
-    pub(super) fn note(&mut self, read: &Range<u64>, window_bytes_max: u64) {
-        let (row, reach, asked_end) = match *self {
-            Self::Untouched => (None, 0, 0),
-            Self::Watching(row) => (Some(row), NEAR_BYTES, 0),
-            Self::Streaming { row, window_bytes, asked_end } => {
-                (Some(row), window_bytes.max(NEAR_BYTES), asked_end)
+    /// Records a read. `window_bytes_max` limits the read-ahead of this handle now; 0 forbids it.
+    pub(super) fn record(&mut self, read: &Range<u64>, window_bytes_max: u64) {
+        let (sequence, reach, requested_end) = match *self {
+            Self::Unused => (None, 0, 0),
+            Self::Closed(sequence) => (Some(sequence), NEAR_BYTES, 0),
+            Self::Open { sequence, window_bytes, requested_end } => {
+                (Some(sequence), window_bytes.max(NEAR_BYTES), requested_end)
             }
         };
-        let Some(row) = row.and_then(|row| row.extended(read, reach)) else {
-            *self = Self::Watching(Row { next: read.end, bytes: 0, skipped_bytes: 0 });
+        let Some(sequence) = sequence.and_then(|sequence| sequence.extend_with(read, reach)) else {
+            *self = Self::Closed(ReadSequence { next: read.end, bytes: 0, skipped_bytes: 0 });
             return;
         };
-        let window_bytes = match row.bytes {
+        let window_bytes = match sequence.bytes {
             0..OPENING_BYTES => 0,
             bytes => floor_power_of_two(2 * bytes).clamp(WINDOW_BYTES_MIN, WINDOW_BYTES_MAX),
         };
         let window_bytes = window_bytes.min(floor_power_of_two(window_bytes_max));
         *self = if window_bytes < RUN_BYTES_MIN {
-            Self::Watching(row)
+            Self::Closed(sequence)
         } else {
-            Self::Streaming { row, window_bytes, asked_end }
+            Self::Open { sequence, window_bytes, requested_end }
         };
     }
 
-    /// Takes note that everything before `end` has been asked for.
-    pub(super) fn asked(&mut self, end: u64) {
-        if let Self::Streaming { asked_end, .. } = self {
-            *asked_end = end;
+    /// Records that all before `end` was requested.
+    pub(super) fn set_requested(&mut self, end: u64) {
+        if let Self::Open { requested_end, .. } = self {
+            *requested_end = end;
         }
     }
 
-    /// Whether this handle reads ahead.
-    pub(super) fn is_streaming(&self) -> bool {
-        matches!(self, Self::Streaming { .. })
+    /// Whether the handle reads ahead.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self, Self::Open { .. })
     }
 }
 
-/// Which requests to make for a read that was noted in `window`. `read` must not be empty and must
-/// lie within `size`. `has` says of a block whether it is there or on its way.
+/// Plans the requests of a read that `window` has recorded. `read` must not be empty and must lie within
+/// `size`. `has` returns whether a block is cached or in flight.
 pub(super) fn plan_fetch(
     window: &Window,
     read: &Range<u64>,
     size: u64,
     mut has: impl FnMut(u64) -> bool,
-) -> Plan {
+) -> FetchPlan {
     let need = if size <= WHOLE_BYTES_MAX {
         0..size
     } else {
         floor(read.start, BLOCK_BYTES)..ceil(read.end, BLOCK_BYTES).min(size)
     };
     let demand = missing_runs(&need, size, RUN_BYTES_MAX, &mut has);
-    let mut plan = Plan { demand, ahead: Vec::new() };
-    if let Window::Streaming { row, window_bytes, asked_end } = *window {
+    let mut plan = FetchPlan { demand, ahead: Vec::new() };
+    if let Window::Open { sequence, window_bytes, requested_end } = *window {
         let run_bytes = (window_bytes / 4).clamp(RUN_BYTES_MIN, RUN_BYTES_MAX);
-        // Something that was asked for and is not there was lost: a failed request, or the cache
-        // has let it go. What lies behind it may be lost too, so the window is looked through anew.
-        let start = if plan.demand.is_empty() { need.end.max(asked_end) } else { need.end };
-        let end = row.next.saturating_add(window_bytes);
+        // A missing block that was requested was lost: its request failed, or it was evicted. Later blocks
+        // may be lost too, so the whole window is planned again.
+        let start = if plan.demand.is_empty() { need.end.max(requested_end) } else { need.end };
+        let end = sequence.next.saturating_add(window_bytes);
         let end = if end >= size { size } else { floor(end, run_bytes) };
         if start < end {
             plan.ahead = missing_runs(&(start..end), size, run_bytes, &mut has);
@@ -163,8 +159,8 @@ pub(super) fn plan_fetch(
     plan
 }
 
-/// The parts of `range` that are missing, cut at multiples of `run_bytes`. `range` starts at a
-/// block's first byte and ends at one or at the end of the file.
+/// The missing parts of `range`, split at multiples of `run_bytes`. `range` begins at a block, and ends at
+/// one or at the end of the file.
 fn missing_runs(
     range: &Range<u64>,
     size: u64,

@@ -1,4 +1,4 @@
-//! Attributes of objects that exist: modification time and tags, many objects per call.
+//! Changes of attributes: modification time and tags, for many objects per call.
 
 use std::collections::BTreeSet;
 use std::time::SystemTime;
@@ -8,32 +8,32 @@ use serde::de::IgnoredAny;
 use super::{Drive, meta};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::FileId;
-use crate::pds::retry::Sent;
+use crate::pds::retry::Delivery;
 use crate::pds::types::{
     BatchBody, BatchItem, BatchRequest, BatchResponse, DeleteTagsRequest, PutTagsRequest, UpdateRequest,
     UserTag,
 };
 use crate::posix::Tags;
 
-/// Sub-requests of one `/v2/batch`.
+/// Largest number of requests in one `/v2/batch`.
 const BATCH_MAX: usize = 100;
 
-/// What changes of one object.
+/// The attribute changes of one object.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct AttrChange {
-    /// The modification time (milliseconds).
+    /// Modification time, with a resolution of milliseconds.
     pub mtime: Option<SystemTime>,
-    /// All tags that it shall have: some services take the new ones for all.
+    /// All tags of the object: some services replace all tags by the new ones.
     pub tags: Option<Tags>,
-    /// Tags that it shall not have any more.
+    /// Keys of tags to delete.
     pub stale: BTreeSet<String>,
 }
 
-/// A call by its path without `/v2`, as batches name it.
+/// The path without `/v2`, as in a batch, and the body.
 type NamedCall<'a> = (&'static str, BatchBody<'a>);
 
 impl Drive {
-    /// Changes attributes of objects; the outcome of each, in order.
+    /// Changes attributes of objects. Returns one result per object, in order.
     pub async fn set_attributes(&self, changes: &[(FileId, AttrChange)]) -> Vec<Result<()>> {
         let calls: Vec<_> = changes
             .iter()
@@ -67,7 +67,7 @@ impl Drive {
             let body = PutTagsRequest { drive_id, file_id, user_tags };
             calls.push(("/file/put_usertags", BatchBody::PutTags(body)));
         }
-        if self.0.metadata && !change.stale.is_empty() {
+        if self.0.keeps_metadata && !change.stale.is_empty() {
             let key_list = change.stale.iter().map(String::as_str).collect();
             let body = DeleteTagsRequest { drive_id, file_id, key_list };
             calls.push(("/file/delete_usertags", BatchBody::DeleteTags(body)));
@@ -75,18 +75,18 @@ impl Drive {
         calls
     }
 
-    /// The form of tags in a request; none where the mount keeps none.
+    /// The tags of a request. Empty if the mount keeps no metadata.
     pub(super) fn user_tags(&self, tags: &Tags) -> Vec<UserTag> {
-        let tags = tags.iter().filter(|_| self.0.metadata);
+        let tags = tags.iter().filter(|_| self.0.keeps_metadata);
         tags.map(|(key, value)| UserTag { key: key.clone(), value: value.clone() }).collect()
     }
 
     async fn call_one(&self, (path, body): &NamedCall<'_>) -> Result<()> {
-        let answer = self.ask::<Option<IgnoredAny>>(&format!("/v2{path}"), body).await;
+        let answer = self.call_safe::<Option<IgnoredAny>>(&format!("/v2{path}"), body).await;
         answer.map(|_| ()).map_err(|failure| failure.error)
     }
 
-    /// The outcome of each, in order.
+    /// Returns one result per call, in order.
     async fn call_all<'a>(&self, calls: &[(usize, NamedCall<'a>)]) -> Vec<Result<()>> {
         if let [(_, call)] = calls {
             return vec![self.call_one(call).await];
@@ -99,11 +99,12 @@ impl Drive {
         };
         let requests = calls.iter().enumerate().map(item).collect();
         let answer =
-            self.ask::<BatchResponse>("/v2/batch", &BatchRequest { resource: "file", requests }).await;
+            self.call_safe::<BatchResponse>("/v2/batch", &BatchRequest { resource: "file", requests }).await;
         let answer = match answer {
             Ok(answer) => answer,
-            // It says nothing of the objects: some of them may not be to blame, or batches are not offered.
-            Err(failure) if failure.sent == Sent::Answered => {
+            // The batch as a whole failed: one object may be the cause, or the domain has no batches. Each
+            // call is sent alone.
+            Err(failure) if failure.delivery == Delivery::Answered => {
                 let mut outcomes = Vec::with_capacity(calls.len());
                 for (_, call) in calls {
                     outcomes.push(self.call_one(call).await);
@@ -112,25 +113,25 @@ impl Drive {
             }
             Err(failure) => return vec![Err(failure.error); calls.len()],
         };
-        let left_out = Error::new(ErrorKind::Protocol, "the batch answer leaves this one out");
-        let mut outcomes = vec![Err(left_out); calls.len()];
+        let missing = Error::new(ErrorKind::Protocol, "the batch answer has no result for this object");
+        let mut outcomes = vec![Err(missing); calls.len()];
         for response in answer.responses {
             let index = response.id.parse::<usize>().ok();
             if let Some(outcome) = index.and_then(|index| outcomes.get_mut(index)) {
-                *outcome = outcome_of(response.status);
+                *outcome = result_of(response.status);
             }
         }
         outcomes
     }
 }
 
-fn outcome_of(status: u16) -> Result<()> {
+fn result_of(status: u16) -> Result<()> {
     let (kind, detail) = match status {
         200..300 => return Ok(()),
-        404 => (ErrorKind::NotFound, "the object is gone".to_owned()),
-        400 => (ErrorKind::Invalid, "a change in a batch was refused".to_owned()),
-        403 => (ErrorKind::Denied, "a change in a batch is not allowed".to_owned()),
-        status => (ErrorKind::Io, format!("a change in a batch: status {status}")),
+        404 => (ErrorKind::NotFound, "the object does not exist".to_owned()),
+        400 => (ErrorKind::Invalid, "a batch request was rejected as invalid".to_owned()),
+        403 => (ErrorKind::Denied, "a batch request was denied".to_owned()),
+        status => (ErrorKind::Io, format!("a batch request failed with status {status}")),
     };
     Err(Error::new(kind, detail))
 }

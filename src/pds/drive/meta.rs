@@ -1,4 +1,4 @@
-//! What the daemon knows of a file or folder of the drive: checked once, here.
+//! The metadata of an object of the drive, checked once when an answer arrives.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -6,42 +6,38 @@ use std::time::SystemTime;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, RevisionId, Sha1Hash};
 use crate::pds::types::{File, FileType};
-use crate::posix::{self, Posix, Tags, Told};
+use crate::posix::{self, ParsedTags, Posix, Tags};
 
-/// Longest name that is accepted from a server, in bytes (API page of `CreateFile`).
+/// Longest name of an object, in bytes (API page of `CreateFile`).
 const NAME_BYTES_MAX: usize = 1024;
 
-/// A committed object of the drive.
+/// A committed file or folder of the drive.
 #[derive(Clone, PartialEq, Debug)]
 pub struct FileMeta {
-    /// The object.
     pub file_id: FileId,
-    /// The folder it is in, where the answer said so.
+    /// `None` if the answer did not contain it.
     pub parent_id: Option<FileId>,
-    /// Its true name on the drive.
+    /// The name on the drive, which may differ from the name in the mount.
     pub name: String,
-    /// File or folder.
     pub kind: FileType,
     /// Bytes; 0 for folders.
     pub size: u64,
-    /// The client's modification time, else the service's.
+    /// The modification time that the client set, else the service's.
     pub mtime: SystemTime,
-    /// When the service last changed it.
+    /// When the service last changed the object.
     pub changed_at: SystemTime,
-    /// When it came to be.
     pub created_at: SystemTime,
-    /// The revision of the content.
     pub revision: Option<RevisionId>,
-    /// SHA-1 of the content; absent on domains that hash otherwise.
+    /// SHA-1 of the content. `None` on domains with another hash.
     pub sha1: Option<Sha1Hash>,
     /// CRC-64/XZ of the content.
     pub crc64: Option<u64>,
-    /// What its tags tell.
+    /// POSIX attributes in the tags.
     pub posix: Option<Arc<Posix>>,
 }
 
 impl FileMeta {
-    /// The tags that an object like this one has.
+    /// The tags of an object with these attributes.
     pub fn tags(&self) -> Tags {
         posix::tags(self.posix.as_deref(), self.mtime)
     }
@@ -52,15 +48,19 @@ impl TryFrom<File> for FileMeta {
 
     fn try_from(file: File) -> Result<Self> {
         if file.name.is_empty() || file.name.len() > NAME_BYTES_MAX {
-            let detail = format!("the service gave {} a name of {} bytes", file.file_id, file.name.len());
+            let detail = format!(
+                "the service returned object {} with a name of {} bytes",
+                file.file_id,
+                file.name.len()
+            );
             return Err(Error::new(ErrorKind::Protocol, detail));
         }
         let is_sha1 = file.content_hash_name.as_deref().is_none_or(|n| n.eq_ignore_ascii_case("sha1"));
         let sha1 = file.content_hash.as_deref().filter(|_| is_sha1).and_then(|hex| Sha1Hash::parse(hex).ok());
         let changed_at = parse_time(file.updated_at.as_deref());
         let created_at = parse_time(file.created_at.as_deref());
-        let told = Told::parse(file.user_tags.unwrap_or_default());
-        let own_mtime = parse_time(file.local_modified_at.as_deref()).map(|field| told.mtime_of(field));
+        let parsed = ParsedTags::parse(file.user_tags.unwrap_or_default());
+        let own_mtime = parse_time(file.local_modified_at.as_deref()).map(|field| parsed.mtime_of(field));
         let mtime = own_mtime.or(changed_at).or(created_at);
         let epoch = SystemTime::UNIX_EPOCH;
         Ok(Self {
@@ -75,7 +75,7 @@ impl TryFrom<File> for FileMeta {
             revision: file.revision_id,
             sha1,
             crc64: file.crc64_hash.and_then(|text| text.parse().ok()),
-            posix: told.posix,
+            posix: parsed.posix,
         })
     }
 }
@@ -96,7 +96,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn times_go_over_the_wire_with_milliseconds() {
+    fn wire_times_have_milliseconds() {
         let time = SystemTime::UNIX_EPOCH + Duration::from_millis(1_566_370_287_292);
         assert_eq!(wire_time(time).unwrap(), "2019-08-21T06:51:27.292Z");
         assert_eq!(parse_time(Some("2019-08-21T06:51:27.292Z")), Some(time));
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn sha256_is_not_taken_for_sha1() {
+    fn sha256_is_not_read_as_sha1() {
         let file = |name: &str| -> File {
             let hash = "A".repeat(40);
             let text = format!(
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_nameless_object_is_refused() {
+    fn object_without_name_is_rejected() {
         let file: File = serde_json::from_str(r#"{"file_id":"f","type":"file"}"#).unwrap();
         assert_eq!(FileMeta::try_from(file).unwrap_err().kind(), ErrorKind::Protocol);
     }

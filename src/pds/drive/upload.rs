@@ -1,8 +1,8 @@
-//! The calls of an upload: create, part URLs, PUT, complete.
+//! The calls of an upload: create, presigned URLs, PUT of parts, complete.
 //!
-//! A file being uploaded is invisible to everybody until `complete`, so a `create` whose answer
-//! was lost may simply be sent again: what the first one began expires by itself. A lost answer to
-//! `complete` is reconciled by reading: the file being there with our hash is a success.
+//! An upload is invisible to other clients until `complete`. So a `create` whose answer was lost is sent
+//! again, and the first upload session expires. If the answer to `complete` was lost, the file is read: it
+//! counts as committed if it has our size and hash.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
@@ -10,103 +10,96 @@ use std::time::SystemTime;
 use super::{Drive, FileMeta, meta};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, PartNumber, Sha1Hash, UploadId};
-use crate::pds::frame::Frame;
-use crate::pds::retry::{Failure, Idempotency, RetryPolicy, Sent};
+use crate::pds::part_body::Frame;
+use crate::pds::retry::{Delivery, Idempotency, RequestFailure, RetryPolicy};
 use crate::pds::transport::PutAnswer;
 use crate::pds::types::{
     CheckNameMode, CompleteRequest, CreateRequest, CreateResponse, File, FileType, PartRequest, PartUrl,
     UploadUrlRequest, UploadUrlResponse, WireSha1Ctx,
 };
 use crate::posix::Tags;
-use crate::rolling_sha1::Sha1Ctx;
+use crate::rolling_sha1::Sha1Midstate;
 
-/// A file to be uploaded.
+/// The parameters of a `create` call for a file.
 #[derive(Clone, Debug)]
 pub struct NewFile<'a> {
-    /// The folder.
     pub parent: &'a FileId,
-    /// The name there.
     pub name: &'a str,
-    /// The file that gets a new revision; `None` makes a new file.
+    /// The file that gets a new revision. `None` creates a new file.
     pub overwrite: Option<&'a FileId>,
-    /// What a new file does where the name is taken.
+    /// The behaviour if the name of a new file is taken.
     pub mode: CheckNameMode,
-    /// Size and SHA-1 where the whole content is known: the service may have it already.
+    /// Size and SHA-1 of the whole content, for instant upload.
     pub content: Option<(u64, Sha1Hash)>,
-    /// The client's modification time.
     pub mtime: Option<SystemTime>,
-    /// What goes into `user_tags`.
     pub tags: Tags,
-    /// The parts whose URLs shall come with the answer; not empty.
-    pub parts: &'a [(PartNumber, Sha1Ctx)],
+    /// The parts to presign URLs for, with the SHA-1 midstate before each. Not empty.
+    pub parts: &'a [(PartNumber, Sha1Midstate)],
 }
 
-/// An upload session.
+/// An upload begun by `create`.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Upload {
-    /// The file it will become a revision of.
+pub struct UploadSession {
+    /// The file that will get the revision.
     pub file_id: FileId,
-    /// The session.
     pub upload_id: UploadId,
-    /// Parts may be sent in any order. Otherwise one at a time, in order.
+    /// Parts may be sent in any order, else one at a time in order.
     pub parallel: bool,
 }
 
-/// What `create` led to.
+/// The result of `create`.
 #[derive(Clone, Debug)]
-pub enum Created {
-    /// A session, and the URLs asked for, in that order.
-    Session(Upload, Vec<PartUrl>),
-    /// The service had the bytes: the file is complete.
-    Instant(FileId),
-    /// Nothing was created: the name belongs to this object.
-    Taken(FileId, FileType),
+pub enum CreateOutcome {
+    /// An upload session, and the presigned URLs in the requested order.
+    Session(UploadSession, Vec<PartUrl>),
+    /// The service already had the content, so the file is complete.
+    InstantUpload(FileId),
+    /// Nothing was created, because this object has the name.
+    NameTaken(FileId, FileType),
 }
 
-/// How the PUT of a part ended, as far as it did not fail.
+/// The result of the PUT of a part, unless it failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PutOutcome {
-    /// The store has it.
     Stored {
         /// CRC-64/XZ of the part.
         crc64: u64,
     },
-    /// Ordered mode: the store has it from an attempt whose answer was lost.
+    /// Ordered mode: an earlier attempt, whose answer was lost, has stored the part.
     StoredBefore,
-    /// The URL has expired: ask for a new one.
+    /// The presigned URL has expired. The caller gets a new one by [`Drive::get_upload_urls`].
     Expired,
-    /// The session is gone.
+    /// The upload session is gone.
     NoSuchUpload,
 }
 
-/// What a completed file must turn out to be.
+/// The content that a completed file must have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Expected {
-    /// Bytes.
+pub struct ExpectedContent {
     pub size: u64,
-    /// Of the whole content.
     pub sha1: Sha1Hash,
-    /// CRC-64/XZ of the whole content; `None` where nothing was sent.
+    /// CRC-64/XZ of the whole content. `None` if nothing was sent.
     pub crc64: Option<u64>,
 }
 
 impl Drive {
-    /// Whether parts may be sent in any order, as far as is known.
+    /// Whether parts may be sent in any order. Becomes `false` for good if the domain refuses that.
     pub fn is_parallel(&self) -> bool {
-        self.0.parallel.load(Ordering::Relaxed)
+        self.0.parallel_upload.load(Ordering::Relaxed)
     }
 
-    /// Begins an upload. Falls back to the ordered mode, for good, where the domain wants that.
-    pub async fn create_file(&self, file: &NewFile<'_>) -> Result<Created> {
-        self.create_within(file, self.0.transfer).await
+    /// Begins an upload. Falls back to the ordered mode for good if the domain does not support parallel
+    /// uploads.
+    pub async fn create_file(&self, file: &NewFile<'_>) -> Result<CreateOutcome> {
+        self.create_with_policy(file, self.0.transfer).await
     }
 
-    async fn create_within(&self, file: &NewFile<'_>, policy: RetryPolicy) -> Result<Created> {
+    async fn create_with_policy(&self, file: &NewFile<'_>, policy: RetryPolicy) -> Result<CreateOutcome> {
         let parallel = self.is_parallel();
         match self.create_once(file, parallel, policy).await {
             Err(failure) if parallel && failure.is("InvalidParameterNotSupported.ParallelUpload") => {
-                tracing::info!("the domain refuses parallel uploads: parts go one at a time, in order");
-                self.0.parallel.store(false, Ordering::Relaxed);
+                tracing::info!("the domain does not support parallel uploads; parts are sent one at a time");
+                self.0.parallel_upload.store(false, Ordering::Relaxed);
                 Ok(self.create_once(file, false, policy).await?)
             }
             outcome => Ok(outcome?),
@@ -118,7 +111,7 @@ impl Drive {
         file: &NewFile<'_>,
         parallel: bool,
         policy: RetryPolicy,
-    ) -> std::result::Result<Created, Failure> {
+    ) -> std::result::Result<CreateOutcome, RequestFailure> {
         let request = CreateRequest {
             drive_id: self.id(),
             parent_file_id: file.parent,
@@ -137,24 +130,31 @@ impl Drive {
         let answer: CreateResponse =
             self.0.session.call("/v2/file/create", Idempotency::Safe, policy, &request).await?;
         if answer.exist && file.overwrite.is_none() {
-            return Ok(Created::Taken(answer.file_id, answer.file_type.unwrap_or(FileType::File)));
+            return Ok(CreateOutcome::NameTaken(answer.file_id, answer.file_type.unwrap_or(FileType::File)));
         }
         if file.overwrite.is_some_and(|target| *target != answer.file_id) {
-            return Err(nonsense("create: the service answers for another file than the one to overwrite"));
+            return Err(invalid_answer("create: the answer is about another file than the one to overwrite"));
         }
         if answer.rapid_upload || answer.status.as_deref() == Some("available") && answer.upload_id.is_none()
         {
-            return Ok(Created::Instant(answer.file_id));
+            return Ok(CreateOutcome::InstantUpload(answer.file_id));
         }
         let Some(upload_id) = answer.upload_id else {
-            return Err(nonsense("create: the answer has neither an upload_id nor a finished file"));
+            return Err(invalid_answer("create: the answer has neither an upload_id nor a complete file"));
         };
         check_urls(file.parts.iter().map(|(number, _)| *number), &answer.part_info_list)?;
-        Ok(Created::Session(Upload { file_id: answer.file_id, upload_id, parallel }, answer.part_info_list))
+        Ok(CreateOutcome::Session(
+            UploadSession { file_id: answer.file_id, upload_id, parallel },
+            answer.part_info_list,
+        ))
     }
 
-    /// URLs for parts, in the order asked for.
-    pub async fn part_urls(&self, upload: &Upload, parts: &[(PartNumber, Sha1Ctx)]) -> Result<Vec<PartUrl>> {
+    /// Presigned URLs for parts, in the requested order. Also called to sign expired URLs again.
+    pub async fn get_upload_urls(
+        &self,
+        upload: &UploadSession,
+        parts: &[(PartNumber, Sha1Midstate)],
+    ) -> Result<Vec<PartUrl>> {
         let request = UploadUrlRequest {
             drive_id: self.id(),
             file_id: &upload.file_id,
@@ -170,16 +170,16 @@ impl Drive {
         Ok(answer.part_info_list)
     }
 
-    /// Sends a part. Where the store gives a CRC-64, it is that of what was sent. Sets `throttled` where
-    /// the store asked for fewer requests, whatever came of it.
+    /// Sends a part, and sends it again if the CRC-64 of the store differs. Sets `throttled` if the store
+    /// throttled any attempt, even if a later one succeeded.
     pub async fn put_part(
         &self,
         url: &PartUrl,
         body: &[Frame],
         throttled: &AtomicBool,
     ) -> Result<PutOutcome> {
-        const DAMAGED_MAX: usize = 3;
-        for _ in 0..DAMAGED_MAX {
+        const ATTEMPTS_MAX: usize = 3;
+        for _ in 0..ATTEMPTS_MAX {
             let (stored, sent) =
                 match self.0.session.transport().put_part(url, body, self.0.transfer, throttled).await? {
                     PutAnswer::Stored { stored_crc64, sent_crc64 } => (stored_crc64, sent_crc64),
@@ -190,15 +190,15 @@ impl Drive {
             if stored.is_none_or(|stored| stored == sent) {
                 return Ok(PutOutcome::Stored { crc64: sent });
             }
-            tracing::warn!(part = %url.part_number, "a part was damaged on its way; sending it again");
+            let part = url.part_number;
+            tracing::warn!(%part, "the checksum of an uploaded part differs; sending it again");
         }
-        let detail = format!("part {} arrived damaged {DAMAGED_MAX} times", url.part_number);
+        let detail = format!("the checksum of part {} differed in {ATTEMPTS_MAX} uploads", url.part_number);
         Err(Error::new(ErrorKind::Integrity, detail))
     }
 
-    /// Makes the uploaded parts the newest revision of the file. The answer is checked against
-    /// what we know of the content.
-    pub async fn complete(&self, upload: &Upload, expected: &Expected) -> Result<FileMeta> {
+    /// Makes the uploaded parts the latest revision of the file, and checks size and hashes of the result.
+    pub async fn complete(&self, upload: &UploadSession, expected: &ExpectedContent) -> Result<FileMeta> {
         let request = CompleteRequest {
             drive_id: self.id(),
             file_id: &upload.file_id,
@@ -213,7 +213,7 @@ impl Drive {
         let mut meta = match answer {
             Ok(file) => self.meta(file)?,
             Err(failure) if is_ambiguous(&failure) => {
-                match self.get_by(self.0.transfer, &upload.file_id).await {
+                match self.get_with(self.0.transfer, &upload.file_id).await {
                     Ok(meta) if expected.check(&meta).is_ok() => meta,
                     _ => return Err(failure.error),
                 }
@@ -221,29 +221,25 @@ impl Drive {
             Err(failure) => return Err(failure.error),
         };
         if meta.sha1.is_none() && meta.crc64.is_none() {
-            meta = self.get_by(self.0.transfer, &upload.file_id).await?;
+            meta = self.get_with(self.0.transfer, &upload.file_id).await?;
         }
         expected.check(&meta)?;
-        if meta.sha1.is_none()
-            && meta.crc64.is_none()
-            && !self.0.told_of_no_hash.swap(true, Ordering::Relaxed)
+        if meta.sha1.is_none() && meta.crc64.is_none() && !self.0.warned_no_hash.swap(true, Ordering::Relaxed)
         {
-            tracing::warn!(
-                "the service tells no hash of what it has: of uploads, only the sizes can be compared"
-            );
+            tracing::warn!("the service reports no content hashes; only the sizes of uploads can be checked");
         }
         Ok(meta)
     }
 
-    /// The committed file behind an instant upload, checked like a completed one.
-    pub async fn committed(&self, file: &FileId, expected: &Expected) -> Result<FileMeta> {
-        let meta = self.get_by(self.0.transfer, file).await?;
+    /// The file of an instant upload, checked like a completed one.
+    pub async fn get_committed(&self, file: &FileId, expected: &ExpectedContent) -> Result<FileMeta> {
+        let meta = self.get_with(self.0.transfer, file).await?;
         expected.check(&meta)?;
         Ok(meta)
     }
 
-    /// Gives `target` a new revision with the content of `source` by instant upload. `None` where
-    /// the service does not do that; then nothing has changed.
+    /// Gives `target` a new revision with the content of `source` by instant upload. `None` if the service
+    /// does not support that; then nothing has changed.
     pub async fn replace(&self, target: &FileMeta, source: &FileMeta) -> Result<Option<FileMeta>> {
         let (Some(sha1), Some(parent)) = (source.sha1, &target.parent_id) else {
             return Ok(None);
@@ -256,27 +252,30 @@ impl Drive {
             content: Some((source.size, sha1)),
             mtime: Some(source.mtime),
             tags: source.tags(),
-            parts: &[(PartNumber::FIRST, Sha1Ctx::START)],
+            parts: &[(PartNumber::FIRST, Sha1Midstate::START)],
         };
-        // A program waits for a rename: with a dead credential it fails, and in a long outage.
+        // A program waits for the rename: it fails if the credential is revoked, and in a long outage.
         let outage_max = RetryPolicy::INTERACTIVE.outage_max;
-        let policy = RetryPolicy { parks: false, outage_max, ..self.0.transfer };
-        let Created::Instant(file_id) = self.create_within(&file, policy).await? else {
+        let policy = RetryPolicy { waits_for_login: false, outage_max, ..self.0.transfer };
+        let CreateOutcome::InstantUpload(file_id) = self.create_with_policy(&file, policy).await? else {
             return Ok(None);
         };
         let meta = self.get(&file_id).await?;
         if meta.size != source.size || meta.sha1 != Some(sha1) {
-            return Err(Error::new(ErrorKind::Integrity, "the instant upload gave the file other bytes"));
+            return Err(Error::new(
+                ErrorKind::Integrity,
+                "the file has different content after the instant upload",
+            ));
         }
         Ok(Some(meta))
     }
 }
 
-impl Expected {
-    /// Whether the drive has what we sent.
+impl ExpectedContent {
+    /// Fails with `Integrity` if the drive has other content.
     pub fn check(&self, meta: &FileMeta) -> Result<()> {
         let wrong = |what: &str| {
-            let detail = format!("the drive holds other bytes than were written: {what}");
+            let detail = format!("the content on the drive differs from what was written: {what}");
             Err(Error::new(ErrorKind::Integrity, detail))
         };
         if meta.size != self.size {
@@ -292,31 +291,31 @@ impl Expected {
     }
 }
 
-/// An upload session that is gone, or an answer that was lost: the file itself tells.
-fn is_ambiguous(failure: &Failure) -> bool {
-    failure.is("NotFound.UploadId") || failure.is("AlreadyExist") || failure.sent == Sent::Maybe
+/// Whether `complete` may have succeeded: the upload session is gone, or the answer was lost.
+fn is_ambiguous(failure: &RequestFailure) -> bool {
+    failure.is("NotFound.UploadId") || failure.is("AlreadyExist") || failure.delivery == Delivery::Unknown
 }
 
-fn part_requests(parts: &[(PartNumber, Sha1Ctx)], parallel: bool) -> Vec<PartRequest> {
-    let request = |&(part_number, ctx): &(PartNumber, Sha1Ctx)| PartRequest {
+fn part_requests(parts: &[(PartNumber, Sha1Midstate)], parallel: bool) -> Vec<PartRequest> {
+    let request = |&(part_number, ctx): &(PartNumber, Sha1Midstate)| PartRequest {
         part_number,
         parallel_sha1_ctx: parallel.then(|| WireSha1Ctx::from(ctx)),
     };
     parts.iter().map(request).collect()
 }
 
-/// One URL per part, in the order asked for.
+/// There must be one URL per part, in the requested order.
 fn check_urls(
-    asked: impl ExactSizeIterator<Item = PartNumber>,
-    given: &[PartUrl],
-) -> std::result::Result<(), Failure> {
-    if asked.len() == given.len() && asked.eq(given.iter().map(|url| url.part_number)) {
+    requested: impl ExactSizeIterator<Item = PartNumber>,
+    returned: &[PartUrl],
+) -> std::result::Result<(), RequestFailure> {
+    if requested.len() == returned.len() && requested.eq(returned.iter().map(|url| url.part_number)) {
         return Ok(());
     }
-    Err(nonsense("the service gave URLs for other parts than were asked for"))
+    Err(invalid_answer("the service returned URLs for other parts than requested"))
 }
 
-fn nonsense(detail: &str) -> Failure {
+fn invalid_answer(detail: &str) -> RequestFailure {
     let error = Error::new(ErrorKind::Protocol, detail);
-    Failure { error, code: String::new(), sent: Sent::Answered, retry_after: None }
+    RequestFailure { error, code: String::new(), delivery: Delivery::Answered, retry_after: None }
 }

@@ -1,49 +1,72 @@
-//! Attempts without a usable answer, as failures: what is known of whether the request was carried out.
+//! Attempts without a usable answer, as failures. Each states whether the request may have been carried out.
 //!
-//! Neither addresses, which may be signed, nor what answers say is in their texts.
+//! Their texts contain neither URLs, which may be presigned, nor text of answers, which may be secret. Only
+//! `transport.rs` and its submodules import reqwest.
+
+use std::fmt;
 
 use crate::error::{Error, ErrorKind};
-use crate::pds::retry::{Failure, Sent};
+use crate::pds::retry::{Delivery, RequestFailure};
 
-/// The text of a JSON error may quote what it met, which may be a token or a signed URL: only the place is told.
-pub(super) fn unreadable(path: &str, e: &serde_json::Error) -> Failure {
+/// A JSON answer that cannot be parsed. The text of a JSON error may quote the answer, so only its position
+/// is kept.
+pub(super) fn unreadable_answer(path: &str, e: &serde_json::Error) -> RequestFailure {
     let what = match e.classify() {
-        serde_json::error::Category::Data => "not what was expected",
-        serde_json::error::Category::Eof => "cut off",
+        serde_json::error::Category::Data => "unexpected value",
+        serde_json::error::Category::Eof => "truncated",
         serde_json::error::Category::Syntax | serde_json::error::Category::Io => "not JSON",
     };
-    let place = format!("line {}, column {}", e.line(), e.column());
-    let failure = protocol(format!("{path}: the answer makes no sense: {what} at {place}"));
-    Failure { sent: Sent::Maybe, ..failure }
+    let position = format!("line {}, column {}", e.line(), e.column());
+    let failure = protocol_error(format!("{path}: invalid answer: {what} at {position}"));
+    RequestFailure { delivery: Delivery::Unknown, ..failure }
 }
 
-pub(super) fn protocol(detail: String) -> Failure {
+pub(super) fn protocol_error(detail: String) -> RequestFailure {
     let error = Error::new(ErrorKind::Protocol, detail);
-    Failure { error, code: String::new(), sent: Sent::Answered, retry_after: None }
+    RequestFailure { error, code: String::new(), delivery: Delivery::Answered, retry_after: None }
 }
 
-pub(super) fn stall(what: &str) -> Failure {
-    let error = Error::new(ErrorKind::Timeout, format!("{what}: nothing moved for too long"));
-    Failure { error, code: String::new(), sent: Sent::Maybe, retry_after: None }
+pub(super) fn idle_timeout(what: &str) -> RequestFailure {
+    let error = Error::new(ErrorKind::Timeout, format!("{what}: timed out without progress"));
+    RequestFailure { error, code: String::new(), delivery: Delivery::Unknown, retry_after: None }
 }
 
-pub(super) fn out_of_reach(what: &str, sent: Sent) -> Failure {
+pub(super) fn offline(what: &str, delivery: Delivery) -> RequestFailure {
     let error = Error::new(ErrorKind::Unreachable, format!("{what}: the service cannot be reached"));
-    Failure { error, code: String::new(), sent, retry_after: None }
+    RequestFailure { error, code: String::new(), delivery, retry_after: None }
 }
 
-/// No answer came, or it broke off. The URL is left out: it may be signed.
-pub(super) fn lost(what: &str, e: &reqwest::Error) -> Failure {
-    let kind = if e.is_timeout() { ErrorKind::Timeout } else { ErrorKind::Unreachable };
-    let sent = if e.is_connect() { Sent::No } else { Sent::Maybe };
-    let mut detail = format!("{what}: no answer");
-    let mut cause = std::error::Error::source(e);
-    while let Some(e) = cause {
-        detail.push_str(": ");
-        detail.push_str(&e.to_string());
-        cause = e.source();
+/// The whole cause chain of an HTTP error as one text. `reqwest` shows only the outermost cause.
+#[derive(Debug)]
+struct HttpError(reqwest::Error);
+
+impl fmt::Display for HttpError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut cause = std::error::Error::source(&self.0);
+        if cause.is_none() {
+            return self.0.fmt(f);
+        }
+        let mut separator = "";
+        while let Some(e) = cause {
+            write!(f, "{separator}{e}")?;
+            (separator, cause) = (": ", e.source());
+        }
+        Ok(())
     }
-    Failure { error: Error::new(kind, detail), code: String::new(), sent, retry_after: None }
+}
+
+impl std::error::Error for HttpError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
+/// No answer came, or it broke off.
+pub(super) fn connection_lost(what: &str, e: reqwest::Error) -> RequestFailure {
+    let kind = if e.is_timeout() { ErrorKind::Timeout } else { ErrorKind::Unreachable };
+    let delivery = if e.is_connect() { Delivery::NotSent } else { Delivery::Unknown };
+    let error = Error::with_source(kind, format!("{what}: no answer"), HttpError(e.without_url()));
+    RequestFailure { error, code: String::new(), delivery, retry_after: None }
 }
 
 #[cfg(test)]
@@ -51,14 +74,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_that_makes_no_sense_is_not_quoted() {
+    fn error_text_does_not_quote_the_answer() {
         for (text, says) in [
-            ("{\n \"a\": \"SECRET\"}", "not what was expected at line 2, column 14"),
+            ("{\n \"a\": \"SECRET\"}", "unexpected value at line 2, column 14"),
             ("SECRET", "not JSON"),
-            ("{\"SECRET", "cut off"),
+            ("{\"SECRET", "truncated"),
         ] {
-            let wrong = serde_json::from_str::<std::collections::HashMap<String, u32>>(text).unwrap_err();
-            let said = unreadable("/v2/x", &wrong).error.to_string();
+            let error = serde_json::from_str::<std::collections::HashMap<String, u32>>(text).unwrap_err();
+            let said = unreadable_answer("/v2/x", &error).error.to_string();
             assert!(said.contains(says) && !said.contains("SECRET"), "{said}");
         }
     }

@@ -1,5 +1,5 @@
-//! What a refusal means: the answers of the API and of the object store that are no success, as failures with a
-//! kind, and with what is known of whether the request was carried out.
+//! Error answers of the API and of the object store, as failures with an [`ErrorKind`]. Each states whether
+//! the request may have been carried out. Only `transport.rs` and its submodules import reqwest.
 
 use std::time::Duration;
 
@@ -7,29 +7,33 @@ use bytes::{Bytes, BytesMut};
 use reqwest::header::{DATE, HeaderMap};
 use reqwest::{Response, StatusCode};
 
-use super::failure::lost;
-use super::header_number;
+use super::failure::connection_lost;
 use crate::error::{Error, ErrorKind};
-use crate::pds::retry::{Failure, Sent};
+use crate::pds::retry::{Delivery, RequestFailure};
 use crate::pds::types::ServiceError;
 
 /// Largest error body that is read, in bytes.
 pub(super) const ERROR_BYTES_MAX: usize = 64 << 10;
-/// Longest text of the service that is shown, in characters.
+/// Longest error text of the service in an error message, in characters.
 const SHOWN_CHARS_MAX: usize = 500;
-/// Clocks that differ by less are not spoken of, in seconds.
+/// Largest difference between the clocks that is not mentioned in an error, in seconds.
 const CLOCK_SKEW_S_MAX: i64 = 60;
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 
-/// `Retry-After` is in seconds, `x-retry-after` in milliseconds. An absurd wish is cut to a minute.
+pub(super) fn header_number(headers: &HeaderMap, name: &str) -> Option<u64> {
+    headers.get(name)?.to_str().ok()?.trim().parse().ok()
+}
+
+/// `Retry-After` is in seconds, `x-retry-after` in milliseconds. Limited to [`RETRY_AFTER_MAX`].
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let asked = header_number(headers, "x-retry-after")
         .map(Duration::from_millis)
         .or_else(|| header_number(headers, "retry-after").map(Duration::from_secs))?;
-    Some(asked.min(Duration::from_secs(60)))
+    Some(asked.min(RETRY_AFTER_MAX))
 }
 
-/// A non-2xx answer of the API: JSON body, or gateway headers where the body is empty.
-pub(super) async fn refused(path: &str, response: Response) -> Failure {
+/// A non-2xx answer of the API: a JSON body, or gateway headers if the body is empty.
+pub(super) async fn api_refusal(path: &str, response: Response) -> RequestFailure {
     let status = response.status();
     let retry_after = retry_after(response.headers());
     let header = |name: &str| {
@@ -44,29 +48,35 @@ pub(super) async fn refused(path: &str, response: Response) -> Failure {
     };
     let service = serde_json::from_slice::<ServiceError>(&body).unwrap_or(gateway);
     let kind = kind_of_refusal(status, &service.code);
-    let (code, message) = (shown(&service.code), shown(&service.message));
+    let (code, message) = (display_text(&service.code), display_text(&service.message));
     let detail = format!("{path}: {} {code} {message} (request {request_id}){clock}", status.as_u16());
-    Failure { error: Error::new(kind, detail), sent: sent_of(status), code: service.code, retry_after }
+    RequestFailure {
+        error: Error::new(kind, detail),
+        delivery: delivery_of(status),
+        code: service.code,
+        retry_after,
+    }
 }
 
-/// The beginning of the body of an error: what says more has said enough.
-async fn read_error(what: &str, mut response: Response) -> std::result::Result<Bytes, Failure> {
+/// Reads at most [`ERROR_BYTES_MAX`] of an error body.
+async fn read_error(what: &str, mut response: Response) -> std::result::Result<Bytes, RequestFailure> {
     let mut body = BytesMut::new();
     while body.len() < ERROR_BYTES_MAX
-        && let Some(chunk) = response.chunk().await.map_err(|e| lost(what, &e))?
+        && let Some(chunk) = response.chunk().await.map_err(|e| connection_lost(what, e))?
     {
         body.extend_from_slice(&chunk[..chunk.len().min(ERROR_BYTES_MAX - body.len())]);
     }
     Ok(body.freeze())
 }
 
-/// What comes from the network is short and moves no cursor where it is shown.
-fn shown(text: &str) -> String {
+/// Shortens text from the network and replaces control characters, which could move the cursor of a terminal.
+fn display_text(text: &str) -> String {
     let plain = |c: char| if c.is_control() { ' ' } else { c };
     text.chars().take(SHOWN_CHARS_MAX).map(plain).collect()
 }
 
-/// Signatures and assertions are good for minutes: where one is refused and the clocks differ, that is why.
+/// Signatures and assertions are valid for minutes. If one is refused and the clocks differ, the clock is the
+/// cause.
 fn clock_hint(status: StatusCode, headers: &HeaderMap) -> String {
     if !matches!(status.as_u16(), 400 | 401 | 403) {
         return String::new();
@@ -80,18 +90,18 @@ fn clock_hint(status: StatusCode, headers: &HeaderMap) -> String {
         return String::new();
     }
     let way = if ahead_s > 0 { "ahead of" } else { "behind" };
-    format!("; the clock of this machine is {} s {way} that of the service: set it", ahead_s.abs())
+    format!("; the clock of this machine is {} s {way} the clock of the service; correct it", ahead_s.abs())
 }
 
-fn sent_of(status: StatusCode) -> Sent {
+fn delivery_of(status: StatusCode) -> Delivery {
     match status.as_u16() {
-        429 => Sent::No,
-        500..=599 | 408 => Sent::Maybe,
-        _ => Sent::Answered,
+        429 => Delivery::NotSent,
+        500..=599 | 408 => Delivery::Unknown,
+        _ => Delivery::Answered,
     }
 }
 
-/// The wire table: HTTP status and PDS code to error kind (`pds-api` error table).
+/// Maps HTTP status and PDS code to the error kind (error table of the PDS API).
 fn kind_of_refusal(status: StatusCode, code: &str) -> ErrorKind {
     let class = code.split('.').next().unwrap_or_default();
     match (class, code) {
@@ -107,7 +117,7 @@ fn kind_of_refusal(status: StatusCode, code: &str) -> ErrorKind {
             ErrorKind::Denied
         }
         ("TooManyRequests", _) => ErrorKind::Throttled,
-        // Something else is being done with the object.
+        // Another operation on the object is in progress.
         ("StateConflict", _) => ErrorKind::Io,
         _ => kind_of_status(status),
     }
@@ -117,7 +127,7 @@ fn kind_of_status(status: StatusCode) -> ErrorKind {
     match status.as_u16() {
         401 => ErrorKind::Unauthenticated,
         403 => ErrorKind::Denied,
-        // What has no word of the service about a file comes from what stands before it.
+        // A 404 without a PDS code does not concern a file: a gateway in front of the service sent it.
         404 => ErrorKind::NoDrive,
         413 => ErrorKind::TooLarge,
         429 => ErrorKind::Throttled,
@@ -137,7 +147,10 @@ pub(super) struct StoreError {
 }
 
 impl StoreError {
-    pub(super) async fn read(what: &'static str, response: Response) -> std::result::Result<Self, Failure> {
+    pub(super) async fn read(
+        what: &'static str,
+        response: Response,
+    ) -> std::result::Result<Self, RequestFailure> {
         let status = response.status();
         let retry_after = retry_after(response.headers());
         let body = read_error(what, response).await?;
@@ -157,7 +170,7 @@ impl StoreError {
             && self.message.to_ascii_lowercase().contains("expired")
     }
 
-    pub(super) fn into_failure(self) -> Failure {
+    pub(super) fn into_failure(self) -> RequestFailure {
         let kind = match (self.code.as_str(), self.status.as_u16()) {
             ("AccessDenied" | "SignatureDoesNotMatch", _) => ErrorKind::Denied,
             ("InvalidDigest", _) => ErrorKind::Integrity,
@@ -167,13 +180,18 @@ impl StoreError {
             (_, 507) => ErrorKind::QuotaExceeded,
             _ => kind_of_status(self.status),
         };
-        let sent = match self.code.as_str() {
-            "RequestTimeout" | "InvalidDigest" | "PartNotSequential" => Sent::Maybe,
-            _ => sent_of(self.status),
+        let delivery = match self.code.as_str() {
+            "RequestTimeout" | "InvalidDigest" | "PartNotSequential" => Delivery::Unknown,
+            _ => delivery_of(self.status),
         };
-        let (code, message) = (shown(&self.code), shown(&self.message));
+        let (code, message) = (display_text(&self.code), display_text(&self.message));
         let detail = format!("{}: {} {code} {message}", self.what, self.status.as_u16());
-        Failure { error: Error::new(kind, detail), code: self.code, sent, retry_after: self.retry_after }
+        RequestFailure {
+            error: Error::new(kind, detail),
+            code: self.code,
+            delivery,
+            retry_after: self.retry_after,
+        }
     }
 }
 
@@ -189,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refusals_become_kinds() {
+    fn api_errors_become_kinds() {
         let table = [
             (404, "NotFound.File", ErrorKind::NotFound),
             (404, "NotFound.Drive", ErrorKind::NoDrive),
@@ -214,25 +232,25 @@ mod tests {
     }
 
     #[test]
-    fn what_the_store_says_becomes_a_kind() {
+    fn store_errors_become_kinds() {
         let table = [
-            (404, "NoSuchKey", ErrorKind::Stale, Sent::Answered),
-            (403, "AccessDenied", ErrorKind::Denied, Sent::Answered),
-            (503, "UploadTrafficRateLimitExceeded", ErrorKind::Throttled, Sent::Maybe),
-            (503, "TotalQpsLimitExceeded", ErrorKind::Throttled, Sent::Maybe),
-            (503, "ServiceUnavailable", ErrorKind::Io, Sent::Maybe),
-            (400, "RequestTimeout", ErrorKind::Protocol, Sent::Maybe),
+            (404, "NoSuchKey", ErrorKind::Stale, Delivery::Answered),
+            (403, "AccessDenied", ErrorKind::Denied, Delivery::Answered),
+            (503, "UploadTrafficRateLimitExceeded", ErrorKind::Throttled, Delivery::Unknown),
+            (503, "TotalQpsLimitExceeded", ErrorKind::Throttled, Delivery::Unknown),
+            (503, "ServiceUnavailable", ErrorKind::Io, Delivery::Unknown),
+            (400, "RequestTimeout", ErrorKind::Protocol, Delivery::Unknown),
         ];
-        for (status, code, kind, sent) in table {
+        for (status, code, kind, delivery) in table {
             let (status, code) = (StatusCode::from_u16(status).unwrap(), code.to_owned());
             let error = StoreError { what: "PUT", status, code, message: String::new(), retry_after: None };
             let failure = error.into_failure();
-            assert_eq!((failure.error.kind(), failure.sent), (kind, sent), "{}", failure.code);
+            assert_eq!((failure.error.kind(), failure.delivery), (kind, delivery), "{}", failure.code);
         }
     }
 
     #[test]
-    fn waits_that_servers_ask_for_are_bounded() {
+    fn retry_after_is_bounded() {
         let headers = |name: &'static str, text: &str| {
             HeaderMap::from_iter([(name.parse().unwrap(), text.parse().unwrap())])
         };
@@ -243,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn xml_errors_are_read() {
+    fn xml_error_is_parsed() {
         let xml = "<?xml version=\"1.0\"?><Error><Code>AccessDenied</Code><Message>Request has expired.</Message></Error>";
         assert_eq!(element(xml, "Code"), "AccessDenied");
         assert_eq!(element(xml, "Missing"), "");

@@ -1,4 +1,4 @@
-//! Tags of objects, and many calls in one.
+//! User tags, and batches of calls.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,9 +8,7 @@ use crate::ids::{DriveId, FileId};
 /// `POST /v2/file/put_usertags`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct PutTagsRequest<'a> {
-    /// The drive.
     pub drive_id: &'a DriveId,
-    /// The object.
     pub file_id: &'a FileId,
     /// At most 1,000.
     pub user_tags: Vec<UserTag>,
@@ -19,37 +17,33 @@ pub struct PutTagsRequest<'a> {
 /// `POST /v2/file/delete_usertags`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct DeleteTagsRequest<'a> {
-    /// The drive.
     pub drive_id: &'a DriveId,
-    /// The object.
     pub file_id: &'a FileId,
-    /// Keys that it may or may not have.
+    /// Keys need not exist.
     pub key_list: Vec<&'a str>,
 }
 
-/// `POST /v2/batch`: up to 100 calls in one.
+/// `POST /v2/batch`: up to 100 calls in one request.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct BatchRequest<'a> {
     /// `file`.
     pub resource: &'static str,
-    /// The calls.
     pub requests: Vec<BatchItem<'a>>,
 }
 
 /// One call of a batch.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct BatchItem<'a> {
-    /// Chosen by us, echoed.
+    /// Chosen by the client, echoed in the answer.
     pub id: String,
     /// `POST`.
     pub method: &'static str,
     /// Without `/v2`.
     pub url: &'static str,
-    /// What the call itself takes.
     pub body: BatchBody<'a>,
 }
 
-/// What a call of a batch takes.
+/// The body of one call of a batch.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 #[serde(untagged)]
 pub enum BatchBody<'a> {
@@ -69,11 +63,10 @@ pub struct BatchResponse {
     pub responses: Vec<BatchOutcome>,
 }
 
-/// The outcome of one call of a batch.
+/// The result of one call of a batch.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 pub struct BatchOutcome {
-    /// As sent.
+    /// That of the request.
     pub id: String,
-    /// HTTP status.
     pub status: u16,
 }

@@ -1,19 +1,19 @@
-//! Many calls in one.
+//! `batch`: several calls in one request.
 
 use serde::{Deserialize, Serialize};
 
-use super::one;
+use super::endpoints::dispatch_one;
 use super::request::{list, parse};
 use crate::server::errors::ApiError;
 use crate::server::faults::FaultAction;
-use crate::server::http::Call;
-use crate::server::reply::Answer;
+use crate::server::call::Call;
+use crate::server::reply::ApiResponse;
 
-/// Most calls in one batch.
+/// Bound on the calls of one batch.
 const REQUESTS_MAX: usize = 100;
 
-/// What may be called in a batch. Beginning an upload and completing one may not.
-const ALLOWED: [&str; 18] = [
+/// The endpoints allowed in a batch. `file/create` and `file/complete` are not.
+const BATCHABLE: [&str; 18] = [
     "file/get",
     "file/get_by_path",
     "file/update",
@@ -35,13 +35,13 @@ const ALLOWED: [&str; 18] = [
 ];
 
 #[derive(Deserialize)]
-struct Batch {
+struct BatchRequest {
     #[serde(default, deserialize_with = "list")]
-    requests: Vec<Sub>,
+    requests: Vec<SubRequest>,
 }
 
 #[derive(Deserialize)]
-struct Sub {
+struct SubRequest {
     id: Option<String>,
     method: Option<String>,
     url: Option<String>,
@@ -50,15 +50,15 @@ struct Sub {
 }
 
 #[derive(Serialize)]
-struct SubAnswer {
+struct SubResponse {
     id: String,
     status: u16,
     body: serde_json::Value,
 }
 
-/// `batch`. Each call succeeds or fails for itself, in the order given.
-pub(super) async fn run(call: &Call, body: &[u8]) -> Result<Answer, ApiError> {
-    let batch: Batch = parse(body)?;
+/// Executes the calls in order. Each succeeds or fails independently.
+pub(super) async fn run(call: &Call, body: &[u8]) -> Result<ApiResponse, ApiError> {
+    let batch: BatchRequest = parse(body)?;
     if batch.requests.is_empty() || batch.requests.len() > REQUESTS_MAX {
         return Err(ApiError::invalid("requests", "There must be 1 to 100."));
     }
@@ -70,28 +70,28 @@ pub(super) async fn run(call: &Call, body: &[u8]) -> Result<Answer, ApiError> {
             Ok(answer) => {
                 let body =
                     if answer.body.is_empty() { serde_json::Value::Null } else { parse(&answer.body)? };
-                SubAnswer { id, status: answer.status, body }
+                SubResponse { id, status: answer.status, body }
             }
-            Err(error) => SubAnswer { id, status: error.status, body: parse(&error.body())? },
+            Err(error) => SubResponse { id, status: error.status, body: parse(&error.body())? },
         });
     }
-    Answer::json(200, &serde_json::json!({ "responses": responses }))
+    ApiResponse::json(200, &serde_json::json!({ "responses": responses }))
 }
 
-async fn answer(call: &Call, sub: Sub) -> Result<Answer, ApiError> {
+async fn answer(call: &Call, sub: SubRequest) -> Result<ApiResponse, ApiError> {
     let url = sub.url.unwrap_or_default();
     let endpoint = url.trim_start_matches('/');
-    if !ALLOWED.contains(&endpoint) {
+    if !BATCHABLE.contains(&endpoint) {
         return Err(ApiError::new(400, "InvalidParameterNotSupported.Url", "The url cannot be in a batch."));
     }
     if sub.method.is_some_and(|method| !method.eq_ignore_ascii_case("POST")) {
         return Err(ApiError::invalid("method", "It must be POST."));
     }
-    // Of all faults only errors make sense inside of an answer.
-    let verdict = call.app.faults.judge(endpoint, None);
-    if let Some(FaultAction::Status { status, code, message, .. }) = verdict.action {
+    // Of all faults, only error responses are possible in a batch.
+    let decision = call.app.faults.decide(endpoint, None);
+    if let Some(FaultAction::Status { status, code, message, .. }) = decision.action {
         return Err(ApiError::new(status, code, message));
     }
     let body = if sub.body.is_null() { Vec::new() } else { sub.body.to_string().into_bytes() };
-    one(call, endpoint, &body).await
+    dispatch_one(call, endpoint, &body).await
 }

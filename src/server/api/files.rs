@@ -1,29 +1,29 @@
-//! Single objects: look, change, move, copy, tag, download.
+//! Calls for one object: get, update, move, copy, tag, download.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::removal::accepted;
+use super::removal::maybe_async;
 use super::request::{
     USER_TAGS_MAX, check_description, check_labels, check_name, check_tags, check_time, lenient, list, mode,
-    need,
+    require,
 };
 use super::view::{DirSize, FileView, download_url};
 use crate::ids::{DriveId, FileId};
 use crate::pds::types::UserTag;
-use crate::server::DOMAIN_ID;
-use crate::server::catalog::{Edits, State};
+use crate::server::app::DOMAIN_ID;
+use crate::server::catalog::{Edits, CatalogState};
 use crate::server::clock::rfc3339;
 use crate::server::errors::ApiError;
-use crate::server::http::{Call, Outcome, refused};
-use crate::server::reply::{Answer, ReplyBody, response};
+use crate::server::call::{Call, HttpResult, error_response};
+use crate::server::reply::{ApiResponse, ReplyBody, response};
 
-/// Longest life of a download URL, in seconds.
+/// Bound on the lifetime of a download URL.
 const DOWNLOAD_TTL_MAX_S: u32 = 115_200;
 
 #[derive(Deserialize)]
-pub(super) struct Get {
+pub(super) struct GetRequest {
     #[serde(default, deserialize_with = "lenient")]
     drive_id: Option<DriveId>,
     #[serde(default, deserialize_with = "lenient")]
@@ -33,43 +33,43 @@ pub(super) struct Get {
     url_expire_sec: Option<u32>,
 }
 
-/// Whether a `fields` list asks for something.
-pub(super) fn wants(fields: Option<&str>, field: &str) -> bool {
+/// Whether a `fields` list contains `field` or `*`.
+pub(super) fn includes_field(fields: Option<&str>, field: &str) -> bool {
     fields.unwrap_or("").split(',').any(|asked| matches!(asked.trim(), "*") || asked.trim() == field)
 }
 
 /// `file/get`.
-pub(super) fn get(call: &Call, ask: Get) -> Result<Answer, ApiError> {
-    let drive = need(ask.drive_id, "drive_id")?;
-    let file = need(ask.file_id, "file_id")?;
+pub(super) fn get(call: &Call, request: GetRequest) -> Result<ApiResponse, ApiError> {
+    let drive = require(request.drive_id, "drive_id")?;
+    let file = require(request.file_id, "file_id")?;
     let no_tags = BTreeMap::new();
     call.app.catalog.read(|state| {
         if file.as_str() == "root" && call.app.config.quirks.get_root {
-            return Answer::json(200, &FileView::of_root(state.drive(&drive)?, &file, &no_tags));
+            return ApiResponse::json(200, &FileView::of_root(state.drive(&drive)?, &file, &no_tags));
         }
         let node = state.live(&drive, &file)?;
         let mut view = FileView::of(call, node);
-        // All fields are the default of `get`, but not of `list`.
+        // Without `fields`, `get` returns the URL; `list` does not.
         if let Some(newest) = node.newest()
-            && ask.fields.as_deref().is_none_or(|fields| wants(Some(fields), "url"))
+            && request.fields.as_deref().is_none_or(|fields| includes_field(Some(fields), "url"))
         {
-            let ttl_s = ask.url_expire_sec.unwrap_or(call.app.config.url_ttl_s);
+            let ttl_s = request.url_expire_sec.unwrap_or(call.app.config.url_ttl_s);
             view.download_url = Some(download_url(call, node, newest, ttl_s).0);
         }
         if node.is_folder()
-            && ask.fields.as_deref().is_some_and(|f| f.split(',').any(|f| f.trim() == "dir_size"))
+            && request.fields.as_deref().is_some_and(|f| f.split(',').any(|f| f.trim() == "dir_size"))
         {
             let (size, count) = dir_size(state, &drive, &file);
             view.size = Some(size);
             view.dir_size_info = Some(count);
         }
-        Answer::json(200, &view)
+        ApiResponse::json(200, &view)
     })
 }
 
-fn dir_size(state: &State, drive: &DriveId, folder: &FileId) -> (u64, DirSize) {
+fn dir_size(state: &CatalogState, drive: &DriveId, folder: &FileId) -> (u64, DirSize) {
     let (mut size, mut count) = (0, DirSize { dir_count: 0, file_count: 0 });
-    for node in state.below(drive, folder).iter().skip(1).filter_map(|id| state.any(drive, id).ok()) {
+    for node in state.below(drive, folder).iter().skip(1).filter_map(|id| state.node(drive, id).ok()) {
         size += node.size();
         if node.is_folder() {
             count.dir_count += 1;
@@ -81,24 +81,24 @@ fn dir_size(state: &State, drive: &DriveId, folder: &FileId) -> (u64, DirSize) {
 }
 
 #[derive(Deserialize)]
-pub(super) struct GetByPath {
+pub(super) struct GetByPathRequest {
     #[serde(default, deserialize_with = "lenient")]
     drive_id: Option<DriveId>,
     file_path: Option<String>,
 }
 
 /// `file/get_by_path`.
-pub(super) fn get_by_path(call: &Call, ask: GetByPath) -> Result<Answer, ApiError> {
+pub(super) fn get_by_path(call: &Call, request: GetByPathRequest) -> Result<ApiResponse, ApiError> {
     if call.app.config.quirks.no_get_by_path {
         return Err(ApiError::no_route());
     }
-    let drive = need(ask.drive_id, "drive_id")?;
-    let path = need(ask.file_path, "file_path")?;
-    call.app.catalog.read(|state| Answer::json(200, &FileView::of(call, state.by_path(&drive, &path)?)))
+    let drive = require(request.drive_id, "drive_id")?;
+    let path = require(request.file_path, "file_path")?;
+    call.app.catalog.read(|state| ApiResponse::json(200, &FileView::of(call, state.by_path(&drive, &path)?)))
 }
 
 #[derive(Deserialize)]
-pub(super) struct Update {
+pub(super) struct UpdateRequest {
     #[serde(default, deserialize_with = "lenient")]
     drive_id: Option<DriveId>,
     #[serde(default, deserialize_with = "lenient")]
@@ -116,37 +116,37 @@ pub(super) struct Update {
 }
 
 /// `file/update`.
-pub(super) async fn update(call: &Call, ask: Update) -> Result<Answer, ApiError> {
+pub(super) async fn update(call: &Call, request: UpdateRequest) -> Result<ApiResponse, ApiError> {
     let app = &call.app;
-    let drive = need(ask.drive_id, "drive_id")?;
-    let file = need(ask.file_id, "file_id")?;
-    if let Some(name) = &ask.name {
+    let drive = require(request.drive_id, "drive_id")?;
+    let file = require(request.file_id, "file_id")?;
+    if let Some(name) = &request.name {
         check_name(name)?;
     }
-    check_time(ask.local_modified_at.as_ref(), "local_modified_at")?;
-    check_description(ask.description.as_ref())?;
-    check_labels(ask.labels.as_deref().unwrap_or_default())?;
+    check_time(request.local_modified_at.as_ref(), "local_modified_at")?;
+    check_description(request.description.as_ref())?;
+    check_labels(request.labels.as_deref().unwrap_or_default())?;
     let edits = Edits {
-        name: ask.name,
-        mode: mode(ask.check_name_mode.as_deref(), None)?,
-        local_modified_at: ask.local_modified_at,
-        hidden: ask.hidden,
-        starred: ask.starred,
-        description: ask.description,
-        labels: ask.labels,
-        user_meta: ask.user_meta,
+        name: request.name,
+        mode: mode(request.check_name_mode.as_deref(), None)?,
+        local_modified_at: request.local_modified_at,
+        hidden: request.hidden,
+        starred: request.starred,
+        description: request.description,
+        labels: request.labels,
+        user_meta: request.user_meta,
     };
     let now_ms = app.clock.now_ms();
     app.catalog
         .change(|state| {
             state.update(&drive, &file, edits, now_ms)?;
-            Answer::json(200, &FileView::of(call, state.live(&drive, &file)?))
+            ApiResponse::json(200, &FileView::of(call, state.live(&drive, &file)?))
         })
         .await
 }
 
 #[derive(Deserialize)]
-pub(super) struct Relocate {
+pub(super) struct MoveRequest {
     #[serde(default, deserialize_with = "lenient")]
     drive_id: Option<DriveId>,
     #[serde(default, deserialize_with = "lenient")]
@@ -162,24 +162,24 @@ pub(super) struct Relocate {
 }
 
 /// `file/move`.
-pub(super) async fn relocate(call: &Call, ask: Relocate) -> Result<Answer, ApiError> {
+pub(super) async fn move_file(call: &Call, request: MoveRequest) -> Result<ApiResponse, ApiError> {
     let app = &call.app;
-    let drive = need(ask.drive_id, "drive_id")?;
-    let file = need(ask.file_id, "file_id")?;
-    let to = need(ask.to_parent_file_id, "to_parent_file_id")?;
-    let mode = mode(ask.check_name_mode.as_deref(), ask.auto_rename)?;
-    if let Some(name) = &ask.new_name {
+    let drive = require(request.drive_id, "drive_id")?;
+    let file = require(request.file_id, "file_id")?;
+    let to = require(request.to_parent_file_id, "to_parent_file_id")?;
+    let mode = mode(request.check_name_mode.as_deref(), request.auto_rename)?;
+    if let Some(name) = &request.new_name {
         check_name(name)?;
     }
-    if ask.to_drive_id.is_some_and(|to_drive| to_drive != drive) {
-        return Err(ApiError::invalid("to_drive_id", "Objects do not move between drives."));
+    if request.to_drive_id.is_some_and(|to_drive| to_drive != drive) {
+        return Err(ApiError::invalid("to_drive_id", "An object cannot be moved to another drive."));
     }
     let now_ms = app.clock.now_ms();
     let (moved, is_folder) = app
         .catalog
         .change(|state| {
             let is_folder = state.live(&drive, &file)?.is_folder();
-            let moved = state.relocate(&drive, &file, &to, ask.new_name.as_deref(), mode, now_ms)?;
+            let moved = state.move_node(&drive, &file, &to, request.new_name.as_deref(), mode, now_ms)?;
             let body = if let Err(sibling) = moved {
                 serde_json::json!({
                     "domain_id": DOMAIN_ID, "drive_id": drive.as_str(), "file_id": sibling.as_str(),
@@ -195,19 +195,19 @@ pub(super) async fn relocate(call: &Call, ask: Relocate) -> Result<Answer, ApiEr
             Ok((body, is_folder))
         })
         .await?;
-    let done = Answer::json(200, &moved)?;
-    if moved.get("exist").is_some() { Ok(done) } else { accepted(call, &drive, &file, is_folder, done) }
+    let done = ApiResponse::json(200, &moved)?;
+    if moved.get("exist").is_some() { Ok(done) } else { maybe_async(call, &drive, &file, is_folder, done) }
 }
 
 /// `file/copy`.
-pub(super) async fn copy(call: &Call, ask: Relocate) -> Result<Answer, ApiError> {
+pub(super) async fn copy(call: &Call, request: MoveRequest) -> Result<ApiResponse, ApiError> {
     let app = &call.app;
-    let drive = need(ask.drive_id, "drive_id")?;
-    let file = need(ask.file_id, "file_id")?;
-    let to = need(ask.to_parent_file_id, "to_parent_file_id")?;
-    let to_drive = ask.to_drive_id.unwrap_or_else(|| drive.clone());
-    let mode = mode(ask.check_name_mode.as_deref(), ask.auto_rename)?;
-    if let Some(name) = &ask.new_name {
+    let drive = require(request.drive_id, "drive_id")?;
+    let file = require(request.file_id, "file_id")?;
+    let to = require(request.to_parent_file_id, "to_parent_file_id")?;
+    let to_drive = request.to_drive_id.unwrap_or_else(|| drive.clone());
+    let mode = mode(request.check_name_mode.as_deref(), request.auto_rename)?;
+    if let Some(name) = &request.new_name {
         check_name(name)?;
     }
     let now_ms = app.clock.now_ms();
@@ -215,19 +215,19 @@ pub(super) async fn copy(call: &Call, ask: Relocate) -> Result<Answer, ApiError>
         .catalog
         .change(|state| {
             let is_folder = state.live(&drive, &file)?.is_folder();
-            let name = ask.new_name.as_deref();
+            let name = request.new_name.as_deref();
             Ok((state.copy((&drive, &file), (&to_drive, &to), name, mode, now_ms)?, is_folder))
         })
         .await?;
     let body = serde_json::json!({
         "domain_id": DOMAIN_ID, "drive_id": to_drive.as_str(), "file_id": new_id.as_str(),
     });
-    accepted(call, &to_drive, &new_id, is_folder, Answer::json(201, &body)?)
+    maybe_async(call, &to_drive, &new_id, is_folder, ApiResponse::json(201, &body)?)
 }
 
 #[derive(Deserialize)]
 #[allow(clippy::struct_field_names)] // Named as on the wire.
-pub(super) struct Tags {
+pub(super) struct TagsRequest {
     #[serde(default, deserialize_with = "lenient")]
     drive_id: Option<DriveId>,
     #[serde(default, deserialize_with = "lenient")]
@@ -239,11 +239,11 @@ pub(super) struct Tags {
 }
 
 /// `file/put_usertags`.
-pub(super) async fn put_usertags(call: &Call, ask: Tags) -> Result<Answer, ApiError> {
+pub(super) async fn put_usertags(call: &Call, request: TagsRequest) -> Result<ApiResponse, ApiError> {
     let app = &call.app;
-    let drive = need(ask.drive_id, "drive_id")?;
-    let file = need(ask.file_id, "file_id")?;
-    let given = check_tags(ask.user_tags)?;
+    let drive = require(request.drive_id, "drive_id")?;
+    let file = require(request.file_id, "file_id")?;
+    let given = check_tags(request.user_tags)?;
     let replaces = app.config.quirks.replace_user_tags;
     let now_ms = app.clock.now_ms();
     app.catalog
@@ -260,28 +260,28 @@ pub(super) async fn put_usertags(call: &Call, ask: Tags) -> Result<Answer, ApiEr
             })
         })
         .await?;
-    Answer::json(200, &serde_json::json!({ "file_id": file.as_str() }))
+    ApiResponse::json(200, &serde_json::json!({ "file_id": file.as_str() }))
 }
 
 /// `file/delete_usertags`.
-pub(super) async fn delete_usertags(call: &Call, ask: Tags) -> Result<Answer, ApiError> {
+pub(super) async fn delete_usertags(call: &Call, request: TagsRequest) -> Result<ApiResponse, ApiError> {
     let app = &call.app;
-    let drive = need(ask.drive_id, "drive_id")?;
-    let file = need(ask.file_id, "file_id")?;
+    let drive = require(request.drive_id, "drive_id")?;
+    let file = require(request.file_id, "file_id")?;
     let now_ms = app.clock.now_ms();
     app.catalog
         .change(|state| {
             state.tag(&drive, &file, now_ms, |tags| {
-                tags.retain(|key, _| !ask.key_list.contains(key));
+                tags.retain(|key, _| !request.key_list.contains(key));
                 Ok(())
             })
         })
         .await?;
-    Ok(Answer::empty(204))
+    Ok(ApiResponse::empty(204))
 }
 
 #[derive(Deserialize)]
-pub(super) struct DownloadUrl {
+pub(super) struct DownloadUrlRequest {
     #[serde(default, deserialize_with = "lenient")]
     drive_id: Option<DriveId>,
     #[serde(default, deserialize_with = "lenient")]
@@ -293,10 +293,10 @@ pub(super) struct DownloadUrl {
 }
 
 /// `file/get_download_url`.
-pub(super) fn get_download_url(call: &Call, ask: DownloadUrl) -> Result<Answer, ApiError> {
-    let drive = need(ask.drive_id, "drive_id")?;
-    let file = need(ask.file_id, "file_id")?;
-    let ttl_s = ask.expire_sec.unwrap_or(call.app.config.url_ttl_s);
+pub(super) fn get_download_url(call: &Call, request: DownloadUrlRequest) -> Result<ApiResponse, ApiError> {
+    let drive = require(request.drive_id, "drive_id")?;
+    let file = require(request.file_id, "file_id")?;
+    let ttl_s = request.expire_sec.unwrap_or(call.app.config.url_ttl_s);
     if !(1..=DOWNLOAD_TTL_MAX_S).contains(&ttl_s) {
         return Err(ApiError::invalid("expire_sec", "It is not within 1 to 115200."));
     }
@@ -305,7 +305,7 @@ pub(super) fn get_download_url(call: &Call, ask: DownloadUrl) -> Result<Answer, 
         if node.is_folder() {
             return Err(ApiError::invalid("file_id", "It is not a file."));
         }
-        let revision = match &ask.revision_id {
+        let revision = match &request.revision_id {
             None => node.newest(),
             Some(id) => node.revisions().iter().find(|revision| revision.revision_id.as_str() == id),
         };
@@ -326,18 +326,18 @@ pub(super) fn get_download_url(call: &Call, ask: DownloadUrl) -> Result<Answer, 
             "content_hash": revision.hash,
             "content_hash_name": call.app.config.quirks.hash_name.as_str(),
         });
-        Answer::json(200, &body)
+        ApiResponse::json(200, &body)
     })
 }
 
-/// `GET /v2/file/download`: a redirect to the signed URL.
-pub(in crate::server) fn download(call: &Call) -> Outcome {
+/// `GET /v2/file/download`: a redirect to the download URL.
+pub(in crate::server) fn download(call: &Call) -> HttpResult {
     let query: serde_json::Map<_, _> =
         url::form_urlencoded::parse(call.head.uri.query().unwrap_or("").as_bytes())
             .map(|(key, value)| (key.into_owned(), value.into_owned().into()))
             .collect();
     let body = serde_json::Value::Object(query).to_string();
-    let answer = super::request::parse(body.as_bytes()).and_then(|ask| get_download_url(call, ask));
+    let answer = super::request::parse(body.as_bytes()).and_then(|request| get_download_url(call, request));
     let url = answer.and_then(|answer| {
         let body: serde_json::Value = super::request::parse(&answer.body)?;
         body["url"].as_str().map(str::to_owned).ok_or_else(|| ApiError::not_found("File"))
@@ -347,6 +347,6 @@ pub(in crate::server) fn download(call: &Call) -> Outcome {
             let headers = [("location", url), ("x-ca-request-id", call.request_id.clone())];
             response(302, &headers, ReplyBody::whole(""))
         }
-        Err(error) => refused(call, &error),
+        Err(error) => error_response(call, &error),
     }
 }

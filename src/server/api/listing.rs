@@ -1,28 +1,28 @@
-//! Pages: folders, the recycle bin, the whole drive, searches, the change feed.
+//! Calls that return pages: folders, the whole drive, searches, the recycle bin, the change feed.
 
 use serde::{Deserialize, Serialize};
 
-use super::files::wants;
+use super::files::includes_field;
 use super::query::Query;
-use super::request::{lenient, limit, need};
+use super::request::{lenient, limit, require};
 use super::view::{FileView, category, download_url};
 use crate::ids::{DriveId, FileId};
 use crate::pds::types::FileType;
 use crate::server::catalog::records::{Node, Op};
-use crate::server::catalog::{Marker, Order, compare};
-use crate::server::clock::{hex, unhex};
+use crate::server::catalog::{Marker, SortOrder, compare};
+use crate::server::clock::{hex, decode_hex};
 use crate::server::errors::ApiError;
-use crate::server::http::Call;
-use crate::server::reply::Answer;
+use crate::server::call::Call;
+use crate::server::reply::ApiResponse;
 
-/// Entries looked at for one page; a filter that lets few through makes short pages.
-const LOOKED_AT_MAX: usize = 10_000;
+/// Bound on the entries examined for one page. A selective filter makes short pages.
+const EXAMINED_MAX: usize = 10_000;
 
-/// Longest query of a search, in characters.
+/// Longest query of a search.
 const QUERY_CHARS_MAX: usize = 4096;
 
 #[derive(Deserialize)]
-pub(super) struct List {
+pub(super) struct ListRequest {
     #[serde(default, deserialize_with = "lenient")]
     drive_id: Option<DriveId>,
     #[serde(default, deserialize_with = "lenient")]
@@ -52,19 +52,19 @@ pub(super) struct List {
 }
 
 #[derive(Serialize)]
-struct Page<'a> {
+struct ListingPage<'a> {
     items: Vec<FileView<'a>>,
     next_marker: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     total_count: Option<usize>,
 }
 
-fn order(text: Option<&str>) -> Result<Order, ApiError> {
+fn order(text: Option<&str>) -> Result<SortOrder, ApiError> {
     match text {
-        None | Some("created_at") => Ok(Order::CreatedAt),
-        Some("updated_at") => Ok(Order::UpdatedAt),
-        Some("size") => Ok(Order::Size),
-        Some("name" | "name_enhanced") => Ok(Order::Name),
+        None | Some("created_at") => Ok(SortOrder::CreatedAt),
+        Some("updated_at") => Ok(SortOrder::UpdatedAt),
+        Some("size") => Ok(SortOrder::Size),
+        Some("name" | "name_enhanced") => Ok(SortOrder::Name),
         Some(_) => Err(ApiError::invalid("order_by", "It is created_at, updated_at, size or name.")),
     }
 }
@@ -78,8 +78,8 @@ fn is_descending(text: Option<&str>) -> Result<bool, ApiError> {
     }
 }
 
-impl List {
-    fn takes(&self, node: &Node) -> bool {
+impl ListRequest {
+    fn matches(&self, node: &Node) -> bool {
         let is_type = self.file_type.as_deref().is_none_or(|wanted| match node.file_type() {
             FileType::File => wanted == "file",
             FileType::Folder => wanted == "folder",
@@ -89,13 +89,13 @@ impl List {
                 .category
                 .as_deref()
                 .is_none_or(|wanted| !node.is_folder() && category(&node.name) == wanted)
-            && self.starred.is_none_or(|wanted| node.traits.starred == wanted)
+            && self.starred.is_none_or(|wanted| node.attrs.starred == wanted)
     }
 
-    fn show<'a>(&self, call: &Call, node: &'a Node) -> FileView<'a> {
+    fn view<'a>(&self, call: &Call, node: &'a Node) -> FileView<'a> {
         let mut view = FileView::of(call, node);
         if let Some(newest) = node.newest()
-            && wants(self.fields.as_deref(), "url")
+            && includes_field(self.fields.as_deref(), "url")
         {
             let ttl_s = self.url_expire_sec.unwrap_or(call.app.config.url_ttl_s);
             view.download_url = Some(download_url(call, node, newest, ttl_s).0);
@@ -105,89 +105,89 @@ impl List {
 }
 
 /// `file/list`.
-pub(super) fn list(call: &Call, ask: &List) -> Result<Answer, ApiError> {
+pub(super) fn list(call: &Call, request: &ListRequest) -> Result<ApiResponse, ApiError> {
     let quirks = &call.app.config.quirks;
-    let drive = need(ask.drive_id.clone(), "drive_id")?;
-    let parent = need(ask.parent_file_id.clone(), "parent_file_id")?;
-    let limit = limit(ask.limit, 50, 200)?.min(quirks.list_page_max.max(1) as usize);
+    let drive = require(request.drive_id.clone(), "drive_id")?;
+    let parent = require(request.parent_file_id.clone(), "parent_file_id")?;
+    let limit = limit(request.limit, 50, 200)?.min(quirks.list_page_max.max(1) as usize);
     let (order, descending) =
-        (order(ask.order_by.as_deref())?, is_descending(ask.order_direction.as_deref())?);
+        (order(request.order_by.as_deref())?, is_descending(request.order_direction.as_deref())?);
     let fresh =
-        Marker { order, descending, parent: parent.clone(), last: None, pause: quirks.list_empty_pages };
-    let marker = match &ask.marker {
+        Marker { order, descending, parent: parent.clone(), last: None, empty_page: quirks.list_empty_pages };
+    let marker = match &request.marker {
         None => fresh,
         Some(word) => Marker::decode(word)
             .filter(|m| m.order == order && m.descending == descending && m.parent == parent)
-            .ok_or_else(|| ApiError::invalid("marker", "It is not one of this listing."))?,
+            .ok_or_else(|| ApiError::invalid("marker", "It belongs to another listing."))?,
     };
-    if marker.pause {
-        let next_marker = Marker { pause: false, ..marker }.encode();
-        return Answer::json(200, &Page { items: Vec::new(), next_marker, total_count: None });
+    if marker.empty_page {
+        let next_marker = Marker { empty_page: false, ..marker }.encode();
+        return ApiResponse::json(200, &ListingPage { items: Vec::new(), next_marker, total_count: None });
     }
     call.app.catalog.read(|state| {
         state.check_folder(&drive, &parent)?;
-        if ask.status.as_deref() == Some("uploading") {
+        if request.status.as_deref() == Some("uploading") {
             let here = state.uploads().filter(|upload| upload.drive_id == drive);
             let views = here.filter_map(FileView::of_upload).filter(|view| view.is_in(&parent));
-            return Answer::json(
+            return ApiResponse::json(
                 200,
-                &Page { items: views.collect(), next_marker: String::new(), total_count: None },
+                &ListingPage { items: views.collect(), next_marker: String::new(), total_count: None },
             );
         }
-        let (mut items, mut last, mut looked_at, mut is_end) = (Vec::new(), marker.last.clone(), 0, true);
+        let (mut items, mut last, mut examined, mut is_end) = (Vec::new(), marker.last.clone(), 0, true);
         if let Some(folder) = state.folder(&drive, &parent) {
             for entry in folder.walk(order, descending, marker.last.as_ref()) {
-                let Ok(node) = state.any(&drive, &entry.1) else { continue };
-                let is_taken = ask.takes(node);
-                if (is_taken && items.len() == limit) || looked_at == LOOKED_AT_MAX {
+                let Ok(node) = state.node(&drive, &entry.1) else { continue };
+                let is_taken = request.matches(node);
+                if (is_taken && items.len() == limit) || examined == EXAMINED_MAX {
                     is_end = false;
                     break;
                 }
-                looked_at += 1;
+                examined += 1;
                 last = Some(entry.clone());
                 if is_taken {
-                    items.push(ask.show(call, node));
+                    items.push(request.view(call, node));
                 }
             }
         }
-        let next = Marker { last, pause: quirks.list_empty_pages, ..marker.clone() };
+        let next = Marker { last, empty_page: quirks.list_empty_pages, ..marker.clone() };
         let next_marker = if is_end { String::new() } else { next.encode() };
-        Answer::json(200, &Page { items, next_marker, total_count: None })
+        ApiResponse::json(200, &ListingPage { items, next_marker, total_count: None })
     })
 }
 
-/// `file/scan` and `file/walk`: the whole drive by id. The marker is the last id.
-pub(super) fn scan(call: &Call, ask: &List) -> Result<Answer, ApiError> {
-    let drive = need(ask.drive_id.clone(), "drive_id")?;
-    let limit = limit(ask.limit, 100, 5000)?;
-    let after = match &ask.marker {
+/// `file/scan` and `file/walk`: all objects of the drive by id. The marker is the last id.
+pub(super) fn scan(call: &Call, request: &ListRequest) -> Result<ApiResponse, ApiError> {
+    let drive = require(request.drive_id.clone(), "drive_id")?;
+    let limit = limit(request.limit, 100, 5000)?;
+    let after = match &request.marker {
         None => None,
-        Some(id) => Some(FileId::new(id).map_err(|_| ApiError::invalid("marker", "It was never given."))?),
+        Some(id) => Some(FileId::new(id).map_err(|_| ApiError::invalid("marker", "The server did not issue it."))?),
     };
     call.app.catalog.read(|state| {
         state.drive(&drive)?;
-        let mut rest = state.scan(&drive, after.as_ref()).filter(|node| ask.takes(node));
+        let mut rest = state.scan(&drive, after.as_ref()).filter(|node| request.matches(node));
         let page: Vec<_> = rest.by_ref().take(limit).collect();
         let last = page.last().map(|node| node.file_id.to_string());
         let next_marker = rest.next().and(last).unwrap_or_default();
-        let items = page.into_iter().map(|node| ask.show(call, node)).collect();
-        Answer::json(200, &Page { items, next_marker, total_count: None })
+        let items = page.into_iter().map(|node| request.view(call, node)).collect();
+        ApiResponse::json(200, &ListingPage { items, next_marker, total_count: None })
     })
 }
 
-/// `file/search`. The marker is the number of results before the page.
-pub(super) fn search(call: &Call, ask: &List) -> Result<Answer, ApiError> {
-    let drive = need(ask.drive_id.clone(), "drive_id")?;
-    let limit = limit(ask.limit, 100, 100)?;
-    let text = ask.query.clone().unwrap_or_default();
+/// `file/search`. The marker is the number of preceding results.
+pub(super) fn search(call: &Call, request: &ListRequest) -> Result<ApiResponse, ApiError> {
+    let drive = require(request.drive_id.clone(), "drive_id")?;
+    let limit = limit(request.limit, 100, 100)?;
+    let text = request.query.clone().unwrap_or_default();
     if text.chars().count() > QUERY_CHARS_MAX {
         return Err(ApiError::invalid("query", "It has more than 4096 characters."));
     }
     let query = Query::parse(&text)?;
-    let orders = orders(ask.order_by.as_deref().unwrap_or(""))?;
-    let skip: usize = match &ask.marker {
+    let orders = orders(request.order_by.as_deref().unwrap_or(""))?;
+    let skip: usize = match &request.marker {
         None => 0,
-        Some(marker) => marker.parse().map_err(|_| ApiError::invalid("marker", "It was never given."))?,
+        Some(marker) => marker.parse().map_err(|_| ApiError::invalid("marker", "The server did not issue it."))?,
     };
     call.app.catalog.read(|state| {
         state.drive(&drive)?;
@@ -204,16 +204,16 @@ pub(super) fn search(call: &Call, ask: &List) -> Result<Answer, ApiError> {
         });
         let total = found.len();
         let items: Vec<_> =
-            found.into_iter().skip(skip).take(limit).map(|node| ask.show(call, node)).collect();
+            found.into_iter().skip(skip).take(limit).map(|node| request.view(call, node)).collect();
         let seen = skip + items.len();
         let next_marker = if seen < total { seen.to_string() } else { String::new() };
-        let total_count = (ask.return_total_count == Some(true)).then_some(total);
-        Answer::json(200, &Page { items, next_marker, total_count })
+        let total_count = (request.return_total_count == Some(true)).then_some(total);
+        ApiResponse::json(200, &ListingPage { items, next_marker, total_count })
     })
 }
 
 /// `name ASC,created_at DESC`.
-fn orders(text: &str) -> Result<Vec<(Order, bool)>, ApiError> {
+fn orders(text: &str) -> Result<Vec<(SortOrder, bool)>, ApiError> {
     text.split(',')
         .map(str::trim)
         .filter(|one| !one.is_empty())
@@ -225,14 +225,14 @@ fn orders(text: &str) -> Result<Vec<(Order, bool)>, ApiError> {
 }
 
 /// `recyclebin/list`, newest first.
-pub(super) fn bin(call: &Call, ask: &List) -> Result<Answer, ApiError> {
-    let drive = need(ask.drive_id.clone(), "drive_id")?;
-    let limit = limit(ask.limit, 50, 200)?;
-    let bad = || ApiError::invalid("marker", "It was never given.");
-    let after = match &ask.marker {
+pub(super) fn bin(call: &Call, request: &ListRequest) -> Result<ApiResponse, ApiError> {
+    let drive = require(request.drive_id.clone(), "drive_id")?;
+    let limit = limit(request.limit, 50, 200)?;
+    let bad = || ApiError::invalid("marker", "The server did not issue it.");
+    let after = match &request.marker {
         None => None,
         Some(word) => {
-            let raw = unhex(word).ok_or_else(bad)?;
+            let raw = decode_hex(word).ok_or_else(bad)?;
             Some(serde_json::from_slice::<(i64, FileId)>(&raw).map_err(|_| bad())?)
         }
     };
@@ -242,13 +242,13 @@ pub(super) fn bin(call: &Call, ask: &List) -> Result<Answer, ApiError> {
         let page: Vec<_> = rest.by_ref().take(limit).collect();
         let last = page.last().and_then(|(entry, _)| serde_json::to_vec(entry).ok()).map(|raw| hex(&raw));
         let next_marker = rest.next().and(last).unwrap_or_default();
-        let items = page.into_iter().map(|(_, node)| ask.show(call, node)).collect();
-        Answer::json(200, &Page { items, next_marker, total_count: None })
+        let items = page.into_iter().map(|(_, node)| request.view(call, node)).collect();
+        ApiResponse::json(200, &ListingPage { items, next_marker, total_count: None })
     })
 }
 
 #[derive(Deserialize)]
-pub(super) struct OfFeed {
+pub(super) struct DeltaRequest {
     #[serde(default, deserialize_with = "lenient")]
     drive_id: Option<DriveId>,
     #[serde(default, deserialize_with = "lenient")]
@@ -266,22 +266,22 @@ struct DeltaView<'a> {
 }
 
 /// `file/get_last_cursor`.
-pub(super) fn get_last_cursor(call: &Call, ask: OfFeed) -> Result<Answer, ApiError> {
-    let drive = need(ask.drive_id, "drive_id")?;
+pub(super) fn get_last_cursor(call: &Call, request: DeltaRequest) -> Result<ApiResponse, ApiError> {
+    let drive = require(request.drive_id, "drive_id")?;
     call.app.catalog.read(|state| {
         state.drive(&drive)?;
-        Answer::json(200, &serde_json::json!({ "cursor": state.last_cursor().to_string() }))
+        ApiResponse::json(200, &serde_json::json!({ "cursor": state.last_cursor().to_string() }))
     })
 }
 
-/// `file/list_delta`. An object that is gone, or in the recycle bin, comes as its id alone.
-pub(super) fn list_delta(call: &Call, ask: OfFeed) -> Result<Answer, ApiError> {
+/// `file/list_delta`. Of an object that was deleted or is in the recycle bin, only the id is returned.
+pub(super) fn list_delta(call: &Call, request: DeltaRequest) -> Result<ApiResponse, ApiError> {
     let quirks = &call.app.config.quirks;
-    let drive = need(ask.drive_id, "drive_id")?;
-    let limit = limit(ask.limit, 100, 100)?;
-    let given: Option<u64> = match &ask.cursor {
+    let drive = require(request.drive_id, "drive_id")?;
+    let limit = limit(request.limit, 100, 100)?;
+    let given: Option<u64> = match &request.cursor {
         None => None,
-        Some(text) => Some(text.parse().map_err(|_| ApiError::invalid("cursor", "It was never given."))?),
+        Some(text) => Some(text.parse().map_err(|_| ApiError::invalid("cursor", "The server did not issue it."))?),
     };
     call.app.catalog.read(|state| {
         let cursor = match given {
@@ -304,6 +304,6 @@ pub(super) fn list_delta(call: &Call, ask: OfFeed) -> Result<Answer, ApiError> {
         };
         let items: Vec<_> = deltas.into_iter().filter_map(|delta| view(delta).ok()).collect();
         let body = serde_json::json!({ "items": items, "cursor": next.to_string(), "has_more": has_more });
-        Answer::json(200, &body)
+        ApiResponse::json(200, &body)
     })
 }

@@ -1,4 +1,4 @@
-//! The query language of `search`, as far as a file system needs it: comparisons joined by `and`.
+//! The query language of `file/search`, reduced to comparisons joined by `and`.
 
 use crate::pds::types::FileType;
 use crate::server::catalog::records::Node;
@@ -7,7 +7,6 @@ use crate::server::errors::ApiError;
 
 use super::view::category;
 
-/// How a field is compared.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Comparison {
     Equal,
@@ -16,30 +15,30 @@ enum Comparison {
     LessOrEqual,
     Greater,
     GreaterOrEqual,
-    /// The text occurs in the field, in any case.
+    /// Substring match, case-insensitive.
     Match,
 }
 
-/// A parsed query: all terms must hold.
+/// A parsed query. All terms must match.
 #[derive(Debug, Default)]
 pub(super) struct Query {
     terms: Vec<(String, Comparison, String)>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Word {
+enum Lexeme {
     Plain(String),
     Quoted(String),
     Operator(String),
 }
 
-fn bad(detail: &str) -> ApiError {
+fn invalid_query(detail: &str) -> ApiError {
     ApiError::invalid("query", detail)
 }
 
-/// Splits into words, quoted texts and operators.
-fn words(text: &str) -> Result<Vec<Word>, ApiError> {
-    let mut words = Vec::new();
+/// Splits into words, quoted strings and operators.
+fn tokenize(text: &str) -> Result<Vec<Lexeme>, ApiError> {
+    let mut lexemes = Vec::new();
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {
         match c {
@@ -51,15 +50,15 @@ fn words(text: &str) -> Result<Vec<Word>, ApiError> {
                         Some('"') => break,
                         Some('\\') => quoted.extend(chars.next()),
                         Some(c) => quoted.push(c),
-                        None => return Err(bad("A quotation mark is missing.")),
+                        None => return Err(invalid_query("A quotation mark is missing.")),
                     }
                 }
-                words.push(Word::Quoted(quoted));
+                lexemes.push(Lexeme::Quoted(quoted));
             }
             '=' | '<' | '>' | '!' => {
                 let mut operator = String::from(c);
                 operator.extend(chars.next_if_eq(&'='));
-                words.push(Word::Operator(operator));
+                lexemes.push(Lexeme::Operator(operator));
             }
             c => {
                 let mut plain = String::from(c);
@@ -67,62 +66,61 @@ fn words(text: &str) -> Result<Vec<Word>, ApiError> {
                 while let Some(c) = chars.next_if(is_plain) {
                     plain.push(c);
                 }
-                words.push(Word::Plain(plain));
+                lexemes.push(Lexeme::Plain(plain));
             }
         }
     }
-    Ok(words)
+    Ok(lexemes)
 }
 
 impl Query {
-    /// Reads a query; the empty one matches everything.
+    /// Parses a query. The empty query matches every object.
     pub(super) fn parse(text: &str) -> Result<Self, ApiError> {
-        let words = words(text)?;
+        let lexemes = tokenize(text)?;
         let mut terms = Vec::new();
-        for (index, chunk) in words.chunks(4).enumerate() {
+        for (index, chunk) in lexemes.chunks(4).enumerate() {
             let (term, joint) = chunk.split_at(chunk.len().min(3));
-            let [Word::Plain(field), comparison, value] = term else {
-                return Err(bad("A term is a field, a comparison and a value."));
+            let [Lexeme::Plain(field), comparison, value] = term else {
+                return Err(invalid_query("A term is a field, a comparison and a value."));
             };
-            let is_last = (index + 1) * 4 >= words.len();
-            let is_joined = matches!(joint, [Word::Plain(and)] if and.eq_ignore_ascii_case("and"));
+            let is_last = (index + 1) * 4 >= lexemes.len();
+            let is_joined = matches!(joint, [Lexeme::Plain(and)] if and.eq_ignore_ascii_case("and"));
             if is_last != joint.is_empty() || (!is_last && !is_joined) {
-                return Err(bad("Terms are joined by and."));
+                return Err(invalid_query("Terms are joined by and."));
             }
             let comparison = match comparison {
-                Word::Operator(operator) => match operator.as_str() {
+                Lexeme::Operator(operator) => match operator.as_str() {
                     "=" | "==" => Comparison::Equal,
                     "!=" => Comparison::NotEqual,
                     "<" => Comparison::Less,
                     "<=" => Comparison::LessOrEqual,
                     ">" => Comparison::Greater,
                     ">=" => Comparison::GreaterOrEqual,
-                    _ => return Err(bad("There is no such comparison.")),
+                    _ => return Err(invalid_query("There is no such comparison.")),
                 },
-                Word::Plain(word) if word.eq_ignore_ascii_case("match") => Comparison::Match,
-                _ => return Err(bad("There is no such comparison.")),
+                Lexeme::Plain(word) if word.eq_ignore_ascii_case("match") => Comparison::Match,
+                _ => return Err(invalid_query("There is no such comparison.")),
             };
             let value = match value {
-                Word::Plain(value) | Word::Quoted(value) => value.clone(),
-                Word::Operator(_) => return Err(bad("A value is missing.")),
+                Lexeme::Plain(value) | Lexeme::Quoted(value) => value.clone(),
+                Lexeme::Operator(_) => return Err(invalid_query("A value is missing.")),
             };
             if field_of(field, None).is_none() {
-                return Err(bad("There is no such field."));
+                return Err(invalid_query("There is no such field."));
             }
             terms.push((field.clone(), comparison, value));
         }
         Ok(Self { terms })
     }
 
-    /// Whether all terms hold.
     pub(super) fn matches(&self, node: &Node) -> bool {
         self.terms.iter().all(|(field, comparison, wanted)| {
-            field_of(field, Some(node)).is_some_and(|value| holds(&value, *comparison, wanted))
+            field_of(field, Some(node)).is_some_and(|value| compare_values(&value, *comparison, wanted))
         })
     }
 }
 
-/// A field of a node as text; without a node, only whether there is such a field.
+/// The value of a field; an empty value without a node. `None` if the field does not exist.
 fn field_of(field: &str, node: Option<&Node>) -> Option<String> {
     let value: fn(&Node) -> String = match field {
         "parent_file_id" => |node| node.parent.to_string(),
@@ -133,17 +131,17 @@ fn field_of(field: &str, node: Option<&Node>) -> Option<String> {
         "category" => |node| if node.is_folder() { String::new() } else { category(&node.name).into() },
         "content_hash" => |node| node.newest().map(|newest| newest.hash.clone()).unwrap_or_default(),
         "size" => |node| node.size().to_string(),
-        "hidden" => |node| node.traits.hidden.to_string(),
-        "starred" => |node| node.traits.starred.to_string(),
+        "hidden" => |node| node.attrs.hidden.to_string(),
+        "starred" => |node| node.attrs.starred.to_string(),
         "created_at" => |node| rfc3339(node.created_ms),
         "updated_at" => |node| rfc3339(node.updated_ms),
-        "description" => |node| node.traits.description.clone().unwrap_or_default(),
+        "description" => |node| node.attrs.description.clone().unwrap_or_default(),
         _ => return None,
     };
     Some(node.map(value).unwrap_or_default())
 }
 
-fn holds(value: &str, comparison: Comparison, wanted: &str) -> bool {
+fn compare_values(value: &str, comparison: Comparison, wanted: &str) -> bool {
     let ordering = match (value.parse::<u64>(), wanted.parse::<u64>()) {
         (Ok(value), Ok(wanted)) => value.cmp(&wanted),
         _ => value.cmp(wanted),
@@ -163,7 +161,7 @@ fn holds(value: &str, comparison: Comparison, wanted: &str) -> bool {
 mod tests {
     use super::*;
     use crate::ids::{DriveId, FileId};
-    use crate::server::catalog::records::{Kind, Traits};
+    use crate::server::catalog::records::{NodeKind, ClientAttrs};
 
     fn node(name: &str) -> Node {
         Node {
@@ -171,11 +169,11 @@ mod tests {
             drive_id: DriveId::new("1").unwrap(),
             parent: FileId::root(),
             name: name.into(),
-            kind: Kind::Folder,
+            kind: NodeKind::Folder,
             created_ms: 1_566_283_887_292,
             updated_ms: 0,
             trashed_ms: None,
-            traits: Traits::default(),
+            attrs: ClientAttrs::default(),
         }
     }
 

@@ -1,17 +1,17 @@
-//! The recycle bin, permanent removal, and work that is answered before it is done.
+//! The recycle bin, permanent deletion, and asynchronous tasks.
 
 use serde::Deserialize;
 
-use super::request::{lenient, need};
+use super::request::{lenient, require};
 use crate::ids::{DriveId, FileId};
-use crate::server::DOMAIN_ID;
+use crate::server::app::DOMAIN_ID;
 use crate::server::clock::{random_hex, rfc3339};
 use crate::server::errors::ApiError;
-use crate::server::http::Call;
-use crate::server::reply::Answer;
+use crate::server::call::Call;
+use crate::server::reply::ApiResponse;
 
 #[derive(Deserialize)]
-pub(super) struct Removal {
+pub(super) struct RemovalRequest {
     #[serde(default, deserialize_with = "lenient")]
     drive_id: Option<DriveId>,
     #[serde(default, deserialize_with = "lenient")]
@@ -19,25 +19,25 @@ pub(super) struct Removal {
     check_folder_empty: Option<bool>,
 }
 
-/// The answer to work on an object: the plain one, or 202 and a task for folders where the server
-/// is asked to be asynchronous. The work itself is done either way; the task only says so later.
-pub(super) fn accepted(
+/// Returns `done`, or 202 with a task if the object is a folder and the quirk `async_polls` is set. The work is already
+/// done in both cases; the task only reports it later.
+pub(super) fn maybe_async(
     call: &Call,
     drive: &DriveId,
     file: &FileId,
     is_folder: bool,
-    done: Answer,
-) -> Result<Answer, ApiError> {
+    done: ApiResponse,
+) -> Result<ApiResponse, ApiError> {
     let Some(polls) = call.app.config.quirks.async_polls.filter(|_| is_folder) else { return Ok(done) };
     let task = random_hex(16)?;
-    call.app.catalog.touch(|state| state.accept_task(&task, polls));
+    call.app.catalog.change_in_memory(|state| state.accept_task(&task, polls));
     let body = serde_json::json!({
         "domain_id": DOMAIN_ID, "drive_id": drive.as_str(), "file_id": file.as_str(), "async_task_id": task,
     });
-    Answer::json(202, &body)
+    ApiResponse::json(202, &body)
 }
 
-fn check_granted(call: &Call) -> Result<(), ApiError> {
+fn check_deletion_allowed(call: &Call) -> Result<(), ApiError> {
     if call.app.config.quirks.deletion_forbidden {
         return Err(ApiError::new(403, "Forbidden", "No permission. CheckRouterAccessFailed"));
     }
@@ -45,84 +45,84 @@ fn check_granted(call: &Call) -> Result<(), ApiError> {
 }
 
 /// `recyclebin/trash`.
-pub(super) async fn trash(call: &Call, ask: Removal) -> Result<Answer, ApiError> {
-    check_granted(call)?;
-    let drive = need(ask.drive_id, "drive_id")?;
-    let file = need(ask.file_id, "file_id")?;
+pub(super) async fn trash(call: &Call, request: RemovalRequest) -> Result<ApiResponse, ApiError> {
+    check_deletion_allowed(call)?;
+    let drive = require(request.drive_id, "drive_id")?;
+    let file = require(request.file_id, "file_id")?;
     let now_ms = call.app.clock.now_ms();
     let is_folder = call
         .app
         .catalog
         .change(|state| {
             let is_folder = state.live(&drive, &file)?.is_folder();
-            if ask.check_folder_empty == Some(true) {
+            if request.check_folder_empty == Some(true) {
                 state.check_empty(&drive, &file)?;
             }
             state.trash(&drive, &file, now_ms)?;
             Ok(is_folder)
         })
         .await?;
-    accepted(call, &drive, &file, is_folder, Answer::empty(204))
+    maybe_async(call, &drive, &file, is_folder, ApiResponse::empty(204))
 }
 
 /// `file/delete`, of objects in the recycle bin too.
-pub(super) async fn delete(call: &Call, ask: Removal) -> Result<Answer, ApiError> {
-    check_granted(call)?;
-    let drive = need(ask.drive_id, "drive_id")?;
-    let file = need(ask.file_id, "file_id")?;
+pub(super) async fn delete(call: &Call, request: RemovalRequest) -> Result<ApiResponse, ApiError> {
+    check_deletion_allowed(call)?;
+    let drive = require(request.drive_id, "drive_id")?;
+    let file = require(request.file_id, "file_id")?;
     let is_folder = call
         .app
         .catalog
         .change(|state| {
-            let is_folder = state.any(&drive, &file)?.is_folder();
-            if ask.check_folder_empty == Some(true) {
+            let is_folder = state.node(&drive, &file)?.is_folder();
+            if request.check_folder_empty == Some(true) {
                 state.check_empty(&drive, &file)?;
             }
             state.delete(&drive, &file)?;
             Ok(is_folder)
         })
         .await?;
-    accepted(call, &drive, &file, is_folder, Answer::empty(204))
+    maybe_async(call, &drive, &file, is_folder, ApiResponse::empty(204))
 }
 
 /// `recyclebin/restore`.
-pub(super) async fn restore(call: &Call, ask: Removal) -> Result<Answer, ApiError> {
-    let drive = need(ask.drive_id, "drive_id")?;
-    let file = need(ask.file_id, "file_id")?;
+pub(super) async fn restore(call: &Call, request: RemovalRequest) -> Result<ApiResponse, ApiError> {
+    let drive = require(request.drive_id, "drive_id")?;
+    let file = require(request.file_id, "file_id")?;
     let now_ms = call.app.clock.now_ms();
     let is_folder = call
         .app
         .catalog
         .change(|state| {
             state.restore(&drive, &file, now_ms)?;
-            Ok(state.any(&drive, &file)?.is_folder())
+            Ok(state.node(&drive, &file)?.is_folder())
         })
         .await?;
-    accepted(call, &drive, &file, is_folder, Answer::empty(204))
+    maybe_async(call, &drive, &file, is_folder, ApiResponse::empty(204))
 }
 
 /// `recyclebin/clear` and `recyclebin/clear_all`, always with a task.
-pub(super) async fn clear(call: &Call, ask: Removal) -> Result<Answer, ApiError> {
-    check_granted(call)?;
-    let drive = need(ask.drive_id, "drive_id")?;
+pub(super) async fn clear(call: &Call, request: RemovalRequest) -> Result<ApiResponse, ApiError> {
+    check_deletion_allowed(call)?;
+    let drive = require(request.drive_id, "drive_id")?;
     call.app.catalog.change(|state| state.clear_bin(&drive)).await?;
     let task = random_hex(16)?;
     let polls = call.app.config.quirks.async_polls.unwrap_or(0);
-    call.app.catalog.touch(|state| state.accept_task(&task, polls));
+    call.app.catalog.change_in_memory(|state| state.accept_task(&task, polls));
     let body = serde_json::json!({ "domain_id": DOMAIN_ID, "drive_id": drive.as_str(), "task_id": task, "async_task_id": task });
-    Answer::json(202, &body)
+    ApiResponse::json(202, &body)
 }
 
 #[derive(Deserialize)]
-pub(super) struct Task {
+pub(super) struct TaskRequest {
     #[serde(default, deserialize_with = "lenient")]
     async_task_id: Option<String>,
 }
 
 /// `async_task/get`.
-pub(super) fn task(call: &Call, ask: Task) -> Result<Answer, ApiError> {
-    let task = need(ask.async_task_id, "async_task_id")?;
-    let runs = call.app.catalog.touch(|state| state.poll_task(&task));
+pub(super) fn task(call: &Call, request: TaskRequest) -> Result<ApiResponse, ApiError> {
+    let task = require(request.async_task_id, "async_task_id")?;
+    let runs = call.app.catalog.change_in_memory(|state| state.poll_task(&task));
     let runs = runs.ok_or_else(|| ApiError::not_found("AsyncTask"))?;
     let state = if runs { "Running" } else { "Succeed" };
     let body = serde_json::json!({
@@ -135,5 +135,5 @@ pub(super) fn task(call: &Call, ask: Task) -> Result<Answer, ApiError> {
         "error_message": "",
         "created_at": rfc3339(call.app.clock.now_ms()),
     });
-    Answer::json(200, &body)
+    ApiResponse::json(200, &body)
 }

@@ -1,4 +1,4 @@
-//! How requests are read, and the limits that several of them share.
+//! Parsing of requests, and the validation that several endpoints share.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,21 +9,20 @@ use serde::de::{DeserializeOwned, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use crate::pds::types::{CheckNameMode, UserTag};
-use crate::server::clock::is_time;
+use crate::server::clock::is_timestamp;
 use crate::server::errors::ApiError;
 
-/// Longest name, in bytes of UTF-8.
+/// Longest name in UTF-8.
 const NAME_BYTES_MAX: usize = 1024;
-/// Longest description, in characters.
 const DESCRIPTION_CHARS_MAX: usize = 1024;
-/// Most tags of an object.
+/// Bound on the tags of an object.
 pub(super) const USER_TAGS_MAX: usize = 1000;
-/// Longest key and value of a tag together, in bytes.
+/// Bound on key and value of a tag together.
 const USER_TAG_BYTES_MAX: usize = 2000;
-/// Most labels of an object.
+/// Bound on the labels of an object.
 const LABELS_MAX: usize = 100;
 
-/// Reads a body. An empty one is an empty object.
+/// Parses a body. An empty body is an empty object.
 pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     let body = if body.is_empty() { b"{}" } else { body };
     serde_json::from_slice(body).map_err(|error| {
@@ -32,12 +31,12 @@ pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     })
 }
 
-/// A parameter without which there is no answer.
-pub(super) fn need<T>(value: Option<T>, name: &str) -> Result<T, ApiError> {
+/// A required parameter.
+pub(super) fn require<T>(value: Option<T>, name: &str) -> Result<T, ApiError> {
     value.ok_or_else(|| ApiError::missing(name))
 }
 
-/// Reads a value from a string or an integer; `null` and `""` are none.
+/// Deserializes a string or an integer; `null` and `""` are `None`.
 pub(super) fn lenient<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
@@ -76,7 +75,7 @@ where
     deserializer.deserialize_any(Lenient(PhantomData))
 }
 
-/// Reads a list; `null` is an empty one.
+/// Deserializes a list; `null` is an empty list.
 pub(super) fn list<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,
@@ -85,7 +84,6 @@ where
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// A name that the service takes.
 pub(super) fn check_name(name: &str) -> Result<(), ApiError> {
     if name.is_empty() || name.len() > NAME_BYTES_MAX {
         return Err(ApiError::invalid("name", "It must have 1 to 1024 bytes."));
@@ -114,12 +112,12 @@ pub(super) fn check_labels(labels: &[String]) -> Result<(), ApiError> {
 
 pub(super) fn check_time(text: Option<&String>, name: &str) -> Result<(), ApiError> {
     match text {
-        Some(text) if !is_time(text) => Err(ApiError::invalid(name, "It is not a time.")),
+        Some(text) if !is_timestamp(text) => Err(ApiError::invalid(name, "It is not a time.")),
         _ => Ok(()),
     }
 }
 
-/// Tags as they are kept.
+/// Validates tags. The last of several values of one key is kept.
 pub(super) fn check_tags(tags: Vec<UserTag>) -> Result<BTreeMap<String, String>, ApiError> {
     if tags.len() > USER_TAGS_MAX {
         return Err(ApiError::invalid("user_tags", "There are more than 1000."));
@@ -135,7 +133,7 @@ pub(super) fn check_tags(tags: Vec<UserTag>) -> Result<BTreeMap<String, String>,
     Ok(tags.into_iter().map(|tag| (tag.key, tag.value)).collect())
 }
 
-/// `check_name_mode`, and `auto_rename` of older clients.
+/// `check_name_mode`, or `auto_rename` of older clients.
 pub(super) fn mode(text: Option<&str>, auto_rename: Option<bool>) -> Result<CheckNameMode, ApiError> {
     match text {
         None | Some("") if auto_rename == Some(true) => Ok(CheckNameMode::AutoRename),
@@ -146,7 +144,7 @@ pub(super) fn mode(text: Option<&str>, auto_rename: Option<bool>) -> Result<Chec
     }
 }
 
-/// `limit`, of which 0 and absent are the default.
+/// `limit`; 0 and an absent value mean the default.
 pub(super) fn limit(limit: Option<u32>, default: u32, max: u32) -> Result<usize, ApiError> {
     match limit {
         None | Some(0) => Ok(default as usize),
@@ -169,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn absent_comes_in_many_forms() {
+    fn absent_values_have_several_forms() {
         for body in ["", "{}", r#"{"id":null,"items":null}"#, r#"{"id":"","other":{"a":[]}}"#] {
             let probe: Probe = parse(body.as_bytes()).unwrap();
             assert!(probe.id.is_none() && probe.items.is_empty());
@@ -194,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_and_modes() {
+    fn limits_and_modes_are_validated() {
         assert_eq!(limit(None, 50, 200).unwrap(), 50);
         assert_eq!(limit(Some(200), 50, 200).unwrap(), 200);
         assert!(limit(Some(201), 50, 200).is_err());

@@ -1,19 +1,19 @@
-//! Older contents of a file.
+//! The revisions of a file.
 
 use serde::{Deserialize, Serialize};
 
-use super::request::{check_description, lenient, limit, need};
+use super::request::{check_description, lenient, limit, require};
 use super::view::{FileView, download_url};
 use crate::ids::{DriveId, FileId, RevisionId};
-use crate::server::DOMAIN_ID;
+use crate::server::app::DOMAIN_ID;
 use crate::server::catalog::records::{Node, Revision};
 use crate::server::clock::rfc3339;
 use crate::server::errors::ApiError;
-use crate::server::http::Call;
-use crate::server::reply::Answer;
+use crate::server::call::Call;
+use crate::server::reply::ApiResponse;
 
 #[derive(Deserialize)]
-pub(super) struct OfRevision {
+pub(super) struct RevisionRequest {
     #[serde(default, deserialize_with = "lenient")]
     drive_id: Option<DriveId>,
     #[serde(default, deserialize_with = "lenient")]
@@ -76,64 +76,64 @@ fn find<'a>(node: &'a Node, id: &str) -> Result<&'a Revision, ApiError> {
     found.ok_or_else(|| ApiError::not_found("Revision"))
 }
 
-/// `file/revision/list`, newest first. The marker is the last id of the page before.
-pub(super) fn list(call: &Call, ask: OfRevision) -> Result<Answer, ApiError> {
-    let drive = need(ask.drive_id, "drive_id")?;
-    let file = need(ask.file_id, "file_id")?;
-    let limit = limit(ask.limit, 50, 100)?;
+/// `file/revision/list`, newest first. The marker is the last id of the previous page.
+pub(super) fn list(call: &Call, request: RevisionRequest) -> Result<ApiResponse, ApiError> {
+    let drive = require(request.drive_id, "drive_id")?;
+    let file = require(request.file_id, "file_id")?;
+    let limit = limit(request.limit, 50, 100)?;
     call.app.catalog.read(|state| {
         let node = state.live(&drive, &file)?;
         let mut rest = node.revisions().iter().rev();
-        if let Some(marker) = &ask.marker
+        if let Some(marker) = &request.marker
             && rest.find(|revision| revision.revision_id.as_str() == marker).is_none()
         {
-            return Err(ApiError::invalid("marker", "It was never given."));
+            return Err(ApiError::invalid("marker", "The server did not issue it."));
         }
         let items: Vec<_> =
             rest.by_ref().take(limit).map(|revision| RevisionView::of(call, node, revision)).collect();
         let last = items.last().map(|item| item.revision_id.to_string());
         let next_marker = rest.next().and(last).unwrap_or_default();
-        Answer::json(200, &serde_json::json!({ "items": items, "next_marker": next_marker }))
+        ApiResponse::json(200, &serde_json::json!({ "items": items, "next_marker": next_marker }))
     })
 }
 
 /// `file/revision/get`.
-pub(super) fn get(call: &Call, ask: OfRevision) -> Result<Answer, ApiError> {
-    let (drive, file, id) = named(ask.drive_id, ask.file_id, ask.revision_id)?;
+pub(super) fn get(call: &Call, request: RevisionRequest) -> Result<ApiResponse, ApiError> {
+    let (drive, file, id) = named(request.drive_id, request.file_id, request.revision_id)?;
     call.app.catalog.read(|state| {
         let node = state.live(&drive, &file)?;
-        Answer::json(200, &RevisionView::of(call, node, find(node, &id)?))
+        ApiResponse::json(200, &RevisionView::of(call, node, find(node, &id)?))
     })
 }
 
 /// `file/revision/update`.
-pub(super) async fn update(call: &Call, ask: OfRevision) -> Result<Answer, ApiError> {
-    let (drive, file, id) = named(ask.drive_id, ask.file_id, ask.revision_id)?;
-    check_description(ask.revision_description.as_ref())?;
+pub(super) async fn update(call: &Call, request: RevisionRequest) -> Result<ApiResponse, ApiError> {
+    let (drive, file, id) = named(request.drive_id, request.file_id, request.revision_id)?;
+    check_description(request.revision_description.as_ref())?;
     let now_ms = call.app.clock.now_ms();
     call.app
         .catalog
         .change(|state| {
             find(state.live(&drive, &file)?, &id)?;
-            state.update_revision(&file, &id, ask.keep_forever, ask.revision_description, now_ms)?;
+            state.update_revision(&file, &id, request.keep_forever, request.revision_description, now_ms)?;
             let node = state.live(&drive, &file)?;
-            Answer::json(200, &RevisionView::of(call, node, find(node, &id)?))
+            ApiResponse::json(200, &RevisionView::of(call, node, find(node, &id)?))
         })
         .await
 }
 
-/// The three ids that name a revision.
+/// The three required ids of a revision.
 fn named(
     drive: Option<DriveId>,
     file: Option<FileId>,
     revision: Option<String>,
 ) -> Result<(DriveId, FileId, String), ApiError> {
-    Ok((need(drive, "drive_id")?, need(file, "file_id")?, need(revision, "revision_id")?))
+    Ok((require(drive, "drive_id")?, require(file, "file_id")?, require(revision, "revision_id")?))
 }
 
-/// `file/revision/restore`: an old content becomes the newest, as a revision of its own.
-pub(super) async fn restore(call: &Call, ask: OfRevision) -> Result<Answer, ApiError> {
-    let (drive, file, id) = named(ask.drive_id, ask.file_id, ask.revision_id)?;
+/// `file/revision/restore`: adds a new revision with the content of an old one.
+pub(super) async fn restore(call: &Call, request: RevisionRequest) -> Result<ApiResponse, ApiError> {
+    let (drive, file, id) = named(request.drive_id, request.file_id, request.revision_id)?;
     let now_ms = call.app.clock.now_ms();
     call.app
         .catalog
@@ -141,17 +141,17 @@ pub(super) async fn restore(call: &Call, ask: OfRevision) -> Result<Answer, ApiE
             let node = state.live(&drive, &file)?;
             let old = find(node, &id)?.clone();
             if node.newest().is_some_and(|newest| newest.revision_id == old.revision_id) {
-                return Err(latest());
+                return Err(is_latest_error());
             }
             state.restore_revision(&drive, &file, old, now_ms)?;
-            Answer::json(200, &FileView::of(call, state.live(&drive, &file)?))
+            ApiResponse::json(200, &FileView::of(call, state.live(&drive, &file)?))
         })
         .await
 }
 
-/// `file/revision/delete`, of all but the newest.
-pub(super) async fn delete(call: &Call, ask: OfRevision) -> Result<Answer, ApiError> {
-    let (drive, file, id) = named(ask.drive_id, ask.file_id, ask.revision_id)?;
+/// `file/revision/delete`. The newest revision cannot be deleted.
+pub(super) async fn delete(call: &Call, request: RevisionRequest) -> Result<ApiResponse, ApiError> {
+    let (drive, file, id) = named(request.drive_id, request.file_id, request.revision_id)?;
     let now_ms = call.app.clock.now_ms();
     call.app
         .catalog
@@ -159,14 +159,14 @@ pub(super) async fn delete(call: &Call, ask: OfRevision) -> Result<Answer, ApiEr
             let node = state.live(&drive, &file)?;
             let old = find(node, &id)?;
             if node.newest().is_some_and(|newest| newest.revision_id == old.revision_id) {
-                return Err(latest());
+                return Err(is_latest_error());
             }
             state.delete_revision(&file, &id, now_ms)
         })
         .await?;
-    Ok(Answer::empty(204))
+    Ok(ApiResponse::empty(204))
 }
 
-fn latest() -> ApiError {
+fn is_latest_error() -> ApiError {
     ApiError::new(400, "FileLatestRevisionCannotBeRestore", "It is the latest revision.")
 }

@@ -4,25 +4,25 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::parts::{PartAsk, PartUrl, Signed, read_parts, sign_parts};
+use super::parts::{PartRequest, PartUrl, PartHeaders, read_parts, sign_parts};
 use super::request::{
-    check_description, check_labels, check_name, check_tags, check_time, lenient, limit, list, mode, need,
+    check_description, check_labels, check_name, check_tags, check_time, lenient, limit, list, mode, require,
 };
 use super::view::FileView;
 use crate::ids::{DriveId, FileId, RevisionId, UploadId};
 use crate::pds::types::{CheckNameMode, UserTag};
-use crate::server::DOMAIN_ID;
-use crate::server::catalog::records::{Midstates, Traits};
-use crate::server::catalog::{Begun, NewUpload};
+use crate::server::app::DOMAIN_ID;
+use crate::server::catalog::records::{Midstates, ClientAttrs};
+use crate::server::catalog::{CreateOutcome, NewUpload};
 use crate::server::clock::rfc3339;
 use crate::server::digest::HashName;
 use crate::server::errors::ApiError;
-use crate::server::http::Call;
-use crate::server::reply::Answer;
-use crate::server::sign::Object;
+use crate::server::call::Call;
+use crate::server::reply::ApiResponse;
+use crate::server::sign::ObjectKey;
 
 #[derive(Deserialize)]
-pub(super) struct Create {
+pub(super) struct CreateRequest {
     #[serde(default, deserialize_with = "lenient")]
     drive_id: Option<DriveId>,
     #[serde(default, deserialize_with = "lenient")]
@@ -38,7 +38,7 @@ pub(super) struct Create {
     size: Option<u64>,
     parallel_upload: Option<bool>,
     #[serde(default, deserialize_with = "list")]
-    part_info_list: Vec<PartAsk>,
+    part_info_list: Vec<PartRequest>,
     #[serde(default, deserialize_with = "lenient")]
     content_hash: Option<String>,
     #[serde(default, deserialize_with = "lenient")]
@@ -64,7 +64,7 @@ pub(super) struct Create {
 }
 
 #[derive(Serialize)]
-struct Created<'a> {
+struct CreateResponse<'a> {
     domain_id: &'static str,
     drive_id: &'a DriveId,
     file_id: &'a FileId,
@@ -87,13 +87,13 @@ struct Created<'a> {
     part_info_list: Option<Vec<PartUrl>>,
 }
 
-impl Create {
-    fn traits(&mut self) -> Result<Traits, ApiError> {
+impl CreateRequest {
+    fn attrs(&mut self) -> Result<ClientAttrs, ApiError> {
         check_description(self.description.as_ref())?;
         check_labels(&self.labels)?;
         check_time(self.local_created_at.as_ref(), "local_created_at")?;
         check_time(self.local_modified_at.as_ref(), "local_modified_at")?;
-        Ok(Traits {
+        Ok(ClientAttrs {
             content_type: self.content_type.take(),
             local_created_at: self.local_created_at.take(),
             local_modified_at: self.local_modified_at.take(),
@@ -129,16 +129,16 @@ impl Create {
 }
 
 /// `file/create`.
-pub(super) async fn create(call: &Call, mut ask: Create) -> Result<Answer, ApiError> {
-    let drive = need(ask.drive_id.take(), "drive_id")?;
-    let parent = need(ask.parent_file_id.take(), "parent_file_id")?;
-    let name = need(ask.name.take(), "name")?;
+pub(super) async fn create(call: &Call, mut request: CreateRequest) -> Result<ApiResponse, ApiError> {
+    let drive = require(request.drive_id.take(), "drive_id")?;
+    let parent = require(request.parent_file_id.take(), "parent_file_id")?;
+    let name = require(request.name.take(), "name")?;
     check_name(&name)?;
-    let mode = mode(ask.check_name_mode.as_deref(), ask.auto_rename)?;
-    let traits = ask.traits()?;
-    match need(ask.file_type.as_deref(), "type")? {
-        "folder" => create_folder(call, &drive, &parent, &name, mode, traits).await,
-        "file" => create_file(call, ask, drive, parent, name, mode, traits).await,
+    let mode = mode(request.check_name_mode.as_deref(), request.auto_rename)?;
+    let attrs = request.attrs()?;
+    match require(request.file_type.as_deref(), "type")? {
+        "folder" => create_folder(call, &drive, &parent, &name, mode, attrs).await,
+        "file" => create_file(call, request, drive, parent, name, mode, attrs).await,
         _ => Err(ApiError::invalid("type", "It is file or folder.")),
     }
 }
@@ -149,29 +149,29 @@ async fn create_folder(
     parent: &FileId,
     name: &str,
     mode: CheckNameMode,
-    traits: Traits,
-) -> Result<Answer, ApiError> {
+    attrs: ClientAttrs,
+) -> Result<ApiResponse, ApiError> {
     let app = &call.app;
     let now_ms = app.clock.now_ms();
     let made =
-        app.catalog.change(|state| state.make_folder(drive, parent, name, mode, traits, now_ms)).await?;
+        app.catalog.change(|state| state.make_folder(drive, parent, name, mode, attrs, now_ms)).await?;
     match made {
-        Ok(file_id) => shown(call, drive, &file_id, false, None),
-        Err(sibling) => shown(call, drive, &sibling, true, None),
+        Ok(file_id) => existing_response(call, drive, &file_id, false, None),
+        Err(sibling) => existing_response(call, drive, &sibling, true, None),
     }
 }
 
-/// The answer about an object that is there: made at once, or found.
-fn shown(
+/// The response for an object that exists: a new folder, an instant upload, or a sibling with the name.
+fn existing_response(
     call: &Call,
     drive: &DriveId,
     file: &FileId,
     exist: bool,
     instant: Option<&RevisionId>,
-) -> Result<Answer, ApiError> {
+) -> Result<ApiResponse, ApiError> {
     call.app.catalog.read(|state| {
         let node = state.live(drive, file)?;
-        let created = Created {
+        let created = CreateResponse {
             domain_id: DOMAIN_ID,
             drive_id: drive,
             file_id: file,
@@ -187,22 +187,22 @@ fn shown(
             revision_id: instant,
             part_info_list: None,
         };
-        Answer::json(201, &created)
+        ApiResponse::json(201, &created)
     })
 }
 
 async fn create_file(
     call: &Call,
-    mut ask: Create,
+    mut request: CreateRequest,
     drive: DriveId,
     parent: FileId,
     name: String,
     mode: CheckNameMode,
-    traits: Traits,
-) -> Result<Answer, ApiError> {
+    attrs: ClientAttrs,
+) -> Result<ApiResponse, ApiError> {
     let app = &call.app;
     let quirks = &app.config.quirks;
-    let parallel = ask.parallel_upload == Some(true);
+    let parallel = request.parallel_upload == Some(true);
     if parallel && quirks.parallel_refused {
         return Err(ApiError::new(
             400,
@@ -210,14 +210,14 @@ async fn create_file(
             "The input parameter parallel_upload is not supported.",
         ));
     }
-    if quirks.require_size_at_create && ask.size.is_none() {
+    if quirks.require_size_at_create && request.size.is_none() {
         return Err(ApiError::missing("size"));
     }
-    let (content_hash, pre_hash) = ask.hashes(quirks.hash_name)?;
-    let parts = if ask.part_info_list.is_empty() {
-        vec![(1, None, Signed::default())]
+    let (content_hash, pre_hash) = request.hashes(quirks.hash_name)?;
+    let parts = if request.part_info_list.is_empty() {
+        vec![(1, None, PartHeaders::default())]
     } else {
-        read_parts(call, ask.part_info_list, parallel)?
+        read_parts(call, request.part_info_list, parallel)?
     };
     let midstates: Midstates =
         parts.iter().filter_map(|(number, state, _)| Some((*number, state.clone()?))).collect();
@@ -226,26 +226,26 @@ async fn create_file(
         parent,
         name,
         mode,
-        overwrite: ask.file_id,
-        last_revision: ask.last_revision_id,
+        overwrite: request.file_id,
+        last_revision: request.last_revision_id,
         parallel,
-        size: ask.size,
+        size: request.size,
         content_hash,
         pre_hash,
-        traits,
+        attrs,
         midstates,
     };
     let now_ms = app.clock.now_ms();
-    // Only what makes a file at once has to be on the disk before it is told.
-    let is_file = |begun: &Begun| matches!(begun, Begun::Instant { .. });
-    let begin = app.catalog.change_and_wait_if(|state| state.begin(new, &app.store, now_ms), is_file);
+    // Only an instant upload commits a file, so only it must be stored before the response.
+    let is_file = |begun: &CreateOutcome| matches!(begun, CreateOutcome::Instant { .. });
+    let begin = app.catalog.change_and_wait_if(|state| state.create_file(new, &app.store, now_ms), is_file);
     match begin.await? {
-        Begun::Exists(sibling) => shown(call, &drive, &sibling, true, None),
-        Begun::Instant { file_id, revision_id } => shown(call, &drive, &file_id, false, Some(&revision_id)),
-        Begun::Started { file_id, revision_id, upload_id, name, parent } => {
+        CreateOutcome::NameExists(sibling) => existing_response(call, &drive, &sibling, true, None),
+        CreateOutcome::Instant { file_id, revision_id } => existing_response(call, &drive, &file_id, false, Some(&revision_id)),
+        CreateOutcome::Started { file_id, revision_id, upload_id, name, parent } => {
             let object =
-                Object { drive: drive.clone(), file: file_id.clone(), revision: revision_id.clone() };
-            let created = Created {
+                ObjectKey { drive: drive.clone(), file: file_id.clone(), revision: revision_id.clone() };
+            let created = CreateResponse {
                 domain_id: DOMAIN_ID,
                 drive_id: &drive,
                 file_id: &file_id,
@@ -261,14 +261,14 @@ async fn create_file(
                 revision_id: Some(&revision_id),
                 part_info_list: Some(sign_parts(call, &object, &upload_id, parts)),
             };
-            Answer::json(201, &created)
+            ApiResponse::json(201, &created)
         }
     }
 }
 
-/// What names an upload, and parts of it.
+/// The request of the calls for an upload session.
 #[derive(Deserialize)]
-pub(super) struct OfUpload {
+pub(super) struct UploadRequest {
     #[serde(default, deserialize_with = "lenient")]
     drive_id: Option<DriveId>,
     #[serde(default, deserialize_with = "lenient")]
@@ -276,7 +276,7 @@ pub(super) struct OfUpload {
     #[serde(default, deserialize_with = "lenient")]
     upload_id: Option<UploadId>,
     #[serde(default, deserialize_with = "list")]
-    part_info_list: Vec<PartAsk>,
+    part_info_list: Vec<PartRequest>,
     #[serde(default, deserialize_with = "lenient")]
     part_number_marker: Option<u32>,
     #[serde(default, deserialize_with = "lenient")]
@@ -296,22 +296,22 @@ struct UploadUrls<'a> {
 }
 
 /// `file/get_upload_url`.
-pub(super) fn get_upload_url(call: &Call, ask: OfUpload) -> Result<Answer, ApiError> {
+pub(super) fn get_upload_url(call: &Call, request: UploadRequest) -> Result<ApiResponse, ApiError> {
     let app = &call.app;
-    let drive = need(ask.drive_id, "drive_id")?;
-    let file = need(ask.file_id, "file_id")?;
-    let upload = need(ask.upload_id, "upload_id")?;
-    if ask.part_info_list.is_empty() {
+    let drive = require(request.drive_id, "drive_id")?;
+    let file = require(request.file_id, "file_id")?;
+    let upload = require(request.upload_id, "upload_id")?;
+    if request.part_info_list.is_empty() {
         return Err(ApiError::invalid("part_info_list", "part_info_list is required"));
     }
     let (revision, created_ms, parallel) = app.catalog.read(|state| {
         let found = state.upload(&drive, &file, &upload)?;
         Ok::<_, ApiError>((found.revision_id.clone(), found.created_ms, found.parallel))
     })?;
-    let mut parts = read_parts(call, ask.part_info_list, parallel)?;
+    let mut parts = read_parts(call, request.part_info_list, parallel)?;
     if parallel {
         let declared = parts.iter().map(|(number, state, _)| (*number, state.clone()));
-        let states = app.catalog.touch(|state| state.declare(&upload, declared));
+        let states = app.catalog.change_in_memory(|state| state.declare_midstates(&upload, declared));
         for (part, state) in parts.iter_mut().zip(states) {
             if state.is_none() && part.0 > 1 && app.config.quirks.require_ctx {
                 return Err(ApiError::missing("parallel_sha1_ctx"));
@@ -319,7 +319,7 @@ pub(super) fn get_upload_url(call: &Call, ask: OfUpload) -> Result<Answer, ApiEr
             part.1 = state;
         }
     }
-    let object = Object { drive: drive.clone(), file: file.clone(), revision };
+    let object = ObjectKey { drive: drive.clone(), file: file.clone(), revision };
     let urls = UploadUrls {
         domain_id: DOMAIN_ID,
         drive_id: &drive,
@@ -328,7 +328,7 @@ pub(super) fn get_upload_url(call: &Call, ask: OfUpload) -> Result<Answer, ApiEr
         create_at: rfc3339(created_ms),
         part_info_list: sign_parts(call, &object, &upload, parts),
     };
-    Answer::json(200, &urls)
+    ApiResponse::json(200, &urls)
 }
 
 #[derive(Serialize)]
@@ -349,12 +349,12 @@ struct UploadedParts<'a> {
 }
 
 /// `file/list_uploaded_parts`.
-pub(super) fn list_uploaded_parts(call: &Call, ask: &OfUpload) -> Result<Answer, ApiError> {
-    let drive = need(ask.drive_id.as_ref(), "drive_id")?;
-    let file = need(ask.file_id.as_ref(), "file_id")?;
-    let upload = need(ask.upload_id.as_ref(), "upload_id")?;
-    let limit = limit(ask.limit, 100, 1000)?;
-    let after = ask.part_number_marker.unwrap_or(0);
+pub(super) fn list_uploaded_parts(call: &Call, request: &UploadRequest) -> Result<ApiResponse, ApiError> {
+    let drive = require(request.drive_id.as_ref(), "drive_id")?;
+    let file = require(request.file_id.as_ref(), "file_id")?;
+    let upload = require(request.upload_id.as_ref(), "upload_id")?;
+    let limit = limit(request.limit, 100, 1000)?;
+    let after = request.part_number_marker.unwrap_or(0);
     call.app.catalog.read(|state| {
         let found = state.upload(drive, file, upload)?;
         let mut rest = found.parts.range(after.saturating_add(1)..);
@@ -369,7 +369,7 @@ pub(super) fn list_uploaded_parts(call: &Call, ask: &OfUpload) -> Result<Answer,
             .collect();
         let last = uploaded_parts.last().map(|part| part.part_number);
         let next = rest.next().and(last).map_or_else(String::new, |last| last.to_string());
-        Answer::json(
+        ApiResponse::json(
             200,
             &UploadedParts {
                 file_id: file,
@@ -383,38 +383,38 @@ pub(super) fn list_uploaded_parts(call: &Call, ask: &OfUpload) -> Result<Answer,
 }
 
 /// `file/complete`.
-pub(super) async fn complete(call: &Call, ask: OfUpload) -> Result<Answer, ApiError> {
+pub(super) async fn complete(call: &Call, request: UploadRequest) -> Result<ApiResponse, ApiError> {
     let app = &call.app;
-    let drive = need(ask.drive_id, "drive_id")?;
-    let file = need(ask.file_id, "file_id")?;
-    let upload = need(ask.upload_id, "upload_id")?;
-    let mut listed = Vec::with_capacity(ask.part_info_list.len());
-    for part in ask.part_info_list {
-        listed.push((need(part.part_number, "part_number")?, part.etag.filter(|etag| !etag.is_empty())));
+    let drive = require(request.drive_id, "drive_id")?;
+    let file = require(request.file_id, "file_id")?;
+    let upload = require(request.upload_id, "upload_id")?;
+    let mut listed = Vec::with_capacity(request.part_info_list.len());
+    for part in request.part_info_list {
+        listed.push((require(part.part_number, "part_number")?, part.etag.filter(|etag| !etag.is_empty())));
     }
-    let plan = app.catalog.take_for_complete(&drive, &file, &upload, &listed, app.config.verify).await?;
-    // From here on the upload is ours: it is committed, burnt or given back, also when the client
-    // goes away. So it is a task of its own.
+    let plan = app.catalog.lock_for_complete(&drive, &file, &upload, &listed, app.config.verify).await?;
+    // The upload is locked now. It must be committed, discarded or unlocked even if the client disconnects, so a task of
+    // its own does this.
     let app = Arc::clone(app);
-    let (crc64, task_upload) = (ask.crc64_hash, upload);
+    let (crc64, task_upload) = (request.crc64_hash, upload);
     let committed = tokio::spawn(async move {
         let outcome = finish(&app, plan, crc64.as_deref()).await;
-        app.catalog.give_back(&task_upload);
+        app.catalog.unlock(&task_upload);
         outcome
     });
     let file = committed.await.map_err(|error| ApiError::internal(error.to_string()))??;
-    call.app.catalog.read(|state| Answer::json(200, &FileView::of(call, state.any(&drive, &file)?)))
+    call.app.catalog.read(|state| ApiResponse::json(200, &FileView::of(call, state.node(&drive, &file)?)))
 }
 
-/// Checks what was uploaded and makes it a file, or burns it.
+/// Verifies the content, and publishes the file or discards the upload.
 async fn finish(
-    app: &Arc<crate::server::App>,
-    plan: crate::server::catalog::Plan,
+    app: &Arc<crate::server::app::App>,
+    plan: crate::server::catalog::PendingComplete,
     crc64: Option<&str>,
 ) -> Result<FileId, ApiError> {
     let upload = plan.upload_id.clone();
     let declared_size = plan.declared_size;
-    let assembled = if plan.reads() {
+    let assembled = if plan.needs_io() {
         let app = Arc::clone(app);
         tokio::task::spawn_blocking(move || plan.assemble(&app.store))
             .await
@@ -424,10 +424,10 @@ async fn finish(
     };
     let checked = assembled.and_then(|assembled| {
         if crc64.is_some_and(|crc64| crc64 != assembled.crc64.to_string()) {
-            return Err(ApiError::invalid("crc64_hash", "The content has another CRC-64."));
+            return Err(ApiError::invalid("crc64_hash", "The CRC-64 of the content differs."));
         }
         if app.config.quirks.size_must_match && declared_size.is_some_and(|size| size != assembled.size) {
-            return Err(ApiError::invalid("size", "The content has another size."));
+            return Err(ApiError::invalid("size", "The size of the content differs from that of create."));
         }
         Ok(assembled)
     });
@@ -438,18 +438,18 @@ async fn finish(
         }
         Err(error) if error.status >= 500 => Err(error),
         Err(error) => {
-            let burnt = app.catalog.change(|state| {
-                state.burn(&upload, &app.store);
+            let discarded = app.catalog.change(|state| {
+                state.discard_upload(&upload, &app.store);
                 Ok(())
             });
-            burnt.await?;
+            discarded.await?;
             Err(error)
         }
     }
 }
 
 #[derive(Deserialize)]
-pub(super) struct PreCreateCheck {
+pub(super) struct PreCreateCheckRequest {
     #[serde(default, deserialize_with = "lenient")]
     drive_id: Option<DriveId>,
     #[serde(default, deserialize_with = "lenient")]
@@ -458,10 +458,10 @@ pub(super) struct PreCreateCheck {
 }
 
 /// `file/pre_create_check`.
-pub(super) fn pre_create_check(call: &Call, ask: PreCreateCheck) -> Result<Answer, ApiError> {
-    let drive = need(ask.drive_id, "drive_id")?;
-    let parent = need(ask.parent_file_id, "parent_file_id")?;
-    let name = need(ask.name, "name")?;
+pub(super) fn pre_create_check(call: &Call, request: PreCreateCheckRequest) -> Result<ApiResponse, ApiError> {
+    let drive = require(request.drive_id, "drive_id")?;
+    let parent = require(request.parent_file_id, "parent_file_id")?;
+    let name = require(request.name, "name")?;
     check_name(&name)?;
     call.app.catalog.read(|state| {
         state.check_folder(&drive, &parent)?;
@@ -475,6 +475,6 @@ pub(super) fn pre_create_check(call: &Call, ask: PreCreateCheck) -> Result<Answe
                 },
             }),
         };
-        Answer::json(200, &body)
+        ApiResponse::json(200, &body)
     })
 }

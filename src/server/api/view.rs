@@ -1,4 +1,4 @@
-//! Objects as the API shows them.
+//! Objects in the JSON of responses.
 
 use std::collections::BTreeMap;
 
@@ -6,11 +6,11 @@ use serde::Serialize;
 
 use crate::ids::{DriveId, FileId, RevisionId, UploadId};
 use crate::pds::types::FileType;
-use crate::server::DOMAIN_ID;
-use crate::server::catalog::records::{Drive, Node, Revision, Target, Upload};
+use crate::server::app::DOMAIN_ID;
+use crate::server::catalog::records::{DriveRecord, Node, Revision, UploadTarget, Upload};
 use crate::server::clock::rfc3339;
-use crate::server::http::Call;
-use crate::server::sign::Object;
+use crate::server::call::Call;
+use crate::server::sign::ObjectKey;
 
 /// A file or folder.
 #[derive(Serialize)]
@@ -68,7 +68,7 @@ pub(super) struct FileView<'a> {
     pub(super) dir_size_info: Option<DirSize>,
 }
 
-/// What is below a folder.
+/// The number of objects below a folder.
 #[derive(Serialize)]
 pub(super) struct DirSize {
     pub(super) dir_count: u64,
@@ -79,7 +79,7 @@ fn extension(name: &str) -> Option<&str> {
     name.rsplit_once('.').filter(|(stem, _)| !stem.is_empty()).map(|(_, e)| e)
 }
 
-/// The category that the service derives from the ending of a name.
+/// The category that the service derives from the extension of a name.
 pub(super) fn category(name: &str) -> &'static str {
     let ending = extension(name).unwrap_or("").to_ascii_lowercase();
     match ending.as_str() {
@@ -94,11 +94,10 @@ pub(super) fn category(name: &str) -> &'static str {
 }
 
 impl<'a> FileView<'a> {
-    /// A node as `get`, `list` and all others show it.
     pub(super) fn of(call: &Call, node: &'a Node) -> Self {
         let newest = node.newest();
         let is_file = newest.is_some();
-        let traits = &node.traits;
+        let attrs = &node.attrs;
         Self {
             domain_id: DOMAIN_ID,
             drive_id: &node.drive_id,
@@ -108,7 +107,7 @@ impl<'a> FileView<'a> {
             file_type: node.file_type(),
             size: newest.map(|revision| revision.size),
             status: "available",
-            content_type: is_file.then(|| traits.content_type.as_deref().unwrap_or("application/oct-stream")),
+            content_type: is_file.then(|| attrs.content_type.as_deref().unwrap_or("application/oct-stream")),
             file_extension: extension(&node.name).filter(|_| is_file),
             category: is_file.then(|| category(&node.name)),
             content_hash: newest.map(|revision| revision.hash.as_str()),
@@ -116,15 +115,15 @@ impl<'a> FileView<'a> {
             crc64_hash: newest.map(|revision| revision.crc64.to_string()),
             created_at: rfc3339(node.created_ms),
             updated_at: rfc3339(node.updated_ms),
-            local_created_at: traits.local_created_at.as_deref(),
-            local_modified_at: traits.local_modified_at.as_deref(),
+            local_created_at: attrs.local_created_at.as_deref(),
+            local_modified_at: attrs.local_modified_at.as_deref(),
             trashed_at: node.trashed_ms.map(rfc3339),
-            hidden: traits.hidden,
-            starred: traits.starred,
-            description: traits.description.as_deref(),
-            labels: &traits.labels,
-            user_tags: &traits.user_tags,
-            user_meta: traits.user_meta.as_deref(),
+            hidden: attrs.hidden,
+            starred: attrs.starred,
+            description: attrs.description.as_deref(),
+            labels: &attrs.labels,
+            user_tags: &attrs.user_tags,
+            user_meta: attrs.user_meta.as_deref(),
             encrypt_mode: "none",
             upload_id: None,
             revision_id: newest.map(|revision| &revision.revision_id),
@@ -135,7 +134,7 @@ impl<'a> FileView<'a> {
     }
 
     /// The root folder of a drive.
-    pub(super) fn of_root(drive: &'a Drive, root: &'a FileId, none: &'a BTreeMap<String, String>) -> Self {
+    pub(super) fn of_root(drive: &'a DriveRecord, root: &'a FileId, none: &'a BTreeMap<String, String>) -> Self {
         Self {
             domain_id: DOMAIN_ID,
             drive_id: &drive.drive_id,
@@ -171,10 +170,10 @@ impl<'a> FileView<'a> {
         }
     }
 
-    /// A file that is being uploaded, for those who ask for such.
+    /// A new file that is being uploaded, for listings with `status: uploading`.
     pub(super) fn of_upload(upload: &'a Upload) -> Option<Self> {
-        let Target::New { parent, name, .. } = &upload.target else { return None };
-        let traits = &upload.traits;
+        let UploadTarget::New { parent, name, .. } = &upload.target else { return None };
+        let attrs = &upload.attrs;
         Some(Self {
             domain_id: DOMAIN_ID,
             drive_id: &upload.drive_id,
@@ -184,7 +183,7 @@ impl<'a> FileView<'a> {
             file_type: FileType::File,
             size: upload.declared_size,
             status: "uploading",
-            content_type: traits.content_type.as_deref(),
+            content_type: attrs.content_type.as_deref(),
             file_extension: extension(name),
             category: Some(category(name)),
             content_hash: None,
@@ -192,15 +191,15 @@ impl<'a> FileView<'a> {
             crc64_hash: None,
             created_at: rfc3339(upload.created_ms),
             updated_at: rfc3339(upload.created_ms),
-            local_created_at: traits.local_created_at.as_deref(),
-            local_modified_at: traits.local_modified_at.as_deref(),
+            local_created_at: attrs.local_created_at.as_deref(),
+            local_modified_at: attrs.local_modified_at.as_deref(),
             trashed_at: None,
-            hidden: traits.hidden,
-            starred: traits.starred,
-            description: traits.description.as_deref(),
-            labels: &traits.labels,
-            user_tags: &traits.user_tags,
-            user_meta: traits.user_meta.as_deref(),
+            hidden: attrs.hidden,
+            starred: attrs.starred,
+            description: attrs.description.as_deref(),
+            labels: &attrs.labels,
+            user_tags: &attrs.user_tags,
+            user_meta: attrs.user_meta.as_deref(),
             encrypt_mode: "none",
             upload_id: Some(&upload.upload_id),
             revision_id: None,
@@ -212,15 +211,14 @@ impl<'a> FileView<'a> {
 }
 
 impl FileView<'_> {
-    /// Whether it is in this folder.
     pub(super) fn is_in(&self, parent: &FileId) -> bool {
         self.parent_file_id == parent.as_str()
     }
 }
 
-/// The signed URL of a revision.
+/// The download URL of a revision, and its expiry in Unix time.
 pub(super) fn download_url(call: &Call, node: &Node, revision: &Revision, ttl_s: u32) -> (String, i64) {
-    let object = Object {
+    let object = ObjectKey {
         drive: node.drive_id.clone(),
         file: node.file_id.clone(),
         revision: revision.revision_id.clone(),
@@ -229,7 +227,6 @@ pub(super) fn download_url(call: &Call, node: &Node, revision: &Revision, ttl_s:
     (call.app.signer.get_url(&call.base, &object, expires_s), expires_s)
 }
 
-/// A drive.
 #[derive(Serialize)]
 pub(super) struct DriveView<'a> {
     domain_id: &'static str,
@@ -247,7 +244,7 @@ pub(super) struct DriveView<'a> {
 }
 
 impl<'a> DriveView<'a> {
-    pub(super) fn of(drive: &'a Drive, quota_bytes: Option<u64>) -> Self {
+    pub(super) fn of(drive: &'a DriveRecord, quota_bytes: Option<u64>) -> Self {
         let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
         Self {
             domain_id: DOMAIN_ID,

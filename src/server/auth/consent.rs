@@ -1,8 +1,7 @@
-//! The page on which the owner lets an app in: `oauth/authorize`.
+//! The consent page (`oauth/authorize`), on which the owner of the drive allows an app to log in.
 //!
-//! Whoever can open the page can press its button, so it is there only for apps that the server was started with,
-//! and asks for a password where one is set. Codes go to addresses on the owner's own machine or to those that
-//! are configured, and to nobody else.
+//! Every visitor of the page can press its button. Therefore the page exists only for configured client ids, and
+//! asks for the password if one is set. Codes are sent only to loopback addresses and to configured redirect URIs.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -11,42 +10,42 @@ use std::time::Duration;
 use hyper::Method;
 use url::{Host, Url};
 
-use crate::server::App;
+use crate::server::app::App;
 use crate::server::catalog::records::Token;
 use crate::server::clock::random_hex;
 use crate::server::errors::ApiError;
-use crate::server::http::{Call, Outcome};
+use crate::server::call::{Call, HttpResult};
 use crate::server::reply::{ReplyBody, response};
 
-/// How long a code is good.
+/// Lifetime of an authorization code.
 const CODE_TTL: Duration = Duration::from_secs(600);
-/// How long a page may lie open before its buttons are pressed.
+/// How long the form of a page can be submitted.
 const PAGE_TTL: Duration = Duration::from_secs(3600);
-/// Longest field that is taken, in bytes.
+/// Longest form field.
 const FIELD_BYTES_MAX: usize = 2048;
-/// What an app says of the login that it wants.
+/// The fields of an authorization request that the form signs.
 const FIELDS: [&str; 5] = ["client_id", "redirect_uri", "state", "code_challenge", "scope"];
 
 type Fields = HashMap<String, String>;
 
-/// A question that may be answered.
-struct Asked {
+/// A valid authorization request.
+struct ConsentRequest {
     client_id: String,
     redirect: Url,
-    /// As the app wrote it: that is what it shows again.
+    /// As the app wrote it: the token request must repeat it exactly.
     redirect_uri: String,
     state: String,
     challenge: Option<String>,
 }
 
-/// Shows the page, or takes its answer.
-pub(in crate::server) async fn handle(call: &Call, body: &[u8]) -> Outcome {
+/// Shows the page, or handles its form.
+pub(in crate::server) async fn handle(call: &Call, body: &[u8]) -> HttpResult {
     let query = call.head.uri.query().unwrap_or_default().as_bytes();
     let fields = |text: &[u8]| url::form_urlencoded::parse(text).into_owned().collect::<Fields>();
     match call.head.method {
-        Method::GET => show(call, &fields(query), None),
-        Method::POST => answer(call, &fields(body)).await,
-        _ => page(405, "<p>This page is looked at and answered, nothing else.</p>"),
+        Method::GET => show_form(call, &fields(query), None),
+        Method::POST => submit_form(call, &fields(body)).await,
+        _ => html_page(405, "<p>This page accepts GET and POST.</p>"),
     }
 }
 
@@ -54,16 +53,16 @@ fn get<'a>(fields: &'a Fields, name: &str) -> &'a str {
     fields.get(name).map_or("", String::as_str)
 }
 
-/// Whether the app may be spoken of at all. Before that is known, no browser is sent anywhere.
-fn asked(app: &App, fields: &Fields) -> Result<Asked, String> {
+/// Validates client and redirect URI. An invalid request never causes a redirect. The error is a sentence for the
+/// page.
+fn parse_request(app: &App, fields: &Fields) -> Result<ConsentRequest, String> {
     let logins = &app.config.logins;
     if let Some((name, _)) = fields.iter().find(|(_, value)| value.len() > FIELD_BYTES_MAX) {
         return Err(format!("{name} is too long."));
     }
     let client_id = get(fields, "client_id");
-    if !logins.client_ids.iter().any(|id| app.signer.same(client_id, id)) {
-        return Err("The client id is not known to this drive. The app and the drive must be started with \
-            the same one."
+    if !logins.client_ids.iter().any(|id| app.signer.constant_time_eq(client_id, id)) {
+        return Err("The client id is not known to this drive. Start the app and the drive with the same one."
             .to_owned());
     }
     let redirect_uri = get(fields, "redirect_uri");
@@ -84,7 +83,7 @@ fn asked(app: &App, fields: &Fields) -> Result<Asked, String> {
     if challenge.is_some() && get(fields, "code_challenge_method") != "S256" {
         return Err("The code challenge method must be S256.".to_owned());
     }
-    Ok(Asked {
+    Ok(ConsentRequest {
         client_id: client_id.to_owned(),
         redirect,
         redirect_uri: redirect_uri.to_owned(),
@@ -93,20 +92,20 @@ fn asked(app: &App, fields: &Fields) -> Result<Asked, String> {
     })
 }
 
-/// Signs what the page asked, so that only a page of ours can answer it.
-fn ticket(app: &App, fields: &Fields, expires_ms: &str) -> String {
-    let asked: Vec<_> = FIELDS.iter().map(|name| get(fields, name)).collect();
-    app.signer.fingerprint(&format!("consent {expires_ms} {asked:?}"))
+/// Signs what the page request, so that only a page of ours can answer it.
+fn sign_form(app: &App, fields: &Fields, expires_ms: &str) -> String {
+    let request: Vec<_> = FIELDS.iter().map(|name| get(fields, name)).collect();
+    app.signer.fingerprint(&format!("consent {expires_ms} {request:?}"))
 }
 
-fn show(call: &Call, fields: &Fields, complaint: Option<&str>) -> Outcome {
+fn show_form(call: &Call, fields: &Fields, complaint: Option<&str>) -> HttpResult {
     let app = &call.app;
-    if let Err(wrong) = asked(app, fields) {
-        return page(400, &format!("<p id=\"complaint\">{}</p>", escape(&wrong)));
+    if let Err(reason) = parse_request(app, fields) {
+        return html_page(400, &format!("<p id=\"complaint\">{}</p>", escape(&reason)));
     }
     let ttl_ms = i64::try_from(PAGE_TTL.as_millis()).unwrap_or(0);
     let expires_ms = app.clock.now_ms().saturating_add(ttl_ms).to_string();
-    let ticket = ticket(app, fields, &expires_ms);
+    let ticket = sign_form(app, fields, &expires_ms);
     let kept = FIELDS.iter().chain(&["code_challenge_method"]).map(|name| (*name, get(fields, name)));
     let mut hidden = String::new();
     for (name, value) in kept.chain([("expires_ms", expires_ms.as_str()), ("ticket", ticket.as_str())]) {
@@ -123,53 +122,54 @@ fn show(call: &Call, fields: &Fields, complaint: Option<&str>) -> Outcome {
     let client_id = escape(get(fields, "client_id"));
     let redirect_uri = escape(get(fields, "redirect_uri"));
     let html = format!(
-        "<h1>Let this app in?</h1>{complaint}<p>The app <b id=\"client\">{client_id}</b> wants to read and \
+        "<h1>Allow this app?</h1>{complaint}<p>The app <b id=\"client\">{client_id}</b> wants to read and \
          change every file of this drive.</p><p>Afterwards the browser goes to <code>{redirect_uri}</code>.</p>\
          <form method=\"post\" action=\"/v2/oauth/authorize\">{hidden}{password}\
          <button id=\"allow\" name=\"decision\" value=\"allow\">Allow</button> \
          <button id=\"deny\" name=\"decision\" value=\"deny\" formnovalidate>Deny</button></form>"
     );
-    page(if complaint.is_empty() { 200 } else { 403 }, &html)
+    html_page(if complaint.is_empty() { 200 } else { 403 }, &html)
 }
 
-async fn answer(call: &Call, fields: &Fields) -> Outcome {
+async fn submit_form(call: &Call, fields: &Fields) -> HttpResult {
     let app = &call.app;
-    let asked = match asked(app, fields) {
-        Ok(asked) => asked,
-        Err(wrong) => return page(400, &format!("<p id=\"complaint\">{}</p>", escape(&wrong))),
+    let request = match parse_request(app, fields) {
+        Ok(request) => request,
+        Err(reason) => return html_page(400, &format!("<p id=\"complaint\">{}</p>", escape(&reason))),
     };
     let site = call.head.headers.get("sec-fetch-site").and_then(|site| site.to_str().ok());
     let expires_ms = get(fields, "expires_ms");
     let fresh = expires_ms.parse::<i64>().is_ok_and(|end| end > app.clock.now_ms());
-    let ours = app.signer.same(get(fields, "ticket"), &ticket(app, fields, expires_ms));
+    let ours = app.signer.constant_time_eq(get(fields, "ticket"), &sign_form(app, fields, expires_ms));
     if !fresh || !ours || site.is_some_and(|site| site != "same-origin") {
-        return page(403, "<p id=\"complaint\">This page is too old. Begin again from the app.</p>");
+        let text = "This page has expired. Start the login again from the app.";
+        return html_page(403, &format!("<p id=\"complaint\">{text}</p>"));
     }
     if get(fields, "decision") != "allow" {
-        return back(asked, &[("error", "access_denied"), ("error_description", "The owner said no.")]);
+        return redirect_back(request, &[("error", "access_denied"), ("error_description", "The owner denied access.")]);
     }
     if let Some(password) = &app.config.logins.password
-        && !app.signer.same(get(fields, "password"), password.expose())
+        && !app.signer.constant_time_eq(get(fields, "password"), password.expose())
     {
-        return show(call, fields, Some("That is not the password."));
+        return show_form(call, fields, Some("Wrong password."));
     }
-    match new_code(app, &asked).await {
-        Ok(code) => back(asked, &[("code", &code)]),
+    match new_code(app, &request).await {
+        Ok(code) => redirect_back(request, &[("code", &code)]),
         Err(error) => {
-            tracing::warn!(message = error.message, "a code cannot be stored");
-            back(asked, &[("error", "server_error")])
+            tracing::warn!(message = error.message, "cannot store an authorization code");
+            redirect_back(request, &[("error", "server_error")])
         }
     }
 }
 
-async fn new_code(app: &App, asked: &Asked) -> Result<String, ApiError> {
+async fn new_code(app: &App, request: &ConsentRequest) -> Result<String, ApiError> {
     let code = random_hex(24)?;
     let ttl_ms = i64::try_from(CODE_TTL.as_millis()).unwrap_or(0);
     let now_ms = app.clock.now_ms();
     let record = Token::Code {
-        client_id: asked.client_id.clone(),
-        redirect_uri: asked.redirect_uri.clone(),
-        challenge: asked.challenge.clone(),
+        client_id: request.client_id.clone(),
+        redirect_uri: request.redirect_uri.clone(),
+        challenge: request.challenge.clone(),
         expires_ms: now_ms.saturating_add(ttl_ms),
     };
     let key = app.signer.fingerprint(&code);
@@ -182,12 +182,12 @@ async fn new_code(app: &App, asked: &Asked) -> Result<String, ApiError> {
     Ok(code)
 }
 
-/// Sends the browser back to the app.
-fn back(asked: Asked, answer: &[(&str, &str)]) -> Outcome {
-    let mut url = asked.redirect;
+/// Redirects the browser to the app.
+fn redirect_back(request: ConsentRequest, answer: &[(&str, &str)]) -> HttpResult {
+    let mut url = request.redirect;
     url.query_pairs_mut().extend_pairs(answer);
-    if !asked.state.is_empty() {
-        url.query_pairs_mut().append_pair("state", &asked.state);
+    if !request.state.is_empty() {
+        url.query_pairs_mut().append_pair("state", &request.state);
     }
     let headers = [
         ("location", url.to_string()),
@@ -197,7 +197,7 @@ fn back(asked: Asked, answer: &[(&str, &str)]) -> Outcome {
     response(303, &headers, ReplyBody::whole(""))
 }
 
-fn page(status: u16, content: &str) -> Outcome {
+fn html_page(status: u16, content: &str) -> HttpResult {
     let html = format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>pdsfs drive</title>\
          <body style=\"font-family: sans-serif; margin: 3em; max-width: 40em\">{content}</body></html>"

@@ -1,21 +1,21 @@
-//! Requests that are signed with an access key, in both schemes of the gateway.
+//! Requests signed with an access key, in both signature schemes of the gateway.
 //!
-//! Both sign the method, the path with its query, four plain headers and every `x-acs-*` header.
-//! The first does so with HMAC-SHA1; the second with HMAC-SHA256 over a hash, with the body's hash
-//! among the headers and a key that is derived from the scope which the credential names.
+//! Both sign the method, the path with its query, four standard headers and every `x-acs-*` header. The first uses
+//! HMAC-SHA1. The second uses HMAC-SHA256 over a hash, signs the hash of the body, and derives its key from the
+//! scope in the credential.
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use hyper::http::request::Parts;
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 
-use super::unbase64;
-use crate::server::App;
-use crate::server::clock::{hex, unhex};
+use crate::server::app::App;
+use crate::server::base64::decode_base64;
+use crate::server::clock::{hex, decode_hex};
 use crate::server::config::AccessKey;
 use crate::server::errors::ApiError;
 
-fn refused(detail: &str) -> ApiError {
+fn bad_signature(detail: &str) -> ApiError {
     ApiError::new(401, "SignatureNotMatch", format!("The request signature is not valid: {detail}."))
 }
 
@@ -27,7 +27,7 @@ fn resource(head: &Parts) -> &str {
     head.uri.path_and_query().map_or("/", |path| path.as_str())
 }
 
-/// The signed headers as text, and their `x-acs-*` names joined by semicolons.
+/// The signed headers as text, and the names of the `x-acs-*` headers joined by semicolons.
 fn headers(head: &Parts) -> (String, String) {
     let mut names: Vec<_> = head
         .headers
@@ -46,54 +46,54 @@ fn headers(head: &Parts) -> (String, String) {
     (text, names.join(";"))
 }
 
-/// The access key of this id, if the request is of today.
+/// The access key with this id, if the date of the request is within the allowed skew.
 fn key<'a>(app: &'a App, head: &Parts, id: &str) -> Result<&'a AccessKey, ApiError> {
-    let key = app.config.access_key.as_ref().filter(|key| app.signer.same(id, &key.id));
-    let key = key.ok_or_else(|| refused("unknown access key"))?;
-    let at = jiff::fmt::rfc2822::parse(header(head, "date")).map_err(|_| refused("no date"))?;
+    let key = app.config.access_key.as_ref().filter(|key| app.signer.constant_time_eq(id, &key.id));
+    let key = key.ok_or_else(|| bad_signature("unknown access key"))?;
+    let at = jiff::fmt::rfc2822::parse(header(head, "date")).map_err(|_| bad_signature("no date"))?;
     let skew_s = at.timestamp().as_second() - app.clock.now_ms() / 1000;
     if skew_s.unsigned_abs() > key.date_skew_max.as_secs() {
-        return Err(refused("the date is not now"));
+        return Err(bad_signature("the date differs too much from the server's clock"));
     }
     Ok(key)
 }
 
-/// `acs <id>:<base64>`; `credential` is what follows the first word.
+/// `acs <id>:<base64>`; `credential` is the text after `acs `.
 pub(super) fn check(app: &App, head: &Parts, credential: &str) -> Result<(), ApiError> {
-    let (id, given) = credential.split_once(':').ok_or_else(|| refused("no signature"))?;
+    let (id, given) = credential.split_once(':').ok_or_else(|| bad_signature("no signature"))?;
     let key = key(app, head, id)?;
-    let given = unbase64(given).ok_or_else(|| refused("it is not base64"))?;
+    let given = decode_base64(given).ok_or_else(|| bad_signature("it is not base64"))?;
     let text = format!("{}\n{}{}", head.method, headers(head).0, resource(head));
     let mut mac = Hmac::<Sha1>::new_from_slice(key.secret.expose().as_bytes())
-        .map_err(|_| refused("the key cannot be used"))?;
+        .map_err(|_| bad_signature("the key cannot be used"))?;
     mac.update(text.as_bytes());
-    mac.verify_slice(&given).map_err(|_| refused("it is not that of this request"))
+    mac.verify_slice(&given).map_err(|_| bad_signature("it does not match the request"))
 }
 
 fn hmac256(key: &[u8], text: &[u8]) -> Result<Hmac<Sha256>, ApiError> {
-    let mut mac = Hmac::<Sha256>::new_from_slice(key).map_err(|_| refused("the key cannot be used"))?;
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).map_err(|_| bad_signature("the key cannot be used"))?;
     mac.update(text);
     Ok(mac)
 }
 
-/// `ACS4-HMAC-SHA256 Credential=<id>/<scope>,SignedHeaders=<names>,Signature=<hex>`; `fields` is
-/// what follows the first word. The date in the scope may hold a comma itself.
+/// `ACS4-HMAC-SHA256 Credential=<id>/<scope>,SignedHeaders=<names>,Signature=<hex>`; `fields` is the text after
+/// the first word. The date in the scope can contain a comma.
 pub(super) fn check_v4(app: &App, head: &Parts, fields: &str, body: &[u8]) -> Result<(), ApiError> {
     let parsed = fields.strip_prefix("Credential=").and_then(|rest| {
         let (credential, rest) = rest.split_once(",SignedHeaders=")?;
         let (names, signature) = rest.split_once(",Signature=")?;
-        Some((credential, names, unhex(signature)?))
+        Some((credential, names, decode_hex(signature)?))
     });
-    let (credential, names, given) = parsed.ok_or_else(|| refused("no signature"))?;
+    let (credential, names, given) = parsed.ok_or_else(|| bad_signature("no signature"))?;
     let mut scope = credential.split('/');
     let key = key(app, head, scope.next().unwrap_or(""))?;
     let body_hash = hex(&Sha256::digest(body));
     if header(head, "x-acs-content-sha256") != body_hash {
-        return Err(refused("the body has another hash"));
+        return Err(bad_signature("the hash of the body does not match"));
     }
     let (text, all_names) = headers(head);
     if names != all_names {
-        return Err(refused("not all headers are signed"));
+        return Err(bad_signature("not all headers are signed"));
     }
     let canonical = format!("{}\n{}\n{text}\n{names}\n{body_hash}", head.method, resource(head));
     let text = format!("ACS4-HMAC-SHA256\n{}", hex(&Sha256::digest(canonical.as_bytes())));
@@ -102,5 +102,5 @@ pub(super) fn check_v4(app: &App, head: &Parts, fields: &str, body: &[u8]) -> Re
         derived = hmac256(&derived, step.as_bytes())?.finalize().into_bytes().to_vec();
     }
     let mac = hmac256(&derived, text.as_bytes())?;
-    mac.verify_slice(&given).map_err(|_| refused("it is not that of this request"))
+    mac.verify_slice(&given).map_err(|_| bad_signature("it does not match the request"))
 }

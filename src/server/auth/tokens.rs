@@ -1,4 +1,4 @@
-//! The calls that hand tokens out, each for a proof of its own: a code, a refresh token, an assertion.
+//! The token endpoints. A grant is a refresh token, an authorization code or an assertion.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -6,15 +6,15 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::assertion;
-use crate::server::App;
-use crate::server::catalog::State;
+use crate::server::app::App;
+use crate::server::catalog::CatalogState;
 use crate::server::catalog::records::Token;
 use crate::server::clock::{random_hex, rfc3339};
 use crate::server::errors::ApiError;
 
 const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 
-/// What both token endpoints ask for, in JSON or as a form.
+/// The request of both token endpoints, as JSON or as a form.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(in crate::server) struct TokenRequest {
@@ -29,9 +29,9 @@ pub(in crate::server) struct TokenRequest {
     assertion: String,
 }
 
-/// The answer of both token endpoints.
+/// The response of both token endpoints.
 #[derive(Debug, Serialize)]
-pub(in crate::server) struct TokenAnswer {
+pub(in crate::server) struct TokenResponse {
     access_token: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     refresh_token: Option<String>,
@@ -47,36 +47,36 @@ pub(in crate::server) struct TokenAnswer {
     status: &'static str,
 }
 
-/// What was shown in return for a token.
-enum Proof {
+/// `key` is the fingerprint in the catalog. `configured`: the secret is one of [`crate::server::Logins`].
+enum Grant {
     Refresh { key: String, configured: bool },
     Code { key: String, configured: bool },
-    Assertion(assertion::Checked),
+    Assertion(assertion::VerifiedAssertion),
 }
 
 /// `oauth/token` and `account/token`.
-pub(in crate::server) async fn grant(app: &App, request: TokenRequest) -> Result<TokenAnswer, ApiError> {
-    let proof = proof(app, &request)?;
+pub(in crate::server) async fn grant(app: &App, request: TokenRequest) -> Result<TokenResponse, ApiError> {
+    let grant = parse_grant(app, &request)?;
     let logins = &app.config.logins;
     let access = random_hex(24)?;
-    let refresh = match &proof {
-        Proof::Refresh { .. } if !app.config.quirks.rotate_refresh_token => {
+    let refresh = match &grant {
+        Grant::Refresh { .. } if !app.config.quirks.rotate_refresh_token => {
             Some(request.refresh_token.clone())
         }
-        Proof::Refresh { .. } | Proof::Code { .. } => Some(random_hex(24)?),
-        Proof::Assertion(_) => None,
+        Grant::Refresh { .. } | Grant::Code { .. } => Some(random_hex(24)?),
+        Grant::Assertion(_) => None,
     };
     let now_ms = app.clock.now_ms();
     let ttl = logins.token_ttl;
     let expires_ms = now_ms.saturating_add(i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX));
     let access_key = app.signer.fingerprint(&access);
     let refresh_key = refresh.as_deref().map(|token| app.signer.fingerprint(token));
-    let judged = app
+    let outcome = app
         .catalog
         .change(|state| {
             state.drop_expired_tokens(now_ms);
-            if let Err(refusal) = spend(state, &proof, &request, now_ms)? {
-                // What was spent stays so.
+            if let Err(refusal) = redeem(state, &grant, &request, now_ms)? {
+                // The grant stays spent.
                 return Ok(Err(refusal));
             }
             if let Some(key) = &refresh_key {
@@ -86,8 +86,8 @@ pub(in crate::server) async fn grant(app: &App, request: TokenRequest) -> Result
             Ok(Ok(()))
         })
         .await?;
-    judged?;
-    Ok(TokenAnswer {
+    outcome?;
+    Ok(TokenResponse {
         access_token: access,
         refresh_token: refresh,
         token_type: "Bearer",
@@ -96,43 +96,43 @@ pub(in crate::server) async fn grant(app: &App, request: TokenRequest) -> Result
         user_id: "owner",
         user_name: "owner",
         nick_name: "owner",
-        domain_id: crate::server::DOMAIN_ID,
+        domain_id: crate::server::app::DOMAIN_ID,
         default_drive_id: "1",
         role: "user",
         status: "enabled",
     })
 }
 
-/// What the request shows, as far as no record is needed to judge it.
-fn proof(app: &App, request: &TokenRequest) -> Result<Proof, ApiError> {
+/// Parses the grant and checks the client. The catalog is not consulted yet.
+fn parse_grant(app: &App, request: &TokenRequest) -> Result<Grant, ApiError> {
     let logins = &app.config.logins;
     let shown = |text: &str, name: &str| {
         if text.is_empty() { Err(ApiError::missing(name)) } else { Ok(app.signer.fingerprint(text)) }
     };
     if request.grant_type == JWT_BEARER && !logins.service_apps.is_empty() {
         shown(&request.assertion, "assertion")?;
-        return assertion::check(app, &request.client_id, &request.assertion).map(Proof::Assertion);
+        return assertion::verify(app, &request.client_id, &request.assertion).map(Grant::Assertion);
     }
-    let known = |id: &String| app.signer.same(&request.client_id, id);
+    let known = |id: &String| app.signer.constant_time_eq(&request.client_id, id);
     if !logins.client_ids.is_empty() && !logins.client_ids.iter().any(known) {
         return Err(ApiError::new(403, "Forbidden", "The client is not known."));
     }
     if let Some(secret) = &logins.client_secret
-        && !app.signer.same(&request.client_secret, secret.expose())
+        && !app.signer.constant_time_eq(&request.client_secret, secret.expose())
     {
-        return Err(ApiError::new(403, "Forbidden", "The client secret is not that of the client."));
+        return Err(ApiError::new(403, "Forbidden", "The client secret is wrong."));
     }
     match request.grant_type.as_str() {
         "refresh_token" => {
             let key = shown(&request.refresh_token, "refresh_token")?;
             let same =
-                |token: &crate::ids::Secret<String>| app.signer.same(&request.refresh_token, token.expose());
-            Ok(Proof::Refresh { key, configured: logins.refresh_token.as_ref().is_some_and(same) })
+                |token: &crate::ids::Secret<String>| app.signer.constant_time_eq(&request.refresh_token, token.expose());
+            Ok(Grant::Refresh { key, configured: logins.refresh_token.as_ref().is_some_and(same) })
         }
         "authorization_code" | "code" => {
             let key = shown(&request.code, "code")?;
-            let same = |code: &crate::ids::Secret<String>| app.signer.same(&request.code, code.expose());
-            Ok(Proof::Code { key, configured: logins.codes.iter().any(same) })
+            let same = |code: &crate::ids::Secret<String>| app.signer.constant_time_eq(&request.code, code.expose());
+            Ok(Grant::Code { key, configured: logins.codes.iter().any(same) })
         }
         "" => Err(ApiError::missing("grant_type")),
         _ => {
@@ -142,16 +142,16 @@ fn proof(app: &App, request: &TokenRequest) -> Result<Proof, ApiError> {
     }
 }
 
-/// Takes the proof, once. The inner error refuses it; what it spent stays spent.
-fn spend(
-    state: &mut State,
-    proof: &Proof,
+/// Spends the grant. The inner error refuses it, and the grant stays spent.
+fn redeem(
+    state: &mut CatalogState,
+    grant: &Grant,
     request: &TokenRequest,
     now_ms: i64,
 ) -> Result<Result<(), ApiError>, ApiError> {
     let used = |name: &str| Ok(Err(ApiError::invalid(name, "It is not valid, or was used before.")));
-    match proof {
-        Proof::Refresh { key, configured } => {
+    match grant {
+        Grant::Refresh { key, configured } => {
             match state.token(key) {
                 Some(Token::Refresh) => {}
                 None if *configured => {}
@@ -159,7 +159,7 @@ fn spend(
             }
             state.put_token(key, Token::Spent)?;
         }
-        Proof::Code { key, configured } => {
+        Grant::Code { key, configured } => {
             let code = state.token(key).cloned();
             match code {
                 Some(Token::Code { .. }) => {}
@@ -172,10 +172,10 @@ fn spend(
                     return Ok(Err(ApiError::invalid("code", "It has expired.")));
                 }
                 if client_id != request.client_id {
-                    return Ok(Err(ApiError::invalid("code", "It was given to another client.")));
+                    return Ok(Err(ApiError::invalid("code", "It was issued to another client.")));
                 }
                 if redirect_uri != request.redirect_uri {
-                    return Ok(Err(ApiError::invalid("redirect_uri", "It is not that of the code.")));
+                    return Ok(Err(ApiError::invalid("redirect_uri", "It differs from that of the authorization request.")));
                 }
                 let proven = || URL_SAFE_NO_PAD.encode(Sha256::digest(request.code_verifier.as_bytes()));
                 if challenge.is_some_and(|challenge| challenge != proven()) {
@@ -183,7 +183,7 @@ fn spend(
                 }
             }
         }
-        Proof::Assertion(checked) => {
+        Grant::Assertion(checked) => {
             if state.token(&checked.key).is_some() {
                 return Ok(Err(ApiError::invalid("assertion", "Its jti was used before.")));
             }

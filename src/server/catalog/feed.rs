@@ -1,42 +1,41 @@
-//! The change feed: a numbered list of what happened, with a bound.
+//! The change feed: a bounded list of numbered changes.
 
-use super::journal::Table;
+use super::database::Table;
 use super::records::{Delta, Node, Op};
-use super::{ApiError, DriveId, FileId, State};
+use super::{ApiError, DriveId, FileId, CatalogState};
 
-/// Changes that are kept. A cursor that points before them cannot be used any more.
+/// Number of kept changes. An older cursor is refused.
 const DELTAS_MAX: usize = 100_000;
 
-/// A change with the object, if it can still be reached.
+/// A change with its object; `None` if the object was deleted or is in the recycle bin.
 pub(in crate::server) type Changed<'a> = (&'a Delta, Option<&'a Node>);
 
-impl State {
-    /// Notes that something happened to an object.
-    pub(super) fn note(&mut self, drive: &DriveId, file: &FileId, op: Op) -> Result<(), ApiError> {
+impl CatalogState {
+    /// Adds a change of an object to the feed.
+    pub(super) fn record_delta(&mut self, drive: &DriveId, file: &FileId, op: Op) -> Result<(), ApiError> {
         let delta = Delta { seq: self.next_seq, drive_id: drive.clone(), file_id: file.clone(), op };
-        self.put(Table::Deltas, &delta.seq.to_be_bytes(), &delta)?;
+        self.put_record(Table::Deltas, &delta.seq.to_be_bytes(), &delta)?;
         self.next_seq += 1;
         self.deltas.push_back(delta);
         if self.deltas.len() > DELTAS_MAX
             && let Some(oldest) = self.deltas.pop_front()
         {
-            self.erase(Table::Deltas, &oldest.seq.to_be_bytes());
+            self.delete_record(Table::Deltas, &oldest.seq.to_be_bytes());
         }
         Ok(())
     }
 
-    /// The cursor that stands after everything.
+    /// The cursor after the newest change.
     pub(in crate::server) fn last_cursor(&self) -> u64 {
         self.next_seq
     }
 
-    /// The cursor that stands before everything that is kept.
+    /// The cursor before the oldest kept change.
     pub(in crate::server) fn first_cursor(&self) -> u64 {
         self.deltas.front().map_or(self.next_seq, |delta| delta.seq)
     }
 
-    /// At most `limit` changes of a drive from `cursor` on, each with the object if it can still
-    /// be reached; then the next cursor, and whether more is waiting there.
+    /// Up to `limit` changes of a drive after `cursor`; then the next cursor, and whether there are more changes.
     pub(in crate::server) fn deltas(
         &self,
         drive: &DriveId,

@@ -1,5 +1,5 @@
-//! The listing of one folder, kept in all four orders, so that a page costs its entries and
-//! nothing else, wherever it begins.
+//! The index of one folder in all four sort orders. The cost of a page depends only on its length, not on its
+//! position.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeSet, HashMap};
@@ -9,12 +9,12 @@ use serde::{Deserialize, Serialize};
 
 use super::records::Node;
 use crate::ids::FileId;
-use crate::server::clock::{hex, unhex};
+use crate::server::clock::{hex, decode_hex};
 
-/// What a listing is ordered by.
+/// The sort order of a listing: `order_by`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(in crate::server) enum Order {
+pub(in crate::server) enum SortOrder {
     #[default]
     CreatedAt,
     UpdatedAt,
@@ -22,43 +22,43 @@ pub(in crate::server) enum Order {
     Name,
 }
 
-const ORDERS: [Order; 4] = [Order::CreatedAt, Order::UpdatedAt, Order::Size, Order::Name];
+const ORDERS: [SortOrder; 4] = [SortOrder::CreatedAt, SortOrder::UpdatedAt, SortOrder::Size, SortOrder::Name];
 
-/// Where an entry stands in an order.
+/// The position of an entry in a sort order.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(untagged)]
-pub(in crate::server) enum Key {
+pub(in crate::server) enum SortKey {
     Number(i64),
     Text(String),
 }
 
-impl Key {
-    pub(in crate::server) fn of(order: Order, node: &Node) -> Self {
+impl SortKey {
+    pub(in crate::server) fn of(order: SortOrder, node: &Node) -> Self {
         match order {
-            Order::CreatedAt => Self::Number(node.created_ms),
-            Order::UpdatedAt => Self::Number(node.updated_ms),
-            Order::Size => Self::Number(i64::try_from(node.size()).unwrap_or(i64::MAX)),
-            Order::Name => Self::Text(node.name.clone()),
+            SortOrder::CreatedAt => Self::Number(node.created_ms),
+            SortOrder::UpdatedAt => Self::Number(node.updated_ms),
+            SortOrder::Size => Self::Number(i64::try_from(node.size()).unwrap_or(i64::MAX)),
+            SortOrder::Name => Self::Text(node.name.clone()),
         }
     }
 }
 
-/// The last entry of a page. Goes to the client as an opaque word and begins the next page after
-/// that entry, whether it is still there or not.
+/// The last entry of a page, as an opaque word for the client. The next page begins after that entry, even if it
+/// was removed in between.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(in crate::server) struct Marker {
     #[serde(rename = "o")]
-    pub(in crate::server) order: Order,
+    pub(in crate::server) order: SortOrder,
     #[serde(rename = "d")]
     pub(in crate::server) descending: bool,
     #[serde(rename = "p")]
     pub(in crate::server) parent: FileId,
-    /// None before the first entry.
+    /// `None` before the first entry.
     #[serde(rename = "k")]
-    pub(in crate::server) last: Option<(Key, FileId)>,
-    /// This page is an empty one.
+    pub(in crate::server) last: Option<(SortKey, FileId)>,
+    /// The next page is an empty one (quirk `list_empty_pages`).
     #[serde(rename = "e", default)]
-    pub(in crate::server) pause: bool,
+    pub(in crate::server) empty_page: bool,
 }
 
 impl Marker {
@@ -67,30 +67,30 @@ impl Marker {
     }
 
     pub(in crate::server) fn decode(word: &str) -> Option<Self> {
-        serde_json::from_slice(&unhex(word)?).ok()
+        serde_json::from_slice(&decode_hex(word)?).ok()
     }
 }
 
 /// The entries of a folder.
 #[derive(Debug, Default)]
 pub(in crate::server) struct Folder {
-    orders: [BTreeSet<(Key, FileId)>; 4],
+    orders: [BTreeSet<(SortKey, FileId)>; 4],
     names: HashMap<String, Vec<FileId>>,
 }
 
 impl Folder {
-    /// Adds an entry. `name` is its name as names are compared.
+    /// Adds an entry. `name` is case-folded if names are case-insensitive.
     pub(super) fn insert(&mut self, node: &Node, name: String) {
         for (order, set) in ORDERS.into_iter().zip(&mut self.orders) {
-            set.insert((Key::of(order, node), node.file_id.clone()));
+            set.insert((SortKey::of(order, node), node.file_id.clone()));
         }
         self.names.entry(name).or_default().push(node.file_id.clone());
     }
 
-    /// Removes an entry; `node` is as it was when it was inserted.
+    /// Removes an entry. `node` must be unchanged since its insertion.
     pub(super) fn remove(&mut self, node: &Node, name: &str) {
         for (order, set) in ORDERS.into_iter().zip(&mut self.orders) {
-            set.remove(&(Key::of(order, node), node.file_id.clone()));
+            set.remove(&(SortKey::of(order, node), node.file_id.clone()));
         }
         if let Some(named) = self.names.get_mut(name) {
             named.retain(|id| *id != node.file_id);
@@ -104,23 +104,23 @@ impl Folder {
         self.names.is_empty()
     }
 
-    /// The entries of this name, oldest first.
+    /// The entries with this name, oldest first.
     pub(super) fn named(&self, name: &str) -> &[FileId] {
         self.names.get(name).map_or(&[], Vec::as_slice)
     }
 
-    /// Everything, in no order that matters.
+    /// All entries, in no particular order.
     pub(in crate::server) fn ids(&self) -> impl Iterator<Item = &FileId> {
         self.orders[0].iter().map(|(_, id)| id)
     }
 
-    /// Entries in an order, after `last`.
+    /// The entries after `last`, in a sort order.
     pub(in crate::server) fn walk<'a>(
         &'a self,
-        order: Order,
+        order: SortOrder,
         descending: bool,
-        last: Option<&(Key, FileId)>,
-    ) -> Box<dyn Iterator<Item = &'a (Key, FileId)> + 'a> {
+        last: Option<&(SortKey, FileId)>,
+    ) -> Box<dyn Iterator<Item = &'a (SortKey, FileId)> + 'a> {
         let at = ORDERS.iter().position(|o| *o == order).unwrap_or(0);
         let set = &self.orders[at];
         match (last, descending) {
@@ -132,16 +132,16 @@ impl Folder {
     }
 }
 
-/// Compares two nodes in an order; for searches, which have no index.
-pub(in crate::server) fn compare(order: Order, a: &Node, b: &Node) -> Ordering {
-    Key::of(order, a).cmp(&Key::of(order, b))
+/// Compares two nodes. For searches, which have no index.
+pub(in crate::server) fn compare(order: SortOrder, a: &Node, b: &Node) -> Ordering {
+    SortKey::of(order, a).cmp(&SortKey::of(order, b))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::ids::DriveId;
-    use crate::server::catalog::records::{Kind, Traits};
+    use crate::server::catalog::records::{NodeKind, ClientAttrs};
 
     fn node(id: &str, name: &str, at_ms: i64) -> Node {
         Node {
@@ -149,43 +149,43 @@ mod tests {
             drive_id: DriveId::new("1").unwrap(),
             parent: FileId::root(),
             name: name.into(),
-            kind: Kind::Folder,
+            kind: NodeKind::Folder,
             created_ms: at_ms,
             updated_ms: -at_ms,
             trashed_ms: None,
-            traits: Traits::default(),
+            attrs: ClientAttrs::default(),
         }
     }
 
     #[test]
-    fn pages_go_on_after_an_entry_that_is_gone() {
+    fn pages_continue_after_a_removed_entry() {
         let nodes = [node("a", "z", 1), node("b", "y", 2), node("c", "x", 3)];
         let mut folder = Folder::default();
         for node in &nodes {
             folder.insert(node, node.name.clone());
         }
-        let ids = |order, desc, last: Option<&(Key, FileId)>| {
+        let ids = |order, desc, last: Option<&(SortKey, FileId)>| {
             folder.walk(order, desc, last).map(|(_, id)| id.as_str().to_owned()).collect::<String>()
         };
-        assert_eq!(ids(Order::CreatedAt, false, None), "abc");
-        assert_eq!(ids(Order::Name, false, None), "cba");
-        assert_eq!(ids(Order::UpdatedAt, false, None), "cba");
-        assert_eq!(ids(Order::Name, true, None), "abc");
-        let last = (Key::of(Order::Name, &nodes[1]), nodes[1].file_id.clone());
+        assert_eq!(ids(SortOrder::CreatedAt, false, None), "abc");
+        assert_eq!(ids(SortOrder::Name, false, None), "cba");
+        assert_eq!(ids(SortOrder::UpdatedAt, false, None), "cba");
+        assert_eq!(ids(SortOrder::Name, true, None), "abc");
+        let last = (SortKey::of(SortOrder::Name, &nodes[1]), nodes[1].file_id.clone());
         folder.remove(&nodes[1], "y");
-        let rest: Vec<_> = folder.walk(Order::Name, false, Some(&last)).map(|(_, id)| id.as_str()).collect();
+        let rest: Vec<_> = folder.walk(SortOrder::Name, false, Some(&last)).map(|(_, id)| id.as_str()).collect();
         assert_eq!(rest, ["a"]);
         assert!(folder.named("y").is_empty() && folder.named("x").len() == 1);
     }
 
     #[test]
-    fn markers_are_one_word() {
+    fn markers_round_trip_as_one_word() {
         let marker = Marker {
-            order: Order::Name,
+            order: SortOrder::Name,
             descending: true,
             parent: FileId::root(),
-            last: Some((Key::Text("ü \"".into()), FileId::root())),
-            pause: false,
+            last: Some((SortKey::Text("ü \"".into()), FileId::root())),
+            empty_page: false,
         };
         let word = marker.encode();
         assert!(word.bytes().all(|c| c.is_ascii_alphanumeric()));

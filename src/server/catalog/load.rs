@@ -1,77 +1,59 @@
-//! The catalog at start: read from the disk, brought into agreement with the files, swept.
+//! Opens the catalog: reads the records, reconciles them with the files, and discards expired uploads.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io;
-use std::path::Path;
 use std::thread::JoinHandle;
 
 use serde::de::DeserializeOwned;
 
-use super::journal::{self, Records, Table};
-use super::records::{BlobRecord, Delta, Drive, Node, Part, Token, Upload};
-use super::{Catalog, Held, State};
+use super::database::{self, Records, Table};
+use super::records::{Delta, DriveRecord, Node, PartRecord, Token, Upload};
+use super::{Catalog, BlobEntry, CatalogState};
 use crate::ids::{DriveId, UploadId};
-use crate::server::blobs::Store;
+use crate::server::blobs::{BlobRecord, BlobStore};
 use crate::server::clock::random_hex;
 use crate::server::config::ServerConfig;
+use crate::server::disk::DataLock;
 
-/// Keeps others away from the data while it lives. The journal has it: nothing else changes what
-/// another server would read.
-#[derive(Debug)]
-pub(super) struct DataLock {
-    _file: File,
-}
-
-/// A catalog and what must be kept beside it.
+/// An opened data folder.
 pub(in crate::server) struct Opened {
     pub(in crate::server) catalog: Catalog,
-    pub(in crate::server) store: Store,
-    pub(in crate::server) journal: JoinHandle<()>,
+    pub(in crate::server) store: BlobStore,
+    /// The thread that writes the catalog.
+    pub(in crate::server) writer: JoinHandle<()>,
 }
 
-/// Opens the data of a server, or makes it.
+/// Opens a data folder, or makes it.
 pub(in crate::server) fn open(config: &ServerConfig, now_ms: i64) -> io::Result<Opened> {
     std::fs::create_dir_all(&config.data_dir)?;
-    let lock = lock(&config.data_dir)?;
-    let store = Store::open(&config.data_dir, config.fsync, now_ms)?;
+    let lock = DataLock::acquire(&config.data_dir)?;
+    let store = BlobStore::open(&config.data_dir, config.fsync, now_ms)?;
     let path = config.data_dir.join("catalog.redb");
-    let (database, tables) = journal::open(&path, config.fsync).map_err(io::Error::other)?;
-    let mut state = State::from(config);
+    let (database, tables) = database::open(&path, config.fsync).map_err(io::Error::other)?;
+    let mut state = CatalogState::from(config);
     for (table, records) in Table::ALL.into_iter().zip(tables) {
         state.load(table, records, &store)?;
     }
-    state.agree(&store)?;
-    let (journal, thread) = journal::start(database, lock)?;
-    state.journal = Some(journal);
-    state.found(config.drives, now_ms)?;
-    state.burn_old(now_ms - i64::try_from(config.upload_age_max.as_millis()).unwrap_or(i64::MAX), &store);
+    state.reconcile(&store)?;
+    let (queue, thread) = database::start(database, lock)?;
+    state.write_queue = Some(queue);
+    state.create_defaults(config.drives, now_ms)?;
+    state.discard_uploads_before(now_ms - i64::try_from(config.upload_age_max.as_millis()).unwrap_or(i64::MAX), &store);
     let queued = std::mem::take(&mut state.change);
-    if let Some(journal) = &state.journal
+    if let Some(queue) = &state.write_queue
         && !queued.is_empty()
     {
-        journal.queue(queued, true).blocking_recv().map_err(io::Error::other)?;
+        queue.push(queued, true).blocking_recv().map_err(io::Error::other)?;
     }
-    Ok(Opened { catalog: Catalog::new(state), store, journal: thread })
-}
-
-fn lock(dir: &Path) -> io::Result<DataLock> {
-    let file = File::options().create(true).truncate(false).write(true).open(dir.join("lock"))?;
-    file.try_lock().map_err(|error| {
-        io::Error::new(
-            io::ErrorKind::ResourceBusy,
-            format!("{} is in use by another server: {error}", dir.display()),
-        )
-    })?;
-    Ok(DataLock { _file: file })
+    Ok(Opened { catalog: Catalog::new(state), store, writer: thread })
 }
 
 fn parse<T: DeserializeOwned>(value: &[u8]) -> io::Result<T> {
     serde_json::from_slice(value).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
-impl State {
-    fn load(&mut self, table: Table, records: Records, store: &Store) -> io::Result<()> {
+impl CatalogState {
+    fn load(&mut self, table: Table, records: Records, store: &BlobStore) -> io::Result<()> {
         for (key, value) in records {
             let text = String::from_utf8_lossy(&key).into_owned();
             match table {
@@ -79,7 +61,7 @@ impl State {
                     self.meta.insert(text, value);
                 }
                 Table::Drives => {
-                    let drive: Drive = parse(&value)?;
+                    let drive: DriveRecord = parse(&value)?;
                     self.drives.insert(drive.drive_id.clone(), drive);
                 }
                 Table::Nodes => {
@@ -93,9 +75,9 @@ impl State {
                 Table::Parts => self.load_part(&key, parse(&value)?),
                 Table::Blobs => {
                     let record: BlobRecord = parse(&value)?;
-                    self.heads.entry(record.pre_hash.clone()).or_default().push(record.size);
+                    self.sizes_by_pre_hash.entry(record.pre_hash.clone()).or_default().push(record.size);
                     let hash = record.hash.clone();
-                    self.blobs.insert(hash, Held { blob: store.blob(record), revisions: 0 });
+                    self.blobs.insert(hash, BlobEntry { blob: store.blob(record), revisions: 0 });
                 }
                 Table::Deltas => {
                     let delta: Delta = parse(&value)?;
@@ -111,8 +93,9 @@ impl State {
         Ok(())
     }
 
-    /// Part records follow the uploads and are keyed by upload, slash and number.
-    fn load_part(&mut self, key: &[u8], part: Part) {
+    /// The key of a part is its upload id, a slash and its number (4 bytes, big endian). The table of the uploads is
+    /// loaded before.
+    fn load_part(&mut self, key: &[u8], part: PartRecord) {
         let Some((id, number)) = key.len().checked_sub(5).map(|at| key.split_at(at)) else { return };
         let id = UploadId::new(&String::from_utf8_lossy(id)).ok();
         let number = number.get(1..).and_then(|raw| raw.try_into().ok()).map(u32::from_be_bytes);
@@ -123,8 +106,8 @@ impl State {
         }
     }
 
-    /// Derives what is not stored, and sweeps files without a record.
-    fn agree(&mut self, store: &Store) -> io::Result<()> {
+    /// Computes the indexes and counters, and removes files without a record.
+    fn reconcile(&mut self, store: &BlobStore) -> io::Result<()> {
         let nodes = std::mem::take(&mut self.nodes);
         for node in nodes.values() {
             self.index(node);
@@ -159,14 +142,14 @@ impl State {
         Ok(())
     }
 
-    /// Forgets parts whose file is not there any more, and uploads without a folder.
-    fn drop_lost_parts(&mut self, store: &Store) {
+    /// Deletes the records of parts whose file is missing or short, and of uploads without a folder.
+    fn drop_lost_parts(&mut self, store: &BlobStore) {
         let mut lost = Vec::new();
         for upload in self.uploads.values_mut() {
             let dir = store.upload_dir(&upload.upload_id);
             if dir.is_dir() {
                 let is_whole =
-                    |part: &Part| dir.join(&part.file).metadata().is_ok_and(|m| m.len() == part.len);
+                    |part: &PartRecord| dir.join(&part.file).metadata().is_ok_and(|m| m.len() == part.len);
                 upload.parts.retain(|_, part| is_whole(part));
             } else {
                 lost.push(upload.upload_id.clone());
@@ -177,12 +160,12 @@ impl State {
         }
     }
 
-    /// Makes what every server has: its key and its drives.
-    fn found(&mut self, drives: u32, now_ms: i64) -> io::Result<()> {
+    /// Creates the signing key and the drives if they are missing.
+    fn create_defaults(&mut self, drives: u32, now_ms: i64) -> io::Result<()> {
         let stored = |error: crate::server::errors::ApiError| io::Error::other(error.message);
         if !self.meta.contains_key("key") {
             let key = random_hex(32)?.into_bytes();
-            self.change.writes.push(journal::Write {
+            self.change.writes.push(database::Write {
                 table: Table::Meta,
                 key: b"key".to_vec(),
                 value: Some(key.clone()),
@@ -195,8 +178,8 @@ impl State {
                 continue;
             }
             let name = if number == 1 { "Default".to_owned() } else { format!("Drive {number}") };
-            let drive = Drive { drive_id: drive_id.clone(), name, created_ms: now_ms, used_bytes: 0 };
-            self.put(Table::Drives, drive_id.as_str().as_bytes(), &drive).map_err(stored)?;
+            let drive = DriveRecord { drive_id: drive_id.clone(), name, created_ms: now_ms, used_bytes: 0 };
+            self.put_record(Table::Drives, drive_id.as_str().as_bytes(), &drive).map_err(stored)?;
             self.drives.insert(drive_id, drive);
         }
         Ok(())

@@ -1,13 +1,13 @@
-//! Folders and files: make, change, move, copy.
+//! Operations on folders and files: create, update, move, copy, find.
 
 use std::collections::HashMap;
 
-use super::journal::Table;
-use super::records::{Kind, Node, Op, Revision, Traits};
-use super::{ApiError, CheckNameMode, DriveId, FileId, State};
+use super::database::Table;
+use super::records::{NodeKind, Node, Op, Revision, ClientAttrs};
+use super::{ApiError, CheckNameMode, DriveId, FileId, CatalogState};
 use crate::server::clock;
 
-/// What `update` changes.
+/// The changes of an `update`. `None` leaves a value as it is.
 #[derive(Default)]
 pub(in crate::server) struct Edits {
     pub(in crate::server) name: Option<String>,
@@ -20,22 +20,22 @@ pub(in crate::server) struct Edits {
     pub(in crate::server) user_meta: Option<String>,
 }
 
-/// Most objects in one copy, so that a copy cannot fill the memory.
+/// Bound on the objects of one copy, because a copy is made in memory.
 const COPIES_MAX: usize = 100_000;
 
-impl State {
-    /// Makes a folder, or says which sibling has the name.
+impl CatalogState {
+    /// Makes a folder. The inner error is the sibling that has the name.
     pub(in crate::server) fn make_folder(
         &mut self,
         drive: &DriveId,
         parent: &FileId,
         name: &str,
         mode: CheckNameMode,
-        traits: Traits,
+        attrs: ClientAttrs,
         now_ms: i64,
     ) -> Result<Result<FileId, FileId>, ApiError> {
         self.check_folder(drive, parent)?;
-        let name = match self.settle_name(drive, parent, name, mode, None, now_ms) {
+        let name = match self.resolve_name(drive, parent, name, mode, None, now_ms) {
             Ok(name) => name,
             Err(sibling) => return Ok(Err(sibling.file_id.clone())),
         };
@@ -45,17 +45,17 @@ impl State {
             drive_id: drive.clone(),
             parent: parent.clone(),
             name,
-            kind: Kind::Folder,
+            kind: NodeKind::Folder,
             created_ms: now_ms,
             updated_ms: now_ms,
             trashed_ms: None,
-            traits,
+            attrs,
         };
         self.insert(node, Op::Create)?;
         Ok(Ok(file_id))
     }
 
-    /// `update`: renames and changes what clients say about an object.
+    /// Renames an object and changes its client attributes.
     pub(in crate::server) fn update(
         &mut self,
         drive: &DriveId,
@@ -67,8 +67,8 @@ impl State {
         let parent = node.parent.clone();
         let name = match edits.name {
             Some(name) if name != node.name => Some(
-                self.settle_name(drive, &parent, &name, edits.mode, Some(file), now_ms)
-                    .map_err(|_| ApiError::exists())?,
+                self.resolve_name(drive, &parent, &name, edits.mode, Some(file), now_ms)
+                    .map_err(|_| ApiError::name_exists())?,
             ),
             _ => None,
         };
@@ -79,14 +79,14 @@ impl State {
             if let Some(name) = name {
                 node.name = name;
             }
-            let traits = &mut node.traits;
-            traits.local_modified_at = local_modified_at.or_else(|| traits.local_modified_at.take());
-            traits.hidden = edits.hidden.unwrap_or(traits.hidden);
-            traits.starred = edits.starred.unwrap_or(traits.starred);
-            traits.description = edits.description.or_else(|| traits.description.take());
-            traits.user_meta = edits.user_meta.or_else(|| traits.user_meta.take());
+            let attrs = &mut node.attrs;
+            attrs.local_modified_at = local_modified_at.or_else(|| attrs.local_modified_at.take());
+            attrs.hidden = edits.hidden.unwrap_or(attrs.hidden);
+            attrs.starred = edits.starred.unwrap_or(attrs.starred);
+            attrs.description = edits.description.or_else(|| attrs.description.take());
+            attrs.user_meta = edits.user_meta.or_else(|| attrs.user_meta.take());
             if let Some(labels) = edits.labels {
-                traits.labels = labels;
+                attrs.labels = labels;
             }
         })
     }
@@ -99,16 +99,16 @@ impl State {
         now_ms: i64,
         tag: impl FnOnce(&mut std::collections::BTreeMap<String, String>) -> Result<(), ApiError>,
     ) -> Result<(), ApiError> {
-        let mut tags = self.live(drive, file)?.traits.user_tags.clone();
+        let mut tags = self.live(drive, file)?.attrs.user_tags.clone();
         tag(&mut tags)?;
         self.edit(file, Op::Update, |node| {
             node.updated_ms = now_ms;
-            node.traits.user_tags = tags;
+            node.attrs.user_tags = tags;
         })
     }
 
-    /// Moves an object, or says that a sibling has the name there.
-    pub(in crate::server) fn relocate(
+    /// Moves an object. The inner error is the sibling that has the name in the target folder.
+    pub(in crate::server) fn move_node(
         &mut self,
         drive: &DriveId,
         file: &FileId,
@@ -121,7 +121,7 @@ impl State {
         let node = self.live(drive, file)?;
         self.check_not_below(file, to)?;
         let wanted = new_name.filter(|_| self.quirks.move_new_name).unwrap_or(&node.name);
-        let name = match self.settle_name(drive, to, wanted, mode, Some(file), now_ms) {
+        let name = match self.resolve_name(drive, to, wanted, mode, Some(file), now_ms) {
             Ok(name) => name,
             Err(sibling) => return Ok(Err(sibling.file_id.clone())),
         };
@@ -133,7 +133,7 @@ impl State {
         Ok(Ok(()))
     }
 
-    /// Refuses to put a folder into itself or below itself.
+    /// Fails if `target` is `folder` or below it.
     fn check_not_below(&self, folder: &FileId, target: &FileId) -> Result<(), ApiError> {
         let mut at = Some(target);
         while let Some(id) = at {
@@ -145,7 +145,7 @@ impl State {
         Ok(())
     }
 
-    /// Copies an object with everything below it. Blobs are shared.
+    /// Copies an object with everything below it. The copies share the blobs.
     pub(in crate::server) fn copy(
         &mut self,
         (drive, file): (&DriveId, &FileId),
@@ -164,7 +164,7 @@ impl State {
         }
         let wanted = new_name.unwrap_or(&top.name);
         let name =
-            self.settle_name(to_drive, to, wanted, mode, None, now_ms).map_err(|_| ApiError::exists())?;
+            self.resolve_name(to_drive, to, wanted, mode, None, now_ms).map_err(|_| ApiError::name_exists())?;
         let copies = self.copies(drive, file, to_drive, to, &name, now_ms)?;
         self.check_quota(to_drive, copies.iter().map(Node::held_bytes).sum())?;
         let Some(first) = copies.first().map(|node| node.file_id.clone()) else {
@@ -197,7 +197,7 @@ impl State {
             let is_top = copies.is_empty();
             let parent = if is_top { to.clone() } else { new_ids.get(&node.parent).unwrap_or(to).clone() };
             let kind = match node.newest() {
-                None => Kind::Folder,
+                None => NodeKind::Folder,
                 Some(newest) => {
                     let first = Revision {
                         revision_id: clock::revision_id(now_ms)?,
@@ -207,7 +207,7 @@ impl State {
                         description: String::new(),
                         ..newest.clone()
                     };
-                    Kind::File { revisions: vec![first] }
+                    NodeKind::File { revisions: vec![first] }
                 }
             };
             copies.push(Node {
@@ -219,7 +219,7 @@ impl State {
                 created_ms: now_ms,
                 updated_ms: now_ms,
                 trashed_ms: None,
-                traits: node.traits.clone(),
+                attrs: node.attrs.clone(),
             });
             new_ids.insert(id, new_id);
         }
@@ -239,7 +239,7 @@ impl State {
         all
     }
 
-    /// The object at `/a/b/c`.
+    /// The object at a path such as `/a/b/c`.
     pub(in crate::server) fn by_path(&self, drive: &DriveId, path: &str) -> Result<&Node, ApiError> {
         self.drive(drive)?;
         let mut parent = FileId::root();
@@ -252,7 +252,7 @@ impl State {
         found.ok_or_else(|| ApiError::not_found("File"))
     }
 
-    /// All reachable objects of a drive by id, from after `after`.
+    /// All objects of a drive outside the recycle bin, by id, beginning after `after`.
     pub(in crate::server) fn scan<'a>(
         &'a self,
         drive: &'a DriveId,
@@ -266,7 +266,7 @@ impl State {
             .filter(move |node| node.drive_id == *drive && !self.is_trashed(node))
     }
 
-    /// Changes the revisions of a file. `change` keeps at least one and leaves the order.
+    /// Changes the revisions of a file. `change` must keep at least one, and their order.
     pub(super) fn edit_revisions(
         &mut self,
         file: &FileId,
@@ -278,11 +278,11 @@ impl State {
         self.unindex(&node);
         let held_before = node.held_bytes();
         let before: Vec<String> = node.revisions().iter().map(|r| r.hash.clone()).collect();
-        if let Kind::File { revisions } = &mut node.kind {
+        if let NodeKind::File { revisions } = &mut node.kind {
             change(revisions);
         }
         node.updated_ms = now_ms;
-        // Hold first, then release: a blob that stays must not be forgotten in between.
+        // Add references before dropping the old ones: a kept blob must not reach zero.
         for revision in node.revisions() {
             if let Some(held) = self.blobs.get_mut(&revision.hash) {
                 held.revisions += 1;
@@ -295,9 +295,9 @@ impl State {
             drive.used_bytes = (drive.used_bytes + node.held_bytes()).saturating_sub(held_before);
         }
         self.index(&node);
-        self.put(Table::Nodes, file.as_str().as_bytes(), &node)?;
+        self.put_record(Table::Nodes, file.as_str().as_bytes(), &node)?;
         let drive = node.drive_id.clone();
         self.nodes.insert(file.clone(), node);
-        self.note(&drive, file, op)
+        self.record_delta(&drive, file, op)
     }
 }

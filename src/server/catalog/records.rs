@@ -1,4 +1,4 @@
-//! What the catalog keeps, in the form in which it is stored.
+//! The records of the catalog, in their stored form.
 
 use std::collections::BTreeMap;
 
@@ -8,14 +8,13 @@ use crate::ids::{DriveId, FileId, RevisionId, UploadId};
 use crate::pds::types::{CheckNameMode, FileType};
 use crate::server::digest::Midstate;
 
-/// A drive.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[allow(clippy::struct_field_names)] // Named as on the wire.
-pub(in crate::server) struct Drive {
+pub(in crate::server) struct DriveRecord {
     pub(in crate::server) drive_id: DriveId,
     pub(in crate::server) name: String,
     pub(in crate::server) created_ms: i64,
-    /// Follows from the revisions; counted anew at start.
+    /// Computed from the revisions at start.
     #[serde(skip)]
     pub(in crate::server) used_bytes: u64,
 }
@@ -25,7 +24,7 @@ pub(in crate::server) struct Drive {
 #[allow(clippy::struct_field_names)] // Named as on the wire.
 pub(in crate::server) struct Revision {
     pub(in crate::server) revision_id: RevisionId,
-    /// The blob.
+    /// Key of the blob.
     pub(in crate::server) hash: String,
     pub(in crate::server) size: u64,
     pub(in crate::server) crc64: u64,
@@ -36,18 +35,18 @@ pub(in crate::server) struct Revision {
     pub(in crate::server) description: String,
 }
 
-/// What a node is. A file has at least one revision, the newest last.
+/// Invariant: a file has at least one revision. The newest is last.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(in crate::server) enum Kind {
+pub(in crate::server) enum NodeKind {
     Folder,
     File { revisions: Vec<Revision> },
 }
 
-/// What a client says about an object and only it cares about.
+/// Attributes that clients set and the server only stores.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub(in crate::server) struct Traits {
+pub(in crate::server) struct ClientAttrs {
     pub(in crate::server) content_type: Option<String>,
     pub(in crate::server) local_created_at: Option<String>,
     pub(in crate::server) local_modified_at: Option<String>,
@@ -59,37 +58,38 @@ pub(in crate::server) struct Traits {
     pub(in crate::server) user_tags: BTreeMap<String, String>,
 }
 
-/// A file or folder that others can see.
+/// A committed file, or a folder.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(in crate::server) struct Node {
     pub(in crate::server) file_id: FileId,
     pub(in crate::server) drive_id: DriveId,
     pub(in crate::server) parent: FileId,
     pub(in crate::server) name: String,
-    pub(in crate::server) kind: Kind,
+    pub(in crate::server) kind: NodeKind,
     pub(in crate::server) created_ms: i64,
     pub(in crate::server) updated_ms: i64,
-    /// When it was put into the recycle bin. What is below it has no mark of its own.
+    /// Time of its move to the recycle bin. The objects below it have no mark of their own.
     pub(in crate::server) trashed_ms: Option<i64>,
-    pub(in crate::server) traits: Traits,
+    #[serde(rename = "traits")]
+    pub(in crate::server) attrs: ClientAttrs,
 }
 
 impl Node {
     pub(in crate::server) fn file_type(&self) -> FileType {
         match self.kind {
-            Kind::Folder => FileType::Folder,
-            Kind::File { .. } => FileType::File,
+            NodeKind::Folder => FileType::Folder,
+            NodeKind::File { .. } => FileType::File,
         }
     }
 
     pub(in crate::server) fn is_folder(&self) -> bool {
-        matches!(self.kind, Kind::Folder)
+        matches!(self.kind, NodeKind::Folder)
     }
 
     pub(in crate::server) fn revisions(&self) -> &[Revision] {
         match &self.kind {
-            Kind::Folder => &[],
-            Kind::File { revisions } => revisions,
+            NodeKind::Folder => &[],
+            NodeKind::File { revisions } => revisions,
         }
     }
 
@@ -102,26 +102,24 @@ impl Node {
         self.newest().map_or(0, |revision| revision.size)
     }
 
-    /// Bytes that the node takes of the quota.
+    /// Bytes counted against the quota: all revisions.
     pub(in crate::server) fn held_bytes(&self) -> u64 {
         self.revisions().iter().map(|revision| revision.size).sum()
     }
 }
 
-/// What an upload becomes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(in crate::server) enum Target {
-    /// A new file.
+pub(in crate::server) enum UploadTarget {
     New { parent: FileId, name: String, mode: CheckNameMode },
-    /// A new revision of a file.
+    /// A new revision of the existing file [`Upload::file_id`].
     Revision,
 }
 
-/// Declared states by part number.
+/// Declared midstates by part number.
 pub(in crate::server) type Midstates = BTreeMap<u32, Midstate>;
 
-/// An upload that was begun. The file is invisible until it is completed.
+/// An upload session. Its file is invisible until it is complete.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[allow(clippy::struct_field_names)] // Named as on the wire.
 pub(in crate::server) struct Upload {
@@ -129,55 +127,41 @@ pub(in crate::server) struct Upload {
     pub(in crate::server) drive_id: DriveId,
     pub(in crate::server) file_id: FileId,
     pub(in crate::server) revision_id: RevisionId,
-    pub(in crate::server) target: Target,
+    pub(in crate::server) target: UploadTarget,
     pub(in crate::server) parallel: bool,
     pub(in crate::server) declared_size: Option<u64>,
     pub(in crate::server) declared_hash: Option<String>,
     pub(in crate::server) created_ms: i64,
-    pub(in crate::server) traits: Traits,
-    /// States that `create` declared. Those of `get_upload_url` travel in the URL and are
-    /// remembered in memory only.
+    #[serde(rename = "traits")]
+    pub(in crate::server) attrs: ClientAttrs,
+    /// Only those of `create` are stored. Those of `get_upload_url` are in the URL, and here in memory.
     pub(in crate::server) midstates: Midstates,
-    /// Stored one by one.
+    /// Stored in a table of their own.
     #[serde(skip)]
-    pub(in crate::server) parts: BTreeMap<u32, Part>,
-    /// Part numbers that are being received, with the number of requests.
+    pub(in crate::server) parts: BTreeMap<u32, PartRecord>,
+    /// Numbers of the parts being received, with the number of requests.
     #[serde(skip)]
     pub(in crate::server) receiving: BTreeMap<u32, u32>,
-    /// A `complete` is at work.
+    /// A `complete` is running.
     #[serde(skip)]
     pub(in crate::server) completing: bool,
 }
 
-/// A part that was received whole.
+/// A complete part.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(in crate::server) struct Part {
-    /// Its file in the upload's folder; of no other part, and of no other reception of this part.
+pub(in crate::server) struct PartRecord {
+    /// Its file in the folder of the upload. Every request that sends a part writes a file of its own.
     pub(in crate::server) file: String,
     pub(in crate::server) len: u64,
     pub(in crate::server) crc64: u64,
     /// Without quotes.
     pub(in crate::server) etag: String,
-    /// The declared state before the part, if any.
+    /// The declared midstate before the part.
     pub(in crate::server) start: Option<Midstate>,
-    /// The state after the part in hex, if it was hashed.
+    /// The hash state after the part in hex; `None` if the part was not hashed.
     pub(in crate::server) end: Option<String>,
-    /// SHA-1 of the first KiB of the part; only of part 1.
+    /// SHA-1 of the first KiB of part 1.
     pub(in crate::server) head: Option<String>,
-}
-
-/// Content: files whose concatenation it is.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(in crate::server) struct BlobRecord {
-    pub(in crate::server) hash: String,
-    pub(in crate::server) size: u64,
-    pub(in crate::server) crc64: u64,
-    /// SHA-1 of the first KiB.
-    pub(in crate::server) pre_hash: String,
-    /// Folder, relative to the folder of all blobs.
-    pub(in crate::server) dir: String,
-    /// File names in it and their lengths.
-    pub(in crate::server) parts: Vec<(String, u64)>,
 }
 
 /// One entry of the change feed.
@@ -189,7 +173,7 @@ pub(in crate::server) struct Delta {
     pub(in crate::server) op: Op,
 }
 
-/// What happened.
+/// The kind of a change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(in crate::server) enum Op {
@@ -203,7 +187,7 @@ pub(in crate::server) enum Op {
     Rename,
 }
 
-/// A token that was handed out, keyed by its keyed hash.
+/// An issued token. Its key in the catalog is its fingerprint (an HMAC).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(in crate::server) enum Token {
@@ -211,17 +195,17 @@ pub(in crate::server) enum Token {
         expires_ms: i64,
     },
     Refresh,
-    /// A code that the page of consent gave out, and what its exchange must show.
+    /// An authorization code of the consent page, with the values that its exchange must repeat.
     Code {
         client_id: String,
         redirect_uri: String,
         challenge: Option<String>,
         expires_ms: i64,
     },
-    /// An assertion that was used.
+    /// A used assertion.
     Assertion {
         expires_ms: i64,
     },
-    /// A refresh token or code that must not be taken again.
+    /// A used refresh token or authorization code.
     Spent,
 }

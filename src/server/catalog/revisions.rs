@@ -1,11 +1,11 @@
-//! What happens to older contents of a file.
+//! Changes to the older revisions of a file.
 
-use super::records::{Op, Revision, Traits};
-use super::{ApiError, DriveId, FileId, State};
+use super::records::{Op, Revision, ClientAttrs};
+use super::{ApiError, DriveId, FileId, CatalogState};
 use crate::server::clock;
 
-impl State {
-    /// Changes what is said about a revision.
+impl CatalogState {
+    /// Sets `keep_forever` and the description of a revision.
     pub(in crate::server) fn update_revision(
         &mut self,
         file: &FileId,
@@ -22,7 +22,7 @@ impl State {
         })
     }
 
-    /// Makes an old content the newest.
+    /// Adds a new revision with the content of an old one.
     pub(in crate::server) fn restore_revision(
         &mut self,
         drive: &DriveId,
@@ -40,11 +40,10 @@ impl State {
             description: String::new(),
             ..old
         };
-        self.commit_revision(Some(file.clone()), drive, parent, name, Traits::default(), restored)?;
+        self.commit_revision(Some(file.clone()), drive, parent, name, ClientAttrs::default(), restored)?;
         Ok(())
     }
 
-    /// Removes an old content.
     pub(in crate::server) fn delete_revision(
         &mut self,
         file: &FileId,

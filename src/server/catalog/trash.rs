@@ -1,12 +1,12 @@
-//! The recycle bin and permanent removal.
+//! The recycle bin, and permanent deletion.
 
-use super::journal::Table;
-use super::records::{Kind, Node, Op, Traits};
-use super::{ApiError, DriveId, FileId, State};
+use super::database::Table;
+use super::records::{NodeKind, Node, Op, ClientAttrs};
+use super::{ApiError, DriveId, FileId, CatalogState};
 use crate::server::clock;
 
-impl State {
-    /// Refuses a folder with entries where the caller wants an empty one.
+impl CatalogState {
+    /// Fails if the folder has entries.
     pub(in crate::server) fn check_empty(&self, drive: &DriveId, file: &FileId) -> Result<(), ApiError> {
         let full = self.folder(drive, file).is_some_and(|folder| !folder.is_empty());
         if full && self.quirks.check_folder_empty {
@@ -15,7 +15,7 @@ impl State {
         Ok(())
     }
 
-    /// Puts an object into the recycle bin, with what is below it.
+    /// Moves an object with everything below it to the recycle bin.
     pub(in crate::server) fn trash(
         &mut self,
         drive: &DriveId,
@@ -23,13 +23,13 @@ impl State {
         now_ms: i64,
     ) -> Result<(), ApiError> {
         self.live(drive, file)?;
-        // What came later is newer, also within a millisecond.
-        let newest_ms = self.bin.get(drive).and_then(|bin| bin.last()).map(|(at_ms, _)| *at_ms);
+        // Strictly increasing, so that the order also holds within a millisecond.
+        let newest_ms = self.recycle_bin.get(drive).and_then(|bin| bin.last()).map(|(at_ms, _)| *at_ms);
         let at_ms = newest_ms.map_or(now_ms, |newest_ms| now_ms.max(newest_ms.saturating_add(1)));
         self.edit(file, Op::Trash, |node| node.trashed_ms = Some(at_ms))
     }
 
-    /// The recycle bin of a drive, newest first, from after `after`.
+    /// The recycle bin of a drive, newest first, beginning after `after`.
     pub(in crate::server) fn bin<'a>(
         &'a self,
         drive: &DriveId,
@@ -37,22 +37,22 @@ impl State {
     ) -> impl Iterator<Item = (&'a (i64, FileId), &'a Node)> {
         use std::ops::Bound;
         let to = after.map_or(Bound::Unbounded, |last| Bound::Excluded(last.clone()));
-        self.bin
+        self.recycle_bin
             .get(drive)
             .into_iter()
             .flat_map(move |bin| bin.range((Bound::Unbounded, to.clone())).rev())
             .filter_map(|entry| Some((entry, self.nodes.get(&entry.1)?)))
     }
 
-    /// Takes an object out of the recycle bin: to its old folder; to the root if that is gone; to
-    /// a new folder of the same name if that is in the recycle bin itself.
+    /// Restores an object to its old folder; to the root if that folder was deleted; to a root folder of the same
+    /// name if that folder is in the recycle bin itself.
     pub(in crate::server) fn restore(
         &mut self,
         drive: &DriveId,
         file: &FileId,
         now_ms: i64,
     ) -> Result<(), ApiError> {
-        let node = self.any(drive, file)?;
+        let node = self.node(drive, file)?;
         if node.trashed_ms.is_none() {
             return Err(ApiError::not_found("File"));
         }
@@ -60,7 +60,7 @@ impl State {
             None => FileId::root(),
             Some(above) if self.is_trashed(above) => {
                 let name = above.name.clone();
-                self.standing_folder(drive, &name, now_ms)?
+                self.root_folder_named(drive, &name, now_ms)?
             }
             Some(above) => above.file_id.clone(),
         };
@@ -71,8 +71,8 @@ impl State {
         })
     }
 
-    /// A folder of this name in the root, made if there is none.
-    fn standing_folder(&mut self, drive: &DriveId, name: &str, now_ms: i64) -> Result<FileId, ApiError> {
+    /// The folder with this name in the root. Makes it if it does not exist.
+    fn root_folder_named(&mut self, drive: &DriveId, name: &str, now_ms: i64) -> Result<FileId, ApiError> {
         if let Some(folder) = self.sibling(drive, &FileId::root(), name, None).filter(|n| n.is_folder()) {
             return Ok(folder.file_id.clone());
         }
@@ -82,23 +82,23 @@ impl State {
             drive_id: drive.clone(),
             parent: FileId::root(),
             name: name.to_owned(),
-            kind: Kind::Folder,
+            kind: NodeKind::Folder,
             created_ms: now_ms,
             updated_ms: now_ms,
             trashed_ms: None,
-            traits: Traits::default(),
+            attrs: ClientAttrs::default(),
         };
         self.insert(folder, Op::Create)?;
         Ok(file_id)
     }
 
-    /// Removes an object and what is below it for good.
+    /// Deletes an object with everything below it permanently.
     pub(in crate::server) fn delete(&mut self, drive: &DriveId, file: &FileId) -> Result<(), ApiError> {
-        self.any(drive, file)?;
+        self.node(drive, file)?;
         for id in self.below(drive, file).into_iter().rev() {
             let Some(node) = self.nodes.remove(&id) else { continue };
             self.unindex(&node);
-            self.erase(Table::Nodes, id.as_str().as_bytes());
+            self.delete_record(Table::Nodes, id.as_str().as_bytes());
             if let Some(drive) = self.drives.get_mut(&node.drive_id) {
                 drive.used_bytes = drive.used_bytes.saturating_sub(node.held_bytes());
             }
@@ -106,17 +106,16 @@ impl State {
                 self.release(&revision.hash);
             }
         }
-        self.note(drive, file, Op::Delete)
+        self.record_delta(drive, file, Op::Delete)
     }
 
-    /// Empties the recycle bin of a drive.
     pub(in crate::server) fn clear_bin(&mut self, drive: &DriveId) -> Result<(), ApiError> {
         self.drive(drive)?;
         let all: Vec<_> = self.bin(drive, None).map(|(_, node)| node.file_id.clone()).collect();
         all.iter().try_for_each(|file| self.delete(drive, file))
     }
 
-    /// One revision less holds a blob; the last one takes it along.
+    /// Drops one reference of a blob. The last one deletes the blob.
     pub(super) fn release(&mut self, hash: &str) {
         let Some(held) = self.blobs.get_mut(hash) else { return };
         held.revisions = held.revisions.saturating_sub(1);
@@ -125,16 +124,16 @@ impl State {
         }
         if let Some(held) = self.blobs.remove(hash) {
             let record = &held.blob.record;
-            if let Some(sizes) = self.heads.get_mut(&record.pre_hash) {
+            if let Some(sizes) = self.sizes_by_pre_hash.get_mut(&record.pre_hash) {
                 if let Some(at) = sizes.iter().position(|size| *size == record.size) {
                     sizes.swap_remove(at);
                 }
                 if sizes.is_empty() {
-                    self.heads.remove(&record.pre_hash);
+                    self.sizes_by_pre_hash.remove(&record.pre_hash);
                 }
             }
-            self.erase(Table::Blobs, hash.as_bytes());
-            self.change.doomed_blobs.push(held.blob);
+            self.delete_record(Table::Blobs, hash.as_bytes());
+            self.change.obsolete_blobs.push(held.blob);
         }
     }
 }

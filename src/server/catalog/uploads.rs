@@ -1,19 +1,19 @@
-//! Uploads: begun by `create`, filled part by part, in order or in any order.
+//! Upload sessions: `create` begins one, parts fill it, in sequence or in any order.
 
-use super::journal::Table;
-use super::records::{Kind, Midstates, Node, Op, Part, Revision, Target, Traits, Upload};
-use super::{ApiError, Catalog, CheckNameMode, DriveId, FileId, State, UploadId};
+use super::database::Table;
+use super::records::{NodeKind, Midstates, Node, Op, PartRecord, Revision, UploadTarget, ClientAttrs, Upload};
+use super::{ApiError, Catalog, CheckNameMode, DriveId, FileId, CatalogState, UploadId};
 use crate::ids::RevisionId;
-use crate::server::blobs::{Received, Store};
-use crate::server::clock::{self, hex, unhex};
+use crate::server::blobs::{PartFile, BlobStore};
+use crate::server::clock::{self, hex, decode_hex};
 use crate::server::config::Verify;
 use crate::server::digest::{Hasher, Midstate};
 use crate::server::errors::OssError;
 
-/// What `create` asks for.
+/// A request to create a file.
 pub(in crate::server) struct NewUpload {
     pub(in crate::server) drive_id: DriveId,
-    /// Ignored where `overwrite` names a file.
+    /// Ignored if `overwrite` is set.
     pub(in crate::server) parent: FileId,
     pub(in crate::server) name: String,
     pub(in crate::server) mode: CheckNameMode,
@@ -23,37 +23,37 @@ pub(in crate::server) struct NewUpload {
     pub(in crate::server) size: Option<u64>,
     pub(in crate::server) content_hash: Option<String>,
     pub(in crate::server) pre_hash: Option<String>,
-    pub(in crate::server) traits: Traits,
+    pub(in crate::server) attrs: ClientAttrs,
     pub(in crate::server) midstates: Midstates,
 }
 
-/// What `create` did.
-pub(in crate::server) enum Begun {
-    /// Nothing: this sibling has the name.
-    Exists(FileId),
-    /// The content was there already.
+/// The outcome of `create`.
+pub(in crate::server) enum CreateOutcome {
+    /// This sibling has the name; nothing was changed.
+    NameExists(FileId),
+    /// Instant upload: a blob with this hash existed, and the file is committed.
     Instant { file_id: FileId, revision_id: RevisionId },
-    /// An upload.
+    /// An upload session was begun.
     Started { file_id: FileId, revision_id: RevisionId, upload_id: UploadId, name: String, parent: FileId },
 }
 
-/// How a part is hashed while it arrives.
-pub(in crate::server) struct PutStart {
+/// The hash state at the start of a part.
+pub(in crate::server) struct PartStart {
     pub(in crate::server) hasher: Option<Hasher>,
-    /// The declared state before the part.
+    /// The declared midstate.
     pub(in crate::server) start: Option<Midstate>,
 }
 
-/// Undoes [`State::start_part`] when the request ends, however it ends.
-pub(in crate::server) struct Receiving<'a> {
+/// Marks a part as being received. The drop removes the mark.
+pub(in crate::server) struct ReceivingGuard<'a> {
     catalog: &'a Catalog,
     upload: UploadId,
     part: u32,
 }
 
-impl Drop for Receiving<'_> {
+impl Drop for ReceivingGuard<'_> {
     fn drop(&mut self) {
-        self.catalog.touch(|state| {
+        self.catalog.change_in_memory(|state| {
             let Some(upload) = state.uploads.get_mut(&self.upload) else { return };
             if let Some(requests) = upload.receiving.get_mut(&self.part) {
                 *requests -= 1;
@@ -66,7 +66,7 @@ impl Drop for Receiving<'_> {
 }
 
 impl Catalog {
-    /// Lets a part be received.
+    /// Checks that a part can be received now, and marks it as being received.
     pub(in crate::server) fn start_part(
         &self,
         upload: &UploadId,
@@ -75,20 +75,20 @@ impl Catalog {
         declared: Option<Midstate>,
         len: u64,
         verify: Verify,
-    ) -> Result<(PutStart, Receiving<'_>), OssError> {
-        let start = self.touch(|state| state.start_part(upload, file, part, declared, len, verify))?;
-        Ok((start, Receiving { catalog: self, upload: upload.clone(), part }))
+    ) -> Result<(PartStart, ReceivingGuard<'_>), OssError> {
+        let start = self.change_in_memory(|state| state.start_part(upload, file, part, declared, len, verify))?;
+        Ok((start, ReceivingGuard { catalog: self, upload: upload.clone(), part }))
     }
 }
 
-impl State {
+impl CatalogState {
     /// `create` of a file.
-    pub(in crate::server) fn begin(
+    pub(in crate::server) fn create_file(
         &mut self,
         new: NewUpload,
-        store: &Store,
+        store: &BlobStore,
         now_ms: i64,
-    ) -> Result<Begun, ApiError> {
+    ) -> Result<CreateOutcome, ApiError> {
         self.drive(&new.drive_id)?;
         let (parent, name) = if let Some(file) = &new.overwrite {
             let node = self.live(&new.drive_id, file)?;
@@ -96,9 +96,9 @@ impl State {
             (node.parent.clone(), node.name.clone())
         } else {
             self.check_folder(&new.drive_id, &new.parent)?;
-            match self.settle_name(&new.drive_id, &new.parent, &new.name, new.mode, None, now_ms) {
+            match self.resolve_name(&new.drive_id, &new.parent, &new.name, new.mode, None, now_ms) {
                 Ok(name) => (new.parent.clone(), name),
-                Err(sibling) => return Ok(Begun::Exists(sibling.file_id.clone())),
+                Err(sibling) => return Ok(CreateOutcome::NameExists(sibling.file_id.clone())),
             }
         };
         self.check_quota(&new.drive_id, new.size.unwrap_or(0))?;
@@ -111,8 +111,8 @@ impl State {
         if let Some(revision) = self.instant(&new, now_ms)? {
             let revision_id = revision.revision_id.clone();
             let file_id =
-                self.commit_revision(new.overwrite, &new.drive_id, parent, name, new.traits, revision)?;
-            return Ok(Begun::Instant { file_id, revision_id });
+                self.commit_revision(new.overwrite, &new.drive_id, parent, name, new.attrs, revision)?;
+            return Ok(CreateOutcome::Instant { file_id, revision_id });
         }
         self.start_upload(new, parent, name, store, now_ms)
     }
@@ -122,18 +122,18 @@ impl State {
         new: NewUpload,
         parent: FileId,
         name: String,
-        store: &Store,
+        store: &BlobStore,
         now_ms: i64,
-    ) -> Result<Begun, ApiError> {
+    ) -> Result<CreateOutcome, ApiError> {
         let upload_id = clock::upload_id()?;
         let revision_id = clock::revision_id(now_ms)?;
         let (file_id, target) = if let Some(file) = new.overwrite {
-            (file, Target::Revision)
+            (file, UploadTarget::Revision)
         } else {
-            let target = Target::New { parent: parent.clone(), name: name.clone(), mode: new.mode };
+            let target = UploadTarget::New { parent: parent.clone(), name: name.clone(), mode: new.mode };
             (clock::file_id(now_ms)?, target)
         };
-        store.begin_upload(&upload_id)?;
+        store.create_upload_dir(&upload_id)?;
         let upload = Upload {
             upload_id: upload_id.clone(),
             drive_id: new.drive_id,
@@ -144,15 +144,15 @@ impl State {
             declared_size: new.size,
             declared_hash: new.content_hash,
             created_ms: now_ms,
-            traits: new.traits,
+            attrs: new.attrs,
             midstates: new.midstates,
             parts: std::collections::BTreeMap::new(),
             receiving: std::collections::BTreeMap::new(),
             completing: false,
         };
-        self.put(Table::Uploads, upload_id.as_str().as_bytes(), &upload)?;
+        self.put_record(Table::Uploads, upload_id.as_str().as_bytes(), &upload)?;
         self.uploads.insert(upload_id.clone(), upload);
-        Ok(Begun::Started { file_id, revision_id, upload_id, name, parent })
+        Ok(CreateOutcome::Started { file_id, revision_id, upload_id, name, parent })
     }
 
     fn check_overwrite(&self, node: &Node, last_revision: Option<&str>) -> Result<(), ApiError> {
@@ -168,12 +168,12 @@ impl State {
     }
 
     fn check_pre_hash(&self, pre_hash: &str, size: Option<u64>, new: &NewUpload) -> Result<(), ApiError> {
-        let Some(sizes) = self.heads.get(pre_hash) else { return Ok(()) };
+        let Some(sizes) = self.sizes_by_pre_hash.get(pre_hash) else { return Ok(()) };
         if size.is_some_and(|size| !sizes.contains(&size)) {
             return Ok(());
         }
         let mut error = ApiError::new(409, "PreHashMatched", "Pre hash matched.");
-        error.more = vec![
+        error.extra = vec![
             ("parent_file_id", new.parent.to_string()),
             ("file_name", new.name.clone()),
             ("pre_hash", pre_hash.to_owned()),
@@ -181,7 +181,7 @@ impl State {
         Err(error)
     }
 
-    /// A revision of content that is there already.
+    /// The revision of an instant upload, if the content exists.
     fn instant(&self, new: &NewUpload, now_ms: i64) -> Result<Option<Revision>, ApiError> {
         if !self.quirks.instant_upload {
             return Ok(None);
@@ -202,20 +202,20 @@ impl State {
         }))
     }
 
-    /// Makes a revision visible: of the file `overwrite`, or of a new file.
+    /// Publishes a revision: of the file `overwrite`, or of a new file.
     pub(super) fn commit_revision(
         &mut self,
         overwrite: Option<FileId>,
         drive: &DriveId,
         parent: FileId,
         name: String,
-        traits: Traits,
+        attrs: ClientAttrs,
         mut revision: Revision,
     ) -> Result<FileId, ApiError> {
         let now_ms = revision.created_ms;
         let Some(file) = overwrite else {
             let file_id = clock::file_id(now_ms)?;
-            self.insert_file(file_id.clone(), drive, parent, name, traits, revision)?;
+            self.insert_file(file_id.clone(), drive, parent, name, attrs, revision)?;
             return Ok(file_id);
         };
         let (keeps, most) = (self.quirks.revisions, self.quirks.revisions_max.max(1) as usize);
@@ -232,25 +232,25 @@ impl State {
             revisions.push(revision);
         })?;
         if let Some(node) = self.nodes.get_mut(&file) {
-            let own = &mut node.traits;
-            own.content_type = traits.content_type.or_else(|| own.content_type.take());
-            own.local_modified_at = traits.local_modified_at.or_else(|| own.local_modified_at.take());
-            own.description = traits.description.or_else(|| own.description.take());
-            own.user_tags.extend(traits.user_tags);
+            let own = &mut node.attrs;
+            own.content_type = attrs.content_type.or_else(|| own.content_type.take());
+            own.local_modified_at = attrs.local_modified_at.or_else(|| own.local_modified_at.take());
+            own.description = attrs.description.or_else(|| own.description.take());
+            own.user_tags.extend(attrs.user_tags);
             let node = node.clone();
-            self.put(Table::Nodes, file.as_str().as_bytes(), &node)?;
+            self.put_record(Table::Nodes, file.as_str().as_bytes(), &node)?;
         }
         Ok(file)
     }
 
-    /// Puts a new file of one revision.
+    /// Adds a file with one revision.
     pub(super) fn insert_file(
         &mut self,
         file_id: FileId,
         drive: &DriveId,
         parent: FileId,
         name: String,
-        traits: Traits,
+        attrs: ClientAttrs,
         revision: Revision,
     ) -> Result<(), ApiError> {
         let node = Node {
@@ -260,14 +260,14 @@ impl State {
             name,
             created_ms: revision.created_ms,
             updated_ms: revision.created_ms,
-            kind: Kind::File { revisions: vec![revision] },
+            kind: NodeKind::File { revisions: vec![revision] },
             trashed_ms: None,
-            traits,
+            attrs,
         };
         self.insert(node, Op::Create)
     }
 
-    /// An upload of a file, or 404.
+    /// An upload session of a file, or 404.
     pub(in crate::server) fn upload(
         &self,
         drive: &DriveId,
@@ -285,8 +285,8 @@ impl State {
         self.uploads.values()
     }
 
-    /// Remembers states that came with `get_upload_url`, and says which one each part has.
-    pub(in crate::server) fn declare(
+    /// Stores the midstates of a `get_upload_url` call. Returns the midstate of each part, also from earlier calls.
+    pub(in crate::server) fn declare_midstates(
         &mut self,
         upload: &UploadId,
         parts: impl Iterator<Item = (u32, Option<Midstate>)>,
@@ -311,13 +311,13 @@ impl State {
         declared: Option<Midstate>,
         len: u64,
         verify: Verify,
-    ) -> Result<PutStart, OssError> {
+    ) -> Result<PartStart, OssError> {
         let (quirks, quota_bytes) = (&self.quirks, self.quota_bytes);
         let upload = self
             .uploads
             .get_mut(upload)
             .filter(|upload| upload.file_id == *file && !upload.completing)
-            .ok_or_else(OssError::no_upload)?;
+            .ok_or_else(OssError::no_such_upload)?;
         if quirks.quota_at_put
             && let (Some(quota), Some(drive)) = (quota_bytes, self.drives.get(&upload.drive_id))
             && drive.used_bytes + upload.parts.values().map(|p| p.len).sum::<u64>() + len > quota
@@ -357,28 +357,28 @@ impl State {
             match before {
                 None => Some(Hasher::new(name)),
                 Some((_, before)) => {
-                    before.end.as_deref().and_then(unhex).and_then(|end| Hasher::load(name, &end))
+                    before.end.as_deref().and_then(decode_hex).and_then(|end| Hasher::load(name, &end))
                 }
             }
         };
         *upload.receiving.entry(part).or_default() += 1;
-        Ok(PutStart { hasher: hasher.filter(|_| verify == Verify::Full), start })
+        Ok(PartStart { hasher: hasher.filter(|_| verify == Verify::Full), start })
     }
 
-    /// Records a part that was received whole, in place of an earlier one.
-    pub(in crate::server) fn end_part(
+    /// Records a complete part. It replaces an earlier part with the same number.
+    pub(in crate::server) fn record_part(
         &mut self,
         upload_id: &UploadId,
         number: u32,
-        received: Received,
+        received: PartFile,
         etag: &str,
         start: Option<Midstate>,
-        store: &Store,
+        store: &BlobStore,
     ) -> Result<(), ApiError> {
         let Some(upload) = self.uploads.get_mut(upload_id).filter(|upload| !upload.completing) else {
             return Err(ApiError::not_found("UploadId"));
         };
-        let part = Part {
+        let part = PartRecord {
             file: received.name,
             len: received.len,
             crc64: received.crc64,
@@ -388,32 +388,32 @@ impl State {
             head: received.head,
         };
         let old = upload.parts.insert(number, part.clone());
-        self.put(Table::Parts, &part_key(upload_id, number), &part)?;
+        self.put_record(Table::Parts, &part_key(upload_id, number), &part)?;
         if let Some(old) = old {
-            self.change.doomed_paths.push(store.upload_dir(upload_id).join(old.file));
+            self.change.obsolete_paths.push(store.upload_dir(upload_id).join(old.file));
         }
         Ok(())
     }
 
-    /// Drops an upload with its parts.
-    pub(in crate::server) fn burn(&mut self, upload_id: &UploadId, store: &Store) {
+    /// Deletes an upload session with its parts.
+    pub(in crate::server) fn discard_upload(&mut self, upload_id: &UploadId, store: &BlobStore) {
         if self.forget_upload(upload_id).is_some() {
-            self.change.doomed_paths.push(store.upload_dir(upload_id));
+            self.change.obsolete_paths.push(store.upload_dir(upload_id));
         }
     }
 
-    /// Drops the records of an upload; its folder has become something else.
+    /// Deletes the records of an upload session, but not its folder.
     pub(super) fn forget_upload(&mut self, upload_id: &UploadId) -> Option<Upload> {
         let upload = self.uploads.remove(upload_id)?;
-        self.erase(Table::Uploads, upload_id.as_str().as_bytes());
+        self.delete_record(Table::Uploads, upload_id.as_str().as_bytes());
         for number in upload.parts.keys() {
-            self.erase(Table::Parts, &part_key(upload_id, *number));
+            self.delete_record(Table::Parts, &part_key(upload_id, *number));
         }
         Some(upload)
     }
 
-    /// Drops uploads that were begun before `before_ms` and at which nobody works.
-    pub(in crate::server) fn burn_old(&mut self, before_ms: i64, store: &Store) {
+    /// Deletes idle upload sessions that were begun before `before_ms`.
+    pub(in crate::server) fn discard_uploads_before(&mut self, before_ms: i64, store: &BlobStore) {
         let idle = |upload: &Upload| !upload.completing && upload.receiving.is_empty();
         let old: Vec<_> = self
             .uploads
@@ -422,7 +422,7 @@ impl State {
             .map(|upload| upload.upload_id.clone())
             .collect();
         for upload in old {
-            self.burn(&upload, store);
+            self.discard_upload(&upload, store);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Random lives of a tree against plain facts: what the drive has, and what is unsaved here.
+//! Random operations on a tree against a simple model: objects on the drive and unsaved files.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,21 +8,21 @@ use super::*;
 
 #[derive(Clone, Debug)]
 enum Op {
-    /// Somebody else makes a file.
+    /// Another client creates a file.
     RemoteAdd {
         name: usize,
     },
-    /// Somebody else removes a file.
+    /// Another client removes a file.
     RemoteRemove {
         which: usize,
     },
-    /// Somebody else renames a file.
+    /// Another client renames a file.
     RemoteRename {
         which: usize,
         name: usize,
     },
     List,
-    /// In two pages, with another operation between them.
+    /// Two pages with another operation between them.
     ListAround {
         cut: usize,
     },
@@ -84,7 +84,7 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// The facts.
+/// The model.
 #[derive(Default)]
 struct Facts {
     remote: BTreeMap<FileId, FileMeta>,
@@ -92,7 +92,7 @@ struct Facts {
     lookups: BTreeMap<Ino, u64>,
     pins: BTreeMap<Ino, u64>,
     made: u64,
-    /// Which object an inode stood for while the kernel knew it.
+    /// The object behind an inode while the kernel knew it.
     known: BTreeMap<Ino, FileId>,
 }
 
@@ -193,8 +193,8 @@ impl Model {
     fn confirm(&mut self, unconfirmed: &[FileId]) {
         for file_id in unconfirmed {
             match self.facts.remote.get(file_id) {
-                Some(meta) => self.f.tree.observe(meta.clone(), self.f.now),
-                None => self.f.tree.vanished(file_id),
+                Some(meta) => self.f.tree.merge_object(meta.clone(), self.f.now),
+                None => self.f.tree.removed_elsewhere(file_id),
             }
         }
     }
@@ -207,17 +207,17 @@ impl Model {
 
     fn list_around(&mut self, cut: usize) {
         let mut items = self.items();
-        let pass = self.f.tree.begin_pass(Ino::ROOT, self.f.now).unwrap();
+        let listing = self.f.tree.begin_listing(Ino::ROOT, self.f.now).unwrap();
         let rest = items.split_off(cut % (items.len() + 1));
-        let mut shown = self.f.tree.merge_page(&pass, items, self.f.now);
+        let mut shown = self.f.tree.merge_page(&listing, items, self.f.now);
         self.unlink(cut);
         self.f.now += Duration::from_millis(1);
-        shown.extend(self.f.tree.merge_page(&pass, rest, self.f.now));
-        let merged = self.f.tree.end_pass(&pass, self.f.now).unwrap();
+        shown.extend(self.f.tree.merge_page(&listing, rest, self.f.now));
+        let merged = self.f.tree.end_listing(&listing, self.f.now).unwrap();
         shown.extend(merged.unlisted);
-        // A reader leaves out what is gone again when it gets there.
+        // `readdir` skips entries that are gone by now.
         shown.retain(|listed| self.f.tree.child(Ino::ROOT, &listed.name) == Some(listed.ino));
-        // Nothing is shown twice, and whatever is there was shown.
+        // No entry is shown twice, and every existing entry is shown.
         let names: BTreeSet<_> = shown.iter().map(|listed| listed.name.clone()).collect();
         assert_eq!(names.len(), shown.len(), "{shown:?}");
         for listed in self.f.tree.snapshot(Ino::ROOT).unwrap() {
@@ -230,7 +230,7 @@ impl Model {
         let count = self.facts.unsaved.len();
         let Some(&ino) = self.facts.unsaved.iter().nth(which % count.max(1)) else { return };
         self.facts.unsaved.remove(&ino);
-        let place = self.f.tree.place(ino).unwrap();
+        let place = self.f.tree.location(ino).unwrap();
         let file_id = match self.f.tree.replaces(ino) {
             Some(meta) => meta.file_id.clone(),
             None => match self.f.tree.identity(ino) {
@@ -267,7 +267,7 @@ impl Model {
         }
         for meta in self.f.tree.rename_unsaved(ino, Ino::ROOT, name, self.f.now).unwrap() {
             self.facts.remote.remove(&meta.file_id);
-            self.f.tree.entomb(meta.file_id, self.f.now);
+            self.f.tree.add_tombstone(meta.file_id, self.f.now);
         }
     }
 
@@ -291,9 +291,9 @@ impl Model {
             assert_eq!(self.f.tree.inodes[&ino].pins, pins);
         }
         for &ino in &self.facts.unsaved {
-            assert!(self.f.tree.place(ino).is_some(), "{ino} is unsaved and has no place");
+            assert!(self.f.tree.location(ino).is_some(), "{ino} is unsaved and has no location");
         }
-        // An inode that the kernel knows stands for one object until that is gone here.
+        // An inode that the kernel knows keeps its object until this mount removes it.
         let known: Vec<_> = self.facts.lookups.keys().copied().collect();
         for ino in known {
             if let Some(Identity::Remote(file_id)) = self.f.tree.identity(ino) {
@@ -303,7 +303,7 @@ impl Model {
         }
     }
 
-    /// After a quiet while, a listing brings exactly the facts.
+    /// After a pause, a listing shows exactly the model.
     fn check_settled(&mut self) {
         self.f.pass_time(3600);
         self.list();
@@ -320,17 +320,18 @@ impl Model {
                 continue;
             }
             let Some(Identity::Remote(file_id)) = tree.identity(listed.ino) else {
-                panic!("{listed:?} is nothing")
+                panic!("{listed:?} has no object")
             };
             let meta = &self.facts.remote[&file_id];
-            let plain = super::super::name::shown(&meta.name, meta.kind);
+            let plain = super::super::name::display_name(&meta.name, meta.kind);
             let is_plain = *plain == *listed.name;
-            let is_numbered = super::super::name::number_of(&listed.name, &plain, meta.kind).is_some();
+            let is_numbered =
+                super::super::name::disambiguation_number(&listed.name, &plain, meta.kind).is_some();
             assert!(is_plain || is_numbered, "{:?} is shown as {:?}", meta.name, listed.name);
             objects.insert(file_id);
         }
         for (file_id, meta) in &self.facts.remote {
-            let plain = super::super::name::shown(&meta.name, meta.kind);
+            let plain = super::super::name::display_name(&meta.name, meta.kind);
             let stands_behind = tree.replacing.contains_key(file_id)
                 || self.facts.unsaved.iter().any(|&ino| {
                     tree.identity(ino) == Some(Identity::Remote(file_id.clone()))

@@ -1,5 +1,5 @@
 #!/bin/bash
-# What was enabled before is there after a start of the machine, without anybody.
+# Checks that the enabled units and fstab lines are mounted after a boot, without a login.
 . /usr/local/lib/checks.sh
 s booted soon test "$(systemctl is-system-running --wait)" = running
 s system_unit mounted /mnt/cloud

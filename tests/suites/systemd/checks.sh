@@ -1,5 +1,5 @@
-# What the scripts of ../systemd.sh share. They run as services of the container, say what they find to /result,
-# and turn the machine off.
+# Functions for the scripts of ../systemd.sh. The scripts run as services of the container, write their results to
+# /result, and power the machine off.
 exec >/result 2>&1
 cd /
 n=0 ok=0
@@ -11,11 +11,11 @@ ended() { [ "$(prop "$1" ActiveState)" = "$2" ] && [ "$(prop "$1" Result)" = "$3
 start() { systemctl start "pdsfs@$1" && mountpoint -q "/mnt/$1"; }
 stop() { systemctl stop "pdsfs@$1" && ended "$1" inactive success && not mounted "/mnt/$1"; }
 mounted() { grep -q " $1 fuse.pdsfs " /proc/mounts; }
-# A file of random bytes that was written at one place is seen at another one.
+# Writes random bytes at one path and waits until another path has them.
 arrives() { # FROM TO
     head -c 3000000 /dev/urandom >/tmp/bytes && cp /tmp/bytes "$1" && soon cmp -s /tmp/bytes "$2"
 }
-# The last line of a script.
+# Prints the result and ends the script.
 finish() { # LABEL
     echo "$1 ok=$ok/$n"
     journalctl --no-pager -o short-monotonic | tail -n 300

@@ -1,11 +1,11 @@
 #!/bin/bash
-# How people use the units: accounts that only a unit is given, a unit of a user, lines of fstab. What shall be there
-# after the next start of the machine is made ready here, and looked at by boot.sh.
+# Typical use of the units: accounts as systemd credentials, the unit of a user, lines of fstab. Also prepares the state
+# that boot.sh checks after the next boot.
 . /usr/local/lib/checks.sh
 accounts=/var/lib/pdsfs/accounts
 start cloud || echo "  FAIL the drive to compare with"
 
-# Accounts that only a unit is given.
+# Accounts as systemd credentials.
 s token_alone start token
 s token_works arrives /mnt/token/token /mnt/cloud/token
 s access_key start key
@@ -16,12 +16,12 @@ s encrypted_service_app_works arrives /mnt/sealed/sealed /mnt/cloud/sealed
 s refresh_token start rotated
 s refresh_token_works arrives /mnt/rotated/rotated /mnt/cloud/rotated
 s credentials_are_private not runuser -u ben -- ls /run/credentials/pdsfs@key.service
-# Access tokens are good for 15 s here, and who does nothing needs none.
-renewed() { ls "/mnt/$1" >/dev/null && journalctl -b -u "pdsfs@$1" --no-pager | grep -q 'token was renewed'; }
+# Access tokens expire after 15 s here, and an idle mount refreshes none.
+renewed() { ls "/mnt/$1" >/dev/null && journalctl -b -u "pdsfs@$1" --no-pager | grep -q 'access token refreshed'; }
 s service_app_renews soon renewed sealed
 s refresh_token_renews soon renewed rotated
 s works_after_that arrives /mnt/sealed/sealed /mnt/cloud/sealed
-# Nothing of what is encrypted on the disk is stored in the clear; only the rotated token has to be.
+# The encrypted credential is never stored in clear text; only the rotated token must be stored.
 s nothing_stored test "$(ls $accounts)" = rotated.json
 s rotated_is_private test "$(stat -c '%a %U' $accounts/rotated.json)" = "600 root"
 s rotated_stops stop rotated

@@ -1,6 +1,6 @@
 #!/bin/bash
-# What the system's unit promises, besides what every FUSE unit should: status, watchdog, exit codes, more time to
-# stop, no sleep meanwhile.
+# Tests of the system unit beyond those of every FUSE unit: status, watchdog, exit codes, extended stop timeout, and no
+# sleep during an upload.
 . /usr/local/lib/checks.sh
 says() { prop "$1" StatusText | grep -q "$2"; }
 is_back() { [ "$(prop cloud ActiveState)" = active ] && [ "$(prop cloud MainPID)" != "$1" ] && ls /mnt/cloud >/dev/null; }

@@ -1,0 +1,183 @@
+//! Files with secrets: read only if other users cannot access them, and replaced atomically.
+
+use std::fs::{File, TryLockError};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Largest file that is read, in bytes.
+const FILE_BYTES_MAX: u64 = 256 << 10;
+/// How long to wait for a lock. The holder may be refreshing a token.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(90);
+/// Pause between attempts to take a lock.
+const LOCK_POLL: Duration = Duration::from_millis(50);
+/// Suffix of temporary files.
+const UNFINISHED: &str = ".unfinished";
+
+/// Reads a file with secrets. Refuses one that another user owns, or that has any of the permissions
+/// `forbidden_mode`. The checks and the read use the same open file. Refuses anything but regular files,
+/// without blocking on a pipe.
+pub fn read_private(path: &Path, forbidden_mode: u32) -> Result<Vec<u8>> {
+    let named = |e: std::io::Error| Error::from(e).context(path.display());
+    let flags = libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(named)?;
+    let metadata = file.metadata().map_err(named)?;
+    let denied = |detail: String| Err(Error::new(ErrorKind::Denied, detail));
+    let name = path.display();
+    if !metadata.is_file() {
+        return denied(format!("{name} is not a regular file"));
+    }
+    if !is_trusted_owner(metadata.uid(), rustix::process::geteuid().as_raw()) {
+        let uid = metadata.uid();
+        return denied(format!("{name} belongs to another user (uid {uid}); change its owner"));
+    }
+    if metadata.mode() & forbidden_mode != 0 {
+        return denied(format!("{name} is accessible to other users; run: chmod 600 {name}"));
+    }
+    let mut text = Vec::new();
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut text).map_err(named)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(Error::new(ErrorKind::Invalid, format!("{name} is larger than {FILE_BYTES_MAX} bytes")));
+    }
+    Ok(text)
+}
+
+/// The owner of a file controls its content.
+fn is_trusted_owner(owner: u32, ours: u32) -> bool {
+    owner == ours || owner == 0
+}
+
+/// Replaces a file atomically; it is on disk when this returns, and only its owner can read it. The caller
+/// ensures one writer at a time. Temporary files of killed writers are deleted.
+pub fn replace_private(path: &Path, text: &[u8]) -> Result<()> {
+    let named = |e: std::io::Error| Error::from(e).context(path.display());
+    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let prefix = format!(".{}.", path.file_name().unwrap_or_default().to_string_lossy());
+    remove_unfinished(directory, &prefix);
+    // Temporary files have mode 0600.
+    let mut temporary =
+        tempfile::Builder::new().prefix(&prefix).suffix(UNFINISHED).tempfile_in(directory).map_err(named)?;
+    temporary.write_all(text).map_err(named)?;
+    temporary.as_file().sync_all().map_err(named)?;
+    temporary.persist(path).map_err(|e| named(e.error))?;
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(named)
+}
+
+/// Deletes temporary files of killed writers, which contain secrets too.
+pub(super) fn remove_unfinished_writes(path: &Path) {
+    if let (Some(directory), Some(name)) = (path.parent(), path.file_name()) {
+        remove_unfinished(directory, &format!(".{}.", name.to_string_lossy()));
+    }
+}
+
+fn remove_unfinished(directory: &Path, prefix: &str) {
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let is_unfinished =
+            name.to_str().is_some_and(|name| name.starts_with(prefix) && name.ends_with(UNFINISHED));
+        if is_unfinished && let Err(error) = std::fs::remove_file(entry.path()) {
+            tracing::debug!(%error, "cannot delete {}", entry.path().display());
+        }
+    }
+}
+
+/// Waits until no other process holds the lock of this file. Closing the file releases the lock.
+pub async fn lock_file(file: File, path: &Path) -> Result<File> {
+    lock_within(LOCK_WAIT_MAX, file, path).await
+}
+
+async fn lock_within(wait_max: Duration, file: File, path: &Path) -> Result<File> {
+    let began = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            // A blocking wait cannot be bounded: it never ends if the holder is stopped.
+            Err(TryLockError::WouldBlock) if began.elapsed() < wait_max => {
+                tokio::time::sleep(LOCK_POLL).await;
+            }
+            Err(TryLockError::WouldBlock) => {
+                let detail = format!(
+                    "timed out waiting for the lock of {}, which another process holds",
+                    path.display()
+                );
+                return Err(Error::new(ErrorKind::Timeout, detail));
+            }
+            Err(TryLockError::Error(e)) => return Err(Error::from(e).context(path.display())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    const SHARED_MODE: u32 = 0o077;
+
+    #[test]
+    fn only_private_regular_files_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("secret");
+        replace_private(&path, b"S").unwrap();
+        assert_eq!(read_private(&path, SHARED_MODE).unwrap(), b"S");
+        for mode in [0o640, 0o604, 0o620] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            let error = read_private(&path, SHARED_MODE).unwrap_err();
+            assert!(error.kind() == ErrorKind::Denied && error.to_string().contains("chmod 600"), "{error}");
+        }
+        // A read of this pipe would block for ever.
+        let pipe = dir.path().join("pipe");
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        for wrong in [pipe.as_path(), dir.path(), Path::new("/dev/null")] {
+            let error = read_private(wrong, 0).unwrap_err().to_string();
+            assert!(error.contains("not a regular file"), "{error}");
+        }
+        let large = dir.path().join("large");
+        replace_private(&large, &vec![b'x'; FILE_BYTES_MAX as usize + 1]).unwrap();
+        assert!(read_private(&large, SHARED_MODE).unwrap_err().to_string().contains("larger than"));
+    }
+
+    #[test]
+    fn only_the_user_and_root_are_trusted_owners() {
+        assert!(is_trusted_owner(1000, 1000) && is_trusted_owner(0, 1000) && is_trusted_owner(0, 0));
+        assert!(!is_trusted_owner(1001, 1000) && !is_trusted_owner(1000, 0));
+    }
+
+    #[test]
+    fn next_write_deletes_unfinished_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("work.json");
+        let names = || {
+            let entries = std::fs::read_dir(dir.path()).unwrap();
+            let mut names: Vec<_> =
+                entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        };
+        std::fs::write(dir.path().join(".work.json.a1B2c3.unfinished"), "torn").unwrap();
+        std::fs::write(dir.path().join(".work2.json.a1B2c3.unfinished"), "of another account").unwrap();
+        replace_private(&path, b"whole").unwrap();
+        assert_eq!(names(), [".work2.json.a1B2c3.unfinished", "work.json"]);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        std::fs::write(dir.path().join(".work.json.d4E5f6.unfinished"), "torn").unwrap();
+        remove_unfinished_writes(&path);
+        assert_eq!(names(), [".work2.json.a1B2c3.unfinished", "work.json"]);
+    }
+
+    #[tokio::test]
+    async fn lock_wait_is_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let open = || File::create(&path).unwrap();
+        let locked = lock_file(open(), &path).await.unwrap();
+        let error = lock_within(Duration::from_millis(20), open(), &path).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Timeout);
+        assert!(error.to_string().contains("lock"), "{error}");
+        drop(locked);
+        lock_file(open(), &path).await.unwrap();
+    }
+}

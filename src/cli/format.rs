@@ -1,0 +1,143 @@
+//! Text for people: sizes, times, and lines about mounts and files. Names are escaped, so that control
+//! characters in them do not reach the terminal.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+pub(super) use crate::escape::escaped as printable;
+
+use crate::control::types::{EventKind, LogEntry, TransferStage, Status};
+use crate::units::{Elapsed, Size};
+
+pub(super) fn millis(ms: u64) -> String {
+    Elapsed(Duration::from_millis(ms)).to_string()
+}
+
+/// A rate; empty for 0.
+pub(super) fn rate(bytes_s: u64) -> String {
+    if bytes_s == 0 { String::new() } else { format!("{}/s", Size(bytes_s)) }
+}
+
+/// Local time, with the date unless it is today.
+pub(super) fn local_time(at_ms: u64) -> String {
+    let at = i64::try_from(at_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    let Some(at) = at else { return "?".to_owned() };
+    let (zone, now) = (TimeZone::system(), Timestamp::now());
+    let (at, now) = (at.to_zoned(zone.clone()), now.to_zoned(zone));
+    let is_today = at.date() == now.date();
+    at.strftime(if is_today { "%H:%M:%S" } else { "%Y-%m-%d %H:%M:%S" }).to_string()
+}
+
+/// The name of a state, as tables show it.
+pub(super) fn state_name(state: TransferStage) -> &'static str {
+    if state == TransferStage::Failed { "FAILED" } else { state.name() }
+}
+
+/// One event on one line, without its time.
+pub(super) fn event(entry: &LogEntry) -> String {
+    let (path, text) = (printable(entry.path.as_deref().unwrap_or_default()), printable(&entry.text));
+    match entry.what {
+        EventKind::Committed => {
+            let how = match entry.text.as_str() {
+                "instant" => "  (same content on the drive: nothing sent)",
+                "unchanged" => "  (unchanged: nothing sent)",
+                _ => "",
+            };
+            let (size, took) = (Size(entry.bytes.unwrap_or(0)), millis(entry.elapsed_ms.unwrap_or(0)));
+            format!("on the drive  {path}  {size}  {took}{how}")
+        }
+        EventKind::Failed => format!("NOT SAVED     {path}  {text}"),
+        EventKind::AttributesRefused => format!("ATTRS REFUSED {path}  {text}"),
+        EventKind::Unknown => format!("              {path}  {text}"),
+        EventKind::Warning => format!("warning       {text}"),
+        EventKind::Missed => format!("              {text}"),
+    }
+}
+
+/// One line about a mount.
+pub(super) fn headline(status: &Status) -> String {
+    let name = status.name.as_ref().map(|name| format!("{}: ", printable(name))).unwrap_or_default();
+    let read_only = if status.read_only { ", read-only" } else { "" };
+    let (drive, mountpoint) = (printable(&status.drive_id), printable(&status.mountpoint));
+    format!("{name}drive {drive} at {mountpoint}{read_only}  {}", summary(status))
+}
+
+/// The unsaved changes of a mount.
+fn summary(status: &Status) -> String {
+    let pending = &status.pending;
+    if pending.files == 0 && pending.files_failed_open > 0 {
+        return format!("{} not saved and still open", count(pending.files_failed_open, "file"));
+    }
+    if pending.files == 0 && pending.attributes == 0 {
+        return match (status.totals.files_failed, pending.attributes_refused) {
+            (0, 0) => "everything is on the drive".to_owned(),
+            (0, refused) => {
+                format!("everything is on the drive except attributes of {}", count(refused, "file"))
+            }
+            (failed, _) => {
+                format!("nothing left to send; {} not saved since the mount began", count(failed, "file"))
+            }
+        };
+    }
+    if pending.files == 0 {
+        return format!("{} not on the drive yet", count(pending.attributes, "attribute change"));
+    }
+    let mut text = format!("{}, {} to go", count(pending.files, "file"), Size(pending.bytes));
+    if pending.files_open > 0 {
+        let _ = write!(text, " ({} still open)", pending.files_open);
+    }
+    if pending.oldest_ms > 0 {
+        let _ = write!(text, ", for {}", millis(pending.oldest_ms));
+    }
+    if status.totals.rate_bytes_s > 0 {
+        let _ = write!(text, "  {}", rate(status.totals.rate_bytes_s));
+    }
+    text
+}
+
+/// The reason of a pause, if the mount is paused.
+pub(super) fn pause_line(status: &Status) -> Option<String> {
+    let paused = status.paused.as_ref()?;
+    let reason = paused.reason.name();
+    Some(format!("paused: {reason} since {}: {}", local_time(paused.since_ms), printable(&paused.detail)))
+}
+
+/// A number with its noun, such as `2 files`.
+pub(super) fn count(number: u64, noun: &str) -> String {
+    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::types::{PauseCause, Paused, Pending};
+
+    #[test]
+    fn headline_shows_pending_files_and_age() {
+        let mut status = Status { drive_id: "1".into(), mountpoint: "/mnt/\x1b".into(), ..Status::default() };
+        assert_eq!(headline(&status), "drive 1 at /mnt/\\u{1b}  everything is on the drive");
+        status.pending =
+            Pending { files: 2, files_open: 1, bytes: 3 << 20, oldest_ms: 12_000, ..Pending::default() };
+        status.totals.rate_bytes_s = 1 << 20;
+        let text = headline(&status);
+        assert!(text.ends_with("2 files, 3.0 MiB to go (1 still open), for 12 s  1.0 MiB/s"), "{text}");
+        status.pending = Pending { attributes: 1, ..Pending::default() };
+        assert!(headline(&status).ends_with("1 attribute change not on the drive yet"));
+        status.pending = Pending { attributes_refused: 2, ..Pending::default() };
+        assert!(headline(&status).ends_with("everything is on the drive except attributes of 2 files"));
+    }
+
+    #[test]
+    fn pause_line_names_the_reason() {
+        let mut status = Status::default();
+        assert_eq!(pause_line(&status), None);
+        let reason = PauseCause::LoginNeeded;
+        status.paused = Some(Paused { reason, detail: "the token was refused".into(), since_ms: 0 });
+        let text = pause_line(&status).unwrap();
+        assert!(text.starts_with("paused: login needed since 19"), "{text}");
+        assert!(text.ends_with(": the token was refused"), "{text}");
+    }
+}

@@ -1,0 +1,328 @@
+//! The mount helper for `mount -t fuse.pdsfs` and `/etc/fstab`: the program under the name `mount.pdsfs` or
+//! `mount.fuse.pdsfs`, with the arguments of `mount(8)`.
+//!
+//! Options are the settings of the configuration file, under the same names.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser};
+
+use super::arguments::MountArgs;
+use crate::cli::output::print_error;
+use crate::config::parse::SettingParser;
+use crate::config::settings::without_variables;
+use crate::config::dirs;
+use crate::daemon::background;
+use crate::error::{Error, Result};
+
+/// Options for `mount(8)` and other readers of `/etc/fstab`; ignored.
+const MOUNT_OPTIONS: &[&str] = &[
+    "defaults", "auto", "noauto", "user", "users", "nouser", "owner", "group", "_netdev", "nofail", "silent",
+    "loud", "comment", "uhelper", "helper",
+];
+/// Options that describe what always holds: the kernel checks modes, ignores set-user-ID bits and devices,
+/// and there are no access times.
+const ALWAYS_TRUE: &[&str] = &[
+    "default_permissions",
+    "nosuid",
+    "nodev",
+    "async",
+    "atime",
+    "noatime",
+    "diratime",
+    "nodiratime",
+    "relatime",
+    "norelatime",
+    "nostrictatime",
+    "lazytime",
+    "nolazytime",
+];
+/// Options that are refused, each with the reason.
+const UNSUPPORTED: &[(&str, &str)] = &[
+    ("suid", "set-user-ID bits are ignored; remove the option"),
+    ("dev", "a drive has no devices; remove the option"),
+    ("sync", "a file is committed when it is closed or synced, not after each write; remove the option"),
+    ("dirsync", "a new file is committed when it is closed, not before; remove the option"),
+    ("strictatime", "there are no access times; remove the option"),
+    ("nosymfollow", "symbolic links are followed; use metadata=off, which has none"),
+    ("remount", "options of a mounted drive cannot change; unmount it, then mount it again"),
+];
+/// Options of `mount(8)` and FUSE with the settings they mean.
+const ALIASES: &[(&str, (&str, &str))] = &[
+    ("ro", ("read_only", "true")),
+    ("rw", ("read_only", "false")),
+    ("noexec", ("noexec", "true")),
+    ("exec", ("noexec", "false")),
+    ("nonempty", ("allow_non_empty", "true")),
+];
+/// Exit codes of `mount(8)`: a wrong line, and a mount that failed.
+const EXIT_INVOCATION: u8 = 1;
+const EXIT_FAILED: u8 = 32;
+/// Placeholders in the first field if options describe the drive.
+const PLACEHOLDERS: &[&str] = &["none", "pdsfs"];
+
+/// Mount a drive and return when it is mounted
+#[derive(Debug, Parser)]
+#[command(
+    name = "mount.pdsfs",
+    version,
+    after_help = "mount(8) runs this program for lines of /etc/fstab such as:\n\n  photos  /mnt/photos  \
+        fuse.pdsfs  noauto,_netdev,allow_other  0 0\n\nOptions are the settings of the configuration file \
+        (see: pdsfs config example), and ro, rw, exec, noexec, nonempty, config=FILE. Put a value with \
+        commas in quotes: local_only=\"*.tmp,*.swp\". Exit codes: 1 wrong line, 32 the mount failed."
+)]
+struct FstabArgs {
+    /// A drive of the configuration, as NAME or NAME:/FOLDER; "none" if options describe the drive
+    spec: String,
+    /// The directory to mount at
+    dir: OsString,
+    /// Options, comma-separated
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    options: Vec<String>,
+    /// Ignore unknown options
+    #[arg(short = 's')]
+    sloppy: bool,
+    /// Check everything, but do not mount
+    #[arg(short = 'f')]
+    fake: bool,
+    /// Accepted for mount(8) and ignored: pdsfs writes no /etc/mtab
+    #[arg(short = 'n', action = clap::ArgAction::Count)]
+    no_mtab: u8,
+    /// Accepted for mount(8) and ignored: errors are always printed
+    #[arg(short = 'v', action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// The file system type, such as fuse.pdsfs
+    #[arg(short = 't', value_name = "TYPE")]
+    fs_type: Option<String>,
+}
+
+/// Whether `mount(8)` started the program, by the name of the program.
+pub(in crate::cli) fn is_mount_helper(program: &str) -> bool {
+    matches!(program, "mount.pdsfs" | "mount.fuse.pdsfs")
+}
+
+/// The arguments, for the man page.
+pub(in crate::cli) fn command() -> clap::Command {
+    FstabArgs::command()
+}
+
+/// The arguments of `pdsfs mount`, to check the translated ones.
+#[derive(Debug, Parser)]
+struct MountCommand {
+    #[command(flatten)]
+    mount: MountArgs,
+}
+
+/// Reads the arguments and mounts in the background.
+pub(in crate::cli) fn run() -> ExitCode {
+    let args = match FstabArgs::try_parse() {
+        Ok(args) => args,
+        Err(e) => {
+            e.print().ok();
+            return ExitCode::from(if e.use_stderr() { EXIT_INVOCATION } else { 0 });
+        }
+    };
+    let fail = |error: Error, code| {
+        print_error(&error);
+        ExitCode::from(code)
+    };
+    let arguments = match args.checked_arguments() {
+        Ok(arguments) => arguments,
+        Err(error) => return fail(error, EXIT_INVOCATION),
+    };
+    if args.fake {
+        return ExitCode::SUCCESS;
+    }
+    match background::start(arguments) {
+        Ok(code) if code == ExitCode::SUCCESS => code,
+        Ok(_) => ExitCode::from(EXIT_FAILED),
+        Err(error) => fail(error, EXIT_FAILED),
+    }
+}
+
+impl FstabArgs {
+    /// [`Self::arguments`], after a check of the drive and the settings.
+    fn checked_arguments(&self) -> Result<Vec<OsString>> {
+        let arguments = self.arguments()?;
+        let matches = without_variables(MountCommand::command()).try_get_matches_from(&arguments);
+        let line = matches.and_then(|matches| MountCommand::from_arg_matches(&matches));
+        let line = line.map_err(|e| Error::invalid(e.to_string().trim_end()))?;
+        line.mount.into_config()?;
+        Ok(arguments)
+    }
+
+    /// The arguments of `pdsfs mount`.
+    fn arguments(&self) -> Result<Vec<OsString>> {
+        let mut out: Vec<OsString> = vec!["mount".into(), background::DETACHED.into()];
+        // mount(8) finds its line in the mount table by the source.
+        out.push(format!("--source={}", self.spec).into());
+        out.extend(self.settings()?.into_iter().map(|(key, value)| format!("--{key}={value}").into()));
+        // No flag follows, even if a name begins with a hyphen.
+        out.push("--".into());
+        if !PLACEHOLDERS.contains(&self.spec.as_str()) {
+            out.push(self.spec.clone().into());
+        }
+        out.push(self.dir.clone());
+        Ok(out)
+    }
+
+    /// Settings and values. The last of several equal settings counts.
+    fn settings(&self) -> Result<Vec<(String, String)>> {
+        let mut out: Vec<(String, String)> = Vec::new();
+        let parser = SettingParser::default();
+        for list in &self.options {
+            for option in split(list).map_err(Error::invalid)? {
+                let (key, value) = option.split_once('=').unwrap_or((option.as_str(), "true"));
+                if MOUNT_OPTIONS.contains(&key)
+                    || ALWAYS_TRUE.contains(&key)
+                    || key.starts_with("x-")
+                    || key.starts_with("X-")
+                {
+                    continue;
+                }
+                if let Some((_, why)) = UNSUPPORTED.iter().find(|(option, _)| *option == key) {
+                    return Err(Error::invalid(format!("option {key}: {why}")));
+                }
+                let alias = ALIASES.iter().find(|(alias, _)| *alias == option).map(|(_, setting)| *setting);
+                let (key, value) = alias.unwrap_or((key, value));
+                let checked = if key == "config" {
+                    dirs::absolute(value).map(|path| path.to_string_lossy().into_owned())
+                } else {
+                    parser.absolute_text(key, value)
+                        .and_then(|text| parser.parse(key, text.as_ref()).map(|_| text))
+                };
+                match checked {
+                    Ok(text) => {
+                        let key = key.replace('_', "-");
+                        out.retain(|(earlier, _)| *earlier != key);
+                        out.push((key, text));
+                    }
+                    Err(_)
+                        if self.sloppy && !parser.knows(key) => {}
+                    Err(reason) => return Err(Error::invalid(format!("option {key}: {reason}"))),
+                }
+            }
+        }
+        Ok(out)
+    }
+}
+
+/// Splits an option list at commas, except in quotes (as `mount(8)` writes them) and after a backslash (as
+/// FUSE does).
+fn split(list: &str) -> std::result::Result<Vec<String>, String> {
+    let (mut out, mut option, mut is_quoted) = (Vec::new(), String::new(), false);
+    let mut rest = list.chars().peekable();
+    while let Some(c) = rest.next() {
+        match c {
+            '"' => is_quoted = !is_quoted,
+            '\\' => option.push(rest.next_if(|next| matches!(next, ',' | '\\' | '"')).unwrap_or('\\')),
+            ',' if !is_quoted => out.push(std::mem::take(&mut option)),
+            other => option.push(other),
+        }
+    }
+    if is_quoted {
+        return Err(format!("missing closing quote: {list}"));
+    }
+    out.push(option);
+    let trimmed = out.iter().map(|option| option.trim().to_owned());
+    Ok(trimmed.filter(|option| !option.is_empty()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arguments(line: &[&str]) -> std::result::Result<Vec<String>, String> {
+        let args = FstabArgs::try_parse_from([&["mount.pdsfs"], line].concat()).map_err(|e| e.to_string())?;
+        let texts = args.arguments().map_err(|e| e.to_string())?;
+        Ok(texts.into_iter().map(|text| text.to_string_lossy().into_owned()).collect())
+    }
+
+    #[test]
+    fn options_become_flags() {
+        assert_eq!(
+            arguments(&[
+                "photos:/a",
+                "/mnt",
+                "-n",
+                "-o",
+                "rw,noauto,x-systemd.automount,allow_other,umask=077",
+                "-t",
+                "fuse.pdsfs"
+            ]),
+            Ok([
+                "mount",
+                "--detached",
+                "--source=photos:/a",
+                "--read-only=false",
+                "--allow-other=true",
+                "--umask=077",
+                "--",
+                "photos:/a",
+                "/mnt"
+            ]
+            .map(str::to_owned)
+            .to_vec())
+        );
+        let described = arguments(&["none", "/mnt", "-o", "ro,endpoint=https://a.b,drive_id=1"]).unwrap();
+        if let Some(home) = std::env::home_dir().filter(|home| home.is_absolute()) {
+            let at_home = arguments(&["a", "/mnt", "-o", "config=~/x.toml,token_file=~/t"]).unwrap();
+            let whole = |flag: &str, file: &str| format!("--{flag}={}", home.join(file).display());
+            assert_eq!(at_home[3..5], [whole("config", "x.toml"), whole("token-file", "t")]);
+        }
+        assert_eq!(described.last().map(String::as_str), Some("/mnt"));
+        assert!(!described.contains(&"none".to_owned()));
+    }
+
+    #[test]
+    fn unknown_option_needs_sloppy_flag() {
+        let error = arguments(&["a", "/mnt", "-o", "alow_other"]).unwrap_err();
+        assert!(error.contains("did you mean allow_other?"), "{error}");
+        assert!(arguments(&["a", "/mnt", "-s", "-o", "alow_other"]).is_ok());
+        assert!(arguments(&["a", "/mnt", "-s", "-o", "umask=9"]).unwrap_err().contains("octal"));
+        assert!(arguments(&["a", "/mnt", "-o", "remount,ro"]).unwrap_err().contains("unmount it"));
+    }
+
+    #[test]
+    fn unsupported_options_fail_and_implied_ones_pass() {
+        let flags = |options: &str| {
+            let all = arguments(&["a", "/mnt", "-o", options])?;
+            Ok::<_, String>(all[3..all.len() - 3].join(" "))
+        };
+        // As mount(8) passes the line of a user.
+        assert_eq!(
+            flags("rw,noatime,noexec,nosuid,nodev,umask=022,_netdev,user,nofail").unwrap(),
+            "--read-only=false --noexec=true --umask=022"
+        );
+        assert_eq!(
+            flags("noexec,ro,exec,rw,default_permissions").unwrap(),
+            "--noexec=false --read-only=false"
+        );
+        assert_eq!(flags("nonempty").unwrap(), "--allow-non-empty=true");
+        for (option, reason) in UNSUPPORTED {
+            assert!(flags(option).unwrap_err().contains(reason), "{option}");
+        }
+        assert!(flags("sync").unwrap_err().contains("when it is closed"));
+    }
+
+    #[test]
+    fn quoted_commas_belong_to_values() {
+        let own = |list: &str| split(list).unwrap();
+        assert_eq!(own("rw,local_only=\"*.a,*.b\",ro"), ["rw", "local_only=*.a,*.b", "ro"]);
+        assert_eq!(own(r"folder=/a\,b,folder=\\x\y"), ["folder=/a,b", r"folder=\x\y"]);
+        assert_eq!(own(" a , ,b,"), ["a", "b"]);
+        assert!(split("a=\"b,c").unwrap_err().contains("closing quote"));
+        let flags = arguments(&["a", "/mnt", "-o", "local_only=\"*.a,*.b\""]).unwrap();
+        assert!(flags.contains(&"--local-only=*.a,*.b".to_owned()), "{flags:?}");
+    }
+
+    #[test]
+    fn mount_helper_is_known_by_program_name() {
+        assert!(
+            is_mount_helper("mount.pdsfs")
+                && is_mount_helper("mount.fuse.pdsfs")
+                && !is_mount_helper("pdsfs")
+        );
+    }
+}

@@ -1,0 +1,140 @@
+//! The transfers of a mount as a table.
+
+use unicode_width::UnicodeWidthStr as _;
+
+use crate::cli::format;
+use crate::control::types::{TransferStage, TransferStatus};
+use crate::units::Size;
+
+/// Width of the path column; a longer path loses its beginning.
+const PATH_COLUMNS: usize = 48;
+
+/// Each column is as wide as its longest cell, so that a path fits into 80 columns.
+pub(super) fn rows(files: &[TransferStatus]) -> Vec<String> {
+    let error = if files.iter().any(|file| file.error.is_some()) { "ERROR" } else { "" };
+    let head = ["STATE", "FILE", "PROGRESS", "RATE", "ETA", error].map(str::to_owned);
+    let cells = files.iter().map(cells).map(|cells| {
+        [cells.state.to_owned(), cells.path, cells.progress, cells.rate, cells.eta, cells.error]
+    });
+    let rows: Vec<_> = std::iter::once(head).chain(cells).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].width()).max().unwrap_or(0);
+    let widths: [usize; 6] = std::array::from_fn(width);
+    let line = |row: &[String; 6]| {
+        row.iter().zip(widths).fold(String::new(), |line, (cell, width)| {
+            line + "  " + cell + &" ".repeat(width.saturating_sub(cell.width()))
+        })
+    };
+    rows.iter().map(line).collect()
+}
+
+/// The columns of one file.
+#[derive(PartialEq, Eq, Debug)]
+pub(super) struct Cells {
+    pub(super) state: &'static str,
+    pub(super) path: String,
+    pub(super) progress: String,
+    pub(super) rate: String,
+    pub(super) eta: String,
+    pub(super) error: String,
+}
+
+pub(super) fn cells(file: &TransferStatus) -> Cells {
+    let percent = (u128::from(file.bytes_acked) * 100).checked_div(u128::from(file.bytes)).unwrap_or(0);
+    let progress = match file.state {
+        TransferStage::Staged => Size(file.bytes).to_string(),
+        _ => format!("{percent:>3} % of {}", Size(file.bytes)),
+    };
+    Cells {
+        state: format::state_name(file.state),
+        path: path(&file.path),
+        progress,
+        rate: format::rate(file.rate_bytes_s),
+        eta: file.eta_ms.map(format::millis).unwrap_or_default(),
+        error: file.error.as_deref().map(format::printable).unwrap_or_default(),
+    }
+}
+
+fn path(path: &str) -> String {
+    tail(format::printable(path), PATH_COLUMNS)
+}
+
+/// Keeps the end of a path, which tells files apart. A character may take two terminal columns.
+pub(super) fn tail(path: String, columns: usize) -> String {
+    if path.width() <= columns {
+        return path;
+    }
+    let room = columns.saturating_sub(3);
+    let mut begin = path.len();
+    for (at, _) in path.char_indices().rev() {
+        if path[at..].width() > room {
+            break;
+        }
+        begin = at;
+    }
+    format!("...{}", &path[begin..])
+}
+
+#[cfg(test)]
+pub(in crate::cli) mod tests {
+    use super::*;
+    use crate::control::types::{EventKind, LogEntry, Pending, Status};
+
+    fn transfer(path: &str, state: TransferStage) -> TransferStatus {
+        TransferStatus {
+            path: path.into(),
+            state,
+            bytes: 96 << 20,
+            bytes_acked: 32 << 20,
+            parts_in_flight: 8,
+            rate_bytes_s: 16 << 20,
+            eta_ms: Some(4000),
+            age_ms: 2000,
+            error: (state == TransferStage::Failed).then(|| "the drive is full".to_owned()),
+        }
+    }
+
+    pub(in crate::cli) fn busy() -> Status {
+        let failure = LogEntry {
+            seq: 1,
+            at_ms: 0,
+            what: EventKind::Failed,
+            path: Some("/lost".into()),
+            bytes: None,
+            elapsed_ms: None,
+            text: "the drive is full".into(),
+        };
+        Status {
+            drive_id: "1".into(),
+            mountpoint: "/mnt".into(),
+            pending: Pending { files: 1, bytes: 64 << 20, ..Pending::default() },
+            transfers: vec![transfer("/movie.mp4", TransferStage::Committing), transfer("/f", TransferStage::Failed)],
+            failures: vec![failure],
+            ..Status::default()
+        }
+    }
+
+    #[test]
+    fn long_path_keeps_its_end() {
+        let shown = path(&format!("/{}/end", "x".repeat(100)));
+        assert_eq!((shown.chars().count(), shown.ends_with("/end")), (PATH_COLUMNS, true));
+        assert_eq!(path("/a\n"), "/a\\n");
+        // Each of these takes two columns.
+        let wide = path(&"\u{6587}".repeat(100));
+        assert_eq!((wide.width(), wide.chars().count()), (PATH_COLUMNS - 1, 3 + 22));
+        assert_eq!(tail("\u{6587}\u{6587}".into(), 4), "\u{6587}\u{6587}");
+    }
+
+    #[test]
+    fn columns_use_terminal_width() {
+        let lines = rows(&[transfer("/\u{6587}\u{4ef6}", TransferStage::Writing), transfer("/abcd", TransferStage::Failed)]);
+        let before = |row: &str, word: &str| row.split(word).next().unwrap().width();
+        assert_eq!(before(&lines[1], " 33 %"), before(&lines[2], " 33 %"));
+        assert_eq!(before(&lines[0], "ERROR"), before(&lines[2], "the drive is full"));
+    }
+
+    #[test]
+    fn empty_file_shows_zero_percent() {
+        let file = TransferStatus { bytes: 0, bytes_acked: 0, ..transfer("/e", TransferStage::Writing) };
+        assert!(cells(&file).progress.starts_with("  0 %"));
+    }
+}

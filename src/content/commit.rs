@@ -1,0 +1,314 @@
+//! The commit of written content: from the bytes to a new revision on the drive.
+//!
+//! A stream whose parts are on the drive only sends its last part. Other content is hashed first, and
+//! `create` gets its hash: the drive may have the bytes already, or the file may not have changed.
+
+use std::sync::Arc;
+
+use super::commit_target::CommitTarget;
+use super::in_flight_parts::InFlightParts;
+use super::part::{FrozenPart, hash_frames};
+use super::part_upload::PartUpload;
+use super::staged_file::StagedFile;
+use super::tee::Tee;
+use super::upload_context::UploadContext;
+use super::upload_session::create;
+use super::uploader::{HashedPart, Uploader, first_url_requests, off_boundary, upload_parts};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{FileId, PartNumber, Sha1Hash};
+use crate::pds::drive::{CreateOutcome, ExpectedContent, FileMeta, UploadSession};
+use crate::pds::part_body::Frame;
+use crate::pds::types::PartUrl;
+use crate::rolling_sha1::{RollingSha1, Sha1Midstate};
+use crate::status::{CommitMethod, Transfer};
+
+/// Largest file that is hashed on the calling thread, in bytes: for those a thread switch costs more.
+const INLINE_HASH_BYTES_MAX: u64 = 256 << 10;
+/// How many targets one commit tries.
+const TARGETS_MAX: usize = 3;
+/// Bytes of one read of the base revision.
+const BACKFILL_BYTES: u64 = 4 << 20;
+
+/// One commit, ready to run.
+#[derive(Debug)]
+pub struct Commit {
+    pub(super) context: Arc<UploadContext>,
+    pub(super) in_flight: Arc<InFlightParts>,
+    pub(super) tee: Option<Tee>,
+    pub(super) transfer: Arc<Transfer>,
+    pub(super) target: CommitTarget,
+    /// The base revision. If it has the same bytes, nothing is committed.
+    pub(super) base: Option<FileMeta>,
+    pub(super) source: CommitSource,
+}
+
+/// The content to commit.
+#[derive(Debug)]
+pub(super) enum CommitSource {
+    /// Parts were sent; the last one follows.
+    Stream {
+        uploader: Uploader,
+        last: Option<FrozenPart>,
+        size: u64,
+    },
+    /// A file of one part.
+    SinglePart(FrozenPart),
+    Staged(Arc<StagedFile>),
+    /// The content could not be prepared.
+    Failed(Error),
+}
+
+/// A committed file.
+#[derive(Clone, Debug)]
+pub struct CommitOutcome {
+    /// The file as the drive confirmed it.
+    pub meta: FileMeta,
+    pub method: CommitMethod,
+    /// The target that was used.
+    pub target: CommitTarget,
+}
+
+/// Content that was hashed before any of it is sent.
+struct HashedContent {
+    size: u64,
+    sha1: Sha1Hash,
+    parts: Vec<HashedPart>,
+}
+
+impl Commit {
+    /// The parts that readers use during the commit.
+    pub(super) fn in_flight(&self) -> &Arc<InFlightParts> {
+        &self.in_flight
+    }
+
+    /// Runs the commit.
+    pub async fn run(mut self) -> Result<CommitOutcome> {
+        self.transfer.committing();
+        match std::mem::replace(&mut self.source, CommitSource::Failed(already_run())) {
+            CommitSource::Stream { uploader, last, size } => self.commit_stream(uploader, last, size).await,
+            CommitSource::SinglePart(part) => {
+                // Readers get the bytes from here until the commit ends.
+                self.in_flight.retain_all();
+                let content = hash_single_part(part, &self.transfer).await?;
+                self.commit_hashed(content).await
+            }
+            CommitSource::Staged(staged) => {
+                self.transfer.expect_bytes(staged.size());
+                if let Some(outcome) = self.commit_clone(&staged).await? {
+                    return Ok(outcome);
+                }
+                self.backfill(&staged).await?;
+                let (part_size, transfer) = (self.context.part_size, self.transfer.clone());
+                let content = run_blocking(move || hash_parts(staged.parts(part_size)?, &transfer)).await?;
+                self.transfer.expect_bytes(content.size);
+                self.commit_hashed(content).await
+            }
+            CommitSource::Failed(error) => Err(error),
+        }
+    }
+
+    /// The outcome without an upload, if the base revision has these bytes and is still the latest.
+    async fn unchanged(&self, expected: &ExpectedContent) -> Result<Option<CommitOutcome>> {
+        let is_same = |meta: &FileMeta| meta.size == expected.size && meta.sha1 == Some(expected.sha1);
+        let Some(base) = self.base.as_ref().filter(|base| is_same(base)) else { return Ok(None) };
+        let meta = match self.context.drive.get_latest(&base.file_id).await {
+            Ok(meta) => meta,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let target = self.target.clone();
+        Ok(is_same(&meta).then_some(CommitOutcome { meta, method: CommitMethod::Unchanged, target }))
+    }
+
+    async fn commit_stream(
+        self,
+        mut uploader: Uploader,
+        last: Option<FrozenPart>,
+        size: u64,
+    ) -> Result<CommitOutcome> {
+        let uploaded = uploader.finish(last).await?;
+        let expected = ExpectedContent { size, sha1: uploaded.sha1, crc64: Some(uploaded.crc64) };
+        if let Some(outcome) = self.unchanged(&expected).await? {
+            return Ok(outcome);
+        }
+        match self.context.drive.complete(&uploaded.session, &expected).await {
+            Ok(meta) => Ok(CommitOutcome { meta, method: CommitMethod::Uploaded, target: uploaded.target }),
+            Err(error) if self.is_misplaced(&error, &uploaded.target) => {
+                self.resend(size, &uploaded.target, error).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the drive refused a commit because of its target: the name was given away, the file to
+    /// overwrite is gone, or the file was moved and its old parent is gone.
+    fn is_misplaced(&self, error: &Error, used: &CommitTarget) -> bool {
+        match error.kind() {
+            ErrorKind::Exists => true,
+            ErrorKind::NotFound => used.overwrite.is_some() || used.has_moved(&self.context.resolver),
+            _ => false,
+        }
+    }
+
+    /// Commits streamed content to the current target, after the drive `refused` the target that the session
+    /// was opened for. The bytes come from the tee; without one the commit fails.
+    async fn resend(mut self, size: u64, used: &CommitTarget, refused: Error) -> Result<CommitOutcome> {
+        let Some(tee) = self.tee.clone() else { return Err(refused) };
+        let (part_size, transfer) = (self.context.part_size, self.transfer.clone());
+        let refused_kind = refused.kind();
+        tracing::info!(name = self.target.name, %refused, "the upload starts again for another target");
+        let content = run_blocking(move || {
+            let staged = tee.wait_for_file(size).ok_or(refused)?;
+            hash_parts(staged.parts(part_size)?, &transfer)
+        });
+        let gone = used.overwrite.clone().filter(|_| refused_kind == ErrorKind::NotFound);
+        let content = content.await?;
+        self.commit_with_retries(&content, gone).await
+    }
+
+    /// Commits a clone of a whole file by instant upload: the drive has the bytes. `None` if the drive wants
+    /// them sent.
+    async fn commit_clone(&mut self, staged: &StagedFile) -> Result<Option<CommitOutcome>> {
+        let Some((source, size)) = staged.clone_source() else { return Ok(None) };
+        let Some(sha1) = source.sha1.filter(|_| source.size == size) else { return Ok(None) };
+        let expected = ExpectedContent { size, sha1, crc64: None };
+        if let Some(outcome) = self.unchanged(&expected).await? {
+            return Ok(Some(outcome));
+        }
+        let first = [(PartNumber::FIRST, Sha1Midstate::START)];
+        self.target.refresh(&self.context.resolver)?;
+        let created = create(&self.context, &mut self.target, Some((size, sha1)), &first).await?;
+        let CreateOutcome::InstantUpload(file_id) = created else { return Ok(None) };
+        let meta = self.context.drive.get_committed(&file_id, &expected).await?;
+        let target = self.target.clone();
+        Ok(Some(CommitOutcome { meta, method: CommitMethod::Instant, target }))
+    }
+
+    /// Fills the holes of a staged file from its base revision.
+    async fn backfill(&self, staged: &Arc<StagedFile>) -> Result<()> {
+        let cursor = self.context.reader.cursor();
+        while let Some((base, offset, len)) = staged.next_backfill(BACKFILL_BYTES) {
+            let bytes = self.context.reader.read(&base, &cursor, offset, len).await?;
+            if bytes.is_empty() {
+                let detail = "the base revision on the drive is shorter than its recorded size";
+                return Err(Error::new(ErrorKind::Integrity, detail));
+            }
+            self.transfer.prepared(bytes.len() as u64);
+            let staged = staged.clone();
+            run_blocking(move || staged.backfill(offset, &bytes)).await?;
+        }
+        Ok(())
+    }
+
+    async fn commit_hashed(mut self, content: HashedContent) -> Result<CommitOutcome> {
+        self.commit_with_retries(&content, None).await
+    }
+
+    /// Commits to the current target, and again if that changes. `gone` is an object that the drive reported
+    /// as missing; it is not overwritten even if the tree still has it.
+    async fn commit_with_retries(
+        &mut self,
+        content: &HashedContent,
+        mut gone: Option<FileId>,
+    ) -> Result<CommitOutcome> {
+        let expected = ExpectedContent { size: content.size, sha1: content.sha1, crc64: None };
+        if let Some(outcome) = self.unchanged(&expected).await? {
+            return Ok(outcome);
+        }
+        let mut tries_left = TARGETS_MAX;
+        loop {
+            self.target.refresh(&self.context.resolver)?;
+            self.target.overwrite.take_if(|object| Some(&*object) == gone.as_ref());
+            tries_left -= 1;
+            match self.commit_once(content, expected).await {
+                // During the upload the file was renamed, or another client took the name or deleted the
+                // file.
+                Err(error) if tries_left > 0 && self.is_misplaced(&error, &self.target) => {
+                    if error.kind() == ErrorKind::NotFound {
+                        gone = self.target.overwrite.take().or(gone);
+                    }
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn commit_once(
+        &mut self,
+        content: &HashedContent,
+        expected: ExpectedContent,
+    ) -> Result<CommitOutcome> {
+        let drive = self.context.drive.clone();
+        let size_and_sha1 = Some((content.size, content.sha1));
+        let first = first_url_requests(&content.parts);
+        let (session, urls) = match create(&self.context, &mut self.target, size_and_sha1, &first).await? {
+            CreateOutcome::Session(session, urls) => (session, urls),
+            CreateOutcome::InstantUpload(file_id) => {
+                let meta = drive.get_committed(&file_id, &expected).await?;
+                let target = self.target.clone();
+                return Ok(CommitOutcome { meta, method: CommitMethod::Instant, target });
+            }
+            CreateOutcome::NameTaken(..) => {
+                return Err(Error::new(ErrorKind::Exists, "the drive has another object of that name"));
+            }
+        };
+        let crc64 = self.send(&session, urls, content.parts.clone()).await?;
+        let meta = drive.complete(&session, &ExpectedContent { crc64: Some(crc64), ..expected }).await?;
+        Ok(CommitOutcome { meta, method: CommitMethod::Uploaded, target: self.target.clone() })
+    }
+
+    async fn send(
+        &self,
+        session: &UploadSession,
+        mut urls: Vec<PartUrl>,
+        mut parts: Vec<HashedPart>,
+    ) -> Result<u64> {
+        let (context, in_flight) = (self.context.clone(), self.in_flight.clone());
+        let transfer = self.transfer.clone();
+        if parts.len() > 1 {
+            return upload_parts(context, session, urls, parts, in_flight, transfer).await;
+        }
+        // Most files are small: one part needs no task of its own.
+        let (Some((part, midstate)), Some(url)) = (parts.pop(), urls.pop()) else {
+            return Err(Error::new(ErrorKind::Protocol, "the service returned no URL for a part"));
+        };
+        let session = session.clone();
+        let upload = PartUpload { context, in_flight, transfer, session, part, midstate };
+        upload.run(url).await.map(|(_, _, crc64)| crc64)
+    }
+}
+
+fn already_run() -> Error {
+    Error::new(ErrorKind::Cancelled, "a commit ran twice")
+}
+
+async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let stopped = |e| Error::with_source(ErrorKind::Io, "a local task stopped", e);
+    tokio::task::spawn_blocking(work).await.map_err(stopped)?
+}
+
+/// Hashes a file of one part: on this thread if it is small and in memory, else on a blocking thread.
+async fn hash_single_part(part: FrozenPart, transfer: &Arc<Transfer>) -> Result<HashedContent> {
+    let is_quick = part.bytes <= INLINE_HASH_BYTES_MAX
+        && part.frames.iter().all(|frame| matches!(frame, Frame::Memory(_)));
+    if is_quick {
+        return hash_parts(vec![part], transfer);
+    }
+    let transfer = transfer.clone();
+    run_blocking(move || hash_parts(vec![part], &transfer)).await
+}
+
+/// Hashes parts in order. Blocks.
+fn hash_parts(parts: Vec<FrozenPart>, transfer: &Transfer) -> Result<HashedContent> {
+    let mut rolling = RollingSha1::default();
+    let (mut size, mut hashed) = (0, Vec::with_capacity(parts.len()));
+    for part in parts {
+        // Part sizes are multiples of 64, so there is a midstate at every boundary.
+        let midstate = rolling.midstate().ok_or_else(off_boundary)?;
+        rolling = hash_frames(rolling, &part.frames)?;
+        size += part.bytes;
+        transfer.prepared(part.bytes);
+        hashed.push((part, midstate));
+    }
+    Ok(HashedContent { size, sha1: rolling.digest(), parts: hashed })
+}

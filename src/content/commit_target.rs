@@ -1,0 +1,75 @@
+//! The place of a file on the drive, as the tree knows it now.
+//!
+//! Names and objects change while content is sent. So an upload asks the tree again at each step.
+
+use std::fmt;
+use std::sync::{Arc, Weak};
+use std::time::SystemTime;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{FileId, Ino};
+use crate::posix::Posix;
+
+/// Access of an upload to the names and objects of the tree.
+pub trait TargetResolver: fmt::Debug + Send + Sync {
+    /// The current target of a file; `None` for a deleted one.
+    fn resolve(&self, ino: Ino) -> Option<CommitTarget>;
+
+    /// Whether the file of `target` still has that parent and name.
+    fn is_current(&self, target: &CommitTarget) -> bool;
+
+    /// Whether an object of the drive is that of a file here other than `ino`.
+    fn belongs_to_other(&self, object: &FileId, ino: Ino) -> bool;
+}
+
+/// The place of a file on the drive.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CommitTarget {
+    pub ino: Ino,
+    pub parent: FileId,
+    pub name: String,
+    /// The file that gets a new revision.
+    pub overwrite: Option<FileId>,
+    /// Modification time to store with it.
+    pub mtime: Option<SystemTime>,
+    pub posix: Option<Arc<Posix>>,
+    /// Another file of this mount has the name on the drive until its own commit moves it. The upload may
+    /// create a second file of the name.
+    pub is_name_shared: bool,
+}
+
+impl CommitTarget {
+    /// Resolves the target again. `NotFound` for a deleted file.
+    pub(super) fn refresh(&mut self, resolver: &Weak<dyn TargetResolver>) -> Result<()> {
+        let Some(resolver) = resolver.upgrade() else { return Ok(()) };
+        let Some(current) = resolver.resolve(self.ino) else {
+            return Err(Error::new(ErrorKind::NotFound, "the file was deleted during its commit"));
+        };
+        *self = Self { mtime: self.mtime, ..current };
+        Ok(())
+    }
+
+    /// Whether the file was renamed since the target was resolved.
+    pub(super) fn has_moved(&self, resolver: &Weak<dyn TargetResolver>) -> bool {
+        resolver.upgrade().is_some_and(|resolver| !resolver.is_current(self))
+    }
+
+    /// Adapts the target to `object`, which has the name on the drive. The object gets a new revision, unless
+    /// it belongs to another file here: that file is about to leave the name and keeps its content.
+    pub(super) fn on_name_taken(
+        &mut self,
+        object: FileId,
+        resolver: &Weak<dyn TargetResolver>,
+    ) -> Result<()> {
+        if self.has_moved(resolver) {
+            return self.refresh(resolver);
+        }
+        let resolver = resolver.upgrade();
+        if resolver.is_some_and(|resolver| resolver.belongs_to_other(&object, self.ino)) {
+            self.is_name_shared = true;
+        } else {
+            self.overwrite = Some(object);
+        }
+        Ok(())
+    }
+}

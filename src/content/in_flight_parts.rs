@@ -1,0 +1,148 @@
+//! The parts in flight of one file: shared by its writer, its uploader and its readers.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::Notify;
+
+use super::part::read_frames;
+use crate::error::{Error, Result};
+use crate::pds::part_body::Frame;
+
+/// Bytes at the beginning of a file that stay readable after their acknowledgement.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+
+/// Frozen parts that the drive has not acknowledged, and the first failure of the upload.
+#[derive(Debug, Default)]
+pub struct InFlightParts {
+    /// A leaf lock.
+    state: Mutex<InFlightState>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct InFlightState {
+    /// By file offset.
+    parts: BTreeMap<u64, Arc<[Frame]>>,
+    /// A copy of the first bytes: file managers read the first block of a file that they copy. The slab
+    /// itself cannot stay, as it belongs to the buffer pool.
+    head: Bytes,
+    acknowledged_bytes: u64,
+    /// Acknowledged parts stay readable.
+    retain_all: bool,
+    failed: Option<Error>,
+}
+
+impl InFlightParts {
+    fn lock(&self) -> MutexGuard<'_, InFlightState> {
+        self.state.lock()
+    }
+
+    /// Adds a frozen part. With `keep_head`, the first bytes of the file are copied.
+    pub(super) fn insert(&self, offset: u64, frames: Arc<[Frame]>, keep_head: bool) {
+        let mut state = self.lock();
+        if offset == 0
+            && keep_head
+            && let Some(Frame::Memory(first)) = frames.first()
+        {
+            state.head = Bytes::copy_from_slice(&first[..first.len().min(HEAD_BYTES_MAX)]);
+        }
+        if state.failed.is_none() {
+            state.parts.insert(offset, frames);
+        }
+    }
+
+    /// Removes a part that the drive has.
+    pub(super) fn acknowledge(&self, offset: u64, bytes: u64) {
+        let mut state = self.lock();
+        if !state.retain_all {
+            state.parts.remove(&offset);
+        }
+        state.acknowledged_bytes += bytes;
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// Keeps parts readable after their acknowledgement, from now on.
+    pub(super) fn retain_all(&self) {
+        self.lock().retain_all = true;
+    }
+
+    /// Records a failure of the upload. The first one stays.
+    pub(super) fn fail(&self, error: &Error) {
+        let dropped = {
+            let mut state = self.lock();
+            state.failed.get_or_insert_with(|| error.clone());
+            // No part will be acknowledged, and other files may wait for the memory.
+            std::mem::take(&mut state.parts)
+        };
+        drop(dropped);
+        self.changed.notify_waiters();
+    }
+
+    /// The failure of the upload, if any.
+    pub(super) fn check(&self) -> Result<()> {
+        self.lock().failed.clone().map_or(Ok(()), Err)
+    }
+
+    /// Number of parts that are not acknowledged.
+    pub(super) fn count(&self) -> usize {
+        self.lock().parts.len()
+    }
+
+    /// Resolves when a part was acknowledged, or the upload failed, after the call.
+    pub fn changed(&self) -> tokio::sync::futures::Notified<'_> {
+        self.changed.notified()
+    }
+
+    /// Copies bytes at `offset` into `out`, at most to the end of one part. `None` if no part here has them.
+    pub(super) fn read(&self, offset: u64, out: &mut [u8]) -> Result<Option<usize>> {
+        let state = self.lock();
+        let part = state.parts.range(..=offset).next_back().map(|(start, frames)| (*start, frames.clone()));
+        let head = state.head.clone();
+        drop(state);
+        if let Some((start, frames)) = part {
+            let count = read_frames(&frames, offset - start, out)?;
+            if count > 0 {
+                return Ok(Some(count));
+            }
+        }
+        let count = read_frames(&[Frame::Memory(head)], offset, out)?;
+        Ok((count > 0).then_some(count))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    fn frames(text: &'static str) -> Arc<[Frame]> {
+        [Frame::Memory(Bytes::from_static(text.as_bytes()))].into()
+    }
+
+    #[test]
+    fn head_outlives_its_acknowledgement() {
+        let in_flight = InFlightParts::default();
+        in_flight.insert(0, frames("abc"), true);
+        in_flight.insert(3, frames("def"), true);
+        let mut out = [0; 8];
+        assert_eq!(in_flight.read(4, &mut out).unwrap(), Some(2));
+        assert_eq!(&out[..2], b"ef");
+        in_flight.acknowledge(0, 3);
+        in_flight.acknowledge(3, 3);
+        assert_eq!(in_flight.read(1, &mut out).unwrap(), Some(2));
+        assert_eq!(in_flight.read(4, &mut out).unwrap(), None);
+        assert_eq!((in_flight.count(), in_flight.lock().acknowledged_bytes), (0, 6));
+    }
+
+    #[test]
+    fn first_failure_stays() {
+        let in_flight = InFlightParts::default();
+        in_flight.fail(&Error::new(ErrorKind::QuotaExceeded, "full"));
+        in_flight.fail(&Error::new(ErrorKind::Io, "later"));
+        assert_eq!(in_flight.check().unwrap_err().kind(), ErrorKind::QuotaExceeded);
+    }
+}

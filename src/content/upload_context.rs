@@ -1,0 +1,35 @@
+//! The shared state of all open files and uploads of a mount.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
+
+use super::buffer_pool::BufferPool;
+use super::cached_files::CachedFiles;
+use super::commit_target::TargetResolver;
+use super::disk_quota::DiskQuota;
+use super::reader::Reader;
+use super::upload_limiter::UploadLimiter;
+use crate::ids::PartSize;
+use crate::pds::drive::Drive;
+
+/// The shared parts of a mount that content uses.
+#[derive(Debug)]
+pub struct UploadContext {
+    pub resolver: Weak<dyn TargetResolver>,
+    pub drive: Drive,
+    pub buffer_pool: Arc<BufferPool>,
+    pub upload_limiter: Arc<UploadLimiter>,
+    pub part_size: PartSize,
+    /// Directory of parts that do not fit into memory.
+    pub spill_dir: PathBuf,
+    /// Quota of staged and cached files.
+    pub quota: Arc<DiskQuota>,
+    /// Quota of files that are never uploaded. The same as `quota`, unless that is disabled.
+    pub local_quota: Arc<DiskQuota>,
+    /// Committed content that is still on this machine.
+    pub cached_files: Arc<CachedFiles>,
+    /// Reads the base of staged files.
+    pub reader: Arc<Reader>,
+    /// Runs the tasks: writes come from threads outside of it.
+    pub runtime: tokio::runtime::Handle,
+}

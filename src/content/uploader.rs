@@ -1,0 +1,282 @@
+//! The uploader: takes frozen parts in order and sends them to the drive, many at a time.
+//!
+//! Two loops. *Hashing* walks the parts in order. A part may be sent once the midstate before it is known,
+//! while the part itself is still being hashed. *Sending* requests URLs (all parts that wait share one call)
+//! and starts one PUT per part. In ordered mode it sends one part after the other.
+//!
+//! **Failure**: the first failure ends the upload and is stored in [`InFlightParts`], where the writer finds
+//! it. **Cancellation**: dropping the future drops every PUT. The session stays on the drive, invisible,
+//! until the service removes it: the API has no abort call.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
+
+use super::commit_target::CommitTarget;
+use super::in_flight_parts::InFlightParts;
+use super::part::{FrozenPart, hash_frames};
+use super::part_upload::PartUpload;
+use super::upload_context::UploadContext;
+use super::upload_session::begin_session;
+use crate::crc64;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{PartNumber, Sha1Hash};
+use crate::pds::drive::UploadSession;
+use crate::pds::types::PartUrl;
+use crate::rolling_sha1::{RollingSha1, Sha1Midstate};
+use crate::status::Transfer;
+
+/// Parts in one `get_upload_url` at most.
+const URLS_PER_CALL_MAX: usize = 32;
+
+/// A part and the midstate before it.
+pub(super) type HashedPart = (FrozenPart, Sha1Midstate);
+
+/// A file whose parts are all on the drive, but not yet completed to a revision.
+#[derive(Debug)]
+pub(super) struct UploadedParts {
+    pub(super) session: UploadSession,
+    /// Of the whole content.
+    pub(super) sha1: Sha1Hash,
+    /// CRC-64/XZ of the whole content.
+    pub(super) crc64: u64,
+    /// The target of the `create` call.
+    pub(super) target: CommitTarget,
+}
+
+/// The task that uploads a stream. Dropping this stops the task.
+#[derive(Debug)]
+pub(super) struct Uploader {
+    /// `None` once the last part was handed over.
+    parts: Option<mpsc::UnboundedSender<FrozenPart>>,
+    task: JoinHandle<Result<UploadedParts>>,
+}
+
+impl Uploader {
+    pub(super) fn spawn(
+        context: &Arc<UploadContext>,
+        target: CommitTarget,
+        in_flight: Arc<InFlightParts>,
+        transfer: Arc<Transfer>,
+    ) -> Self {
+        let (parts, queue) = mpsc::unbounded_channel();
+        let task = context.runtime.spawn(upload_stream(context.clone(), target, queue, in_flight, transfer));
+        Self { parts: Some(parts), task }
+    }
+
+    /// Hands a part over. After a failure the part is dropped; the failure is in [`InFlightParts`].
+    pub(super) fn send(&self, part: FrozenPart) {
+        if let Some(parts) = &self.parts {
+            let _ = parts.send(part);
+        }
+    }
+
+    /// Sends the last part and waits until the drive has all of them.
+    pub(super) async fn finish(&mut self, last: Option<FrozenPart>) -> Result<UploadedParts> {
+        // The task ends when its sender is dropped. If it has failed, it returns that failure below.
+        if let (Some(parts), Some(last)) = (self.parts.take(), last) {
+            let _ = parts.send(last);
+        }
+        let ended = (&mut self.task).await;
+        ended.map_err(|e| Error::with_source(ErrorKind::Cancelled, "the upload was stopped", e))?
+    }
+}
+
+impl Drop for Uploader {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Uploads all parts that come through `parts`, until its sender is dropped.
+async fn upload_stream(
+    context: Arc<UploadContext>,
+    target: CommitTarget,
+    parts: mpsc::UnboundedReceiver<FrozenPart>,
+    in_flight: Arc<InFlightParts>,
+    transfer: Arc<Transfer>,
+) -> Result<UploadedParts> {
+    let (hashed, queue) = mpsc::unbounded_channel();
+    let sender = PartSender::new(context, in_flight.clone(), transfer);
+    let outcome = tokio::try_join!(hash_stream(parts, hashed), sender.run(target, queue));
+    match outcome {
+        Ok((sha1, (session, crc64, target))) => Ok(UploadedParts { session, sha1, crc64, target }),
+        Err(error) => {
+            in_flight.fail(&error);
+            Err(error)
+        }
+    }
+}
+
+/// Uploads known parts to a session whose first URLs are known. Returns the CRC-64 of the content.
+pub(super) async fn upload_parts(
+    context: Arc<UploadContext>,
+    session: &UploadSession,
+    first_urls: Vec<PartUrl>,
+    parts: Vec<HashedPart>,
+    in_flight: Arc<InFlightParts>,
+    transfer: Arc<Transfer>,
+) -> Result<u64> {
+    let mut sender = PartSender::new(context, in_flight, transfer);
+    let (mut urls, mut rest) = (first_urls, parts);
+    loop {
+        if urls.is_empty() {
+            if rest.is_empty() {
+                break;
+            }
+            // URLs age, so they are requested shortly before their use.
+            while sender.puts.len() > URLS_PER_CALL_MAX
+                && let Some(stored) = sender.puts.join_next().await
+            {
+                sender.record(stored)?;
+            }
+            let batch = &rest[..rest.len().min(URLS_PER_CALL_MAX)];
+            urls = sender.context.drive.get_upload_urls(session, &url_requests(batch)).await?;
+        }
+        let later = rest.split_off(urls.len().min(rest.len()));
+        for ((part, midstate), url) in rest.into_iter().zip(std::mem::take(&mut urls)) {
+            sender.send(session, part, midstate, url).await?;
+        }
+        rest = later;
+    }
+    sender.wait_all_stored().await
+}
+
+/// The parts whose URLs the `create` call requests.
+pub(super) fn first_url_requests(parts: &[HashedPart]) -> Vec<(PartNumber, Sha1Midstate)> {
+    url_requests(&parts[..parts.len().min(URLS_PER_CALL_MAX)])
+}
+
+fn url_requests(batch: &[HashedPart]) -> Vec<(PartNumber, Sha1Midstate)> {
+    batch.iter().map(|(part, midstate)| (part.number, *midstate)).collect()
+}
+
+/// Passes each part on with the midstate before it. Returns the SHA-1 of the content.
+async fn hash_stream(
+    mut parts: mpsc::UnboundedReceiver<FrozenPart>,
+    hashed: mpsc::UnboundedSender<HashedPart>,
+) -> Result<Sha1Hash> {
+    let mut rolling = RollingSha1::default();
+    while let Some(part) = parts.recv().await {
+        // Part sizes are multiples of 64, so there is a midstate at every boundary.
+        let midstate = rolling.midstate().ok_or_else(off_boundary)?;
+        let frames = part.frames.clone();
+        if hashed.send((part, midstate)).is_err() {
+            // The sending loop has failed. Its error says more than one from here.
+            return std::future::pending().await;
+        }
+        rolling = tokio::task::spawn_blocking(move || hash_frames(rolling, &frames))
+            .await
+            .map_err(|e| Error::with_source(ErrorKind::Io, "the hashing task stopped", e))??;
+    }
+    Ok(rolling.digest())
+}
+
+/// The error of a part that does not begin at a multiple of 64 bytes.
+pub(super) fn off_boundary() -> Error {
+    Error::new(ErrorKind::Io, "a part does not begin at a multiple of 64 bytes")
+}
+
+struct PartSender {
+    context: Arc<UploadContext>,
+    in_flight: Arc<InFlightParts>,
+    transfer: Arc<Transfer>,
+    puts: JoinSet<Result<(PartNumber, u64, u64)>>,
+    /// CRC-64 and length of the stored parts.
+    crcs: BTreeMap<PartNumber, (u64, u64)>,
+}
+
+impl PartSender {
+    fn new(context: Arc<UploadContext>, in_flight: Arc<InFlightParts>, transfer: Arc<Transfer>) -> Self {
+        Self { context, in_flight, transfer, puts: JoinSet::new(), crcs: BTreeMap::new() }
+    }
+
+    async fn run(
+        mut self,
+        mut target: CommitTarget,
+        mut queue: mpsc::UnboundedReceiver<HashedPart>,
+    ) -> Result<(UploadSession, u64, CommitTarget)> {
+        let mut begun = None;
+        while let Some(batch) = self.next_batch(&mut queue).await? {
+            let (session, urls) = match begun.take() {
+                Some(session) => {
+                    let urls = self.context.drive.get_upload_urls(&session, &url_requests(&batch)).await?;
+                    (session, urls)
+                }
+                None => begin_session(&self.context, &mut target, &url_requests(&batch)).await?,
+            };
+            for ((part, midstate), url) in batch.into_iter().zip(urls) {
+                self.send(&session, part, midstate, url).await?;
+            }
+            begun = Some(session);
+        }
+        let session = begun.ok_or_else(|| Error::new(ErrorKind::Io, "an upload without parts"))?;
+        Ok((session, self.wait_all_stored().await?, target))
+    }
+
+    /// Waits for the running PUTs. Returns the CRC-64 of the content.
+    async fn wait_all_stored(mut self) -> Result<u64> {
+        while let Some(stored) = self.puts.join_next().await {
+            self.record(stored)?;
+        }
+        Ok(self.crcs.values().fold(0, |crc, (next, bytes)| crc64::combine(crc, *next, *bytes)))
+    }
+
+    /// Waits for parts and takes all that are queued, up to one call's worth; `None` at the end. Also records
+    /// finished PUTs, so that a failure ends the upload at once.
+    async fn next_batch(
+        &mut self,
+        queue: &mut mpsc::UnboundedReceiver<HashedPart>,
+    ) -> Result<Option<Vec<HashedPart>>> {
+        loop {
+            tokio::select! {
+                first = queue.recv() => {
+                    let Some(first) = first else { return Ok(None) };
+                    let mut batch = vec![first];
+                    while batch.len() < URLS_PER_CALL_MAX && let Ok(next) = queue.try_recv() {
+                        batch.push(next);
+                    }
+                    return Ok(Some(batch));
+                }
+                Some(stored) = self.puts.join_next() => self.record(stored)?,
+            }
+        }
+    }
+
+    fn record(
+        &mut self,
+        stored: std::result::Result<Result<(PartNumber, u64, u64)>, tokio::task::JoinError>,
+    ) -> Result<()> {
+        let (number, bytes, crc) =
+            stored.map_err(|e| Error::with_source(ErrorKind::Io, "an upload task stopped", e))??;
+        self.crcs.insert(number, (crc, bytes));
+        Ok(())
+    }
+
+    async fn send(
+        &mut self,
+        session: &UploadSession,
+        part: FrozenPart,
+        midstate: Sha1Midstate,
+        url: PartUrl,
+    ) -> Result<()> {
+        if !session.parallel {
+            // Ordered mode: the part before must be stored.
+            while let Some(stored) = self.puts.join_next().await {
+                self.record(stored)?;
+            }
+        }
+        let upload = PartUpload {
+            context: self.context.clone(),
+            in_flight: self.in_flight.clone(),
+            transfer: self.transfer.clone(),
+            session: session.clone(),
+            part,
+            midstate,
+        };
+        self.puts.spawn(upload.run(url));
+        Ok(())
+    }
+}

@@ -1,0 +1,83 @@
+//! The served mount, and its status in the JSON of the API.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::event_log::{EventLog, unix_ms};
+use super::types::{Paused, Pending, Status, TransferStatus};
+use crate::config::MountConfig;
+use crate::status::Progress;
+use crate::vfs::{UnsavedFileStatus, Vfs, summarize};
+
+/// Unsaved files that a status lists.
+const TRANSFERS_MAX: usize = 1000;
+
+/// Everything that the control API and the metrics read.
+#[derive(Debug)]
+pub struct MountHandle {
+    pub vfs: Arc<Vfs>,
+    pub config: Arc<MountConfig>,
+    pub progress: Arc<Progress>,
+    pub event_log: Arc<EventLog>,
+    pub mounted_at: SystemTime,
+}
+
+impl MountHandle {
+    pub fn status(&self) -> Status {
+        let files = self.vfs.unsaved_files();
+        let left_out = files.len().saturating_sub(TRANSFERS_MAX);
+        let paused = self.progress.pauses().into_iter().next();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            name: self.config.name.clone(),
+            drive_id: self.config.drive_id.to_string(),
+            mountpoint: self.config.mountpoint.to_string_lossy().into_owned(),
+            read_only: self.config.options.read_only,
+            mounted_at_ms: unix_ms(self.mounted_at),
+            last_seq: self.event_log.last_seq(),
+            paused: paused.map(|pause| Paused {
+                reason: pause.reason.into(),
+                detail: pause.detail.to_string(),
+                since_ms: unix_ms(pause.since),
+            }),
+            pending: self.pending(&files),
+            totals: self.progress.totals().into(),
+            transfers: files.iter().take(TRANSFERS_MAX).map(transfer).collect(),
+            transfers_left_out: left_out as u64,
+            failures: self.event_log.failures(),
+        }
+    }
+
+    fn pending(&self, files: &[UnsavedFileStatus]) -> Pending {
+        let sum = summarize(files);
+        Pending {
+            files: sum.files,
+            files_open: sum.open,
+            files_failed_open: sum.failed_open,
+            bytes: sum.bytes,
+            attributes: self.vfs.unsaved_attr_count() as u64,
+            attributes_refused: self.vfs.refused_attr_count() as u64,
+            oldest_ms: ms(sum.oldest),
+        }
+    }
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn transfer(file: &UnsavedFileStatus) -> TransferStatus {
+    let view = file.status.transfer.as_ref();
+    TransferStatus {
+        path: file.path.clone(),
+        state: file.status.stage.into(),
+        bytes: file.status.bytes,
+        bytes_acked: view.map_or(0, |view| view.bytes_acked),
+        parts_in_flight: view.map_or(0, |view| view.parts_in_flight),
+        rate_bytes_s: view.map_or(0, |view| view.rate_bytes_s),
+        eta_ms: view.and_then(|view| view.eta).map(ms),
+        age_ms: view.map_or(0, |view| ms(view.age)),
+        error: file.status.error.as_ref().map(ToString::to_string),
+    }
+}

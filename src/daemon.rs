@@ -1,0 +1,306 @@
+//! One mount, from the first check to the last saved byte.
+//!
+//! Start: check the mountpoint and the rights of this process, reach the drive, mount, attach the observers.
+//! Stop: save open files, unmount, answer the requests that the kernel still has, save again what came in
+//! between. The process ends only then, and [`MountEnd`] says whether everything is on the drive.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::auth;
+use crate::config::MountConfig;
+use crate::error::{Error, ErrorKind, Result};
+use crate::fuse::KernelMount;
+use crate::pds::drive::Drive;
+use crate::status::Progress;
+use crate::status::systemd::SystemdNotifier;
+use crate::vfs::Vfs;
+use observers::{ObserverSetup, Observers};
+use progress_watch::ProgressWatch;
+use signals::Signals;
+use supervision::Supervision;
+
+pub mod background;
+mod liveness;
+mod mountpoint;
+mod observers;
+mod preflight;
+mod progress_watch;
+pub mod resolve;
+pub mod signals;
+mod supervision;
+
+pub use liveness::has_died;
+pub use mountpoint::resolve;
+
+/// Limit on the checks of the mountpoint.
+const PREPARE_MAX: Duration = Duration::from_secs(30);
+/// How long a lazily unmounted file system is still served for programs with open files.
+const LINGER_MAX: Duration = Duration::from_secs(5);
+/// Added to the commit timeout: a stop without progress for that long is given up.
+const STOP_MARGIN: Duration = Duration::from_secs(30);
+/// Added to the stall timeout, after which an idle transfer is retried; the limit under a service manager.
+const STALL_MARGIN: Duration = Duration::from_secs(15);
+/// How long a token renewal that is under way may take at the end of the program: its result is stored first.
+pub const RENEWAL_END_MAX: Duration = Duration::from_secs(5);
+
+/// Progress of a mount that the caller of [`run`] prints.
+#[derive(Clone, Copy, Debug)]
+pub enum Notice<'a> {
+    /// The mount answers.
+    Mounted { drive_id: &'a str, path: &'a Path },
+    /// The stop leaves this file unsaved.
+    NotSaved { path: &'a str, error: &'a Error },
+    /// The mount is gone, and everything is on the drive.
+    Unmounted { path: &'a Path },
+}
+
+/// How a mount has ended.
+#[derive(Debug)]
+pub enum MountEnd {
+    /// Everything is on the drive.
+    Saved,
+    /// Files are not on the drive; each was reported.
+    Unsaved,
+    /// Nothing was mounted, and a retry fails until a person changes something.
+    NotMountable(Error),
+}
+
+/// A drive that was reached, before it is mounted. Dropping it leaves nothing to undo.
+#[derive(Debug)]
+struct ReachedDrive {
+    config: MountConfig,
+    drive: Drive,
+    progress: Arc<Progress>,
+    observers: ObserverSetup,
+}
+
+/// A mount served by this process.
+#[derive(Debug)]
+pub struct RunningMount {
+    vfs: Arc<Vfs>,
+    kernel: KernelMount,
+    progress_watch: ProgressWatch,
+    /// A stop without progress for that long is given up.
+    stop_limit: Duration,
+    /// The same under a service manager.
+    managed_stop_limit: Duration,
+    observers: Observers,
+}
+
+/// Checks the mountpoint, reaches the drive and mounts it. For the demo.
+#[cfg(feature = "server")]
+pub async fn mount_in_process(config: MountConfig, progress: Arc<Progress>) -> Result<RunningMount> {
+    ReachedDrive::new(check_mountpoint(config).await?, progress).await?.mount().await
+}
+
+/// Makes the mountpoint free and its path absolute and without links.
+async fn check_mountpoint(mut config: MountConfig) -> Result<MountConfig> {
+    let display = config.mountpoint.display().to_string();
+    let prepared = tokio::task::spawn_blocking(move || {
+        config.mountpoint = mountpoint::prepare(&config)?;
+        if config.spill_dir.starts_with(&config.mountpoint) {
+            let detail = format!(
+                "{} for staged files is inside the mountpoint: choose another directory with --spill-dir",
+                config.spill_dir.display()
+            );
+            return Err(Error::new(ErrorKind::Invalid, detail));
+        }
+        Ok(config)
+    });
+    let prepared = tokio::time::timeout(PREPARE_MAX, prepared).await.map_err(|_| {
+        let detail = format!("{display} does not answer: it may be inside a hanging mount (see pdsfs status)");
+        Error::new(ErrorKind::Timeout, detail)
+    })?;
+    prepared.map_err(|e| Error::from_source(ErrorKind::Io, e))?
+}
+
+impl ReachedDrive {
+    /// Sends the first calls now: a wrong token, drive or folder fails the mount instead of the first `ls`.
+    async fn new(mut config: MountConfig, progress: Arc<Progress>) -> Result<Self> {
+        let drive = Drive::new(&config)?;
+        let listed = drive.list_page(&config.root_id, "").await;
+        listed.map_err(|e| {
+            let advice = match e.kind() {
+                ErrorKind::NotFound | ErrorKind::NoDrive => {
+                    " (pdsfs drives lists the drives of an account)".to_owned()
+                }
+                ErrorKind::Unreachable => {
+                    format!(" (check the network and the endpoint {})", config.endpoint)
+                }
+                _ => String::new(),
+            };
+            Error::with_source(e.kind(), format!("cannot open drive {}{advice}", config.drive_id), e)
+        })?;
+        let folder = std::mem::take(&mut config.folder);
+        for name in folder.names() {
+            let found = drive.find_folder(&config.root_id, name).await;
+            config.root_id = found.map_err(|e| e.context(format!("folder {folder}")))?;
+        }
+        let observers = Observers::prepare(&config).await?;
+        Ok(Self { config, drive, progress, observers })
+    }
+
+    /// Must run to its end: a mount that the kernel was asked for appears even if the caller is gone, with no
+    /// daemon behind it.
+    async fn mount(self) -> Result<RunningMount> {
+        let Self { config, drive, progress, observers } = self;
+        let config = Arc::new(config);
+        let progress_watch = ProgressWatch::new(progress.clone(), drive.clone());
+        let vfs = Vfs::new(config.clone(), drive, progress.clone());
+        let kernel = KernelMount::start(vfs.clone(), &config).await.map_err(preflight::explain)?;
+        let stop_limit = config.options.commit_timeout + STOP_MARGIN;
+        let managed_stop_limit = config.options.stall_timeout + STALL_MARGIN;
+        let observers = observers.start(vfs.clone(), config, progress);
+        Ok(RunningMount { vfs, kernel, progress_watch, stop_limit, managed_stop_limit, observers })
+    }
+}
+
+impl RunningMount {
+    /// Returns when the mount was unmounted from outside.
+    pub async fn wait(&mut self) {
+        self.kernel.wait().await;
+    }
+
+    /// Saves, unmounts, and returns the paths and errors of files that are not on the drive.
+    pub async fn stop(mut self) -> Result<Vec<(String, Error)>> {
+        let (progress_watch, limit) = (self.progress_watch.clone(), self.stop_limit);
+        let outcome = tokio::select! {
+            unsaved = self.drain_and_unmount() => unsaved,
+            error = progress_watch.stalled(limit, || ()) => Err(error),
+        };
+        if outcome.is_err() {
+            self.kernel.detach().await?;
+        }
+        self.observers.close();
+        outcome
+    }
+
+    /// Has no time limit of its own.
+    async fn drain_and_unmount(&mut self) -> Result<Vec<(String, Error)>> {
+        // The second drain repeats commits that fail here.
+        let first = self.vfs.drain().await;
+        self.kernel.detach().await?;
+        if !self.kernel.finish(LINGER_MAX).await {
+            tracing::warn!("programs still use files of the mount: their further requests fail");
+        }
+        let left = self.vfs.drain_again(first).await;
+        Ok(left.into_iter().map(|left| (left.path, left.error)).collect())
+    }
+}
+
+/// Mounts and serves until a signal or an unmount. `is_detached`: the process was started by
+/// [`background::start`] and leaves the terminal once the mount answers.
+pub async fn run(
+    config: MountConfig,
+    is_detached: bool,
+    notifier: SystemdNotifier,
+    report: impl Fn(Notice<'_>),
+) -> Result<MountEnd> {
+    let mut signals = Signals::new()?;
+    preflight::raise_open_files();
+    let drive_id = config.drive_id.clone();
+    let progress = Progress::new();
+    let config = match unless_interrupted(&mut signals, check_mountpoint(config)).await {
+        Ok(config) => config,
+        Err(error) if mountpoint::is_final(&error) => return Ok(MountEnd::NotMountable(error)),
+        Err(error) => return Err(error),
+    };
+    let reached = match unless_interrupted(&mut signals, ReachedDrive::new(config, progress.clone())).await {
+        Ok(reached) => reached,
+        // The user dismissed the prompt of the keyring: a restart must not prompt again.
+        Err(error) if auth::keyring_unlock_refused() => return Ok(MountEnd::NotMountable(error)),
+        Err(error) => return Err(error),
+    };
+    let mut mounted = reached.mount().await?;
+    let path = mounted.kernel.path().to_owned();
+    let stop_limit = if notifier.is_connected() { mounted.managed_stop_limit } else { mounted.stop_limit };
+    let supervision = Supervision::start(notifier, progress, &mounted.vfs, &path, stop_limit);
+    let supervision = match unless_interrupted(&mut signals, supervision).await {
+        Ok(supervision) => supervision,
+        Err(error) => {
+            mounted.stop().await?;
+            return Err(error);
+        }
+    };
+    report(Notice::Mounted { drive_id: drive_id.as_str(), path: &path });
+    // If the command that started this process is gone, its user does not want the mount any more.
+    let not_detached = if is_detached { background::detach().err() } else { None };
+    let (mut signal_at, mut aborted) = (None, None);
+    if not_detached.is_none() {
+        tokio::select! {
+            () = mounted.wait() => match mounted.kernel.detach_if_aborted(has_died).await {
+                Ok(false) => tracing::info!("unmounted from outside"),
+                detached => {
+                    let detail = "the kernel aborted the connection of the mount";
+                    tracing::error!("{detail}: saving open files");
+                    aborted = Some(detached.err().unwrap_or_else(|| Error::new(ErrorKind::Io, detail)));
+                }
+            },
+            signal = signals.next() => {
+                signal_at = Some(Instant::now());
+                tracing::info!("{signal}: saving open files, then unmounting; a second signal stops at once");
+            }
+        }
+    }
+    let end = finish(mounted, &supervision, &mut signals, signal_at, report).await?;
+    not_detached.or(aborted).map_or(Ok(end), Err)
+}
+
+/// A signal ends work that has not mounted anything yet.
+async fn unless_interrupted<T>(signals: &mut Signals, work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::select! {
+        done = work => done,
+        signal = signals.next() => Err(interrupted(signal, "nothing is mounted")),
+    }
+}
+
+/// Stops the mount and reports the files that are not on the drive.
+async fn finish(
+    mut mounted: RunningMount,
+    supervision: &Supervision,
+    signals: &mut Signals,
+    signal_at: Option<Instant>,
+    report: impl Fn(Notice<'_>),
+) -> Result<MountEnd> {
+    supervision.stopping();
+    let outcome = tokio::select! {
+        unsaved = mounted.drain_and_unmount() => unsaved,
+        error = supervision.stalled() => Err(error),
+        signal = signals.second_request(signal_at) => {
+            Err(interrupted(signal, "unsaved changes are not on the drive"))
+        }
+    };
+    let (unsaved, failure) = match outcome {
+        Ok(unsaved) => (unsaved, None),
+        Err(error) => {
+            let paths = mounted.vfs.unsaved_paths().into_iter();
+            (paths.map(|path| (path, error.clone())).collect(), Some(error))
+        }
+    };
+    for (path, error) in &unsaved {
+        report(Notice::NotSaved { path, error });
+    }
+    // A dead mount hangs every program that looks into it, so it is removed in any case.
+    if failure.is_some()
+        && let Err(error) = mounted.kernel.detach().await
+    {
+        tracing::error!("{error}");
+    }
+    tokio::time::timeout(RENEWAL_END_MAX, mounted.vfs.drive().store_credentials()).await.ok();
+    let is_saved = unsaved.is_empty();
+    mounted.observers.finish(unsaved, failure.is_some()).await;
+    if let Some(error) = failure {
+        return Err(error);
+    }
+    if is_saved {
+        report(Notice::Unmounted { path: mounted.kernel.path() });
+        return Ok(MountEnd::Saved);
+    }
+    Ok(MountEnd::Unsaved)
+}
+
+fn interrupted(signal: &str, consequence: &str) -> Error {
+    Error::new(ErrorKind::Cancelled, format!("interrupted by {signal}: {consequence}"))
+}

@@ -1,0 +1,237 @@
+//! Checks the mountpoint, and removes a dead mount of pdsfs from it. Other mounts are never removed. Each
+//! error says what to do.
+//!
+//! A mount whose daemon hangs blocks every program that looks into it. So the mount table of the kernel is
+//! read first, and a request to a mount has a time limit.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::liveness::{is_dead, probe_with_limit};
+use super::preflight;
+use crate::config::MountConfig;
+use crate::error::{Error, ErrorKind, Result};
+use crate::fuse::mountinfo::{self, Mount};
+use crate::fuse::unmount;
+
+/// Most dead mounts, one over another, that are removed.
+const DEAD_MOUNTS_MAX: usize = 8;
+
+/// Checks the mountpoint and returns its path without links.
+pub(super) fn prepare(config: &MountConfig) -> Result<PathBuf> {
+    let path = resolve(&config.mountpoint).map_err(|e| not_accessible(&config.mountpoint, &e))?;
+    remove_dead_mounts(&path)?;
+    let mountpoint = path.display();
+    // On an automount point this triggers the automount, unless this process mounts for it.
+    let metadata = path.metadata().map_err(|e| not_accessible(&path, &e))?;
+    remove_dead_mounts(&path)?;
+    if !metadata.is_dir() {
+        return Err(Error::new(
+            ErrorKind::NotDirectory,
+            format!("{mountpoint} is not a directory: choose a directory to mount at"),
+        ));
+    }
+    if !config.options.allow_non_empty && path.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(Error::new(
+            ErrorKind::NotEmpty,
+            format!(
+                "{mountpoint} is not empty: choose an empty directory, or hide its contents with --allow-non-empty"
+            ),
+        ));
+    }
+    preflight::check(&path, &metadata, config.options.allow_other)?;
+    Ok(path)
+}
+
+/// Whether an error of [`prepare`] stays until a person changes something.
+pub(super) fn is_final(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::NotFound
+            | ErrorKind::NotDirectory
+            | ErrorKind::NotEmpty
+            | ErrorKind::Exists
+            | ErrorKind::Denied
+            | ErrorKind::Invalid
+    )
+}
+
+/// The absolute path without links. Works for a mount that does not answer: the last component is only
+/// resolved if nothing is mounted there.
+pub fn resolve(path: &Path) -> io::Result<PathBuf> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return path.canonicalize();
+    };
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    let joined = parent.canonicalize()?.join(name);
+    if mountinfo::at(&joined)?.is_some() { Ok(joined) } else { joined.canonicalize() }
+}
+
+fn not_accessible(path: &Path, e: &io::Error) -> Error {
+    let mountpoint = path.display();
+    let (kind, detail) = match e.kind() {
+        io::ErrorKind::NotFound => (
+            ErrorKind::NotFound,
+            format!("{mountpoint} does not exist: create it with mkdir -p '{mountpoint}'"),
+        ),
+        io::ErrorKind::NotConnected => {
+            let above = mountinfo::above(path).ok().flatten().filter(Mount::is_ours);
+            let remedy = above.map_or("unmount that mount first".to_owned(), |mount| {
+                format!("remove it with pdsfs umount --lazy '{}'", mount.path.display())
+            });
+            (ErrorKind::Stale, format!("{mountpoint} is inside a mount whose daemon has died: {remedy}"))
+        }
+        io::ErrorKind::PermissionDenied => (
+            ErrorKind::Denied,
+            format!("{mountpoint} is inside a directory that you may not enter: choose another"),
+        ),
+        io::ErrorKind::NotADirectory => {
+            (ErrorKind::NotDirectory, format!("{mountpoint} is below a file: choose another mountpoint"))
+        }
+        _ => (ErrorKind::Io, format!("cannot read {mountpoint}: {e}")),
+    };
+    Error::new(kind, detail)
+}
+
+/// The mount at a path.
+#[derive(PartialEq, Eq, Debug)]
+enum Occupant {
+    None,
+    /// A mount of pdsfs whose daemon is gone.
+    Dead,
+    /// A mount of pdsfs whose daemon runs, though it may hang.
+    Alive,
+    /// A mount of another file system.
+    Foreign,
+}
+
+/// `answer` probes the mount; it returns `None` if the mount does not answer in time.
+fn occupant(mount: Option<&Mount>, answer: impl FnOnce() -> Option<io::Result<()>>) -> Occupant {
+    match mount {
+        None => Occupant::None,
+        Some(mount) if mount.is_automount() => Occupant::None,
+        Some(mount) if !mount.is_ours() => Occupant::Foreign,
+        Some(_) => match answer() {
+            Some(Err(e)) if is_dead(&e) => Occupant::Dead,
+            // A refusal is an answer: the mount of another user.
+            Some(_) | None => Occupant::Alive,
+        },
+    }
+}
+
+/// Removes mounts whose daemons are gone. Any other mount is an error.
+fn remove_dead_mounts(path: &Path) -> Result<()> {
+    let mountpoint = path.display();
+    for _ in 0..DEAD_MOUNTS_MAX {
+        let mount = mountinfo::at(path)?;
+        match (occupant(mount.as_ref(), || probe_with_limit(path)), mount) {
+            (Occupant::None, _) | (_, None) => return Ok(()),
+            (Occupant::Dead, _) => {
+                unmount::lazily(path)?;
+                tracing::info!("removed the dead mount at {mountpoint}; its daemon had exited");
+            }
+            (Occupant::Alive, Some(mount)) => {
+                let detail = format!(
+                    "{} is already mounted at {mountpoint}: unmount it with pdsfs umount '{mountpoint}'",
+                    mount.source
+                );
+                return Err(Error::new(ErrorKind::Exists, detail));
+            }
+            (Occupant::Foreign, Some(mount)) => {
+                let detail = format!(
+                    "{mountpoint} already has a mount ({} of type {}): choose another directory",
+                    mount.source, mount.fs_type
+                );
+                return Err(Error::new(ErrorKind::Exists, detail));
+            }
+        }
+    }
+    let detail = format!(
+        "over {DEAD_MOUNTS_MAX} dead mounts at {mountpoint}: remove them with umount -l '{mountpoint}'"
+    );
+    Err(Error::new(ErrorKind::Exists, detail))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mount(fs_type: &str) -> Mount {
+        Mount {
+            device: "0:50".into(),
+            path: "/m".into(),
+            fs_type: fs_type.into(),
+            source: "pds:1".into(),
+            owner: None,
+        }
+    }
+
+    fn refusal(path: &Path) -> Error {
+        use crate::config::Credential;
+        use crate::ids::{DriveId, Secret};
+        let credential = Credential::Token(Secret::new("t".into()));
+        let drive_id = DriveId::new("1").unwrap();
+        let config = MountConfig::new("https://a.b".parse().unwrap(), drive_id, credential);
+        prepare(&MountConfig { mountpoint: path.to_owned(), ..config }).unwrap_err()
+    }
+
+    fn error(kind: io::ErrorKind) -> io::Result<()> {
+        Err(kind.into())
+    }
+
+    #[test]
+    fn only_enotconn_means_dead() {
+        let ours = mount(mountinfo::FS_TYPE);
+        assert_eq!(occupant(Some(&ours), || Some(error(io::ErrorKind::NotConnected))), Occupant::Dead);
+        assert_eq!(occupant(Some(&ours), || Some(Ok(()))), Occupant::Alive);
+        assert_eq!(occupant(Some(&ours), || Some(error(io::ErrorKind::PermissionDenied))), Occupant::Alive);
+        assert_eq!(occupant(Some(&ours), || None), Occupant::Alive, "hanging is not dead");
+    }
+
+    #[test]
+    fn foreign_mounts_are_not_probed() {
+        for fs_type in ["fuse.sshfs", "fuse", "tmpfs", "fuse.pdsfs2"] {
+            let seen = occupant(Some(&mount(fs_type)), || unreachable!("asked {fs_type}"));
+            assert_eq!(seen, Occupant::Foreign);
+        }
+        for free in [None, Some(&mount("autofs"))] {
+            assert_eq!(occupant(free, || unreachable!("asked nothing")), Occupant::None);
+        }
+    }
+
+    #[test]
+    fn links_are_resolved_and_missing_paths_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let real = dir.path().canonicalize().unwrap().join("real");
+        std::fs::create_dir(&real).unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        assert_eq!(resolve(&link).unwrap(), real);
+        assert_eq!(resolve(&real.join("../link/.")).unwrap(), real);
+        assert_eq!(resolve(Path::new("/")).unwrap(), Path::new("/"));
+        let error = refusal(&dir.path().join("none"));
+        assert!(error.kind() == ErrorKind::NotFound && error.to_string().contains("mkdir"), "{error}");
+    }
+
+    #[test]
+    fn files_and_foreign_mounts_are_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert_eq!(refusal(file.path()).kind(), ErrorKind::NotDirectory);
+        let error = refusal(Path::new("/proc"));
+        assert!(error.kind() == ErrorKind::Exists && error.to_string().contains("type proc"), "{error}");
+        assert!(is_final(&error));
+    }
+
+    #[test]
+    fn non_empty_directory_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("f"), b"x").unwrap();
+        let error = refusal(dir.path());
+        assert!(
+            error.kind() == ErrorKind::NotEmpty && error.to_string().contains("--allow-non-empty"),
+            "{error}"
+        );
+        assert!(is_final(&error));
+        assert!(!is_final(&Error::new(ErrorKind::Timeout, "x")));
+    }
+}

@@ -1,0 +1,303 @@
+//! Reports the state of a mount to the service manager and to logind, from the first answer of the mount
+//! until everything is on the drive.
+//!
+//! Each report follows from a fact. Readiness and watchdog messages follow a request to the mount through the
+//! kernel, sent from the runtime that serves it. The stop timeout is extended only while there is progress.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+
+use super::liveness::{is_dead, probe};
+use super::progress_watch::ProgressWatch;
+use crate::desktop::inhibit;
+use crate::error::{Error, ErrorKind, Result};
+use crate::pds::drive::Drive;
+use crate::pds::tokens::AuthState;
+use crate::status::systemd::SystemdNotifier;
+use crate::status::{PauseReason, Progress, UnsavedSummary};
+use crate::units::{Elapsed, Size, exact_duration};
+use crate::vfs::Vfs;
+
+/// Interval of status updates.
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+/// Limit on the first request to a new mount.
+const FIRST_ANSWER_MAX: Duration = Duration::from_secs(60);
+/// Watchdog messages in each watchdog timeout.
+const MESSAGES_PER_TIMEOUT: u32 = 3;
+/// Added to the stop limit of this program when the stop timeout of the service manager is extended.
+const EXTENSION_MARGIN: Duration = Duration::from_secs(30);
+
+/// Reports about one mount; they end when this is dropped.
+#[derive(Debug)]
+pub(super) struct Supervision {
+    notifier: Arc<SystemdNotifier>,
+    progress_watch: ProgressWatch,
+    is_stopping: watch::Sender<bool>,
+    /// A stop without progress for that long is given up.
+    stop_limit: Duration,
+    _tasks: JoinSet<()>,
+}
+
+impl Supervision {
+    /// Checks that the mount answers, then reports readiness. Must be called on a runtime.
+    pub(super) async fn start(
+        notifier: SystemdNotifier,
+        progress: Arc<Progress>,
+        vfs: &Arc<Vfs>,
+        path: &Path,
+        stop_limit: Duration,
+    ) -> Result<Self> {
+        let (notifier, drive) = (Arc::new(notifier), vfs.drive().clone());
+        let (is_stopping, stopping) = watch::channel(false);
+        let (inhibit_tx, inhibit_reason) = watch::channel(None);
+        let mut tasks = JoinSet::new();
+        check_new_mount(path, notifier.is_connected()).await?;
+        notifier.ready();
+        if let Some(limit) = notifier.watchdog() {
+            tasks.spawn(send_watchdog(notifier.clone(), path.to_owned(), limit / MESSAGES_PER_TIMEOUT));
+        }
+        tasks.spawn(follow_connectivity(drive.clone(), progress.clone()));
+        tasks.spawn(follow_login(drive.clone(), progress.clone()));
+        tasks.spawn(publish_status(
+            notifier.clone(),
+            Arc::downgrade(vfs),
+            progress.clone(),
+            stopping,
+            inhibit_tx,
+        ));
+        tasks.spawn(inhibit::hold_while_needed(inhibit_reason));
+        let progress_watch = ProgressWatch::new(progress, drive);
+        Ok(Self { notifier, progress_watch, is_stopping, stop_limit, _tasks: tasks })
+    }
+
+    /// Reports that the mount is about to stop.
+    pub(super) fn stopping(&self) {
+        self.is_stopping.send_replace(true);
+        self.notifier.stopping();
+    }
+
+    /// Extends the stop timeout while there is progress. Resolves after the stop limit without progress.
+    pub(super) async fn stalled(&self) -> Error {
+        let extend = || self.notifier.extend_timeout(self.stop_limit + EXTENSION_MARGIN);
+        self.progress_watch.stalled(self.stop_limit, extend).await
+    }
+}
+
+/// Updates the status line of the service manager and the reason that inhibits sleep.
+async fn publish_status(
+    notifier: Arc<SystemdNotifier>,
+    vfs: Weak<Vfs>,
+    progress: Arc<Progress>,
+    is_stopping: watch::Receiver<bool>,
+    inhibit_reason: watch::Sender<Option<String>>,
+) {
+    let mut last_line = String::new();
+    let mut activity = SaveActivity::new(Instant::now());
+    let mut ticks = tokio::time::interval(STATUS_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let Some(unsaved) = vfs.upgrade().map(|vfs| vfs.unsaved_sum()) else { return };
+        let line = status_line(&progress, &unsaved, *is_stopping.borrow());
+        if line != last_line {
+            notifier.status(&line);
+            last_line = line;
+        }
+        let bytes_written = progress.totals().bytes_written;
+        let is_paused = !progress.pauses().is_empty();
+        let inhibits_sleep = activity.inhibits_sleep(&unsaved, bytes_written, is_paused, Instant::now());
+        let reason = inhibits_sleep.then(|| unsaved.to_string());
+        inhibit_reason.send_if_modified(|now| std::mem::replace(now, reason.clone()) != reason);
+    }
+}
+
+fn status_line(progress: &Progress, unsaved: &UnsavedSummary, is_stopping: bool) -> String {
+    let line = match (unsaved.files, is_stopping) {
+        (0, true) => "unmounting".to_owned(),
+        (0, false) => {
+            let totals = progress.totals();
+            let files = totals.files_committed();
+            let noun = if files == 1 { "file" } else { "files" };
+            let saved = format!("{files} {noun} ({}) saved since the start", Size(totals.bytes_committed));
+            match totals.files_failed {
+                0 => format!("nothing to save; {saved}"),
+                failed => format!("nothing to save; {saved}, {failed} failed"),
+            }
+        }
+        (_, true) => format!("saving before unmounting: {unsaved}"),
+        (_, false) => format!("saving: {unsaved}"),
+    };
+    match (progress.pauses().first().map(|pause| pause.reason), unsaved.eta) {
+        (Some(PauseReason::LoginNeeded), _) => format!("paused: login needed (pdsfs login); {line}"),
+        (Some(reason), _) => format!("paused: {}; {line}", reason.name()),
+        (None, Some(eta)) => format!("{line}, {}", Elapsed(eta)),
+        (None, None) => line,
+    }
+}
+
+/// Decides whether unsaved files keep the machine awake.
+///
+/// A file that is only kept open does not: a stop saves it, and sleep does no harm. A commit that waits for
+/// the network or a login does not either: that may take days.
+#[derive(Debug)]
+struct SaveActivity {
+    /// Bytes written and bytes unsaved at `since`.
+    last_counts: (u64, u64),
+    since: Instant,
+}
+
+impl SaveActivity {
+    /// After this time without a write, open files are only kept open.
+    const IDLE_MAX: Duration = Duration::from_secs(60);
+    /// After this time a pause is not expected to end soon.
+    const PAUSED_MAX: Duration = Duration::from_secs(600);
+
+    fn new(now: Instant) -> Self {
+        Self { last_counts: (0, 0), since: now }
+    }
+
+    fn inhibits_sleep(
+        &mut self,
+        unsaved: &UnsavedSummary,
+        bytes_written: u64,
+        is_paused: bool,
+        now: Instant,
+    ) -> bool {
+        let counts = (bytes_written, unsaved.bytes);
+        if counts != self.last_counts {
+            (self.last_counts, self.since) = (counts, now);
+        }
+        let idle = now.saturating_duration_since(self.since);
+        let is_committing = unsaved.committing > 0 && !(is_paused && idle >= Self::PAUSED_MAX);
+        is_committing || unsaved.files > 0 && idle < Self::IDLE_MAX
+    }
+}
+
+/// Pauses and resumes with the connectivity of the drive.
+async fn follow_connectivity(drive: Drive, progress: Arc<Progress>) {
+    let mut online = drive.online();
+    loop {
+        if *online.borrow_and_update() {
+            progress.resume(PauseReason::Offline);
+        } else {
+            progress.pause(PauseReason::Offline, "the service cannot be reached");
+        }
+        if online.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Pauses while a login is needed.
+async fn follow_login(drive: Drive, progress: Arc<Progress>) {
+    let mut states = drive.auth_state();
+    loop {
+        match &*states.borrow_and_update() {
+            AuthState::Valid => drop(progress.resume(PauseReason::LoginNeeded)),
+            AuthState::Revoked { reason, .. } => drop(progress.pause(PauseReason::LoginNeeded, reason)),
+        }
+        if states.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Sends a watchdog message after each answer of the mount.
+async fn send_watchdog(notifier: Arc<SystemdNotifier>, path: PathBuf, pause: Duration) {
+    loop {
+        let root = path.clone();
+        match tokio::task::spawn_blocking(move || probe(&root)).await {
+            Ok(Ok(())) => notifier.keep_alive(),
+            Ok(Err(e)) if !is_dead(&e) => notifier.keep_alive(),
+            outcome => tracing::error!(?outcome, "the mount does not answer; no watchdog message was sent"),
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// `with_listing` also reads the root directory, which needs the drive.
+async fn check_new_mount(path: &Path, with_listing: bool) -> Result<()> {
+    let root = path.to_owned();
+    let answer = tokio::task::spawn_blocking(move || {
+        probe(&root)?;
+        if with_listing { root.read_dir()?.next().transpose().map(|_| ()) } else { Ok(()) }
+    });
+    let outcome = match tokio::time::timeout(FIRST_ANSWER_MAX, answer).await {
+        Ok(Ok(outcome)) => outcome.map_err(Error::from),
+        Ok(Err(e)) => Err(Error::from_source(ErrorKind::Io, e)),
+        Err(_) => Err(Error::new(
+            ErrorKind::Timeout,
+            format!("no answer within {}", exact_duration(FIRST_ANSWER_MAX)),
+        )),
+    };
+    outcome.map_err(|e| e.context(format!("the new mount at {} does not work", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::CommitMethod;
+
+    #[test]
+    fn status_line_shows_unsaved_and_pauses() {
+        let progress = Progress::new();
+        let one = UnsavedSummary { files: 1, bytes: 3 << 20, ..UnsavedSummary::default() };
+        let line = |stopping| status_line(&progress, &one, stopping);
+        let idle = |stopping| status_line(&progress, &UnsavedSummary::default(), stopping);
+        assert_eq!(idle(false), "nothing to save; 0 files (0 B) saved since the start");
+        assert_eq!(line(false), "saving: 1 file, 3.0 MiB left");
+        assert_eq!(line(true), "saving before unmounting: 1 file, 3.0 MiB left");
+        assert_eq!(
+            status_line(&progress, &one.at_rate(1 << 20), false),
+            "saving: 1 file, 3.0 MiB left, 3.0 s"
+        );
+        progress.pause(PauseReason::Offline, "no route");
+        assert_eq!(line(false), "paused: offline; saving: 1 file, 3.0 MiB left");
+        progress.pause(PauseReason::LoginNeeded, "refused");
+        assert!(
+            line(false).starts_with("paused: login needed"),
+            "the reason that needs a person comes first"
+        );
+        progress.resume(PauseReason::LoginNeeded);
+        progress.resume(PauseReason::Offline);
+        progress.begin("a").committed(3 << 20, CommitMethod::Uploaded);
+        progress.begin("b").failed(&Error::new(ErrorKind::Io, "x"));
+        assert_eq!(idle(false), "nothing to save; 1 file (3.0 MiB) saved since the start, 1 failed");
+        assert_eq!(idle(true), "unmounting");
+    }
+
+    #[test]
+    fn idle_open_file_does_not_inhibit_sleep() {
+        let start = Instant::now();
+        let later = |s| start + Duration::from_secs(s);
+        let mut activity = SaveActivity::new(start);
+        let writing = UnsavedSummary { files: 1, bytes: 100, ..UnsavedSummary::default() };
+        let mut is_unsaved =
+            |unsaved: &UnsavedSummary, bytes, at| activity.inhibits_sleep(unsaved, bytes, false, at);
+        assert!(!is_unsaved(&UnsavedSummary::default(), 0, start));
+        assert!(is_unsaved(&writing, 100, later(1)));
+        assert!(is_unsaved(&writing, 100, later(60)));
+        assert!(!is_unsaved(&writing, 100, later(61)));
+        assert!(is_unsaved(&writing, 101, later(62)), "another write");
+        let committing = UnsavedSummary { committing: 1, ..writing };
+        assert!(is_unsaved(&committing, 101, later(900)), "a commit always counts");
+        assert!(!is_unsaved(&UnsavedSummary::default(), 101, later(901)));
+    }
+
+    #[test]
+    fn long_pause_does_not_inhibit_sleep() {
+        let start = Instant::now();
+        let later = |s| start + Duration::from_secs(s);
+        let mut activity = SaveActivity::new(start);
+        let parked = UnsavedSummary { files: 1, committing: 1, bytes: 100, ..UnsavedSummary::default() };
+        assert!(activity.inhibits_sleep(&parked, 100, true, start));
+        assert!(activity.inhibits_sleep(&parked, 100, true, later(599)), "the pause may end soon");
+        assert!(!activity.inhibits_sleep(&parked, 100, true, later(600)));
+        assert!(activity.inhibits_sleep(&parked, 100, false, later(601)), "resumed");
+    }
+}

@@ -1,0 +1,72 @@
+//! The common path of all requests, from dispatch to reply.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+use tracing::Instrument;
+
+use super::{COMMIT_MARGIN, FuseAdapter};
+use crate::error::{Error, ErrorKind, Result};
+use crate::fuse::dispatch::{self, Deadline, Op, Outcome, Reply, caller_killed, reply_error, reply_within};
+use crate::ids::Ino;
+use crate::vfs::Vfs;
+
+impl FuseAdapter {
+    pub(in crate::fuse) fn new(
+        vfs: Arc<Vfs>,
+        runtime: Handle,
+        commit_timeout: Duration,
+        ended: watch::Sender<bool>,
+        busy: mpsc::Sender<()>,
+    ) -> Self {
+        Self {
+            vfs,
+            runtime,
+            commit_wait_max: Deadline::UploadIdle(commit_timeout + COMMIT_MARGIN),
+            ended,
+            busy,
+        }
+    }
+
+    /// Runs `work` and sends its result as the reply. Starts in the session thread: cached answers need no
+    /// other thread. A request that has to wait continues as a task.
+    pub(super) fn dispatch<R: Reply, T: Outcome>(
+        &self,
+        op: Op,
+        deadline: Deadline,
+        reply: R,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+        answer: impl FnOnce(R, T) + Send + 'static,
+    ) {
+        let (vfs, busy) = (self.vfs.clone(), self.busy.clone());
+        let task = async move {
+            let path_of = |ino| vfs.path_of(Ino(ino));
+            let late = async {
+                tokio::select! {
+                    error = deadline.expired(&vfs) => error,
+                    error = caller_killed(op.pid) => error,
+                }
+            };
+            let outcome = reply_within(op, late, reply, work, answer, path_of).await;
+            if let Some(late) = outcome {
+                late.undo(&vfs).await;
+            }
+            drop(busy);
+        };
+        let _inside = self.runtime.enter();
+        if let Some(rest) = dispatch::poll_once(op.name, Box::pin(task.instrument(op.span()))) {
+            self.runtime.spawn(rest);
+        }
+    }
+
+    pub(super) fn reply_error(&self, op: Op, reply: impl Reply, error: &Error) {
+        dispatch::reply_error_at(op, reply, error, |ino| self.vfs.path_of(Ino(ino)));
+    }
+
+    pub(super) fn reply_unsupported(op: Op, kind: ErrorKind, reply: impl Reply) {
+        reply_error(op, reply, &Error::new(kind, "not supported by this file system"));
+    }
+}

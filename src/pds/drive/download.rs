@@ -1,0 +1,90 @@
+//! Downloads: the presigned URL of a revision, and ranged reads through it.
+
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::Drive;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{FileId, RevisionId, Secret};
+use crate::pds::retry::{Idempotency, RetryPolicy};
+use crate::pds::transport::GetAnswer;
+use crate::pds::types::{DownloadUrlRequest, DownloadUrlResponse};
+
+/// Longest lifetime of a download URL (`expire_sec` of `get_download_url`).
+pub const DOWNLOAD_URL_LIFETIME_MAX: Duration = Duration::from_secs(115_200);
+
+/// A presigned URL for the content of one revision.
+#[derive(Clone, Debug)]
+pub struct DownloadUrl {
+    pub url: Secret<String>,
+    /// After this time a new URL must be requested.
+    pub expires_at: Instant,
+    /// The revision of the content, if the service reports it.
+    pub revision: Option<RevisionId>,
+    /// Size of the content, if the service reports it.
+    pub size: Option<u64>,
+}
+
+/// Why a range could not be read.
+#[derive(Clone, Debug)]
+pub enum RangeError {
+    /// The URL has expired. The caller requests a new one.
+    Expired,
+    /// Any other failure. Transient ones have been retried.
+    Failed(Error),
+}
+
+impl Drive {
+    /// Requests a presigned URL for a revision (`None`: the latest). `lifetime` is at most
+    /// [`DOWNLOAD_URL_LIFETIME_MAX`].
+    pub async fn download_url(
+        &self,
+        file: &FileId,
+        revision: Option<&RevisionId>,
+        lifetime: Duration,
+    ) -> Result<DownloadUrl> {
+        let request = DownloadUrlRequest {
+            drive_id: self.id(),
+            file_id: file,
+            revision_id: revision,
+            expire_sec: lifetime.as_secs() as u32,
+        };
+        let requested_at = Instant::now();
+        let (path, policy) = ("/v2/file/get_download_url", RetryPolicy::READING);
+        let answer: DownloadUrlResponse =
+            self.0.session.call(path, Idempotency::Safe, policy, &request).await?;
+        Ok(DownloadUrl {
+            url: Secret::new(answer.url),
+            expires_at: requested_at + lifetime,
+            revision: answer.revision_id,
+            size: answer.size,
+        })
+    }
+
+    /// Reads exactly the bytes of `range`, which must not be empty.
+    pub async fn read_range(
+        &self,
+        url: &DownloadUrl,
+        range: Range<u64>,
+    ) -> std::result::Result<Bytes, RangeError> {
+        let answer = self
+            .0
+            .session
+            .transport()
+            .get_range(&url.url, range.start, range.end, RetryPolicy::READING)
+            .await;
+        match answer {
+            Ok(GetAnswer::Bytes(bytes, total)) => match (total, url.size) {
+                (Some(total), Some(size)) if total != size => {
+                    let detail = format!("the content has {total} bytes instead of {size}");
+                    Err(RangeError::Failed(Error::new(ErrorKind::Stale, detail)))
+                }
+                _ => Ok(bytes),
+            },
+            Ok(GetAnswer::Expired) => Err(RangeError::Expired),
+            Err(failure) => Err(RangeError::Failed(failure.error)),
+        }
+    }
+}

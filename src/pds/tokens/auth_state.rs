@@ -1,0 +1,34 @@
+//! Whether the service accepts the credential.
+
+use std::time::SystemTime;
+
+use crate::error::Error;
+
+/// Starts as valid until the service rejects the credential for good.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum AuthState {
+    Valid,
+    /// Uploads are parked until a new login.
+    Revoked {
+        since: SystemTime,
+        /// The answer of the service, and the next step for the user.
+        reason: String,
+    },
+}
+
+/// Why there is no authorization for a call.
+#[derive(Clone, Debug)]
+pub enum AuthError {
+    /// The service has rejected the credential for good.
+    Revoked(Error),
+    /// The service could not be asked. A later attempt may succeed.
+    Transient(Error),
+}
+
+impl From<AuthError> for Error {
+    fn from(error: AuthError) -> Self {
+        match error {
+            AuthError::Revoked(error) | AuthError::Transient(error) => error,
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! The calls below `/_pdsfs/`, which the service does not have: faults, statistics, open uploads, the clock.
+
+use hyper::Method;
+use serde::Deserialize;
+
+use super::auth::bearer;
+use super::errors::ApiError;
+use super::faults::FaultPlan;
+use super::call::{Call, HttpResult, error_response};
+use super::reply::{ApiResponse, ReplyBody, response};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Advance {
+    advance_s: u64,
+}
+
+/// Answers `/_pdsfs/...`. Accepts only the configured token, even while a fault has revoked it.
+pub(super) async fn handle(call: &Call, body: &[u8]) -> HttpResult {
+    let is_owner =
+        bearer(&call.head).is_some_and(|token| call.app.signer.constant_time_eq(token, call.app.config.token.expose()));
+    if !is_owner {
+        return error_response(
+            call,
+            &ApiError::new(401, "AccessTokenInvalid", "Only the token of the server's owner can do this."),
+        );
+    }
+    match answer(call, body).await {
+        Ok(answer) => {
+            let headers = [
+                ("content-type", "application/json; charset=UTF-8".to_owned()),
+                ("x-ca-request-id", call.request_id.clone()),
+            ];
+            response(answer.status, &headers, ReplyBody::whole(answer.body))
+        }
+        Err(error) => error_response(call, &error),
+    }
+}
+
+async fn answer(call: &Call, body: &[u8]) -> Result<ApiResponse, ApiError> {
+    let app = &call.app;
+    let bad = |error: serde_json::Error| ApiError::new(400, "InvalidRequestJSONFormat", error.to_string());
+    match (&call.head.method, call.head.uri.path()) {
+        (&Method::GET, "/_pdsfs/stats") => ApiResponse::json(200, &app.stats()),
+        (&Method::GET, "/_pdsfs/uploads") => ApiResponse::json(200, &app.stats().open_uploads),
+        (&Method::GET, "/_pdsfs/faults") => {
+            let (plan, hits) = (app.faults.plan(), app.faults.hits());
+            ApiResponse::json(200, &serde_json::json!({ "rules": plan.rules, "hits": hits }))
+        }
+        (&Method::POST, "/_pdsfs/faults") => {
+            let plan: FaultPlan = serde_json::from_slice(body).map_err(bad)?;
+            app.faults.set(plan);
+            ApiResponse::json(200, &serde_json::json!({}))
+        }
+        (&Method::POST, "/_pdsfs/revoke") => {
+            app.revoke_all_tokens().await?;
+            ApiResponse::json(200, &serde_json::json!({}))
+        }
+        (&Method::POST, "/_pdsfs/clock") => {
+            let advance: Advance = serde_json::from_slice(body).map_err(bad)?;
+            app.clock.advance(std::time::Duration::from_secs(advance.advance_s));
+            app.discard_expired_uploads().await;
+            ApiResponse::json(200, &serde_json::json!({ "now": super::clock::rfc3339(app.clock.now_ms()) }))
+        }
+        _ => Err(ApiError::no_route()),
+    }
+}

@@ -1,0 +1,161 @@
+//! Tests of the life of a transfer.
+
+use std::time::Duration;
+
+use super::*;
+
+const MIB: u64 = 1 << 20;
+
+fn only(progress: &Progress) -> TransferView {
+    let mut views = progress.snapshot();
+    assert_eq!(views.len(), 1);
+    views.remove(0)
+}
+
+#[test]
+fn transfer_is_listed_until_it_is_committed() {
+    let progress = Progress::new();
+    let mut events = progress.subscribe();
+    let transfer = progress.begin("a.bin");
+    transfer.wrote(3 * MIB);
+    transfer.part_started();
+    transfer.part_started();
+    transfer.part_done(MIB, true);
+    let view = only(&progress);
+    assert_eq!((&*view.name, view.state), ("a.bin", TransferState::Writing));
+    assert_eq!((view.bytes_written, view.bytes_acked, view.parts_in_flight), (3 * MIB, MIB, 1));
+    transfer.committing();
+    assert_eq!(only(&progress).state, TransferState::Committing);
+    transfer.part_done(2 * MIB, true);
+    transfer.committed(3 * MIB, CommitMethod::Uploaded);
+    assert!(progress.snapshot().is_empty());
+    let Ok(ProgressEvent::Committed { name, bytes, how, .. }) = events.try_recv() else {
+        panic!("no commit was reported");
+    };
+    assert_eq!((&*name, bytes, how), ("a.bin", 3 * MIB, CommitMethod::Uploaded));
+    let totals = progress.totals();
+    assert_eq!((totals.files_uploaded, totals.bytes_committed), (1, 3 * MIB));
+    assert_eq!((totals.bytes_written, totals.bytes_acked), (3 * MIB, 3 * MIB));
+}
+
+#[test]
+fn withdrawn_transfer_is_not_abandoned() {
+    let progress = Progress::new();
+    let (withdrawn, dropped) = (progress.begin("a"), progress.begin("b"));
+    withdrawn.withdrawn();
+    drop((withdrawn, dropped));
+    assert_eq!((progress.totals().files_abandoned, progress.snapshot().len()), (1, 0));
+}
+
+#[test]
+fn failed_part_is_not_acknowledged() {
+    let progress = Progress::new();
+    let transfer = progress.begin("a");
+    transfer.wrote(MIB);
+    transfer.part_started();
+    transfer.part_done(MIB, false);
+    assert_eq!((only(&progress).bytes_acked, only(&progress).parts_in_flight), (0, 0));
+    transfer.part_done(MIB, false);
+    assert_eq!(only(&progress).parts_in_flight, 0, "never below zero");
+}
+
+#[test]
+fn only_the_first_end_counts() {
+    let progress = Progress::new();
+    let mut events = progress.subscribe();
+    let transfer = progress.begin("a");
+    transfer.failed(&Error::new(ErrorKind::QuotaExceeded, "the drive is full"));
+    transfer.committed(1, CommitMethod::Instant);
+    drop(transfer);
+    let totals = progress.totals();
+    assert_eq!((totals.files_failed, totals.files_committed(), totals.files_abandoned), (1, 0, 0));
+    let Ok(ProgressEvent::Failed { error, .. }) = events.try_recv() else { panic!("no failure was reported") };
+    assert_eq!(error.kind(), ErrorKind::QuotaExceeded);
+    assert!(events.try_recv().is_err());
+}
+
+#[test]
+fn dropped_transfer_is_abandoned_and_unlisted() {
+    let progress = Progress::new();
+    let transfer = progress.begin("a");
+    let second = progress.begin("b");
+    drop(transfer);
+    assert_eq!(&*only(&progress).name, "b");
+    second.committed(0, CommitMethod::Unchanged);
+    drop(second);
+    let totals = progress.totals();
+    assert_eq!((totals.files_abandoned, totals.files_unchanged), (1, 1));
+    assert!(progress.snapshot().is_empty());
+}
+
+#[test]
+fn idle_time_does_not_lower_the_rate() {
+    let progress = Progress::new();
+    progress.begin("a").part_done_at(Instant::now() + Duration::from_secs(60), MIB, true);
+    assert!(progress.totals().rate_bytes_s > 0);
+    let _next = progress.begin("b");
+    assert_eq!(progress.totals().rate_bytes_s, 0, "a new window starts");
+}
+
+#[test]
+fn rename_shows_at_once_and_keeps_the_id() {
+    let progress = Progress::new();
+    let transfer = progress.begin(".a.Xy12");
+    let id = only(&progress).id;
+    transfer.renamed("a");
+    assert_eq!((only(&progress).id, &*only(&progress).name), (id, "a"));
+}
+
+#[test]
+fn eta_follows_from_rate_and_remaining_bytes() {
+    let progress = Progress::new();
+    let transfer = progress.begin("a");
+    let began = transfer.began;
+    transfer.wrote(20 * MIB);
+    assert_eq!(only(&progress).eta, None, "no rate yet");
+    transfer.part_done_at(began + Duration::from_secs(1), 4 * MIB, true);
+    let view = transfer.view(began + Duration::from_secs(1));
+    assert_eq!((view.rate_bytes_s, view.eta), (4 * MIB, Some(Duration::from_secs(4))));
+    transfer.expect_bytes(84 * MIB);
+    assert_eq!(transfer.view(began + Duration::from_secs(1)).eta, Some(Duration::from_secs(20)));
+    transfer.committing();
+    let eta = transfer.view(began + Duration::from_secs(1)).eta;
+    assert_eq!(eta, Some(Duration::from_secs(4)), "expected but unwritten bytes do not count");
+    assert_eq!(view.age, Duration::from_secs(1));
+}
+
+#[test]
+fn concurrent_snapshot_and_end_do_not_deadlock() {
+    let progress = Progress::new();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for n in 0..500 {
+                    let transfer = progress.begin("x");
+                    transfer.wrote(1);
+                    if n % 2 == 0 {
+                        transfer.committed(1, CommitMethod::Uploaded);
+                    }
+                }
+            });
+        }
+        scope.spawn(|| {
+            while progress.totals().bytes_written < 2000 {
+                progress.snapshot();
+            }
+        });
+    });
+    let totals = progress.totals();
+    assert_eq!((totals.files_uploaded, totals.files_abandoned), (1000, 1000));
+    assert!(progress.snapshot().is_empty());
+}
+#[test]
+fn staged_file_is_measured_by_expected_size() {
+    let progress = Progress::new();
+    let staged = progress.begin("a");
+    staged.expect_bytes(1000);
+    staged.committing();
+    assert_eq!(staged.snapshot().bytes_left, 1000);
+    staged.part_done(400, true);
+    assert_eq!(staged.snapshot().bytes_left, 600);
+}

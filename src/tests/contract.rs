@@ -1,0 +1,387 @@
+//! The behaviour that the client expects of a drive, endpoint by endpoint.
+//!
+//! Runs with the embedded server, or with a real domain if `PDSFS_LIVE_ENDPOINT`, `PDSFS_LIVE_TOKEN`
+//! and `PDSFS_LIVE_DRIVE_ID` are set. On a real domain every test creates its own folder in the root
+//! of the drive, touches nothing else, and moves the folder to the recycle bin at the end.
+
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, SystemTime};
+
+use crate::error::ErrorKind;
+use crate::config::{Credential, MountConfig, RemoveMode};
+use crate::content::part::crc64;
+use crate::ids::{DriveId, FileId, PartNumber, Secret, Sha1Hash};
+use crate::pds::drive::{
+    AttrChange, CreateOutcome, Drive, ExpectedContent, FileMeta, NewFile, PutOutcome, RangeError, UploadSession,
+};
+use crate::pds::part_body::Frame;
+use crate::pds::types::{CheckNameMode, FileType, PartUrl};
+use crate::posix::{self, Tags};
+use crate::rolling_sha1::{RollingSha1, Sha1Midstate};
+use crate::server::{Server, ServerConfig};
+
+/// For presigned URLs that are used at once.
+const URL_LIFETIME: Duration = Duration::from_secs(600);
+/// The object store refuses smaller parts, except the last one.
+const PART: usize = 128 << 10;
+
+struct Place {
+    drive: Drive,
+    folder: FileId,
+    local: Option<(Server, tempfile::TempDir)>,
+}
+
+impl Place {
+    async fn new() -> Self {
+        let variable = |name: &str| std::env::var(format!("PDSFS_LIVE_{name}")).ok();
+        let (endpoint, token, drive_id, local) = if let Some(endpoint) = variable("ENDPOINT") {
+            let needed =
+                |name: &str| variable(name).unwrap_or_else(|| panic!("PDSFS_LIVE_{name} is not set"));
+            (endpoint, needed("TOKEN"), needed("DRIVE_ID"), None)
+        } else {
+            let data = tempfile::tempdir().unwrap();
+            let config = ServerConfig::new(data.path().to_owned(), Secret::new("token".into()));
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let server = Server::start(listener, config).await.unwrap();
+            (format!("http://{}", server.addr()), "token".into(), "1".into(), Some((server, data)))
+        };
+        let credential = Credential::Token(Secret::new(token));
+        let drive_id = DriveId::new(&drive_id).unwrap();
+        let mut config = MountConfig::new(endpoint.parse().unwrap(), drive_id, credential);
+        config.options.commit_timeout = Duration::from_secs(60);
+        let drive = Drive::new(&config).unwrap();
+        let stamp = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos();
+        let folder = drive
+            .create_folder(&FileId::root(), &format!("pdsfs-contract-{stamp}"), &Tags::new())
+            .await
+            .unwrap();
+        Self { drive, folder: folder.file_id, local }
+    }
+
+    async fn done(self) {
+        self.drive.remove(&self.folder, RemoveMode::Trash).await.unwrap();
+        if let Some((server, _data)) = self.local {
+            server.shutdown().await;
+        }
+    }
+
+    async fn names(&self, folder: &FileId) -> Vec<String> {
+        let (mut names, mut marker) = (Vec::new(), String::new());
+        loop {
+            let page = self.drive.list_page(folder, &marker).await.unwrap();
+            names.extend(page.items.into_iter().map(|item| item.name));
+            match page.next_marker {
+                Some(next) => marker = next,
+                None => return names,
+            }
+        }
+    }
+
+    async fn upload(&self, name: &str, overwrite: Option<&FileId>, bytes: &[u8]) -> FileMeta {
+        let (upload, expected) = self.send(name, overwrite, bytes).await;
+        self.drive.complete(&upload, &expected).await.unwrap()
+    }
+
+    /// Creates an upload session without a size, with the midstates of all parts, and sends the parts backwards.
+    async fn send(&self, name: &str, overwrite: Option<&FileId>, bytes: &[u8]) -> (UploadSession, ExpectedContent) {
+        let parts = split(bytes);
+        let numbers: Vec<_> = parts.iter().map(|(number, ctx, _)| (*number, *ctx)).collect();
+        let file = NewFile {
+            parent: &self.folder,
+            name,
+            overwrite,
+            mode: CheckNameMode::Refuse,
+            content: None,
+            mtime: None,
+            tags: Tags::new(),
+            parts: &numbers[..1],
+        };
+        let CreateOutcome::Session(upload, mut urls) = self.drive.create_file(&file).await.unwrap() else {
+            panic!("no session for {name}");
+        };
+        if numbers.len() > 1 {
+            urls.extend(self.drive.get_upload_urls(&upload, &numbers[1..]).await.unwrap());
+        }
+        let mut order: Vec<_> = parts.iter().zip(&urls).collect();
+        if upload.parallel {
+            order.reverse();
+        }
+        for ((_, _, frame), url) in order {
+            put(&self.drive, url, frame).await;
+        }
+        (upload, expected(bytes))
+    }
+}
+
+async fn put(drive: &Drive, url: &PartUrl, frame: &Frame) {
+    let frames = [frame.clone()];
+    let outcome = drive.put_part(url, &frames, &AtomicBool::new(false)).await.unwrap();
+    assert_eq!(outcome, PutOutcome::Stored { crc64: crc64(&frames).unwrap() });
+}
+
+fn split(bytes: &[u8]) -> Vec<(PartNumber, Sha1Midstate, Frame)> {
+    let mut rolling = RollingSha1::default();
+    let mut parts = Vec::new();
+    for (index, piece) in bytes.chunks(PART).enumerate() {
+        let number = PartNumber::new(index as u32 + 1).unwrap();
+        parts.push((number, rolling.midstate().unwrap(), Frame::Memory(piece.to_vec().into())));
+        rolling.update(piece);
+    }
+    parts
+}
+
+fn expected(bytes: &[u8]) -> ExpectedContent {
+    let crc = bytes.chunks(PART).fold(0, |crc, piece| {
+        crate::crc64::combine(crc, crc64(&[Frame::Memory(piece.to_vec().into())]).unwrap(), piece.len() as u64)
+    });
+    ExpectedContent { size: bytes.len() as u64, sha1: sha1(bytes), crc64: Some(crc) }
+}
+
+fn sha1(bytes: &[u8]) -> Sha1Hash {
+    use sha1::Digest;
+    Sha1Hash(sha1::Sha1::digest(bytes).into())
+}
+
+/// Pseudo-random bytes that differ from call to call.
+fn fresh_bytes(len: usize) -> Vec<u8> {
+    use sha1::Digest;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static CALLS: AtomicU64 = AtomicU64::new(0);
+    let seed = format!("{:?} {}", SystemTime::now(), CALLS.fetch_add(1, Ordering::Relaxed));
+    let blocks = (0u64..).flat_map(|i| sha1::Sha1::digest(format!("{seed} {i}")).to_vec());
+    blocks.take(len).collect()
+}
+
+#[tokio::test]
+async fn contract_folders() {
+    let place = Place::new().await;
+    let made = place.drive.create_folder(&place.folder, "sub", &Tags::new()).await.unwrap();
+    assert_eq!((made.kind, made.name.as_str()), (FileType::Folder, "sub"));
+    let again = place.drive.create_folder(&place.folder, "sub", &Tags::new()).await.unwrap_err();
+    assert_eq!(again.kind(), ErrorKind::Exists);
+    assert_eq!(place.names(&place.folder).await, ["sub"]);
+    assert_eq!(place.drive.get(&made.file_id).await.unwrap().parent_id.as_ref(), Some(&place.folder));
+    place.done().await;
+}
+
+#[tokio::test]
+async fn contract_parallel_upload_without_size() {
+    let place = Place::new().await;
+    for len in [1, PART, PART + 1, 5 * PART - 7] {
+        let bytes = fresh_bytes(len);
+        let meta = place.upload(&format!("f{len}"), None, &bytes).await;
+        assert_eq!((meta.size, meta.sha1), (len as u64, Some(sha1(&bytes))));
+        let url = place.drive.download_url(&meta.file_id, None, URL_LIFETIME).await.unwrap();
+        assert_eq!(place.drive.read_range(&url, 0..len as u64).await.unwrap(), bytes);
+    }
+    place.done().await;
+}
+
+#[tokio::test]
+async fn contract_unfinished_upload_is_invisible() {
+    let place = Place::new().await;
+    let (upload, expected) = place.send("f", None, &fresh_bytes(2 * PART)).await;
+    assert!(place.names(&place.folder).await.is_empty());
+    assert_eq!(place.drive.get(&upload.file_id).await.unwrap_err().kind(), ErrorKind::NotFound);
+    place.drive.complete(&upload, &expected).await.unwrap();
+    assert_eq!(place.names(&place.folder).await, ["f"]);
+    // The second time the session has ended, but the file is there with our hash.
+    place.drive.complete(&upload, &expected).await.unwrap();
+    place.done().await;
+}
+
+#[tokio::test]
+async fn contract_overwrite_keeps_id_and_old_content() {
+    let place = Place::new().await;
+    let (old, new) = (fresh_bytes(PART + 5), fresh_bytes(3 * PART));
+    let first = place.upload("f", None, &old).await;
+    let (upload, expected) = place.send("f", Some(&first.file_id), &new).await;
+    let url = place.drive.download_url(&first.file_id, None, URL_LIFETIME).await.unwrap();
+    assert_eq!(place.drive.read_range(&url, 0..old.len() as u64).await.unwrap(), old);
+    let second = place.drive.complete(&upload, &expected).await.unwrap();
+    assert_eq!(second.file_id, first.file_id);
+    assert_ne!(second.revision, first.revision);
+    assert_eq!(place.names(&place.folder).await, ["f"]);
+    place.done().await;
+}
+
+#[tokio::test]
+async fn contract_taken_name_is_reported() {
+    let place = Place::new().await;
+    let first = place.upload("f", None, &fresh_bytes(10)).await;
+    let parts = [(PartNumber::FIRST, Sha1Midstate::START)];
+    let file = NewFile {
+        parent: &place.folder,
+        name: "f",
+        overwrite: None,
+        mode: CheckNameMode::Refuse,
+        content: None,
+        mtime: None,
+        tags: Tags::new(),
+        parts: &parts,
+    };
+    match place.drive.create_file(&file).await.unwrap() {
+        CreateOutcome::NameTaken(id, FileType::File) => assert_eq!(id, first.file_id),
+        other => panic!("{other:?}"),
+    }
+    place.done().await;
+}
+
+#[tokio::test]
+async fn contract_instant_upload() {
+    let place = Place::new().await;
+    let bytes = fresh_bytes(2 * PART);
+    place.upload("first", None, &bytes).await;
+    let parts = [(PartNumber::FIRST, Sha1Midstate::START)];
+    let content = Some((bytes.len() as u64, sha1(&bytes)));
+    let file = NewFile {
+        parent: &place.folder,
+        name: "second",
+        overwrite: None,
+        mode: CheckNameMode::Refuse,
+        content,
+        mtime: None,
+        tags: Tags::new(),
+        parts: &parts,
+    };
+    let CreateOutcome::InstantUpload(id) = place.drive.create_file(&file).await.unwrap() else {
+        panic!("the service has the bytes and wants them again");
+    };
+    place.drive.get_committed(&id, &expected(&bytes)).await.unwrap();
+    place.done().await;
+}
+
+#[tokio::test]
+async fn contract_replace_file_in_one_step() {
+    let place = Place::new().await;
+    let (old, new) = (fresh_bytes(100), fresh_bytes(200));
+    let target = place.upload("target", None, &old).await;
+    let source = place.upload("source", None, &new).await;
+    let replaced = place.drive.replace(&target, &source).await.unwrap().expect("instant upload is refused");
+    assert_eq!(replaced.file_id, target.file_id);
+    assert_eq!((replaced.size, replaced.sha1), (200, Some(sha1(&new))));
+    place.done().await;
+}
+
+#[tokio::test]
+async fn contract_wrong_bytes_are_refused() {
+    let place = Place::new().await;
+    let bytes = fresh_bytes(3 * PART);
+    let (upload, good) = place.send("f", None, &bytes).await;
+    let bad = ExpectedContent { crc64: good.crc64.map(|crc| crc ^ 1), ..good };
+    let refused = place.drive.complete(&upload, &bad).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Integrity);
+    assert!(place.names(&place.folder).await.is_empty());
+    place.done().await;
+}
+
+#[tokio::test]
+async fn contract_broken_midstate_chain_is_refused() {
+    let place = Place::new().await;
+    let bytes = fresh_bytes(2 * PART);
+    let mut parts = split(&bytes);
+    parts[1].1.h[0] ^= 1;
+    let numbers: Vec<_> = parts.iter().map(|(number, ctx, _)| (*number, *ctx)).collect();
+    let file = NewFile {
+        parent: &place.folder,
+        name: "f",
+        overwrite: None,
+        mode: CheckNameMode::Refuse,
+        content: None,
+        mtime: None,
+        tags: Tags::new(),
+        parts: &numbers,
+    };
+    let CreateOutcome::Session(upload, urls) = place.drive.create_file(&file).await.unwrap() else {
+        panic!("no session");
+    };
+    for ((_, _, frame), url) in parts.iter().zip(&urls) {
+        let frames = [frame.clone()];
+        let _ = place.drive.put_part(url, &frames, &AtomicBool::new(false)).await;
+    }
+    assert!(place.drive.complete(&upload, &expected(&bytes)).await.is_err());
+    assert!(place.names(&place.folder).await.is_empty());
+    place.done().await;
+}
+
+#[tokio::test]
+async fn contract_rename_move_times_and_removal() {
+    let place = Place::new().await;
+    let file = place.upload("f", None, &fresh_bytes(10)).await;
+    place.upload("taken", None, &fresh_bytes(11)).await;
+    let sub = place.drive.create_folder(&place.folder, "sub", &Tags::new()).await.unwrap().file_id;
+    assert_eq!(
+        place.drive.rename(&file.file_id, "taken", CheckNameMode::Refuse).await.unwrap_err().kind(),
+        ErrorKind::Exists
+    );
+    assert_eq!(place.drive.rename(&file.file_id, "g", CheckNameMode::Refuse).await.unwrap().name, "g");
+    place.drive.move_to(&file.file_id, &sub, CheckNameMode::Refuse).await.unwrap();
+    assert_eq!(place.names(&sub).await, ["g"]);
+    assert_eq!(place.names(&place.folder).await, ["sub", "taken"]);
+    place.drive.remove(&file.file_id, RemoveMode::Trash).await.unwrap();
+    assert_eq!(place.drive.get(&file.file_id).await.unwrap_err().kind(), ErrorKind::NotFound);
+    // The removal of a removed file succeeds.
+    place.drive.remove(&file.file_id, RemoveMode::Trash).await.unwrap();
+    place.done().await;
+}
+
+#[tokio::test]
+async fn contract_attributes_single_and_batched() {
+    let place = Place::new().await;
+    let file = place.upload("f", None, &fresh_bytes(10)).await;
+    let time = SystemTime::UNIX_EPOCH + Duration::from_millis(1_234_567_890_123);
+    let tag = |key: &str, value: &str| Tags::from([(key.to_owned(), value.to_owned())]);
+    let set = async |change: AttrChange| {
+        let gone = (FileId::new(&"0".repeat(40)).unwrap(), change.clone());
+        let alone = place.drive.set_attributes(&[(file.file_id.clone(), change.clone())]).await;
+        assert_eq!(alone.iter().map(Result::is_ok).collect::<Vec<_>>(), [true]);
+        let outcomes = place.drive.set_attributes(&[gone, (file.file_id.clone(), change)]).await;
+        assert_eq!(outcomes[0].as_ref().unwrap_err().kind(), ErrorKind::NotFound);
+        assert!(outcomes[1].is_ok());
+        place.drive.get(&file.file_id).await.unwrap()
+    };
+    assert_eq!(set(AttrChange { mtime: Some(time), ..AttrChange::default() }).await.mtime, time);
+    let tags = [tag("pdsfs.mode", "0600"), tag("theirs", "1")].into_iter().flatten().collect();
+    let meta = set(AttrChange { tags: Some(tags), ..AttrChange::default() }).await;
+    assert_eq!((meta.mtime, meta.posix.as_ref().unwrap().perm), (time, Some(0o600)));
+    assert_eq!(meta.tags()["theirs"], "1");
+    let stale = ["pdsfs.mode".to_owned()].into();
+    let exact = time + Duration::from_nanos(1);
+    let tags = posix::tags(None, exact);
+    let meta = set(AttrChange { tags: Some(tags), stale, mtime: None }).await;
+    assert_eq!((meta.mtime, meta.posix.as_ref().unwrap().perm), (exact, None));
+    let listed = place.drive.list_page(&place.folder, "").await.unwrap().items;
+    assert_eq!(listed, [meta], "the listing has other attributes");
+    // More than one batch.
+    let many = vec![(file.file_id.clone(), AttrChange { mtime: Some(time), ..AttrChange::default() }); 250];
+    assert_eq!(place.drive.set_attributes(&many).await.iter().filter(|outcome| outcome.is_ok()).count(), 250);
+    place.done().await;
+}
+
+#[tokio::test]
+async fn contract_ranges_and_pages() {
+    let place = Place::new().await;
+    let bytes = fresh_bytes(3 * PART);
+    let meta = place.upload("f", None, &bytes).await;
+    let url = place.drive.download_url(&meta.file_id, meta.revision.as_ref(), URL_LIFETIME).await.unwrap();
+    for (start, end) in [(0, 1), (PART - 1, PART + 1), (3 * PART - 1, 3 * PART)] {
+        assert_eq!(place.drive.read_range(&url, start as u64..end as u64).await.unwrap(), bytes[start..end]);
+    }
+    let beyond = place.drive.read_range(&url, bytes.len() as u64..bytes.len() as u64 + 10).await;
+    assert!(matches!(beyond, Err(RangeError::Failed(_))), "{beyond:?}");
+    for i in 0..120 {
+        place.drive.create_folder(&place.folder, &format!("d{i:03}"), &Tags::new()).await.unwrap();
+    }
+    let names = place.names(&place.folder).await;
+    assert_eq!(names.len(), 121);
+    assert!(names.is_sorted(), "pages are not in the order of names: {names:?}");
+    place.done().await;
+}
+
+#[tokio::test]
+async fn contract_quota() {
+    let place = Place::new().await;
+    let quota = place.drive.quota().await.unwrap();
+    assert!(quota.total_bytes.is_none_or(|total| total > 0));
+    place.done().await;
+}

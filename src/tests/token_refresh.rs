@@ -1,0 +1,416 @@
+//! Token refreshes of one account by several processes.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use crate::auth::{AccessToken, Account, AccountName, Grant, AccountHandle, SecretStorage, RefreshBy, AccountStore};
+use crate::ids::{DriveId, Secret};
+use crate::auth::Credential;
+use crate::pds::tokens::{AuthState, RECHECK_INTERVAL, TokenRefresher};
+use crate::pds::domain::{DriveScope, get_default_drive, list_drives};
+use crate::pds::session::Session;
+use crate::auth::sign::Authorization;
+use crate::pds::transport::{Timeouts, Transport};
+use crate::server::{FaultAction, FaultRule, Server, ServerConfig};
+use url::Url;
+
+
+const TIMEOUTS: Timeouts = Timeouts {
+    connect: Duration::from_secs(5),
+    call: Duration::from_secs(30),
+    idle: Duration::from_secs(30),
+};
+
+/// The app that the server knows.
+const CLIENT: &str = "app";
+/// The owner's own token.
+const TOKEN: &str = "owner-token";
+
+/// An embedded server, and a directory for accounts.
+struct Rig {
+    runtime: tokio::runtime::Runtime,
+    server: Option<Server>,
+    dir: tempfile::TempDir,
+}
+
+impl Rig {
+    fn server(&self) -> &Server {
+        self.server.as_ref().unwrap()
+    }
+
+    fn endpoint(&self) -> String {
+        format!("http://{}", self.server().addr())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        if let Some(server) = self.server.take() {
+            self.runtime.block_on(server.shutdown());
+        }
+    }
+}
+
+fn rig() -> Rig {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = ServerConfig::new(dir.path().join("data"), Secret::new(TOKEN.to_owned()));
+    config.drives = 2;
+    config.logins.client_ids = vec![CLIENT.to_owned()];
+    config.logins.refresh_token = Some(Secret::new("RT-1".to_owned()));
+    let server = runtime.block_on(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Server::start(listener, config).await.unwrap()
+    });
+    Rig { runtime, server: Some(server), dir }
+}
+
+/// An answer of the service with an error code.
+fn refusal_fault(status: u16, code: &str) -> FaultAction {
+    FaultAction::Status {
+        status,
+        code: code.to_owned(),
+        message: String::new(),
+        retry_after_s: None,
+        x_retry_after_ms: None,
+        empty_body: false,
+    }
+}
+
+/// Writes a file that only its owner can read.
+fn private_file(path: &Path, text: &str) {
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+fn handle(folder: &Path) -> AccountHandle {
+    AccountStore::at(folder, None).account(AccountName::new("shared").unwrap())
+}
+
+fn endpoint(rig: &Rig) -> Url {
+    rig.endpoint().parse().unwrap()
+}
+
+/// An account of this server with these tokens.
+fn account(endpoint: Url, refresh: &str, access: AccessToken) -> Account {
+    Account {
+        endpoint: endpoint.clone(),
+        auth_endpoint: endpoint,
+        drive_id: Some(DriveId::new("1").unwrap()),
+        user: String::new(),
+        grant: Grant::Refresh {
+            client_id: CLIENT.into(),
+            client_secret: None,
+            refresh_token: Secret::new(refresh.into()),
+            by: RefreshBy::Oauth,
+        },
+        access: Some(access),
+        secret_storage: SecretStorage::File,
+    }
+}
+
+async fn store(rig: &Rig, endpoint: Url, refresh: &str, access: AccessToken) -> AccountHandle {
+    let handle = handle(&rig.path("accounts"));
+    handle.lock().await.unwrap().save(&account(endpoint, refresh, access)).await.unwrap();
+    handle
+}
+
+fn ended() -> AccessToken {
+    AccessToken { token: Secret::new("ended".into()), expires_at_s: Some(1) }
+}
+
+/// The token of the owner.
+fn valid() -> AccessToken {
+    AccessToken { token: Secret::new(TOKEN.into()), expires_at_s: None }
+}
+
+/// Stores an account whose access token has expired.
+async fn store_ended(rig: &Rig, refresh: &str) -> AccountHandle {
+    store(rig, endpoint(rig), refresh, ended()).await
+}
+
+async fn stored_refresh_token(handle: &AccountHandle) -> String {
+    match handle.load().await.unwrap().grant {
+        Grant::Refresh { refresh_token, .. } => refresh_token.expose().clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn token_refreshes(rig: &Rig) -> u64 {
+    rig.server().stats().count("oauth/token")
+}
+
+fn session(rig: &Rig, handle: &AccountHandle) -> Session {
+    Session::new(&endpoint(rig), Credential::Account(handle.clone()), TIMEOUTS).unwrap()
+}
+
+#[test]
+fn mounts_share_one_token_refresh() {
+    let rig = rig();
+    rig.runtime.block_on(async {
+        let handle = store_ended(&rig, "RT-1").await;
+        // Each session stands for a mount; they share only the account file.
+        let sessions = [(); 3].map(|()| session(&rig, &handle));
+        let mut calls = tokio::task::JoinSet::new();
+        for n in 0..30 {
+            let session = sessions[n % sessions.len()].clone();
+            calls.spawn(async move { list_drives(&session, DriveScope::Mine).await.map(|found| found.len()) });
+        }
+        while let Some(done) = calls.join_next().await {
+            assert_eq!(done.unwrap().unwrap(), 2);
+        }
+        assert_eq!(rig.server().stats().count("oauth/token"), 1, "more than one token refresh");
+        for session in &sessions {
+            assert_eq!(*session.auth_state().borrow(), AuthState::Valid);
+        }
+    });
+}
+
+#[test]
+fn dead_login_is_reported_and_new_one_found() {
+    let rig = rig();
+    rig.runtime.block_on(async {
+        let handle = store_ended(&rig, "never-given").await;
+        let session = session(&rig, &handle);
+        let error = list_drives(&session, DriveScope::Mine).await.unwrap_err().to_string();
+        assert!(error.contains("run pdsfs login shared"), "{error}");
+        let mut state = session.auth_state();
+        assert!(matches!(&*state.borrow(), AuthState::Revoked { reason, .. } if *reason == error));
+        let asked = rig.server().stats().count("oauth/token");
+        list_drives(&session, DriveScope::Mine).await.unwrap_err();
+        assert_eq!(
+            rig.server().stats().count("oauth/token"),
+            asked,
+            "a dead login is refreshed again"
+        );
+        store_ended(&rig, "RT-1").await;
+        let patience = Duration::from_secs(30);
+        let found = state.wait_for(|state| *state == AuthState::Valid);
+        tokio::time::timeout(patience, found).await.expect("the new login was not found").unwrap();
+        list_drives(&session, DriveScope::Mine).await.unwrap();
+    });
+}
+
+#[test]
+fn rotated_token_is_stored_before_use() {
+    let rig = rig();
+    rig.runtime.block_on(async {
+        let handle = store_ended(&rig, "RT-1").await;
+        // The first call with the new token arrives and is not answered yet.
+        let faults = rig.server().faults();
+        faults.add(FaultRule::times("drive/get_default_drive", 1, FaultAction::Stall));
+        let session = session(&rig, &handle);
+        let call = tokio::spawn(async move { get_default_drive(&session, DriveScope::Mine).await });
+        faults.wait_for_hits(1).await;
+        assert_ne!(stored_refresh_token(&handle).await, "RT-1");
+        let stored = handle.load().await.unwrap().access.unwrap();
+        assert!(stored.token.expose() != "ended" && stored.expires_at_s.unwrap() > 1);
+        faults.clear();
+        call.await.unwrap().unwrap();
+        // Another process continues with the stored token.
+        list_drives(&self::session(&rig, &handle), DriveScope::Mine).await.unwrap();
+        assert_eq!(token_refreshes(&rig), 1);
+    });
+}
+
+#[test]
+fn token_of_cancelled_caller_is_stored() {
+    let rig = rig();
+    rig.runtime.block_on(async {
+        let handle = store_ended(&rig, "RT-1").await;
+        let session = session(&rig, &handle);
+        let faults = rig.server().faults();
+        faults.add(FaultRule::times("oauth/token", 1, FaultAction::Stall));
+        let caller = tokio::spawn({
+            let session = session.clone();
+            async move { list_drives(&session, DriveScope::Mine).await.map(drop) }
+        });
+        faults.wait_for_hits(1).await;
+        caller.abort();
+        assert!(caller.await.unwrap_err().is_cancelled());
+        faults.clear();
+        // This call runs after the refresh in progress.
+        session.reload_credentials().await.unwrap();
+        assert_ne!(stored_refresh_token(&handle).await, "RT-1", "the rotated token is lost");
+        list_drives(&session, DriveScope::Mine).await.unwrap();
+        assert_eq!(token_refreshes(&rig), 1);
+    });
+}
+
+/// The service issues tokens and accepts none: each refresh stores a token, and that is not a new login.
+#[test]
+fn login_with_refused_new_tokens_stays_dead() {
+    let rig = rig();
+    rig.runtime.block_on(async {
+        let handle = store_ended(&rig, "RT-1").await;
+        let refused = refusal_fault(401, "AccessTokenInvalid");
+        rig.server().faults().add(FaultRule::new("drive/list_my_drives", refused));
+        let session = session(&rig, &handle);
+        list_drives(&session, DriveScope::Mine).await.unwrap_err();
+        let mut state = session.auth_state();
+        assert_ne!(*state.borrow(), AuthState::Valid);
+        let (asked, several_looks) = (token_refreshes(&rig), 3 * RECHECK_INTERVAL);
+        let came_back =
+            tokio::time::timeout(several_looks, state.wait_for(|state| *state == AuthState::Valid));
+        assert!(came_back.await.is_err(), "its own refresh counts as a new login");
+        assert_eq!(token_refreshes(&rig), asked);
+        // A token stored by another process is a new login.
+        rig.server().faults().clear();
+        let (_, second) = (store(&rig, endpoint(&rig), "other", valid()).await, Duration::from_secs(30));
+        tokio::time::timeout(second, state.wait_for(|state| *state == AuthState::Valid))
+            .await
+            .unwrap()
+            .unwrap();
+        list_drives(&session, DriveScope::Mine).await.unwrap();
+    });
+}
+
+#[test]
+fn failed_token_store_is_retried() {
+    let rig = rig();
+    rig.runtime.block_on(async {
+        let handle = store_ended(&rig, "RT-1").await;
+        let session = session(&rig, &handle);
+        let faults = rig.server().faults();
+        faults.add(FaultRule::times("oauth/token", 1, FaultAction::Stall));
+        let asking = tokio::spawn({
+            let session = session.clone();
+            async move { list_drives(&session, DriveScope::Mine).await.map(drop) }
+        });
+        faults.wait_for_hits(1).await;
+        let [folder, away] = ["accounts", "away"].map(|name| rig.path(name));
+        std::fs::rename(&folder, &away).unwrap();
+        faults.clear();
+        asking.await.unwrap().unwrap();
+        std::fs::rename(&away, &folder).unwrap();
+        assert_eq!(stored_refresh_token(&handle).await, "RT-1");
+        session.store_credentials().await;
+        assert_ne!(stored_refresh_token(&handle).await, "RT-1");
+        assert_eq!(token_refreshes(&rig), 1);
+        list_drives(&self::session(&rig, &handle), DriveScope::Mine).await.unwrap();
+    });
+}
+
+#[test]
+fn waiters_share_a_refresh_failure() {
+    let rig = rig();
+    rig.runtime.block_on(async {
+        let session = session(&rig, &store_ended(&rig, "RT-1").await);
+        let failed = FaultAction::Status {
+            status: 500,
+            code: "InternalError".to_owned(),
+            message: String::new(),
+            retry_after_s: None,
+            x_retry_after_ms: None,
+            empty_body: false,
+        };
+        // Long enough for all calls to arrive.
+        rig.server().faults().add(FaultRule::new("oauth/token", FaultAction::Delay { ms: 1000 }));
+        rig.server().faults().add(FaultRule::new("oauth/token", failed));
+        let mut calls = tokio::task::JoinSet::new();
+        for _ in 0..10 {
+            let session = session.clone();
+            calls.spawn(async move { get_default_drive(&session, DriveScope::Mine).await });
+        }
+        while let Some(done) = calls.join_next().await {
+            assert!(done.unwrap().unwrap_err().to_string().contains("InternalError"));
+        }
+        assert_eq!(token_refreshes(&rig), 1);
+        rig.server().faults().clear();
+        list_drives(&session, DriveScope::Mine).await.unwrap();
+    });
+}
+
+#[test]
+fn early_refused_refresh_keeps_the_token() {
+    let rig = rig();
+    rig.runtime.block_on(async {
+        let now_s = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        let access = AccessToken { token: Secret::new(TOKEN.to_owned()), expires_at_s: Some(now_s + 3600) };
+        let token = Authorization::Bearer(access.token.clone());
+        let handle = store(&rig, endpoint(&rig), "never-given", access).await;
+        let source = TokenRefresher::new(Credential::Account(handle), &endpoint(&rig)).unwrap();
+        let (source, transport) = (Arc::new(source), Transport::new(TIMEOUTS, true).unwrap());
+        assert_eq!(source.authorization(&transport).await.unwrap(), token);
+        source.refresh_early(&transport).await;
+        assert_eq!(token_refreshes(&rig), 1, "there was no refresh");
+        assert_eq!(*source.state().borrow(), AuthState::Valid);
+        assert_eq!(source.authorization(&transport).await.unwrap(), token);
+        // If the drive refuses the token too, the login has ended.
+        source.refresh(Some(&token), "the service rejects it", &transport).await.unwrap_err();
+        assert!(source.is_revoked());
+        assert_eq!(token_refreshes(&rig), 2);
+    });
+}
+
+#[test]
+fn stale_answer_does_not_revive_dead_login() {
+    let rig = rig();
+    rig.runtime.block_on(async {
+        let handle = store_ended(&rig, "RT-1").await;
+        list_drives(&session(&rig, &handle), DriveScope::Mine).await.unwrap();
+        let access = handle.load().await.unwrap().access.unwrap();
+        let session = session(&rig, &store(&rig, endpoint(&rig), "never-given", access).await);
+        rig.server().faults().add(FaultRule::new("drive/get_default_drive", FaultAction::Stall));
+        let early = tokio::spawn({
+            let session = session.clone();
+            async move { get_default_drive(&session, DriveScope::Mine).await }
+        });
+        rig.server().faults().wait_for_hits(1).await;
+        rig.server().revoke_all_tokens().await.unwrap();
+        list_drives(&session, DriveScope::Mine).await.unwrap_err();
+        assert!(matches!(*session.auth_state().borrow(), AuthState::Revoked { .. }));
+        rig.server().faults().clear();
+        early.await.unwrap().unwrap();
+        assert!(matches!(*session.auth_state().borrow(), AuthState::Revoked { .. }), "the login counts as valid");
+    });
+}
+
+#[test]
+fn newer_stored_token_is_used_after_refusal() {
+    let rig = rig();
+    rig.runtime.block_on(async {
+        let path = rig.path("token.json");
+        let text = |refresh: &str| {
+            format!(r#"{{"access_token":"ended","refresh_token":"{refresh}","app_id":"{CLIENT}"}}"#)
+        };
+        private_file(&path, &text("spent"));
+        let session = Session::new(&endpoint(&rig), Credential::File(path.clone()), TIMEOUTS).unwrap();
+        rig.server().faults().add(FaultRule::times("account/token", 1, FaultAction::Stall));
+        let call = tokio::spawn(async move { list_drives(&session, DriveScope::Mine).await.map(drop) });
+        rig.server().faults().wait_for_hits(1).await;
+        // A script that does not take our lock.
+        private_file(&path, &text("RT-1"));
+        rig.server().faults().clear();
+        call.await.unwrap().unwrap();
+        let stored = std::fs::read_to_string(&path).unwrap();
+        assert!(!stored.contains("RT-1") && !stored.contains("spent"), "the new tokens are not stored");
+    });
+}
+
+#[test]
+fn token_stays_with_its_endpoint() {
+    let rig = rig();
+    rig.runtime.block_on(async {
+        let session = session(&rig, &store_ended(&rig, "RT-1").await);
+        // A login to another endpoint, under the same name.
+        let elsewhere: Url = "http://127.0.0.1:9".parse().unwrap();
+        store(&rig, elsewhere.clone(), "RT-1", ended()).await;
+        let error = list_drives(&session, DriveScope::Mine).await.unwrap_err().to_string();
+        for part in [elsewhere.as_str(), "pdsfs login shared", &rig.endpoint()] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+        assert_eq!(token_refreshes(&rig), 0, "its refresh token was sent here");
+        store_ended(&rig, "RT-1").await;
+        let mut state = session.auth_state();
+        let found = state.wait_for(|state| *state == AuthState::Valid);
+        tokio::time::timeout(Duration::from_secs(30), found).await.unwrap().unwrap();
+        list_drives(&session, DriveScope::Mine).await.unwrap();
+    });
+}

@@ -1,0 +1,130 @@
+//! Applies renames to the drive that happened during a commit. See [`super::late_renames`].
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Vfs;
+use super::late_renames::LateRename;
+use super::types::UnsavedFile;
+use crate::content::commit::CommitOutcome;
+use crate::content::open_file::OpenFile;
+use crate::error::{ErrorKind, Result};
+use crate::ids::Ino;
+use crate::pds::drive::FileMeta;
+use crate::pds::types::CheckNameMode;
+
+/// Renames that are applied in a row.
+const FOLLOWED_MAX: usize = 8;
+/// Time until a retry. The calls themselves have their own retries.
+const PAUSE: Duration = Duration::from_secs(10);
+
+impl Vfs {
+    /// Applies renames to the drive that happened while a commit was ending.
+    pub(super) async fn apply_late_renames(&self, file: &Arc<OpenFile>, committed: CommitOutcome) {
+        let mut late_rename = LateRename { file: file.clone(), committed };
+        let Err(error) = self.move_to_location(&mut late_rename).await else { return };
+        let ino = file.ino();
+        let path = self.path_of(ino);
+        tracing::error!(%ino, %error, "{path}: rename not yet applied on the drive; it will be retried");
+        self.failures.record(ino, Some(&error));
+        let is_first = {
+            let mut pending = self.late_renames.lock();
+            pending.insert(ino, late_rename);
+            pending.len() == 1
+        };
+        if is_first {
+            let vfs = self.this.clone();
+            tokio::spawn(async move {
+                loop {
+                    tokio::time::sleep(PAUSE).await;
+                    let Some(vfs) = vfs.upgrade() else { return };
+                    vfs.retry_late_renames().await;
+                    if vfs.late_renames.lock().is_empty() {
+                        return;
+                    }
+                }
+            });
+        }
+    }
+
+    /// Retries all pending renames. Returns those that failed again.
+    pub(super) async fn retry_late_renames(&self) -> Vec<UnsavedFile> {
+        self.late_renames.wait_idle().await;
+        let pending: Vec<_> = self.late_renames.lock().values().cloned().collect();
+        let mut failed = Vec::new();
+        for mut late_rename in pending {
+            let ino = late_rename.file.ino();
+            let active = self.late_renames.begin();
+            match self.move_to_location(&mut late_rename).await {
+                Ok(()) => {
+                    self.progress.metadata_saved();
+                    self.late_renames.lock().remove(&ino);
+                    self.failures.record(ino, None);
+                }
+                Err(error) => {
+                    self.failures.record(ino, Some(&error));
+                    // Keeps the progress of this attempt.
+                    self.late_renames.lock().insert(ino, late_rename);
+                    failed.push(UnsavedFile { ino: Some(ino), path: self.path_of(ino), error });
+                }
+            }
+            drop(active);
+        }
+        failed
+    }
+
+    /// Does nothing for a file that another client has removed.
+    async fn move_to_location(&self, late_rename: &mut LateRename) -> Result<()> {
+        let LateRename { file, committed } = late_rename;
+        for _ in 0..FOLLOWED_MAX {
+            if file.is_unlinked() || file.has_local_content() {
+                return Ok(());
+            }
+            match self.apply_rename(file.ino(), committed).await {
+                Ok(Some(moved)) => {
+                    // The file may be closed by now: only the tree knows later changes.
+                    if moved.file_id != committed.meta.file_id {
+                        let (mtime, posix) = self.current_attrs(&self.tree(), file.ino(), &moved);
+                        self.push_attrs(moved.clone(), mtime, posix).await;
+                    }
+                    let mut tree = self.tree();
+                    let (mtime, posix) = self.current_attrs(&tree, file.ino(), &moved);
+                    committed.meta = FileMeta { mtime, posix, ..moved };
+                    tree.adopt(file.ino(), committed.meta.clone(), Instant::now());
+                    drop(tree);
+                    file.set_base(&committed.meta);
+                }
+                Ok(None) => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves a committed file to the location that it was renamed to during its upload.
+    pub(super) async fn apply_rename(&self, ino: Ino, committed: &CommitOutcome) -> Result<Option<FileMeta>> {
+        let (location, replaces) = {
+            let tree = self.tree();
+            (tree.location(ino), tree.replaces(ino).cloned())
+        };
+        let Some(location) = location else { return Ok(None) };
+        let used = &committed.target;
+        if let Some(target) = replaces.filter(|target| target.file_id != committed.meta.file_id) {
+            return self.replace_committed(&target, &committed.meta).await.map(Some);
+        }
+        // The content is committed, so an existing sibling must not prevent the move. The location in the
+        // drive's answer counts: a new revision of a file keeps the file's location.
+        let mut moved = None;
+        if location.parent_id != *committed.meta.parent_id.as_ref().unwrap_or(&used.parent) {
+            self.drive.move_to(&committed.meta.file_id, &location.parent_id, CheckNameMode::Ignore).await?;
+            moved = Some(self.drive.get(&committed.meta.file_id).await?);
+        }
+        if *location.name != *committed.meta.name {
+            moved = Some(
+                self.drive.rename(&committed.meta.file_id, &location.name, CheckNameMode::Ignore).await?,
+            );
+        }
+        Ok(moved)
+    }
+}

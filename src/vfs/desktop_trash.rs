@@ -1,0 +1,189 @@
+//! Maps the trash of desktops to the recycle bin of the drive.
+//!
+//! A desktop that moves a file to the trash creates directories in the root of the mount, writes a note with
+//! the original location, and renames the file:
+//!
+//! ```text
+//!   .Trash-1000/info/NAME.trashinfo     the note
+//!   .Trash-1000/files/NAME              the file
+//! ```
+//!
+//! On the drive these directories would disturb other clients, and the files would still use quota. Therefore
+//! the directories are local-only. A file renamed into `files` goes to the recycle bin, from which every
+//! client can restore it, and its note is removed. If the drive has such a directory already, its entries
+//! stay, and no new ones are added.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Vfs;
+use super::types::{Caller, Entry, NameInDir};
+use crate::clock;
+use crate::config::RemoveMode;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::Ino;
+use crate::pds::types::FileType;
+use crate::posix::Posix;
+use crate::tree::{Identity, Name, Tree};
+
+/// Name of a trash directory without the user id.
+const TRASH_PREFIX: &str = ".Trash-";
+const UID_DIGITS_MAX: usize = 10;
+/// Directory for trashed files.
+const FILES: &str = "files";
+/// Directory for notes, and the suffix of their names.
+const INFO: &str = "info";
+const NOTE_SUFFIX: &str = ".trashinfo";
+
+/// Role of a directory in a trash.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum TrashDir {
+    /// The trash directory itself, or another directory in it.
+    Other,
+    Files,
+    /// Next to `Files`.
+    Info,
+}
+
+fn is_trash_name(name: &str) -> bool {
+    name.strip_prefix(TRASH_PREFIX).is_some_and(|uid| {
+        (1..=UID_DIGITS_MAX).contains(&uid.len()) && uid.bytes().all(|digit| digit.is_ascii_digit())
+    })
+}
+
+fn trash_dir(tree: &Tree, dir: Ino) -> Option<TrashDir> {
+    let above = tree.parent(dir)?;
+    if above == Ino::ROOT {
+        return tree.display_name(dir).filter(|name| is_trash_name(name)).map(|_| TrashDir::Other);
+    }
+    if tree.parent(above)? != Ino::ROOT || !is_trash_name(&tree.display_name(above)?) {
+        return None;
+    }
+    Some(match &*tree.display_name(dir)? {
+        FILES => TrashDir::Files,
+        INFO => TrashDir::Info,
+        _ => TrashDir::Other,
+    })
+}
+
+impl Vfs {
+    /// Whether a new directory of this name is local-only.
+    pub(super) fn is_local_dir_name(&self, parent: Ino, name: &Name) -> bool {
+        (parent == Ino::ROOT && is_trash_name(name.as_str())) || self.is_local_dir(parent)
+    }
+
+    /// Whether a directory is local-only.
+    pub(super) fn is_local_dir(&self, dir: Ino) -> bool {
+        self.tree().identity(dir) == Some(Identity::Local)
+    }
+
+    /// Whether a new file in this directory is local-only: a note, or any file in a local-only directory.
+    pub(super) fn is_trash_note(&self, dir: Ino) -> bool {
+        let tree = self.tree();
+        tree.identity(dir) == Some(Identity::Local) || trash_dir(&tree, dir) == Some(TrashDir::Info)
+    }
+
+    /// Creates a local-only directory. It has an owner, which desktops check.
+    pub(super) fn make_local_dir(
+        &self,
+        parent: Ino,
+        name: &Name,
+        mode: u32,
+        caller: Caller,
+    ) -> Result<Entry> {
+        let (mut posix, now) = (Posix::default(), clock::now());
+        posix.perm = Some((mode & 0o7777) as u16);
+        posix.owner = Some((caller.uid, caller.gid));
+        let ino = {
+            let mut tree = self.tree();
+            let ino = tree.create_local_dir(parent, name, Instant::now(), (now, Some(Arc::new(posix))))?;
+            // For the entry that is returned.
+            let _ = tree.count_lookup(ino);
+            ino
+        };
+        self.entry(ino)
+    }
+
+    pub(super) fn remove_local_dir(&self, ino: Ino) -> Result<()> {
+        let mut tree = self.tree();
+        if tree.entry_count(ino) > 0 {
+            return Err(Error::new(ErrorKind::NotEmpty, "directory not empty"));
+        }
+        tree.unlink(ino, Instant::now());
+        Ok(())
+    }
+
+    /// Handles a rename into a trash. Returns `false` for other renames, and an error for renames that a
+    /// trash does not allow.
+    pub(super) async fn rename_into_trash(
+        &self,
+        source: Ino,
+        kind: FileType,
+        from: &NameInDir,
+        to: &NameInDir,
+    ) -> Result<bool> {
+        let refused = |why: &str| Err(Error::new(ErrorKind::NotPermitted, why));
+        let (throws, is_inside, is_local_dir) = {
+            let tree = self.tree();
+            if kind == FileType::Folder && tree.identity(source) == Some(Identity::Local) {
+                return refused("a local-only trash directory cannot be renamed");
+            }
+            let is_inside = from.dir == to.dir || trash_dir(&tree, from.dir).is_some();
+            let throws = !is_inside && trash_dir(&tree, to.dir) == Some(TrashDir::Files);
+            (throws, is_inside, tree.identity(to.dir) == Some(Identity::Local))
+        };
+        if throws {
+            self.move_to_recycle_bin(source, kind, to).await?;
+            return Ok(true);
+        }
+        let stays = self.files.get(source).is_some_and(|file| file.is_local());
+        if is_local_dir && !(stays && is_inside) {
+            return refused("files can be moved only into the directory \"files\" of a trash");
+        }
+        Ok(false)
+    }
+
+    /// Commits the content and moves a file or directory to the recycle bin, for any setting of `remove`.
+    async fn move_to_recycle_bin(&self, source: Ino, kind: FileType, to: &NameInDir) -> Result<()> {
+        for file in self.files.all() {
+            let is_below = self.tree().is_below(file.ino(), source);
+            if is_below && file.has_local_content() {
+                self.commit_file(&file).await?;
+            }
+        }
+        match kind {
+            FileType::File => self.remove_file(source, RemoveMode::Trash).await?,
+            FileType::Folder => {
+                let dir_id = self.dir_id(source)?;
+                self.drive.remove(&dir_id, RemoveMode::Trash).await?;
+                self.tree().unlink(source, Instant::now());
+                self.drop_detached_local_files();
+            }
+        }
+        let note = {
+            let tree = self.tree();
+            let info = tree.parent(to.dir).and_then(|trash| tree.child(trash, INFO));
+            info.and_then(|info| tree.child(info, &format!("{}{NOTE_SUFFIX}", to.name)))
+        };
+        if let Some(note) = note.filter(|note| self.files.get(*note).is_some_and(|file| file.is_local())) {
+            self.mark_unlinked(note);
+            self.tree().unlink(note, Instant::now());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trash_name_has_a_user_id() {
+        for name in [".Trash-0", ".Trash-1000", ".Trash-4294967295"] {
+            assert!(is_trash_name(name), "{name}");
+        }
+        for name in [".Trash", ".Trash-", ".Trash-me", ".Trash-1000x", "Trash-1", ".Trash-12345678901"] {
+            assert!(!is_trash_name(name), "{name}");
+        }
+    }
+}

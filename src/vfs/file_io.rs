@@ -1,0 +1,434 @@
+//! File content: open, create, read, write, flush, release, fsync. Truncation and holes are in
+//! [`super::truncate`].
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+
+use super::Vfs;
+use super::blocking::leave_session_thread;
+use super::callers::{holds_open, thread_group};
+use super::handles::{Access, Handle};
+use super::types::{Caller, Entry, Fh, Opened};
+use crate::clock;
+use crate::content::in_flight_parts::InFlightParts;
+use crate::content::open_file::{OpenFile, ReadSource, WriteOutcome};
+use crate::content::open_files::CloseOutcome;
+use crate::content::reader::ReadTarget;
+use crate::content::staged_file::Piece;
+use crate::content::streaming::Wait;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::Ino;
+use crate::pds::types::FileType;
+use crate::posix::Posix;
+use crate::tree::{FileKind, Name};
+
+/// Pause of a writer that is faster than the local disk.
+const DISK_WAIT: Duration = Duration::from_millis(100);
+
+impl Vfs {
+    /// `flags` as in open(2).
+    pub async fn open(&self, ino: Ino, flags: i32, caller: Caller) -> Result<Opened> {
+        let access = Access::of(flags);
+        let truncates = flags & libc::O_TRUNC != 0;
+        if access.may_commit() || truncates {
+            self.check_writable()?;
+        }
+        if truncates && !access.may_commit() {
+            // No handle will commit it later.
+            self.set_size(ino, None, 0).await?;
+        }
+        let file = self.open_file(ino, access.may_commit())?;
+        if access.may_commit()
+            && truncates
+            && let Err(error) =
+                self.truncate(&file, 0).await.and_then(|()| self.clear_setid_bits(ino, caller))
+        {
+            if let Err(error) = self.release_writer(&file).await {
+                tracing::debug!(%ino, %error, "commit failed after a failed open");
+            }
+            self.close_file(&file);
+            return Err(error);
+        }
+        Ok(self.add_handle(file, access, caller))
+    }
+
+    /// Adds a handle to the open file of an inode. The first handle creates the open file.
+    ///
+    /// After a remote change, existing readers continue to read the revision that they opened, or get ESTALE.
+    /// They never see a mixture. New readers get a new inode with the new revision.
+    pub(super) fn open_file(&self, ino: Ino, writes: bool) -> Result<Arc<OpenFile>> {
+        let now = self.tree().meta(ino).cloned();
+        let former = self.files.get(ino).zip(now).and_then(|(file, now)| file.stale_base(&now));
+        let (file, meta) = {
+            let mut tree = self.tree();
+            if let Some(former) = former
+                && self.files.has_readers_only(ino)
+                && tree.reallocate_inode(ino, former)
+            {
+                // See below.
+                return Err(Error::new(ErrorKind::Stale, "another client has changed the file"));
+            }
+            if tree.kind(ino)? == FileType::Folder {
+                return Err(Error::new(ErrorKind::IsDirectory, "is a directory"));
+            }
+            if tree.parent(ino).is_none() && self.files.get(ino).is_none() {
+                // ESTALE makes the kernel look the name up again.
+                return Err(Error::new(ErrorKind::Stale, "the file was removed"));
+            }
+            tree.pin(ino)?;
+            let (meta, name) = (tree.meta(ino).cloned(), tree.display_path(ino));
+            let (upload_context, progress) = (self.upload_context.clone(), self.progress.clone());
+            let make = || OpenFile::new(ino, upload_context, progress, &name, meta.clone());
+            (self.files.open(ino, writes, make), meta)
+        };
+        if let (false, Some(meta)) = (file.has_local_content(), meta)
+            && file.base().is_none_or(|base| base.revision != meta.revision)
+        {
+            // Another client has changed the file since it was first opened here.
+            file.set_base(&meta);
+        }
+        Ok(file)
+    }
+
+    fn add_handle(&self, file: Arc<OpenFile>, access: Access, caller: Caller) -> Opened {
+        let ino = file.ino();
+        let fresh = file.has_local_content();
+        let revision = file.base().and_then(|base| base.revision).filter(|_| !fresh);
+        let keep_cache = !access.may_commit() && self.set_cached_revision(ino, revision);
+        let handle = Handle {
+            file,
+            access,
+            opener: access.may_commit().then(|| thread_group(caller.tid)).flatten(),
+            wrote: AtomicBool::new(false),
+            cursor: self.reader.cursor(),
+        };
+        // The kernel must not cache content that is still growing. Streams are twice as fast without the page
+        // cache.
+        let direct_io = access.may_commit() || fresh;
+        Opened { fh: self.handles.add(handle), direct_io, keep_cache: keep_cache && !direct_io }
+    }
+
+    /// Creates and opens a file. The drive sees it with the first full part or at close.
+    pub async fn create(
+        &self,
+        parent: Ino,
+        name: &OsStr,
+        (flags, mode): (i32, u32),
+        caller: Caller,
+    ) -> Result<(Entry, Opened)> {
+        let posix = self.initial_posix(parent, FileKind::File, mode, caller)?;
+        self.create_as(parent, name, flags, posix, caller).await
+    }
+
+    /// Like [`Self::create`], with given attributes.
+    pub(super) async fn create_as(
+        &self,
+        parent: Ino,
+        name: &OsStr,
+        flags: i32,
+        posix: Option<Arc<Posix>>,
+        caller: Caller,
+    ) -> Result<(Entry, Opened)> {
+        self.check_writable()?;
+        if let Some(entry) = self.lookup(parent, name).await? {
+            let opened = if flags & libc::O_EXCL != 0 {
+                Err(Error::new(ErrorKind::Exists, format!("{} exists", name.display())))
+            } else {
+                self.open(entry.attr.ino, flags, caller).await
+            };
+            // The lookup is counted for the returned entry only.
+            return opened
+                .map(|opened| (entry.clone(), opened))
+                .inspect_err(|_| self.forget(entry.attr.ino, 1));
+        }
+        let (now, name) = (clock::now(), Name::new(name)?);
+        let ino = {
+            let mut tree = self.tree();
+            let ino = tree.create_local(parent, &name, Instant::now(), (now, posix))?;
+            tree.names_changed(&[parent], &[], now);
+            // For the entry that is returned.
+            let _ = tree.count_lookup(ino);
+            ino
+        };
+        let access = match Access::of(flags) {
+            Access::Read => Access::Create,
+            access => access,
+        };
+        let file = self.open_file(ino, true)?;
+        if let Err(error) = self.make_local_if_matching(&file, parent, &name) {
+            self.mark_unlinked(ino);
+            self.tree().unlink(ino, Instant::now());
+            self.files.release_writer(ino);
+            self.close_file(&file);
+            self.forget(ino, 1);
+            return Err(error);
+        }
+        file.set_mtime(now);
+        let opened = self.add_handle(file, access, caller);
+        Ok((self.getattr(ino).await?, opened))
+    }
+
+    /// Reads bytes at `offset`. A short read means end of file.
+    pub async fn read(&self, fh: Fh, offset: u64, size: u32) -> Result<Bytes> {
+        let handle = self.handles.get(fh)?;
+        loop {
+            let read = || handle.file.read(offset, size as usize);
+            let found = if handle.file.may_read_disk() {
+                leave_session_thread().await;
+                tokio::task::block_in_place(read)
+            } else {
+                read()
+            };
+            match found? {
+                ReadSource::Memory(bytes) => return Ok(bytes),
+                ReadSource::Drive(base) => {
+                    return self
+                        .reader
+                        .read(&ReadTarget::of(&base), &handle.cursor, offset, size.into())
+                        .await;
+                }
+                ReadSource::Pieces(pieces) => return self.read_pieces(&handle, pieces).await,
+                ReadSource::Unavailable => self.make_readable(&handle).await?,
+            }
+        }
+    }
+
+    /// Makes streamed bytes readable again by a commit. Only for writers: a reader must not cause a revision
+    /// of half a file.
+    async fn make_readable(&self, handle: &Handle) -> Result<()> {
+        if let Some(mut running) = handle.file.running_commit() {
+            // The next attempt handles the result.
+            let _ = running.wait_for(Option::is_some).await.is_ok();
+            return Ok(());
+        }
+        if handle.access.may_commit() && !handle.file.is_unlinked() {
+            return self.commit_file(&handle.file).await;
+        }
+        let detail = "these bytes were uploaded and can be read after the file is closed";
+        Err(Error::new(ErrorKind::Unsupported, detail))
+    }
+
+    /// Assembles a read from local bytes and bytes of the drive.
+    async fn read_pieces(&self, handle: &Handle, mut pieces: Vec<Piece>) -> Result<Bytes> {
+        if let [Piece::Data(bytes)] = &mut pieces[..] {
+            return Ok(std::mem::take(bytes));
+        }
+        let mut all = BytesMut::new();
+        for piece in pieces {
+            match piece {
+                Piece::Data(bytes) => all.extend_from_slice(&bytes),
+                Piece::Base { target, offset, len } => {
+                    let bytes = self.reader.read(&target, &handle.cursor, offset, len).await?;
+                    if bytes.len() as u64 != len {
+                        let detail = "the base revision is shorter than expected";
+                        return Err(Error::new(ErrorKind::Integrity, detail));
+                    }
+                    all.extend_from_slice(&bytes);
+                }
+            }
+        }
+        Ok(all.freeze())
+    }
+
+    /// The fast path of a write: accepts as many bytes as possible without waiting, possibly none.
+    pub fn try_write(&self, fh: Fh, offset: u64, data: &[u8]) -> Result<usize> {
+        let handle = self.handles.get(fh)?;
+        let offset = handle.write_offset(offset)?;
+        match handle.file.write(offset, data, &|| self.commit_target(handle.file.ino()), false)? {
+            WriteOutcome::Accepted(appended) => {
+                self.note_written(&handle, appended.bytes);
+                Ok(appended.bytes)
+            }
+            WriteOutcome::Committing | WriteOutcome::MustCommit | WriteOutcome::MustBackfill { .. } => Ok(0),
+        }
+    }
+
+    /// The first bytes after a commit mark the file as unsaved in the tree.
+    fn note_written(&self, handle: &Handle, bytes: usize) {
+        if bytes > 0 {
+            handle.wrote.store(true, Ordering::Relaxed);
+            if handle.file.mark_dirty() {
+                self.tree().mark_unsaved(handle.file.ino());
+            }
+        }
+    }
+
+    /// Writes all of `data` and waits where necessary. A short count means that an error followed.
+    pub async fn write(&self, fh: Fh, offset: u64, data: Bytes) -> Result<usize> {
+        let handle = self.handles.get(fh)?;
+        leave_session_thread().await;
+        let resolve_target = || self.commit_target(handle.file.ino());
+        let step = |done: usize| {
+            let offset = handle.write_offset(offset + done as u64)?;
+            let wrote = handle.file.write(offset, &data[done..], &resolve_target, true)?;
+            if let WriteOutcome::Accepted(appended) = wrote {
+                self.note_written(&handle, appended.bytes);
+            }
+            Ok(wrote)
+        };
+        self.write_steps(&handle.file, data.len(), step).await
+    }
+
+    /// Calls `step` with the number of bytes done, until `len` bytes are done or a step fails.
+    pub(super) async fn write_steps(
+        &self,
+        file: &Arc<OpenFile>,
+        len: usize,
+        step: impl Fn(usize) -> Result<WriteOutcome>,
+    ) -> Result<usize> {
+        let mut done = 0;
+        while done < len {
+            let in_flight = file.in_flight();
+            // Created before the attempt, so that no notification in between is missed.
+            let in_flight_changed = in_flight.as_deref().map(InFlightParts::changed);
+            let state_changed = file.state_changed();
+            let memory_changed = self.upload_context.buffer_pool.changed();
+            let part_copied = self.upload_context.quota.tee_part_written();
+            let wait = match tokio::task::block_in_place(|| step(done)) {
+                Ok(WriteOutcome::Accepted(appended)) => {
+                    done += appended.bytes;
+                    Ok(appended.wait)
+                }
+                Ok(WriteOutcome::Committing) => Ok(Some(Wait::Commit)),
+                Ok(WriteOutcome::MustCommit) if file.is_unlinked() => Err(cannot_rewrite_unlinked()),
+                Ok(WriteOutcome::MustCommit) => self.commit_file(file).await.map(|()| None),
+                Ok(WriteOutcome::MustBackfill { to }) => self.backfill(file, to).await.map(|()| None),
+                Err(error) => Err(error),
+            };
+            let wait = match wait {
+                Ok(wait) => wait,
+                Err(error) if done == 0 => return Err(error),
+                Err(_) => break,
+            };
+            if done == len || wait.is_none() || (wait == Some(Wait::Drive) && in_flight.is_none()) {
+                continue;
+            }
+            tokio::select! {
+                () = changed_or_never(in_flight_changed) => {}
+                () = state_changed => {}
+                () = memory_changed => {}
+                () = part_copied, if wait == Some(Wait::Disk) => {}
+                // A hung disk does not finish parts; the writer must not wait for it.
+                () = tokio::time::sleep(DISK_WAIT), if wait == Some(Wait::Disk) => {}
+                () = self.upload_idle(self.config.options.commit_timeout) => break,
+            }
+        }
+        if done == 0 && len > 0 {
+            return Err(Error::new(
+                ErrorKind::Timeout,
+                format!(
+                    "upload stalled: no data accepted for {} s",
+                    self.config.options.commit_timeout.as_secs()
+                ),
+            ));
+        }
+        Ok(done)
+    }
+
+    /// Handles a closed descriptor. Commits if it was the last one of the process that opened the file, else
+    /// returns the pending error.
+    pub async fn flush(&self, fh: Fh, caller: Caller) -> Result<()> {
+        let handle = self.handles.get(fh)?;
+        if !handle.access.may_commit() {
+            return Ok(());
+        }
+        handle.file.check()?;
+        if handle.file.has_local_content() && self.is_last_close(&handle, caller) {
+            return self.commit_file(&handle.file).await;
+        }
+        Ok(())
+    }
+
+    /// Whether this FLUSH commits: it closes the last descriptor of the process that opened the file.
+    fn is_last_close(&self, handle: &Handle, caller: Caller) -> bool {
+        let closer = thread_group(caller.tid);
+        if closer.is_some() && handle.opener.is_some() && closer != handle.opener {
+            return false;
+        }
+        let held = closer
+            .zip(self.device.get())
+            .and_then(|(closer, device)| holds_open(closer, handle.file.ino(), *device));
+        // Unknown: commit if something was written through this handle.
+        held.map_or_else(|| handle.wrote.load(Ordering::Relaxed), |held| !held)
+    }
+
+    /// Commits content and attributes.
+    pub async fn fsync(&self, fh: Fh) -> Result<()> {
+        let handle = self.handles.get(fh)?;
+        if handle.access.may_commit() {
+            self.commit_file(&handle.file).await?;
+            if let Some(base) = handle.file.base() {
+                self.pending.flush_file(&self.drive, &self.tree, &base.file_id).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The last descriptor of a handle is closed. Commits content that no FLUSH committed.
+    pub async fn release(&self, fh: Fh) -> Result<()> {
+        let Some(handle) = self.handles.remove(fh) else {
+            return Err(Error::new(ErrorKind::BadHandle, "no such file handle"));
+        };
+        let writes = handle.access.may_commit();
+        let committed = if writes { self.release_writer(&handle.file).await } else { Ok(()) };
+        self.close_file(&handle.file);
+        committed
+    }
+
+    /// The last writer commits.
+    pub(super) async fn release_writer(&self, file: &Arc<OpenFile>) -> Result<()> {
+        if self.files.release_writer(file.ino()) { self.commit_file(file).await } else { Ok(()) }
+    }
+
+    /// Removes a handle that does not write any more.
+    pub(super) fn close_file(&self, file: &Arc<OpenFile>) {
+        let failed = file.check().is_err();
+        let left = {
+            // Under the tree lock, as in `open_file`: a name must not be discarded under a new handle.
+            let mut tree = self.tree();
+            let left = self.files.close(file.ino());
+            if left == CloseOutcome::Closed && failed {
+                // The content was not committed, and the error was reported.
+                tree.discard(file.ino(), Instant::now());
+            }
+            tree.unpin(file.ino());
+            left
+        };
+        if left == CloseOutcome::Closed
+            && file.is_unlinked()
+            && let Some(base) = file.base()
+        {
+            if self.files.all().iter().all(|other| other.pending_clone_of(&base.file_id).is_none()) {
+                self.reader.unpin(&ReadTarget::of(&base));
+            }
+            drop(self.upload_context.cached_files.remove(&ReadTarget::of(&base)));
+        }
+        if left == CloseOutcome::ReadersRemain {
+            file.writers_closed();
+        }
+    }
+
+    pub(super) fn check_writable(&self) -> Result<()> {
+        if self.config.options.read_only {
+            return Err(Error::new(ErrorKind::ReadOnly, "mounted read-only"));
+        }
+        Ok(())
+    }
+}
+
+/// The commit that this change needs first is not possible for an unlinked file.
+pub(super) fn cannot_rewrite_unlinked() -> Error {
+    Error::new(ErrorKind::Unsupported, "an unlinked file that was streamed accepts only writes at its end")
+}
+
+/// Waits for a change, or for ever without a source of changes.
+async fn changed_or_never(change: Option<tokio::sync::futures::Notified<'_>>) {
+    match change {
+        Some(change) => change.await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,145 @@
+//! Directory listings, running and complete, and the handles that read them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::Notify;
+
+use super::types::Fh;
+use crate::error::{Error, Result};
+use crate::ids::Ino;
+use crate::tree::ListedEntry;
+
+/// Most entries returned to the kernel at once.
+const ENTRIES_PER_CALL: usize = 512;
+
+/// Directory handles and running listings.
+#[derive(Debug, Default)]
+pub(super) struct Dirs {
+    /// Locked before the tree.
+    fetches: Mutex<HashMap<Ino, Arc<ListingFetch>>>,
+    /// A leaf lock.
+    handles: Mutex<HashMap<Fh, Arc<DirHandle>>>,
+    pub(super) next: AtomicU64,
+    /// Whether the last request failed with an outage.
+    is_unreachable: AtomicBool,
+}
+
+#[derive(Debug)]
+pub(super) struct DirHandle {
+    pub(super) dir: Ino,
+    /// Replaced when the program rewinds. A leaf lock.
+    fetch: Mutex<Arc<ListingFetch>>,
+    /// Set by the first read from the beginning. The next one is a rewind.
+    pub(super) was_begun: AtomicBool,
+}
+
+/// A listing of a directory, running or complete.
+#[derive(Debug, Default)]
+pub(super) struct ListingFetch {
+    /// A leaf lock.
+    state: Mutex<ListingState>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct ListingState {
+    entries: Vec<ListedEntry>,
+    ended: Option<Result<()>>,
+}
+
+impl ListingFetch {
+    fn lock(&self) -> MutexGuard<'_, ListingState> {
+        self.state.lock()
+    }
+
+    /// A complete listing from known entries.
+    pub(super) fn completed(entries: Vec<ListedEntry>) -> Self {
+        Self { state: Mutex::new(ListingState { entries, ended: Some(Ok(())) }), changed: Notify::new() }
+    }
+
+    pub(super) fn add(&self, entries: Vec<ListedEntry>) {
+        if entries.is_empty() {
+            return;
+        }
+        self.lock().entries.extend(entries);
+        self.changed.notify_waiters();
+    }
+
+    pub(super) fn end(&self, outcome: Result<()>) {
+        self.lock().ended.get_or_insert(outcome);
+        self.changed.notify_waiters();
+    }
+
+    /// Resolves when entries were added or the listing ended after this call.
+    pub(super) fn changed(&self) -> tokio::sync::futures::Notified<'_> {
+        self.changed.notified()
+    }
+
+    /// `None` while the listing runs.
+    pub(super) fn outcome(&self) -> Option<Result<()>> {
+        self.lock().ended.clone()
+    }
+
+    /// Some entries from `index` on. Empty at the end.
+    pub(super) async fn entries(&self, index: usize) -> Result<Vec<ListedEntry>> {
+        loop {
+            let changed = self.changed.notified();
+            {
+                let state = self.lock();
+                if index < state.entries.len() {
+                    let end = state.entries.len().min(index + ENTRIES_PER_CALL);
+                    return Ok(state.entries[index..end].to_vec());
+                }
+                if let Some(outcome) = &state.ended {
+                    return outcome.clone().map(|()| Vec::new());
+                }
+            }
+            changed.await;
+        }
+    }
+}
+
+impl Dirs {
+    pub(super) fn new() -> Self {
+        Self::default()
+    }
+
+    pub(super) fn lock_fetches(&self) -> MutexGuard<'_, HashMap<Ino, Arc<ListingFetch>>> {
+        self.fetches.lock()
+    }
+
+    /// Whether the last request failed with an outage.
+    pub(super) fn is_unreachable(&self) -> bool {
+        self.is_unreachable.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn note_outcome(&self, error: Option<&Error>) {
+        self.is_unreachable.store(error.is_some_and(Error::is_outage), Ordering::Relaxed);
+    }
+
+    /// Records that an answer is overdue. Until one arrives, stale answers are used at once.
+    pub(super) fn note_silence(&self) {
+        self.is_unreachable.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn lock_handles(&self) -> MutexGuard<'_, HashMap<Fh, Arc<DirHandle>>> {
+        self.handles.lock()
+    }
+}
+
+impl DirHandle {
+    pub(super) fn new(dir: Ino, fetch: Arc<ListingFetch>) -> Self {
+        Self { dir, fetch: Mutex::new(fetch), was_begun: AtomicBool::new(false) }
+    }
+
+    pub(super) fn set_fetch(&self, fetch: Arc<ListingFetch>) {
+        *self.fetch.lock() = fetch;
+    }
+
+    pub(super) fn fetch(&self) -> Arc<ListingFetch> {
+        self.fetch.lock().clone()
+    }
+}

@@ -1,0 +1,305 @@
+//! Attributes set after a commit: times, modes, owners, extended attributes.
+//!
+//! File managers set times and modes after they closed a copied file. Such changes are gathered for about a
+//! second and sent together. Until then, they are shown from here.
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use lru::LruCache;
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::Notify;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::FileId;
+use crate::pds::drive::{AttrChange, Drive, FileMeta};
+use crate::posix::{self, Posix};
+use crate::status::Progress;
+use crate::tree::Tree;
+
+const GATHER_TIME: Duration = Duration::from_secs(1);
+
+/// Objects per request. A waiting caller sees progress after each batch.
+const BATCH_MAX: usize = 100;
+
+/// Time until a retry. The calls themselves have their own retries.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(10);
+
+/// Refusals that are remembered.
+const REFUSED_MAX: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
+
+/// The attributes that an object is to have on the drive.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DesiredAttrs {
+    pub mtime: SystemTime,
+    /// Everything else.
+    pub posix: Option<Arc<Posix>>,
+}
+
+/// An object whose attributes are not on the drive yet.
+#[derive(Clone, PartialEq, Debug)]
+struct Pending {
+    desired: DesiredAttrs,
+    change: AttrChange,
+}
+
+#[derive(Debug)]
+pub struct PendingAttrs {
+    /// A leaf lock, below the tree lock.
+    changes: Mutex<HashMap<FileId, Pending>>,
+    arrived: Notify,
+    /// Held while changes are sent, so that a flush waits for a running one.
+    sending: tokio::sync::Mutex<()>,
+    /// Why the drive refused the attributes of an object, until they change or the object goes. Bounded:
+    /// keeps the newest. A leaf lock.
+    refused: Mutex<LruCache<FileId, Error>>,
+    progress: Arc<Progress>,
+}
+
+impl PendingAttrs {
+    /// Refusals are reported to `progress`.
+    pub fn new(progress: Arc<Progress>) -> Self {
+        Self {
+            changes: Mutex::default(),
+            arrived: Notify::new(),
+            sending: tokio::sync::Mutex::new(()),
+            refused: Mutex::new(LruCache::new(REFUSED_MAX)),
+            progress,
+        }
+    }
+
+    fn refused(&self) -> MutexGuard<'_, LruCache<FileId, Error>> {
+        self.refused.lock()
+    }
+
+    /// Why the drive refused the last attributes of an object.
+    pub fn refusal(&self, file: &FileId) -> Option<Error> {
+        self.refused().peek(file).cloned()
+    }
+
+    /// Number of objects whose attributes were refused.
+    pub fn refused_count(&self) -> usize {
+        self.refused().len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<FileId, Pending>> {
+        self.changes.lock()
+    }
+
+    /// Sets the attributes of an object that the drive has as `known`.
+    pub fn set(&self, known: &FileMeta, desired: DesiredAttrs) {
+        self.refused().pop(&known.file_id);
+        let mut changes = self.lock();
+        let (old, new) = (known.tags(), posix::tags(desired.posix.as_deref(), desired.mtime));
+        let mut stale = posix::stale_keys(&old, &new);
+        let (mut sends_mtime, mut sends_tags) = (known.mtime != desired.mtime, old != new);
+        if let Some(before) = changes.remove(&known.file_id) {
+            // A change that may be in flight must be sent again, even if the tree shows the old value: the
+            // drive may have stored the other one.
+            sends_mtime |= before.change.mtime.is_some();
+            sends_tags |= before.change.tags.is_some();
+            stale.extend(before.change.stale);
+            stale.extend(posix::stale_keys(&before.change.tags.unwrap_or_default(), &new));
+            stale.retain(|key| !new.contains_key(key));
+        }
+        let change = AttrChange {
+            mtime: sends_mtime.then_some(desired.mtime),
+            tags: sends_tags.then_some(new),
+            stale,
+        };
+        if change == AttrChange::default() {
+            return;
+        }
+        changes.insert(known.file_id.clone(), Pending { desired, change });
+        drop(changes);
+        self.arrived.notify_one();
+    }
+
+    /// Attributes of an object that are not on the drive yet. The time is `Some` only if it has changed.
+    pub fn get(&self, file: &FileId) -> Option<(Option<SystemTime>, Option<Arc<Posix>>)> {
+        let changes = self.lock();
+        let Pending { desired, change } = changes.get(file)?;
+        Some((change.mtime.map(|_| desired.mtime), desired.posix.clone()))
+    }
+
+    /// Number of objects with attributes that are not on the drive yet.
+    pub fn count(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Drops changes of an object that is gone, or that has new content with its own attributes.
+    pub fn forget(&self, file: &FileId) {
+        self.lock().remove(file);
+        self.refused().pop(file);
+    }
+
+    /// Sends gathered changes periodically, until the tree is gone.
+    pub async fn run(&self, drive: &Drive, tree: impl Fn() -> Option<Arc<Mutex<Tree>>>) {
+        loop {
+            self.arrived.notified().await;
+            tokio::time::sleep(GATHER_TIME).await;
+            let Some(tree) = tree() else { return };
+            if let Err(error) = self.flush(drive, &tree).await {
+                tracing::warn!(%error, "cannot store attributes; they will be retried");
+                tokio::time::sleep(PAUSE_AFTER_FAILURE).await;
+                self.arrived.notify_one();
+            }
+        }
+    }
+
+    /// Sends the changes of one file now.
+    pub async fn flush_file(&self, drive: &Drive, tree: &Mutex<Tree>, file: &FileId) -> Result<()> {
+        let _one_at_a_time = self.sending.lock().await;
+        let Some(pending) = self.lock().get(file).cloned() else { return Ok(()) };
+        self.send(drive, tree, vec![(file.clone(), pending)]).await
+    }
+
+    /// Sends all changes now. Failed ones stay queued; returns the first error.
+    pub async fn flush(&self, drive: &Drive, tree: &Mutex<Tree>) -> Result<()> {
+        let _one_at_a_time = self.sending.lock().await;
+        let all: Vec<_> = self.lock().iter().map(|(file, pending)| (file.clone(), pending.clone())).collect();
+        self.send(drive, tree, all).await
+    }
+
+    async fn send(&self, drive: &Drive, tree: &Mutex<Tree>, all: Vec<(FileId, Pending)>) -> Result<()> {
+        let mut first = Ok(());
+        for batch in all.chunks(BATCH_MAX) {
+            let changes: Vec<_> =
+                batch.iter().map(|(file, pending)| (file.clone(), pending.change.clone())).collect();
+            let outcomes = drive.set_attributes(&changes).await;
+            let is_unreachable = outcomes.iter().all(|outcome| outcome.as_ref().is_err_and(Error::is_outage));
+            first = first.and(self.conclude_all(tree, batch, outcomes));
+            if is_unreachable {
+                // The drive is unreachable: the remaining batches would fail too, after a timeout each.
+                break;
+            }
+            self.progress.metadata_saved();
+        }
+        first
+    }
+
+    fn conclude_all(
+        &self,
+        tree: &Mutex<Tree>,
+        all: &[(FileId, Pending)],
+        outcomes: Vec<Result<()>>,
+    ) -> Result<()> {
+        let mut tree = tree.lock();
+        let concluded = all.iter().zip(outcomes).map(|((file, sent), outcome)| {
+            if outcome.is_ok() {
+                // Before the change is dropped here: the tree may have an older value.
+                let mtime = sent.change.mtime.map(|_| sent.desired.mtime);
+                tree.attrs_stored(file, mtime, sent.desired.posix.clone());
+            }
+            self.conclude(&tree, file, sent, outcome)
+        });
+        // Every outcome is handled, even after an error.
+        concluded.fold(Ok(()), Result::and)
+    }
+
+    /// Drops a change that the drive stored or refused for good.
+    fn conclude(&self, tree: &Tree, file: &FileId, sent: &Pending, outcome: Result<()>) -> Result<()> {
+        let refused = match outcome {
+            Ok(()) => None,
+            Err(error) if !is_permanent(&error) => return Err(error),
+            // The object is gone, and its attributes with it.
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => Some(error.context("the drive refused its attributes")),
+        };
+        let mut changes = self.lock();
+        // A later change of the file stays for the next round.
+        if changes.get(file) != Some(sent) {
+            return Ok(());
+        }
+        changes.remove(file);
+        drop(changes);
+        if let Some(error) = refused {
+            let path = tree.ino_of(file).map_or_else(|| file.to_string(), |ino| tree.display_path(ino));
+            tracing::warn!(op = "attributes", errno = error.errno(), "{path}: {error}");
+            self.progress.attributes_refused(&path, &error);
+            self.refused().put(file.clone(), error);
+        }
+        Ok(())
+    }
+}
+
+fn is_permanent(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::NotFound
+            | ErrorKind::NoDrive
+            | ErrorKind::Denied
+            | ErrorKind::Invalid
+            | ErrorKind::Protocol
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pds::types::FileType;
+    use std::time::UNIX_EPOCH;
+
+    fn at(seconds: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    fn known() -> FileMeta {
+        FileMeta {
+            file_id: FileId::new("f").unwrap(),
+            parent_id: None,
+            name: "f".to_owned(),
+            kind: FileType::File,
+            size: 0,
+            mtime: at(0),
+            changed_at: at(0),
+            created_at: at(0),
+            revision: None,
+            sha1: None,
+            crc64: None,
+            posix: None,
+        }
+    }
+
+    fn with_perm(perm: u16) -> Arc<Posix> {
+        let mut posix = Posix::default();
+        posix.perm = Some(perm);
+        Arc::new(posix)
+    }
+
+    fn change(pending: &PendingAttrs) -> AttrChange {
+        pending.lock()[&known().file_id].change.clone()
+    }
+
+    #[test]
+    fn unchanged_attributes_are_not_pending() {
+        let pending = PendingAttrs::new(Progress::new());
+        pending.set(&known(), DesiredAttrs { mtime: at(0), posix: None });
+        assert_eq!(pending.get(&known().file_id), None);
+    }
+
+    #[test]
+    fn reverted_change_is_sent_too() {
+        let pending = PendingAttrs::new(Progress::new());
+        pending.set(&known(), DesiredAttrs { mtime: at(5), posix: Some(with_perm(0o600)) });
+        assert_eq!(pending.get(&known().file_id), Some((Some(at(5)), Some(with_perm(0o600)))));
+        // The drive may have stored the first change by now.
+        pending.set(&known(), DesiredAttrs { mtime: at(0), posix: None });
+        let change = change(&pending);
+        assert_eq!((change.mtime, change.tags.unwrap().len()), (Some(at(0)), 0));
+        assert_eq!(change.stale.into_iter().collect::<Vec<_>>(), ["pdsfs.mode"]);
+    }
+
+    #[test]
+    fn pending_time_survives_another_change() {
+        let pending = PendingAttrs::new(Progress::new());
+        pending.set(&known(), DesiredAttrs { mtime: at(5), posix: None });
+        pending.set(&known(), DesiredAttrs { mtime: at(5), posix: Some(with_perm(0o600)) });
+        let change = change(&pending);
+        assert_eq!((change.mtime, change.tags.unwrap()["pdsfs.mode"].as_str()), (Some(at(5)), "0600"));
+        pending.forget(&known().file_id);
+        assert_eq!(pending.get(&known().file_id), None);
+    }
+}

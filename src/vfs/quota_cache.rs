@@ -1,0 +1,54 @@
+//! The last known quota of the drive, as space of a file system.
+
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use super::types::Statfs;
+use crate::pds::drive::Quota;
+
+/// Free space that is reported where the drive has no limit, or the limit is not known yet, in bytes.
+const FREE_BYTES_ASSUMED: u64 = 1 << 50;
+
+/// The last known quota of the drive.
+#[derive(Debug, Default)]
+pub(super) struct QuotaCache {
+    /// A leaf lock.
+    pub(super) last: Mutex<Option<(Instant, Quota)>>,
+    /// Held during a request to the drive.
+    pub(super) refreshing: tokio::sync::Mutex<()>,
+}
+
+impl QuotaCache {
+    pub(super) fn new() -> Self {
+        Self::default()
+    }
+
+    pub(super) fn get(&self) -> Option<(Instant, Quota)> {
+        *self.last.lock()
+    }
+}
+
+pub(super) fn statfs_of(quota: Option<Quota>) -> Statfs {
+    let block = u64::from(Statfs::BLOCK_BYTES);
+    let used = quota.map_or(0, |quota| quota.used_bytes);
+    let free = match quota.and_then(|quota| quota.total_bytes) {
+        Some(total) => total.saturating_sub(used),
+        None => FREE_BYTES_ASSUMED,
+    };
+    Statfs { blocks: (used + free) / block, blocks_free: free / block }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statfs_reports_the_quota() {
+        let quota = |total_bytes, used_bytes| statfs_of(Some(Quota { total_bytes, used_bytes }));
+        assert_eq!(quota(Some(8192), 4096), Statfs { blocks: 2, blocks_free: 1 });
+        assert_eq!(quota(Some(4096), 8192).blocks_free, 0);
+        assert!(quota(None, 4096).blocks_free > 1 << 30);
+        assert!(statfs_of(None).blocks_free > 1 << 30);
+    }
+}

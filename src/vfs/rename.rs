@@ -1,0 +1,369 @@
+//! Changing names: mkdir and rename.
+//!
+//! The drive is changed first and the tree after it, so that a failure leaves the tree unchanged.
+
+use std::ffi::OsStr;
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use super::Vfs;
+use super::types::{Caller, Entry, NameInDir, RenameMode};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{FileId, Ino};
+use crate::pds::drive::FileMeta;
+use crate::pds::types::{CheckNameMode, FileType};
+use crate::tree::{FileKind, Identity, Name, Objects, display_name};
+use crate::{clock, posix};
+
+/// How old the known attributes of a file may be when its object is about to be removed.
+const CONTENT_TTL: Duration = Duration::from_secs(2);
+
+impl Vfs {
+    pub async fn mkdir(&self, parent: Ino, name: &OsStr, mode: u32, caller: Caller) -> Result<Entry> {
+        self.check_writable()?;
+        let name = Name::new(name)?;
+        if self.resolve(parent, &name).await?.is_some() {
+            return Err(Error::new(ErrorKind::Exists, format!("{name} exists")));
+        }
+        if self.is_local_dir_name(parent, &name) {
+            return self.make_local_dir(parent, &name, mode, caller);
+        }
+        let dir_id = self.dir_id(parent)?;
+        let posix = self.initial_posix(parent, FileKind::Directory, mode, caller)?;
+        let tags = posix::tags(posix.as_deref(), UNIX_EPOCH);
+        let made = self.drive.create_folder(&dir_id, &name.remote(), &tags).await;
+        let meta = made.inspect_err(|error| {
+            if error.kind() == ErrorKind::Exists {
+                self.tree().invalidate(parent, Instant::now());
+            }
+        })?;
+        let mtime = meta.mtime;
+        let meta = self.push_attrs(meta, mtime, posix).await;
+        let ino = {
+            let mut tree = self.tree();
+            let ino = tree.insert(parent, &name, meta, Instant::now())?;
+            tree.names_changed(&[parent, ino], &[], clock::now());
+            // For the entry that is returned.
+            let _ = tree.count_lookup(ino);
+            ino
+        };
+        self.entry(ino)
+    }
+
+    pub(super) fn dir_id(&self, dir: Ino) -> Result<FileId> {
+        let tree = self.tree();
+        if tree.kind(dir)? != FileType::Folder {
+            return Err(Error::new(ErrorKind::NotDirectory, "not a directory"));
+        }
+        match tree.identity(dir) {
+            Some(Identity::Remote(file_id)) => Ok(file_id),
+            Some(Identity::Local) | None => Err(Error::new(ErrorKind::NotFound, "the directory was removed")),
+        }
+    }
+
+    pub async fn rename(&self, from: (Ino, &OsStr), to: (Ino, &OsStr), mode: RenameMode) -> Result<()> {
+        self.check_writable()?;
+        if mode == RenameMode::Exchange {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                "RENAME_EXCHANGE is not supported: the drive cannot swap two names",
+            ));
+        }
+        let from = NameInDir { dir: from.0, name: Name::new(from.1)? };
+        let to = NameInDir { dir: to.0, name: Name::new(to.1)? };
+        let renamed = match self.rename_once(&from, &to, mode).await {
+            // Another client created the name after the last listing: resolve it again, once.
+            Err(error) if error.kind() == ErrorKind::Exists && mode == RenameMode::Replace => {
+                self.tree().invalidate(to.dir, Instant::now());
+                self.rename_once(&from, &to, mode).await?
+            }
+            outcome => outcome?,
+        };
+        self.tree().names_changed(&[from.dir, to.dir], &[renamed], clock::now());
+        Ok(())
+    }
+
+    /// Returns the inode that has the new name.
+    async fn rename_once(&self, from: &NameInDir, to: &NameInDir, mode: RenameMode) -> Result<Ino> {
+        let source = self.resolve_existing(from.dir, &from.name).await?;
+        let target = self.resolve(to.dir, &to.name).await?;
+        if target == Some(source) {
+            return Ok(source);
+        }
+        if target.is_some() && mode == RenameMode::NoReplace {
+            return Err(Error::new(ErrorKind::Exists, format!("{} exists", to.name)));
+        }
+        let kind = self.check_kinds(source, target, to)?;
+        if self.rename_into_trash(source, kind, from, to).await? {
+            return Ok(source);
+        }
+        if let Some(open) = target.and_then(|target| self.files.get(target))
+            && let Some(mut running) = open.running_commit()
+        {
+            // The commit would overwrite the renamed file. Its result does not matter.
+            let _ = running.wait_for(Option::is_some).await.is_ok();
+        }
+        if kind == FileType::Folder {
+            if let Some(target) = target {
+                self.remove_dir(target).await?;
+            }
+            self.move_object(source, to).await?;
+            return Ok(source);
+        }
+        let open = self.files.get(source);
+        if let Some(file) = &open
+            && self.tree().replaces(source).is_some()
+        {
+            // It is to replace one object already. That object must neither go before the commit, nor keep a
+            // name that other files may get from now on.
+            self.commit_file(file).await?;
+        }
+        if let Some(file) = open.as_ref().filter(|file| file.is_local()) {
+            self.rename_local(file, from, target, to).await?;
+            return Ok(source);
+        }
+        let guard = loop {
+            let is_local = self.tree().identity(source) == Some(Identity::Local);
+            // It may have been opened by now.
+            let open = self.files.get(source);
+            if is_local || open.as_ref().is_some_and(|file| file.has_local_content()) {
+                self.rename_unsaved(source, open, target, to).await?;
+                return Ok(source);
+            }
+            let guard = self.active_renames.begin([Some(source), target].into_iter().flatten());
+            let running =
+                target.and_then(|target| self.files.get(target)).and_then(|open| open.running_commit());
+            if let Some(mut running) = running {
+                drop(guard);
+                let _ = running.wait_for(Option::is_some).await.is_ok();
+            } else if self.files.get(source).is_none_or(|file| !file.has_local_content()) {
+                break guard;
+            }
+        };
+        match target {
+            Some(target) => self.replace(source, target, to).await,
+            None => self.move_object(source, to).await,
+        }?;
+        drop(guard);
+        if let Some(open) = self.files.get(source) {
+            open.set_path(&self.path_of(source));
+        }
+        Ok(source)
+    }
+
+    fn check_kinds(&self, source: Ino, target: Option<Ino>, to: &NameInDir) -> Result<FileType> {
+        let tree = self.tree();
+        let kind = tree.kind(source)?;
+        if kind == FileType::Folder && tree.is_below(to.dir, source) {
+            return Err(Error::new(ErrorKind::Invalid, "cannot move a directory below itself"));
+        }
+        let Some(target) = target else { return Ok(kind) };
+        match (kind, tree.kind(target)?) {
+            (FileType::File, FileType::Folder) => {
+                Err(Error::new(ErrorKind::IsDirectory, format!("{} is a directory", to.name)))
+            }
+            (FileType::Folder, FileType::File) => {
+                Err(Error::new(ErrorKind::NotDirectory, format!("{} is not a directory", to.name)))
+            }
+            _ => Ok(kind),
+        }
+    }
+
+    /// Renames a committed file over another file.
+    async fn replace(&self, source: Ino, target: Ino, to: &NameInDir) -> Result<()> {
+        let Objects { in_place: here, elsewhere } = self.tree().objects(target);
+        if let Some(here) = here {
+            self.replace_object(source, (target, here), to).await?;
+        } else {
+            self.move_object(source, to).await?;
+            self.mark_unlinked(target);
+        }
+        // The former object of an unsaved target is not needed any more.
+        if let Some(former) = elsewhere {
+            self.remove_superseded(former, Some(target)).await?;
+        }
+        Ok(())
+    }
+
+    async fn replace_object(
+        &self,
+        source: Ino,
+        (target, mut target_meta): (Ino, FileMeta),
+        to: &NameInDir,
+    ) -> Result<()> {
+        let source_meta = self.current_meta(source).await?;
+        // Including changes that are not on the drive yet.
+        let pending = self.pending_attrs(&self.tree(), source);
+        let (mtime, posix) = pending.unwrap_or_else(|| (None, source_meta.posix.clone()));
+        let mtime = mtime.unwrap_or(source_meta.mtime);
+        target_meta.parent_id = Some(self.dir_id(to.dir)?);
+        let moving = self.mark_moving(&[source, target]);
+        let replaced = self.replace_committed(&target_meta, &source_meta).await;
+        drop(moving);
+        let meta = replaced.inspect_err(|_| {
+            // The calls may have partly succeeded.
+            let mut tree = self.tree();
+            tree.invalidate(to.dir, Instant::now());
+            if let Some(parent) = tree.parent(source) {
+                tree.invalidate(parent, Instant::now());
+            }
+        })?;
+        self.reader.forget(&meta.file_id);
+        if let Some(file) = self.files.get(source) {
+            file.set_base(&meta);
+        }
+        let removed = if meta.file_id == source_meta.file_id { target_meta } else { source_meta };
+        self.pending.forget(&removed.file_id);
+        let meta = self.push_attrs(meta, mtime, posix).await;
+        let mut tree = self.tree();
+        self.mark_unlinked(target);
+        tree.add_tombstone(removed.file_id, Instant::now());
+        tree.replaced(source, target, meta, Instant::now())
+    }
+
+    /// The current attributes of an object whose content is about to be moved, and which is then removed.
+    async fn current_meta(&self, ino: Ino) -> Result<FileMeta> {
+        let (meta, age) = {
+            let tree = self.tree();
+            (tree.meta(ino).cloned().ok_or_else(gone)?, tree.attrs_age(ino, Instant::now()))
+        };
+        if age.is_some_and(|age| age < CONTENT_TTL) {
+            return Ok(meta);
+        }
+        let requested_at = Instant::now();
+        let meta = self.drive.get(&meta.file_id).await?;
+        self.tree().merge_object(meta.clone(), requested_at);
+        Ok(meta)
+    }
+
+    /// Replaces the content of `target` with that of `source`. A file exists under the name at every moment:
+    /// by a new revision of `target`, or, where the service has no instant upload, by two siblings with equal
+    /// names, of which the older one is removed.
+    pub(super) async fn replace_committed(&self, target: &FileMeta, source: &FileMeta) -> Result<FileMeta> {
+        let replaced = match self.drive.replace(target, source).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                // If another client deleted the target, there is nothing to replace.
+                match self.drive.get(&target.file_id).await {
+                    Err(gone) if gone.kind() == ErrorKind::NotFound => {}
+                    _ => return Err(error),
+                }
+                let from = source.parent_id.as_ref();
+                let to = target.parent_id.as_ref().or(from);
+                let (from, to) = from.zip(to).ok_or(error)?;
+                return self.move_on_drive(source, (from, to), &target.name, true).await;
+            }
+            replaced => replaced?,
+        };
+        if let Some(meta) = replaced {
+            let former = self.tree().ino_of(&source.file_id);
+            self.remove_object(&source.file_id, former, self.config.options.remove).await?;
+            return Ok(meta);
+        }
+        let way = target.parent_id.as_ref().zip(source.parent_id.as_ref()).filter(|(to, from)| to != from);
+        if let Some((to, _)) = way {
+            self.drive.move_to(&source.file_id, to, CheckNameMode::Ignore).await?;
+        }
+        let renamed = self.drive.rename(&source.file_id, &target.name, CheckNameMode::Ignore).await;
+        let meta = match (renamed, way) {
+            (Err(error), Some((_, from))) => {
+                self.undo_move(&source.file_id, from).await;
+                return Err(error);
+            }
+            (renamed, _) => renamed?,
+        };
+        let former = self.tree().ino_of(&target.file_id);
+        self.remove_object(&target.file_id, former, self.config.options.remove).await?;
+        Ok(meta)
+    }
+
+    /// Undoes the first step of a change whose second step failed.
+    async fn undo_move(&self, file: &FileId, dir_id: &FileId) {
+        if let Err(error) = self.drive.move_to(file, dir_id, CheckNameMode::Ignore).await {
+            tracing::error!(%file, %error, "rename failed halfway, and its first step could not be undone");
+        }
+    }
+
+    /// Moves a committed object to a free name.
+    async fn move_object(&self, ino: Ino, to: &NameInDir) -> Result<()> {
+        let to_dir_id = self.dir_id(to.dir)?;
+        let (meta, location) = {
+            let tree = self.tree();
+            (tree.meta(ino).cloned().ok_or_else(gone)?, tree.location(ino).ok_or_else(gone)?)
+        };
+        let old_name_is_free = location.parent == to.dir
+            || self.tree().child(to.dir, &display_name(&meta.name, meta.kind)).is_none();
+        let moving = self.mark_moving(&[ino]);
+        let moved = self
+            .move_on_drive(&meta, (&location.parent_id, &to_dir_id), &to.name.remote(), old_name_is_free)
+            .await;
+        drop(moving);
+        let moved = moved.inspect_err(|error| {
+            if error.kind() == ErrorKind::NotFound {
+                self.tree().invalidate(location.parent, Instant::now());
+            }
+        })?;
+        let mut tree = self.tree();
+        // Attributes set during the call are newer than the answer.
+        let (mtime, posix) = self.current_attrs(&tree, ino, &moved);
+        tree.moved(ino, to.dir, &to.name, FileMeta { mtime, posix, ..moved }, Instant::now())
+    }
+
+    /// Needs two calls where directory and name change. The first is undone where the second fails.
+    pub(super) async fn move_on_drive(
+        &self,
+        meta: &FileMeta,
+        (from, to): (&FileId, &FileId),
+        name: &str,
+        old_name_is_free: bool,
+    ) -> Result<FileMeta> {
+        const REFUSE: CheckNameMode = CheckNameMode::Refuse;
+        let file = &meta.file_id;
+        let is_name_reserved = {
+            let tree = self.tree();
+            self.is_name_reserved(&tree, to, name, tree.ino_of(file))
+        };
+        let final_mode = if is_name_reserved { CheckNameMode::Ignore } else { REFUSE };
+        if from == to {
+            return self.drive.rename(file, name, final_mode).await;
+        }
+        if meta.name == name {
+            self.drive.move_to(file, to, final_mode).await?;
+            return self.drive.get(file).await;
+        }
+        let mode = if old_name_is_free { REFUSE } else { CheckNameMode::Ignore };
+        self.drive.move_to(file, to, mode).await?;
+        match self.drive.rename(file, name, final_mode).await {
+            Ok(meta) => Ok(meta),
+            Err(error) => {
+                self.undo_move(file, from).await;
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) fn mark_moving(&self, inodes: &[Ino]) -> MovingGuard<'_> {
+        let mut tree = self.tree();
+        for &ino in inodes {
+            tree.begin_move(ino);
+        }
+        MovingGuard { vfs: self, inodes: inodes.to_vec() }
+    }
+}
+
+/// Inodes whose objects are being moved. Released on drop, also when the task is stopped.
+pub(super) struct MovingGuard<'a> {
+    vfs: &'a Vfs,
+    inodes: Vec<Ino>,
+}
+
+impl Drop for MovingGuard<'_> {
+    fn drop(&mut self) {
+        let mut tree = self.vfs.tree();
+        for &ino in &self.inodes {
+            tree.end_move(ino);
+        }
+    }
+}
+
+fn gone() -> Error {
+    Error::new(ErrorKind::NotFound, "the file was removed")
+}

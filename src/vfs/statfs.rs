@@ -1,0 +1,41 @@
+//! Space on the drive.
+
+use std::time::{Duration, Instant};
+
+use super::Vfs;
+use super::quota_cache::statfs_of;
+use super::types::Statfs;
+
+const QUOTA_TTL: Duration = Duration::from_secs(10);
+/// How long the very first `statfs` waits for the drive.
+const QUOTA_WAIT_MAX: Duration = Duration::from_secs(1);
+
+impl Vfs {
+    /// Does not wait for the network, except briefly in the very first call.
+    pub async fn statfs(&self) -> Statfs {
+        match self.quota.get() {
+            Some((at, _)) if at.elapsed() < QUOTA_TTL => {}
+            last => {
+                if let Ok(vfs) = self.this() {
+                    let request = self.upload_context.runtime.spawn(async move { vfs.refresh_quota().await });
+                    if last.is_none() {
+                        // Late or failed: the default is used.
+                        let _ = tokio::time::timeout(QUOTA_WAIT_MAX, request).await;
+                    }
+                }
+            }
+        }
+        statfs_of(self.quota.get().map(|(_, quota)| quota))
+    }
+
+    async fn refresh_quota(&self) {
+        let Ok(_one_at_a_time) = self.quota.refreshing.try_lock() else { return };
+        match self.drive.quota().await {
+            Ok(quota) => {
+                let mut last = self.quota.last.lock();
+                *last = Some((Instant::now(), quota));
+            }
+            Err(error) => tracing::debug!(%error, "cannot read the quota of the drive"),
+        }
+    }
+}

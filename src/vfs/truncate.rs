@@ -1,0 +1,137 @@
+//! Changes of content other than writes: truncation, holes, preallocation, server-side copies.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+
+use super::Vfs;
+use super::blocking::leave_session_thread;
+use super::file_io::cannot_rewrite_unlinked;
+use super::handles::Access;
+use super::types::{Caller, FallocateMode, Fh};
+use crate::content::open_file::{OpenFile, WriteOutcome};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::Ino;
+
+/// Written where holes cannot be punched.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+impl Vfs {
+    /// Truncates a file, or extends it with zeros.
+    pub(super) async fn truncate(&self, file: &Arc<OpenFile>, size: u64) -> Result<()> {
+        self.change_content(file, || file.truncate(size)).await
+    }
+
+    /// `copy_file_range(2)` between (handle, offset) pairs, at most `len` bytes. Returns the number of bytes.
+    /// Supports only whole committed files; the kernel copies others by reading and writing.
+    pub async fn copy_range(&self, from: (Fh, u64), to: (Fh, u64), len: u64) -> Result<u32> {
+        /// Fits the answer, in whole pages.
+        const BYTES_MAX: u64 = u32::MAX as u64 & !0xfff;
+        let (source, target) = (self.handles.get(from.0)?, self.handles.get(to.0)?);
+        let (start, end) = (from.1, from.1.saturating_add(len.min(BYTES_MAX)));
+        let others = || Error::new(ErrorKind::Unsupported, "server-side copy supports only whole files");
+        let base = source.file.base().filter(|_| !source.file.has_local_content()).ok_or_else(others)?;
+        // A range that ends before the file does is one piece of several, unless the kernel limited its
+        // length.
+        let is_whole = end >= base.size || len > BYTES_MAX;
+        if !is_whole || start != to.1 || start >= base.size || source.file.ino() == target.file.ino() {
+            return Err(others());
+        }
+        if !matches!(target.access, Access::Write { append: false }) {
+            return Err(others());
+        }
+        let end = end.min(base.size);
+        leave_session_thread().await;
+        if !tokio::task::block_in_place(|| target.file.clone_range(&base, start, end))? {
+            return Err(others());
+        }
+        target.wrote.store(true, Ordering::Relaxed);
+        self.tree().mark_unsaved(target.file.ino());
+        Ok((end - start) as u32)
+    }
+
+    /// fallocate(2) of a range (offset, length).
+    pub async fn allocate(
+        &self,
+        ino: Ino,
+        fh: Fh,
+        (offset, len): (u64, u64),
+        mode: FallocateMode,
+        caller: Caller,
+    ) -> Result<()> {
+        let end = offset.checked_add(len).filter(|end| i64::try_from(*end).is_ok());
+        let end = end.ok_or_else(|| Error::new(ErrorKind::TooLarge, "beyond the largest file size"))?;
+        if mode.zeroes {
+            self.zero_range(fh, offset, len).await?;
+        }
+        // The kernel holds the inode lock, so the size cannot change in between.
+        if mode.grows && self.getattr(ino).await?.attr.size < end {
+            self.set_size(ino, Some(fh), end).await?;
+        }
+        self.clear_setid_bits(ino, caller)
+    }
+
+    /// Fills a range of a file with zeros, within its size.
+    async fn zero_range(&self, fh: Fh, offset: u64, len: u64) -> Result<()> {
+        let handle = self.handles.get(fh)?;
+        if !handle.access.may_commit() {
+            return Err(Error::new(ErrorKind::BadHandle, "not open for writing"));
+        }
+        let file = &handle.file;
+        if self.upload_context.quota.is_disabled() {
+            return self.write_zeros(fh, offset, len).await;
+        }
+        self.change_content(file, || file.punch(offset, len)).await?;
+        handle.wrote.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Writes zeros where there is no staged file in which a hole could be punched.
+    async fn write_zeros(&self, fh: Fh, mut offset: u64, len: u64) -> Result<()> {
+        let end = offset.saturating_add(len).min(self.handles.get(fh)?.file.size());
+        while offset < end {
+            let piece = Bytes::from_static(&ZEROS[..ZEROS.len().min((end - offset) as usize)]);
+            offset += self.write(fh, offset, piece).await? as u64;
+        }
+        Ok(())
+    }
+
+    /// Changes the content, after a running or necessary commit.
+    async fn change_content(
+        &self,
+        file: &Arc<OpenFile>,
+        change: impl Fn() -> Result<WriteOutcome>,
+    ) -> Result<()> {
+        leave_session_thread().await;
+        loop {
+            let (changed, memory_changed) = (file.state_changed(), self.upload_context.buffer_pool.changed());
+            match tokio::task::block_in_place(&change)? {
+                WriteOutcome::Accepted(appended) if appended.wait.is_some() => memory_changed.await,
+                WriteOutcome::Accepted(_) => {
+                    if file.has_local_content() {
+                        self.tree().mark_unsaved(file.ino());
+                    }
+                    return Ok(());
+                }
+                WriteOutcome::Committing => changed.await,
+                WriteOutcome::MustCommit if file.is_unlinked() => return Err(cannot_rewrite_unlinked()),
+                WriteOutcome::MustCommit => self.commit_file(file).await?,
+                WriteOutcome::MustBackfill { to } => self.backfill(file, to).await?,
+            }
+        }
+    }
+
+    /// `truncate(2)`: changes the size of a file that may be closed, and commits it.
+    pub(super) async fn set_size(&self, ino: Ino, fh: Option<Fh>, size: u64) -> Result<()> {
+        if let Some(fh) = fh {
+            return self.truncate(&self.handles.get(fh)?.file, size).await;
+        }
+        let file = self.open_file(ino, true)?;
+        let done = self.truncate(&file, size).await;
+        // Bytes of other writers are committed in any case.
+        let committed = self.release_writer(&file).await;
+        self.close_file(&file);
+        done.and(committed)
+    }
+}

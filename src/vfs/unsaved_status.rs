@@ -1,0 +1,89 @@
+//! The status of unsaved files, alone and in total.
+
+use std::time::Duration;
+
+pub use crate::content::open_file::{FileStatus, Stage};
+use crate::status::UnsavedSummary;
+
+/// An open file, or a closed one whose commit still runs.
+#[derive(Clone, Debug)]
+pub struct UnsavedFileStatus {
+    /// Path below the mountpoint, with a leading `/`.
+    pub path: String,
+    pub status: FileStatus,
+    /// Open for writing.
+    pub is_open: bool,
+}
+
+impl UnsavedFileStatus {
+    /// Known bytes that are not on the drive yet.
+    fn bytes_left(&self) -> u64 {
+        let view = self.status.transfer.as_ref();
+        let (announced, acked) = view.map_or((0, 0), |view| (view.bytes_left, view.bytes_acked));
+        announced.max(self.status.bytes.saturating_sub(acked))
+    }
+}
+
+/// The one definition of what is unsaved in total.
+pub fn summarize(seen: &[UnsavedFileStatus]) -> UnsavedSummary {
+    let mut sum = UnsavedSummary::default();
+    for file in seen {
+        if file.status.stage == Stage::Failed {
+            sum.failed_open += 1;
+            continue;
+        }
+        let is_committing = file.status.stage == Stage::Committing;
+        sum.files += 1;
+        sum.open += u64::from(file.is_open && !is_committing);
+        sum.committing += u64::from(is_committing);
+        sum.bytes = sum.bytes.saturating_add(file.bytes_left());
+        let age = file.status.transfer.as_ref().map_or(Duration::ZERO, |view| view.age);
+        sum.oldest = sum.oldest.max(age);
+    }
+    sum
+}
+
+/// Usage of the bounded resources.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ResourceUsage {
+    /// Bytes of write buffers.
+    pub buffer_bytes: u64,
+    /// Bytes of staged and cached files.
+    pub copy_bytes: u64,
+    /// Current limit of parts in flight.
+    pub parts_in_flight_max: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::Progress;
+
+    fn file(stage: Stage, bytes: u64, is_open: bool) -> UnsavedFileStatus {
+        let status = FileStatus { stage, name: "f".to_owned(), bytes, transfer: None, error: None };
+        UnsavedFileStatus { path: "/f".to_owned(), status, is_open }
+    }
+
+    #[test]
+    fn summary_counts_every_unsaved_file() {
+        let progress = Progress::new();
+        let transfer = progress.begin("a");
+        transfer.wrote(500);
+        transfer.part_done(200, true);
+        let sending = UnsavedFileStatus {
+            status: FileStatus {
+                transfer: Some(transfer.snapshot()),
+                ..file(Stage::Writing, 500, true).status
+            },
+            ..file(Stage::Writing, 500, true)
+        };
+        let files = [
+            sending,
+            file(Stage::Staged, 1000, true),
+            file(Stage::Committing, 30, true),
+            file(Stage::Failed, 7, true),
+        ];
+        let sum = summarize(&files);
+        assert_eq!((sum.files, sum.open, sum.committing, sum.failed_open, sum.bytes), (3, 2, 1, 1, 1330));
+    }
+}
