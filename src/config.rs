@@ -1,9 +1,9 @@
 //! Settings, valid by construction.
 //!
-//! Flags override environment variables, and those override the configuration file. The table in `settings` defines
-//! names, bounds and defaults; every bound is checked there, so the rest of the daemon uses a [`MountConfig`] without
-//! further checks. The module reads the environment and the configuration file, and nothing else.
-//! `daemon::resolve` completes what depends on the account and the machine.
+//! Flags override environment variables, and those override the configuration file. The table in `settings`
+//! defines names, bounds and defaults; every bound is checked there, so the rest of the daemon uses a
+//! [`MountConfig`] without further checks. The module reads the environment and the configuration file, and
+//! nothing else. `daemon::resolve` completes what depends on the account and the machine.
 
 use std::path::PathBuf;
 
@@ -47,7 +47,8 @@ pub struct MountConfig {
 }
 
 impl MountConfig {
-    /// A drive with every default: owned by root, without a mountpoint, spilling into the system's temporary directory.
+    /// A drive with every default: owned by root, without a mountpoint, spilling into the system's temporary
+    /// directory.
     pub fn new(endpoint: url::Url, drive_id: DriveId, credential: Credential) -> Self {
         Self {
             name: None,

@@ -1,8 +1,8 @@
 //! The control socket of a running mount, with a JSON API.
 //!
-//! Each daemon has one socket, private to its user. `pdsfs status`, `wait`, `log` and `umount --drain` are separate
-//! programs and know a mount only through this API. [`types`] has the JSON types; all paths begin with `/v1`. Fields
-//! may be added to `/v1`. They are never removed, and their meaning never changes.
+//! Each daemon has one socket, private to its user. `pdsfs status`, `wait`, `log` and `umount --drain` are
+//! separate programs and know a mount only through this API. [`types`] has the JSON types; all paths begin
+//! with `/v1`. Fields may be added to `/v1`. They are never removed, and their meaning never changes.
 //!
 //! | request | answer |
 //! |---|---|
@@ -12,8 +12,8 @@
 //! | `POST /v1/drain?timeout_ms=N` | [`types::Drained`] when everything written is on the drive |
 //! | `POST /v1/credentials/reload` | `{}` when the credential was read again, after a new login |
 //!
-//! An error is [`types::ApiError`] with a status of 400 or more. Only the user of the daemon and root get answers. No
-//! answer contains a secret.
+//! An error is [`types::ApiError`] with a status of 400 or more. Only the user of the daemon and root get
+//! answers. No answer contains a secret.
 
 mod api;
 pub mod client;

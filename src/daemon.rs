@@ -110,7 +110,8 @@ async fn check_mountpoint(mut config: MountConfig) -> Result<MountConfig> {
         Ok(config)
     });
     let prepared = tokio::time::timeout(PREPARE_MAX, prepared).await.map_err(|_| {
-        let detail = format!("{display} does not answer: it may be inside a hanging mount (see pdsfs status)");
+        let detail =
+            format!("{display} does not answer: it may be inside a hanging mount (see pdsfs status)");
         Error::new(ErrorKind::Timeout, detail)
     })?;
     prepared.map_err(|e| Error::from_source(ErrorKind::Io, e))?

@@ -1,9 +1,9 @@
 //! The log on stderr.
 //!
-//! In a terminal or a file, a line begins with the time and the level. In the journal, which records the time itself,
-//! a line begins with its syslog priority (`<4>`), so `journalctl -p warning` works. Repeated lines are counted (see
-//! `repeats`). File names cannot break a line: control characters are escaped. Secrets do not appear: their types
-//! print `***`.
+//! In a terminal or a file, a line begins with the time and the level. In the journal, which records the time
+//! itself, a line begins with its syslog priority (`<4>`), so `journalctl -p warning` works. Repeated lines
+//! are counted (see `repeats`). File names cannot break a line: control characters are escaped. Secrets do
+//! not appear: their types print `***`.
 
 mod formatter;
 mod line;
@@ -42,7 +42,8 @@ pub fn start(filter: &str) -> Result<()> {
         .map_err(|e| Error::with_source(ErrorKind::Invalid, format!("invalid log filter {filter:?}"), e))?;
     let style = style();
     let lossy_writer = LossyWriter::stderr(style);
-    let lines = layer(style, move || LineWriter(lossy_writer.clone())).map_err(|e| e.context("cannot start the log"))?;
+    let lines = layer(style, move || LineWriter(lossy_writer.clone()))
+        .map_err(|e| e.context("cannot start the log"))?;
     tracing_subscriber::registry()
         .with(parsed)
         .with(lines)
@@ -83,8 +84,8 @@ fn style() -> LineStyle {
     if is_journal(announced.as_deref(), stream) { LineStyle::Journal } else { LineStyle::Plain }
 }
 
-/// Whether `JOURNAL_STREAM` (`announced`) has the device and inode of `stream`. A set variable is not enough: programs
-/// with other outputs inherit it.
+/// Whether `JOURNAL_STREAM` (`announced`) has the device and inode of `stream`. A set variable is not enough:
+/// programs with other outputs inherit it.
 fn is_journal(announced: Option<&str>, stream: Option<(u64, u64)>) -> bool {
     let announced = announced.and_then(|text| text.split_once(':'));
     let announced = announced.and_then(|(dev, ino)| Some((dev.parse().ok()?, ino.parse().ok()?)));
@@ -148,8 +149,11 @@ mod tests {
             });
             assert_eq!(lines.len(), 1, "{lines:?}");
             // The colour codes are before the text.
-            let text =
-                if style == LineStyle::Terminal { lines[0].split("\x1b[0m ").last().unwrap() } else { &lines[0] };
+            let text = if style == LineStyle::Terminal {
+                lines[0].split("\x1b[0m ").last().unwrap()
+            } else {
+                &lines[0]
+            };
             assert!(text.contains("full") && !text.contains(crate::escape::is_active), "{lines:?}");
         }
     }

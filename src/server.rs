@@ -1,8 +1,8 @@
 //! The embedded server: a PDS-compatible drive on this machine, for tests, benchmarks and the demo.
 //!
 //! It stores files on disk, checks what the service checks, and injects faults on request. It shares only the
-//! ids, CRC-64 and the wire enums with the client; hashes and signatures are computed independently, so that the
-//! two check each other. `doc/SERVER.md` describes its use, also from other languages.
+//! ids, CRC-64 and the wire enums with the client; hashes and signatures are computed independently, so that
+//! the two check each other. `doc/SERVER.md` describes its use, also from other languages.
 //!
 //! # Use
 //!
@@ -42,17 +42,16 @@
 //! Acknowledged work survives a kill at any point: bytes are on disk before the records that name them, and
 //! records are in the catalog before the response. See `catalog::database`.
 
+mod admin;
 mod api;
 mod app;
 mod auth;
-mod base64;
 mod blobs;
 mod call;
 mod catalog;
 mod clock;
 mod config;
 mod connection;
-mod admin;
 mod digest;
 mod disk;
 mod errors;
@@ -109,8 +108,8 @@ impl Server {
     /// Opens or makes the data folder and serves `listener`.
     ///
     /// # Errors
-    /// `ResourceBusy` if another server uses the folder; `InvalidData` if its catalog cannot be read; every error
-    /// of the file system.
+    /// `ResourceBusy` if another server uses the folder; `InvalidData` if its catalog cannot be read; every
+    /// error of the file system.
     pub async fn start(listener: TcpListener, config: ServerConfig) -> io::Result<Self> {
         let addr = listener.local_addr()?;
         let clock = clock::Clock::default();
@@ -162,8 +161,8 @@ impl Server {
         self.app.stats()
     }
 
-    /// Waits until `condition` holds. It is checked after every request and after every received body. There is
-    /// no timeout.
+    /// Waits until `condition` holds. It is checked after every request and after every received body. There
+    /// is no timeout.
     pub async fn wait_until(&self, mut condition: impl FnMut(&Stats) -> bool) {
         let mut changes = self.app.counters.subscribe();
         while !condition(&self.app.stats()) {
@@ -193,7 +192,10 @@ impl Server {
         let drained = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(DRAIN_TIME_MAX, drained).await.is_err() {
             let limit_s = DRAIN_TIME_MAX.as_secs();
-            tracing::warn!(limit_s, "shutdown: requests did not complete in time; their connections are closed");
+            tracing::warn!(
+                limit_s,
+                "shutdown: requests did not complete in time; their connections are closed"
+            );
         }
         self.tasks.shutdown().await;
         self.close().await;

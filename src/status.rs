@@ -1,4 +1,4 @@
-//! What is being uploaded now, how fast, and how uploads end.
+//! Progress of uploads: current transfers, rates, and how transfers end.
 //!
 //! `content` reports, and the front ends read. No I/O here.
 

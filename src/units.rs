@@ -16,7 +16,8 @@ pub const TIB: u64 = 1 << 40;
 /// Bytes of a pebibyte.
 pub const PIB: u64 = 1 << 50;
 
-const UNITS_OF_SIZE: [(u64, &str); 5] = [(PIB, "PiB"), (TIB, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")];
+const UNITS_OF_SIZE: [(u64, &str); 5] =
+    [(PIB, "PiB"), (TIB, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")];
 /// In milliseconds.
 const UNITS_OF_TIME: [(u128, &str); 4] = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")];
 
@@ -205,7 +206,8 @@ mod tests {
             assert_eq!(exact_size(bytes), text);
             assert_eq!(parse_size(text), Ok(bytes));
         }
-        for (ms, text) in [(0, "0s"), (90_000, "90s"), (600_000, "10m"), (86_400_000, "1d"), (1500, "1500ms")] {
+        for (ms, text) in [(0, "0s"), (90_000, "90s"), (600_000, "10m"), (86_400_000, "1d"), (1500, "1500ms")]
+        {
             assert_eq!(exact_duration(Duration::from_millis(ms)), text);
             assert_eq!(parse_duration(text), Ok(Duration::from_millis(ms)));
         }
@@ -233,7 +235,8 @@ mod tests {
 
     #[test]
     fn measured_times_have_three_digits() {
-        let table = [(0.0, "0.0 s"), (4.0, "4.0 s"), (12.9, "12 s"), (125.0, "2 min 05 s"), (7325.0, "2 h 02 min")];
+        let table =
+            [(0.0, "0.0 s"), (4.0, "4.0 s"), (12.9, "12 s"), (125.0, "2 min 05 s"), (7325.0, "2 h 02 min")];
         for (s, text) in table {
             assert_eq!(Elapsed(Duration::from_secs_f64(s)).to_string(), text);
         }

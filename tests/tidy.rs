@@ -71,7 +71,7 @@ fn sources() -> Vec<Source> {
 fn documents() -> BTreeMap<String, String> {
     let top =
         std::fs::read_dir(root()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let paths = top.filter(|name| name.ends_with(".md")).chain(files_below("doc", ".md"));
+    let paths = top.filter(|name| source::has_extension(name, "md")).chain(files_below("doc", ".md"));
     let out: BTreeMap<String, String> = paths.map(|path| (path.clone(), read(&path))).collect();
     assert!(out.len() > 5, "only {} documents were found", out.len());
     out

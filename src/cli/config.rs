@@ -125,7 +125,9 @@ fn check(args: &ConfigArgs) -> Result<ExitCode> {
     for path in paths(args) {
         let display = path.display().to_string();
         if args.config.is_none() && is_unreadable_system_file(&path) {
-            print_message(format_args!("{display}: not readable for you; you cannot mount its drives by name"));
+            print_message(format_args!(
+                "{display}: not readable for you; you cannot mount its drives by name"
+            ));
             continue;
         }
         let (file, mistakes) = match ConfigFile::read(&path) {
@@ -138,11 +140,11 @@ fn check(args: &ConfigArgs) -> Result<ExitCode> {
             }
         };
         found += 1;
-        let gaps = file.drives.iter().flat_map(|(name, drive)| {
-            let (gaps, display) = (mount_problems(drive, name).into_iter(), &display);
-            gaps.map(move |what| format!("{display}:{}: drives.{name}: {what}", drive.line))
+        let incomplete = file.drives.iter().flat_map(|(name, drive)| {
+            let (problems, display) = (mount_problems(drive, name).into_iter(), &display);
+            problems.map(move |problem| format!("{display}:{}: drives.{name}: {problem}", drive.line))
         });
-        let problems: Vec<String> = mistakes.iter().map(ToString::to_string).chain(gaps).collect();
+        let problems: Vec<String> = mistakes.iter().map(ToString::to_string).chain(incomplete).collect();
         for problem in &problems {
             print_message(problem);
         }

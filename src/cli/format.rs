@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 
 pub(super) use crate::escape::escaped as printable;
 
-use crate::control::types::{EventKind, LogEntry, TransferStage, Status};
+use crate::control::types::{EventKind, LogEntry, Status, TransferStage};
 use crate::units::{Elapsed, Size};
 
 pub(super) fn millis(ms: u64) -> String {
@@ -113,20 +113,25 @@ pub(super) fn count(number: u64, noun: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::types::{PauseCause, Paused, Pending};
+    use crate::control::types::{PauseCause, Paused, PendingTotals};
 
     #[test]
     fn headline_shows_pending_files_and_age() {
         let mut status = Status { drive_id: "1".into(), mountpoint: "/mnt/\x1b".into(), ..Status::default() };
         assert_eq!(headline(&status), "drive 1 at /mnt/\\u{1b}  everything is on the drive");
-        status.pending =
-            Pending { files: 2, files_open: 1, bytes: 3 << 20, oldest_ms: 12_000, ..Pending::default() };
+        status.pending = PendingTotals {
+            files: 2,
+            files_open: 1,
+            bytes: 3 << 20,
+            oldest_ms: 12_000,
+            ..PendingTotals::default()
+        };
         status.totals.rate_bytes_s = 1 << 20;
         let text = headline(&status);
         assert!(text.ends_with("2 files, 3.0 MiB to go (1 still open), for 12 s  1.0 MiB/s"), "{text}");
-        status.pending = Pending { attributes: 1, ..Pending::default() };
+        status.pending = PendingTotals { attributes: 1, ..PendingTotals::default() };
         assert!(headline(&status).ends_with("1 attribute change not on the drive yet"));
-        status.pending = Pending { attributes_refused: 2, ..Pending::default() };
+        status.pending = PendingTotals { attributes_refused: 2, ..PendingTotals::default() };
         assert!(headline(&status).ends_with("everything is on the drive except attributes of 2 files"));
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::format;
 use super::output::print_message;
-use crate::control::client::{self, DaemonClient, Found};
+use crate::control::client::{self, DaemonClient, FoundMounts};
 use crate::control::types::Status;
 use crate::daemon::resolve;
 use crate::error::{Error, ErrorKind, Result};
@@ -29,7 +29,7 @@ pub(super) async fn mounts(wanted: Option<&str>) -> Result<(Vec<(DaemonClient, S
 pub(super) async fn answering_and_silent(
     wanted: Option<&str>,
 ) -> Result<(Vec<(DaemonClient, Status)>, Vec<String>)> {
-    let Found { mounts: all, errors } = client::mounts().await;
+    let FoundMounts { mounts: all, errors } = client::mounts().await;
     let mut silent: Vec<_> = errors.iter().map(|error| format::printable(&error.to_string())).collect();
     let Some(wanted) = wanted else {
         if silent.is_empty() {

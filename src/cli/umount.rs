@@ -54,7 +54,8 @@ pub(super) fn run(args: &UmountArgs) -> Result<ExitCode> {
         Some(mount) if mount.is_ours() => mount,
         _ if args.dead => return Ok(ExitCode::SUCCESS),
         Some(other) => {
-            let detail = format!("{display} is not a pdsfs mount ({} of type {})", other.source, other.fs_type);
+            let detail =
+                format!("{display} is not a pdsfs mount ({} of type {})", other.source, other.fs_type);
             return Err(Error::new(ErrorKind::Invalid, detail));
         }
         None => return Err(Error::new(ErrorKind::NotFound, format!("nothing is mounted at {display}"))),
@@ -74,8 +75,8 @@ pub(super) fn run(args: &UmountArgs) -> Result<ExitCode> {
         }
     } else if !unmount::if_idle(&path)? {
         let detail = format!(
-            "{display} is in use: close the programs that use it (fuser -vm '{display}' lists them), add --drain \
-             to wait for them, or add --lazy to detach now"
+            "{display} is in use: close the programs that use it (fuser -vm '{display}' lists them), add \
+             --drain to wait for them, or add --lazy to detach now"
         );
         return Err(Error::new(ErrorKind::NotPermitted, detail));
     }
@@ -113,8 +114,8 @@ fn drain(path: &Path, mount: &Mount, limit: Duration) -> Result<()> {
     });
     let ending = ending.map_err(|e| {
         let detail = format!(
-            "{display} stays mounted: its daemon does not answer ({e}), so it is unknown whether everything is \
-             on the drive; unmount it anyway with pdsfs umount '{display}'"
+            "{display} stays mounted: its daemon does not answer ({e}), so it is unknown whether everything \
+             is on the drive; unmount it anyway with pdsfs umount '{display}'"
         );
         Error::new(ErrorKind::Unreachable, detail)
     })?;
@@ -130,7 +131,8 @@ fn drain(path: &Path, mount: &Mount, limit: Duration) -> Result<()> {
     })?;
     let report = report.map_err(|_| {
         let detail = format!(
-            "{display} is unmounted, but not everything is on the drive after {}; the daemon continues to save",
+            "{display} is unmounted, but not everything is on the drive after {}; the daemon continues to \
+             save",
             exact_duration(limit)
         );
         Error::new(ErrorKind::Timeout, detail)
@@ -164,7 +166,8 @@ async fn unmount_when_idle(path: &Path, mount: &Mount, limit: Duration, end: Ins
             ));
         }
         if Instant::now() + RETRY_INTERVAL > end {
-            let detail = format!("{display} is still in use after {}; it stays mounted", exact_duration(limit));
+            let detail =
+                format!("{display} is still in use after {}; it stays mounted", exact_duration(limit));
             return Err(Error::new(ErrorKind::Timeout, detail));
         }
         tokio::time::sleep(RETRY_INTERVAL).await;

@@ -13,7 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::output::{EXIT_TIMEOUT, print_message};
 use super::{format, mounts};
 use crate::control::client::DaemonClient;
-use crate::control::types::{EventKind, LogEntry, TransferStage, Status, TransferStatus};
+use crate::control::types::{EventKind, LogEntry, Status, TransferStage, TransferStatus};
 use crate::daemon::signals::Signals;
 use crate::error::{Error, ErrorKind, Result};
 use crate::units::{Size, duration_within};
@@ -292,7 +292,7 @@ fn show(bar: &ProgressBar, watched: &[WatchedMount], closed: bool) {
 mod tests {
     use super::*;
     use crate::cli::status::table::tests::busy;
-    use crate::control::types::Pending;
+    use crate::control::types::PendingTotals;
 
     fn watched(status: Status) -> WatchedMount {
         WatchedMount::new(DaemonClient::at("/nowhere".into()), status)
@@ -300,7 +300,7 @@ mod tests {
 
     #[test]
     fn open_files_count_without_closed_flag() {
-        let pending = Pending { files: 3, files_open: 2, attributes: 1, ..Pending::default() };
+        let pending = PendingTotals { files: 3, files_open: 2, attributes: 1, ..PendingTotals::default() };
         let mount = watched(Status { pending, ..Status::default() });
         assert_eq!((mount.files_left(false), mount.files_left(true)), (3, 1));
     }
@@ -308,11 +308,11 @@ mod tests {
     #[test]
     fn attribute_changes_are_counted_apart() {
         let words = |pending| remaining(&[watched(Status { pending, ..Status::default() })], false);
-        let attributes = Pending { attributes: 1, ..Pending::default() };
+        let attributes = PendingTotals { attributes: 1, ..PendingTotals::default() };
         assert_eq!(words(attributes.clone()), "1 attribute change");
-        let both = Pending { files: 3, bytes: 5 << 20, attributes: 2, ..Pending::default() };
+        let both = PendingTotals { files: 3, bytes: 5 << 20, attributes: 2, ..PendingTotals::default() };
         assert_eq!(words(both), "3 files, 5.0 MiB to go, and 2 attribute changes");
-        assert_eq!(words(Pending { files: 1, ..Pending::default() }), "1 file, 0 B to go");
+        assert_eq!(words(PendingTotals { files: 1, ..PendingTotals::default() }), "1 file, 0 B to go");
         assert!(!is_done(&[watched(Status { pending: attributes, ..Status::default() })], true));
     }
 

@@ -1,7 +1,7 @@
-//! Where the configuration file is, and paths inside it.
+//! The paths of the configuration files, and paths inside them.
 //!
-//! The user's file is in the XDG configuration directory. Relative values of XDG variables count as unset, as the
-//! specification requires.
+//! The user's file is in the XDG configuration directory. Relative values of XDG variables count as unset, as
+//! the specification requires.
 
 use std::path::{Path, PathBuf};
 
@@ -32,7 +32,11 @@ pub fn absolute(text: &str) -> std::result::Result<PathBuf, String> {
         return Ok(home.join(below));
     }
     let path = PathBuf::from(text);
-    if path.is_absolute() { Ok(path) } else { Err("write an absolute path, or one that begins with ~/".to_owned()) }
+    if path.is_absolute() {
+        Ok(path)
+    } else {
+        Err("write an absolute path, or one that begins with ~/".to_owned())
+    }
 }
 
 fn variable(name: &str) -> Option<PathBuf> {
@@ -55,9 +59,12 @@ mod tests {
     #[test]
     fn user_file_comes_before_system_file() {
         let system = PathBuf::from("/etc/pdsfs/config.toml");
-        assert_eq!(config_files_with(&|_| None), [system.clone()]);
+        assert_eq!(config_files_with(&|_| None), std::slice::from_ref(&system));
         let home = |name: &str| (name == "HOME").then(|| PathBuf::from("/home/u"));
-        assert_eq!(config_files_with(&home), [PathBuf::from("/home/u/.config/pdsfs/config.toml"), system.clone()]);
+        assert_eq!(
+            config_files_with(&home),
+            [PathBuf::from("/home/u/.config/pdsfs/config.toml"), system.clone()]
+        );
         assert_eq!(config_files().pop(), Some(system));
     }
 }

@@ -21,7 +21,9 @@ impl FromStr for DrivePath {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let names: Vec<String> = text.split('/').filter(|name| !name.is_empty()).map(str::to_owned).collect();
         if names.iter().any(|name| name == "." || name == "..") {
-            return Err("not a path of a drive folder: write it from the root of the drive, without . and ..");
+            return Err(
+                "not a path of a drive folder: write it from the root of the drive, without . and ..",
+            );
         }
         Ok(Self(names))
     }

@@ -1,7 +1,7 @@
 //! The configuration file: named drives, and defaults for all of them.
 //!
-//! TOML. `[defaults]` has settings for every drive, `[drives.NAME]` has those of one drive. Parsing continues after a
-//! problem, so one check reports them all, each with its line and a remedy.
+//! TOML. `[defaults]` has settings for every drive, `[drives.NAME]` has those of one drive. Parsing continues
+//! after a problem, so one check reports them all, each with its line and a remedy.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -96,7 +96,8 @@ fn check_trusted(path: &Path, metadata: &std::fs::Metadata) -> Result<()> {
         return Err(Error::new(ErrorKind::Invalid, format!("{shown} is not a file")));
     }
     if metadata.len() > FILE_BYTES_MAX {
-        let detail = format!("{shown} is too large for a configuration file (at most {FILE_BYTES_MAX} bytes)");
+        let detail =
+            format!("{shown} is too large for a configuration file (at most {FILE_BYTES_MAX} bytes)");
         return Err(Error::new(ErrorKind::Invalid, detail));
     }
     if metadata.mode() & 0o002 != 0 {
@@ -122,7 +123,7 @@ pub fn check_name(name: &str) -> std::result::Result<(), String> {
     Ok(())
 }
 
-type Entry<'t> = (&'t Spanned<std::borrow::Cow<'t, str>>, &'t Spanned<DeValue<'t>>);
+type TomlEntry<'t> = (&'t Spanned<std::borrow::Cow<'t, str>>, &'t Spanned<DeValue<'t>>);
 
 /// One pass over a file.
 struct FileParser<'t> {
@@ -164,7 +165,7 @@ impl FileParser<'_> {
         drives
     }
 
-    fn drive(&mut self, (name, value): Entry<'_>, defaults: &Settings) -> (String, DriveEntry) {
+    fn drive(&mut self, (name, value): TomlEntry<'_>, defaults: &Settings) -> (String, DriveEntry) {
         let key = format!("drives.{}", name.get_ref());
         if let Err(message) = check_name(name.get_ref()) {
             self.report(&name.span(), &key, &message);

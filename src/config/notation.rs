@@ -6,7 +6,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::builder::{
-    BoolValueParser, EnumValueParser, PathBufValueParser, PossibleValuesParser, TypedValueParser as _, ValueParser,
+    BoolValueParser, EnumValueParser, PathBufValueParser, PossibleValuesParser, TypedValueParser as _,
+    ValueParser,
 };
 use clap::{Arg, ValueEnum, ValueHint};
 
@@ -34,7 +35,8 @@ enum Form {
 }
 
 impl<T: Clone + Send + Sync + 'static> Notation<T> {
-    /// A notation with its own parser. `bounds` describes the accepted values; it is empty if every text is one.
+    /// A notation with its own parser. `bounds` describes the accepted values; it is empty if every text is
+    /// one.
     pub fn new<E: Display>(
         value_name: &'static str,
         bounds: impl Into<String>,
@@ -93,7 +95,9 @@ impl<T: TryFrom<u64> + Display + Clone + Send + Sync + 'static> Notation<T> {
 impl<T: ValueEnum + Clone + Send + Sync + 'static> Notation<T> {
     /// One of the words of an enum.
     pub fn choice(value_name: &'static str) -> Self {
-        let name = |value: &T| value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+        let name = |value: &T| {
+            value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+        };
         let words: Vec<String> = T::value_variants().iter().map(name).collect();
         let parser = ValueParser::new(EnumValueParser::<T>::new());
         Self { value_name, parser, show: name, bounds: words.join(", "), form: Form::Choice }
@@ -129,7 +133,13 @@ impl Notation<bool> {
     /// `true` or `false`.
     pub fn switch() -> Self {
         let parser = ValueParser::new(BoolValueParser::new());
-        Self { value_name: "BOOL", parser, show: bool::to_string, bounds: "true, false".into(), form: Form::Switch }
+        Self {
+            value_name: "BOOL",
+            parser,
+            show: bool::to_string,
+            bounds: "true, false".into(),
+            form: Form::Switch,
+        }
     }
 
     /// `on` or `off`.

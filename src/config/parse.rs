@@ -109,7 +109,8 @@ fn explain(error: &clap::Error) -> String {
 /// The error for an unknown word, with the most similar known one.
 pub fn unknown<'a>(what: &str, word: &str, known: impl Iterator<Item = &'a str>) -> String {
     let similar = known.map(|known| (strsim::jaro_winkler(word, known), known));
-    let closest = similar.filter(|(similarity, _)| *similarity >= SIMILARITY_MIN).max_by(|a, b| a.0.total_cmp(&b.0));
+    let closest =
+        similar.filter(|(similarity, _)| *similarity >= SIMILARITY_MIN).max_by(|a, b| a.0.total_cmp(&b.0));
     match closest {
         Some((_, meant)) => format!("unknown {what} {word:?}; did you mean {meant}?"),
         None => format!("unknown {what} {word:?}"),

@@ -1,5 +1,7 @@
 //! Texts generated from the table of settings: the example file, and the table of `doc/CONFIGURATION.md`.
 
+use std::fmt::Write as _;
+
 use super::settings::{DefaultText, all};
 
 const EXAMPLE_HEAD: &str = "\
@@ -20,13 +22,15 @@ drive_id = \"1\"                 # listed by: pdsfs drives
 pub fn example() -> String {
     let mut out = EXAMPLE_HEAD.to_owned();
     for setting in all() {
-        let bounds = if setting.bounds.is_empty() { String::new() } else { format!(" Values: {}.", setting.bounds) };
+        let bounds =
+            if setting.bounds.is_empty() { String::new() } else { format!(" Values: {}.", setting.bounds) };
         let (literal, note) = match &setting.default {
             DefaultText::Value(text) => (toml_literal(text), String::new()),
             DefaultText::Words(words) => ("\"\"".to_owned(), format!("\n# Default: {words}.")),
         };
         let (meaning, name) = (&setting.meaning, setting.name);
-        out.push_str(&format!("\n# {meaning}.{bounds}{note}\n#{name} = {literal}\n"));
+        // Writing to a string cannot fail.
+        let _ = write!(out, "\n# {meaning}.{bounds}{note}\n#{name} = {literal}\n");
     }
     out
 }
@@ -41,7 +45,6 @@ fn toml_literal(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fmt::Write as _;
     use std::path::Path;
 
     const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/doc/CONFIGURATION.md");

@@ -1,10 +1,12 @@
-//! The table of all settings. Each row makes a flag, an environment variable, a key of the configuration file, a
-//! line of `doc/CONFIGURATION.md` and a field.
+//! The table of all settings. Each row makes a flag, an environment variable, a key of the configuration
+//! file, a line of `doc/CONFIGURATION.md` and a field.
 //!
-//! Setting `part_size` is the flag `--part-size`, the variable `PDSFS_PART_SIZE` and the key `part_size`. All three
-//! use the parser of the row. [`Settings`] holds what one source sets; [`Settings::layered_over`] merges the sources.
-//! Defaults apply after that, in [`Settings::options`]. The settings under `resolved` depend on the account and the
-//! machine; `daemon::resolve` completes them.
+//! Setting `part_size` is the flag `--part-size`, the variable `PDSFS_PART_SIZE` and the key `part_size`. All
+//! three use the parser of the row. [`Settings`] holds what one source sets; [`Settings::layered_over`]
+//! merges the sources. Defaults apply after that, in [`Settings::options`]. The settings under `resolved`
+//! depend on the account and the machine; `daemon::resolve` completes them.
+
+#![allow(clippy::doc_markdown, reason = "doc comments of settings are help texts, shown as they are")]
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -26,7 +28,7 @@ const DAY_S: u64 = 86_400;
 /// One part is filled while another one is sent.
 const BUFFERED_PARTS_MIN: u64 = 2;
 
-/// Where `unlink` and `rmdir` put the object.
+/// The destination of deleted files and directories.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
 pub enum RemoveMode {
     /// To the recycle bin of the drive
@@ -111,8 +113,8 @@ macro_rules! default_text {
     };
 }
 
-/// A row is `name: Type = notation => default;`, or `name: Type = notation, words "default in words";`. The doc comment is
-/// the meaning, in help texts and documents too.
+/// A row is `name: Type = notation => default;`, or `name: Type = notation, words "default in words";`. The
+/// doc comment is the meaning, in help texts and documents too.
 macro_rules! settings {
     (
         resolved { $(
@@ -124,12 +126,13 @@ macro_rules! settings {
             $name:ident: $type:ty = $notation:expr $(=> $default:expr)? $(, words $words:literal)?;
         )+ }
     ) => {
-        /// What one source sets; `None` where it sets nothing.
+        /// The settings of one source; `None` for each setting that the source leaves out.
         #[derive(Clone, Debug, Default)]
         pub struct Settings {
             $( $(#[doc = $rdoc])+ pub $rname: Option<$rtype>, )+
             $( $(#[doc = $doc])+ pub $name: Option<$type>, )+
-            /// The access token itself, from `PDSFS_TOKEN`. It has no flag: other users can read command lines.
+            /// The access token itself, from `PDSFS_TOKEN`. It has no flag: other users can read command
+            /// lines.
             pub token: Option<Secret<String>>,
         }
 
@@ -166,7 +169,10 @@ macro_rules! settings {
                 })
             }
 
-            fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> std::result::Result<(), clap::Error> {
+            fn update_from_arg_matches(
+                &mut self,
+                matches: &ArgMatches,
+            ) -> std::result::Result<(), clap::Error> {
                 *self = Self::from_arg_matches(matches)?.or(std::mem::take(self));
                 Ok(())
             }
@@ -191,23 +197,26 @@ macro_rules! settings {
 
 settings! {
     resolved {
-        /// Base URL of the domain's API, such as https://bj1.api.aliyunpds.com; http is accepted for this machine only
+        /// Base URL of the domain's API, such as https://bj1.api.aliyunpds.com; http is accepted for this
+        /// machine only
         endpoint: Url = Notation::new("URL", "", endpoint::parse, Url::to_string), words "from the account";
 
         /// Id of the drive
         drive_id: DriveId = Notation::plain("ID"), words "from the account";
 
         /// Id of the drive folder that becomes the root of the mount
-        root_id: FileId = Notation::plain("FILE_ID"), words "root";
+        root_id: FileId = Notation::plain("FILE_ID"), words "the root of the drive";
 
-        /// Path of the drive folder that becomes the root of the mount, such as /Pictures/2024; with root_id it begins there
+        /// Path of the drive folder that becomes the root of the mount, such as /Pictures/2024; with root_id
+        /// it begins there
         folder: DrivePath = Notation::plain("PATH"), words "none";
 
         /// The account to use, from pdsfs login; not together with token_file
         account: AccountName = Notation::new("NAME", "", AccountName::new, AccountName::to_string),
             words "the account with the name of the drive, else \"default\"";
 
-        /// A file with the access token, or with JSON {"access_token", "refresh_token", "app_id"}; only its owner may read it
+        /// A file with the access token, or with JSON {"access_token", "refresh_token", "app_id"}; only its
+        /// owner may read it
         token_file: PathBuf = Notation::path("FILE", ValueHint::FilePath), words "none";
 
         /// Owner of objects whose owner the drive does not record
@@ -217,7 +226,8 @@ settings! {
         gid: u32 = Notation::count("GID", 0, u32::MAX.into()), words "the group of the user who mounts";
 
         /// Directory for staged files, cached files and upload parts that exceed the buffers
-        spill_dir: PathBuf = Notation::path("DIR", ValueHint::DirPath), words "pdsfs in the user's cache directory";
+        spill_dir: PathBuf = Notation::path("DIR", ValueHint::DirPath),
+            words "pdsfs in the user's cache directory";
     }
     options {
         /// Let other users access the mount; ordinary users need user_allow_other in /etc/fuse.conf
@@ -256,11 +266,12 @@ settings! {
         /// How long a transfer may be idle before it is tried again
         stall_timeout: Duration = Notation::duration(1, 3600) => Duration::from_secs(60);
 
-        /// What deleting does: move to the drive's recycle bin (trash), or delete for good (delete)
+        /// Where deleted files and directories go: trash moves them to the drive's recycle bin, delete
+        /// removes them for good
         remove: RemoveMode = Notation::choice("MODE") => RemoveMode::Trash;
 
-        /// Store modes, owners, links, special files and extended attributes on the drive, as tags of its files; when off,
-        /// attributes are accepted and forgotten, and links and special files are refused
+        /// Store modes, owners, links, special files and extended attributes on the drive, as tags of its
+        /// files; when off, attributes are accepted and forgotten, and links and special files are refused
         metadata: bool = Notation::on_off() => true;
 
         /// Permissions removed from files (0666) and directories (0777), in octal
@@ -272,9 +283,10 @@ settings! {
         /// Disk space that staged and cached files leave free
         cache_min_free: u64 = Notation::size(0, PIB) => 512 * MIB;
 
-        /// Name patterns of lock and junk files that are never uploaded and end with the mount, separated by commas; * matches any
-        /// characters, ? matches one; off for none
-        local_only: NamePatterns = Notation::new("PATTERNS", "", parse_patterns, NamePatterns::to_string) => NamePatterns::junk();
+        /// Name patterns of lock and junk files that are never uploaded and end with the mount, separated by
+        /// commas; * matches any characters, ? matches one; off for none
+        local_only: NamePatterns = Notation::new("PATTERNS", "", parse_patterns, NamePatterns::to_string)
+            => NamePatterns::junk();
 
         /// Serve Prometheus metrics at http://ADDRESS:PORT/metrics, without authentication
         metrics_listen: SocketAddr = Notation::plain("ADDRESS:PORT"), words "none";
@@ -304,8 +316,8 @@ impl Args for Settings {
 impl Settings {
     /// Merges two sources: `self` overrides `lower`.
     ///
-    /// `account`, `token_file` and the token are one choice, and so are `folder` and `root_id`: a source that sets one
-    /// of them hides the others of the lower source.
+    /// `account`, `token_file` and the token are one choice, and so are `folder` and `root_id`: a source that
+    /// sets one of them hides the others of the lower source.
     #[must_use]
     pub fn layered_over(self, mut lower: Self) -> Self {
         if self.account.is_some() || self.token_file.is_some() || self.token.is_some() {

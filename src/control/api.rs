@@ -21,8 +21,8 @@ const FOLLOWERS_MAX: usize = 32;
 const BATCH_ENTRIES: usize = 16;
 /// Chunks that may wait for the client.
 const BATCHES_AHEAD: usize = 1;
-/// Interval of empty lines on a silent stream. They show the client that the daemon lives, and fail if the client is
-/// gone.
+/// Interval of empty lines on a silent stream. They show the client that the daemon lives, and fail if the
+/// client is gone.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// Longest drain, and the default.
 const DRAIN_MAX: Duration = Duration::from_secs(86_400);
@@ -119,7 +119,10 @@ impl ControlApi {
             None | Some("false") => false,
             Some("true") => true,
             Some(other) => {
-                return refuse(StatusCode::BAD_REQUEST, format!("follow must be true or false, not {other:?}"));
+                return refuse(
+                    StatusCode::BAD_REQUEST,
+                    format!("follow must be true or false, not {other:?}"),
+                );
             }
         };
         let permit = if follow { self.followers.clone().try_acquire_owned().ok() } else { None };
@@ -141,8 +144,8 @@ async fn mount_ended(end: &mut watch::Receiver<Option<Drained>>) {
     end.wait_for(Option::is_some).await.ok();
 }
 
-/// Sends the events after `since`. With `until`, it continues with new ones until the mount ends. Returns early if the
-/// client is gone.
+/// Sends the events after `since`. With `until`, it continues with new ones until the mount ends. Returns
+/// early if the client is gone.
 async fn send_events(
     event_log: &EventLog,
     mut since: u64,

@@ -1,7 +1,7 @@
 //! The client of the control API, for the commands.
 //!
-//! A daemon may hang or have another version, so every request has a time limit and every answer a size limit. The
-//! socket of a dead daemon is removed when a client meets it.
+//! A daemon may hang or have another version, so every request has a time limit and every answer a size
+//! limit. The socket of a dead daemon is removed when a client meets it.
 
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -38,38 +38,40 @@ pub struct DaemonClient {
 
 /// All daemons that were asked for their status.
 #[derive(Debug, Default)]
-pub struct Found {
+pub struct FoundMounts {
     /// Daemons that answered, with their status, in the order of their mountpoints.
     pub mounts: Vec<(DaemonClient, Status)>,
     /// One error for each daemon without an answer. Their mounts are unknown.
     pub errors: Vec<Error>,
 }
 
-/// The daemon of the mount at exactly this absolute path, with its status. Root finds the daemon of another user,
-/// `owner`, too.
+/// The daemon of the mount at exactly this absolute path, with its status. Root finds the daemon of another
+/// user, `owner`, too.
 pub async fn find_at(mountpoint: &Path, owner: Option<u32>) -> Result<(DaemonClient, Status)> {
     let shown = mountpoint.to_string_lossy();
-    let Found { mounts, mut errors } = query_all(owner).await;
+    let FoundMounts { mounts, mut errors } = query_all(owner).await;
     let here = mounts.into_iter().filter(|(_, status)| status.mountpoint == shown);
     // Any user can claim to have mounted there.
     let here = here.filter(|(daemon, _)| owner.is_none_or(|owner| is_authoritative(&daemon.socket, owner)));
-    // An older daemon at the same path may still be saving after its unmount. Answers of other users count last.
+    // An older daemon at the same path may still be saving after its unmount. Answers of other users count
+    // last.
     let newest = here.max_by_key(|(daemon, status)| (is_own(&daemon.socket), status.mounted_at_ms));
-    newest.ok_or_else(|| match errors.pop() {
-        Some(error) => error,
-        None => {
-            let message = format!("no running pdsfs of this user is mounted at {shown} (pdsfs status lists the mounts)");
+    newest.ok_or_else(|| {
+        errors.pop().unwrap_or_else(|| {
+            let message = format!(
+                "no running pdsfs of this user is mounted at {shown} (pdsfs status lists the mounts)"
+            );
             Error::new(ErrorKind::NotFound, message)
-        }
+        })
     })
 }
 
 /// Asks every daemon of this user for its status. Root asks the daemons of all users.
-pub async fn mounts() -> Found {
+pub async fn mounts() -> FoundMounts {
     query_all(None).await
 }
 
-async fn query_all(owner: Option<u32>) -> Found {
+async fn query_all(owner: Option<u32>) -> FoundMounts {
     let sockets = tokio::task::spawn_blocking(move || SocketDirs::of_this_process().sockets(owner)).await;
     let mut queries = tokio::task::JoinSet::new();
     for socket in sockets.unwrap_or_default() {
@@ -79,7 +81,7 @@ async fn query_all(owner: Option<u32>) -> Found {
             (daemon, status)
         });
     }
-    let mut found = Found::default();
+    let mut found = FoundMounts::default();
     for (daemon, status) in queries.join_all().await {
         match status {
             Ok(status) => found.mounts.push((daemon, status)),
@@ -249,7 +251,8 @@ async fn check_status(answer: Response<Incoming>) -> Result<Response<Incoming>> 
 
 async fn read_json<T: DeserializeOwned>(answer: Response<Incoming>) -> Result<T> {
     let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
-    let body = body.map_err(|e| Error::with_source(ErrorKind::Protocol, "the answer of the daemon broke off", e))?;
+    let body =
+        body.map_err(|e| Error::with_source(ErrorKind::Protocol, "the answer of the daemon broke off", e))?;
     serde_json::from_slice(&body.to_bytes()).map_err(invalid_answer)
 }
 

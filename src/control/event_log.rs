@@ -1,7 +1,7 @@
 //! The last events of a mount.
 //!
-//! A bounded ring. A reader holds only a sequence number, so an idle reader costs nothing; a slow reader gets an entry
-//! with the number of events that it missed.
+//! A bounded ring. A reader holds only a sequence number, so an idle reader costs nothing; a slow reader gets
+//! an entry with the number of events that it missed.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -129,8 +129,8 @@ impl EventLog {
         self.lock().failures.iter().cloned().collect()
     }
 
-    /// At most `count` entries after the number `since`, oldest first. If entries are gone, an entry with their number
-    /// comes first.
+    /// At most `count` entries after the number `since`, oldest first. If entries are gone, an entry with
+    /// their number comes first.
     pub fn after(&self, since: u64, count: usize) -> Vec<LogEntry> {
         let rings = self.lock();
         let begin = rings.entries.partition_point(|entry| entry.seq <= since);
@@ -153,8 +153,8 @@ impl EventLog {
         self.newest.subscribe()
     }
 
-    /// Records the ends of transfers and the warnings of the daemon, until `progress` is dropped. Must be called on a
-    /// runtime.
+    /// Records the ends of transfers and the warnings of the daemon, until `progress` is dropped. Must be
+    /// called on a runtime.
     pub fn watch(self: &Arc<Self>, progress: &Progress) -> JoinHandle<()> {
         self.watch_with(progress, logging::warnings())
     }
@@ -168,15 +168,16 @@ impl EventLog {
                     event = events.recv() => match event {
                         Ok(event) => event_log.add(Event::from(&event)),
                         Err(RecvError::Lagged(count)) => {
-                            event_log.add(Event::missed(format!("{count} ends of transfers were not recorded")));
+                            let text = format!("{count} ends of transfers were not recorded");
+                            event_log.add(Event::missed(text));
                         }
                         Err(RecvError::Closed) => return,
                     },
                     text = warnings.recv(), if !warnings_ended => match text {
                         Ok(text) => event_log.add(Event::warning(&*text)),
                         Err(RecvError::Lagged(count)) => {
-                            let what = format!("{count} warnings were not recorded; the log of the daemon has them");
-                            event_log.add(Event::missed(what));
+                            let text = format!("{count} warnings were not recorded (they are in the log)");
+                            event_log.add(Event::missed(text));
                         }
                         Err(RecvError::Closed) => warnings_ended = true,
                     },

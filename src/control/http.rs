@@ -1,4 +1,5 @@
-//! A bounded HTTP/1 server: one request for each connection, at most as many connections as there are permits.
+//! A bounded HTTP/1 server: one request for each connection, at most as many connections as there are
+//! permits.
 //!
 //! A client that does not send, or does not read, is disconnected after a time limit.
 
@@ -32,7 +33,8 @@ pub(super) struct Limits {
     pub(super) write_max: Duration,
 }
 
-/// Accepts connections until it is dropped. A connection is closed at once if `admit` refuses it or no permit is free.
+/// Accepts connections until it is dropped. A connection is closed at once if `admit` refuses it or no permit
+/// is free.
 pub(super) async fn accept_loop<S, F>(
     mut poll_accept: impl FnMut(&mut Context<'_>) -> Poll<io::Result<S>>,
     permits: Arc<Semaphore>,

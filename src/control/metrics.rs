@@ -122,7 +122,12 @@ impl MountCollector {
         let bytes = Some(&Unit::Bytes);
         to.counter("committed", "Bytes of committed files", bytes, totals.bytes_committed)?;
         to.counter("written", "Bytes written by programs", bytes, totals.bytes_written)?;
-        to.counter("acknowledged", "Bytes of parts that the drive has acknowledged", bytes, totals.bytes_acked)
+        to.counter(
+            "acknowledged",
+            "Bytes of parts that the drive has acknowledged",
+            bytes,
+            totals.bytes_acked,
+        )
     }
 
     fn encode_gauges(&self, to: &mut MetricsEncoder<'_>, status: &Status) -> fmt::Result {
@@ -130,7 +135,8 @@ impl MountCollector {
         // The list in the status is truncated.
         let files = self.0.vfs.unsaved_files();
         let count = |stage: TransferStage| {
-            let count = files.iter().filter(|file| TransferStage::from(file.status.stage) == stage).count() as u64;
+            let count =
+                files.iter().filter(|file| TransferStage::from(file.status.stage) == stage).count() as u64;
             (stage.name(), count)
         };
         let stages =

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::event_log::{EventLog, unix_ms};
-use super::types::{Paused, Pending, Status, TransferStatus};
+use super::types::{Paused, PendingTotals, Status, TransferStatus};
 use crate::config::MountConfig;
 use crate::status::Progress;
 use crate::vfs::{UnsavedFileStatus, Vfs, summarize};
@@ -49,9 +49,9 @@ impl MountHandle {
         }
     }
 
-    fn pending(&self, files: &[UnsavedFileStatus]) -> Pending {
+    fn pending(&self, files: &[UnsavedFileStatus]) -> PendingTotals {
         let sum = summarize(files);
-        Pending {
+        PendingTotals {
             files: sum.files,
             files_open: sum.open,
             files_failed_open: sum.failed_open,

@@ -1,8 +1,8 @@
 //! The daemon's end of the control socket.
 //!
-//! The directory of the socket keeps other users out, and the server checks the peer as well. Connections, the size
-//! of a request and the time for each step are bounded; a client that never reads costs one socket buffer until
-//! it is disconnected.
+//! The directory of the socket keeps other users out, and the server checks the peer as well. Connections,
+//! the size of a request and the time for each step are bounded; a client that never reads costs one socket
+//! buffer until it is disconnected.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
@@ -53,8 +53,8 @@ impl ControlSocket {
         Ok(Self { path: path.to_owned(), stop, api, permits, task })
     }
 
-    /// Removes the socket, and sends the end of the mount to the clients that wait for it. Returns when all clients have
-    /// their answer, after a second at the latest.
+    /// Removes the socket, and sends the end of the mount to the clients that wait for it. Returns when all
+    /// clients have their answer, after a second at the latest.
     pub async fn finish(&self, last: Drained) {
         self.close();
         self.api.end_mount(last);
@@ -79,7 +79,8 @@ impl Drop for ControlSocket {
 
 /// Creates the socket. A socket that a dead process with the same id left is replaced.
 ///
-/// The socket gets its name when it listens already: one that does not listen looks like one that a dead daemon left.
+/// The socket gets its name when it listens already: one that does not listen looks like one that a dead
+/// daemon left.
 fn bind(path: &Path) -> Result<UnixListener> {
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
         return Err(Error::new(ErrorKind::Exists, "another process listens on this socket"));

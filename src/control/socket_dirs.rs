@@ -16,7 +16,7 @@ const FORBIDDEN_BITS: u32 = 0o077;
 /// The directory of root's sockets, and of the system's unit.
 const SYSTEM_DIR: &str = "/run/pdsfs";
 
-/// What the directories of a process depend on.
+/// The inputs that select the directories of a process.
 #[derive(Clone, Debug, Default)]
 pub struct SocketDirs {
     /// The effective user.
@@ -74,8 +74,8 @@ impl SocketDirs {
         }
     }
 
-    /// The sockets of all daemons of this user. Root gets those of all users with a runtime directory, and with `owner`
-    /// those in every directory that this user may have.
+    /// The sockets of all daemons of this user. Root gets those of all users with a runtime directory, and
+    /// with `owner` those in every directory that this user may have.
     pub fn sockets(&self, owner: Option<u32>) -> Vec<PathBuf> {
         let own = self.candidates().into_iter().filter(|dir| check_private(dir, Some(self.uid)).is_ok());
         let of_owner = owner.filter(|_| self.uid == 0).into_iter().flat_map(|uid| {

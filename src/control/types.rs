@@ -1,8 +1,9 @@
 //! The JSON of the control API, for both ends.
 //!
-//! Times are milliseconds since 1970, durations are milliseconds, sizes are bytes. A reader ignores unknown fields,
-//! uses the default for missing ones, and reads an unknown word as `Unknown`. The types of the daemon are closed:
-//! conversions from them are here, so a new state of the daemon does not change the API by accident.
+//! Times are milliseconds since 1970, durations are milliseconds, sizes are bytes. A reader ignores unknown
+//! fields, uses the default for missing ones, and reads an unknown word as `Unknown`. The types of the daemon
+//! are closed: conversions from them are here, so a new state of the daemon does not change the API by
+//! accident.
 
 use serde::{Deserialize, Serialize};
 
@@ -32,7 +33,7 @@ pub struct Status {
     /// Set while uploads are paused.
     pub paused: Option<Paused>,
     /// Totals of unsaved files and attributes.
-    pub pending: Pending,
+    pub pending: PendingTotals,
     /// Totals since the mount.
     pub totals: Totals,
     /// Unsaved files, oldest first; at most 1,000.
@@ -47,7 +48,7 @@ pub struct Status {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Paused {
-    /// What the uploads wait for.
+    /// The condition that the uploads wait for.
     pub reason: PauseCause,
     /// Details in words.
     pub detail: String,
@@ -55,7 +56,7 @@ pub struct Paused {
     pub since_ms: u64,
 }
 
-/// What paused uploads wait for.
+/// The condition that paused uploads wait for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PauseCause {
@@ -92,7 +93,7 @@ impl From<status::PauseReason> for PauseCause {
 /// Totals of unsaved files and attributes.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Pending {
+pub struct PendingTotals {
     /// Files with unsaved content.
     pub files: u64,
     /// Those of them that are open for writing.
@@ -223,7 +224,7 @@ impl From<vfs::Stage> for TransferStage {
     }
 }
 
-/// What an event reports.
+/// The kind of an event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EventKind {
@@ -251,7 +252,7 @@ pub struct LogEntry {
     pub seq: u64,
     /// Time of the event.
     pub at_ms: u64,
-    /// What the event reports.
+    /// The kind of the event.
     pub what: EventKind,
     /// Path below the mountpoint, for an event of a file.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -35,7 +35,8 @@ pub(super) fn prepare(config: &MountConfig) -> Result<PathBuf> {
         return Err(Error::new(
             ErrorKind::NotEmpty,
             format!(
-                "{mountpoint} is not empty: choose an empty directory, or hide its contents with --allow-non-empty"
+                "{mountpoint} is not empty: choose an empty directory, or hide its contents with \
+                 --allow-non-empty"
             ),
         ));
     }

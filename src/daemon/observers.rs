@@ -52,7 +52,8 @@ impl Observers {
                 notifier.failed(path, &error.to_string());
             }
         }
-        let unsaved = unsaved.into_iter().map(|(path, error)| UnsavedEntry { path, error: error.to_string() });
+        let unsaved =
+            unsaved.into_iter().map(|(path, error)| UnsavedEntry { path, error: error.to_string() });
         if let Some(control) = &self.control {
             control.finish(Drained { unsaved: unsaved.collect(), timed_out: is_incomplete }).await;
         }
@@ -85,7 +86,8 @@ impl ObserverSetup {
         let mountpoint = config.mountpoint.display().to_string();
         let desktop = config.options.notify.then(|| Notifier::start(&mountpoint));
         let notifier = desktop.as_ref().map(|(notifier, _)| notifier.clone());
-        let mut tasks = vec![event_log.watch(&progress), forward_events(&progress, event_log.clone(), notifier)];
+        let mut tasks =
+            vec![event_log.watch(&progress), forward_events(&progress, event_log.clone(), notifier)];
         let mount = MountHandle { vfs, config, progress, event_log, mounted_at: SystemTime::now() };
         let mount = Arc::new(mount);
         if let Some(metrics) = self.metrics {
@@ -105,7 +107,11 @@ impl ObserverSetup {
 }
 
 /// Sends failures to the desktop, and pauses to the desktop and the event log.
-fn forward_events(progress: &Progress, event_log: Arc<EventLog>, notifier: Option<Notifier>) -> JoinHandle<()> {
+fn forward_events(
+    progress: &Progress,
+    event_log: Arc<EventLog>,
+    notifier: Option<Notifier>,
+) -> JoinHandle<()> {
     let (mut events, mut pauses) = (progress.subscribe(), progress.subscribe_pauses());
     tokio::spawn(async move {
         let mut known: Vec<Pause> = Vec::new();

@@ -142,7 +142,8 @@ impl MountRights {
         }
         let display = mountpoint.path.display();
         let foreign = format!(
-            "{display} belongs to user {}: choose a directory of your own, or run as root: chown {} '{display}'",
+            "{display} belongs to user {}: choose a directory of your own, or run as root: chown {} \
+             '{display}'",
             mountpoint.owner, self.uid
         );
         if mountpoint.owner != self.uid && (mountpoint.mode & STICKY != 0 || !mountpoint.is_writable) {

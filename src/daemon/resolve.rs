@@ -1,7 +1,8 @@
-//! From settings to the configuration of a mount: everything that depends on the account store and the machine.
+//! From settings to the configuration of a mount: everything that depends on the account store and the
+//! machine.
 //!
-//! `config` is limited to texts. This file reads accounts and credentials, canonicalises paths, asks for the user's
-//! ids and creates the cache directory.
+//! `config` is limited to texts. This file reads accounts and credentials, canonicalises paths, asks for the
+//! user's ids and creates the cache directory.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -26,13 +27,15 @@ struct DriveAccess {
     credential: Credential,
 }
 
-/// Makes the configuration of a mount. `name` is the name of the drive in the configuration file. An account of that
-/// name is used if no account is set.
+/// Makes the configuration of a mount. `name` is the name of the drive in the configuration file. An account
+/// of that name is used if no account is set.
 pub fn mount_config(settings: Settings, name: Option<String>, mountpoint: PathBuf) -> Result<MountConfig> {
     settings.check()?;
     let DriveAccess { endpoint, drive_id, credential } = drive_access(&settings, name.as_deref())?;
     let spill_dir = match &settings.spill_dir {
-        Some(dir) => dir.canonicalize().map_err(|e| invalid_from(format!("spill-dir {}", dir.display()), e))?,
+        Some(dir) => {
+            dir.canonicalize().map_err(|e| invalid_from(format!("spill-dir {}", dir.display()), e))?
+        }
         None => cache_dir()?,
     };
     if !spill_dir.is_dir() {
@@ -52,7 +55,8 @@ pub fn mount_config(settings: Settings, name: Option<String>, mountpoint: PathBu
     })
 }
 
-/// Why a drive of the configuration file cannot be mounted now, as far as the network is not needed to know that.
+/// Why a drive of the configuration file cannot be mounted now, as far as the network is not needed to know
+/// that.
 pub fn mount_problems(entry: &DriveEntry, name: &str) -> Vec<String> {
     let access = drive_access(&entry.settings, Some(name));
     let checked = access.and_then(|access| check_credential(access.credential, &access.endpoint));
@@ -71,7 +75,10 @@ pub fn mount_problems(entry: &DriveEntry, name: &str) -> Vec<String> {
 /// An account has an endpoint and a drive; a token has neither.
 fn drive_access(settings: &Settings, name: Option<&str>) -> Result<DriveAccess> {
     if settings.token_file.is_some() || settings.token.is_some() {
-        return with_token(settings, token_credential(settings.token_file.as_deref(), settings.token.as_ref())?);
+        return with_token(
+            settings,
+            token_credential(settings.token_file.as_deref(), settings.token.as_ref())?,
+        );
     }
     let account = account(settings, name)?;
     if let Some(token) = account.systemd_token()? {
@@ -141,7 +148,10 @@ fn cache_dir() -> Result<PathBuf> {
     let dir = cache_dir_with(&variable, is_root)
         .ok_or_else(|| Error::invalid("neither XDG_CACHE_HOME nor HOME is set: use --spill-dir"))?;
     create_private(&dir).and_then(|()| dir.canonicalize()).map_err(|e| {
-        invalid_from(format!("cannot create the cache directory {} (--spill-dir names another)", dir.display()), e)
+        invalid_from(
+            format!("cannot create the cache directory {} (--spill-dir names another)", dir.display()),
+            e,
+        )
     })
 }
 
@@ -196,7 +206,8 @@ mod tests {
         assert_eq!(cache_dir_with(&unset, false), None);
         let home = |name: &str| (name == "HOME").then(|| PathBuf::from("/root"));
         assert_eq!(cache_dir_with(&home, true), Some(PathBuf::from("/root/.cache/pdsfs")));
-        let unit = |name: &str| (name == "CACHE_DIRECTORY").then(|| PathBuf::from("/var/cache/a:/var/cache/b"));
+        let unit =
+            |name: &str| (name == "CACHE_DIRECTORY").then(|| PathBuf::from("/var/cache/a:/var/cache/b"));
         assert_eq!(cache_dir_with(&unit, true), Some(PathBuf::from("/var/cache/a")));
     }
 

@@ -75,7 +75,8 @@ pub(super) mod tests {
     #[tokio::test]
     async fn call_fails_without_a_service() {
         let (server, client) = connection_pair().await;
-        let object = DbusObject { service: "org.example", path: "/org/example", interface: "org.example.One" };
+        let object =
+            DbusObject { service: "org.example", path: "/org/example", interface: "org.example.One" };
         drop(server);
         assert!(object.call(&client, "Ask", &("x",)).await.is_err());
         assert!(connect(async { Ok(client) }).await.is_some());

@@ -1,9 +1,9 @@
 //! Keeps the machine from sleeping and shutting down while files are unsaved: an inhibitor lock of logind.
 //!
-//! A lock is a file descriptor. logind releases it when the last copy is closed, so a dead process holds none. The
-//! reason of a lock cannot change: a lock with the new reason is taken before the old one is closed. The mode `block` is
-//! tried first; where it is not allowed (a service, a remote session), `delay` is used. If logind exits, its end of the
-//! lock closes, and the next logind is call.
+//! A lock is a file descriptor. logind releases it when the last copy is closed, so a dead process holds
+//! none. The reason of a lock cannot change: a lock with the new reason is taken before the old one is
+//! closed. The mode `block` is tried first; where it is not allowed (a service, a remote session), `delay` is
+//! used. If logind exits, its end of the lock closes, and the next logind is call.
 
 use std::time::Duration;
 
@@ -54,8 +54,11 @@ pub async fn hold_while_needed(reason: watch::Receiver<Option<String>>) {
     hold_with(INTERVALS, || Box::pin(bus::connect(Connection::system())), reason).await;
 }
 
-async fn hold_with<C>(intervals: Intervals, connect: impl Fn() -> C, mut reason: watch::Receiver<Option<String>>)
-where
+async fn hold_with<C>(
+    intervals: Intervals,
+    connect: impl Fn() -> C,
+    mut reason: watch::Receiver<Option<String>>,
+) where
     C: Future<Output = Option<Connection>>,
 {
     let mut logind = LogindClient {
@@ -186,7 +189,7 @@ mod tests {
     use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
     use zbus::OwnedFd;
 
-    /// What, who, why and mode.
+    /// The arguments `what`, `who`, `why` and `mode`.
     type InhibitCall = (String, String, String, String);
     /// logind's end of a lock: a pipe whose other end is the lock.
     type LockEnd = std::io::PipeReader;
@@ -199,7 +202,11 @@ mod tests {
         (client, calls)
     }
 
-    async fn serve(connection: Connection, allow_block: bool, sender: UnboundedSender<(InhibitCall, Option<LockEnd>)>) {
+    async fn serve(
+        connection: Connection,
+        allow_block: bool,
+        sender: UnboundedSender<(InhibitCall, Option<LockEnd>)>,
+    ) {
         let mut calls = zbus::MessageStream::from(&connection);
         while let Some(call) = next_call(&mut calls, &LOGIND, "Inhibit").await {
             let header = call.header();
@@ -329,7 +336,8 @@ mod tests {
             tried.send(()).unwrap();
             std::future::ready(first.lock().take())
         };
-        let intervals = Intervals { renew: Duration::from_millis(1), retry: Duration::from_millis(1), ..INTERVALS };
+        let intervals =
+            Intervals { renew: Duration::from_millis(1), retry: Duration::from_millis(1), ..INTERVALS };
         let holding = tokio::spawn(hold_with(intervals, connect, reason));
         let (_, lock) = calls.recv().await.unwrap();
         let mut lock = lock.unwrap();

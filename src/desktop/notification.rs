@@ -1,8 +1,9 @@
 //! Desktop notifications: a file could not be saved, or a login is needed.
 //!
-//! Many failures become one notification that is updated: a full drive must not cover the screen. Failures are collected
-//! for a moment before they are shown. Later failures replace the notification and count the earlier ones too. Without
-//! a session bus or a notification service they wait; a few names are kept, the others are counted.
+//! Many failures become one notification that is updated: a full drive must not cover the screen. Failures
+//! are collected for a moment before they are shown. Later failures replace the notification and count the
+//! earlier ones too. Without a session bus or a notification service they wait; a few names are kept, the
+//! others are counted.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -70,8 +71,8 @@ pub struct Notifier {
 }
 
 impl Notifier {
-    /// Starts the task that shows the notifications of one mount. The task ends soon after the last clone of the notifier
-    /// is dropped. Must be called on a runtime.
+    /// Starts the task that shows the notifications of one mount. The task ends soon after the last clone of
+    /// the notifier is dropped. Must be called on a runtime.
     pub fn start(mountpoint: &str) -> (Self, JoinHandle<()>) {
         Self::start_with(mountpoint, RATE_LIMIT, || bus::connect(Connection::session()))
     }
@@ -172,8 +173,8 @@ struct NotificationText {
 }
 
 impl NotifierTask {
-    /// Runs until all senders are dropped. After a failure, notifications stay pending and are tried again: the session
-    /// bus may end and start again.
+    /// Runs until all senders are dropped. After a failure, notifications stay pending and are tried again:
+    /// the session bus may end and start again.
     async fn run<C: Future<Output = Option<Connection>>>(mut self, connect: impl Fn() -> C) {
         let mut bus = None;
         let mut retry = self.rate_limit.pause;
@@ -283,7 +284,10 @@ fn failure_text(mountpoint: &str, failed: &FailureBatch) -> Option<NotificationT
     let count = failed.count;
     if count == 1 {
         let summary = format!("Not saved: {}", short(path));
-        return Some(NotificationText { summary, body: format!("{}\n{}", escaped(reason), escaped(mountpoint)) });
+        return Some(NotificationText {
+            summary,
+            body: format!("{}\n{}", escaped(reason), escaped(mountpoint)),
+        });
     }
     let mut lines: Vec<_> =
         failed.named.iter().map(|(path, reason)| format!("{}: {}", escaped(path), escaped(reason))).collect();
@@ -356,7 +360,8 @@ mod tests {
     }
 
     fn notifier(client: Connection) -> Notifier {
-        let rate_limit = RateLimit { collect: Duration::from_millis(50), pause: Duration::from_millis(50), ..RATE_LIMIT };
+        let rate_limit =
+            RateLimit { collect: Duration::from_millis(50), pause: Duration::from_millis(50), ..RATE_LIMIT };
         Notifier::start_with("/mnt", rate_limit, move || {
             let client = client.clone();
             async move { Some(client) }
@@ -396,7 +401,8 @@ mod tests {
     #[tokio::test]
     async fn much_later_failure_is_a_new_notification() {
         let (client, mut calls) = desktop().await;
-        let rate_limit = RateLimit { merge: Duration::ZERO, collect: Duration::ZERO, pause: Duration::ZERO, ..RATE_LIMIT };
+        let rate_limit =
+            RateLimit { merge: Duration::ZERO, collect: Duration::ZERO, pause: Duration::ZERO, ..RATE_LIMIT };
         let (notifier, _) =
             Notifier::start_with("/mnt", rate_limit, move || std::future::ready(Some(client.clone())));
         for name in ["/a", "/b"] {
@@ -409,7 +415,8 @@ mod tests {
     #[tokio::test]
     async fn pending_notifications_are_shown_on_a_new_bus() {
         let (lines, mut waiting) = unbounded_channel();
-        let rate_limit = RateLimit { collect: Duration::from_millis(1), pause: Duration::from_millis(1), ..RATE_LIMIT };
+        let rate_limit =
+            RateLimit { collect: Duration::from_millis(1), pause: Duration::from_millis(1), ..RATE_LIMIT };
         let (notifier, _) = Notifier::start_with("/mnt", rate_limit, move || {
             let (sender, calls) = tokio::sync::oneshot::channel::<Connection>();
             lines.send(sender).unwrap();
@@ -445,7 +452,8 @@ mod tests {
     #[tokio::test]
     async fn last_failures_are_shown_and_a_done_login_is_not() {
         let (client, mut calls) = desktop().await;
-        let rate_limit = RateLimit { collect: Duration::from_millis(50), pause: Duration::from_secs(1000), ..RATE_LIMIT };
+        let rate_limit =
+            RateLimit { collect: Duration::from_millis(50), pause: Duration::from_secs(1000), ..RATE_LIMIT };
         let (notifier, delivery) =
             Notifier::start_with("/mnt", rate_limit, move || std::future::ready(Some(client.clone())));
         notifier.login_needed("refused");
@@ -476,7 +484,8 @@ mod tests {
     #[tokio::test]
     async fn missing_bus_is_retried_until_the_end() {
         let (tried, mut tries) = unbounded_channel();
-        let rate_limit = RateLimit { collect: Duration::from_millis(1), pause: Duration::from_millis(1), ..RATE_LIMIT };
+        let rate_limit =
+            RateLimit { collect: Duration::from_millis(1), pause: Duration::from_millis(1), ..RATE_LIMIT };
         let (notifier, _) = Notifier::start_with("/mnt", rate_limit, move || {
             tried.send(()).unwrap();
             async { None }

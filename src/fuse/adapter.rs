@@ -163,7 +163,7 @@ impl Filesystem for FuseAdapter {
         let (vfs, name) = (self.vfs.clone(), name.to_owned());
         let work = async move { vfs.rmdir(Ino(parent.0), &name).await };
         self.dispatch(Op::new(req, "rmdir", parent.0), METADATA_WAIT_MAX, reply, work, |reply, ()| {
-            reply.ok()
+            reply.ok();
         });
     }
 

@@ -20,6 +20,7 @@ use fuser::{Errno, Request};
 use tracing::{Level, Span};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::units::exact_duration;
 use crate::vfs::{DirEntry, Entry, Fh, Opened, Statfs, Vfs, is_killed};
 
 /// How often a waiting caller is checked for a fatal signal.
@@ -189,20 +190,20 @@ impl Deadline {
         match self {
             Self::Fixed(limit) => {
                 tokio::time::sleep(limit).await;
-                Error::new(ErrorKind::Timeout, format!("timed out after {} s", limit.as_secs()))
+                Error::new(ErrorKind::Timeout, format!("timed out after {}", exact_duration(limit)))
             }
             Self::DownloadIdle(limit) => {
                 vfs.download_idle(limit).await;
                 Error::new(
                     ErrorKind::Timeout,
-                    format!("download stalled: no data received for {} s", limit.as_secs()),
+                    format!("download stalled: no data received for {}", exact_duration(limit)),
                 )
             }
             Self::UploadIdle(limit) => {
                 vfs.upload_idle(limit).await;
                 Error::new(
                     ErrorKind::Timeout,
-                    format!("upload stalled: no data accepted for {} s", limit.as_secs()),
+                    format!("upload stalled: no data accepted for {}", exact_duration(limit)),
                 )
             }
         }

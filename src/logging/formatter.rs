@@ -16,7 +16,8 @@ use super::repeats::{RepeatFilter, RepeatKey};
 
 /// The target prefix of this crate.
 const OWN_TARGET: &str = "pdsfs";
-/// Operations that save a file. Their failures are events of their own, so they are not forwarded as warnings.
+/// Operations that save a file. Their failures are events of their own, so they are not forwarded as
+/// warnings.
 const SAVE_OPS: [&str; 6] = ["commit", "write", "flush", "fsync", "release", "attributes"];
 
 #[derive(Debug)]

@@ -1,7 +1,8 @@
 //! A log writer that drops and counts lines while the reader does not read.
 //!
-//! Log lines come from threads that answer the kernel and from uploads. A terminal stopped with Ctrl-S, or a pipe to a
-//! pager, blocks its writers after a while. A line that cannot be written in time is dropped and counted.
+//! Log lines come from threads that answer the kernel and from uploads. A terminal stopped with Ctrl-S, or a
+//! pipe to a pager, blocks its writers after a while. A line that cannot be written in time is dropped and
+//! counted.
 
 use std::fs::File;
 use std::io::{self, Write};

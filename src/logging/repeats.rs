@@ -1,7 +1,7 @@
 //! Suppresses repeated log lines: the first few are written, the rest are counted, and the count is logged.
 //!
-//! Two lines are repeats if they have the same call site, operation and errno; names in them may differ. So a full
-//! drive cannot fill the disk with one line for each of a thousand files.
+//! Two lines are repeats if they have the same call site, operation and errno; names in them may differ. So a
+//! full drive cannot fill the disk with one line for each of a thousand files.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -57,7 +57,10 @@ pub(super) struct RepeatFilter {
 
 impl RepeatFilter {
     /// Starts a filter with a thread that writes the counts to `out`.
-    pub(super) fn start<W: Write>(style: LineStyle, out: impl Fn() -> W + Send + 'static) -> Result<Arc<Self>> {
+    pub(super) fn start<W: Write>(
+        style: LineStyle,
+        out: impl Fn() -> W + Send + 'static,
+    ) -> Result<Arc<Self>> {
         let repeats = Arc::new(Self::default());
         let filter = Arc::downgrade(&repeats);
         std::thread::Builder::new()
@@ -75,7 +78,9 @@ impl RepeatFilter {
     pub(super) fn admit(&self, key: RepeatKey, level: Level, message: &str, now: Instant) -> bool {
         let mut states = self.lock();
         if states.len() >= KEYS_MAX && !states.contains_key(&key) {
-            states.retain(|_, state| state.suppressed > 0 || now.saturating_duration_since(state.began) < WINDOW);
+            states.retain(|_, state| {
+                state.suppressed > 0 || now.saturating_duration_since(state.began) < WINDOW
+            });
             if states.len() >= KEYS_MAX {
                 return true;
             }
@@ -100,10 +105,18 @@ impl RepeatFilter {
     /// The counts whose window is over. Each is returned once.
     fn due(&self, now: Instant) -> Vec<RepeatCount> {
         let mut counts = Vec::new();
-        for state in self.lock().values_mut().filter(|state| state.suppressed > 0 && state.began + WINDOW <= now) {
+        for state in
+            self.lock().values_mut().filter(|state| state.suppressed > 0 && state.began + WINDOW <= now)
+        {
             let text = format!("repeated {} times, last: {}", state.suppressed, state.last);
             counts.push(RepeatCount { level: state.level, text });
-            *state = RepeatState { began: now, written: 0, suppressed: 0, level: state.level, last: String::new() };
+            *state = RepeatState {
+                began: now,
+                written: 0,
+                suppressed: 0,
+                level: state.level,
+                last: String::new(),
+            };
         }
         counts
     }
@@ -111,7 +124,8 @@ impl RepeatFilter {
     /// Waits until a window may be over, or a first line is suppressed.
     fn wait(&self) {
         let mut states = self.lock();
-        let next = states.values().filter(|state| state.suppressed > 0).map(|state| state.began + WINDOW).min();
+        let next =
+            states.values().filter(|state| state.suppressed > 0).map(|state| state.began + WINDOW).min();
         let limit = next.map_or(LIFE_CHECK, |next| next.saturating_duration_since(Instant::now()));
         self.has_suppressed.wait_for(&mut states, limit);
     }

@@ -4,9 +4,9 @@ use hyper::Method;
 use serde::Deserialize;
 
 use super::auth::bearer;
+use super::call::{Call, HttpResult, error_response};
 use super::errors::ApiError;
 use super::faults::FaultPlan;
-use super::call::{Call, HttpResult, error_response};
 use super::reply::{ApiResponse, ReplyBody, response};
 
 #[derive(Deserialize)]
@@ -17,8 +17,8 @@ struct Advance {
 
 /// Answers `/_pdsfs/...`. Accepts only the configured token, even while a fault has revoked it.
 pub(super) async fn handle(call: &Call, body: &[u8]) -> HttpResult {
-    let is_owner =
-        bearer(&call.head).is_some_and(|token| call.app.signer.constant_time_eq(token, call.app.config.token.expose()));
+    let is_owner = bearer(&call.head)
+        .is_some_and(|token| call.app.signer.constant_time_eq(token, call.app.config.token.expose()));
     if !is_owner {
         return error_response(
             call,

@@ -1,7 +1,7 @@
 //! The API: one thin function for each endpoint.
 //!
-//! Requests are parsed leniently, as the official clients require: unknown fields are ignored, ids can be numbers, and
-//! an absent value can be `null` or `""`.
+//! Requests are parsed leniently, as the official clients require: unknown fields are ignored, ids can be
+//! numbers, and an absent value can be `null` or `""`.
 
 mod batch;
 mod drives;
@@ -17,8 +17,8 @@ mod uploads;
 mod view;
 
 use super::auth::{self, TokenRequest};
-use super::errors::ApiError;
 use super::call::Call;
+use super::errors::ApiError;
 use super::reply::ApiResponse;
 
 pub(super) use self::files::download;

@@ -1,8 +1,9 @@
 //! The bytes on disk.
 //!
-//! An upload session is a folder of part files; a blob is such a folder under the name of its hash. Completing an
-//! upload is one rename: no byte is written or read twice. Every request that sends a part writes a file with a
-//! unique, final name. A part exists once the catalog names its file. The next start removes unnamed files.
+//! An upload session is a folder of part files; a blob is such a folder under the name of its hash.
+//! Completing an upload is one rename: no byte is written or read twice. Every request that sends a part
+//! writes a file with a unique, final name. A part exists once the catalog names its file. The next start
+//! removes unnamed files.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -45,8 +46,8 @@ pub(super) struct BlobStore {
     uploads: PathBuf,
     blobs: PathBuf,
     fsync: bool,
-    /// Makes the names of part files unique. The upper bits hold the start time of the server, so names are unique
-    /// across restarts.
+    /// Makes the names of part files unique. The upper bits hold the start time of the server, so names are
+    /// unique across restarts.
     part_file_counter: AtomicU64,
 }
 
@@ -69,7 +70,12 @@ impl BlobStore {
     }
 
     /// Creates the file for one request that sends a part.
-    pub(super) fn create_part(&self, upload: &UploadId, part: u32, checks: PartHashers) -> io::Result<PartWriter> {
+    pub(super) fn create_part(
+        &self,
+        upload: &UploadId,
+        part: u32,
+        checks: PartHashers,
+    ) -> io::Result<PartWriter> {
         let number = self.part_file_counter.fetch_add(1, Ordering::Relaxed);
         let name = format!("{upload}.{part:05}.{number:x}");
         let path = self.upload_dir(upload).join(&name);
@@ -103,8 +109,8 @@ impl BlobStore {
         Arc::new(Blob { record, dir, remove_on_drop: AtomicBool::new(false) })
     }
 
-    /// Removes folders and files that are not in the catalog. Restores uploads whose `complete` was interrupted
-    /// between the rename and the record: `uploads` holds the part files of each.
+    /// Removes folders and files that are not in the catalog. Restores uploads whose `complete` was
+    /// interrupted between the rename and the record: `uploads` holds the part files of each.
     pub(super) fn sweep(
         &self,
         blobs: &dyn Fn(&str) -> bool,
@@ -239,8 +245,8 @@ impl Drop for PartWriter {
     }
 }
 
-/// The content of one or more revisions. After [`Blob::remove_when_unused`] the last drop removes its folder, so a
-/// running download can read to its end.
+/// The content of one or more revisions. After [`Blob::remove_when_unused`] the last drop removes its folder,
+/// so a running download can read to its end.
 #[derive(Debug)]
 pub(super) struct Blob {
     pub(super) record: BlobRecord,
@@ -354,7 +360,8 @@ mod tests {
         let parts = [part(&store, &upload, 1, b"hello "), part(&store, &upload, 2, b"world")];
         let files: Vec<_> = parts.iter().map(|p| (p.name.as_str(), p.len)).collect();
         for (from, to) in [(0, 11), (3, 8), (6, 11), (0, 0), (10, 11)] {
-            let mut reader = PartReader::of_parts(&store.upload_dir(&upload), files.iter().copied(), from, to);
+            let mut reader =
+                PartReader::of_parts(&store.upload_dir(&upload), files.iter().copied(), from, to);
             let mut all = Vec::new();
             while let Some(chunk) = reader.next(4).unwrap() {
                 all.extend_from_slice(&chunk);

@@ -1,13 +1,13 @@
 //! The metadata: drives, folders, files, uploads, blobs, the change feed and tokens.
 //!
-//! The whole catalog is in memory, and a database file has a copy. A call takes the lock, validates, changes memory
-//! and queues the changed records; its response waits until they are stored. One lock guards the state, and it is
-//! never held across an await.
+//! The whole catalog is in memory, and a database file has a copy. A call takes the lock, validates, changes
+//! memory and queues the changed records; its response waits until they are stored. One lock guards the
+//! state, and it is never held across an await.
 
 mod complete;
+pub(super) mod database;
 mod feed;
 mod index;
-pub(super) mod database;
 mod load;
 mod objects;
 pub(super) mod records;
@@ -23,8 +23,8 @@ use tokio::sync::oneshot;
 
 use serde::Serialize;
 
+use self::database::{Change, Table, Write, WriteQueue};
 use self::index::Folder;
-use self::database::{Change, WriteQueue, Table, Write};
 use self::records::{Delta, DriveRecord, Node, Op, Token, Upload};
 use super::blobs::Blob;
 use super::clock::auto_rename_stamp;
@@ -97,8 +97,8 @@ impl Catalog {
         out
     }
 
-    /// Changes memory, and waits until the change is stored. Invariant: `change` returns an error only before it
-    /// has changed anything.
+    /// Changes memory, and waits until the change is stored. Invariant: `change` returns an error only before
+    /// it has changed anything.
     pub(super) async fn change<T>(
         &self,
         change: impl FnOnce(&mut CatalogState) -> Result<T, ApiError>,
@@ -119,8 +119,9 @@ impl Catalog {
         Ok(out)
     }
 
-    /// Like [`Self::change`], without waiting for the disk: for changes that a crash may lose, because no file was
-    /// acknowledged yet. Changes reach the disk in order, so waiting for a later change covers this one.
+    /// Like [`Self::change`], without waiting for the disk: for changes that a crash may lose, because no
+    /// file was acknowledged yet. Changes reach the disk in order, so waiting for a later change covers this
+    /// one.
     pub(super) fn change_no_wait<T>(
         &self,
         change: impl FnOnce(&mut CatalogState) -> Result<T, ApiError>,
@@ -362,8 +363,8 @@ impl CatalogState {
         Ok(())
     }
 
-    /// Removes expired tokens. Authorization codes are kept for one more day, so that a late exchange gets the
-    /// error "expired".
+    /// Removes expired tokens. Authorization codes are kept for one more day, so that a late exchange gets
+    /// the error "expired".
     pub(super) fn drop_expired_tokens(&mut self, now_ms: i64) {
         let expired = |token: &Token| match token {
             Token::Access { expires_ms } | Token::Assertion { expires_ms } => *expires_ms < now_ms,

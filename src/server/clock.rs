@@ -1,7 +1,7 @@
 //! The server's clock, its time formats, and random ids.
 //!
-//! The clock can be advanced, so that tests reach the expiry of URLs, tokens and uploads without waiting. It never
-//! goes back.
+//! The clock can be advanced, so that tests reach the expiry of URLs, tokens and uploads without waiting. It
+//! never goes back.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};

@@ -1,5 +1,5 @@
-//! The configuration of a server: data folder, credentials, limits, and the behaviours in which deployments of the
-//! service differ.
+//! The configuration of a server: data folder, credentials, limits, and the behaviours in which deployments
+//! of the service differ.
 //!
 //! Nothing is read from the environment.
 
@@ -9,9 +9,9 @@ use std::time::Duration;
 use serde::Deserialize;
 use url::Url;
 
-use super::service_app::ServiceApp;
 use super::digest::HashName;
 use super::faults::FaultPlan;
+use super::service_app::ServiceApp;
 use crate::ids::Secret;
 
 /// Whether the server verifies content hashes.
@@ -20,8 +20,8 @@ pub enum Verify {
     /// Every part is hashed while it is received. The chain of midstates and the final hash are compared.
     #[default]
     Full,
-    /// Declared midstates and hashes are trusted. For benchmarks only: a wrong client makes a file whose stored hash
-    /// does not match its bytes.
+    /// Declared midstates and hashes are trusted. For benchmarks only: a wrong client makes a file whose
+    /// stored hash does not match its bytes.
     Off,
 }
 
@@ -48,8 +48,8 @@ impl AccessKey {
 pub struct Logins {
     /// A refresh token that is valid from the start, once. Without it only issued refresh tokens are valid.
     pub refresh_token: Option<Secret<String>>,
-    /// Accepted values of `client_id` and `app_id`. If empty, the token endpoints accept every client, and there is no
-    /// consent page.
+    /// Accepted values of `client_id` and `app_id`. If empty, the token endpoints accept every client, and
+    /// there is no consent page.
     pub client_ids: Vec<String>,
     /// The `client_secret` that token requests must contain.
     pub client_secret: Option<Secret<String>>,
@@ -92,8 +92,8 @@ pub struct ServerConfig {
     pub drives: u32,
     /// Upload sessions older than this are discarded. The default is 10 days.
     pub upload_age_max: Duration,
-    /// Syncs parts and catalog to the disk before a response, so that they survive a power cut. Without it, only a
-    /// crash of the process loses nothing.
+    /// Syncs parts and catalog to the disk before a response, so that they survive a power cut. Without it,
+    /// only a crash of the process loses nothing.
     pub fsync: bool,
 }
 
@@ -144,8 +144,8 @@ pub enum FirstPartCtx {
 
 /// Behaviours of the service that are undocumented or differ between deployments.
 ///
-/// The defaults are those that captures of real clients support. A client that works with the defaults, and with each
-/// switch changed, works with every known deployment.
+/// The defaults are those that captures of real clients support. A client that works with the defaults, and
+/// with each switch changed, works with every known deployment.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[allow(clippy::struct_excessive_bools)] // Independent switches, not a state.
@@ -198,7 +198,8 @@ pub struct Quirks {
     pub get_root: bool,
     /// Calls for objects in the recycle bin return 403 `ForbiddenFileInTheRecycleBin` instead of 404.
     pub trashed_is_forbidden: bool,
-    /// Trash, delete, move and copy of folders return 202 with a task. That many polls of the task return `Running`.
+    /// Trash, delete, move and copy of folders return 202 with a task. That many polls of the task return
+    /// `Running`.
     pub async_polls: Option<u32>,
     /// Trash and delete are not permitted (403 `Forbidden`, `CheckRouterAccessFailed`).
     pub deletion_forbidden: bool,

@@ -54,7 +54,6 @@ pub(super) struct Midstate {
     pub(super) h: Vec<u32>,
 }
 
-
 #[derive(Clone)]
 pub(super) enum Hasher {
     Sha1(Sha1),

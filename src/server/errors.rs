@@ -1,8 +1,8 @@
 //! Error responses in the three forms of the service.
 //!
-//! API calls return JSON with a `code` of the form `Class.Resource`; the gateway in front of them returns headers
-//! without a body; the object store returns XML. The codes are the documented ones. This file is the only place
-//! that chooses a code where none is documented.
+//! API calls return JSON with a `code` of the form `Class.Resource`; the gateway in front of them returns
+//! headers without a body; the object store returns XML. The codes are the documented ones. This file is the
+//! only place that chooses a code where none is documented.
 
 use std::fmt::Write as _;
 use std::io;

@@ -1,8 +1,8 @@
 //! Fault injection.
 //!
-//! A plan is a list of rules. A request counts against every rule that it matches. Matching delays and throttles add up;
-//! the first other matching action is applied, and later rules are not considered. The plan can be changed while the
-//! server runs, in process or over HTTP; a change releases stalled requests.
+//! A plan is a list of rules. A request counts against every rule that it matches. Matching delays and
+//! throttles add up; the first other matching action is applied, and later rules are not considered. The plan
+//! can be changed while the server runs, in process or over HTTP; a change releases stalled requests.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,8 +23,8 @@ pub struct FaultPlan {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FaultRule {
-    /// A path below `/v2/` such as `file/create`, or `put_part` or `get_object` of the object store. A trailing `*`
-    /// matches every suffix.
+    /// A path below `/v2/` such as `file/create`, or `put_part` or `get_object` of the object store. A
+    /// trailing `*` matches every suffix.
     pub endpoint: String,
     /// Matches only this part number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -102,8 +102,8 @@ pub enum FaultAction {
     },
     /// Executes the request after the next change of the plan.
     Stall,
-    /// Closes the connection after `bytes` bytes of the body: of the request for `put_part`, of the response for other
-    /// endpoints.
+    /// Closes the connection after `bytes` bytes of the body: of the request for `put_part`, of the response
+    /// for other endpoints.
     Cut {
         /// Body bytes before the close.
         bytes: u64,

@@ -1,7 +1,7 @@
 //! Accepts connections and dispatches requests.
 //!
-//! Uses hyper directly, for two reasons: a fault must be able to close a connection instead of a response, and
-//! part bodies arrive in large pieces only with a large read buffer.
+//! Uses hyper directly, for two reasons: a fault must be able to close a connection instead of a response,
+//! and part bodies arrive in large pieces only with a large read buffer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,10 +20,10 @@ use tokio::task::JoinSet;
 
 use super::app::App;
 use super::call::{Call, HttpResult, error_response, retry_headers};
+use super::connection::{Connection, ConnectionControl};
 use super::errors::ApiError;
 use super::faults::{FaultAction, FaultDecision};
 use super::reply::{ApiResponse, Disconnect, ReplyBody, response};
-use super::connection::{ConnectionControl, Connection};
 use super::{admin, api, auth, oss};
 
 /// Longest body of an API call. 10,000 parts with midstates take about 1 MB.
@@ -150,7 +150,10 @@ async fn respond(call: &Call, endpoint: &str, body: &Bytes) -> HttpResult {
             if let Some(token) = auth::bearer(&call.head) {
                 app.faults.revoke(token);
             }
-            return error_response(call, &ApiError::new(401, "AccessTokenInvalid", "AccessToken is invalid."));
+            return error_response(
+                call,
+                &ApiError::new(401, "AccessTokenInvalid", "AccessToken is invalid."),
+            );
         }
         Some(status @ FaultAction::Status { .. }) => return injected_response(call, status),
         _ => {}
@@ -188,7 +191,9 @@ fn success_response(call: &Call, answer: ApiResponse, decision: &FaultDecision) 
 
 /// The JSON error of a fault.
 fn injected_response(call: &Call, action: &FaultAction) -> HttpResult {
-    let FaultAction::Status { status, code, message, empty_body, .. } = action else { return Err(Disconnect) };
+    let FaultAction::Status { status, code, message, empty_body, .. } = action else {
+        return Err(Disconnect);
+    };
     let mut headers = vec![("x-ca-request-id", call.request_id.clone())];
     headers.extend(retry_headers(action));
     if *empty_body {

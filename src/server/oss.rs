@@ -4,6 +4,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use hyper::Method;
@@ -11,15 +13,14 @@ use hyper::body::{Body as _, Incoming};
 use md5::{Digest as _, Md5};
 
 use super::app::App;
-use super::base64::decode_base64;
-use super::blobs::{Blob, PartHashers, PartWriter, PartReader, PartFile};
+use super::blobs::{Blob, PartFile, PartHashers, PartReader, PartWriter};
+use super::call::{Call, HttpResult, retry_headers};
 use super::clock::{hex, rfc3339};
+use super::connection::ConnectionControl;
 use super::errors::{ApiError, OssError};
 use super::faults::{FaultAction, FaultDecision, SharedThrottle};
-use super::call::{Call, HttpResult, retry_headers};
 use super::reply::{CHUNK_BYTES, Disconnect, ReplyBody, corrupt, response};
-use super::sign::{SignedHeaders, ObjectKey, SignedPart, UrlError};
-use super::connection::ConnectionControl;
+use super::sign::{ObjectKey, SignedHeaders, SignedPart, UrlError};
 
 /// 5 GiB, as the service.
 const PART_BYTES_MAX: u64 = 5 << 30;
@@ -89,7 +90,9 @@ fn error_response(call: &Call, error: &OssError) -> HttpResult {
 }
 
 fn injected_response(call: &Call, action: &FaultAction) -> HttpResult {
-    let FaultAction::Status { status, code, message, empty_body, .. } = action else { return Err(Disconnect) };
+    let FaultAction::Status { status, code, message, empty_body, .. } = action else {
+        return Err(Disconnect);
+    };
     let mut headers = vec![("x-oss-request-id", call.request_id.clone())];
     headers.extend(retry_headers(action));
     if *empty_body {
@@ -102,9 +105,13 @@ fn injected_response(call: &Call, action: &FaultAction) -> HttpResult {
 
 fn url_error(call: &Call, refused: UrlError) -> OssError {
     match refused {
-        UrlError::Malformed => OssError::new(400, "InvalidArgument", "The URL was not issued by this server."),
+        UrlError::Malformed => {
+            OssError::new(400, "InvalidArgument", "The URL was not issued by this server.")
+        }
         UrlError::Signature => OssError::bad_signature(),
-        UrlError::Expired(at_s) => OssError::url_expired(&rfc3339(at_s * 1000), &rfc3339(call.app.clock.now_ms())),
+        UrlError::Expired(at_s) => {
+            OssError::url_expired(&rfc3339(at_s * 1000), &rfc3339(call.app.clock.now_ms()))
+        }
     }
 }
 
@@ -197,7 +204,7 @@ async fn receive(
         return Err(OssError::new(400, "IncompleteBody", "The body is shorter than Content-Length.").into());
     }
     if let Some(md5) = &received.md5
-        && decode_base64(content_md5).as_ref() != Some(md5)
+        && STANDARD.decode(content_md5.trim()).ok().as_ref() != Some(md5)
     {
         app.store.remove_part(&part.upload, &received);
         return Err(OssError::new(
@@ -217,8 +224,8 @@ async fn receive(
     Ok(stored)
 }
 
-/// The MD5 if the client sent one to check. Otherwise CRC-64 and length: clients only compare etags, and MD5 would cost
-/// more than the rest of an upload.
+/// The MD5 if the client sent one to check. Otherwise CRC-64 and length: clients only compare etags, and MD5
+/// would cost more than the rest of an upload.
 fn etag(received: &PartFile) -> String {
     match &received.md5 {
         Some(md5) => hex(md5).to_uppercase(),
@@ -244,7 +251,7 @@ fn put_response(call: &Call, stored: &PutResult) -> Result<hyper::Response<Reply
     response(200, &headers, ReplyBody::whole("")).map_err(Failure::Disconnect)
 }
 
-/// FaultInjector of a body.
+/// The faults that act on a body.
 struct BodyFaults {
     cut_bytes: Option<u64>,
     bytes_per_s: Option<u64>,
@@ -314,8 +321,8 @@ fn begin(app: &App, part: &SignedPart, checks: PartHashers) -> Result<PartWriter
     })
 }
 
-/// Receives and writes on one task: a received piece is still in the CPU cache, and writing it to the page cache takes
-/// about 0.1 ms. A slow disk blocks a thread of the runtime; clients see a slow server.
+/// Receives and writes on one task: a received piece is still in the CPU cache, and writing it to the page
+/// cache takes about 0.1 ms. A slow disk blocks a thread of the runtime; clients see a slow server.
 async fn receive_body(
     app: &App,
     body: &mut Incoming,
@@ -425,8 +432,8 @@ fn object_body(
     }))
 }
 
-/// Parses `bytes=a-b` into a half-open range. `None`: not supported, so the whole object is sent. An error: no byte of
-/// the object is in the range.
+/// Parses `bytes=a-b` into a half-open range. `None`: not supported, so the whole object is sent. An error:
+/// no byte of the object is in the range.
 fn parse_range(text: &str, size: u64) -> Option<Result<(u64, u64), ()>> {
     let (from, to) = text.strip_prefix("bytes=")?.split_once('-')?;
     let (from, to) = match (from.parse::<u64>().ok(), to.parse::<u64>().ok()) {

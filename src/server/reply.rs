@@ -1,4 +1,5 @@
-//! Responses: bodies in memory, bodies streamed from files, and the end of a connection instead of a response.
+//! Responses: bodies in memory, bodies streamed from files, and the end of a connection instead of a
+//! response.
 
 use std::io;
 use std::pin::Pin;
@@ -11,8 +12,8 @@ use hyper::Response;
 use tokio::sync::mpsc;
 
 use super::blobs::PartReader;
-use super::errors::ApiError;
 use super::connection::ConnectionControl;
+use super::errors::ApiError;
 
 /// Size of one read of a streamed file.
 pub(super) const CHUNK_BYTES: usize = 512 << 10;
@@ -35,9 +36,16 @@ pub(super) enum CutState {
 pub(super) enum ReplyBody {
     Whole(Option<Bytes>),
     /// The first bytes of `declared`, then the end of the connection.
-    Cut { first: CutState, declared: u64, control: Arc<ConnectionControl> },
+    Cut {
+        first: CutState,
+        declared: u64,
+        control: Arc<ConnectionControl>,
+    },
     /// `left` bytes from files.
-    Stream { chunks: mpsc::Receiver<io::Result<Bytes>>, left: u64 },
+    Stream {
+        chunks: mpsc::Receiver<io::Result<Bytes>>,
+        left: u64,
+    },
 }
 
 impl Body for ReplyBody {

@@ -1,8 +1,8 @@
 //! Presigned URLs of the object store, and the other keyed hashes of the server.
 //!
-//! The key is stored in the data folder, so URLs stay valid across a restart. The path of a URL names drive, file and
-//! revision; its query holds part number, upload id, expiry and the declared midstate. All of it is signed, and also
-//! the `Content-Type` and `Content-MD5` of the PUT.
+//! The key is stored in the data folder, so URLs stay valid across a restart. The path of a URL names drive,
+//! file and revision; its query holds part number, upload id, expiry and the declared midstate. All of it is
+//! signed, and also the `Content-Type` and `Content-MD5` of the PUT.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha1::Sha1;
 
-use super::clock::{hex, decode_hex};
+use super::clock::{decode_hex, hex};
 use super::digest::Midstate;
 use crate::ids::{DriveId, FileId, RevisionId, UploadId};
 
@@ -245,7 +245,8 @@ mod tests {
         let (signer, object, part) = fixture();
         let url = signer.put_url("http://h", &object, &part, SignedHeaders::default(), 100);
         let (path, query) = url.strip_prefix("http://h").unwrap().split_once('?').unwrap();
-        let check = |path: &str, query: &str, now| signer.check_put(path, query, SignedHeaders::default(), now);
+        let check =
+            |path: &str, query: &str, now| signer.check_put(path, query, SignedHeaders::default(), now);
         assert_eq!(check(path, query, 100), Ok((object, part)));
         assert_eq!(check(path, query, 101), Err(UrlError::Expired(100)));
         for (from, to) in [("=3&", "=4&"), ("Expires=1", "Expires=9"), ("=UP", "=UQ"), ("ctx=0", "ctx=1")] {
@@ -270,6 +271,10 @@ mod tests {
     #[test]
     fn secrets_are_compared_by_value() {
         let signer = Signer::new(b"key".to_vec());
-        assert!(signer.constant_time_eq("a", "a") && !signer.constant_time_eq("a", "b") && !signer.constant_time_eq("", "a"));
+        assert!(
+            signer.constant_time_eq("a", "a")
+                && !signer.constant_time_eq("a", "b")
+                && !signer.constant_time_eq("", "a")
+        );
     }
 }

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::watch;
 
-use super::catalog::records::{UploadTarget, Upload};
+use super::catalog::records::{Upload, UploadTarget};
 use super::clock::rfc3339;
 use crate::ids::{DriveId, FileId, UploadId};
 

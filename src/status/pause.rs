@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use tokio::sync::watch;
 
-/// What paused uploads wait for.
+/// The condition that paused uploads wait for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum PauseReason {
     /// A login by the user.
@@ -38,7 +38,8 @@ pub struct Pause {
 pub(super) struct Pauses(watch::Sender<Vec<Pause>>);
 
 impl Pauses {
-    /// Adds a pause. Returns whether the reason is new; a known reason takes the new detail and keeps its start.
+    /// Adds a pause. Returns whether the reason is new; a known reason takes the new detail and keeps its
+    /// start.
     pub(super) fn add(&self, reason: PauseReason, detail: &str) -> bool {
         let mut is_new = false;
         self.0.send_if_modified(|pauses| {

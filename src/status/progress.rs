@@ -1,10 +1,10 @@
 //! The transfers of one mount, as `content` reports them.
 //!
-//! Reports must not slow down writes: [`Transfer::wrote`] is two relaxed additions, and a lock is taken once for each
-//! *part*. A snapshot blocks reports only while it copies a list of pointers.
+//! Reports must not slow down writes: [`Transfer::wrote`] is two relaxed additions, and a lock is taken once
+//! for each *part*. A snapshot blocks reports only while it copies a list of pointers.
 //!
-//! A transfer ends once: committed, failed, withdrawn (the content is saved in another way), or abandoned (dropped:
-//! unlinked during the write, or nothing to save). Later reports about it change nothing.
+//! A transfer ends once: committed, failed, withdrawn (the content is saved in another way), or abandoned
+//! (dropped: unlinked during the write, or nothing to save). Later reports about it change nothing.
 //!
 //! Lock order: the registry before the name and rate of one transfer; never two transfers at once.
 
@@ -30,7 +30,7 @@ const EVENTS_MAX: usize = 4096;
 pub struct Progress {
     live: Mutex<LiveTransfers>,
     events: broadcast::Sender<ProgressEvent>,
-    counters: Counters,
+    counters: ProgressCounters,
     rate: Mutex<RateWindow>,
     pauses: Pauses,
     /// A leaf lock.
@@ -45,7 +45,7 @@ struct LiveTransfers {
 }
 
 #[derive(Debug, Default)]
-struct Counters {
+struct ProgressCounters {
     uploaded: AtomicU64,
     instant: AtomicU64,
     unchanged: AtomicU64,
@@ -65,7 +65,7 @@ impl Progress {
         Arc::new(Self {
             live: Mutex::default(),
             events: broadcast::Sender::new(EVENTS_MAX),
-            counters: Counters::default(),
+            counters: ProgressCounters::default(),
             rate: Mutex::new(RateWindow::new(Instant::now())),
             pauses: Pauses::default(),
             failed: Mutex::default(),
@@ -114,7 +114,8 @@ impl Progress {
 
     /// Reports attributes that the drive has refused for good.
     pub fn attributes_refused(&self, name: &str, error: &Error) {
-        let _ = self.events.send(ProgressEvent::AttributesRefused { name: name.into(), error: error.clone() });
+        let _ =
+            self.events.send(ProgressEvent::AttributesRefused { name: name.into(), error: error.clone() });
     }
 
     /// All live transfers, oldest first.
@@ -123,8 +124,8 @@ impl Progress {
     }
 
     fn snapshot_at(&self, now: Instant) -> Vec<TransferView> {
-        // The registry is unlocked first: this may hold the last reference to a transfer, and to drop that locks the
-        // registry again.
+        // The registry is unlocked first: this may hold the last reference to a transfer, and to drop that
+        // locks the registry again.
         let live: Vec<Arc<Transfer>> = {
             let live = self.live.lock();
             live.transfers.values().filter_map(Weak::upgrade).collect()
@@ -146,7 +147,8 @@ impl Progress {
         self.live.lock().transfers.len() as u64
     }
 
-    /// A number that grows with every byte that is acknowledged, or fetched or hashed for a commit. It may wrap.
+    /// A number that grows with every byte that is acknowledged, or fetched or hashed for a commit. It may
+    /// wrap.
     pub fn bytes_processed(&self) -> u64 {
         self.counters.bytes_acked.load(Relaxed).wrapping_add(self.counters.bytes_prepared.load(Relaxed))
     }
@@ -298,8 +300,8 @@ impl Transfer {
         Arc::clone(&self.name.lock())
     }
 
-    /// Counts the end and removes the transfer from the list; `false` if it had ended before. It counts first, so an
-    /// observer that misses the transfer in the list finds it in the totals.
+    /// Counts the end and removes the transfer from the list; `false` if it had ended before. It counts
+    /// first, so an observer that misses the transfer in the list finds it in the totals.
     fn end(&self, count: impl FnOnce()) -> bool {
         if self.phase.swap(ENDED, Relaxed) == ENDED {
             return false;

@@ -1,9 +1,10 @@
 //! The upload rate: a sliding window over acknowledged parts.
 //!
-//! Pure: the time is an argument. Bytes are acknowledged part by part, so a window of fixed length would be empty on a
-//! slow line and noisy on a fast one. The window spans [`WINDOW`], but at least [`SAMPLES_MIN`] and at most
-//! [`SAMPLES_MAX`] samples. Parts that share a line end at the same time and make one sample. The rate of a stalled
-//! transfer falls, and is 0 after a silence that is long compared with the time between samples.
+//! Pure: the time is an argument. Bytes are acknowledged part by part, so a window of fixed length would be
+//! empty on a slow line and noisy on a fast one. The window spans [`WINDOW`], but at least [`SAMPLES_MIN`]
+//! and at most [`SAMPLES_MAX`] samples. Parts that share a line end at the same time and make one sample. The
+//! rate of a stalled transfer falls, and is 0 after a silence that is long compared with the time between
+//! samples.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -14,8 +15,8 @@ const WINDOW: Duration = Duration::from_secs(5);
 const SAMPLES_MIN: usize = 4;
 /// Limit on memory. With more frequent samples, the window is shorter than [`WINDOW`].
 const SAMPLES_MAX: usize = 256;
-/// Shortest time that a rate is computed over, so that one early part gives no absurd rate. Acknowledgements within this
-/// time are one sample.
+/// Shortest time that a rate is computed over, so that one early part gives no absurd rate. Acknowledgements
+/// within this time are one sample.
 const SPAN_MIN: Duration = Duration::from_millis(100);
 /// Silence before the rate is 0, in mean times between samples; at least [`WINDOW`].
 const SILENT_INTERVALS_MAX: u32 = 3;

@@ -7,12 +7,13 @@
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
-use crate::error::ErrorKind;
 use crate::config::{Credential, MountConfig, RemoveMode};
 use crate::content::part::crc64;
+use crate::error::ErrorKind;
 use crate::ids::{DriveId, FileId, PartNumber, Secret, Sha1Hash};
 use crate::pds::drive::{
-    AttrChange, CreateOutcome, Drive, ExpectedContent, FileMeta, NewFile, PutOutcome, RangeError, UploadSession,
+    AttrChange, CreateOutcome, Drive, ExpectedContent, FileMeta, NewFile, PutOutcome, RangeError,
+    UploadSession,
 };
 use crate::pds::part_body::Frame;
 use crate::pds::types::{CheckNameMode, FileType, PartUrl};
@@ -83,7 +84,12 @@ impl Place {
     }
 
     /// Creates an upload session without a size, with the midstates of all parts, and sends the parts backwards.
-    async fn send(&self, name: &str, overwrite: Option<&FileId>, bytes: &[u8]) -> (UploadSession, ExpectedContent) {
+    async fn send(
+        &self,
+        name: &str,
+        overwrite: Option<&FileId>,
+        bytes: &[u8],
+    ) -> (UploadSession, ExpectedContent) {
         let parts = split(bytes);
         let numbers: Vec<_> = parts.iter().map(|(number, ctx, _)| (*number, *ctx)).collect();
         let file = NewFile {
@@ -132,7 +138,11 @@ fn split(bytes: &[u8]) -> Vec<(PartNumber, Sha1Midstate, Frame)> {
 
 fn expected(bytes: &[u8]) -> ExpectedContent {
     let crc = bytes.chunks(PART).fold(0, |crc, piece| {
-        crate::crc64::combine(crc, crc64(&[Frame::Memory(piece.to_vec().into())]).unwrap(), piece.len() as u64)
+        crate::crc64::combine(
+            crc,
+            crc64(&[Frame::Memory(piece.to_vec().into())]).unwrap(),
+            piece.len() as u64,
+        )
     });
     ExpectedContent { size: bytes.len() as u64, sha1: sha1(bytes), crc64: Some(crc) }
 }

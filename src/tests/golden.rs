@@ -92,7 +92,7 @@ fn golden_create_with_midstates() {
         let ours = CreateRequest {
             drive_id: &drive_id,
             parent_file_id: &root,
-            name: "recorded_file.bin",
+            name: "f20m.bin",
             file_type: FileType::File,
             check_name_mode: CheckNameMode::Refuse,
             file_id: overwrite.as_ref(),

@@ -5,17 +5,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::auth::{AccessToken, Account, AccountName, Grant, AccountHandle, SecretStorage, RefreshBy, AccountStore};
-use crate::ids::{DriveId, Secret};
 use crate::auth::Credential;
-use crate::pds::tokens::{AuthState, RECHECK_INTERVAL, TokenRefresher};
+use crate::auth::sign::Authorization;
+use crate::auth::{
+    AccessToken, Account, AccountHandle, AccountName, AccountStore, Grant, RefreshBy, SecretStorage,
+};
+use crate::ids::{DriveId, Secret};
 use crate::pds::domain::{DriveScope, get_default_drive, list_drives};
 use crate::pds::session::Session;
-use crate::auth::sign::Authorization;
+use crate::pds::tokens::{AuthState, RECHECK_INTERVAL, TokenRefresher};
 use crate::pds::transport::{Timeouts, Transport};
 use crate::server::{FaultAction, FaultRule, Server, ServerConfig};
 use url::Url;
-
 
 const TIMEOUTS: Timeouts = Timeouts {
     connect: Duration::from_secs(5),
@@ -160,7 +161,8 @@ fn mounts_share_one_token_refresh() {
         let mut calls = tokio::task::JoinSet::new();
         for n in 0..30 {
             let session = sessions[n % sessions.len()].clone();
-            calls.spawn(async move { list_drives(&session, DriveScope::Mine).await.map(|found| found.len()) });
+            calls
+                .spawn(async move { list_drives(&session, DriveScope::Mine).await.map(|found| found.len()) });
         }
         while let Some(done) = calls.join_next().await {
             assert_eq!(done.unwrap().unwrap(), 2);
@@ -184,11 +186,7 @@ fn dead_login_is_reported_and_new_one_found() {
         assert!(matches!(&*state.borrow(), AuthState::Revoked { reason, .. } if *reason == error));
         let asked = rig.server().stats().count("oauth/token");
         list_drives(&session, DriveScope::Mine).await.unwrap_err();
-        assert_eq!(
-            rig.server().stats().count("oauth/token"),
-            asked,
-            "a dead login is refreshed again"
-        );
+        assert_eq!(rig.server().stats().count("oauth/token"), asked, "a dead login is refreshed again");
         store_ended(&rig, "RT-1").await;
         let patience = Duration::from_secs(30);
         let found = state.wait_for(|state| *state == AuthState::Valid);
@@ -368,7 +366,10 @@ fn stale_answer_does_not_revive_dead_login() {
         assert!(matches!(*session.auth_state().borrow(), AuthState::Revoked { .. }));
         rig.server().faults().clear();
         early.await.unwrap().unwrap();
-        assert!(matches!(*session.auth_state().borrow(), AuthState::Revoked { .. }), "the login counts as valid");
+        assert!(
+            matches!(*session.auth_state().borrow(), AuthState::Revoked { .. }),
+            "the login counts as valid"
+        );
     });
 }
 

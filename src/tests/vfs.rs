@@ -6,8 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::error::ErrorKind;
 use crate::config::{Credential, MountConfig, MountOptions};
+use crate::error::ErrorKind;
 use crate::ids::{DriveId, FileId, Ino, PartSize, Secret};
 use crate::pds::drive::{Drive, FileMeta};
 use crate::pds::types::CheckNameMode;
@@ -327,7 +327,10 @@ async fn failed_rename_over_file_keeps_both() {
     rig.rename((ROOT, "source"), (ROOT, "target")).await.unwrap();
     assert_eq!(rig.find(ROOT, "target").await, Some(source));
     let remote_entries = rig.remote_entries(&FileId::root()).await;
-    assert_eq!(remote_entries.iter().map(|meta| (&*meta.name, meta.size)).collect::<Vec<_>>(), [("target", 5)]);
+    assert_eq!(
+        remote_entries.iter().map(|meta| (&*meta.name, meta.size)).collect::<Vec<_>>(),
+        [("target", 5)]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -438,7 +441,9 @@ async fn failed_listing_is_retried_next_time() {
     let mut cookie = 2;
     let error = loop {
         match rig.vfs.readdir(dh, cookie, true).await {
-            Ok(some) => cookie = some.last().expect("an incomplete listing must not end without an error").cookie,
+            Ok(some) => {
+                cookie = some.last().expect("an incomplete listing must not end without an error").cookie
+            }
             Err(error) => break error,
         }
     };

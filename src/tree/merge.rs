@@ -110,7 +110,7 @@ impl Tree {
             }
             match self.by_file_id.get(&meta.file_id).copied() {
                 Some(ino) if self.outweighs_listing(ino, &meta, listing) => {
-                    listed.extend(self.record_listed(ino, &meta, listing, now))
+                    listed.extend(self.record_listed(ino, &meta, listing, now));
                 }
                 _ => to_insert.push((Arc::<str>::from(display_name(&meta.name, meta.kind)), meta)),
             }

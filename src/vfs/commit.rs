@@ -14,6 +14,7 @@ use crate::content::open_file::{CommitGuard, CommitStep, OpenFile};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, Ino};
 use crate::tree::{Identity, Tree};
+use crate::units::exact_duration;
 
 /// Bytes of the base revision that are read at once for back-filling.
 const BACKFILL_BYTES: u64 = 1 << 20;
@@ -148,7 +149,7 @@ impl Vfs {
     async fn commit_idle(&self) -> Error {
         let limit = self.config.options.commit_timeout;
         self.upload_idle(limit).await;
-        let detail = format!("commit stalled: no data accepted for {} s", limit.as_secs());
+        let detail = format!("commit stalled: no data accepted for {}", exact_duration(limit));
         Error::new(ErrorKind::Timeout, detail)
     }
 

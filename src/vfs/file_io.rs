@@ -25,6 +25,7 @@ use crate::ids::Ino;
 use crate::pds::types::FileType;
 use crate::posix::Posix;
 use crate::tree::{FileKind, Name};
+use crate::units::exact_duration;
 
 /// Pause of a writer that is faster than the local disk.
 const DISK_WAIT: Duration = Duration::from_millis(100);
@@ -321,8 +322,8 @@ impl Vfs {
             return Err(Error::new(
                 ErrorKind::Timeout,
                 format!(
-                    "upload stalled: no data accepted for {} s",
-                    self.config.options.commit_timeout.as_secs()
+                    "upload stalled: no data accepted for {}",
+                    exact_duration(self.config.options.commit_timeout)
                 ),
             ));
         }

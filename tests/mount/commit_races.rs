@@ -55,7 +55,7 @@ fn delete_during_commit_keeps_successor() {
 fn rename_during_commit_keeps_successor() {
     for (size, endpoint) in CASES {
         let (rig, mount, first, second) = reuse_name_during_commit(size, endpoint, |mount| {
-            fs::rename(mount.at("a"), mount.at("b")).unwrap()
+            fs::rename(mount.at("a"), mount.at("b")).unwrap();
         });
         assert!(fs::read(mount.at("a")).unwrap() == second, "{size} bytes at {endpoint}");
         assert!(fs::read(mount.at("b")).unwrap() == first, "{size} bytes at {endpoint}");

@@ -29,7 +29,8 @@ pub struct RemoteFile {
     /// Upper-case hex.
     pub sha1: Option<String>,
     pub tags: BTreeMap<String, String>,
-    local_modified_at: Option<String>,
+    /// RFC 3339.
+    modified_at: String,
 }
 
 impl RemoteFile {
@@ -43,7 +44,7 @@ impl RemoteFile {
             revision: text("revision_id"),
             sha1: text("content_hash"),
             tags: tags.map(|(key, value)| (key.clone(), value.as_str().unwrap().to_owned())).collect(),
-            local_modified_at: text("local_modified_at"),
+            modified_at: text("local_modified_at").or_else(|| text("updated_at")).unwrap(),
         }
     }
 
@@ -52,14 +53,14 @@ impl RemoteFile {
         self.tags.get("pdsfs.mode").map(|mode| u32::from_str_radix(mode, 8).unwrap())
     }
 
-    /// The exact modification time of its tag, else the time of the service's field.
+    /// The exact modification time of its tag, else the client's time, else the service's.
     pub fn mtime(&self) -> SystemTime {
         if let Some(tag) = self.tags.get("pdsfs.mtime") {
             let (seconds, nanos) = tag.split_once('.').unwrap_or((tag, "0"));
             let nanos: u32 = format!("{nanos:0<9}").parse().unwrap();
             return SystemTime::UNIX_EPOCH + Duration::new(seconds.parse().unwrap(), nanos);
         }
-        let time: jiff::Timestamp = self.local_modified_at.as_deref().unwrap().parse().unwrap();
+        let time: jiff::Timestamp = self.modified_at.parse().unwrap();
         time.into()
     }
 }

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -47,12 +47,13 @@ fn events(mount: &Mount) -> Vec<LogEntry> {
     text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// The control socket of a mount, as the kernel lists it.
+/// The control socket of a mount. The kernel lists the name that the daemon has bound, before its rename.
 fn socket(mount: &Mount) -> Option<PathBuf> {
-    let name = format!("/{}.sock", mount.pid());
+    let bound = format!("/{}.new", mount.pid());
     let sockets = fs::read_to_string("/proc/net/unix").unwrap();
     let mut paths = sockets.lines().filter_map(|line| line.split_whitespace().nth(7));
-    paths.find(|path| path.ends_with(&name)).map(PathBuf::from)
+    let path = paths.find(|path| path.ends_with(&bound)).map(|path| Path::new(path).with_extension("sock"));
+    path.filter(|path| path.exists())
 }
 
 fn drain(mount: &Mount, timeout: Duration) -> Drained {
@@ -313,9 +314,9 @@ fn pdsfs_xattrs_are_readable_but_not_listed() {
     set_xattr(&path, "user.kept", b"1", 0).unwrap();
     assert_eq!(xattrs(&path), ["user.kept"]);
     let meta = rig.client().find("f").unwrap();
-    assert_eq!(pdsfs_xattr(&mount, "f", "file_id"), meta.file_id.to_string());
-    assert_eq!(pdsfs_xattr(&mount, "f", "revision"), meta.revision.unwrap().to_string());
-    assert_eq!(pdsfs_xattr(&mount, "f", "sha1"), meta.sha1.unwrap().to_string());
+    assert_eq!(pdsfs_xattr(&mount, "f", "file_id"), meta.file_id);
+    assert_eq!(pdsfs_xattr(&mount, "f", "revision"), meta.revision.unwrap());
+    assert_eq!(pdsfs_xattr(&mount, "f", "sha1"), meta.sha1.unwrap());
     assert_eq!(pdsfs_xattr(&mount, "f", "progress_bytes"), "1");
     assert_eq!(errno(xattr(&path, "user.pdsfs.nonsense")), libc::ENODATA);
     assert_eq!(errno(set_xattr(&path, "user.pdsfs.state", b"x", 0)), libc::EPERM);

@@ -145,7 +145,7 @@ fn regression_read_only_create_reaches_the_drive() {
     assert_eq!(rig.client().read("lock").unwrap(), b"");
 }
 
-/// With O_DIRECT, the kernel requires no alignment from FUSE, and neither does the daemon.
+/// With `O_DIRECT`, the kernel requires no alignment from FUSE, and neither does the daemon.
 #[test]
 fn o_direct_reads_and_writes_work() {
     let rig = Rig::new();

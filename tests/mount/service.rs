@@ -1,4 +1,4 @@
-//! Notifications to a service manager (sd_notify), and several mounts at once.
+//! Notifications to a service manager (`sd_notify`), and several mounts at once.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -229,7 +229,7 @@ fn two_folders_of_one_drive_mount_at_once() {
         fs::create_dir(whole.at(name)).unwrap();
     }
     let of = |name: &str| {
-        let id = rig.client().find(name).unwrap().file_id.to_string();
+        let id = rig.client().find(name).unwrap().file_id;
         rig.mount_with(&["--root-id", &id, "--metadata-ttl", "0s"])
     };
     let (a, b) = (of("a"), of("b"));

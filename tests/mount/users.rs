@@ -116,7 +116,7 @@ fn user_allow_other_needs_fuse_conf() {
         return;
     }
     let printed = user.refused(&rig, &["--allow-other"]);
-    let expected = mount_obstacle().unwrap_or("root has to put user_allow_other into /etc/fuse.conf");
+    let expected = mount_obstacle().unwrap_or("the line user_allow_other in /etc/fuse.conf");
     assert!(printed.contains(expected), "{printed}");
 }
 

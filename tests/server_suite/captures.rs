@@ -279,7 +279,7 @@ fn js_parallel_empty() {
 #[test]
 fn js_parallel_overwrite() {
     let rig = Rig::new();
-    let old = rig.save("root", "recorded_file.bin", b"old");
+    let old = rig.save("root", "f20m.bin", b"old");
     let content = recorded_file();
     // The recorded stub answered 200; the documents have 201.
     let answers = Replay::new(&rig, &content).run("js_parallel_overwrite", &[(0, 201)]);
@@ -287,7 +287,7 @@ fn js_parallel_overwrite() {
     let new = answers.last().unwrap().json();
     assert_eq!(new["file_id"], old["file_id"]);
     is_recorded_file(answers.last().unwrap(), &content, &rig);
-    assert_eq!(rig.names("root"), ["recorded_file.bin"]);
+    assert_eq!(rig.names("root"), ["f20m.bin"]);
 }
 
 #[test]

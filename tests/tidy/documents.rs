@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use toml::de::{DeTable, DeValue};
 
 use super::layout::{Breach, breach};
-use super::source::{Source, lines_with_word};
+use super::source::{Source, has_extension, lines_with_word};
 
 /// The commands of the README that the CI script must run, each with the extension that the script may add.
 const COMMANDS: &[(&str, &str)] = &[("cargo run --release -- demo", " --once"), ("cargo test", "")];
@@ -185,7 +185,7 @@ pub fn paths(document: &str, text: &str, sources: &[Source]) -> Vec<Breach> {
     for (n, line) in text.lines().enumerate() {
         for path in line.split('`').skip(1).step_by(2) {
             let is_part = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '/' | '_' | '.');
-            if path.ends_with(".rs") && path.chars().all(is_part) && !exists(path) {
+            if has_extension(path, "rs") && path.chars().all(is_part) && !exists(path) {
                 out.push(breach(document, n + 1, format!("names {path}, which does not exist")));
             }
         }

@@ -1,6 +1,8 @@
 //! Reads Rust source well enough for the rules: comments, strings and test modules apart from code, and the
 //! paths that the code names.
 
+use std::path::Path;
+
 /// A source file. Removed text becomes spaces, so lines keep their numbers.
 #[derive(Debug)]
 pub struct Source {
@@ -26,6 +28,11 @@ pub struct Named {
 /// Whether a file has only tests: `src/tests/x.rs`, `src/tree/tests.rs`, `tests/x.rs`.
 pub fn is_test_file(path: &str) -> bool {
     path.trim_end_matches(".rs").split('/').any(|part| part == "tests")
+}
+
+/// Whether the name of a file ends with this extension.
+pub fn has_extension(path: &str, extension: &str) -> bool {
+    Path::new(path).extension().is_some_and(|found| found == extension)
 }
 
 impl Source {

@@ -3,7 +3,7 @@
 //! The rejected words are put together from pieces, so that this file does not contain them.
 
 use super::layout::{Breach, breach};
-use super::source::Source;
+use super::source::{Source, has_extension};
 
 /// Longest name of a function.
 const NAME_LEN_MAX: usize = 50;
@@ -68,7 +68,7 @@ pub fn names(source: &Source) -> Vec<Breach> {
 
 /// A document, or the comments of a script.
 pub fn document(path: &str, text: &str) -> Vec<Breach> {
-    let is_script = !path.ends_with(".md");
+    let is_script = !has_extension(path, "md");
     let mut out = Vec::new();
     let mut before = "";
     for (n, line) in text.lines().enumerate() {

@@ -119,11 +119,13 @@ fn unusable(e: std::io::Error, path: &Path) -> Error {
     let path = path.display();
     match e.kind() {
         IoKind::NotConnected => {
-            let detail = format!("{path} is a mount whose daemon has died; unmount it with: pdsfs umount {path}");
+            let detail =
+                format!("{path} is a mount whose daemon has died; unmount it with: pdsfs umount {path}");
             Error::new(ErrorKind::Stale, detail)
         }
         IoKind::NotADirectory => {
-            let detail = format!("cannot mount the demo at {path}: not a directory (choose another: pdsfs demo DIR)");
+            let detail =
+                format!("cannot mount the demo at {path}: not a directory (choose another: pdsfs demo DIR)");
             Error::new(Error::from(e).kind(), detail)
         }
         _ => Error::from(e).context(path),

@@ -1,12 +1,12 @@
 //! `pdsfs demo --once`: the demo as a self-test without interaction.
 //!
-//! `cp` copies a tree through the mount, then one big file is written beside it. In the middle of the big file
-//! the writer pauses with the file open until the *server* has reported parts of it: this proves that parts are
-//! uploaded during the write. Then the listing of the server is compared with the manifest, the drive is
-//! unmounted, and every file is read back through a fresh mount.
+//! `cp` copies a tree through the mount, then one big file is written beside it. In the middle of the big
+//! file the writer pauses with the file open until the *server* has reported parts of it: this proves that
+//! parts are uploaded during the write. Then the listing of the server is compared with the manifest, the
+//! drive is unmounted, and every file is read back through a fresh mount.
 //!
-//! Every end of the run stops what it started and removes what it made. Blocking work, including all access to
-//! our own mount, runs on blocking threads: the runtime's workers serve that mount.
+//! Every end of the run stops what it started and removes what it made. Blocking work, including all access
+//! to our own mount, runs on blocking threads: the runtime's workers serve that mount.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -28,6 +28,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, Secret};
 use crate::pds::drive::Drive;
 use crate::status::Progress;
+use crate::units::exact_duration;
 
 use super::cancel::CancelFlag;
 use super::dirs::{self, MountDir};
@@ -65,7 +66,7 @@ pub(super) async fn run(
     let mut run = Run { config, source, cancel: CancelFlag::default(), mounted: None, on_drive: None };
     let outcome = tokio::select! {
         outcome = tokio::time::timeout(RUN_TIME_MAX, run.all(seed)) => outcome.unwrap_or_else(|_| {
-            let detail = format!("the demo did not finish within {} s", RUN_TIME_MAX.as_secs());
+            let detail = format!("the demo did not finish within {}", exact_duration(RUN_TIME_MAX));
             Err(Error::new(ErrorKind::Timeout, detail))
         }),
         signal = signals.next() => Err(Error::new(ErrorKind::Cancelled, signal)),
@@ -111,8 +112,9 @@ impl Run {
         let mkdir_failed = |e: std::io::Error| Error::from(e).context(format!("mkdir {}", target.display()));
         tokio::fs::create_dir(&target).await.map_err(mkdir_failed)?;
         let folder = verify::child(&drive, &self.config.root_id, &name).await?;
-        let folder = folder
-            .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("mkdir {name}: not in the drive's listing")))?;
+        let folder = folder.ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, format!("mkdir {name}: not in the drive's listing"))
+        })?;
         self.on_drive = Some((drive.clone(), folder.file_id.clone()));
         self.copy_and_verify(&drive, &folder.file_id, &target, &manifest, &progress).await
     }
@@ -127,8 +129,8 @@ impl Run {
             let removed = tokio::time::timeout(REMOVE_TIME_MAX, removal).await;
             removed
                 .unwrap_or_else(|_| {
-                    let limit = REMOVE_TIME_MAX.as_secs();
-                    Err(Error::new(ErrorKind::Timeout, format!("no answer within {limit} s")))
+                    let limit = exact_duration(REMOVE_TIME_MAX);
+                    Err(Error::new(ErrorKind::Timeout, format!("no answer within {limit}")))
                 })
                 .map_err(|e| e.context("removing the files of the demo from its drive"))?;
         }
@@ -143,9 +145,13 @@ impl Run {
         manifest: &Arc<Manifest>,
         progress: &Progress,
     ) -> Result<(Measurements, Vec<String>)> {
-        let mut measurements = Measurements { small_files: manifest.files.len() - 1, ..Measurements::default() };
+        let mut measurements =
+            Measurements { small_files: manifest.files.len() - 1, ..Measurements::default() };
         measurements.small_bytes = manifest.small_bytes();
-        report::print_line(&format!("copying {} files with {COPIERS} concurrent cp", measurements.small_files));
+        report::print_line(&format!(
+            "copying {} files with {COPIERS} concurrent cp",
+            measurements.small_files
+        ));
         let began = Instant::now();
         copy_dirs(&self.source, target).await?;
         measurements.small_time = began.elapsed();
@@ -166,7 +172,8 @@ impl Run {
         let began = Instant::now();
         let (source, target, cancel) = (self.source.clone(), target.to_owned(), self.cancel.clone());
         let manifest = Arc::clone(manifest);
-        differences.extend(blocking(move || verify::compare_bytes(&source, &target, &manifest, &cancel)).await?);
+        differences
+            .extend(blocking(move || verify::compare_bytes(&source, &target, &manifest, &cancel)).await?);
         measurements.read_time = began.elapsed();
         self.unmount().await?;
         Ok((measurements, differences))
@@ -204,7 +211,12 @@ impl Run {
     }
 
     /// Writes the big file. In the middle it checks what the server and other clients see of it.
-    async fn write_big(&self, probe: &OpenFileProbe<'_>, target: &Path, differences: &mut Vec<String>) -> Result<BigFile> {
+    async fn write_big(
+        &self,
+        probe: &OpenFileProbe<'_>,
+        target: &Path,
+        differences: &mut Vec<String>,
+    ) -> Result<BigFile> {
         let (from, to) = (self.source.join(source::BIG_NAME), target.join(source::BIG_NAME));
         let (half, half_written) = oneshot::channel();
         let (resume, resumed) = std::sync::mpsc::channel();
@@ -213,7 +225,9 @@ impl Run {
         let writer = blocking(move || write_in_halves(&from, &to, half, &resumed, &cancel));
         let middle = async move {
             // Without a message the writer has failed; its error is returned below.
-            let Ok(bytes_written_early) = half_written.await else { return Ok::<_, Error>(BigFile::default()) };
+            let Ok(bytes_written_early) = half_written.await else {
+                return Ok::<_, Error>(BigFile::default());
+            };
             let parts = probe.first_parts().await?;
             if probe.is_listed().await? {
                 differences.push(format!("{}: visible to other clients before its commit", source::BIG_NAME));
@@ -262,8 +276,8 @@ impl OpenFileProbe<'_> {
             // The server has no event for this.
             tokio::time::sleep(FIRST_PART_POLL).await;
         }
-        let limit = FIRST_PART_TIME_MAX.as_secs();
-        let detail = format!("the server received no part of the open big file within {limit} s");
+        let limit = exact_duration(FIRST_PART_TIME_MAX);
+        let detail = format!("the server received no part of the open big file within {limit}");
         Err(Error::new(ErrorKind::Timeout, detail))
     }
 
@@ -299,8 +313,8 @@ async fn copy_dirs(source: &Path, target: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Copies a file. In the middle it sends the number of bytes written to `half` and waits for `resumed` with the
-/// file open. Returns the time from open to the return of close.
+/// Copies a file. In the middle it sends the number of bytes written to `half` and waits for `resumed` with
+/// the file open. Returns the time from open to the return of close.
 fn write_in_halves(
     from: &Path,
     to: &Path,
@@ -348,7 +362,8 @@ fn close(file: File) -> std::io::Result<()> {
 /// Runs blocking work on a thread of its own.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     let outcome = tokio::task::spawn_blocking(work).await;
-    outcome.map_err(|e| Error::with_source(ErrorKind::Io, "internal error: a thread of the demo panicked", e))?
+    outcome
+        .map_err(|e| Error::with_source(ErrorKind::Io, "internal error: a thread of the demo panicked", e))?
 }
 
 #[cfg(test)]
@@ -363,8 +378,9 @@ mod tests {
         let (half, half_written) = oneshot::channel();
         let (resume, resumed) = std::sync::mpsc::channel();
         let target = to.clone();
-        let writer =
-            tokio::spawn(blocking(move || write_in_halves(&from, &to, half, &resumed, &CancelFlag::default())));
+        let writer = tokio::spawn(blocking(move || {
+            write_in_halves(&from, &to, half, &resumed, &CancelFlag::default())
+        }));
         let written = half_written.await.unwrap();
         assert_eq!(written, 3 * WRITE_BYTES as u64);
         assert_eq!(std::fs::metadata(&target).unwrap().len(), written);
@@ -380,8 +396,9 @@ mod tests {
         std::fs::write(&from, vec![7; 4 * WRITE_BYTES]).unwrap();
         let (half, half_written) = oneshot::channel();
         let (resume, resumed) = std::sync::mpsc::channel::<()>();
-        let writer =
-            tokio::spawn(blocking(move || write_in_halves(&from, &to, half, &resumed, &CancelFlag::default())));
+        let writer = tokio::spawn(blocking(move || {
+            write_in_halves(&from, &to, half, &resumed, &CancelFlag::default())
+        }));
         half_written.await.unwrap();
         drop(resume);
         assert_eq!(writer.await.unwrap().unwrap_err().kind(), ErrorKind::Cancelled);

@@ -17,6 +17,7 @@ use url::Url;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Secret;
+use crate::units::exact_duration;
 
 const RESPONSE_BYTES_MAX: usize = 4 << 20;
 const RESPONSE_TIME_MAX: Duration = Duration::from_secs(10);
@@ -39,8 +40,8 @@ pub(super) struct ReceivedPart {
 /// The open uploads of the server at `base`.
 pub(super) async fn open_uploads(base: &Url, token: &Secret<String>) -> Result<Vec<OpenUpload>> {
     let uploads = timeout(RESPONSE_TIME_MAX, get(base, token)).await.map_err(|_| {
-        let limit = RESPONSE_TIME_MAX.as_secs();
-        Error::new(ErrorKind::Timeout, format!("no answer within {limit} s"))
+        let limit = exact_duration(RESPONSE_TIME_MAX);
+        Error::new(ErrorKind::Timeout, format!("no answer within {limit}"))
     });
     uploads.flatten().map_err(|e| e.context("asking the server for its open uploads"))
 }

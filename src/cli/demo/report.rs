@@ -66,21 +66,33 @@ pub(super) fn print_differences(differences: &[String]) {
 }
 
 fn rows(measurements: &Measurements) -> Vec<(&'static str, String)> {
-    let Measurements { small_files, small_bytes, small_time, big, compare_time, read_time, totals } = measurements;
+    let Measurements { small_files, small_bytes, small_time, big, compare_time, read_time, totals } =
+        measurements;
     let all_bytes = small_bytes + big.bytes;
     let timed_rate = |time: &Duration, rate: String| format!("{}, {rate}", Elapsed(*time));
     vec![
         ("files copied by cp", format!("{small_files} files, {}", Size(*small_bytes))),
-        ("  in", timed_rate(small_time, format!("{:.0} files/s", files_per_second(*small_files, *small_time)))),
+        (
+            "  in",
+            timed_rate(small_time, format!("{:.0} files/s", files_per_second(*small_files, *small_time))),
+        ),
         ("big file", Size(big.bytes).to_string()),
         ("  in (open to end of close)", timed_rate(&big.time, Size::per_second(big.bytes, big.time))),
         (
             "  at the server while still open",
-            format!("{} parts, {} of {}", big.parts_early, Size(big.bytes_early), Size(big.bytes_written_early)),
+            format!(
+                "{} parts, {} of {}",
+                big.parts_early,
+                Size(big.bytes_early),
+                Size(big.bytes_written_early)
+            ),
         ),
         (
             "uploaded / instant / unchanged",
-            format!("{} / {} / {} files", totals.files_uploaded, totals.files_instant, totals.files_unchanged),
+            format!(
+                "{} / {} / {} files",
+                totals.files_uploaded, totals.files_instant, totals.files_unchanged
+            ),
         ),
         ("listed and compared by SHA-1 in", Elapsed(*compare_time).to_string()),
         ("read back and compared in", timed_rate(read_time, Size::per_second(all_bytes, *read_time))),
@@ -113,7 +125,9 @@ mod tests {
             ..Measurements::default()
         };
         let text = format!("{:?}", rows(&measurements));
-        for part in ["1000 files, 38 MiB", "250 files/s", "143 MiB/s", "9 parts, 72 MiB of 143 MiB", "324 MiB/s"] {
+        for part in
+            ["1000 files, 38 MiB", "250 files/s", "143 MiB/s", "9 parts, 72 MiB of 143 MiB", "324 MiB/s"]
+        {
             assert!(text.contains(part), "{part} is missing in\n{text}");
         }
     }

@@ -191,7 +191,9 @@ mod tests {
 
     #[test]
     fn outcome_line_shows_method_and_error() {
-        let done = |how| outcome_line(&ProgressEvent::Committed { name: "a".into(), bytes: 2048, elapsed_ms: 1500, how });
+        let done = |how| {
+            outcome_line(&ProgressEvent::Committed { name: "a".into(), bytes: 2048, elapsed_ms: 1500, how })
+        };
         assert_eq!(done(CommitMethod::Uploaded), "on the drive  a  2.0 KiB  1.5 s");
         assert!(done(CommitMethod::Instant).contains("nothing was sent"));
         let error = Error::new(ErrorKind::QuotaExceeded, "the drive is full");

@@ -1,9 +1,9 @@
 //! The embedded server as a child process with a real socket, as a remote drive has.
 //!
 //! The server must not outlive the demo: the kernel kills it when its parent dies (`PR_SET_PDEATHSIG`). That
-//! signal follows the parent *thread*, so a thread that lives as long as the server forks it. The server has its
-//! own process group: a Ctrl-C at the terminal goes to the whole group, and the open files are still to be
-//! committed after it.
+//! signal follows the parent *thread*, so a thread that lives as long as the server forks it. The server has
+//! its own process group: a Ctrl-C at the terminal goes to the whole group, and the open files are still to
+//! be committed after it.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -18,6 +18,7 @@ use url::Url;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Secret;
+use crate::units::exact_duration;
 
 /// How long the server may take to listen. It opens its catalog first.
 const START_TIME_MAX: Duration = Duration::from_secs(30);
@@ -55,8 +56,11 @@ impl ServerProcess {
             Ok(Some(url)) => url,
             Ok(None) => return Err(with_log_tail("the server of the demo did not start", &log)),
             Err(_) => {
-                let limit = START_TIME_MAX.as_secs();
-                return Err(with_log_tail(&format!("the server of the demo did not start within {limit} s"), &log));
+                let limit = exact_duration(START_TIME_MAX);
+                return Err(with_log_tail(
+                    &format!("the server of the demo did not start within {limit}"),
+                    &log,
+                ));
             }
         };
         Ok(Self { child, url, log, _keeper: keeper })
@@ -83,14 +87,15 @@ impl ServerProcess {
         let signalled = kill_process(pid, Signal::TERM).is_ok();
         match timeout(STOP_TIME_MAX, self.child.wait()).await {
             Ok(Ok(status)) if signalled && status.success() => Ok(()),
-            Ok(Ok(status)) => {
-                Err(with_log_tail(&format!("the server of the demo failed while stopping ({status})"), &self.log))
-            }
+            Ok(Ok(status)) => Err(with_log_tail(
+                &format!("the server of the demo failed while stopping ({status})"),
+                &self.log,
+            )),
             Ok(Err(e)) => Err(Error::from(e).context("waiting for the server of the demo")),
             Err(_) => {
                 self.child.kill().await?;
-                let limit = STOP_TIME_MAX.as_secs();
-                let what = format!("the server of the demo did not stop within {limit} s and was killed");
+                let limit = exact_duration(STOP_TIME_MAX);
+                let what = format!("the server of the demo did not stop within {limit} and was killed");
                 Err(with_log_tail(&what, &self.log))
             }
         }
@@ -160,7 +165,8 @@ fn with_log_tail(what: &str, log: &Path) -> Error {
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     let tail = lines[lines.len().saturating_sub(LOG_LINES_MAX)..].join("\n  ");
-    let tail = if tail.is_empty() { String::new() } else { format!("; the end of {}:\n  {tail}", log.display()) };
+    let tail =
+        if tail.is_empty() { String::new() } else { format!("; the end of {}:\n  {tail}", log.display()) };
     Error::new(ErrorKind::Unreachable, format!("{what}{tail}"))
 }
 

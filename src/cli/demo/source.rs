@@ -1,9 +1,10 @@
 //! The tree of files that `demo --once` copies.
 //!
 //! One seed determines the tree. Names and sizes are edge cases: empty files, one byte around hash blocks and
-//! parts, names in several scripts. Contents are pseudo-random, so they do not compress and are not on the drive
-//! yet; some files repeat the content of the file before, to test instant uploads. Sizes and hashes are recorded
-//! while the files are made. The hash covers the whole content at once, so it checks the midstates of uploads.
+//! parts, names in several scripts. Contents are pseudo-random, so they do not compress and are not on the
+//! drive yet; some files repeat the content of the file before, to test instant uploads. Sizes and hashes are
+//! recorded while the files are made. The hash covers the whole content at once, so it checks the midstates
+//! of uploads.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -137,7 +138,13 @@ struct ContentSpec {
     bytes: u64,
 }
 
-fn make_file(root: &Path, manifest: &mut Manifest, path: &str, content: ContentSpec, cancel: &CancelFlag) -> Result<()> {
+fn make_file(
+    root: &Path,
+    manifest: &mut Manifest,
+    path: &str,
+    content: ContentSpec,
+    cancel: &CancelFlag,
+) -> Result<()> {
     let named = |e: std::io::Error| Error::from(e).context(path);
     let mut out = File::create_new(root.join(path)).map_err(named)?;
     let mut random = Random(content.seed);

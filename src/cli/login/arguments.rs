@@ -15,7 +15,7 @@ use crate::units::duration_within;
 const PORT: u16 = 9431;
 
 #[derive(Debug, Args)]
-#[command(after_help = "Without --token, --refresh-token, --jwt-key or --access-key, the login is in a browser: \
+#[command(after_help = "Without --token, --refresh-token, --jwt-key or --access-key, a browser is used: \
     register http://127.0.0.1:9431/callback as redirect URI of the app (a native app with its client id).\n\n\
     Tokens and keys are read from the terminal without echo, or from stdin.\n\n\
     A mount whose login has ended resumes after a new login to the same account.")]

@@ -245,7 +245,7 @@ mod tests {
         assert_eq!(parsed("photos", Some("/mnt")), (some("photos"), None, path("/mnt")));
         assert_eq!(parsed("photos:/a/b", Some("/mnt")), (some("photos"), "/a/b".parse().ok(), path("/mnt")));
         assert!(parse_target("/mnt", Some("/mnt2".into())).unwrap_err().to_string().contains("/mnt2"));
-        assert!(parse_target("a b", None).unwrap_err().to_string().contains("cannot name a drive"));
+        assert!(parse_target("a b", None).unwrap_err().to_string().contains("not a valid drive name"));
         assert!(parse_target("a:/../b", None).is_err());
     }
 }

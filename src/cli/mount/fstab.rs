@@ -10,9 +10,9 @@ use clap::{CommandFactory, FromArgMatches, Parser};
 
 use super::arguments::MountArgs;
 use crate::cli::output::print_error;
+use crate::config::dirs;
 use crate::config::parse::SettingParser;
 use crate::config::settings::without_variables;
-use crate::config::dirs;
 use crate::daemon::background;
 use crate::error::{Error, Result};
 
@@ -189,7 +189,8 @@ impl FstabArgs {
                 let checked = if key == "config" {
                     dirs::absolute(value).map(|path| path.to_string_lossy().into_owned())
                 } else {
-                    parser.absolute_text(key, value)
+                    parser
+                        .absolute_text(key, value)
                         .and_then(|text| parser.parse(key, text.as_ref()).map(|_| text))
                 };
                 match checked {
@@ -198,8 +199,7 @@ impl FstabArgs {
                         out.retain(|(earlier, _)| *earlier != key);
                         out.push((key, text));
                     }
-                    Err(_)
-                        if self.sloppy && !parser.knows(key) => {}
+                    Err(_) if self.sloppy && !parser.knows(key) => {}
                     Err(reason) => return Err(Error::invalid(format!("option {key}: {reason}"))),
                 }
             }

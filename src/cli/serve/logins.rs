@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::units::duration_within;
 use crate::error::{Error, Result};
 use crate::server::{AccessKey, Logins, Secret, ServerConfig, ServiceApp};
+use crate::units::duration_within;
 
 /// Largest size of a key file.
 const KEY_BYTES_MAX: u64 = 64 << 10;
@@ -53,8 +53,8 @@ pub(super) struct LoginOptions {
 }
 
 impl LoginOptions {
-    /// Checks the options and adds them to the configuration. `is_remote`: other machines can reach the consent
-    /// page.
+    /// Checks the options and adds them to the configuration. `is_remote`: other machines can reach the
+    /// consent page.
     pub(super) fn apply(self, config: &mut ServerConfig, is_remote: bool) -> Result<()> {
         let secret = |text: Option<String>| text.filter(|text| !text.trim().is_empty()).map(Secret::new);
         let password = secret(self.login_password);

@@ -22,7 +22,7 @@ use tokio::time::MissedTickBehavior;
 use super::table::{cells, tail};
 use crate::cli::{format, mounts};
 use crate::control::client::DaemonClient;
-use crate::control::types::{EventKind, LogEntry, TransferStage, Status};
+use crate::control::types::{EventKind, LogEntry, Status, TransferStage};
 use crate::daemon::signals::Signals;
 use crate::error::{Error, Result};
 
@@ -205,8 +205,8 @@ impl Dashboard {
         for (status, events) in update.mounts {
             let view = self.mounts.entry(key(&status)).or_default();
             view.last_seq = events.last().map_or(view.last_seq, |entry| entry.seq);
-            keep(&mut view.events, events, EVENTS_MAX);
-            keep(&mut view.rates, [status.totals.rate_bytes_s], RATES_MAX);
+            push_bounded(&mut view.events, events, EVENTS_MAX);
+            push_bounded(&mut view.rates, [status.totals.rate_bytes_s], RATES_MAX);
             view.status = status;
         }
         self.first = self.first.min(self.first_max());
@@ -308,7 +308,11 @@ impl MountView {
             let color = match file.state {
                 TransferStage::Failed => Color::Red,
                 TransferStage::Committing => Color::Green,
-                TransferStage::Writing | TransferStage::Staged | TransferStage::Saved | TransferStage::Local | TransferStage::Unknown => Color::Reset,
+                TransferStage::Writing
+                | TransferStage::Staged
+                | TransferStage::Saved
+                | TransferStage::Local
+                | TransferStage::Unknown => Color::Reset,
             };
             let path = tail(cells.path, path_columns);
             Row::new([cells.state.to_owned(), path, cells.progress, cells.rate, last]).style(color)
@@ -323,7 +327,7 @@ fn key(status: &Status) -> String {
     format!("{} {}", status.mountpoint, status.pid)
 }
 
-fn keep<T>(ring: &mut VecDeque<T>, new: impl IntoIterator<Item = T>, max: usize) {
+fn push_bounded<T>(ring: &mut VecDeque<T>, new: impl IntoIterator<Item = T>, max: usize) {
     ring.extend(new);
     while ring.len() > max {
         ring.pop_front();

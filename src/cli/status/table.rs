@@ -77,7 +77,7 @@ pub(super) fn tail(path: String, columns: usize) -> String {
 #[cfg(test)]
 pub(in crate::cli) mod tests {
     use super::*;
-    use crate::control::types::{EventKind, LogEntry, Pending, Status};
+    use crate::control::types::{EventKind, LogEntry, PendingTotals, Status};
 
     fn transfer(path: &str, state: TransferStage) -> TransferStatus {
         TransferStatus {
@@ -106,8 +106,11 @@ pub(in crate::cli) mod tests {
         Status {
             drive_id: "1".into(),
             mountpoint: "/mnt".into(),
-            pending: Pending { files: 1, bytes: 64 << 20, ..Pending::default() },
-            transfers: vec![transfer("/movie.mp4", TransferStage::Committing), transfer("/f", TransferStage::Failed)],
+            pending: PendingTotals { files: 1, bytes: 64 << 20, ..PendingTotals::default() },
+            transfers: vec![
+                transfer("/movie.mp4", TransferStage::Committing),
+                transfer("/f", TransferStage::Failed),
+            ],
             failures: vec![failure],
             ..Status::default()
         }
@@ -126,7 +129,10 @@ pub(in crate::cli) mod tests {
 
     #[test]
     fn columns_use_terminal_width() {
-        let lines = rows(&[transfer("/\u{6587}\u{4ef6}", TransferStage::Writing), transfer("/abcd", TransferStage::Failed)]);
+        let lines = rows(&[
+            transfer("/\u{6587}\u{4ef6}", TransferStage::Writing),
+            transfer("/abcd", TransferStage::Failed),
+        ]);
         let before = |row: &str, word: &str| row.split(word).next().unwrap().width();
         assert_eq!(before(&lines[1], " 33 %"), before(&lines[2], " 33 %"));
         assert_eq!(before(&lines[0], "ERROR"), before(&lines[2], "the drive is full"));

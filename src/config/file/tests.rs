@@ -39,7 +39,10 @@ fn every_problem_has_its_line_and_a_remedy() {
         ("[drives.a]\ntoken_file = \"t\"", "c.toml:2: drives.a.token_file: write an absolute path"),
         ("[drive.a]\n", "unknown table \"drive\"; did you mean drives?"),
         ("part_size = 64\n", "settings belong in [defaults] or [drives.NAME]"),
-        ("[defaults]\nmountpoint = \"/m\"", "c.toml:2: defaults.mountpoint: a mountpoint belongs to one drive"),
+        (
+            "[defaults]\nmountpoint = \"/m\"",
+            "c.toml:2: defaults.mountpoint: a mountpoint belongs to one drive",
+        ),
         ("[drives.\"a b\"]\n", "not a valid drive name"),
         ("[drives.a]\n\nbuffer_size = \"1MiB\"", "c.toml:1: drives.a: buffer-size must hold 2 parts"),
         (
@@ -68,7 +71,6 @@ fn parsing_continues_after_a_problem() {
     assert_eq!(problems.len(), 3, "{problems:?}");
     assert!(file.drives["b"].settings.drive_id.is_some());
 }
-
 
 #[test]
 fn world_writable_file_is_refused() {

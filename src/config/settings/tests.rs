@@ -16,12 +16,14 @@ struct Line {
 /// The settings of these flags, without variables.
 fn flags(arguments: &[&str]) -> std::result::Result<Settings, String> {
     let command = without_variables(Line::command());
-    let matches = command.try_get_matches_from([&["pdsfs"], arguments].concat()).map_err(|e| e.to_string())?;
+    let matches =
+        command.try_get_matches_from([&["pdsfs"], arguments].concat()).map_err(|e| e.to_string())?;
     Ok(Settings::from_arg_matches(&matches).unwrap())
 }
 
 fn variables(values: &[(&str, &str)]) -> Result<Settings> {
-    let find = |asked: &str| values.iter().find(|(name, _)| *name == asked).map(|(_, value)| OsString::from(value));
+    let find =
+        |asked: &str| values.iter().find(|(name, _)| *name == asked).map(|(_, value)| OsString::from(value));
     Settings::from_variables(find)
 }
 
@@ -55,7 +57,8 @@ fn all_bounds_are_checked() {
 #[test]
 fn buffers_hold_two_parts() {
     assert!(flags(&["--part-size=128MiB", "--buffer-size=256MiB"]).unwrap().check().is_ok());
-    let error = flags(&["--part-size=128MiB", "--buffer-size=255MiB"]).unwrap().check().unwrap_err().to_string();
+    let error =
+        flags(&["--part-size=128MiB", "--buffer-size=255MiB"]).unwrap().check().unwrap_err().to_string();
     assert!(error.contains("256MiB"), "{error}");
     assert!(flags(&["--part-size=100"]).unwrap_err().contains("128"));
 }

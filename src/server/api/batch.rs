@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::endpoints::dispatch_one;
 use super::request::{list, parse};
+use crate::server::call::Call;
 use crate::server::errors::ApiError;
 use crate::server::faults::FaultAction;
-use crate::server::call::Call;
 use crate::server::reply::ApiResponse;
 
 /// Bound on the calls of one batch.

@@ -5,8 +5,8 @@ use serde::Deserialize;
 use super::request::{lenient, limit, require};
 use super::view::DriveView;
 use crate::ids::DriveId;
-use crate::server::errors::ApiError;
 use crate::server::call::Call;
+use crate::server::errors::ApiError;
 use crate::server::reply::ApiResponse;
 
 #[derive(Deserialize)]

@@ -13,10 +13,10 @@ use super::view::{DirSize, FileView, download_url};
 use crate::ids::{DriveId, FileId};
 use crate::pds::types::UserTag;
 use crate::server::app::DOMAIN_ID;
-use crate::server::catalog::{Edits, CatalogState};
+use crate::server::call::{Call, HttpResult, error_response};
+use crate::server::catalog::{CatalogState, Edits};
 use crate::server::clock::rfc3339;
 use crate::server::errors::ApiError;
-use crate::server::call::{Call, HttpResult, error_response};
 use crate::server::reply::{ApiResponse, ReplyBody, response};
 
 /// Bound on the lifetime of a download URL.

@@ -8,11 +8,11 @@ use super::request::{lenient, limit, require};
 use super::view::{FileView, category, download_url};
 use crate::ids::{DriveId, FileId};
 use crate::pds::types::FileType;
+use crate::server::call::Call;
 use crate::server::catalog::records::{Node, Op};
 use crate::server::catalog::{Marker, SortOrder, compare};
-use crate::server::clock::{hex, decode_hex};
+use crate::server::clock::{decode_hex, hex};
 use crate::server::errors::ApiError;
-use crate::server::call::Call;
 use crate::server::reply::ApiResponse;
 
 /// Bound on the entries examined for one page. A selective filter makes short pages.
@@ -162,7 +162,9 @@ pub(super) fn scan(call: &Call, request: &ListRequest) -> Result<ApiResponse, Ap
     let limit = limit(request.limit, 100, 5000)?;
     let after = match &request.marker {
         None => None,
-        Some(id) => Some(FileId::new(id).map_err(|_| ApiError::invalid("marker", "The server did not issue it."))?),
+        Some(id) => {
+            Some(FileId::new(id).map_err(|_| ApiError::invalid("marker", "The server did not issue it."))?)
+        }
     };
     call.app.catalog.read(|state| {
         state.drive(&drive)?;
@@ -187,7 +189,9 @@ pub(super) fn search(call: &Call, request: &ListRequest) -> Result<ApiResponse, 
     let orders = orders(request.order_by.as_deref().unwrap_or(""))?;
     let skip: usize = match &request.marker {
         None => 0,
-        Some(marker) => marker.parse().map_err(|_| ApiError::invalid("marker", "The server did not issue it."))?,
+        Some(marker) => {
+            marker.parse().map_err(|_| ApiError::invalid("marker", "The server did not issue it."))?
+        }
     };
     call.app.catalog.read(|state| {
         state.drive(&drive)?;
@@ -281,7 +285,9 @@ pub(super) fn list_delta(call: &Call, request: DeltaRequest) -> Result<ApiRespon
     let limit = limit(request.limit, 100, 100)?;
     let given: Option<u64> = match &request.cursor {
         None => None,
-        Some(text) => Some(text.parse().map_err(|_| ApiError::invalid("cursor", "The server did not issue it."))?),
+        Some(text) => {
+            Some(text.parse().map_err(|_| ApiError::invalid("cursor", "The server did not issue it."))?)
+        }
     };
     call.app.catalog.read(|state| {
         let cursor = match given {

@@ -4,11 +4,11 @@ use serde::{Deserialize, Serialize};
 
 use super::request::{lenient, list};
 use crate::ids::{PartNumber, UploadId};
+use crate::server::call::Call;
 use crate::server::config::FirstPartCtx;
 use crate::server::digest::{HashName, Midstate};
 use crate::server::errors::ApiError;
-use crate::server::call::Call;
-use crate::server::sign::{SignedHeaders, ObjectKey, SignedPart};
+use crate::server::sign::{ObjectKey, SignedHeaders, SignedPart};
 
 /// `parallel_sha1_ctx` or `parallel_sha256_ctx`.
 #[derive(Deserialize)]
@@ -50,7 +50,11 @@ pub(super) struct PartHeaders {
 /// A part number with the declared midstate and headers.
 pub(super) type RequestedPart = (u32, Option<Midstate>, PartHeaders);
 
-pub(super) fn read_parts(call: &Call, requests: Vec<PartRequest>, parallel: bool) -> Result<Vec<RequestedPart>, ApiError> {
+pub(super) fn read_parts(
+    call: &Call,
+    requests: Vec<PartRequest>,
+    parallel: bool,
+) -> Result<Vec<RequestedPart>, ApiError> {
     if requests.len() > PartNumber::MAX as usize {
         return Err(ApiError::invalid("part_info_list", "part count can not over 10000"));
     }
@@ -106,7 +110,12 @@ fn midstate(ctx: &HashContext, part: u32, name: HashName, field: &str) -> Result
 }
 
 /// One URL for each part, in the order of the request.
-pub(super) fn sign_parts(call: &Call, object: &ObjectKey, upload: &UploadId, parts: Vec<RequestedPart>) -> Vec<PartUrl> {
+pub(super) fn sign_parts(
+    call: &Call,
+    object: &ObjectKey,
+    upload: &UploadId,
+    parts: Vec<RequestedPart>,
+) -> Vec<PartUrl> {
     let app = &call.app;
     let expires_s = app.clock.now_ms() / 1000 + i64::from(app.config.url_ttl_s);
     let default_type = app.config.quirks.part_content_type.as_deref().unwrap_or("");

@@ -161,7 +161,7 @@ fn compare_values(value: &str, comparison: Comparison, wanted: &str) -> bool {
 mod tests {
     use super::*;
     use crate::ids::{DriveId, FileId};
-    use crate::server::catalog::records::{NodeKind, ClientAttrs};
+    use crate::server::catalog::records::{ClientAttrs, NodeKind};
 
     fn node(name: &str) -> Node {
         Node {

@@ -5,9 +5,9 @@ use serde::Deserialize;
 use super::request::{lenient, require};
 use crate::ids::{DriveId, FileId};
 use crate::server::app::DOMAIN_ID;
+use crate::server::call::Call;
 use crate::server::clock::{random_hex, rfc3339};
 use crate::server::errors::ApiError;
-use crate::server::call::Call;
 use crate::server::reply::ApiResponse;
 
 #[derive(Deserialize)]
@@ -19,8 +19,8 @@ pub(super) struct RemovalRequest {
     check_folder_empty: Option<bool>,
 }
 
-/// Returns `done`, or 202 with a task if the object is a folder and the quirk `async_polls` is set. The work is already
-/// done in both cases; the task only reports it later.
+/// Returns `done`, or 202 with a task if the object is a folder and the quirk `async_polls` is set. The work
+/// is already done in both cases; the task only reports it later.
 pub(super) fn maybe_async(
     call: &Call,
     drive: &DriveId,

@@ -6,10 +6,10 @@ use super::request::{check_description, lenient, limit, require};
 use super::view::{FileView, download_url};
 use crate::ids::{DriveId, FileId, RevisionId};
 use crate::server::app::DOMAIN_ID;
+use crate::server::call::Call;
 use crate::server::catalog::records::{Node, Revision};
 use crate::server::clock::rfc3339;
 use crate::server::errors::ApiError;
-use crate::server::call::Call;
 use crate::server::reply::ApiResponse;
 
 #[derive(Deserialize)]

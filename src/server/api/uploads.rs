@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::parts::{PartRequest, PartUrl, PartHeaders, read_parts, sign_parts};
+use super::parts::{PartHeaders, PartRequest, PartUrl, read_parts, sign_parts};
 use super::request::{
     check_description, check_labels, check_name, check_tags, check_time, lenient, limit, list, mode, require,
 };
@@ -12,12 +12,13 @@ use super::view::FileView;
 use crate::ids::{DriveId, FileId, RevisionId, UploadId};
 use crate::pds::types::{CheckNameMode, UserTag};
 use crate::server::app::DOMAIN_ID;
-use crate::server::catalog::records::{Midstates, ClientAttrs};
+use crate::server::call::Call;
+use crate::server::catalog::records::{ClientAttrs, Midstates};
 use crate::server::catalog::{CreateOutcome, NewUpload};
 use crate::server::clock::rfc3339;
+use crate::server::config::Quirks;
 use crate::server::digest::HashName;
 use crate::server::errors::ApiError;
-use crate::server::call::Call;
 use crate::server::reply::ApiResponse;
 use crate::server::sign::ObjectKey;
 
@@ -104,6 +105,21 @@ impl CreateRequest {
             user_meta: self.user_meta.take(),
             user_tags: check_tags(std::mem::take(&mut self.user_tags))?,
         })
+    }
+
+    /// Refuses what the quirks of this server exclude.
+    fn check(&self, quirks: &Quirks) -> Result<(), ApiError> {
+        if quirks.parallel_refused && self.parallel_upload == Some(true) {
+            return Err(ApiError::new(
+                400,
+                "InvalidParameterNotSupported.ParallelUpload",
+                "The input parameter parallel_upload is not supported.",
+            ));
+        }
+        if quirks.require_size_at_create && self.size.is_none() {
+            return Err(ApiError::missing("size"));
+        }
+        Ok(())
     }
 
     fn hashes(&mut self, name: HashName) -> Result<(Option<String>, Option<String>), ApiError> {
@@ -201,19 +217,9 @@ async fn create_file(
     attrs: ClientAttrs,
 ) -> Result<ApiResponse, ApiError> {
     let app = &call.app;
-    let quirks = &app.config.quirks;
     let parallel = request.parallel_upload == Some(true);
-    if parallel && quirks.parallel_refused {
-        return Err(ApiError::new(
-            400,
-            "InvalidParameterNotSupported.ParallelUpload",
-            "The input parameter parallel_upload is not supported.",
-        ));
-    }
-    if quirks.require_size_at_create && request.size.is_none() {
-        return Err(ApiError::missing("size"));
-    }
-    let (content_hash, pre_hash) = request.hashes(quirks.hash_name)?;
+    request.check(&app.config.quirks)?;
+    let (content_hash, pre_hash) = request.hashes(app.config.quirks.hash_name)?;
     let parts = if request.part_info_list.is_empty() {
         vec![(1, None, PartHeaders::default())]
     } else {
@@ -241,7 +247,9 @@ async fn create_file(
     let begin = app.catalog.change_and_wait_if(|state| state.create_file(new, &app.store, now_ms), is_file);
     match begin.await? {
         CreateOutcome::NameExists(sibling) => existing_response(call, &drive, &sibling, true, None),
-        CreateOutcome::Instant { file_id, revision_id } => existing_response(call, &drive, &file_id, false, Some(&revision_id)),
+        CreateOutcome::Instant { file_id, revision_id } => {
+            existing_response(call, &drive, &file_id, false, Some(&revision_id))
+        }
         CreateOutcome::Started { file_id, revision_id, upload_id, name, parent } => {
             let object =
                 ObjectKey { drive: drive.clone(), file: file_id.clone(), revision: revision_id.clone() };
@@ -393,8 +401,8 @@ pub(super) async fn complete(call: &Call, request: UploadRequest) -> Result<ApiR
         listed.push((require(part.part_number, "part_number")?, part.etag.filter(|etag| !etag.is_empty())));
     }
     let plan = app.catalog.lock_for_complete(&drive, &file, &upload, &listed, app.config.verify).await?;
-    // The upload is locked now. It must be committed, discarded or unlocked even if the client disconnects, so a task of
-    // its own does this.
+    // The upload is locked now. It must be committed, discarded or unlocked even if the client disconnects,
+    // so a task of its own does this.
     let app = Arc::clone(app);
     let (crc64, task_upload) = (request.crc64_hash, upload);
     let committed = tokio::spawn(async move {

@@ -7,9 +7,9 @@ use serde::Serialize;
 use crate::ids::{DriveId, FileId, RevisionId, UploadId};
 use crate::pds::types::FileType;
 use crate::server::app::DOMAIN_ID;
-use crate::server::catalog::records::{DriveRecord, Node, Revision, UploadTarget, Upload};
-use crate::server::clock::rfc3339;
 use crate::server::call::Call;
+use crate::server::catalog::records::{DriveRecord, Node, Revision, Upload, UploadTarget};
+use crate::server::clock::rfc3339;
 use crate::server::sign::ObjectKey;
 
 /// A file or folder.
@@ -134,7 +134,11 @@ impl<'a> FileView<'a> {
     }
 
     /// The root folder of a drive.
-    pub(super) fn of_root(drive: &'a DriveRecord, root: &'a FileId, none: &'a BTreeMap<String, String>) -> Self {
+    pub(super) fn of_root(
+        drive: &'a DriveRecord,
+        root: &'a FileId,
+        none: &'a BTreeMap<String, String>,
+    ) -> Self {
         Self {
             domain_id: DOMAIN_ID,
             drive_id: &drive.drive_id,
@@ -268,7 +272,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn endings_decide_the_category() {
+    fn category_follows_the_extension() {
         assert_eq!(category("a.JPG"), "image");
         assert_eq!(category("a.tar.gz"), "zip");
         assert_eq!(category(".txt"), "others");

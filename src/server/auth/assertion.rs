@@ -5,8 +5,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::signature::{RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
 use serde::Deserialize;
 
-use crate::server::errors::ApiError;
 use crate::server::app::{App, DOMAIN_ID};
+use crate::server::errors::ApiError;
 
 /// Bound on the lifetime of an assertion.
 const LIFETIME_S_MAX: i64 = 900;
@@ -52,7 +52,8 @@ pub(super) fn verify(app: &App, client_id: &str, text: &str) -> Result<VerifiedA
     let service = service.ok_or_else(|| ApiError::new(403, "Forbidden", "The client is not known."))?;
     let (signed, signature) = text.rsplit_once('.').ok_or_else(|| invalid_assertion("It is not a JWT."))?;
     let (header, claims) = signed.split_once('.').ok_or_else(|| invalid_assertion("It is not a JWT."))?;
-    let header: Header = decode_json(header).ok_or_else(|| invalid_assertion("Its header cannot be read."))?;
+    let header: Header =
+        decode_json(header).ok_or_else(|| invalid_assertion("Its header cannot be read."))?;
     if header.alg != "RS256" {
         return Err(invalid_assertion("It must be signed with RS256."));
     }
@@ -61,7 +62,8 @@ pub(super) fn verify(app: &App, client_id: &str, text: &str) -> Result<VerifiedA
     UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, &service.public_key)
         .verify(signed.as_bytes(), &signature)
         .map_err(|_| invalid_assertion("Its signature is not that of the app's key."))?;
-    let claims: Claims = decode_json(claims).ok_or_else(|| invalid_assertion("Its claims cannot be read."))?;
+    let claims: Claims =
+        decode_json(claims).ok_or_else(|| invalid_assertion("Its claims cannot be read."))?;
     let now_s = app.clock.now_ms() / 1000;
     let subject = match claims.sub_type.as_str() {
         "service" => DOMAIN_ID,

@@ -1,7 +1,8 @@
 //! The consent page (`oauth/authorize`), on which the owner of the drive allows an app to log in.
 //!
-//! Every visitor of the page can press its button. Therefore the page exists only for configured client ids, and
-//! asks for the password if one is set. Codes are sent only to loopback addresses and to configured redirect URIs.
+//! Every visitor of the page can press its button. Therefore the page exists only for configured client ids,
+//! and asks for the password if one is set. Codes are sent only to loopback addresses and to configured
+//! redirect URIs.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -11,10 +12,10 @@ use hyper::Method;
 use url::{Host, Url};
 
 use crate::server::app::App;
+use crate::server::call::{Call, HttpResult};
 use crate::server::catalog::records::Token;
 use crate::server::clock::random_hex;
 use crate::server::errors::ApiError;
-use crate::server::call::{Call, HttpResult};
 use crate::server::reply::{ReplyBody, response};
 
 /// Lifetime of an authorization code.
@@ -53,8 +54,8 @@ fn get<'a>(fields: &'a Fields, name: &str) -> &'a str {
     fields.get(name).map_or("", String::as_str)
 }
 
-/// Validates client and redirect URI. An invalid request never causes a redirect. The error is a sentence for the
-/// page.
+/// Validates client and redirect URI. An invalid request never causes a redirect. The error is a sentence for
+/// the page.
 fn parse_request(app: &App, fields: &Fields) -> Result<ConsentRequest, String> {
     let logins = &app.config.logins;
     if let Some((name, _)) = fields.iter().find(|(_, value)| value.len() > FIELD_BYTES_MAX) {
@@ -62,8 +63,10 @@ fn parse_request(app: &App, fields: &Fields) -> Result<ConsentRequest, String> {
     }
     let client_id = get(fields, "client_id");
     if !logins.client_ids.iter().any(|id| app.signer.constant_time_eq(client_id, id)) {
-        return Err("The client id is not known to this drive. Start the app and the drive with the same one."
-            .to_owned());
+        return Err(
+            "The client id is not known to this drive. Start the app and the drive with the same one."
+                .to_owned(),
+        );
     }
     let redirect_uri = get(fields, "redirect_uri");
     let redirect = Url::parse(redirect_uri).map_err(|_| "The redirect URI is not a URL.".to_owned())?;
@@ -92,7 +95,7 @@ fn parse_request(app: &App, fields: &Fields) -> Result<ConsentRequest, String> {
     })
 }
 
-/// Signs what the page request, so that only a page of ours can answer it.
+/// Signs the fields of a form. Only a form of this server can be submitted (CSRF protection).
 fn sign_form(app: &App, fields: &Fields, expires_ms: &str) -> String {
     let request: Vec<_> = FIELDS.iter().map(|name| get(fields, name)).collect();
     app.signer.fingerprint(&format!("consent {expires_ms} {request:?}"))
@@ -146,7 +149,10 @@ async fn submit_form(call: &Call, fields: &Fields) -> HttpResult {
         return html_page(403, &format!("<p id=\"complaint\">{text}</p>"));
     }
     if get(fields, "decision") != "allow" {
-        return redirect_back(request, &[("error", "access_denied"), ("error_description", "The owner denied access.")]);
+        return redirect_back(
+            request,
+            &[("error", "access_denied"), ("error_description", "The owner denied access.")],
+        );
     }
     if let Some(password) = &app.config.logins.password
         && !app.signer.constant_time_eq(get(fields, "password"), password.expose())

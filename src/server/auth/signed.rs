@@ -1,17 +1,18 @@
 //! Requests signed with an access key, in both signature schemes of the gateway.
 //!
-//! Both sign the method, the path with its query, four standard headers and every `x-acs-*` header. The first uses
-//! HMAC-SHA1. The second uses HMAC-SHA256 over a hash, signs the hash of the body, and derives its key from the
-//! scope in the credential.
+//! Both sign the method, the path with its query, four standard headers and every `x-acs-*` header. The first
+//! uses HMAC-SHA1. The second uses HMAC-SHA256 over a hash, signs the hash of the body, and derives its key
+//! from the scope in the credential.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use hyper::http::request::Parts;
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 
 use crate::server::app::App;
-use crate::server::base64::decode_base64;
-use crate::server::clock::{hex, decode_hex};
+use crate::server::clock::{decode_hex, hex};
 use crate::server::config::AccessKey;
 use crate::server::errors::ApiError;
 
@@ -62,7 +63,7 @@ fn key<'a>(app: &'a App, head: &Parts, id: &str) -> Result<&'a AccessKey, ApiErr
 pub(super) fn check(app: &App, head: &Parts, credential: &str) -> Result<(), ApiError> {
     let (id, given) = credential.split_once(':').ok_or_else(|| bad_signature("no signature"))?;
     let key = key(app, head, id)?;
-    let given = decode_base64(given).ok_or_else(|| bad_signature("it is not base64"))?;
+    let given = STANDARD.decode(given.trim()).map_err(|_| bad_signature("it is not base64"))?;
     let text = format!("{}\n{}{}", head.method, headers(head).0, resource(head));
     let mut mac = Hmac::<Sha1>::new_from_slice(key.secret.expose().as_bytes())
         .map_err(|_| bad_signature("the key cannot be used"))?;
@@ -76,8 +77,8 @@ fn hmac256(key: &[u8], text: &[u8]) -> Result<Hmac<Sha256>, ApiError> {
     Ok(mac)
 }
 
-/// `ACS4-HMAC-SHA256 Credential=<id>/<scope>,SignedHeaders=<names>,Signature=<hex>`; `fields` is the text after
-/// the first word. The date in the scope can contain a comma.
+/// `ACS4-HMAC-SHA256 Credential=<id>/<scope>,SignedHeaders=<names>,Signature=<hex>`; `fields` is the text
+/// after the first word. The date in the scope can contain a comma.
 pub(super) fn check_v4(app: &App, head: &Parts, fields: &str, body: &[u8]) -> Result<(), ApiError> {
     let parsed = fields.strip_prefix("Credential=").and_then(|rest| {
         let (credential, rest) = rest.split_once(",SignedHeaders=")?;

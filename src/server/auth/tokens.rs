@@ -125,13 +125,15 @@ fn parse_grant(app: &App, request: &TokenRequest) -> Result<Grant, ApiError> {
     match request.grant_type.as_str() {
         "refresh_token" => {
             let key = shown(&request.refresh_token, "refresh_token")?;
-            let same =
-                |token: &crate::ids::Secret<String>| app.signer.constant_time_eq(&request.refresh_token, token.expose());
+            let same = |token: &crate::ids::Secret<String>| {
+                app.signer.constant_time_eq(&request.refresh_token, token.expose())
+            };
             Ok(Grant::Refresh { key, configured: logins.refresh_token.as_ref().is_some_and(same) })
         }
         "authorization_code" | "code" => {
             let key = shown(&request.code, "code")?;
-            let same = |code: &crate::ids::Secret<String>| app.signer.constant_time_eq(&request.code, code.expose());
+            let same =
+                |code: &crate::ids::Secret<String>| app.signer.constant_time_eq(&request.code, code.expose());
             Ok(Grant::Code { key, configured: logins.codes.iter().any(same) })
         }
         "" => Err(ApiError::missing("grant_type")),
@@ -175,7 +177,10 @@ fn redeem(
                     return Ok(Err(ApiError::invalid("code", "It was issued to another client.")));
                 }
                 if redirect_uri != request.redirect_uri {
-                    return Ok(Err(ApiError::invalid("redirect_uri", "It differs from that of the authorization request.")));
+                    return Ok(Err(ApiError::invalid(
+                        "redirect_uri",
+                        "It differs from that of the authorization request.",
+                    )));
                 }
                 let proven = || URL_SAFE_NO_PAD.encode(Sha256::digest(request.code_verifier.as_bytes()));
                 if challenge.is_some_and(|challenge| challenge != proven()) {

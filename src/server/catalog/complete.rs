@@ -1,17 +1,18 @@
 //! `complete`: verifies the parts of an upload session and publishes the file.
 //!
-//! The chain of midstates is verified with the states recorded while the parts were received: the state after a part
-//! must equal the declared midstate of the next part. Only parts that were received without a state are read again.
+//! The chain of midstates is verified with the states recorded while the parts were received: the state after
+//! a part must equal the declared midstate of the next part. Only parts that were received without a state
+//! are read again.
 
 use std::path::Path;
 
 use super::database::Table;
-use super::records::{PartRecord, Revision, UploadTarget, Upload};
-use super::{ApiError, Catalog, DriveId, FileId, BlobEntry, CatalogState, UploadId};
+use super::records::{PartRecord, Revision, Upload, UploadTarget};
+use super::{ApiError, BlobEntry, Catalog, CatalogState, DriveId, FileId, UploadId};
 use crate::crc64;
 use crate::ids::RevisionId;
-use crate::server::blobs::{BlobRecord, PRE_HASH_BYTES, PartReader, BlobStore};
-use crate::server::clock::{hex, decode_hex};
+use crate::server::blobs::{BlobRecord, BlobStore, PRE_HASH_BYTES, PartReader};
+use crate::server::clock::{decode_hex, hex};
 use crate::server::config::{Quirks, Verify};
 use crate::server::digest::{HashName, Hasher};
 use sha1::{Digest as _, Sha1};
@@ -211,7 +212,7 @@ fn select_parts<'a>(
             etag.as_ref().is_none_or(|etag| etag.trim_matches('"').eq_ignore_ascii_case(&part.etag))
         });
         let Some(part) = found else {
-            let detail = format!("PartRecord {number} was not uploaded, or has another etag.");
+            let detail = format!("Part {number} was not uploaded, or has another etag.");
             return Err(ApiError::invalid("part_info_list", &detail));
         };
         if chosen.last().is_some_and(|(last, _)| last >= number) {
@@ -224,12 +225,12 @@ fn select_parts<'a>(
 
 fn check_numbers(chosen: &[(u32, &PartRecord)], upload: &Upload, quirks: &Quirks) -> Result<(), ApiError> {
     if chosen.is_empty() && upload.declared_size != Some(0) {
-        return Err(ApiError::invalid("part_info_list", "PartRecord 1 was not uploaded."));
+        return Err(ApiError::invalid("part_info_list", "Part 1 was not uploaded."));
     }
     let gap = (1u32..).zip(chosen).find(|(expected, (number, _))| expected != number);
     match gap {
         Some((missing, _)) if !quirks.part_gaps => {
-            let detail = format!("PartRecord {missing} was not uploaded.");
+            let detail = format!("Part {missing} was not uploaded.");
             Err(ApiError::invalid("part_info_list", &detail))
         }
         _ => Ok(()),
@@ -239,14 +240,14 @@ fn check_numbers(chosen: &[(u32, &PartRecord)], upload: &Upload, quirks: &Quirks
 fn check_sizes(chosen: &[(u32, &PartRecord)], upload: &Upload, quirks: &Quirks) -> Result<(), ApiError> {
     let Some((_, before_last)) = chosen.split_last() else { return Ok(()) };
     if let Some((number, part)) = before_last.iter().find(|(_, part)| part.len < quirks.part_bytes_min) {
-        let detail = format!("PartRecord {number} has {} bytes; the least is {}.", part.len, quirks.part_bytes_min);
+        let detail = format!("Part {number} has {} bytes; the least is {}.", part.len, quirks.part_bytes_min);
         return Err(ApiError::new(400, "EntityTooSmall", detail));
     }
     let first = before_last.first().map(|(_, part)| part.len);
     let unequal = before_last.iter().find(|(_, part)| Some(part.len) != first);
     match unequal {
         Some((number, _)) if upload.parallel && quirks.equal_part_sizes => {
-            let detail = format!("PartRecord {number} has another size than part 1.");
+            let detail = format!("Part {number} has another size than part 1.");
             Err(ApiError::invalid("part_info_list", &detail))
         }
         _ => Ok(()),
@@ -314,7 +315,8 @@ impl PendingComplete {
                     return Err(mismatch(&detail));
                 }
             }
-            match part.end.as_deref().and_then(decode_hex).and_then(|end| Hasher::load(self.hash_name, &end)) {
+            match part.end.as_deref().and_then(decode_hex).and_then(|end| Hasher::load(self.hash_name, &end))
+            {
                 Some(end) => state = end,
                 None => read_part(dir, part, |bytes| state.update(bytes))?,
             }

@@ -2,15 +2,15 @@
 //!
 //! # Consistency
 //!
-//! Changes are queued under the lock of the catalog, so the queue has the order of the changes in memory. The thread
-//! writes the whole queue in one transaction. A request is answered after the transaction with its change. After a
-//! failed transaction memory is ahead of the disk; therefore every later change is refused.
+//! Changes are queued under the lock of the catalog, so the queue has the order of the changes in memory. The
+//! thread writes the whole queue in one transaction. A request is answered after the transaction with its
+//! change. After a failed transaction memory is ahead of the disk; therefore every later change is refused.
 //!
 //! # Crash consistency
 //!
-//! Files exist before the records that name them are queued, and are removed after the transaction that deletes those
-//! records. A kill in between leaves files without a record, which the next start removes, and never a record without
-//! its file.
+//! Files exist before the records that name them are queued, and are removed after the transaction that
+//! deletes those records. A kill in between leaves files without a record, which the next start removes, and
+//! never a record without its file.
 
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
@@ -96,8 +96,8 @@ struct Job {
     done: oneshot::Sender<()>,
 }
 
-/// How long a change that is not awaited may be delayed to share a transaction. A transaction costs more than the
-/// records in it.
+/// How long a change that is not awaited may be delayed to share a transaction. A transaction costs more than
+/// the records in it.
 const BATCH_DELAY_MAX: Duration = Duration::from_millis(20);
 
 /// Bound on the changes of one transaction.
@@ -151,7 +151,8 @@ pub(in crate::server) fn open(path: &Path, fsync: bool) -> Result<(Database, Vec
     Ok((database, all))
 }
 
-/// Starts the writing thread. When the queue is dropped it stores the rest, closes the file and releases the lock.
+/// Starts the writing thread. When the queue is dropped it stores the rest, closes the file and releases the
+/// lock.
 pub(super) fn start(database: Database, lock: DataLock) -> std::io::Result<(WriteQueue, JoinHandle<()>)> {
     let (queue, jobs) = channel();
     let thread = std::thread::Builder::new().name("server-catalog".into()).spawn(move || {
@@ -213,8 +214,8 @@ fn store(database: &Database, batch: &[Job]) -> Result<(), redb::Error> {
     Ok(())
 }
 
-/// A file without fsync. The page cache keeps the writes of a killed process, and a change costs microseconds instead
-/// of an fsync.
+/// A file without fsync. The page cache keeps the writes of a killed process, and a change costs microseconds
+/// instead of an fsync.
 #[derive(Debug)]
 struct Unsynced(FileBackend);
 

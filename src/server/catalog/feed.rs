@@ -2,7 +2,7 @@
 
 use super::database::Table;
 use super::records::{Delta, Node, Op};
-use super::{ApiError, DriveId, FileId, CatalogState};
+use super::{ApiError, CatalogState, DriveId, FileId};
 
 /// Number of kept changes. An older cursor is refused.
 const DELTAS_MAX: usize = 100_000;
@@ -35,7 +35,8 @@ impl CatalogState {
         self.deltas.front().map_or(self.next_seq, |delta| delta.seq)
     }
 
-    /// Up to `limit` changes of a drive after `cursor`; then the next cursor, and whether there are more changes.
+    /// Up to `limit` changes of a drive after `cursor`; then the next cursor, and whether there are more
+    /// changes.
     pub(in crate::server) fn deltas(
         &self,
         drive: &DriveId,

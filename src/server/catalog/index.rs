@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::records::Node;
 use crate::ids::FileId;
-use crate::server::clock::{hex, decode_hex};
+use crate::server::clock::{decode_hex, hex};
 
 /// The sort order of a listing: `order_by`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -43,8 +43,8 @@ impl SortKey {
     }
 }
 
-/// The last entry of a page, as an opaque word for the client. The next page begins after that entry, even if it
-/// was removed in between.
+/// The last entry of a page, as an opaque word for the client. The next page begins after that entry, even if
+/// it was removed in between.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(in crate::server) struct Marker {
     #[serde(rename = "o")]
@@ -141,7 +141,7 @@ pub(in crate::server) fn compare(order: SortOrder, a: &Node, b: &Node) -> Orderi
 mod tests {
     use super::*;
     use crate::ids::DriveId;
-    use crate::server::catalog::records::{NodeKind, ClientAttrs};
+    use crate::server::catalog::records::{ClientAttrs, NodeKind};
 
     fn node(id: &str, name: &str, at_ms: i64) -> Node {
         Node {
@@ -173,7 +173,8 @@ mod tests {
         assert_eq!(ids(SortOrder::Name, true, None), "abc");
         let last = (SortKey::of(SortOrder::Name, &nodes[1]), nodes[1].file_id.clone());
         folder.remove(&nodes[1], "y");
-        let rest: Vec<_> = folder.walk(SortOrder::Name, false, Some(&last)).map(|(_, id)| id.as_str()).collect();
+        let rest: Vec<_> =
+            folder.walk(SortOrder::Name, false, Some(&last)).map(|(_, id)| id.as_str()).collect();
         assert_eq!(rest, ["a"]);
         assert!(folder.named("y").is_empty() && folder.named("x").len() == 1);
     }

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::database::{self, Records, Table};
 use super::records::{Delta, DriveRecord, Node, PartRecord, Token, Upload};
-use super::{Catalog, BlobEntry, CatalogState};
+use super::{BlobEntry, Catalog, CatalogState};
 use crate::ids::{DriveId, UploadId};
 use crate::server::blobs::{BlobRecord, BlobStore};
 use crate::server::clock::random_hex;
@@ -38,7 +38,10 @@ pub(in crate::server) fn open(config: &ServerConfig, now_ms: i64) -> io::Result<
     let (queue, thread) = database::start(database, lock)?;
     state.write_queue = Some(queue);
     state.create_defaults(config.drives, now_ms)?;
-    state.discard_uploads_before(now_ms - i64::try_from(config.upload_age_max.as_millis()).unwrap_or(i64::MAX), &store);
+    state.discard_uploads_before(
+        now_ms - i64::try_from(config.upload_age_max.as_millis()).unwrap_or(i64::MAX),
+        &store,
+    );
     let queued = std::mem::take(&mut state.change);
     if let Some(queue) = &state.write_queue
         && !queued.is_empty()
@@ -93,8 +96,8 @@ impl CatalogState {
         Ok(())
     }
 
-    /// The key of a part is its upload id, a slash and its number (4 bytes, big endian). The table of the uploads is
-    /// loaded before.
+    /// The key of a part is its upload id, a slash and its number (4 bytes, big endian). The table of the
+    /// uploads is loaded before.
     fn load_part(&mut self, key: &[u8], part: PartRecord) {
         let Some((id, number)) = key.len().checked_sub(5).map(|at| key.split_at(at)) else { return };
         let id = UploadId::new(&String::from_utf8_lossy(id)).ok();

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use super::database::Table;
-use super::records::{NodeKind, Node, Op, Revision, ClientAttrs};
-use super::{ApiError, CheckNameMode, DriveId, FileId, CatalogState};
+use super::records::{ClientAttrs, Node, NodeKind, Op, Revision};
+use super::{ApiError, CatalogState, CheckNameMode, DriveId, FileId};
 use crate::server::clock;
 
 /// The changes of an `update`. `None` leaves a value as it is.
@@ -163,8 +163,9 @@ impl CatalogState {
             }
         }
         let wanted = new_name.unwrap_or(&top.name);
-        let name =
-            self.resolve_name(to_drive, to, wanted, mode, None, now_ms).map_err(|_| ApiError::name_exists())?;
+        let name = self
+            .resolve_name(to_drive, to, wanted, mode, None, now_ms)
+            .map_err(|_| ApiError::name_exists())?;
         let copies = self.copies(drive, file, to_drive, to, &name, now_ms)?;
         self.check_quota(to_drive, copies.iter().map(Node::held_bytes).sum())?;
         let Some(first) = copies.first().map(|node| node.file_id.clone()) else {

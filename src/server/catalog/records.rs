@@ -111,7 +111,11 @@ impl Node {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(in crate::server) enum UploadTarget {
-    New { parent: FileId, name: String, mode: CheckNameMode },
+    New {
+        parent: FileId,
+        name: String,
+        mode: CheckNameMode,
+    },
     /// A new revision of the existing file [`Upload::file_id`].
     Revision,
 }

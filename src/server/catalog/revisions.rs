@@ -1,7 +1,7 @@
 //! Changes to the older revisions of a file.
 
-use super::records::{Op, Revision, ClientAttrs};
-use super::{ApiError, DriveId, FileId, CatalogState};
+use super::records::{ClientAttrs, Op, Revision};
+use super::{ApiError, CatalogState, DriveId, FileId};
 use crate::server::clock;
 
 impl CatalogState {

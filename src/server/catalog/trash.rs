@@ -1,8 +1,8 @@
 //! The recycle bin, and permanent deletion.
 
 use super::database::Table;
-use super::records::{NodeKind, Node, Op, ClientAttrs};
-use super::{ApiError, DriveId, FileId, CatalogState};
+use super::records::{ClientAttrs, Node, NodeKind, Op};
+use super::{ApiError, CatalogState, DriveId, FileId};
 use crate::server::clock;
 
 impl CatalogState {
@@ -44,8 +44,8 @@ impl CatalogState {
             .filter_map(|entry| Some((entry, self.nodes.get(&entry.1)?)))
     }
 
-    /// Restores an object to its old folder; to the root if that folder was deleted; to a root folder of the same
-    /// name if that folder is in the recycle bin itself.
+    /// Restores an object to its old folder; to the root if that folder was deleted; to a root folder of the
+    /// same name if that folder is in the recycle bin itself.
     pub(in crate::server) fn restore(
         &mut self,
         drive: &DriveId,

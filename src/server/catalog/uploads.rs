@@ -1,11 +1,13 @@
 //! Upload sessions: `create` begins one, parts fill it, in sequence or in any order.
 
 use super::database::Table;
-use super::records::{NodeKind, Midstates, Node, Op, PartRecord, Revision, UploadTarget, ClientAttrs, Upload};
-use super::{ApiError, Catalog, CheckNameMode, DriveId, FileId, CatalogState, UploadId};
+use super::records::{
+    ClientAttrs, Midstates, Node, NodeKind, Op, PartRecord, Revision, Upload, UploadTarget,
+};
+use super::{ApiError, Catalog, CatalogState, CheckNameMode, DriveId, FileId, UploadId};
 use crate::ids::RevisionId;
-use crate::server::blobs::{PartFile, BlobStore};
-use crate::server::clock::{self, hex, decode_hex};
+use crate::server::blobs::{BlobStore, PartFile};
+use crate::server::clock::{self, decode_hex, hex};
 use crate::server::config::Verify;
 use crate::server::digest::{Hasher, Midstate};
 use crate::server::errors::OssError;
@@ -76,7 +78,8 @@ impl Catalog {
         len: u64,
         verify: Verify,
     ) -> Result<(PartStart, ReceivingGuard<'_>), OssError> {
-        let start = self.change_in_memory(|state| state.start_part(upload, file, part, declared, len, verify))?;
+        let start =
+            self.change_in_memory(|state| state.start_part(upload, file, part, declared, len, verify))?;
         Ok((start, ReceivingGuard { catalog: self, upload: upload.clone(), part }))
     }
 }
@@ -285,7 +288,8 @@ impl CatalogState {
         self.uploads.values()
     }
 
-    /// Stores the midstates of a `get_upload_url` call. Returns the midstate of each part, also from earlier calls.
+    /// Stores the midstates of a `get_upload_url` call. Returns the midstate of each part, also from earlier
+    /// calls.
     pub(in crate::server) fn declare_midstates(
         &mut self,
         upload: &UploadId,

@@ -69,7 +69,9 @@ fn only_the_first_end_counts() {
     drop(transfer);
     let totals = progress.totals();
     assert_eq!((totals.files_failed, totals.files_committed(), totals.files_abandoned), (1, 0, 0));
-    let Ok(ProgressEvent::Failed { error, .. }) = events.try_recv() else { panic!("no failure was reported") };
+    let Ok(ProgressEvent::Failed { error, .. }) = events.try_recv() else {
+        panic!("no failure was reported")
+    };
     assert_eq!(error.kind(), ErrorKind::QuotaExceeded);
     assert!(events.try_recv().is_err());
 }
