@@ -27,7 +27,7 @@
 //!
 //! assert_eq!(server.stats().count("file/create"), 0);
 //! server.shutdown().await;
-//! # Ok(())
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! # })
 //! # }
 //! ```

@@ -116,8 +116,8 @@ pub fn check_name(name: &str) -> std::result::Result<(), String> {
         || !name.chars().all(is_valid)
     {
         return Err(format!(
-            "{name:?} is not a valid drive name; use up to {NAME_BYTES_MAX} letters, digits, - _ and ., and begin with \
-             neither - nor ."
+            "{name:?} is not a valid drive name; use up to {NAME_BYTES_MAX} letters, digits, - _ and ., and do \
+             not begin with - or ."
         ));
     }
     Ok(())

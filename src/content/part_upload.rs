@@ -50,16 +50,19 @@ impl PartUpload {
                     return Err(Error::new(ErrorKind::Stale, "the service dropped the upload session"));
                 }
                 PutOutcome::Expired => {
-                    let wanted = [(self.part.number, self.midstate)];
-                    let mut urls = self.context.drive.get_upload_urls(&self.session, &wanted).await?;
-                    let missing =
-                        || Error::new(ErrorKind::Protocol, "the service returned no URL for a part");
-                    url = urls.pop().ok_or_else(missing)?;
+                    url = self.resign_expired_url().await?;
                     permit.restart_clock();
                 }
             }
         }
         let detail = format!("{RESIGN_MAX} new upload URLs in a row had expired already; is a clock wrong?");
         Err(Error::new(ErrorKind::Protocol, detail))
+    }
+
+    /// Requests a new URL for the part. The upload session stays the same.
+    async fn resign_expired_url(&self) -> Result<PartUrl> {
+        let wanted = [(self.part.number, self.midstate)];
+        let mut urls = self.context.drive.get_upload_urls(&self.session, &wanted).await?;
+        urls.pop().ok_or_else(|| Error::new(ErrorKind::Protocol, "the service returned no URL for a part"))
     }
 }

@@ -33,9 +33,9 @@ pub fn mount_config(settings: Settings, name: Option<String>, mountpoint: PathBu
     settings.check()?;
     let DriveAccess { endpoint, drive_id, credential } = drive_access(&settings, name.as_deref())?;
     let spill_dir = match &settings.spill_dir {
-        Some(dir) => {
-            dir.canonicalize().map_err(|e| invalid_from(format!("spill-dir {}", dir.display()), e))?
-        }
+        Some(dir) => dir
+            .canonicalize()
+            .map_err(|e| invalid_from(format!("cannot use spill-dir {}", dir.display()), e))?,
         None => cache_dir()?,
     };
     if !spill_dir.is_dir() {
@@ -55,8 +55,7 @@ pub fn mount_config(settings: Settings, name: Option<String>, mountpoint: PathBu
     })
 }
 
-/// Why a drive of the configuration file cannot be mounted now, as far as the network is not needed to know
-/// that.
+/// The problems that prevent a mount of this drive, found without the network. Each has a remedy.
 pub fn mount_problems(entry: &DriveEntry, name: &str) -> Vec<String> {
     let access = drive_access(&entry.settings, Some(name));
     let checked = access.and_then(|access| check_credential(access.credential, &access.endpoint));
@@ -87,7 +86,7 @@ fn drive_access(settings: &Settings, name: Option<&str>) -> Result<DriveAccess> 
     let summary = account.summary().map_err(|e| match &settings.account {
         Some(_) => e,
         None => Error::with_source(
-            e.kind(),
+            ErrorKind::Invalid,
             format!("not logged in: run pdsfs login, set {TOKEN_VARIABLE}, or use --token-file"),
             e,
         ),
@@ -95,8 +94,8 @@ fn drive_access(settings: &Settings, name: Option<&str>) -> Result<DriveAccess> 
     let drive_id = settings.drive_id.clone().or(summary.drive_id).ok_or_else(|| {
         let name = account.name();
         Error::invalid(format!(
-            "account {name} has no drive: set --drive-id (pdsfs drives {name} lists the drives), or run pdsfs login {name} \
-             again"
+            "account {name} has no drive: set --drive-id (pdsfs drives {name} lists the drives), or run \
+             pdsfs login {name} again"
         ))
     })?;
     let endpoint = settings.endpoint.clone().unwrap_or(summary.endpoint);
@@ -131,7 +130,8 @@ fn with_token(settings: &Settings, credential: Credential) -> Result<DriveAccess
 fn token_credential(file: Option<&Path>, token: Option<&Secret<String>>) -> Result<Credential> {
     if let Some(file) = file {
         let absolute = file.canonicalize();
-        let file = absolute.map_err(|e| invalid_from(format!("token-file {}", file.display()), e))?;
+        let file =
+            absolute.map_err(|e| invalid_from(format!("cannot read token-file {}", file.display()), e))?;
         return Ok(Credential::File(file));
     }
     match token.map(|token| token.expose().trim()) {

@@ -442,7 +442,7 @@ async fn failed_listing_is_retried_next_time() {
     let error = loop {
         match rig.vfs.readdir(dh, cookie, true).await {
             Ok(some) => {
-                cookie = some.last().expect("an incomplete listing must not end without an error").cookie
+                cookie = some.last().expect("an incomplete listing must not end without an error").cookie;
             }
             Err(error) => break error,
         }

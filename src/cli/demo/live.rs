@@ -13,6 +13,7 @@ use tokio::time::MissedTickBehavior;
 use super::dirs::{self, MountDir};
 use super::screen::{self, Screen};
 use super::setup::start_server;
+use crate::cli::format::count;
 use crate::daemon::mount_in_process;
 use crate::daemon::signals::Signals;
 use crate::error::Result;
@@ -47,7 +48,8 @@ pub(super) async fn run(data_dir: Option<&Path>, mountpoint: Option<&Path>) -> R
         () = mounted.wait() => format!("{} was unmounted", dir.path().display()),
         error = server.unexpected_exit() => error.to_string(),
     };
-    view.screen.print(&format!("{why}: committing open files, then unmounting"));
+    view.screen.print(&format!("stopping: {why}"));
+    view.screen.print("committing open files, then unmounting");
     let unsaved = tokio::select! {
         never = view.watch() => match never {},
         unsaved = mounted.stop() => unsaved,
@@ -60,7 +62,7 @@ pub(super) async fn run(data_dir: Option<&Path>, mountpoint: Option<&Path>) -> R
         view.screen.print(&format!("NOT SAVED     {name}  {error}"));
     }
     let commits = view.progress.totals().files_committed();
-    view.screen.print(&format!("unmounted; {commits} uploads were committed"));
+    view.screen.print(&format!("unmounted; {} committed", count(commits, "upload")));
     stopped?;
     Ok(if unsaved.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
