@@ -73,7 +73,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-pub use self::config::{AccessKey, FirstPartCtx, Logins, Quirks, ServerConfig, Verify};
+pub use self::config::{AcceptedAccessKey, FirstPartCtx, Logins, Quirks, ServerConfig, Verify};
 pub use self::digest::HashName;
 pub use self::faults::{FaultAction, FaultInjector, FaultPlan, FaultRule};
 pub use self::service_app::ServiceApp;

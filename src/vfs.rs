@@ -64,7 +64,7 @@ use listings::Dirs;
 use pending_attrs::PendingAttrs;
 use quota_cache::QuotaCache;
 pub use types::{
-    Attr, Caller, DirEntry, Entry, FallocateMode, Fh, Opened, RenameMode, SetAttr, Statfs, UnsavedFile,
+    Attr, Caller, DirEntry, Entry, FallocateMode, Fh, OpenedFile, RenameMode, SetAttr, Statfs, UnsavedFile,
 };
 pub use unsaved_status::{Stage, UnsavedFileStatus, summarize};
 

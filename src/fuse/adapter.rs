@@ -19,7 +19,7 @@ mod request;
 
 use super::capabilities;
 use super::convert::{self, GENERATION};
-use super::dispatch::{Deadline, Op, OpenedDir, Uncounted, caller_killed, reply_error};
+use super::dispatch::{Deadline, FuseOp, OpenedDir, Uncounted, caller_killed, reply_error};
 use crate::error::{Error, ErrorKind};
 use crate::ids::Ino;
 use crate::vfs::{Caller, Fh, SetAttr, Vfs};
@@ -60,7 +60,7 @@ impl Filesystem for FuseAdapter {
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (vfs, name) = (self.vfs.clone(), name.to_owned());
         let absent_ttl = vfs.negative_ttl();
-        let op = Op::new(req, "lookup", parent.0);
+        let op = FuseOp::new(req, "lookup", parent.0);
         let work = async move { vfs.lookup(Ino(parent.0), &name).await };
         self.dispatch(op, METADATA_WAIT_MAX, reply, work, move |reply, found| match found {
             Some(entry) => convert::entry(reply, &entry),
@@ -77,7 +77,7 @@ impl Filesystem for FuseAdapter {
 
     fn getattr(&self, req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
         let vfs = self.vfs.clone();
-        let op = Op::new(req, "getattr", ino.0).with_handle(fh.map_or(0, |fh| fh.0));
+        let op = FuseOp::new(req, "getattr", ino.0).with_handle(fh.map_or(0, |fh| fh.0));
         let work = async move { vfs.getattr(Ino(ino.0)).await.map(Uncounted) };
         self.dispatch(op, METADATA_WAIT_MAX, reply, work, |reply, Uncounted(entry)| {
             reply.attr(&entry.ttl, &convert::attr(&entry.attr));
@@ -103,7 +103,7 @@ impl Filesystem for FuseAdapter {
         reply: ReplyAttr,
     ) {
         let vfs = self.vfs.clone();
-        let op = Op::new(req, "setattr", ino.0)
+        let op = FuseOp::new(req, "setattr", ino.0)
             .with_handle(fh.map_or(0, |fh| fh.0))
             .with_range(0, size.unwrap_or(0));
         let set = SetAttr {
@@ -134,7 +134,7 @@ impl Filesystem for FuseAdapter {
         _rdev: u32,
         reply: ReplyEntry,
     ) {
-        let op = Op::new(req, "mknod", parent.0);
+        let op = FuseOp::new(req, "mknod", parent.0);
         let Some(kind) = convert::kind_of_mode(mode) else {
             return Self::reply_unsupported(op, ErrorKind::NotPermitted, reply);
         };
@@ -146,7 +146,7 @@ impl Filesystem for FuseAdapter {
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _: u32, reply: ReplyEntry) {
         let (vfs, name, caller) = (self.vfs.clone(), name.to_owned(), caller(req));
         let work = async move { vfs.mkdir(Ino(parent.0), &name, mode, caller).await };
-        self.dispatch(Op::new(req, "mkdir", parent.0), METADATA_WAIT_MAX, reply, work, |reply, entry| {
+        self.dispatch(FuseOp::new(req, "mkdir", parent.0), METADATA_WAIT_MAX, reply, work, |reply, entry| {
             convert::entry(reply, &entry);
         });
     }
@@ -154,7 +154,7 @@ impl Filesystem for FuseAdapter {
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (vfs, name) = (self.vfs.clone(), name.to_owned());
         let work = async move { vfs.unlink(Ino(parent.0), &name).await };
-        self.dispatch(Op::new(req, "unlink", parent.0), METADATA_WAIT_MAX, reply, work, |reply, ()| {
+        self.dispatch(FuseOp::new(req, "unlink", parent.0), METADATA_WAIT_MAX, reply, work, |reply, ()| {
             reply.ok();
         });
     }
@@ -162,7 +162,7 @@ impl Filesystem for FuseAdapter {
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (vfs, name) = (self.vfs.clone(), name.to_owned());
         let work = async move { vfs.rmdir(Ino(parent.0), &name).await };
-        self.dispatch(Op::new(req, "rmdir", parent.0), METADATA_WAIT_MAX, reply, work, |reply, ()| {
+        self.dispatch(FuseOp::new(req, "rmdir", parent.0), METADATA_WAIT_MAX, reply, work, |reply, ()| {
             reply.ok();
         });
     }
@@ -172,7 +172,7 @@ impl Filesystem for FuseAdapter {
         let target = target.as_os_str().to_owned();
         let work = async move { vfs.symlink(Ino(parent.0), &name, &target, caller).await };
         self.dispatch(
-            Op::new(req, "symlink", parent.0),
+            FuseOp::new(req, "symlink", parent.0),
             self.commit_wait_max,
             reply,
             work,
@@ -185,13 +185,13 @@ impl Filesystem for FuseAdapter {
     fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
         let vfs = self.vfs.clone();
         let work = async move { vfs.readlink(Ino(ino.0)).await };
-        self.dispatch(Op::new(req, "readlink", ino.0), READ_WAIT_MAX, reply, work, |reply, target| {
+        self.dispatch(FuseOp::new(req, "readlink", ino.0), READ_WAIT_MAX, reply, work, |reply, target| {
             reply.data(&target);
         });
     }
 
     fn link(&self, req: &Request, ino: INodeNo, _: INodeNo, _: &OsStr, reply: ReplyEntry) {
-        Self::reply_unsupported(Op::new(req, "link", ino.0), ErrorKind::NotPermitted, reply);
+        Self::reply_unsupported(FuseOp::new(req, "link", ino.0), ErrorKind::NotPermitted, reply);
     }
 
     fn rename(
@@ -204,7 +204,7 @@ impl Filesystem for FuseAdapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let op = Op::new(req, "rename", parent.0);
+        let op = FuseOp::new(req, "rename", parent.0);
         let mode = match convert::rename_mode(flags) {
             Ok(mode) => mode,
             Err(error) => return self.reply_error(op, reply, &error),
@@ -219,26 +219,28 @@ impl Filesystem for FuseAdapter {
     fn access(&self, req: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
         let (vfs, caller) = (self.vfs.clone(), caller(req));
         let work = async move { vfs.access(Ino(ino.0), mask.bits(), caller).await };
-        self.dispatch(Op::new(req, "access", ino.0), METADATA_WAIT_MAX, reply, work, |reply, ()| reply.ok());
+        self.dispatch(FuseOp::new(req, "access", ino.0), METADATA_WAIT_MAX, reply, work, |reply, ()| {
+            reply.ok()
+        });
     }
 
     fn statfs(&self, req: &Request, ino: INodeNo, reply: ReplyStatfs) {
         let vfs = self.vfs.clone();
         let work = async move { Ok(vfs.statfs().await) };
-        self.dispatch(Op::new(req, "statfs", ino.0), METADATA_WAIT_MAX, reply, work, convert::statfs);
+        self.dispatch(FuseOp::new(req, "statfs", ino.0), METADATA_WAIT_MAX, reply, work, convert::statfs);
     }
 
     fn opendir(&self, req: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         let vfs = self.vfs.clone();
         let work = async move { vfs.opendir(Ino(ino.0)).await.map(OpenedDir) };
-        self.dispatch(Op::new(req, "opendir", ino.0), METADATA_WAIT_MAX, reply, work, |reply, dir| {
+        self.dispatch(FuseOp::new(req, "opendir", ino.0), METADATA_WAIT_MAX, reply, work, |reply, dir| {
             reply.opened(FileHandle(dir.0.0), fuser::FopenFlags::empty());
         });
     }
 
     fn readdir(&self, req: &Request, ino: INodeNo, dh: FileHandle, cookie: u64, reply: ReplyDirectory) {
         let vfs = self.vfs.clone();
-        let op = Op::new(req, "readdir", ino.0).with_handle(dh.0).with_range(cookie, 0);
+        let op = FuseOp::new(req, "readdir", ino.0).with_handle(dh.0).with_range(cookie, 0);
         let work = async move { vfs.readdir(Fh(dh.0), cookie, false).await };
         self.dispatch(op, METADATA_WAIT_MAX, reply, work, |mut reply, entries| {
             convert::fill(&mut reply, entries);
@@ -255,7 +257,7 @@ impl Filesystem for FuseAdapter {
         reply: ReplyDirectoryPlus,
     ) {
         let (vfs, counting) = (self.vfs.clone(), self.vfs.clone());
-        let op = Op::new(req, "readdirplus", ino.0).with_handle(dh.0).with_range(cookie, 0);
+        let op = FuseOp::new(req, "readdirplus", ino.0).with_handle(dh.0).with_range(cookie, 0);
         let work = async move { vfs.readdir(Fh(dh.0), cookie, true).await };
         self.dispatch(op, METADATA_WAIT_MAX, reply, work, move |mut reply, entries| {
             convert::fill_plus(&mut reply, entries, &counting);
@@ -278,7 +280,7 @@ impl Filesystem for FuseAdapter {
         let (vfs, caller) = (self.vfs.clone(), caller(req));
         let work = async move { vfs.open(Ino(ino.0), flags.0, caller).await };
         // An open waits for a running commit of the file.
-        self.dispatch(Op::new(req, "open", ino.0), self.commit_wait_max, reply, work, |reply, opened| {
+        self.dispatch(FuseOp::new(req, "open", ino.0), self.commit_wait_max, reply, work, |reply, opened| {
             reply.opened(FileHandle(opened.fh.0), convert::open_flags(opened));
         });
     }
@@ -294,7 +296,7 @@ impl Filesystem for FuseAdapter {
         reply: ReplyCreate,
     ) {
         let (vfs, name, caller) = (self.vfs.clone(), name.to_owned(), caller(req));
-        let op = Op::new(req, "create", parent.0);
+        let op = FuseOp::new(req, "create", parent.0);
         let work = async move { vfs.create(Ino(parent.0), &name, (flags, mode), caller).await };
         self.dispatch(op, METADATA_WAIT_MAX, reply, work, |reply, (entry, opened)| {
             let (attr, fh) = (convert::attr(&entry.attr), FileHandle(opened.fh.0));
@@ -314,7 +316,7 @@ impl Filesystem for FuseAdapter {
         reply: ReplyData,
     ) {
         let vfs = self.vfs.clone();
-        let op = Op::new(req, "read", ino.0).with_handle(fh.0).with_range(offset, size.into());
+        let op = FuseOp::new(req, "read", ino.0).with_handle(fh.0).with_range(offset, size.into());
         let work = async move { vfs.read(Fh(fh.0), offset, size).await };
         self.dispatch(op, READ_WAIT_MAX, reply, work, |reply, bytes| reply.data(&bytes));
     }
@@ -332,7 +334,7 @@ impl Filesystem for FuseAdapter {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let op = Op::new(req, "write", ino.0).with_handle(fh.0).with_range(offset, bytes.len() as u64);
+        let op = FuseOp::new(req, "write", ino.0).with_handle(fh.0).with_range(offset, bytes.len() as u64);
         if flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID)
             && let Err(error) = self.vfs.clear_setid_bits(Ino(ino.0), caller(req))
         {
@@ -362,14 +364,14 @@ impl Filesystem for FuseAdapter {
 
     fn flush(&self, req: &Request, ino: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
         let (vfs, caller) = (self.vfs.clone(), caller(req));
-        let op = Op::new(req, "flush", ino.0).with_handle(fh.0);
+        let op = FuseOp::new(req, "flush", ino.0).with_handle(fh.0);
         let work = async move { vfs.flush(Fh(fh.0), caller).await };
         self.dispatch(op, self.commit_wait_max, reply, work, |reply, ()| reply.ok());
     }
 
     fn fsync(&self, req: &Request, ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         let vfs = self.vfs.clone();
-        let op = Op::new(req, "fsync", ino.0).with_handle(fh.0);
+        let op = FuseOp::new(req, "fsync", ino.0).with_handle(fh.0);
         let work = async move { vfs.fsync(Fh(fh.0)).await };
         self.dispatch(op, self.commit_wait_max, reply, work, |reply, ()| reply.ok());
     }
@@ -385,7 +387,7 @@ impl Filesystem for FuseAdapter {
         reply: ReplyEmpty,
     ) {
         let vfs = self.vfs.clone();
-        let op = Op::new(req, "release", ino.0).with_handle(fh.0);
+        let op = FuseOp::new(req, "release", ino.0).with_handle(fh.0);
         let work = async move { vfs.release(Fh(fh.0)).await };
         self.dispatch(op, self.commit_wait_max, reply, work, |reply, ()| reply.ok());
     }
@@ -400,7 +402,7 @@ impl Filesystem for FuseAdapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let op = Op::new(req, "fallocate", ino.0).with_handle(fh.0).with_range(offset, length);
+        let op = FuseOp::new(req, "fallocate", ino.0).with_handle(fh.0).with_range(offset, length);
         let mode = match convert::allocation(mode) {
             Ok(mode) => mode,
             Err(error) => return self.reply_error(op, reply, &error),
@@ -421,29 +423,29 @@ impl Filesystem for FuseAdapter {
         reply: ReplyEmpty,
     ) {
         let set = self.vfs.setxattr(Ino(ino.0), name, value, flags);
-        convert::done(Op::new(req, "setxattr", ino.0), reply, set);
+        convert::done(FuseOp::new(req, "setxattr", ino.0), reply, set);
     }
 
     /// Answered from memory, without a task: programs that list directories ask for each file.
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let value = self.vfs.getxattr(Ino(ino.0), name);
-        convert::xattr(Op::new(req, "getxattr", ino.0), reply, size, value);
+        convert::xattr(FuseOp::new(req, "getxattr", ino.0), reply, size, value);
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         let names = self.vfs.listxattr(Ino(ino.0));
-        convert::xattr(Op::new(req, "listxattr", ino.0), reply, size, names);
+        convert::xattr(FuseOp::new(req, "listxattr", ino.0), reply, size, names);
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let removed = self.vfs.removexattr(Ino(ino.0), name);
-        convert::done(Op::new(req, "removexattr", ino.0), reply, removed);
+        convert::done(FuseOp::new(req, "removexattr", ino.0), reply, removed);
     }
 
     // Answered once with ENOSYS; the kernel does not ask again.
 
     fn lseek(&self, req: &Request, ino: INodeNo, _: FileHandle, _: i64, _: i32, reply: ReplyLseek) {
-        Self::reply_unsupported(Op::new(req, "lseek", ino.0), ErrorKind::NotImplemented, reply);
+        Self::reply_unsupported(FuseOp::new(req, "lseek", ino.0), ErrorKind::NotImplemented, reply);
     }
 
     fn ioctl(
@@ -457,7 +459,7 @@ impl Filesystem for FuseAdapter {
         _: u32,
         reply: ReplyIoctl,
     ) {
-        Self::reply_unsupported(Op::new(req, "ioctl", ino.0), ErrorKind::NotImplemented, reply);
+        Self::reply_unsupported(FuseOp::new(req, "ioctl", ino.0), ErrorKind::NotImplemented, reply);
     }
 
     fn copy_file_range(
@@ -473,7 +475,7 @@ impl Filesystem for FuseAdapter {
         _: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        let op = Op::new(req, "copy_file_range", ino.0).with_handle(from.0).with_range(offset, len);
+        let op = FuseOp::new(req, "copy_file_range", ino.0).with_handle(from.0).with_range(offset, len);
         let vfs = self.vfs.clone();
         let work = async move { vfs.copy_range((Fh(from.0), offset), (Fh(to.0), to_offset), len).await };
         self.dispatch(op, self.commit_wait_max, reply, work, ReplyWrite::written);

@@ -7,12 +7,12 @@ use fuser::{
     ReplyEntry, ReplyStatfs, ReplyXattr, TimeOrNow,
 };
 
-use super::dispatch::{Op, reply_error};
+use super::dispatch::{FuseOp, reply_error};
 
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::posix::Special;
-use crate::vfs::{Attr, DirEntry, Entry, FallocateMode, FileKind, Opened, RenameMode, Statfs, Vfs};
+use crate::vfs::{Attr, DirEntry, Entry, FallocateMode, FileKind, OpenedFile, RenameMode, Statfs, Vfs};
 
 /// Inode numbers are not reused during a mount.
 pub(super) const GENERATION: Generation = Generation(0);
@@ -83,7 +83,7 @@ pub(super) fn time(time: TimeOrNow) -> SystemTime {
     }
 }
 
-pub(super) fn open_flags(opened: Opened) -> FopenFlags {
+pub(super) fn open_flags(opened: OpenedFile) -> FopenFlags {
     let mut flags = FopenFlags::empty();
     flags.set(FopenFlags::FOPEN_DIRECT_IO, opened.direct_io);
     flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache);
@@ -102,7 +102,7 @@ pub(super) fn kind_of_mode(mode: u32) -> Option<FileKind> {
 }
 
 /// Replies to a call without a result value.
-pub(super) fn done(op: Op, reply: ReplyEmpty, outcome: Result<()>) {
+pub(super) fn done(op: FuseOp, reply: ReplyEmpty, outcome: Result<()>) {
     match outcome {
         Ok(()) => reply.ok(),
         Err(error) => reply_error(op, reply, &error),
@@ -110,7 +110,7 @@ pub(super) fn done(op: Op, reply: ReplyEmpty, outcome: Result<()>) {
 }
 
 /// Replies with a value, or with its size if the caller offers no buffer.
-pub(super) fn xattr(op: Op, reply: ReplyXattr, room: u32, value: Result<Vec<u8>>) {
+pub(super) fn xattr(op: FuseOp, reply: ReplyXattr, room: u32, value: Result<Vec<u8>>) {
     match value {
         Ok(value) if room == 0 => reply.size(value.len() as u32),
         Ok(value) if value.len() <= room as usize => reply.data(&value),

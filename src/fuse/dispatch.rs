@@ -21,14 +21,14 @@ use tracing::{Level, Span};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::units::exact_duration;
-use crate::vfs::{DirEntry, Entry, Fh, Opened, Statfs, Vfs, is_killed};
+use crate::vfs::{DirEntry, Entry, Fh, OpenedFile, Statfs, Vfs, is_killed};
 
 /// How often a waiting caller is checked for a fatal signal.
 const KILL_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A request with its fields for the log.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Op {
+pub(super) struct FuseOp {
     pub(super) name: &'static str,
     pub(super) ino: u64,
     /// Thread id of the caller. 0 for the kernel itself.
@@ -38,7 +38,7 @@ pub(super) struct Op {
     pub(super) len: u64,
 }
 
-impl Op {
+impl FuseOp {
     pub(super) fn new(request: &Request, name: &'static str, ino: u64) -> Self {
         Self { name, ino, pid: request.pid(), fh: 0, offset: 0, len: 0 }
     }
@@ -105,12 +105,17 @@ replies!(
 );
 
 /// Replies with an error. For operations without a path.
-pub(super) fn reply_error(op: Op, reply: impl Reply, error: &Error) {
+pub(super) fn reply_error(op: FuseOp, reply: impl Reply, error: &Error) {
     reply_error_at(op, reply, error, |ino| format!("inode {ino}"));
 }
 
 /// The only place that turns an error into a log line and an errno.
-pub(super) fn reply_error_at(op: Op, reply: impl Reply, error: &Error, path_of: impl FnOnce(u64) -> String) {
+pub(super) fn reply_error_at(
+    op: FuseOp,
+    reply: impl Reply,
+    error: &Error,
+    path_of: impl FnOnce(u64) -> String,
+) {
     op.log(error, path_of);
     reply.fail(Errno::from_i32(error.errno()));
 }
@@ -151,16 +156,16 @@ impl Outcome for Option<Entry> {
     }
 }
 
-impl Outcome for Opened {
+impl Outcome for OpenedFile {
     async fn undo(self, vfs: &Vfs) {
         if let Err(error) = vfs.release(self.fh).await {
-            let op = Op { name: "late release", ino: 0, pid: 0, fh: self.fh.0, offset: 0, len: 0 };
+            let op = FuseOp { name: "late release", ino: 0, pid: 0, fh: self.fh.0, offset: 0, len: 0 };
             op.log(&error, |_| "file opened after the deadline".to_owned());
         }
     }
 }
 
-impl Outcome for (Entry, Opened) {
+impl Outcome for (Entry, OpenedFile) {
     async fn undo(self, vfs: &Vfs) {
         self.1.undo(vfs).await;
         self.0.undo(vfs).await;
@@ -223,7 +228,7 @@ pub(super) async fn caller_killed(tid: u32) -> Error {
 /// Runs `work` and replies once: with its result, its error, or the error of `late`. Returns a result that
 /// came after `late`.
 pub(super) async fn reply_within<R: Reply, T>(
-    op: Op,
+    op: FuseOp,
     late: impl Future<Output = Error>,
     reply: R,
     work: impl Future<Output = Result<T>>,
@@ -282,7 +287,7 @@ mod tests {
         }
     }
 
-    const OP: Op = Op { name: "write", ino: 1, pid: 5, fh: 2, offset: 3, len: 4 };
+    const OP: FuseOp = FuseOp { name: "write", ino: 1, pid: 5, fh: 2, offset: 3, len: 4 };
 
     fn path_of(ino: u64) -> String {
         format!("/{ino}")

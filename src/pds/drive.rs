@@ -58,10 +58,10 @@ pub struct Quota {
 
 /// A drive of a domain. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Drive(Arc<Inner>);
+pub struct Drive(Arc<DriveInner>);
 
 #[derive(Debug)]
-struct Inner {
+struct DriveInner {
     session: Session,
     drive_id: DriveId,
     /// The retry policy of uploads and commits.
@@ -82,7 +82,7 @@ impl Drive {
             call: config.options.call_timeout,
             idle: config.options.stall_timeout,
         };
-        Ok(Self(Arc::new(Inner {
+        Ok(Self(Arc::new(DriveInner {
             session: Session::new(&config.endpoint, config.credential.clone(), timeouts)?,
             drive_id: config.drive_id.clone(),
             transfer: RetryPolicy::transfer(config.options.commit_timeout),

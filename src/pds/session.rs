@@ -29,10 +29,10 @@ const TOKEN_RETRY: Duration = Duration::from_secs(1);
 
 /// Calls to one endpoint with one credential. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Session(Arc<Inner>);
+pub struct Session(Arc<SessionInner>);
 
 #[derive(Debug)]
-struct Inner {
+struct SessionInner {
     transport: Transport,
     tokens: Arc<TokenRefresher>,
     endpoint: Url,
@@ -43,7 +43,7 @@ struct Inner {
 impl Session {
     /// Makes no call yet.
     pub fn new(endpoint: &Url, credential: Credential, timeouts: Timeouts) -> Result<Self> {
-        Ok(Self(Arc::new(Inner {
+        Ok(Self(Arc::new(SessionInner {
             transport: Transport::new(timeouts, endpoint::is_loopback(endpoint))?,
             tokens: Arc::new(TokenRefresher::new(credential, endpoint)?),
             endpoint: endpoint.clone(),
@@ -78,7 +78,7 @@ impl Session {
         policy: RetryPolicy,
         body: &impl Serialize,
     ) -> std::result::Result<A, RequestFailure> {
-        let Inner { transport, tokens, .. } = &*self.0;
+        let SessionInner { transport, tokens, .. } = &*self.0;
         let url = endpoint::with_path(&self.0.endpoint, path);
         let (mut refusals, mut unreachable_since) = (0, None);
         loop {
@@ -116,7 +116,7 @@ impl Session {
         refusal: &Error,
         refusals: usize,
     ) -> std::result::Result<(), AuthError> {
-        let Inner { transport, tokens, .. } = &*self.0;
+        let SessionInner { transport, tokens, .. } = &*self.0;
         if refusals >= REFUSALS_MAX {
             return tokens.reject_fresh_token(rejected, refusal).await;
         }
@@ -192,7 +192,7 @@ impl Session {
 }
 
 /// `None` once the credential is valid or the session is dropped.
-async fn recheck_once(inner: &Weak<Inner>) -> Option<Arc<Inner>> {
+async fn recheck_once(inner: &Weak<SessionInner>) -> Option<Arc<SessionInner>> {
     let inner = inner.upgrade()?;
     inner.tokens.recheck().await;
     if *inner.tokens.state().borrow() == AuthState::Valid {

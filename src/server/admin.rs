@@ -4,8 +4,8 @@ use hyper::Method;
 use serde::Deserialize;
 
 use super::auth::bearer;
-use super::call::{Call, HttpResult, error_response};
-use super::errors::ApiError;
+use super::call::{ApiCall, HttpResult, error_response};
+use super::errors::ServiceError;
 use super::faults::FaultPlan;
 use super::reply::{ApiResponse, ReplyBody, response};
 
@@ -16,13 +16,17 @@ struct Advance {
 }
 
 /// Answers `/_pdsfs/...`. Accepts only the configured token, even while a fault has revoked it.
-pub(super) async fn handle(call: &Call, body: &[u8]) -> HttpResult {
+pub(super) async fn handle(call: &ApiCall, body: &[u8]) -> HttpResult {
     let is_owner = bearer(&call.head)
         .is_some_and(|token| call.app.signer.constant_time_eq(token, call.app.config.token.expose()));
     if !is_owner {
         return error_response(
             call,
-            &ApiError::new(401, "AccessTokenInvalid", "Only the token of the server's owner can do this."),
+            &ServiceError::new(
+                401,
+                "AccessTokenInvalid",
+                "Only the token of the server's owner can do this.",
+            ),
         );
     }
     match answer(call, body).await {
@@ -37,9 +41,10 @@ pub(super) async fn handle(call: &Call, body: &[u8]) -> HttpResult {
     }
 }
 
-async fn answer(call: &Call, body: &[u8]) -> Result<ApiResponse, ApiError> {
+async fn answer(call: &ApiCall, body: &[u8]) -> Result<ApiResponse, ServiceError> {
     let app = &call.app;
-    let bad = |error: serde_json::Error| ApiError::new(400, "InvalidRequestJSONFormat", error.to_string());
+    let bad =
+        |error: serde_json::Error| ServiceError::new(400, "InvalidRequestJSONFormat", error.to_string());
     match (&call.head.method, call.head.uri.path()) {
         (&Method::GET, "/_pdsfs/stats") => ApiResponse::json(200, &app.stats()),
         (&Method::GET, "/_pdsfs/uploads") => ApiResponse::json(200, &app.stats().open_uploads),
@@ -62,6 +67,6 @@ async fn answer(call: &Call, body: &[u8]) -> Result<ApiResponse, ApiError> {
             app.discard_expired_uploads().await;
             ApiResponse::json(200, &serde_json::json!({ "now": super::clock::rfc3339(app.clock.now_ms()) }))
         }
-        _ => Err(ApiError::no_route()),
+        _ => Err(ServiceError::no_route()),
     }
 }

@@ -17,8 +17,8 @@ mod uploads;
 mod view;
 
 use super::auth::{self, TokenRequest};
-use super::call::Call;
-use super::errors::ApiError;
+use super::call::ApiCall;
+use super::errors::ServiceError;
 use super::reply::ApiResponse;
 
 pub(super) use self::files::download;
@@ -31,7 +31,11 @@ pub(super) fn needs_no_token(endpoint: &str) -> bool {
     matches!(endpoint, "oauth/token" | "account/token" | CONSENT)
 }
 
-pub(super) async fn dispatch(call: &Call, endpoint: &str, body: &[u8]) -> Result<ApiResponse, ApiError> {
+pub(super) async fn dispatch(
+    call: &ApiCall,
+    endpoint: &str,
+    body: &[u8],
+) -> Result<ApiResponse, ServiceError> {
     match endpoint {
         "batch" => batch::run(call, body).await,
         "oauth/token" => ApiResponse::json(200, &auth::grant(&call.app, token_form(body)?).await?),
@@ -40,11 +44,11 @@ pub(super) async fn dispatch(call: &Call, endpoint: &str, body: &[u8]) -> Result
     }
 }
 
-fn token_form(body: &[u8]) -> Result<TokenRequest, ApiError> {
+fn token_form(body: &[u8]) -> Result<TokenRequest, ServiceError> {
     let mut fields = serde_json::Map::new();
     for (key, value) in url::form_urlencoded::parse(body) {
         fields.insert(key.into_owned(), value.into_owned().into());
     }
     serde_json::from_value(fields.into())
-        .map_err(|error| ApiError::new(400, "InvalidParameterWrongFormat", error.to_string()))
+        .map_err(|error| ServiceError::new(400, "InvalidParameterWrongFormat", error.to_string()))
 }

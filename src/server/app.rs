@@ -6,7 +6,7 @@ use super::blobs::BlobStore;
 use super::catalog::Catalog;
 use super::clock::Clock;
 use super::config::ServerConfig;
-use super::errors::ApiError;
+use super::errors::ServiceError;
 use super::faults::FaultInjector;
 use super::sign::Signer;
 use super::stats::{Counters, OpenUpload, Stats};
@@ -26,7 +26,7 @@ pub(super) struct App {
 }
 
 impl App {
-    pub(super) async fn revoke_all_tokens(&self) -> Result<(), ApiError> {
+    pub(super) async fn revoke_all_tokens(&self) -> Result<(), ServiceError> {
         self.catalog
             .change(|state| {
                 state.drop_all_tokens();

@@ -10,7 +10,7 @@ use hyper::http::request::Parts;
 
 use super::app::App;
 use super::catalog::records::Token;
-use super::errors::ApiError;
+use super::errors::ServiceError;
 
 pub(super) use tokens::{TokenRequest, grant};
 
@@ -20,7 +20,7 @@ pub(super) fn bearer(head: &Parts) -> Option<&str> {
 }
 
 /// Accepts a request, or returns 401.
-pub(super) fn authenticate(app: &App, head: &Parts, body: &[u8]) -> Result<(), ApiError> {
+pub(super) fn authenticate(app: &App, head: &Parts, body: &[u8]) -> Result<(), ServiceError> {
     if let Some(token) = bearer(head) {
         return check_bearer(app, token);
     }
@@ -28,13 +28,13 @@ pub(super) fn authenticate(app: &App, head: &Parts, body: &[u8]) -> Result<(), A
     match authorization {
         Some(text) if text.starts_with("acs ") => signed::check(app, head, &text[4..]),
         Some(text) if text.starts_with("ACS4-HMAC-SHA256 ") => signed::check_v4(app, head, &text[17..], body),
-        _ => Err(ApiError::new(401, "AccessTokenInvalid", "AccessToken is missing.")),
+        _ => Err(ServiceError::new(401, "AccessTokenInvalid", "AccessToken is missing.")),
     }
 }
 
-fn check_bearer(app: &App, token: &str) -> Result<(), ApiError> {
+fn check_bearer(app: &App, token: &str) -> Result<(), ServiceError> {
     let invalid =
-        || ApiError::new(401, "AccessTokenInvalid", "AccessToken is invalid. ErrValidateTokenFailed");
+        || ServiceError::new(401, "AccessTokenInvalid", "AccessToken is invalid. ErrValidateTokenFailed");
     if app.faults.is_revoked(token) {
         return Err(invalid());
     }
@@ -45,7 +45,7 @@ fn check_bearer(app: &App, token: &str) -> Result<(), ApiError> {
     match app.catalog.read(|state| state.token(&key).cloned()) {
         Some(Token::Access { expires_ms }) if expires_ms > app.clock.now_ms() => Ok(()),
         Some(Token::Access { .. }) => {
-            Err(ApiError::new(401, "AccessTokenExpired", "AccessToken is expired."))
+            Err(ServiceError::new(401, "AccessTokenExpired", "AccessToken is expired."))
         }
         _ => Err(invalid()),
     }

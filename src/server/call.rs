@@ -8,12 +8,12 @@ use hyper::http::request::Parts;
 use super::app::App;
 use super::clock::http_date;
 use super::connection::ConnectionControl;
-use super::errors::ApiError;
+use super::errors::ServiceError;
 use super::faults::FaultAction;
 use super::reply::{Disconnect, ReplyBody, response};
 
 /// A request head with its context.
-pub(super) struct Call {
+pub(super) struct ApiCall {
     pub(super) app: Arc<App>,
     pub(super) head: Parts,
     pub(super) request_id: String,
@@ -22,7 +22,7 @@ pub(super) struct Call {
     pub(super) control: Arc<ConnectionControl>,
 }
 
-impl Call {
+impl ApiCall {
     /// Makes the connection end with a reset.
     pub(super) fn reset(&self) -> Disconnect {
         self.control.reset();
@@ -34,7 +34,7 @@ impl Call {
 pub(super) type HttpResult = Result<Response<ReplyBody>, Disconnect>;
 
 /// An error in the form of the service or of its gateway.
-pub(super) fn error_response(call: &Call, error: &ApiError) -> HttpResult {
+pub(super) fn error_response(call: &ApiCall, error: &ServiceError) -> HttpResult {
     let mut headers = vec![("x-ca-request-id", call.request_id.clone())];
     // The server's clock: a test may have advanced it.
     headers.extend(http_date(call.app.clock.now_ms()).map(|date| ("date", date)));

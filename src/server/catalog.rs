@@ -25,11 +25,11 @@ use serde::Serialize;
 
 use self::database::{Change, Table, Write, WriteQueue};
 use self::index::Folder;
-use self::records::{Delta, DriveRecord, Node, Op, Token, Upload};
+use self::records::{CatalogOp, Delta, DriveRecord, Node, Token, Upload};
 use super::blobs::Blob;
 use super::clock::auto_rename_stamp;
 use super::config::{Quirks, ServerConfig};
-use super::errors::ApiError;
+use super::errors::ServiceError;
 use crate::ids::{DriveId, FileId, UploadId};
 use crate::pds::types::CheckNameMode;
 
@@ -37,7 +37,7 @@ pub(super) use self::complete::PendingComplete;
 pub(super) use self::index::{Marker, SortOrder, compare};
 pub(super) use self::load::open;
 pub(super) use self::objects::Edits;
-pub(super) use self::uploads::{CreateOutcome, NewUpload};
+pub(super) use self::uploads::{CreateResult, NewUpload};
 
 #[derive(Debug)]
 pub(super) struct Catalog {
@@ -101,20 +101,20 @@ impl Catalog {
     /// it has changed anything.
     pub(super) async fn change<T>(
         &self,
-        change: impl FnOnce(&mut CatalogState) -> Result<T, ApiError>,
-    ) -> Result<T, ApiError> {
+        change: impl FnOnce(&mut CatalogState) -> Result<T, ServiceError>,
+    ) -> Result<T, ServiceError> {
         self.change_and_wait_if(change, |_| true).await
     }
 
     /// Like [`Self::change`], but waits for the disk only if `must_wait` returns true for the outcome.
     pub(super) async fn change_and_wait_if<T>(
         &self,
-        change: impl FnOnce(&mut CatalogState) -> Result<T, ApiError>,
+        change: impl FnOnce(&mut CatalogState) -> Result<T, ServiceError>,
         must_wait: impl FnOnce(&T) -> bool,
-    ) -> Result<T, ApiError> {
+    ) -> Result<T, ServiceError> {
         let (out, stored) = self.queue(change, must_wait)?;
         if let Some(stored) = stored {
-            stored.await.map_err(|_| ApiError::internal("cannot write the catalog"))?;
+            stored.await.map_err(|_| ServiceError::internal("cannot write the catalog"))?;
         }
         Ok(out)
     }
@@ -124,20 +124,20 @@ impl Catalog {
     /// one.
     pub(super) fn change_no_wait<T>(
         &self,
-        change: impl FnOnce(&mut CatalogState) -> Result<T, ApiError>,
-    ) -> Result<T, ApiError> {
+        change: impl FnOnce(&mut CatalogState) -> Result<T, ServiceError>,
+    ) -> Result<T, ServiceError> {
         self.queue(change, |_| false).map(|(out, _)| out)
     }
 
     /// Changes memory and queues the records. Returns a receiver if the caller must wait for the disk.
     fn queue<T>(
         &self,
-        change: impl FnOnce(&mut CatalogState) -> Result<T, ApiError>,
+        change: impl FnOnce(&mut CatalogState) -> Result<T, ServiceError>,
         must_wait: impl FnOnce(&T) -> bool,
-    ) -> Result<(T, Option<oneshot::Receiver<()>>), ApiError> {
+    ) -> Result<(T, Option<oneshot::Receiver<()>>), ServiceError> {
         let mut state = self.lock();
         if state.write_queue.is_none() {
-            return Err(ApiError::internal("the server is stopping"));
+            return Err(ServiceError::internal("the server is stopping"));
         }
         let out = change(&mut state);
         let queued = std::mem::take(&mut state.change);
@@ -163,8 +163,8 @@ impl Catalog {
 }
 
 impl CatalogState {
-    fn put_record(&mut self, table: Table, key: &[u8], value: &impl Serialize) -> Result<(), ApiError> {
-        let value = serde_json::to_vec(value).map_err(|e| ApiError::internal(e.to_string()))?;
+    fn put_record(&mut self, table: Table, key: &[u8], value: &impl Serialize) -> Result<(), ServiceError> {
+        let value = serde_json::to_vec(value).map_err(|e| ServiceError::internal(e.to_string()))?;
         self.change.writes.push(Write { table, key: key.to_vec(), value: Some(value) });
         Ok(())
     }
@@ -174,8 +174,8 @@ impl CatalogState {
     }
 
     /// The drive, or 404.
-    pub(super) fn drive(&self, drive: &DriveId) -> Result<&DriveRecord, ApiError> {
-        self.drives.get(drive).ok_or_else(|| ApiError::not_found("Drive"))
+    pub(super) fn drive(&self, drive: &DriveId) -> Result<&DriveRecord, ServiceError> {
+        self.drives.get(drive).ok_or_else(|| ServiceError::not_found("Drive"))
     }
 
     pub(super) fn drives(&self) -> impl Iterator<Item = &DriveRecord> {
@@ -187,33 +187,36 @@ impl CatalogState {
     }
 
     /// Fails if `bytes` more exceed the quota.
-    pub(super) fn check_quota(&self, drive: &DriveId, bytes: u64) -> Result<(), ApiError> {
+    pub(super) fn check_quota(&self, drive: &DriveId, bytes: u64) -> Result<(), ServiceError> {
         let used = self.drive(drive)?.used_bytes;
         match self.quota_bytes {
             Some(quota) if used.saturating_add(bytes) > quota => {
-                Err(ApiError::quota(self.quirks.quota_status))
+                Err(ServiceError::quota(self.quirks.quota_status))
             }
             _ => Ok(()),
         }
     }
 
     /// An object that is neither in the recycle bin nor below a folder in it.
-    pub(super) fn live(&self, drive: &DriveId, file: &FileId) -> Result<&Node, ApiError> {
+    pub(super) fn live(&self, drive: &DriveId, file: &FileId) -> Result<&Node, ServiceError> {
         self.drive(drive)?;
         let node = self.node(drive, file)?;
         if !self.is_trashed(node) {
             return Ok(node);
         }
         Err(if self.quirks.trashed_is_forbidden {
-            ApiError::new(403, "ForbiddenFileInTheRecycleBin", "file in the recycle bin is forbidden")
+            ServiceError::new(403, "ForbiddenFileInTheRecycleBin", "file in the recycle bin is forbidden")
         } else {
-            ApiError::not_found("File")
+            ServiceError::not_found("File")
         })
     }
 
     /// An object, also one in the recycle bin.
-    pub(super) fn node(&self, drive: &DriveId, file: &FileId) -> Result<&Node, ApiError> {
-        self.nodes.get(file).filter(|node| node.drive_id == *drive).ok_or_else(|| ApiError::not_found("File"))
+    pub(super) fn node(&self, drive: &DriveId, file: &FileId) -> Result<&Node, ServiceError> {
+        self.nodes
+            .get(file)
+            .filter(|node| node.drive_id == *drive)
+            .ok_or_else(|| ServiceError::not_found("File"))
     }
 
     fn is_trashed(&self, node: &Node) -> bool {
@@ -231,12 +234,12 @@ impl CatalogState {
     }
 
     /// Fails unless `folder` is the root or a folder outside the recycle bin.
-    pub(super) fn check_folder(&self, drive: &DriveId, folder: &FileId) -> Result<(), ApiError> {
+    pub(super) fn check_folder(&self, drive: &DriveId, folder: &FileId) -> Result<(), ServiceError> {
         self.drive(drive)?;
         if folder.as_str() == "root" || self.live(drive, folder)?.is_folder() {
             return Ok(());
         }
-        Err(ApiError::invalid("parent_file_id", "It is not a folder."))
+        Err(ServiceError::invalid("parent_file_id", "It is not a folder."))
     }
 
     /// The listing of a folder; `None` if it is empty.
@@ -320,7 +323,7 @@ impl CatalogState {
     }
 
     /// Adds a node.
-    fn insert(&mut self, node: Node, op: Op) -> Result<(), ApiError> {
+    fn insert(&mut self, node: Node, op: CatalogOp) -> Result<(), ServiceError> {
         self.put_record(Table::Nodes, node.file_id.as_str().as_bytes(), &node)?;
         if let Some(drive) = self.drives.get_mut(&node.drive_id) {
             drive.used_bytes += node.held_bytes();
@@ -337,8 +340,13 @@ impl CatalogState {
     }
 
     /// Changes an existing node, but not its revisions (see [`Self::edit_revisions`]).
-    fn edit(&mut self, file: &FileId, op: Op, edit: impl FnOnce(&mut Node)) -> Result<(), ApiError> {
-        let Some(mut node) = self.nodes.remove(file) else { return Err(ApiError::not_found("File")) };
+    fn edit(
+        &mut self,
+        file: &FileId,
+        op: CatalogOp,
+        edit: impl FnOnce(&mut Node),
+    ) -> Result<(), ServiceError> {
+        let Some(mut node) = self.nodes.remove(file) else { return Err(ServiceError::not_found("File")) };
         self.unindex(&node);
         edit(&mut node);
         self.index(&node);
@@ -357,7 +365,7 @@ impl CatalogState {
         self.tokens.get(key)
     }
 
-    pub(super) fn put_token(&mut self, key: &str, token: Token) -> Result<(), ApiError> {
+    pub(super) fn put_token(&mut self, key: &str, token: Token) -> Result<(), ServiceError> {
         self.put_record(Table::Tokens, key.as_bytes(), &token)?;
         self.tokens.insert(key.to_owned(), token);
         Ok(())

@@ -27,7 +27,7 @@ pub enum Verify {
 
 /// An access key that signs requests instead of a bearer token.
 #[derive(Clone, Debug)]
-pub struct AccessKey {
+pub struct AcceptedAccessKey {
     /// `AccessKeyId`.
     pub id: String,
     /// `AccessKeySecret`.
@@ -36,7 +36,7 @@ pub struct AccessKey {
     pub date_skew_max: Duration,
 }
 
-impl AccessKey {
+impl AcceptedAccessKey {
     /// A key with an allowed difference of 15 minutes.
     pub fn new(id: &str, secret: Secret<String>) -> Self {
         Self { id: id.to_owned(), secret, date_skew_max: Duration::from_secs(900) }
@@ -85,7 +85,7 @@ pub struct ServerConfig {
     /// The token endpoints and the consent page.
     pub logins: Logins,
     /// A key that can sign requests.
-    pub access_key: Option<AccessKey>,
+    pub access_key: Option<AcceptedAccessKey>,
     /// Capacity of each drive. `None` is unlimited.
     pub quota_bytes: Option<u64>,
     /// Number of drives; their ids are 1, 2, ... Existing drives above the number are kept.

@@ -9,7 +9,7 @@ use std::io;
 
 /// The error response to an API call.
 #[derive(Clone, Debug)]
-pub(super) struct ApiError {
+pub(super) struct ServiceError {
     pub(super) status: u16,
     pub(super) code: String,
     pub(super) message: String,
@@ -19,7 +19,7 @@ pub(super) struct ApiError {
     pub(super) from_gateway: bool,
 }
 
-impl ApiError {
+impl ServiceError {
     pub(super) fn new(status: u16, code: impl Into<String>, message: impl Into<String>) -> Self {
         Self { status, code: code.into(), message: message.into(), extra: Vec::new(), from_gateway: false }
     }
@@ -86,7 +86,7 @@ impl ApiError {
     }
 }
 
-impl From<io::Error> for ApiError {
+impl From<io::Error> for ServiceError {
     fn from(error: io::Error) -> Self {
         Self::internal(error.to_string())
     }
@@ -205,9 +205,9 @@ mod tests {
 
     #[test]
     fn codes_have_class_and_resource() {
-        assert_eq!(ApiError::invalid("part_info_list", "").code, "InvalidParameter.PartInfoList");
-        assert_eq!(ApiError::not_found("UploadId").code, "NotFound.UploadId");
-        assert!(ApiError::not_found("UploadId").message.contains("No such upload_id"));
+        assert_eq!(ServiceError::invalid("part_info_list", "").code, "InvalidParameter.PartInfoList");
+        assert_eq!(ServiceError::not_found("UploadId").code, "NotFound.UploadId");
+        assert!(ServiceError::not_found("UploadId").message.contains("No such upload_id"));
     }
 
     #[test]

@@ -19,9 +19,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::app::App;
-use super::call::{Call, HttpResult, error_response, retry_headers};
+use super::call::{ApiCall, HttpResult, error_response, retry_headers};
 use super::connection::{Connection, ConnectionControl};
-use super::errors::ApiError;
+use super::errors::ServiceError;
 use super::faults::{FaultAction, FaultDecision};
 use super::reply::{ApiResponse, Disconnect, ReplyBody, response};
 use super::{admin, api, auth, oss};
@@ -97,7 +97,7 @@ async fn handle(app: Arc<App>, control: Arc<ConnectionControl>, request: Request
     let number = REQUESTS.fetch_add(1, Ordering::Relaxed);
     let request_id = format!("{:016X}{number:016X}", app.clock.now_ms());
     let base = base_url(&app, &head);
-    let call = Call { app, head, request_id, base, control };
+    let call = ApiCall { app, head, request_id, base, control };
     let path = call.head.uri.path();
     if path.starts_with(super::sign::OBJECT_PREFIX) {
         return oss::handle(call, body).await;
@@ -105,13 +105,13 @@ async fn handle(app: Arc<App>, control: Arc<ConnectionControl>, request: Request
     let body = match Limited::new(body, JSON_BYTES_MAX).collect().await {
         Ok(body) => body.to_bytes(),
         Err(error) => {
-            return error_response(&call, &ApiError::new(413, "InvalidRequest", error.to_string()));
+            return error_response(&call, &ServiceError::new(413, "InvalidRequest", error.to_string()));
         }
     };
     match path.strip_prefix("/v2/") {
         Some(endpoint) => api_call(&call, endpoint, &body).await,
         None if path.starts_with("/_pdsfs/") => admin::handle(&call, &body).await,
-        None => error_response(&call, &ApiError::no_route()),
+        None => error_response(&call, &ServiceError::no_route()),
     }
 }
 
@@ -128,14 +128,14 @@ fn base_url(app: &App, head: &Parts) -> String {
     }
 }
 
-async fn api_call(call: &Call, endpoint: &str, body: &Bytes) -> HttpResult {
+async fn api_call(call: &ApiCall, endpoint: &str, body: &Bytes) -> HttpResult {
     let outcome = respond(call, endpoint, body).await;
     let status = outcome.as_ref().map_or(0, |response| response.status().as_u16());
     call.app.counters.count(endpoint, status);
     outcome
 }
 
-async fn respond(call: &Call, endpoint: &str, body: &Bytes) -> HttpResult {
+async fn respond(call: &ApiCall, endpoint: &str, body: &Bytes) -> HttpResult {
     let app = &call.app;
     if !api::needs_no_token(endpoint)
         && let Err(error) = auth::authenticate(app, &call.head, body)
@@ -152,7 +152,7 @@ async fn respond(call: &Call, endpoint: &str, body: &Bytes) -> HttpResult {
             }
             return error_response(
                 call,
-                &ApiError::new(401, "AccessTokenInvalid", "AccessToken is invalid."),
+                &ServiceError::new(401, "AccessTokenInvalid", "AccessToken is invalid."),
             );
         }
         Some(status @ FaultAction::Status { .. }) => return injected_response(call, status),
@@ -164,7 +164,7 @@ async fn respond(call: &Call, endpoint: &str, body: &Bytes) -> HttpResult {
     let answer = match call.head.method {
         Method::POST => api::dispatch(call, endpoint, body).await,
         Method::GET if endpoint == "file/download" => return api::download(call),
-        _ => Err(ApiError::no_route()),
+        _ => Err(ServiceError::no_route()),
     };
     match (&decision.action, answer) {
         (Some(FaultAction::CloseAfter), _) => Err(Disconnect),
@@ -173,7 +173,7 @@ async fn respond(call: &Call, endpoint: &str, body: &Bytes) -> HttpResult {
     }
 }
 
-fn success_response(call: &Call, answer: ApiResponse, decision: &FaultDecision) -> HttpResult {
+fn success_response(call: &ApiCall, answer: ApiResponse, decision: &FaultDecision) -> HttpResult {
     let mut headers = vec![("x-ca-request-id", call.request_id.clone())];
     if !answer.body.is_empty() {
         headers.push(("content-type", "application/json; charset=UTF-8".to_owned()));
@@ -190,7 +190,7 @@ fn success_response(call: &Call, answer: ApiResponse, decision: &FaultDecision) 
 }
 
 /// The JSON error of a fault.
-fn injected_response(call: &Call, action: &FaultAction) -> HttpResult {
+fn injected_response(call: &ApiCall, action: &FaultAction) -> HttpResult {
     let FaultAction::Status { status, code, message, empty_body, .. } = action else {
         return Err(Disconnect);
     };
@@ -200,7 +200,7 @@ fn injected_response(call: &Call, action: &FaultAction) -> HttpResult {
         return response(*status, &headers, ReplyBody::whole(""));
     }
     headers.push(("content-type", "application/json; charset=UTF-8".to_owned()));
-    let body = ApiError::new(*status, code.clone(), message.clone()).body();
+    let body = ServiceError::new(*status, code.clone(), message.clone()).body();
     response(*status, &headers, ReplyBody::whole(body))
 }
 

@@ -14,10 +14,10 @@ use md5::{Digest as _, Md5};
 
 use super::app::App;
 use super::blobs::{Blob, PartFile, PartHashers, PartReader, PartWriter};
-use super::call::{Call, HttpResult, retry_headers};
+use super::call::{ApiCall, HttpResult, retry_headers};
 use super::clock::{hex, rfc3339};
 use super::connection::ConnectionControl;
-use super::errors::{ApiError, OssError};
+use super::errors::{OssError, ServiceError};
 use super::faults::{FaultAction, FaultDecision, SharedThrottle};
 use super::reply::{CHUNK_BYTES, Disconnect, ReplyBody, corrupt, response};
 use super::sign::{ObjectKey, SignedHeaders, SignedPart, UrlError};
@@ -49,7 +49,7 @@ impl From<io::Error> for Failure {
 }
 
 /// Answers a request below [`super::sign::OBJECT_PREFIX`].
-pub(super) async fn handle(call: Call, mut body: Incoming) -> HttpResult {
+pub(super) async fn handle(call: ApiCall, mut body: Incoming) -> HttpResult {
     let (endpoint, ended) = match call.head.method {
         Method::PUT => ("put_part", put(&call, &mut body).await),
         Method::GET | Method::HEAD => ("get_object", get(&call).await),
@@ -82,14 +82,14 @@ async fn drain(body: &mut Incoming) {
     }
 }
 
-fn error_response(call: &Call, error: &OssError) -> HttpResult {
+fn error_response(call: &ApiCall, error: &OssError) -> HttpResult {
     let host = call.base.rsplit('/').next().unwrap_or_default();
     let headers =
         [("content-type", "application/xml".to_owned()), ("x-oss-request-id", call.request_id.clone())];
     response(error.status, &headers, ReplyBody::whole(error.body(&call.request_id, host)))
 }
 
-fn injected_response(call: &Call, action: &FaultAction) -> HttpResult {
+fn injected_response(call: &ApiCall, action: &FaultAction) -> HttpResult {
     let FaultAction::Status { status, code, message, empty_body, .. } = action else {
         return Err(Disconnect);
     };
@@ -103,7 +103,7 @@ fn injected_response(call: &Call, action: &FaultAction) -> HttpResult {
     response(*status, &headers, ReplyBody::whole(error.body(&call.request_id, "pdsfs")))
 }
 
-fn url_error(call: &Call, refused: UrlError) -> OssError {
+fn url_error(call: &ApiCall, refused: UrlError) -> OssError {
     match refused {
         UrlError::Malformed => {
             OssError::new(400, "InvalidArgument", "The URL was not issued by this server.")
@@ -116,7 +116,7 @@ fn url_error(call: &Call, refused: UrlError) -> OssError {
 }
 
 /// Applies the faults that act before the work. The others act on the body or the response.
-async fn apply_early_faults(call: &Call, decision: &FaultDecision) -> Result<(), Failure> {
+async fn apply_early_faults(call: &ApiCall, decision: &FaultDecision) -> Result<(), Failure> {
     call.app.faults.wait(decision).await;
     match &decision.action {
         Some(FaultAction::Reset) => Err(Failure::Disconnect(call.reset())),
@@ -129,7 +129,7 @@ async fn apply_early_faults(call: &Call, decision: &FaultDecision) -> Result<(),
     }
 }
 
-async fn put(call: &Call, body: &mut Incoming) -> Result<hyper::Response<ReplyBody>, Failure> {
+async fn put(call: &ApiCall, body: &mut Incoming) -> Result<hyper::Response<ReplyBody>, Failure> {
     let app = &call.app;
     let text = |name| call.head.headers.get(name).and_then(|v: &hyper::header::HeaderValue| v.to_str().ok());
     let content_md5 = text("content-md5").unwrap_or("");
@@ -177,7 +177,7 @@ struct PutResult {
 }
 
 async fn receive(
-    call: &Call,
+    call: &ApiCall,
     body: &mut Incoming,
     object: &ObjectKey,
     part: &SignedPart,
@@ -233,11 +233,11 @@ fn etag(received: &PartFile) -> String {
     }
 }
 
-fn from_catalog(error: &ApiError) -> OssError {
+fn from_catalog(error: &ServiceError) -> OssError {
     if error.status == 404 { OssError::no_such_upload() } else { OssError::internal(error.message.clone()) }
 }
 
-fn put_response(call: &Call, stored: &PutResult) -> Result<hyper::Response<ReplyBody>, Failure> {
+fn put_response(call: &ApiCall, stored: &PutResult) -> Result<hyper::Response<ReplyBody>, Failure> {
     let mut headers = vec![
         ("etag", format!("\"{}\"", stored.etag)),
         ("x-oss-hash-crc64ecma", stored.crc64.to_string()),
@@ -341,7 +341,7 @@ async fn receive_body(
     Ok(sink.finish()?)
 }
 
-async fn get(call: &Call) -> Result<hyper::Response<ReplyBody>, Failure> {
+async fn get(call: &ApiCall) -> Result<hyper::Response<ReplyBody>, Failure> {
     let app = &call.app;
     let (path, query) = (call.head.uri.path(), call.head.uri.query().unwrap_or(""));
     let object =

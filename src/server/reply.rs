@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::blobs::PartReader;
 use super::connection::ConnectionControl;
-use super::errors::ApiError;
+use super::errors::ServiceError;
 
 /// Size of one read of a streamed file.
 pub(super) const CHUNK_BYTES: usize = 512 << 10;
@@ -150,8 +150,8 @@ impl ApiResponse {
         Self { status, body: Bytes::new() }
     }
 
-    pub(super) fn json(status: u16, body: &impl serde::Serialize) -> Result<Self, ApiError> {
-        let body = serde_json::to_vec(body).map_err(|error| ApiError::internal(error.to_string()))?;
+    pub(super) fn json(status: u16, body: &impl serde::Serialize) -> Result<Self, ServiceError> {
+        let body = serde_json::to_vec(body).map_err(|error| ServiceError::internal(error.to_string()))?;
         Ok(Self { status, body: body.into() })
     }
 }

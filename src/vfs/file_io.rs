@@ -12,7 +12,7 @@ use super::Vfs;
 use super::blocking::leave_session_thread;
 use super::callers::{holds_open, thread_group};
 use super::handles::{Access, Handle};
-use super::types::{Caller, Entry, Fh, Opened};
+use super::types::{Caller, Entry, Fh, OpenedFile};
 use crate::clock;
 use crate::content::in_flight_parts::InFlightParts;
 use crate::content::open_file::{OpenFile, ReadSource, WriteOutcome};
@@ -32,7 +32,7 @@ const DISK_WAIT: Duration = Duration::from_millis(100);
 
 impl Vfs {
     /// `flags` as in open(2).
-    pub async fn open(&self, ino: Ino, flags: i32, caller: Caller) -> Result<Opened> {
+    pub async fn open(&self, ino: Ino, flags: i32, caller: Caller) -> Result<OpenedFile> {
         let access = Access::of(flags);
         let truncates = flags & libc::O_TRUNC != 0;
         if access.may_commit() || truncates {
@@ -95,7 +95,7 @@ impl Vfs {
         Ok(file)
     }
 
-    fn add_handle(&self, file: Arc<OpenFile>, access: Access, caller: Caller) -> Opened {
+    fn add_handle(&self, file: Arc<OpenFile>, access: Access, caller: Caller) -> OpenedFile {
         let ino = file.ino();
         let fresh = file.has_local_content();
         let revision = file.base().and_then(|base| base.revision).filter(|_| !fresh);
@@ -110,7 +110,7 @@ impl Vfs {
         // The kernel must not cache content that is still growing. Streams are twice as fast without the page
         // cache.
         let direct_io = access.may_commit() || fresh;
-        Opened { fh: self.handles.add(handle), direct_io, keep_cache: keep_cache && !direct_io }
+        OpenedFile { fh: self.handles.add(handle), direct_io, keep_cache: keep_cache && !direct_io }
     }
 
     /// Creates and opens a file. The drive sees it with the first full part or at close.
@@ -120,7 +120,7 @@ impl Vfs {
         name: &OsStr,
         (flags, mode): (i32, u32),
         caller: Caller,
-    ) -> Result<(Entry, Opened)> {
+    ) -> Result<(Entry, OpenedFile)> {
         let posix = self.initial_posix(parent, FileKind::File, mode, caller)?;
         self.create_as(parent, name, flags, posix, caller).await
     }
@@ -133,7 +133,7 @@ impl Vfs {
         flags: i32,
         posix: Option<Arc<Posix>>,
         caller: Caller,
-    ) -> Result<(Entry, Opened)> {
+    ) -> Result<(Entry, OpenedFile)> {
         self.check_writable()?;
         if let Some(entry) = self.lookup(parent, name).await? {
             let opened = if flags & libc::O_EXCL != 0 {

@@ -49,7 +49,7 @@ pub struct Fh(pub u64);
 
 /// A new handle and its flags for the kernel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Opened {
+pub struct OpenedFile {
     pub fh: Fh,
     /// Reads and writes bypass the page cache.
     pub direct_io: bool,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use pdsfs::server::Secret;
-use pdsfs::server::{AccessKey, FaultAction, FaultRule, ServiceApp};
+use pdsfs::server::{AcceptedAccessKey, FaultAction, FaultRule, ServiceApp};
 use ring::rand::SystemRandom;
 use ring::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
 use rustls_pki_types::PrivateKeyDer;
@@ -95,7 +95,7 @@ fn service_app_errors_are_distinguished() {
 #[test]
 fn access_key_signs_every_call() {
     let rig = Rig::with(|config| {
-        config.access_key = Some(AccessKey::new("AKID", Secret::new("SECRET".to_owned())));
+        config.access_key = Some(AcceptedAccessKey::new("AKID", Secret::new("SECRET".to_owned())));
     });
     let login = |key: &str, secret: &str| {
         let endpoint = rig.endpoint();

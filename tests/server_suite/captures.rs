@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use pdsfs::server::Secret;
-use pdsfs::server::{AccessKey, FaultAction, FaultRule, HashName, ServerConfig};
+use pdsfs::server::{AcceptedAccessKey, FaultAction, FaultRule, HashName, ServerConfig};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -407,8 +407,8 @@ fn js_operations() {
 
 fn with_key(config: &mut ServerConfig) {
     let century = Duration::from_secs(100 * 365 * 24 * 3600);
-    let key = AccessKey::new("AKID", Secret::new("SECRET".to_owned()));
-    config.access_key = Some(AccessKey { date_skew_max: century, ..key });
+    let key = AcceptedAccessKey::new("AKID", Secret::new("SECRET".to_owned()));
+    config.access_key = Some(AcceptedAccessKey { date_skew_max: century, ..key });
 }
 
 #[test]
@@ -435,7 +435,7 @@ fn wrong_or_old_signatures_are_refused() {
         config.access_key.as_mut().unwrap().secret = Secret::new("OTHER".to_owned());
     });
     let late = Rig::with(|config| {
-        config.access_key = Some(AccessKey::new("AKID", Secret::new("SECRET".to_owned())));
+        config.access_key = Some(AcceptedAccessKey::new("AKID", Secret::new("SECRET".to_owned())));
     });
     late.runtime.block_on(late.server().advance_clock(Duration::from_secs(7 * 24 * 3600)));
     let none = Rig::new();

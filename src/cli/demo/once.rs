@@ -265,7 +265,7 @@ struct OpenFileProbe<'a> {
 
 impl OpenFileProbe<'_> {
     /// Waits until the server has parts of the file.
-    async fn first_parts(&self) -> Result<Vec<probe::ReceivedPart>> {
+    async fn first_parts(&self) -> Result<Vec<probe::PartStatus>> {
         let began = Instant::now();
         while began.elapsed() < FIRST_PART_TIME_MAX {
             let uploads = probe::open_uploads(self.endpoint, self.token).await?;

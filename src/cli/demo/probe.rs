@@ -24,21 +24,21 @@ const RESPONSE_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// An upload session that is not complete.
 #[derive(Debug, Deserialize)]
-pub(super) struct OpenUpload {
+pub(super) struct UploadStatus {
     /// `None` for a new revision of an existing file.
     pub(super) name: Option<String>,
-    pub(super) parts: Vec<ReceivedPart>,
+    pub(super) parts: Vec<PartStatus>,
 }
 
 /// A part that the server has stored.
 #[derive(Debug, Deserialize)]
-pub(super) struct ReceivedPart {
+pub(super) struct PartStatus {
     /// In bytes.
     pub(super) part_size: u64,
 }
 
 /// The open uploads of the server at `base`.
-pub(super) async fn open_uploads(base: &Url, token: &Secret<String>) -> Result<Vec<OpenUpload>> {
+pub(super) async fn open_uploads(base: &Url, token: &Secret<String>) -> Result<Vec<UploadStatus>> {
     let uploads = timeout(RESPONSE_TIME_MAX, get(base, token)).await.map_err(|_| {
         let limit = exact_duration(RESPONSE_TIME_MAX);
         Error::new(ErrorKind::Timeout, format!("no answer within {limit}"))
@@ -46,7 +46,7 @@ pub(super) async fn open_uploads(base: &Url, token: &Secret<String>) -> Result<V
     uploads.flatten().map_err(|e| e.context("asking the server for its open uploads"))
 }
 
-async fn get(base: &Url, token: &Secret<String>) -> Result<Vec<OpenUpload>> {
+async fn get(base: &Url, token: &Secret<String>) -> Result<Vec<UploadStatus>> {
     let protocol = |e: hyper::Error| Error::from_source(ErrorKind::Protocol, e);
     let host = base.host_str().unwrap_or("127.0.0.1");
     let port = base.port_or_known_default().unwrap_or(80);
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     /// Sends `response` to one request. Returns the outcome and the request.
-    async fn ask(response: &'static str) -> (Result<Vec<OpenUpload>>, String) {
+    async fn ask(response: &'static str) -> (Result<Vec<UploadStatus>>, String) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = Url::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
         let server = tokio::spawn(async move {

@@ -45,7 +45,7 @@ pub struct MountArgs {
 
 /// The parsed positional arguments.
 #[derive(Debug, PartialEq, Eq)]
-struct Target {
+struct MountTarget {
     name: Option<String>,
     folder: Option<DrivePath>,
     mountpoint: Option<PathBuf>,
@@ -161,7 +161,7 @@ fn no_mountpoint(drive: &str) -> Error {
 }
 
 /// Parses `NAME`, `NAME:/FOLDER` or a path.
-fn parse_target(drive: &str, mountpoint: Option<PathBuf>) -> Result<Target> {
+fn parse_target(drive: &str, mountpoint: Option<PathBuf>) -> Result<MountTarget> {
     let is_path =
         drive.find('/').is_some_and(|slash| !drive[..slash].contains(':')) || matches!(drive, "." | "..");
     if is_path {
@@ -173,7 +173,7 @@ fn parse_target(drive: &str, mountpoint: Option<PathBuf>) -> Result<Target> {
             );
             return Err(Error::new(ErrorKind::Invalid, detail));
         }
-        return Ok(Target { name: None, folder: None, mountpoint: Some(PathBuf::from(drive)) });
+        return Ok(MountTarget { name: None, folder: None, mountpoint: Some(PathBuf::from(drive)) });
     }
     let (name, folder) = match drive.split_once(':') {
         Some((name, folder)) => (name, Some(folder.parse())),
@@ -190,7 +190,7 @@ fn parse_target(drive: &str, mountpoint: Option<PathBuf>) -> Result<Target> {
         };
         Error::new(ErrorKind::Invalid, reason + hint)
     })?;
-    Ok(Target { name: Some(name.to_owned()), folder, mountpoint })
+    Ok(MountTarget { name: Some(name.to_owned()), folder, mountpoint })
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::error::{Error, Result};
-use crate::server::{AccessKey, Logins, Secret, ServerConfig, ServiceApp};
+use crate::server::{AcceptedAccessKey, Logins, Secret, ServerConfig, ServiceApp};
 use crate::units::duration_within;
 
 /// Largest size of a key file.
@@ -76,7 +76,7 @@ impl LoginOptions {
             codes: old.codes.clone(),
         };
         if let (Some(id), Some(secret)) = (self.access_key_id, secret(self.access_key_secret)) {
-            config.access_key = Some(AccessKey::new(&id, secret));
+            config.access_key = Some(AcceptedAccessKey::new(&id, secret));
         }
         Ok(())
     }

@@ -10,7 +10,9 @@ use tracing::Instrument;
 
 use super::{COMMIT_MARGIN, FuseAdapter};
 use crate::error::{Error, ErrorKind, Result};
-use crate::fuse::dispatch::{self, Deadline, Op, Outcome, Reply, caller_killed, reply_error, reply_within};
+use crate::fuse::dispatch::{
+    self, Deadline, FuseOp, Outcome, Reply, caller_killed, reply_error, reply_within,
+};
 use crate::ids::Ino;
 use crate::vfs::Vfs;
 
@@ -35,7 +37,7 @@ impl FuseAdapter {
     /// other thread. A request that has to wait continues as a task.
     pub(super) fn dispatch<R: Reply, T: Outcome>(
         &self,
-        op: Op,
+        op: FuseOp,
         deadline: Deadline,
         reply: R,
         work: impl Future<Output = Result<T>> + Send + 'static,
@@ -62,11 +64,11 @@ impl FuseAdapter {
         }
     }
 
-    pub(super) fn reply_error(&self, op: Op, reply: impl Reply, error: &Error) {
+    pub(super) fn reply_error(&self, op: FuseOp, reply: impl Reply, error: &Error) {
         dispatch::reply_error_at(op, reply, error, |ino| self.vfs.path_of(Ino(ino)));
     }
 
-    pub(super) fn reply_unsupported(op: Op, kind: ErrorKind, reply: impl Reply) {
+    pub(super) fn reply_unsupported(op: FuseOp, kind: ErrorKind, reply: impl Reply) {
         reply_error(op, reply, &Error::new(kind, "not supported by this file system"));
     }
 }

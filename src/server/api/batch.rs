@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::endpoints::dispatch_one;
 use super::request::{list, parse};
-use crate::server::call::Call;
-use crate::server::errors::ApiError;
+use crate::server::call::ApiCall;
+use crate::server::errors::ServiceError;
 use crate::server::faults::FaultAction;
 use crate::server::reply::ApiResponse;
 
@@ -35,7 +35,7 @@ const BATCHABLE: [&str; 18] = [
 ];
 
 #[derive(Deserialize)]
-struct BatchRequest {
+struct BatchParams {
     #[serde(default, deserialize_with = "list")]
     requests: Vec<SubRequest>,
 }
@@ -57,10 +57,10 @@ struct SubResponse {
 }
 
 /// Executes the calls in order. Each succeeds or fails independently.
-pub(super) async fn run(call: &Call, body: &[u8]) -> Result<ApiResponse, ApiError> {
-    let batch: BatchRequest = parse(body)?;
+pub(super) async fn run(call: &ApiCall, body: &[u8]) -> Result<ApiResponse, ServiceError> {
+    let batch: BatchParams = parse(body)?;
     if batch.requests.is_empty() || batch.requests.len() > REQUESTS_MAX {
-        return Err(ApiError::invalid("requests", "There must be 1 to 100."));
+        return Err(ServiceError::invalid("requests", "There must be 1 to 100."));
     }
     let mut responses = Vec::with_capacity(batch.requests.len());
     for sub in batch.requests {
@@ -78,19 +78,23 @@ pub(super) async fn run(call: &Call, body: &[u8]) -> Result<ApiResponse, ApiErro
     ApiResponse::json(200, &serde_json::json!({ "responses": responses }))
 }
 
-async fn answer(call: &Call, sub: SubRequest) -> Result<ApiResponse, ApiError> {
+async fn answer(call: &ApiCall, sub: SubRequest) -> Result<ApiResponse, ServiceError> {
     let url = sub.url.unwrap_or_default();
     let endpoint = url.trim_start_matches('/');
     if !BATCHABLE.contains(&endpoint) {
-        return Err(ApiError::new(400, "InvalidParameterNotSupported.Url", "The url cannot be in a batch."));
+        return Err(ServiceError::new(
+            400,
+            "InvalidParameterNotSupported.Url",
+            "The url cannot be in a batch.",
+        ));
     }
     if sub.method.is_some_and(|method| !method.eq_ignore_ascii_case("POST")) {
-        return Err(ApiError::invalid("method", "It must be POST."));
+        return Err(ServiceError::invalid("method", "It must be POST."));
     }
     // Of all faults, only error responses are possible in a batch.
     let decision = call.app.faults.decide(endpoint, None);
     if let Some(FaultAction::Status { status, code, message, .. }) = decision.action {
-        return Err(ApiError::new(status, code, message));
+        return Err(ServiceError::new(status, code, message));
     }
     let body = if sub.body.is_null() { Vec::new() } else { sub.body.to_string().into_bytes() };
     dispatch_one(call, endpoint, &body).await

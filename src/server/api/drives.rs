@@ -5,12 +5,12 @@ use serde::Deserialize;
 use super::request::{lenient, limit, require};
 use super::view::DriveView;
 use crate::ids::DriveId;
-use crate::server::call::Call;
-use crate::server::errors::ApiError;
+use crate::server::call::ApiCall;
+use crate::server::errors::ServiceError;
 use crate::server::reply::ApiResponse;
 
 #[derive(Deserialize)]
-pub(super) struct DriveRequest {
+pub(super) struct DriveParams {
     #[serde(default, deserialize_with = "lenient")]
     drive_id: Option<DriveId>,
     #[serde(default, deserialize_with = "lenient")]
@@ -20,7 +20,7 @@ pub(super) struct DriveRequest {
 }
 
 /// `drive/get`.
-pub(super) fn get(call: &Call, request: DriveRequest) -> Result<ApiResponse, ApiError> {
+pub(super) fn get(call: &ApiCall, request: DriveParams) -> Result<ApiResponse, ServiceError> {
     let drive = require(request.drive_id, "drive_id")?;
     call.app
         .catalog
@@ -28,15 +28,15 @@ pub(super) fn get(call: &Call, request: DriveRequest) -> Result<ApiResponse, Api
 }
 
 /// `drive/get_default_drive`: the first drive.
-pub(super) fn get_default(call: &Call) -> Result<ApiResponse, ApiError> {
+pub(super) fn get_default(call: &ApiCall) -> Result<ApiResponse, ServiceError> {
     call.app.catalog.read(|state| {
-        let drive = state.drives().next().ok_or_else(|| ApiError::not_found("Drive"))?;
+        let drive = state.drives().next().ok_or_else(|| ServiceError::not_found("Drive"))?;
         ApiResponse::json(200, &DriveView::of(drive, state.quota_bytes()))
     })
 }
 
 /// `drive/list_my_drives` and `drive/list`. The marker is the last id of the previous page.
-pub(super) fn list(call: &Call, request: &DriveRequest) -> Result<ApiResponse, ApiError> {
+pub(super) fn list(call: &ApiCall, request: &DriveParams) -> Result<ApiResponse, ServiceError> {
     let limit = limit(request.limit, 100, 100)?;
     call.app.catalog.read(|state| {
         let quota = state.quota_bytes();
@@ -53,12 +53,12 @@ pub(super) fn list(call: &Call, request: &DriveRequest) -> Result<ApiResponse, A
 }
 
 /// `drive/list_my_group_drive`: always empty.
-pub(super) fn list_group() -> Result<ApiResponse, ApiError> {
+pub(super) fn list_group() -> Result<ApiResponse, ServiceError> {
     ApiResponse::json(200, &serde_json::json!({ "items": [], "root_group_drive": null, "next_marker": "" }))
 }
 
 /// `domain/get_quota`: the sums over all drives.
-pub(super) fn domain_quota(call: &Call) -> Result<ApiResponse, ApiError> {
+pub(super) fn domain_quota(call: &ApiCall) -> Result<ApiResponse, ServiceError> {
     call.app.catalog.read(|state| {
         let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
         let drives = u64::try_from(state.drives().count()).unwrap_or(u64::MAX);

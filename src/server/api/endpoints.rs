@@ -1,12 +1,16 @@
 //! The table of endpoints, without `batch` and the token calls.
 
 use super::{drives, files, listing, removal, request, revisions, uploads};
-use crate::server::call::Call;
-use crate::server::errors::ApiError;
+use crate::server::call::ApiCall;
+use crate::server::errors::ServiceError;
 use crate::server::reply::ApiResponse;
 
 /// Answers a call that may be part of a batch.
-pub(super) async fn dispatch_one(call: &Call, endpoint: &str, body: &[u8]) -> Result<ApiResponse, ApiError> {
+pub(super) async fn dispatch_one(
+    call: &ApiCall,
+    endpoint: &str,
+    body: &[u8],
+) -> Result<ApiResponse, ServiceError> {
     match endpoint {
         "file/create" => uploads::create(call, request::parse(body)?).await,
         "file/get_upload_url" => uploads::get_upload_url(call, request::parse(body)?),
@@ -42,6 +46,6 @@ pub(super) async fn dispatch_one(call: &Call, endpoint: &str, body: &[u8]) -> Re
         "drive/list_my_drives" | "drive/list" => drives::list(call, &request::parse(body)?),
         "drive/list_my_group_drive" => drives::list_group(),
         "domain/get_quota" => drives::domain_quota(call),
-        _ => Err(ApiError::no_route()),
+        _ => Err(ServiceError::no_route()),
     }
 }

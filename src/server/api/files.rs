@@ -13,10 +13,10 @@ use super::view::{DirSize, FileView, download_url};
 use crate::ids::{DriveId, FileId};
 use crate::pds::types::UserTag;
 use crate::server::app::DOMAIN_ID;
-use crate::server::call::{Call, HttpResult, error_response};
+use crate::server::call::{ApiCall, HttpResult, error_response};
 use crate::server::catalog::{CatalogState, Edits};
 use crate::server::clock::rfc3339;
-use crate::server::errors::ApiError;
+use crate::server::errors::ServiceError;
 use crate::server::reply::{ApiResponse, ReplyBody, response};
 
 /// Bound on the lifetime of a download URL.
@@ -39,7 +39,7 @@ pub(super) fn includes_field(fields: Option<&str>, field: &str) -> bool {
 }
 
 /// `file/get`.
-pub(super) fn get(call: &Call, request: GetRequest) -> Result<ApiResponse, ApiError> {
+pub(super) fn get(call: &ApiCall, request: GetRequest) -> Result<ApiResponse, ServiceError> {
     let drive = require(request.drive_id, "drive_id")?;
     let file = require(request.file_id, "file_id")?;
     let no_tags = BTreeMap::new();
@@ -88,9 +88,9 @@ pub(super) struct GetByPathRequest {
 }
 
 /// `file/get_by_path`.
-pub(super) fn get_by_path(call: &Call, request: GetByPathRequest) -> Result<ApiResponse, ApiError> {
+pub(super) fn get_by_path(call: &ApiCall, request: GetByPathRequest) -> Result<ApiResponse, ServiceError> {
     if call.app.config.quirks.no_get_by_path {
-        return Err(ApiError::no_route());
+        return Err(ServiceError::no_route());
     }
     let drive = require(request.drive_id, "drive_id")?;
     let path = require(request.file_path, "file_path")?;
@@ -98,7 +98,7 @@ pub(super) fn get_by_path(call: &Call, request: GetByPathRequest) -> Result<ApiR
 }
 
 #[derive(Deserialize)]
-pub(super) struct UpdateRequest {
+pub(super) struct UpdateParams {
     #[serde(default, deserialize_with = "lenient")]
     drive_id: Option<DriveId>,
     #[serde(default, deserialize_with = "lenient")]
@@ -116,7 +116,7 @@ pub(super) struct UpdateRequest {
 }
 
 /// `file/update`.
-pub(super) async fn update(call: &Call, request: UpdateRequest) -> Result<ApiResponse, ApiError> {
+pub(super) async fn update(call: &ApiCall, request: UpdateParams) -> Result<ApiResponse, ServiceError> {
     let app = &call.app;
     let drive = require(request.drive_id, "drive_id")?;
     let file = require(request.file_id, "file_id")?;
@@ -146,7 +146,7 @@ pub(super) async fn update(call: &Call, request: UpdateRequest) -> Result<ApiRes
 }
 
 #[derive(Deserialize)]
-pub(super) struct MoveRequest {
+pub(super) struct MoveParams {
     #[serde(default, deserialize_with = "lenient")]
     drive_id: Option<DriveId>,
     #[serde(default, deserialize_with = "lenient")]
@@ -162,7 +162,7 @@ pub(super) struct MoveRequest {
 }
 
 /// `file/move`.
-pub(super) async fn move_file(call: &Call, request: MoveRequest) -> Result<ApiResponse, ApiError> {
+pub(super) async fn move_file(call: &ApiCall, request: MoveParams) -> Result<ApiResponse, ServiceError> {
     let app = &call.app;
     let drive = require(request.drive_id, "drive_id")?;
     let file = require(request.file_id, "file_id")?;
@@ -172,7 +172,7 @@ pub(super) async fn move_file(call: &Call, request: MoveRequest) -> Result<ApiRe
         check_name(name)?;
     }
     if request.to_drive_id.is_some_and(|to_drive| to_drive != drive) {
-        return Err(ApiError::invalid("to_drive_id", "An object cannot be moved to another drive."));
+        return Err(ServiceError::invalid("to_drive_id", "An object cannot be moved to another drive."));
     }
     let now_ms = app.clock.now_ms();
     let (moved, is_folder) = app
@@ -200,7 +200,7 @@ pub(super) async fn move_file(call: &Call, request: MoveRequest) -> Result<ApiRe
 }
 
 /// `file/copy`.
-pub(super) async fn copy(call: &Call, request: MoveRequest) -> Result<ApiResponse, ApiError> {
+pub(super) async fn copy(call: &ApiCall, request: MoveParams) -> Result<ApiResponse, ServiceError> {
     let app = &call.app;
     let drive = require(request.drive_id, "drive_id")?;
     let file = require(request.file_id, "file_id")?;
@@ -239,7 +239,7 @@ pub(super) struct TagsRequest {
 }
 
 /// `file/put_usertags`.
-pub(super) async fn put_usertags(call: &Call, request: TagsRequest) -> Result<ApiResponse, ApiError> {
+pub(super) async fn put_usertags(call: &ApiCall, request: TagsRequest) -> Result<ApiResponse, ServiceError> {
     let app = &call.app;
     let drive = require(request.drive_id, "drive_id")?;
     let file = require(request.file_id, "file_id")?;
@@ -254,7 +254,7 @@ pub(super) async fn put_usertags(call: &Call, request: TagsRequest) -> Result<Ap
                 }
                 tags.extend(given);
                 if tags.len() > USER_TAGS_MAX {
-                    return Err(ApiError::invalid("user_tags", "There are more than 1000."));
+                    return Err(ServiceError::invalid("user_tags", "There are more than 1000."));
                 }
                 Ok(())
             })
@@ -264,7 +264,10 @@ pub(super) async fn put_usertags(call: &Call, request: TagsRequest) -> Result<Ap
 }
 
 /// `file/delete_usertags`.
-pub(super) async fn delete_usertags(call: &Call, request: TagsRequest) -> Result<ApiResponse, ApiError> {
+pub(super) async fn delete_usertags(
+    call: &ApiCall,
+    request: TagsRequest,
+) -> Result<ApiResponse, ServiceError> {
     let app = &call.app;
     let drive = require(request.drive_id, "drive_id")?;
     let file = require(request.file_id, "file_id")?;
@@ -281,7 +284,7 @@ pub(super) async fn delete_usertags(call: &Call, request: TagsRequest) -> Result
 }
 
 #[derive(Deserialize)]
-pub(super) struct DownloadUrlRequest {
+pub(super) struct DownloadUrlParams {
     #[serde(default, deserialize_with = "lenient")]
     drive_id: Option<DriveId>,
     #[serde(default, deserialize_with = "lenient")]
@@ -293,23 +296,26 @@ pub(super) struct DownloadUrlRequest {
 }
 
 /// `file/get_download_url`.
-pub(super) fn get_download_url(call: &Call, request: DownloadUrlRequest) -> Result<ApiResponse, ApiError> {
+pub(super) fn get_download_url(
+    call: &ApiCall,
+    request: DownloadUrlParams,
+) -> Result<ApiResponse, ServiceError> {
     let drive = require(request.drive_id, "drive_id")?;
     let file = require(request.file_id, "file_id")?;
     let ttl_s = request.expire_sec.unwrap_or(call.app.config.url_ttl_s);
     if !(1..=DOWNLOAD_TTL_MAX_S).contains(&ttl_s) {
-        return Err(ApiError::invalid("expire_sec", "It is not within 1 to 115200."));
+        return Err(ServiceError::invalid("expire_sec", "It is not within 1 to 115200."));
     }
     call.app.catalog.read(|state| {
         let node = state.live(&drive, &file)?;
         if node.is_folder() {
-            return Err(ApiError::invalid("file_id", "It is not a file."));
+            return Err(ServiceError::invalid("file_id", "It is not a file."));
         }
         let revision = match &request.revision_id {
             None => node.newest(),
             Some(id) => node.revisions().iter().find(|revision| revision.revision_id.as_str() == id),
         };
-        let revision = revision.ok_or_else(|| ApiError::not_found("Revision"))?;
+        let revision = revision.ok_or_else(|| ServiceError::not_found("Revision"))?;
         let (url, expires_s) = download_url(call, node, revision, ttl_s);
         let body = serde_json::json!({
             "domain_id": DOMAIN_ID,
@@ -331,7 +337,7 @@ pub(super) fn get_download_url(call: &Call, request: DownloadUrlRequest) -> Resu
 }
 
 /// `GET /v2/file/download`: a redirect to the download URL.
-pub(in crate::server) fn download(call: &Call) -> HttpResult {
+pub(in crate::server) fn download(call: &ApiCall) -> HttpResult {
     let query: serde_json::Map<_, _> =
         url::form_urlencoded::parse(call.head.uri.query().unwrap_or("").as_bytes())
             .map(|(key, value)| (key.into_owned(), value.into_owned().into()))
@@ -340,7 +346,7 @@ pub(in crate::server) fn download(call: &Call) -> HttpResult {
     let answer = super::request::parse(body.as_bytes()).and_then(|request| get_download_url(call, request));
     let url = answer.and_then(|answer| {
         let body: serde_json::Value = super::request::parse(&answer.body)?;
-        body["url"].as_str().map(str::to_owned).ok_or_else(|| ApiError::not_found("File"))
+        body["url"].as_str().map(str::to_owned).ok_or_else(|| ServiceError::not_found("File"))
     });
     match url {
         Ok(url) => {

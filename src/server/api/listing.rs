@@ -8,11 +8,11 @@ use super::request::{lenient, limit, require};
 use super::view::{FileView, category, download_url};
 use crate::ids::{DriveId, FileId};
 use crate::pds::types::FileType;
-use crate::server::call::Call;
-use crate::server::catalog::records::{Node, Op};
+use crate::server::call::ApiCall;
+use crate::server::catalog::records::{CatalogOp, Node};
 use crate::server::catalog::{Marker, SortOrder, compare};
 use crate::server::clock::{decode_hex, hex};
-use crate::server::errors::ApiError;
+use crate::server::errors::ServiceError;
 use crate::server::reply::ApiResponse;
 
 /// Bound on the entries examined for one page. A selective filter makes short pages.
@@ -22,7 +22,7 @@ const EXAMINED_MAX: usize = 10_000;
 const QUERY_CHARS_MAX: usize = 4096;
 
 #[derive(Deserialize)]
-pub(super) struct ListRequest {
+pub(super) struct ListParams {
     #[serde(default, deserialize_with = "lenient")]
     drive_id: Option<DriveId>,
     #[serde(default, deserialize_with = "lenient")]
@@ -52,33 +52,33 @@ pub(super) struct ListRequest {
 }
 
 #[derive(Serialize)]
-struct ListingPage<'a> {
+struct ListReply<'a> {
     items: Vec<FileView<'a>>,
     next_marker: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     total_count: Option<usize>,
 }
 
-fn order(text: Option<&str>) -> Result<SortOrder, ApiError> {
+fn order(text: Option<&str>) -> Result<SortOrder, ServiceError> {
     match text {
         None | Some("created_at") => Ok(SortOrder::CreatedAt),
         Some("updated_at") => Ok(SortOrder::UpdatedAt),
         Some("size") => Ok(SortOrder::Size),
         Some("name" | "name_enhanced") => Ok(SortOrder::Name),
-        Some(_) => Err(ApiError::invalid("order_by", "It is created_at, updated_at, size or name.")),
+        Some(_) => Err(ServiceError::invalid("order_by", "It is created_at, updated_at, size or name.")),
     }
 }
 
-fn is_descending(text: Option<&str>) -> Result<bool, ApiError> {
+fn is_descending(text: Option<&str>) -> Result<bool, ServiceError> {
     match text {
         None => Ok(false),
         Some(text) if text.eq_ignore_ascii_case("asc") => Ok(false),
         Some(text) if text.eq_ignore_ascii_case("desc") => Ok(true),
-        Some(_) => Err(ApiError::invalid("order_direction", "It is ASC or DESC.")),
+        Some(_) => Err(ServiceError::invalid("order_direction", "It is ASC or DESC.")),
     }
 }
 
-impl ListRequest {
+impl ListParams {
     fn matches(&self, node: &Node) -> bool {
         let is_type = self.file_type.as_deref().is_none_or(|wanted| match node.file_type() {
             FileType::File => wanted == "file",
@@ -92,7 +92,7 @@ impl ListRequest {
             && self.starred.is_none_or(|wanted| node.attrs.starred == wanted)
     }
 
-    fn view<'a>(&self, call: &Call, node: &'a Node) -> FileView<'a> {
+    fn view<'a>(&self, call: &ApiCall, node: &'a Node) -> FileView<'a> {
         let mut view = FileView::of(call, node);
         if let Some(newest) = node.newest()
             && includes_field(self.fields.as_deref(), "url")
@@ -105,7 +105,7 @@ impl ListRequest {
 }
 
 /// `file/list`.
-pub(super) fn list(call: &Call, request: &ListRequest) -> Result<ApiResponse, ApiError> {
+pub(super) fn list(call: &ApiCall, request: &ListParams) -> Result<ApiResponse, ServiceError> {
     let quirks = &call.app.config.quirks;
     let drive = require(request.drive_id.clone(), "drive_id")?;
     let parent = require(request.parent_file_id.clone(), "parent_file_id")?;
@@ -118,11 +118,11 @@ pub(super) fn list(call: &Call, request: &ListRequest) -> Result<ApiResponse, Ap
         None => fresh,
         Some(word) => Marker::decode(word)
             .filter(|m| m.order == order && m.descending == descending && m.parent == parent)
-            .ok_or_else(|| ApiError::invalid("marker", "It belongs to another listing."))?,
+            .ok_or_else(|| ServiceError::invalid("marker", "It belongs to another listing."))?,
     };
     if marker.empty_page {
         let next_marker = Marker { empty_page: false, ..marker }.encode();
-        return ApiResponse::json(200, &ListingPage { items: Vec::new(), next_marker, total_count: None });
+        return ApiResponse::json(200, &ListReply { items: Vec::new(), next_marker, total_count: None });
     }
     call.app.catalog.read(|state| {
         state.check_folder(&drive, &parent)?;
@@ -131,7 +131,7 @@ pub(super) fn list(call: &Call, request: &ListRequest) -> Result<ApiResponse, Ap
             let views = here.filter_map(FileView::of_upload).filter(|view| view.is_in(&parent));
             return ApiResponse::json(
                 200,
-                &ListingPage { items: views.collect(), next_marker: String::new(), total_count: None },
+                &ListReply { items: views.collect(), next_marker: String::new(), total_count: None },
             );
         }
         let (mut items, mut last, mut examined, mut is_end) = (Vec::new(), marker.last.clone(), 0, true);
@@ -152,19 +152,19 @@ pub(super) fn list(call: &Call, request: &ListRequest) -> Result<ApiResponse, Ap
         }
         let next = Marker { last, empty_page: quirks.list_empty_pages, ..marker.clone() };
         let next_marker = if is_end { String::new() } else { next.encode() };
-        ApiResponse::json(200, &ListingPage { items, next_marker, total_count: None })
+        ApiResponse::json(200, &ListReply { items, next_marker, total_count: None })
     })
 }
 
 /// `file/scan` and `file/walk`: all objects of the drive by id. The marker is the last id.
-pub(super) fn scan(call: &Call, request: &ListRequest) -> Result<ApiResponse, ApiError> {
+pub(super) fn scan(call: &ApiCall, request: &ListParams) -> Result<ApiResponse, ServiceError> {
     let drive = require(request.drive_id.clone(), "drive_id")?;
     let limit = limit(request.limit, 100, 5000)?;
     let after = match &request.marker {
         None => None,
-        Some(id) => {
-            Some(FileId::new(id).map_err(|_| ApiError::invalid("marker", "The server did not issue it."))?)
-        }
+        Some(id) => Some(
+            FileId::new(id).map_err(|_| ServiceError::invalid("marker", "The server did not issue it."))?,
+        ),
     };
     call.app.catalog.read(|state| {
         state.drive(&drive)?;
@@ -173,24 +173,24 @@ pub(super) fn scan(call: &Call, request: &ListRequest) -> Result<ApiResponse, Ap
         let last = page.last().map(|node| node.file_id.to_string());
         let next_marker = rest.next().and(last).unwrap_or_default();
         let items = page.into_iter().map(|node| request.view(call, node)).collect();
-        ApiResponse::json(200, &ListingPage { items, next_marker, total_count: None })
+        ApiResponse::json(200, &ListReply { items, next_marker, total_count: None })
     })
 }
 
 /// `file/search`. The marker is the number of preceding results.
-pub(super) fn search(call: &Call, request: &ListRequest) -> Result<ApiResponse, ApiError> {
+pub(super) fn search(call: &ApiCall, request: &ListParams) -> Result<ApiResponse, ServiceError> {
     let drive = require(request.drive_id.clone(), "drive_id")?;
     let limit = limit(request.limit, 100, 100)?;
     let text = request.query.clone().unwrap_or_default();
     if text.chars().count() > QUERY_CHARS_MAX {
-        return Err(ApiError::invalid("query", "It has more than 4096 characters."));
+        return Err(ServiceError::invalid("query", "It has more than 4096 characters."));
     }
     let query = Query::parse(&text)?;
     let orders = orders(request.order_by.as_deref().unwrap_or(""))?;
     let skip: usize = match &request.marker {
         None => 0,
         Some(marker) => {
-            marker.parse().map_err(|_| ApiError::invalid("marker", "The server did not issue it."))?
+            marker.parse().map_err(|_| ServiceError::invalid("marker", "The server did not issue it."))?
         }
     };
     call.app.catalog.read(|state| {
@@ -212,12 +212,12 @@ pub(super) fn search(call: &Call, request: &ListRequest) -> Result<ApiResponse, 
         let seen = skip + items.len();
         let next_marker = if seen < total { seen.to_string() } else { String::new() };
         let total_count = (request.return_total_count == Some(true)).then_some(total);
-        ApiResponse::json(200, &ListingPage { items, next_marker, total_count })
+        ApiResponse::json(200, &ListReply { items, next_marker, total_count })
     })
 }
 
 /// `name ASC,created_at DESC`.
-fn orders(text: &str) -> Result<Vec<(SortOrder, bool)>, ApiError> {
+fn orders(text: &str) -> Result<Vec<(SortOrder, bool)>, ServiceError> {
     text.split(',')
         .map(str::trim)
         .filter(|one| !one.is_empty())
@@ -229,10 +229,10 @@ fn orders(text: &str) -> Result<Vec<(SortOrder, bool)>, ApiError> {
 }
 
 /// `recyclebin/list`, newest first.
-pub(super) fn bin(call: &Call, request: &ListRequest) -> Result<ApiResponse, ApiError> {
+pub(super) fn bin(call: &ApiCall, request: &ListParams) -> Result<ApiResponse, ServiceError> {
     let drive = require(request.drive_id.clone(), "drive_id")?;
     let limit = limit(request.limit, 50, 200)?;
-    let bad = || ApiError::invalid("marker", "The server did not issue it.");
+    let bad = || ServiceError::invalid("marker", "The server did not issue it.");
     let after = match &request.marker {
         None => None,
         Some(word) => {
@@ -247,7 +247,7 @@ pub(super) fn bin(call: &Call, request: &ListRequest) -> Result<ApiResponse, Api
         let last = page.last().and_then(|(entry, _)| serde_json::to_vec(entry).ok()).map(|raw| hex(&raw));
         let next_marker = rest.next().and(last).unwrap_or_default();
         let items = page.into_iter().map(|(_, node)| request.view(call, node)).collect();
-        ApiResponse::json(200, &ListingPage { items, next_marker, total_count: None })
+        ApiResponse::json(200, &ListReply { items, next_marker, total_count: None })
     })
 }
 
@@ -264,13 +264,13 @@ pub(super) struct DeltaRequest {
 #[derive(Serialize)]
 struct DeltaView<'a> {
     file_id: &'a FileId,
-    op: Op,
+    op: CatalogOp,
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<FileView<'a>>,
 }
 
 /// `file/get_last_cursor`.
-pub(super) fn get_last_cursor(call: &Call, request: DeltaRequest) -> Result<ApiResponse, ApiError> {
+pub(super) fn get_last_cursor(call: &ApiCall, request: DeltaRequest) -> Result<ApiResponse, ServiceError> {
     let drive = require(request.drive_id, "drive_id")?;
     call.app.catalog.read(|state| {
         state.drive(&drive)?;
@@ -279,14 +279,14 @@ pub(super) fn get_last_cursor(call: &Call, request: DeltaRequest) -> Result<ApiR
 }
 
 /// `file/list_delta`. Of an object that was deleted or is in the recycle bin, only the id is returned.
-pub(super) fn list_delta(call: &Call, request: DeltaRequest) -> Result<ApiResponse, ApiError> {
+pub(super) fn list_delta(call: &ApiCall, request: DeltaRequest) -> Result<ApiResponse, ServiceError> {
     let quirks = &call.app.config.quirks;
     let drive = require(request.drive_id, "drive_id")?;
     let limit = limit(request.limit, 100, 100)?;
     let given: Option<u64> = match &request.cursor {
         None => None,
         Some(text) => {
-            Some(text.parse().map_err(|_| ApiError::invalid("cursor", "The server did not issue it."))?)
+            Some(text.parse().map_err(|_| ServiceError::invalid("cursor", "The server did not issue it."))?)
         }
     };
     call.app.catalog.read(|state| {

@@ -4,10 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use super::request::{lenient, list};
 use crate::ids::{PartNumber, UploadId};
-use crate::server::call::Call;
+use crate::server::call::ApiCall;
 use crate::server::config::FirstPartCtx;
 use crate::server::digest::{HashName, Midstate};
-use crate::server::errors::ApiError;
+use crate::server::errors::ServiceError;
 use crate::server::sign::{ObjectKey, SignedHeaders, SignedPart};
 
 /// `parallel_sha1_ctx` or `parallel_sha256_ctx`.
@@ -21,7 +21,7 @@ pub(super) struct HashContext {
 
 /// A part in a request.
 #[derive(Deserialize)]
-pub(super) struct PartRequest {
+pub(super) struct PartParams {
     #[serde(default, deserialize_with = "lenient")]
     pub(super) part_number: Option<u32>,
     parallel_sha1_ctx: Option<HashContext>,
@@ -33,7 +33,7 @@ pub(super) struct PartRequest {
 
 /// A part in a response.
 #[derive(Serialize)]
-pub(super) struct PartUrl {
+pub(super) struct SignedPartUrl {
     part_number: u32,
     upload_url: String,
     internal_upload_url: &'static str,
@@ -51,22 +51,22 @@ pub(super) struct PartHeaders {
 pub(super) type RequestedPart = (u32, Option<Midstate>, PartHeaders);
 
 pub(super) fn read_parts(
-    call: &Call,
-    requests: Vec<PartRequest>,
+    call: &ApiCall,
+    requests: Vec<PartParams>,
     parallel: bool,
-) -> Result<Vec<RequestedPart>, ApiError> {
+) -> Result<Vec<RequestedPart>, ServiceError> {
     if requests.len() > PartNumber::MAX as usize {
-        return Err(ApiError::invalid("part_info_list", "part count can not over 10000"));
+        return Err(ServiceError::invalid("part_info_list", "part count can not over 10000"));
     }
     requests.into_iter().map(|request| read_part(call, request, parallel)).collect()
 }
 
-fn read_part(call: &Call, request: PartRequest, parallel: bool) -> Result<RequestedPart, ApiError> {
+fn read_part(call: &ApiCall, request: PartParams, parallel: bool) -> Result<RequestedPart, ServiceError> {
     let quirks = &call.app.config.quirks;
     let number = request
         .part_number
         .filter(|number| (1..=PartNumber::MAX).contains(number))
-        .ok_or_else(|| ApiError::invalid("part_info_list", "A part_number is not within 1 to 10000."))?;
+        .ok_or_else(|| ServiceError::invalid("part_info_list", "A part_number is not within 1 to 10000."))?;
     let (ctx, field) = match quirks.hash_name {
         HashName::Sha1 => (request.parallel_sha1_ctx, "parallel_sha1_ctx"),
         HashName::Sha256 => (request.parallel_sha256_ctx, "parallel_sha256_ctx"),
@@ -81,7 +81,7 @@ fn read_part(call: &Call, request: PartRequest, parallel: bool) -> Result<Reques
             (FirstPartCtx::Empty | FirstPartCtx::Initial | FirstPartCtx::Absent, _) => false,
         };
         if !fits {
-            return Err(ApiError::invalid(field, "This form of the context is not accepted for part 1."));
+            return Err(ServiceError::invalid(field, "This form of the context is not accepted for part 1."));
         }
     }
     let state = ctx.map(|ctx| midstate(&ctx, number, quirks.hash_name, field)).transpose()?;
@@ -92,30 +92,30 @@ fn read_part(call: &Call, request: PartRequest, parallel: bool) -> Result<Reques
     Ok((number, state, signed))
 }
 
-fn midstate(ctx: &HashContext, part: u32, name: HashName, field: &str) -> Result<Midstate, ApiError> {
+fn midstate(ctx: &HashContext, part: u32, name: HashName, field: &str) -> Result<Midstate, ServiceError> {
     let offset = ctx.part_offset.unwrap_or(0);
     if !offset.is_multiple_of(64) {
-        return Err(ApiError::invalid(field, "part_offset is not a multiple of 64."));
+        return Err(ServiceError::invalid(field, "part_offset is not a multiple of 64."));
     }
     if (part == 1) != (offset == 0) {
-        return Err(ApiError::invalid(field, "part_offset must be 0 for part 1, and only for part 1."));
+        return Err(ServiceError::invalid(field, "part_offset must be 0 for part 1, and only for part 1."));
     }
     let is_empty_start = offset == 0 && ctx.h.is_empty();
     if !is_empty_start && ctx.h.len() != name.words() {
-        return Err(ApiError::invalid(field, &format!("h must have {} words.", name.words())));
+        return Err(ServiceError::invalid(field, &format!("h must have {} words.", name.words())));
     }
     let h = ctx.h.iter().map(|word| u32::try_from(*word)).collect::<Result<_, _>>();
-    let h = h.map_err(|_| ApiError::invalid(field, "A word of h exceeds 32 bits."))?;
+    let h = h.map_err(|_| ServiceError::invalid(field, "A word of h exceeds 32 bits."))?;
     Ok(Midstate { offset, h })
 }
 
 /// One URL for each part, in the order of the request.
 pub(super) fn sign_parts(
-    call: &Call,
+    call: &ApiCall,
     object: &ObjectKey,
     upload: &UploadId,
     parts: Vec<RequestedPart>,
-) -> Vec<PartUrl> {
+) -> Vec<SignedPartUrl> {
     let app = &call.app;
     let expires_s = app.clock.now_ms() / 1000 + i64::from(app.config.url_ttl_s);
     let default_type = app.config.quirks.part_content_type.as_deref().unwrap_or("");
@@ -127,7 +127,7 @@ pub(super) fn sign_parts(
             let part = SignedPart { upload: upload.clone(), part: number, midstate };
             let declared = SignedHeaders { content_md5: &signed.content_md5, content_type: &content_type };
             let upload_url = app.signer.put_url(&call.base, object, &part, declared, expires_s);
-            PartUrl { part_number: number, upload_url, internal_upload_url: "", content_type }
+            SignedPartUrl { part_number: number, upload_url, internal_upload_url: "", content_type }
         })
         .collect()
 }

@@ -3,7 +3,7 @@
 use crate::pds::types::FileType;
 use crate::server::catalog::records::Node;
 use crate::server::clock::rfc3339;
-use crate::server::errors::ApiError;
+use crate::server::errors::ServiceError;
 
 use super::view::category;
 
@@ -32,12 +32,12 @@ enum Lexeme {
     Operator(String),
 }
 
-fn invalid_query(detail: &str) -> ApiError {
-    ApiError::invalid("query", detail)
+fn invalid_query(detail: &str) -> ServiceError {
+    ServiceError::invalid("query", detail)
 }
 
 /// Splits into words, quoted strings and operators.
-fn tokenize(text: &str) -> Result<Vec<Lexeme>, ApiError> {
+fn tokenize(text: &str) -> Result<Vec<Lexeme>, ServiceError> {
     let mut lexemes = Vec::new();
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {
@@ -75,7 +75,7 @@ fn tokenize(text: &str) -> Result<Vec<Lexeme>, ApiError> {
 
 impl Query {
     /// Parses a query. The empty query matches every object.
-    pub(super) fn parse(text: &str) -> Result<Self, ApiError> {
+    pub(super) fn parse(text: &str) -> Result<Self, ServiceError> {
         let lexemes = tokenize(text)?;
         let mut terms = Vec::new();
         for (index, chunk) in lexemes.chunks(4).enumerate() {

@@ -5,9 +5,9 @@ use serde::Deserialize;
 use super::request::{lenient, require};
 use crate::ids::{DriveId, FileId};
 use crate::server::app::DOMAIN_ID;
-use crate::server::call::Call;
+use crate::server::call::ApiCall;
 use crate::server::clock::{random_hex, rfc3339};
-use crate::server::errors::ApiError;
+use crate::server::errors::ServiceError;
 use crate::server::reply::ApiResponse;
 
 #[derive(Deserialize)]
@@ -22,12 +22,12 @@ pub(super) struct RemovalRequest {
 /// Returns `done`, or 202 with a task if the object is a folder and the quirk `async_polls` is set. The work
 /// is already done in both cases; the task only reports it later.
 pub(super) fn maybe_async(
-    call: &Call,
+    call: &ApiCall,
     drive: &DriveId,
     file: &FileId,
     is_folder: bool,
     done: ApiResponse,
-) -> Result<ApiResponse, ApiError> {
+) -> Result<ApiResponse, ServiceError> {
     let Some(polls) = call.app.config.quirks.async_polls.filter(|_| is_folder) else { return Ok(done) };
     let task = random_hex(16)?;
     call.app.catalog.change_in_memory(|state| state.accept_task(&task, polls));
@@ -37,15 +37,15 @@ pub(super) fn maybe_async(
     ApiResponse::json(202, &body)
 }
 
-fn check_deletion_allowed(call: &Call) -> Result<(), ApiError> {
+fn check_deletion_allowed(call: &ApiCall) -> Result<(), ServiceError> {
     if call.app.config.quirks.deletion_forbidden {
-        return Err(ApiError::new(403, "Forbidden", "No permission. CheckRouterAccessFailed"));
+        return Err(ServiceError::new(403, "Forbidden", "No permission. CheckRouterAccessFailed"));
     }
     Ok(())
 }
 
 /// `recyclebin/trash`.
-pub(super) async fn trash(call: &Call, request: RemovalRequest) -> Result<ApiResponse, ApiError> {
+pub(super) async fn trash(call: &ApiCall, request: RemovalRequest) -> Result<ApiResponse, ServiceError> {
     check_deletion_allowed(call)?;
     let drive = require(request.drive_id, "drive_id")?;
     let file = require(request.file_id, "file_id")?;
@@ -66,7 +66,7 @@ pub(super) async fn trash(call: &Call, request: RemovalRequest) -> Result<ApiRes
 }
 
 /// `file/delete`, of objects in the recycle bin too.
-pub(super) async fn delete(call: &Call, request: RemovalRequest) -> Result<ApiResponse, ApiError> {
+pub(super) async fn delete(call: &ApiCall, request: RemovalRequest) -> Result<ApiResponse, ServiceError> {
     check_deletion_allowed(call)?;
     let drive = require(request.drive_id, "drive_id")?;
     let file = require(request.file_id, "file_id")?;
@@ -86,7 +86,7 @@ pub(super) async fn delete(call: &Call, request: RemovalRequest) -> Result<ApiRe
 }
 
 /// `recyclebin/restore`.
-pub(super) async fn restore(call: &Call, request: RemovalRequest) -> Result<ApiResponse, ApiError> {
+pub(super) async fn restore(call: &ApiCall, request: RemovalRequest) -> Result<ApiResponse, ServiceError> {
     let drive = require(request.drive_id, "drive_id")?;
     let file = require(request.file_id, "file_id")?;
     let now_ms = call.app.clock.now_ms();
@@ -102,7 +102,7 @@ pub(super) async fn restore(call: &Call, request: RemovalRequest) -> Result<ApiR
 }
 
 /// `recyclebin/clear` and `recyclebin/clear_all`, always with a task.
-pub(super) async fn clear(call: &Call, request: RemovalRequest) -> Result<ApiResponse, ApiError> {
+pub(super) async fn clear(call: &ApiCall, request: RemovalRequest) -> Result<ApiResponse, ServiceError> {
     check_deletion_allowed(call)?;
     let drive = require(request.drive_id, "drive_id")?;
     call.app.catalog.change(|state| state.clear_bin(&drive)).await?;
@@ -120,10 +120,10 @@ pub(super) struct TaskRequest {
 }
 
 /// `async_task/get`.
-pub(super) fn task(call: &Call, request: TaskRequest) -> Result<ApiResponse, ApiError> {
+pub(super) fn task(call: &ApiCall, request: TaskRequest) -> Result<ApiResponse, ServiceError> {
     let task = require(request.async_task_id, "async_task_id")?;
     let runs = call.app.catalog.change_in_memory(|state| state.poll_task(&task));
-    let runs = runs.ok_or_else(|| ApiError::not_found("AsyncTask"))?;
+    let runs = runs.ok_or_else(|| ServiceError::not_found("AsyncTask"))?;
     let state = if runs { "Running" } else { "Succeed" };
     let body = serde_json::json!({
         "async_task_id": task,

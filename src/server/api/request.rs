@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::pds::types::{CheckNameMode, UserTag};
 use crate::server::clock::is_timestamp;
-use crate::server::errors::ApiError;
+use crate::server::errors::ServiceError;
 
 /// Longest name in UTF-8.
 const NAME_BYTES_MAX: usize = 1024;
@@ -23,17 +23,17 @@ const USER_TAG_BYTES_MAX: usize = 2000;
 const LABELS_MAX: usize = 100;
 
 /// Parses a body. An empty body is an empty object.
-pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ServiceError> {
     let body = if body.is_empty() { b"{}" } else { body };
     serde_json::from_slice(body).map_err(|error| {
         let code = if error.is_data() { "InvalidParameterWrongFormat" } else { "InvalidRequestJSONFormat" };
-        ApiError::new(400, code, error.to_string())
+        ServiceError::new(400, code, error.to_string())
     })
 }
 
 /// A required parameter.
-pub(super) fn require<T>(value: Option<T>, name: &str) -> Result<T, ApiError> {
-    value.ok_or_else(|| ApiError::missing(name))
+pub(super) fn require<T>(value: Option<T>, name: &str) -> Result<T, ServiceError> {
+    value.ok_or_else(|| ServiceError::missing(name))
 }
 
 /// Deserializes a string or an integer; `null` and `""` are `None`.
@@ -84,72 +84,75 @@ where
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-pub(super) fn check_name(name: &str) -> Result<(), ApiError> {
+pub(super) fn check_name(name: &str) -> Result<(), ServiceError> {
     if name.is_empty() || name.len() > NAME_BYTES_MAX {
-        return Err(ApiError::invalid("name", "It must have 1 to 1024 bytes."));
+        return Err(ServiceError::invalid("name", "It must have 1 to 1024 bytes."));
     }
     if name.contains(['/', '\\']) {
-        return Err(ApiError::invalid("name", "It must not contain / or \\."));
+        return Err(ServiceError::invalid("name", "It must not contain / or \\."));
     }
     Ok(())
 }
 
-pub(super) fn check_description(text: Option<&String>) -> Result<(), ApiError> {
+pub(super) fn check_description(text: Option<&String>) -> Result<(), ServiceError> {
     match text {
         Some(text) if text.chars().count() > DESCRIPTION_CHARS_MAX => {
-            Err(ApiError::invalid("description", "It has more than 1024 characters."))
+            Err(ServiceError::invalid("description", "It has more than 1024 characters."))
         }
         _ => Ok(()),
     }
 }
 
-pub(super) fn check_labels(labels: &[String]) -> Result<(), ApiError> {
+pub(super) fn check_labels(labels: &[String]) -> Result<(), ServiceError> {
     if labels.len() > LABELS_MAX {
-        return Err(ApiError::invalid("labels", "There are more than 100."));
+        return Err(ServiceError::invalid("labels", "There are more than 100."));
     }
     Ok(())
 }
 
-pub(super) fn check_time(text: Option<&String>, name: &str) -> Result<(), ApiError> {
+pub(super) fn check_time(text: Option<&String>, name: &str) -> Result<(), ServiceError> {
     match text {
-        Some(text) if !is_timestamp(text) => Err(ApiError::invalid(name, "It is not a time.")),
+        Some(text) if !is_timestamp(text) => Err(ServiceError::invalid(name, "It is not a time.")),
         _ => Ok(()),
     }
 }
 
 /// Validates tags. The last of several values of one key is kept.
-pub(super) fn check_tags(tags: Vec<UserTag>) -> Result<BTreeMap<String, String>, ApiError> {
+pub(super) fn check_tags(tags: Vec<UserTag>) -> Result<BTreeMap<String, String>, ServiceError> {
     if tags.len() > USER_TAGS_MAX {
-        return Err(ApiError::invalid("user_tags", "There are more than 1000."));
+        return Err(ServiceError::invalid("user_tags", "There are more than 1000."));
     }
     for tag in &tags {
         if tag.key.is_empty() || tag.key.contains('#') || tag.value.contains('#') {
-            return Err(ApiError::invalid("user_tags", "A key is empty, or there is a # in a key or value."));
+            return Err(ServiceError::invalid(
+                "user_tags",
+                "A key is empty, or there is a # in a key or value.",
+            ));
         }
         if tag.key.len() + tag.value.len() > USER_TAG_BYTES_MAX {
-            return Err(ApiError::invalid("user_tags", "A key and its value have more than 2000 bytes."));
+            return Err(ServiceError::invalid("user_tags", "A key and its value have more than 2000 bytes."));
         }
     }
     Ok(tags.into_iter().map(|tag| (tag.key, tag.value)).collect())
 }
 
 /// `check_name_mode`, or `auto_rename` of older clients.
-pub(super) fn mode(text: Option<&str>, auto_rename: Option<bool>) -> Result<CheckNameMode, ApiError> {
+pub(super) fn mode(text: Option<&str>, auto_rename: Option<bool>) -> Result<CheckNameMode, ServiceError> {
     match text {
         None | Some("") if auto_rename == Some(true) => Ok(CheckNameMode::AutoRename),
         None | Some("" | "ignore") => Ok(CheckNameMode::Ignore),
         Some("auto_rename") => Ok(CheckNameMode::AutoRename),
         Some("refuse") => Ok(CheckNameMode::Refuse),
-        Some(_) => Err(ApiError::invalid("check_name_mode", "It is ignore, auto_rename or refuse.")),
+        Some(_) => Err(ServiceError::invalid("check_name_mode", "It is ignore, auto_rename or refuse.")),
     }
 }
 
 /// `limit`; 0 and an absent value mean the default.
-pub(super) fn limit(limit: Option<u32>, default: u32, max: u32) -> Result<usize, ApiError> {
+pub(super) fn limit(limit: Option<u32>, default: u32, max: u32) -> Result<usize, ServiceError> {
     match limit {
         None | Some(0) => Ok(default as usize),
         Some(limit) if limit <= max => Ok(limit as usize),
-        Some(_) => Err(ApiError::invalid("limit", &format!("It is more than {max}."))),
+        Some(_) => Err(ServiceError::invalid("limit", &format!("It is more than {max}."))),
     }
 }
 

@@ -6,10 +6,10 @@ use super::request::{check_description, lenient, limit, require};
 use super::view::{FileView, download_url};
 use crate::ids::{DriveId, FileId, RevisionId};
 use crate::server::app::DOMAIN_ID;
-use crate::server::call::Call;
+use crate::server::call::ApiCall;
 use crate::server::catalog::records::{Node, Revision};
 use crate::server::clock::rfc3339;
-use crate::server::errors::ApiError;
+use crate::server::errors::ServiceError;
 use crate::server::reply::ApiResponse;
 
 #[derive(Deserialize)]
@@ -49,7 +49,7 @@ struct RevisionView<'a> {
 }
 
 impl<'a> RevisionView<'a> {
-    fn of(call: &Call, node: &'a Node, revision: &'a Revision) -> Self {
+    fn of(call: &ApiCall, node: &'a Node, revision: &'a Revision) -> Self {
         Self {
             domain_id: DOMAIN_ID,
             drive_id: &node.drive_id,
@@ -71,13 +71,13 @@ impl<'a> RevisionView<'a> {
     }
 }
 
-fn find<'a>(node: &'a Node, id: &str) -> Result<&'a Revision, ApiError> {
+fn find<'a>(node: &'a Node, id: &str) -> Result<&'a Revision, ServiceError> {
     let found = node.revisions().iter().find(|revision| revision.revision_id.as_str() == id);
-    found.ok_or_else(|| ApiError::not_found("Revision"))
+    found.ok_or_else(|| ServiceError::not_found("Revision"))
 }
 
 /// `file/revision/list`, newest first. The marker is the last id of the previous page.
-pub(super) fn list(call: &Call, request: RevisionRequest) -> Result<ApiResponse, ApiError> {
+pub(super) fn list(call: &ApiCall, request: RevisionRequest) -> Result<ApiResponse, ServiceError> {
     let drive = require(request.drive_id, "drive_id")?;
     let file = require(request.file_id, "file_id")?;
     let limit = limit(request.limit, 50, 100)?;
@@ -87,7 +87,7 @@ pub(super) fn list(call: &Call, request: RevisionRequest) -> Result<ApiResponse,
         if let Some(marker) = &request.marker
             && rest.find(|revision| revision.revision_id.as_str() == marker).is_none()
         {
-            return Err(ApiError::invalid("marker", "The server did not issue it."));
+            return Err(ServiceError::invalid("marker", "The server did not issue it."));
         }
         let items: Vec<_> =
             rest.by_ref().take(limit).map(|revision| RevisionView::of(call, node, revision)).collect();
@@ -98,7 +98,7 @@ pub(super) fn list(call: &Call, request: RevisionRequest) -> Result<ApiResponse,
 }
 
 /// `file/revision/get`.
-pub(super) fn get(call: &Call, request: RevisionRequest) -> Result<ApiResponse, ApiError> {
+pub(super) fn get(call: &ApiCall, request: RevisionRequest) -> Result<ApiResponse, ServiceError> {
     let (drive, file, id) = named(request.drive_id, request.file_id, request.revision_id)?;
     call.app.catalog.read(|state| {
         let node = state.live(&drive, &file)?;
@@ -107,7 +107,7 @@ pub(super) fn get(call: &Call, request: RevisionRequest) -> Result<ApiResponse, 
 }
 
 /// `file/revision/update`.
-pub(super) async fn update(call: &Call, request: RevisionRequest) -> Result<ApiResponse, ApiError> {
+pub(super) async fn update(call: &ApiCall, request: RevisionRequest) -> Result<ApiResponse, ServiceError> {
     let (drive, file, id) = named(request.drive_id, request.file_id, request.revision_id)?;
     check_description(request.revision_description.as_ref())?;
     let now_ms = call.app.clock.now_ms();
@@ -127,12 +127,12 @@ fn named(
     drive: Option<DriveId>,
     file: Option<FileId>,
     revision: Option<String>,
-) -> Result<(DriveId, FileId, String), ApiError> {
+) -> Result<(DriveId, FileId, String), ServiceError> {
     Ok((require(drive, "drive_id")?, require(file, "file_id")?, require(revision, "revision_id")?))
 }
 
 /// `file/revision/restore`: adds a new revision with the content of an old one.
-pub(super) async fn restore(call: &Call, request: RevisionRequest) -> Result<ApiResponse, ApiError> {
+pub(super) async fn restore(call: &ApiCall, request: RevisionRequest) -> Result<ApiResponse, ServiceError> {
     let (drive, file, id) = named(request.drive_id, request.file_id, request.revision_id)?;
     let now_ms = call.app.clock.now_ms();
     call.app
@@ -150,7 +150,7 @@ pub(super) async fn restore(call: &Call, request: RevisionRequest) -> Result<Api
 }
 
 /// `file/revision/delete`. The newest revision cannot be deleted.
-pub(super) async fn delete(call: &Call, request: RevisionRequest) -> Result<ApiResponse, ApiError> {
+pub(super) async fn delete(call: &ApiCall, request: RevisionRequest) -> Result<ApiResponse, ServiceError> {
     let (drive, file, id) = named(request.drive_id, request.file_id, request.revision_id)?;
     let now_ms = call.app.clock.now_ms();
     call.app
@@ -167,6 +167,6 @@ pub(super) async fn delete(call: &Call, request: RevisionRequest) -> Result<ApiR
     Ok(ApiResponse::empty(204))
 }
 
-fn is_latest_error() -> ApiError {
-    ApiError::new(400, "FileLatestRevisionCannotBeRestore", "It is the latest revision.")
+fn is_latest_error() -> ServiceError {
+    ServiceError::new(400, "FileLatestRevisionCannotBeRestore", "It is the latest revision.")
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::parts::{PartHeaders, PartRequest, PartUrl, read_parts, sign_parts};
+use super::parts::{PartHeaders, PartParams, SignedPartUrl, read_parts, sign_parts};
 use super::request::{
     check_description, check_labels, check_name, check_tags, check_time, lenient, limit, list, mode, require,
 };
@@ -12,18 +12,18 @@ use super::view::FileView;
 use crate::ids::{DriveId, FileId, RevisionId, UploadId};
 use crate::pds::types::{CheckNameMode, UserTag};
 use crate::server::app::DOMAIN_ID;
-use crate::server::call::Call;
+use crate::server::call::ApiCall;
 use crate::server::catalog::records::{ClientAttrs, Midstates};
-use crate::server::catalog::{CreateOutcome, NewUpload};
+use crate::server::catalog::{CreateResult, NewUpload};
 use crate::server::clock::rfc3339;
 use crate::server::config::Quirks;
 use crate::server::digest::HashName;
-use crate::server::errors::ApiError;
+use crate::server::errors::ServiceError;
 use crate::server::reply::ApiResponse;
 use crate::server::sign::ObjectKey;
 
 #[derive(Deserialize)]
-pub(super) struct CreateRequest {
+pub(super) struct CreateParams {
     #[serde(default, deserialize_with = "lenient")]
     drive_id: Option<DriveId>,
     #[serde(default, deserialize_with = "lenient")]
@@ -39,7 +39,7 @@ pub(super) struct CreateRequest {
     size: Option<u64>,
     parallel_upload: Option<bool>,
     #[serde(default, deserialize_with = "list")]
-    part_info_list: Vec<PartRequest>,
+    part_info_list: Vec<PartParams>,
     #[serde(default, deserialize_with = "lenient")]
     content_hash: Option<String>,
     #[serde(default, deserialize_with = "lenient")]
@@ -65,7 +65,7 @@ pub(super) struct CreateRequest {
 }
 
 #[derive(Serialize)]
-struct CreateResponse<'a> {
+struct CreateReply<'a> {
     domain_id: &'static str,
     drive_id: &'a DriveId,
     file_id: &'a FileId,
@@ -85,11 +85,11 @@ struct CreateResponse<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     revision_id: Option<&'a RevisionId>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    part_info_list: Option<Vec<PartUrl>>,
+    part_info_list: Option<Vec<SignedPartUrl>>,
 }
 
-impl CreateRequest {
-    fn attrs(&mut self) -> Result<ClientAttrs, ApiError> {
+impl CreateParams {
+    fn attrs(&mut self) -> Result<ClientAttrs, ServiceError> {
         check_description(self.description.as_ref())?;
         check_labels(&self.labels)?;
         check_time(self.local_created_at.as_ref(), "local_created_at")?;
@@ -108,28 +108,29 @@ impl CreateRequest {
     }
 
     /// Refuses what the quirks of this server exclude.
-    fn check(&self, quirks: &Quirks) -> Result<(), ApiError> {
+    fn check(&self, quirks: &Quirks) -> Result<(), ServiceError> {
         if quirks.parallel_refused && self.parallel_upload == Some(true) {
-            return Err(ApiError::new(
+            return Err(ServiceError::new(
                 400,
                 "InvalidParameterNotSupported.ParallelUpload",
                 "The input parameter parallel_upload is not supported.",
             ));
         }
         if quirks.require_size_at_create && self.size.is_none() {
-            return Err(ApiError::missing("size"));
+            return Err(ServiceError::missing("size"));
         }
         Ok(())
     }
 
-    fn hashes(&mut self, name: HashName) -> Result<(Option<String>, Option<String>), ApiError> {
+    fn hashes(&mut self, name: HashName) -> Result<(Option<String>, Option<String>), ServiceError> {
         let content_hash = match self.content_hash.take() {
             None => None,
             Some(_) if self.content_hash_name.as_deref().is_some_and(|given| given != name.as_str()) => {
-                return Err(ApiError::invalid("content_hash_name", "The domain has another hash."));
+                return Err(ServiceError::invalid("content_hash_name", "The domain has another hash."));
             }
             Some(hash) => Some(
-                name.parse_hash(&hash).ok_or_else(|| ApiError::invalid("content_hash", "It is no hash."))?,
+                name.parse_hash(&hash)
+                    .ok_or_else(|| ServiceError::invalid("content_hash", "It is no hash."))?,
             ),
         };
         let pre_hash = match self.pre_hash.take() {
@@ -137,7 +138,7 @@ impl CreateRequest {
             Some(hash) => Some(
                 HashName::Sha1
                     .parse_hash(&hash)
-                    .ok_or_else(|| ApiError::invalid("pre_hash", "It is no SHA-1."))?,
+                    .ok_or_else(|| ServiceError::invalid("pre_hash", "It is no SHA-1."))?,
             ),
         };
         Ok((content_hash, pre_hash))
@@ -145,7 +146,7 @@ impl CreateRequest {
 }
 
 /// `file/create`.
-pub(super) async fn create(call: &Call, mut request: CreateRequest) -> Result<ApiResponse, ApiError> {
+pub(super) async fn create(call: &ApiCall, mut request: CreateParams) -> Result<ApiResponse, ServiceError> {
     let drive = require(request.drive_id.take(), "drive_id")?;
     let parent = require(request.parent_file_id.take(), "parent_file_id")?;
     let name = require(request.name.take(), "name")?;
@@ -155,18 +156,18 @@ pub(super) async fn create(call: &Call, mut request: CreateRequest) -> Result<Ap
     match require(request.file_type.as_deref(), "type")? {
         "folder" => create_folder(call, &drive, &parent, &name, mode, attrs).await,
         "file" => create_file(call, request, drive, parent, name, mode, attrs).await,
-        _ => Err(ApiError::invalid("type", "It is file or folder.")),
+        _ => Err(ServiceError::invalid("type", "It is file or folder.")),
     }
 }
 
 async fn create_folder(
-    call: &Call,
+    call: &ApiCall,
     drive: &DriveId,
     parent: &FileId,
     name: &str,
     mode: CheckNameMode,
     attrs: ClientAttrs,
-) -> Result<ApiResponse, ApiError> {
+) -> Result<ApiResponse, ServiceError> {
     let app = &call.app;
     let now_ms = app.clock.now_ms();
     let made =
@@ -179,15 +180,15 @@ async fn create_folder(
 
 /// The response for an object that exists: a new folder, an instant upload, or a sibling with the name.
 fn existing_response(
-    call: &Call,
+    call: &ApiCall,
     drive: &DriveId,
     file: &FileId,
     exist: bool,
     instant: Option<&RevisionId>,
-) -> Result<ApiResponse, ApiError> {
+) -> Result<ApiResponse, ServiceError> {
     call.app.catalog.read(|state| {
         let node = state.live(drive, file)?;
-        let created = CreateResponse {
+        let created = CreateReply {
             domain_id: DOMAIN_ID,
             drive_id: drive,
             file_id: file,
@@ -208,14 +209,14 @@ fn existing_response(
 }
 
 async fn create_file(
-    call: &Call,
-    mut request: CreateRequest,
+    call: &ApiCall,
+    mut request: CreateParams,
     drive: DriveId,
     parent: FileId,
     name: String,
     mode: CheckNameMode,
     attrs: ClientAttrs,
-) -> Result<ApiResponse, ApiError> {
+) -> Result<ApiResponse, ServiceError> {
     let app = &call.app;
     let parallel = request.parallel_upload == Some(true);
     request.check(&app.config.quirks)?;
@@ -243,17 +244,17 @@ async fn create_file(
     };
     let now_ms = app.clock.now_ms();
     // Only an instant upload commits a file, so only it must be stored before the response.
-    let is_file = |begun: &CreateOutcome| matches!(begun, CreateOutcome::Instant { .. });
+    let is_file = |begun: &CreateResult| matches!(begun, CreateResult::Instant { .. });
     let begin = app.catalog.change_and_wait_if(|state| state.create_file(new, &app.store, now_ms), is_file);
     match begin.await? {
-        CreateOutcome::NameExists(sibling) => existing_response(call, &drive, &sibling, true, None),
-        CreateOutcome::Instant { file_id, revision_id } => {
+        CreateResult::NameExists(sibling) => existing_response(call, &drive, &sibling, true, None),
+        CreateResult::Instant { file_id, revision_id } => {
             existing_response(call, &drive, &file_id, false, Some(&revision_id))
         }
-        CreateOutcome::Started { file_id, revision_id, upload_id, name, parent } => {
+        CreateResult::Started { file_id, revision_id, upload_id, name, parent } => {
             let object =
                 ObjectKey { drive: drive.clone(), file: file_id.clone(), revision: revision_id.clone() };
-            let created = CreateResponse {
+            let created = CreateReply {
                 domain_id: DOMAIN_ID,
                 drive_id: &drive,
                 file_id: &file_id,
@@ -284,7 +285,7 @@ pub(super) struct UploadRequest {
     #[serde(default, deserialize_with = "lenient")]
     upload_id: Option<UploadId>,
     #[serde(default, deserialize_with = "list")]
-    part_info_list: Vec<PartRequest>,
+    part_info_list: Vec<PartParams>,
     #[serde(default, deserialize_with = "lenient")]
     part_number_marker: Option<u32>,
     #[serde(default, deserialize_with = "lenient")]
@@ -300,21 +301,21 @@ struct UploadUrls<'a> {
     file_id: &'a FileId,
     upload_id: &'a UploadId,
     create_at: String,
-    part_info_list: Vec<PartUrl>,
+    part_info_list: Vec<SignedPartUrl>,
 }
 
 /// `file/get_upload_url`.
-pub(super) fn get_upload_url(call: &Call, request: UploadRequest) -> Result<ApiResponse, ApiError> {
+pub(super) fn get_upload_url(call: &ApiCall, request: UploadRequest) -> Result<ApiResponse, ServiceError> {
     let app = &call.app;
     let drive = require(request.drive_id, "drive_id")?;
     let file = require(request.file_id, "file_id")?;
     let upload = require(request.upload_id, "upload_id")?;
     if request.part_info_list.is_empty() {
-        return Err(ApiError::invalid("part_info_list", "part_info_list is required"));
+        return Err(ServiceError::invalid("part_info_list", "part_info_list is required"));
     }
     let (revision, created_ms, parallel) = app.catalog.read(|state| {
         let found = state.upload(&drive, &file, &upload)?;
-        Ok::<_, ApiError>((found.revision_id.clone(), found.created_ms, found.parallel))
+        Ok::<_, ServiceError>((found.revision_id.clone(), found.created_ms, found.parallel))
     })?;
     let mut parts = read_parts(call, request.part_info_list, parallel)?;
     if parallel {
@@ -322,7 +323,7 @@ pub(super) fn get_upload_url(call: &Call, request: UploadRequest) -> Result<ApiR
         let states = app.catalog.change_in_memory(|state| state.declare_midstates(&upload, declared));
         for (part, state) in parts.iter_mut().zip(states) {
             if state.is_none() && part.0 > 1 && app.config.quirks.require_ctx {
-                return Err(ApiError::missing("parallel_sha1_ctx"));
+                return Err(ServiceError::missing("parallel_sha1_ctx"));
             }
             part.1 = state;
         }
@@ -348,7 +349,7 @@ struct UploadedPart {
 
 #[derive(Serialize)]
 #[allow(clippy::struct_field_names)] // Named as on the wire.
-struct UploadedParts<'a> {
+struct PartsReply<'a> {
     file_id: &'a FileId,
     upload_id: &'a UploadId,
     parallel_upload: bool,
@@ -357,7 +358,10 @@ struct UploadedParts<'a> {
 }
 
 /// `file/list_uploaded_parts`.
-pub(super) fn list_uploaded_parts(call: &Call, request: &UploadRequest) -> Result<ApiResponse, ApiError> {
+pub(super) fn list_uploaded_parts(
+    call: &ApiCall,
+    request: &UploadRequest,
+) -> Result<ApiResponse, ServiceError> {
     let drive = require(request.drive_id.as_ref(), "drive_id")?;
     let file = require(request.file_id.as_ref(), "file_id")?;
     let upload = require(request.upload_id.as_ref(), "upload_id")?;
@@ -379,7 +383,7 @@ pub(super) fn list_uploaded_parts(call: &Call, request: &UploadRequest) -> Resul
         let next = rest.next().and(last).map_or_else(String::new, |last| last.to_string());
         ApiResponse::json(
             200,
-            &UploadedParts {
+            &PartsReply {
                 file_id: file,
                 upload_id: upload,
                 parallel_upload: found.parallel,
@@ -391,7 +395,7 @@ pub(super) fn list_uploaded_parts(call: &Call, request: &UploadRequest) -> Resul
 }
 
 /// `file/complete`.
-pub(super) async fn complete(call: &Call, request: UploadRequest) -> Result<ApiResponse, ApiError> {
+pub(super) async fn complete(call: &ApiCall, request: UploadRequest) -> Result<ApiResponse, ServiceError> {
     let app = &call.app;
     let drive = require(request.drive_id, "drive_id")?;
     let file = require(request.file_id, "file_id")?;
@@ -410,7 +414,7 @@ pub(super) async fn complete(call: &Call, request: UploadRequest) -> Result<ApiR
         app.catalog.unlock(&task_upload);
         outcome
     });
-    let file = committed.await.map_err(|error| ApiError::internal(error.to_string()))??;
+    let file = committed.await.map_err(|error| ServiceError::internal(error.to_string()))??;
     call.app.catalog.read(|state| ApiResponse::json(200, &FileView::of(call, state.node(&drive, &file)?)))
 }
 
@@ -419,23 +423,26 @@ async fn finish(
     app: &Arc<crate::server::app::App>,
     plan: crate::server::catalog::PendingComplete,
     crc64: Option<&str>,
-) -> Result<FileId, ApiError> {
+) -> Result<FileId, ServiceError> {
     let upload = plan.upload_id.clone();
     let declared_size = plan.declared_size;
     let assembled = if plan.needs_io() {
         let app = Arc::clone(app);
         tokio::task::spawn_blocking(move || plan.assemble(&app.store))
             .await
-            .map_err(|error| ApiError::internal(error.to_string()))?
+            .map_err(|error| ServiceError::internal(error.to_string()))?
     } else {
         plan.assemble(&app.store)
     };
     let checked = assembled.and_then(|assembled| {
         if crc64.is_some_and(|crc64| crc64 != assembled.crc64.to_string()) {
-            return Err(ApiError::invalid("crc64_hash", "The CRC-64 of the content differs."));
+            return Err(ServiceError::invalid("crc64_hash", "The CRC-64 of the content differs."));
         }
         if app.config.quirks.size_must_match && declared_size.is_some_and(|size| size != assembled.size) {
-            return Err(ApiError::invalid("size", "The size of the content differs from that of create."));
+            return Err(ServiceError::invalid(
+                "size",
+                "The size of the content differs from that of create.",
+            ));
         }
         Ok(assembled)
     });
@@ -466,7 +473,10 @@ pub(super) struct PreCreateCheckRequest {
 }
 
 /// `file/pre_create_check`.
-pub(super) fn pre_create_check(call: &Call, request: PreCreateCheckRequest) -> Result<ApiResponse, ApiError> {
+pub(super) fn pre_create_check(
+    call: &ApiCall,
+    request: PreCreateCheckRequest,
+) -> Result<ApiResponse, ServiceError> {
     let drive = require(request.drive_id, "drive_id")?;
     let parent = require(request.parent_file_id, "parent_file_id")?;
     let name = require(request.name, "name")?;

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::ids::{DriveId, FileId, RevisionId, UploadId};
 use crate::pds::types::FileType;
 use crate::server::app::DOMAIN_ID;
-use crate::server::call::Call;
+use crate::server::call::ApiCall;
 use crate::server::catalog::records::{DriveRecord, Node, Revision, Upload, UploadTarget};
 use crate::server::clock::rfc3339;
 use crate::server::sign::ObjectKey;
@@ -94,7 +94,7 @@ pub(super) fn category(name: &str) -> &'static str {
 }
 
 impl<'a> FileView<'a> {
-    pub(super) fn of(call: &Call, node: &'a Node) -> Self {
+    pub(super) fn of(call: &ApiCall, node: &'a Node) -> Self {
         let newest = node.newest();
         let is_file = newest.is_some();
         let attrs = &node.attrs;
@@ -221,7 +221,7 @@ impl FileView<'_> {
 }
 
 /// The download URL of a revision, and its expiry in Unix time.
-pub(super) fn download_url(call: &Call, node: &Node, revision: &Revision, ttl_s: u32) -> (String, i64) {
+pub(super) fn download_url(call: &ApiCall, node: &Node, revision: &Revision, ttl_s: u32) -> (String, i64) {
     let object = ObjectKey {
         drive: node.drive_id.clone(),
         file: node.file_id.clone(),

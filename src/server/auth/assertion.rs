@@ -6,7 +6,7 @@ use ring::signature::{RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
 use serde::Deserialize;
 
 use crate::server::app::{App, DOMAIN_ID};
-use crate::server::errors::ApiError;
+use crate::server::errors::ServiceError;
 
 /// Bound on the lifetime of an assertion.
 const LIFETIME_S_MAX: i64 = 900;
@@ -21,12 +21,12 @@ pub(super) struct VerifiedAssertion {
 }
 
 #[derive(Deserialize)]
-struct Header {
+struct AssertionHeader {
     alg: String,
 }
 
 #[derive(Deserialize)]
-struct Claims {
+struct AssertionClaims {
     iss: String,
     sub: String,
     #[serde(default)]
@@ -37,8 +37,8 @@ struct Claims {
     iat: i64,
 }
 
-fn invalid_assertion(detail: &str) -> ApiError {
-    ApiError::invalid("assertion", detail)
+fn invalid_assertion(detail: &str) -> ServiceError {
+    ServiceError::invalid("assertion", detail)
 }
 
 fn decode_json<T: serde::de::DeserializeOwned>(part: &str) -> Option<T> {
@@ -46,13 +46,13 @@ fn decode_json<T: serde::de::DeserializeOwned>(part: &str) -> Option<T> {
 }
 
 /// Verifies signature and claims, but not whether the assertion was used before.
-pub(super) fn verify(app: &App, client_id: &str, text: &str) -> Result<VerifiedAssertion, ApiError> {
+pub(super) fn verify(app: &App, client_id: &str, text: &str) -> Result<VerifiedAssertion, ServiceError> {
     let apps = &app.config.logins.service_apps;
     let service = apps.iter().find(|service| app.signer.constant_time_eq(client_id, &service.client_id));
-    let service = service.ok_or_else(|| ApiError::new(403, "Forbidden", "The client is not known."))?;
+    let service = service.ok_or_else(|| ServiceError::new(403, "Forbidden", "The client is not known."))?;
     let (signed, signature) = text.rsplit_once('.').ok_or_else(|| invalid_assertion("It is not a JWT."))?;
     let (header, claims) = signed.split_once('.').ok_or_else(|| invalid_assertion("It is not a JWT."))?;
-    let header: Header =
+    let header: AssertionHeader =
         decode_json(header).ok_or_else(|| invalid_assertion("Its header cannot be read."))?;
     if header.alg != "RS256" {
         return Err(invalid_assertion("It must be signed with RS256."));
@@ -62,7 +62,7 @@ pub(super) fn verify(app: &App, client_id: &str, text: &str) -> Result<VerifiedA
     UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, &service.public_key)
         .verify(signed.as_bytes(), &signature)
         .map_err(|_| invalid_assertion("Its signature is not that of the app's key."))?;
-    let claims: Claims =
+    let claims: AssertionClaims =
         decode_json(claims).ok_or_else(|| invalid_assertion("Its claims cannot be read."))?;
     let now_s = app.clock.now_ms() / 1000;
     let subject = match claims.sub_type.as_str() {

@@ -12,10 +12,10 @@ use hyper::Method;
 use url::{Host, Url};
 
 use crate::server::app::App;
-use crate::server::call::{Call, HttpResult};
+use crate::server::call::{ApiCall, HttpResult};
 use crate::server::catalog::records::Token;
 use crate::server::clock::random_hex;
-use crate::server::errors::ApiError;
+use crate::server::errors::ServiceError;
 use crate::server::reply::{ReplyBody, response};
 
 /// Lifetime of an authorization code.
@@ -40,7 +40,7 @@ struct ConsentRequest {
 }
 
 /// Shows the page, or handles its form.
-pub(in crate::server) async fn handle(call: &Call, body: &[u8]) -> HttpResult {
+pub(in crate::server) async fn handle(call: &ApiCall, body: &[u8]) -> HttpResult {
     let query = call.head.uri.query().unwrap_or_default().as_bytes();
     let fields = |text: &[u8]| url::form_urlencoded::parse(text).into_owned().collect::<Fields>();
     match call.head.method {
@@ -101,7 +101,7 @@ fn sign_form(app: &App, fields: &Fields, expires_ms: &str) -> String {
     app.signer.fingerprint(&format!("consent {expires_ms} {request:?}"))
 }
 
-fn show_form(call: &Call, fields: &Fields, complaint: Option<&str>) -> HttpResult {
+fn show_form(call: &ApiCall, fields: &Fields, complaint: Option<&str>) -> HttpResult {
     let app = &call.app;
     if let Err(reason) = parse_request(app, fields) {
         return html_page(400, &format!("<p id=\"complaint\">{}</p>", escape(&reason)));
@@ -134,7 +134,7 @@ fn show_form(call: &Call, fields: &Fields, complaint: Option<&str>) -> HttpResul
     html_page(if complaint.is_empty() { 200 } else { 403 }, &html)
 }
 
-async fn submit_form(call: &Call, fields: &Fields) -> HttpResult {
+async fn submit_form(call: &ApiCall, fields: &Fields) -> HttpResult {
     let app = &call.app;
     let request = match parse_request(app, fields) {
         Ok(request) => request,
@@ -168,7 +168,7 @@ async fn submit_form(call: &Call, fields: &Fields) -> HttpResult {
     }
 }
 
-async fn new_code(app: &App, request: &ConsentRequest) -> Result<String, ApiError> {
+async fn new_code(app: &App, request: &ConsentRequest) -> Result<String, ServiceError> {
     let code = random_hex(24)?;
     let ttl_ms = i64::try_from(CODE_TTL.as_millis()).unwrap_or(0);
     let now_ms = app.clock.now_ms();

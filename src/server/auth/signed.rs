@@ -13,11 +13,11 @@ use sha2::{Digest as _, Sha256};
 
 use crate::server::app::App;
 use crate::server::clock::{decode_hex, hex};
-use crate::server::config::AccessKey;
-use crate::server::errors::ApiError;
+use crate::server::config::AcceptedAccessKey;
+use crate::server::errors::ServiceError;
 
-fn bad_signature(detail: &str) -> ApiError {
-    ApiError::new(401, "SignatureNotMatch", format!("The request signature is not valid: {detail}."))
+fn bad_signature(detail: &str) -> ServiceError {
+    ServiceError::new(401, "SignatureNotMatch", format!("The request signature is not valid: {detail}."))
 }
 
 fn header<'a>(head: &'a Parts, name: &str) -> &'a str {
@@ -48,7 +48,7 @@ fn headers(head: &Parts) -> (String, String) {
 }
 
 /// The access key with this id, if the date of the request is within the allowed skew.
-fn key<'a>(app: &'a App, head: &Parts, id: &str) -> Result<&'a AccessKey, ApiError> {
+fn key<'a>(app: &'a App, head: &Parts, id: &str) -> Result<&'a AcceptedAccessKey, ServiceError> {
     let key = app.config.access_key.as_ref().filter(|key| app.signer.constant_time_eq(id, &key.id));
     let key = key.ok_or_else(|| bad_signature("unknown access key"))?;
     let at = jiff::fmt::rfc2822::parse(header(head, "date")).map_err(|_| bad_signature("no date"))?;
@@ -60,7 +60,7 @@ fn key<'a>(app: &'a App, head: &Parts, id: &str) -> Result<&'a AccessKey, ApiErr
 }
 
 /// `acs <id>:<base64>`; `credential` is the text after `acs `.
-pub(super) fn check(app: &App, head: &Parts, credential: &str) -> Result<(), ApiError> {
+pub(super) fn check(app: &App, head: &Parts, credential: &str) -> Result<(), ServiceError> {
     let (id, given) = credential.split_once(':').ok_or_else(|| bad_signature("no signature"))?;
     let key = key(app, head, id)?;
     let given = STANDARD.decode(given.trim()).map_err(|_| bad_signature("it is not base64"))?;
@@ -71,7 +71,7 @@ pub(super) fn check(app: &App, head: &Parts, credential: &str) -> Result<(), Api
     mac.verify_slice(&given).map_err(|_| bad_signature("it does not match the request"))
 }
 
-fn hmac256(key: &[u8], text: &[u8]) -> Result<Hmac<Sha256>, ApiError> {
+fn hmac256(key: &[u8], text: &[u8]) -> Result<Hmac<Sha256>, ServiceError> {
     let mut mac = Hmac::<Sha256>::new_from_slice(key).map_err(|_| bad_signature("the key cannot be used"))?;
     mac.update(text);
     Ok(mac)
@@ -79,7 +79,7 @@ fn hmac256(key: &[u8], text: &[u8]) -> Result<Hmac<Sha256>, ApiError> {
 
 /// `ACS4-HMAC-SHA256 Credential=<id>/<scope>,SignedHeaders=<names>,Signature=<hex>`; `fields` is the text
 /// after the first word. The date in the scope can contain a comma.
-pub(super) fn check_v4(app: &App, head: &Parts, fields: &str, body: &[u8]) -> Result<(), ApiError> {
+pub(super) fn check_v4(app: &App, head: &Parts, fields: &str, body: &[u8]) -> Result<(), ServiceError> {
     let parsed = fields.strip_prefix("Credential=").and_then(|rest| {
         let (credential, rest) = rest.split_once(",SignedHeaders=")?;
         let (names, signature) = rest.split_once(",Signature=")?;

@@ -10,7 +10,7 @@ use crate::server::app::App;
 use crate::server::catalog::CatalogState;
 use crate::server::catalog::records::Token;
 use crate::server::clock::{random_hex, rfc3339};
-use crate::server::errors::ApiError;
+use crate::server::errors::ServiceError;
 
 const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 
@@ -31,7 +31,7 @@ pub(in crate::server) struct TokenRequest {
 
 /// The response of both token endpoints.
 #[derive(Debug, Serialize)]
-pub(in crate::server) struct TokenResponse {
+pub(in crate::server) struct TokenReply {
     access_token: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     refresh_token: Option<String>,
@@ -48,23 +48,23 @@ pub(in crate::server) struct TokenResponse {
 }
 
 /// `key` is the fingerprint in the catalog. `configured`: the secret is one of [`crate::server::Logins`].
-enum Grant {
+enum TokenGrant {
     Refresh { key: String, configured: bool },
     Code { key: String, configured: bool },
     Assertion(assertion::VerifiedAssertion),
 }
 
 /// `oauth/token` and `account/token`.
-pub(in crate::server) async fn grant(app: &App, request: TokenRequest) -> Result<TokenResponse, ApiError> {
+pub(in crate::server) async fn grant(app: &App, request: TokenRequest) -> Result<TokenReply, ServiceError> {
     let grant = parse_grant(app, &request)?;
     let logins = &app.config.logins;
     let access = random_hex(24)?;
     let refresh = match &grant {
-        Grant::Refresh { .. } if !app.config.quirks.rotate_refresh_token => {
+        TokenGrant::Refresh { .. } if !app.config.quirks.rotate_refresh_token => {
             Some(request.refresh_token.clone())
         }
-        Grant::Refresh { .. } | Grant::Code { .. } => Some(random_hex(24)?),
-        Grant::Assertion(_) => None,
+        TokenGrant::Refresh { .. } | TokenGrant::Code { .. } => Some(random_hex(24)?),
+        TokenGrant::Assertion(_) => None,
     };
     let now_ms = app.clock.now_ms();
     let ttl = logins.token_ttl;
@@ -87,7 +87,7 @@ pub(in crate::server) async fn grant(app: &App, request: TokenRequest) -> Result
         })
         .await?;
     outcome?;
-    Ok(TokenResponse {
+    Ok(TokenReply {
         access_token: access,
         refresh_token: refresh,
         token_type: "Bearer",
@@ -104,23 +104,23 @@ pub(in crate::server) async fn grant(app: &App, request: TokenRequest) -> Result
 }
 
 /// Parses the grant and checks the client. The catalog is not consulted yet.
-fn parse_grant(app: &App, request: &TokenRequest) -> Result<Grant, ApiError> {
+fn parse_grant(app: &App, request: &TokenRequest) -> Result<TokenGrant, ServiceError> {
     let logins = &app.config.logins;
     let shown = |text: &str, name: &str| {
-        if text.is_empty() { Err(ApiError::missing(name)) } else { Ok(app.signer.fingerprint(text)) }
+        if text.is_empty() { Err(ServiceError::missing(name)) } else { Ok(app.signer.fingerprint(text)) }
     };
     if request.grant_type == JWT_BEARER && !logins.service_apps.is_empty() {
         shown(&request.assertion, "assertion")?;
-        return assertion::verify(app, &request.client_id, &request.assertion).map(Grant::Assertion);
+        return assertion::verify(app, &request.client_id, &request.assertion).map(TokenGrant::Assertion);
     }
     let known = |id: &String| app.signer.constant_time_eq(&request.client_id, id);
     if !logins.client_ids.is_empty() && !logins.client_ids.iter().any(known) {
-        return Err(ApiError::new(403, "Forbidden", "The client is not known."));
+        return Err(ServiceError::new(403, "Forbidden", "The client is not known."));
     }
     if let Some(secret) = &logins.client_secret
         && !app.signer.constant_time_eq(&request.client_secret, secret.expose())
     {
-        return Err(ApiError::new(403, "Forbidden", "The client secret is wrong."));
+        return Err(ServiceError::new(403, "Forbidden", "The client secret is wrong."));
     }
     match request.grant_type.as_str() {
         "refresh_token" => {
@@ -128,18 +128,18 @@ fn parse_grant(app: &App, request: &TokenRequest) -> Result<Grant, ApiError> {
             let same = |token: &crate::ids::Secret<String>| {
                 app.signer.constant_time_eq(&request.refresh_token, token.expose())
             };
-            Ok(Grant::Refresh { key, configured: logins.refresh_token.as_ref().is_some_and(same) })
+            Ok(TokenGrant::Refresh { key, configured: logins.refresh_token.as_ref().is_some_and(same) })
         }
         "authorization_code" | "code" => {
             let key = shown(&request.code, "code")?;
             let same =
                 |code: &crate::ids::Secret<String>| app.signer.constant_time_eq(&request.code, code.expose());
-            Ok(Grant::Code { key, configured: logins.codes.iter().any(same) })
+            Ok(TokenGrant::Code { key, configured: logins.codes.iter().any(same) })
         }
-        "" => Err(ApiError::missing("grant_type")),
+        "" => Err(ServiceError::missing("grant_type")),
         _ => {
             let message = "The grant type is not supported.";
-            Err(ApiError::new(400, "InvalidParameterNotSupported.GrantType", message))
+            Err(ServiceError::new(400, "InvalidParameterNotSupported.GrantType", message))
         }
     }
 }
@@ -147,13 +147,13 @@ fn parse_grant(app: &App, request: &TokenRequest) -> Result<Grant, ApiError> {
 /// Spends the grant. The inner error refuses it, and the grant stays spent.
 fn redeem(
     state: &mut CatalogState,
-    grant: &Grant,
+    grant: &TokenGrant,
     request: &TokenRequest,
     now_ms: i64,
-) -> Result<Result<(), ApiError>, ApiError> {
-    let used = |name: &str| Ok(Err(ApiError::invalid(name, "It is not valid, or was used before.")));
+) -> Result<Result<(), ServiceError>, ServiceError> {
+    let used = |name: &str| Ok(Err(ServiceError::invalid(name, "It is not valid, or was used before.")));
     match grant {
-        Grant::Refresh { key, configured } => {
+        TokenGrant::Refresh { key, configured } => {
             match state.token(key) {
                 Some(Token::Refresh) => {}
                 None if *configured => {}
@@ -161,7 +161,7 @@ fn redeem(
             }
             state.put_token(key, Token::Spent)?;
         }
-        Grant::Code { key, configured } => {
+        TokenGrant::Code { key, configured } => {
             let code = state.token(key).cloned();
             match code {
                 Some(Token::Code { .. }) => {}
@@ -171,26 +171,29 @@ fn redeem(
             state.put_token(key, Token::Spent)?;
             if let Some(Token::Code { client_id, redirect_uri, challenge, expires_ms }) = code {
                 if expires_ms <= now_ms {
-                    return Ok(Err(ApiError::invalid("code", "It has expired.")));
+                    return Ok(Err(ServiceError::invalid("code", "It has expired.")));
                 }
                 if client_id != request.client_id {
-                    return Ok(Err(ApiError::invalid("code", "It was issued to another client.")));
+                    return Ok(Err(ServiceError::invalid("code", "It was issued to another client.")));
                 }
                 if redirect_uri != request.redirect_uri {
-                    return Ok(Err(ApiError::invalid(
+                    return Ok(Err(ServiceError::invalid(
                         "redirect_uri",
                         "It differs from that of the authorization request.",
                     )));
                 }
                 let proven = || URL_SAFE_NO_PAD.encode(Sha256::digest(request.code_verifier.as_bytes()));
                 if challenge.is_some_and(|challenge| challenge != proven()) {
-                    return Ok(Err(ApiError::invalid("code_verifier", "It does not prove the challenge.")));
+                    return Ok(Err(ServiceError::invalid(
+                        "code_verifier",
+                        "It does not prove the challenge.",
+                    )));
                 }
             }
         }
-        Grant::Assertion(checked) => {
+        TokenGrant::Assertion(checked) => {
             if state.token(&checked.key).is_some() {
-                return Ok(Err(ApiError::invalid("assertion", "Its jti was used before.")));
+                return Ok(Err(ServiceError::invalid("assertion", "Its jti was used before.")));
             }
             state.put_token(&checked.key, Token::Assertion { expires_ms: checked.expires_ms })?;
         }

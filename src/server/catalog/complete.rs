@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::database::Table;
 use super::records::{PartRecord, Revision, Upload, UploadTarget};
-use super::{ApiError, BlobEntry, Catalog, CatalogState, DriveId, FileId, UploadId};
+use super::{BlobEntry, Catalog, CatalogState, DriveId, FileId, ServiceError, UploadId};
 use crate::crc64;
 use crate::ids::RevisionId;
 use crate::server::blobs::{BlobRecord, BlobStore, PRE_HASH_BYTES, PartReader};
@@ -50,7 +50,7 @@ impl Catalog {
         upload: &UploadId,
         listed: &[(u32, Option<String>)],
         verify: Verify,
-    ) -> Result<PendingComplete, ApiError> {
+    ) -> Result<PendingComplete, ServiceError> {
         loop {
             let mut complete_ended = std::pin::pin!(self.complete_ended.notified());
             complete_ended.as_mut().enable();
@@ -84,9 +84,9 @@ impl CatalogState {
         upload: &UploadId,
         listed: &[(u32, Option<String>)],
         verify: Verify,
-    ) -> Result<PendingComplete, ApiError> {
+    ) -> Result<PendingComplete, ServiceError> {
         let quirks = self.quirks.clone();
-        let upload = self.uploads.get_mut(upload).ok_or_else(|| ApiError::not_found("UploadId"))?;
+        let upload = self.uploads.get_mut(upload).ok_or_else(|| ServiceError::not_found("UploadId"))?;
         let chosen = select_parts(upload, listed)?;
         check_numbers(&chosen, upload, &quirks)?;
         check_sizes(&chosen, upload, &quirks)?;
@@ -109,8 +109,8 @@ impl CatalogState {
         assembled: Assembled,
         store: &BlobStore,
         now_ms: i64,
-    ) -> Result<FileId, ApiError> {
-        let upload = self.uploads.get(upload_id).ok_or_else(|| ApiError::not_found("UploadId"))?;
+    ) -> Result<FileId, ServiceError> {
+        let upload = self.uploads.get(upload_id).ok_or_else(|| ServiceError::not_found("UploadId"))?;
         let (drive, file) = (upload.drive_id.clone(), upload.file_id.clone());
         let (parent, name, is_new) = match &upload.target {
             UploadTarget::Revision => {
@@ -121,14 +121,14 @@ impl CatalogState {
                 self.check_folder(&drive, parent)?;
                 let name = self
                     .resolve_name(&drive, parent, name, *mode, None, now_ms)
-                    .map_err(|_| ApiError::name_exists())?;
+                    .map_err(|_| ServiceError::name_exists())?;
                 (parent.clone(), name, true)
             }
         };
         self.check_quota(&drive, assembled.size)?;
         let revision = self.store_content(upload_id, assembled, store, now_ms)?;
         let Some(upload) = self.forget_upload(upload_id) else {
-            return Err(ApiError::not_found("UploadId"));
+            return Err(ServiceError::not_found("UploadId"));
         };
         if is_new {
             self.insert_file(file.clone(), &drive, parent, name, upload.attrs, revision)?;
@@ -146,8 +146,8 @@ impl CatalogState {
         assembled: Assembled,
         store: &BlobStore,
         now_ms: i64,
-    ) -> Result<Revision, ApiError> {
-        let upload = self.uploads.get(upload_id).ok_or_else(|| ApiError::not_found("UploadId"))?;
+    ) -> Result<Revision, ServiceError> {
+        let upload = self.uploads.get(upload_id).ok_or_else(|| ServiceError::not_found("UploadId"))?;
         let revision = Revision {
             revision_id: upload.revision_id.clone(),
             hash: assembled.hash.clone(),
@@ -202,7 +202,7 @@ impl CatalogState {
 fn select_parts<'a>(
     upload: &'a Upload,
     listed: &[(u32, Option<String>)],
-) -> Result<Vec<(u32, &'a PartRecord)>, ApiError> {
+) -> Result<Vec<(u32, &'a PartRecord)>, ServiceError> {
     if listed.is_empty() {
         return Ok(upload.parts.iter().map(|(number, part)| (*number, part)).collect());
     }
@@ -213,42 +213,46 @@ fn select_parts<'a>(
         });
         let Some(part) = found else {
             let detail = format!("Part {number} was not uploaded, or has another etag.");
-            return Err(ApiError::invalid("part_info_list", &detail));
+            return Err(ServiceError::invalid("part_info_list", &detail));
         };
         if chosen.last().is_some_and(|(last, _)| last >= number) {
-            return Err(ApiError::invalid("part_info_list", "The parts are not in ascending order."));
+            return Err(ServiceError::invalid("part_info_list", "The parts are not in ascending order."));
         }
         chosen.push((*number, part));
     }
     Ok(chosen)
 }
 
-fn check_numbers(chosen: &[(u32, &PartRecord)], upload: &Upload, quirks: &Quirks) -> Result<(), ApiError> {
+fn check_numbers(
+    chosen: &[(u32, &PartRecord)],
+    upload: &Upload,
+    quirks: &Quirks,
+) -> Result<(), ServiceError> {
     if chosen.is_empty() && upload.declared_size != Some(0) {
-        return Err(ApiError::invalid("part_info_list", "Part 1 was not uploaded."));
+        return Err(ServiceError::invalid("part_info_list", "Part 1 was not uploaded."));
     }
     let gap = (1u32..).zip(chosen).find(|(expected, (number, _))| expected != number);
     match gap {
         Some((missing, _)) if !quirks.part_gaps => {
             let detail = format!("Part {missing} was not uploaded.");
-            Err(ApiError::invalid("part_info_list", &detail))
+            Err(ServiceError::invalid("part_info_list", &detail))
         }
         _ => Ok(()),
     }
 }
 
-fn check_sizes(chosen: &[(u32, &PartRecord)], upload: &Upload, quirks: &Quirks) -> Result<(), ApiError> {
+fn check_sizes(chosen: &[(u32, &PartRecord)], upload: &Upload, quirks: &Quirks) -> Result<(), ServiceError> {
     let Some((_, before_last)) = chosen.split_last() else { return Ok(()) };
     if let Some((number, part)) = before_last.iter().find(|(_, part)| part.len < quirks.part_bytes_min) {
         let detail = format!("Part {number} has {} bytes; the least is {}.", part.len, quirks.part_bytes_min);
-        return Err(ApiError::new(400, "EntityTooSmall", detail));
+        return Err(ServiceError::new(400, "EntityTooSmall", detail));
     }
     let first = before_last.first().map(|(_, part)| part.len);
     let unequal = before_last.iter().find(|(_, part)| Some(part.len) != first);
     match unequal {
         Some((number, _)) if upload.parallel && quirks.equal_part_sizes => {
             let detail = format!("Part {number} has another size than part 1.");
-            Err(ApiError::invalid("part_info_list", &detail))
+            Err(ServiceError::invalid("part_info_list", &detail))
         }
         _ => Ok(()),
     }
@@ -272,7 +276,7 @@ impl PendingComplete {
     }
 
     /// Verifies the chain of midstates and the declared hash. An error discards the upload session.
-    pub(in crate::server) fn assemble(&self, store: &BlobStore) -> Result<Assembled, ApiError> {
+    pub(in crate::server) fn assemble(&self, store: &BlobStore) -> Result<Assembled, ServiceError> {
         let dir = store.upload_dir(&self.upload_id);
         let size: u64 = self.parts.iter().map(|part| part.len).sum();
         let mut offset = 0;
@@ -304,7 +308,7 @@ impl PendingComplete {
     }
 
     /// The content hash; compares every declared midstate.
-    fn verified_hash(&self, dir: &Path) -> Result<String, ApiError> {
+    fn verified_hash(&self, dir: &Path) -> Result<String, ServiceError> {
         let mut state = Hasher::new(self.hash_name);
         for (index, part) in self.parts.iter().enumerate() {
             if let Some(start) = &part.start {
@@ -325,7 +329,7 @@ impl PendingComplete {
     }
 
     /// The content hash, computed from the last declared midstate on.
-    fn hash_from_last(&self, dir: &Path) -> Result<String, ApiError> {
+    fn hash_from_last(&self, dir: &Path) -> Result<String, ServiceError> {
         let from = self.parts.iter().rposition(|part| part.start.is_some()).unwrap_or(0);
         let start = self.parts.get(from).and_then(|part| part.start.as_ref());
         let resumed = start.and_then(|start| Hasher::resume(self.hash_name, start));
@@ -339,7 +343,7 @@ impl PendingComplete {
         Ok(state.finish())
     }
 
-    fn read_pre_hash(&self, dir: &Path) -> Result<String, ApiError> {
+    fn read_pre_hash(&self, dir: &Path) -> Result<String, ServiceError> {
         let files = self.parts.iter().map(|part| (part.file.as_str(), part.len));
         let mut reader = PartReader::of_parts(dir, files, 0, PRE_HASH_BYTES as u64);
         let mut sha1 = Sha1::new();
@@ -350,7 +354,7 @@ impl PendingComplete {
     }
 }
 
-fn read_part(dir: &Path, part: &PartRecord, mut take: impl FnMut(&[u8])) -> Result<(), ApiError> {
+fn read_part(dir: &Path, part: &PartRecord, mut take: impl FnMut(&[u8])) -> Result<(), ServiceError> {
     let mut reader = PartReader::of_parts(dir, std::iter::once((part.file.as_str(), part.len)), 0, part.len);
     while let Some(bytes) = reader.next(READ_BYTES)? {
         take(&bytes);
@@ -358,6 +362,6 @@ fn read_part(dir: &Path, part: &PartRecord, mut take: impl FnMut(&[u8])) -> Resu
     Ok(())
 }
 
-fn mismatch(detail: &str) -> ApiError {
-    ApiError::invalid("content_hash", detail)
+fn mismatch(detail: &str) -> ServiceError {
+    ServiceError::invalid("content_hash", detail)
 }

@@ -1,8 +1,8 @@
 //! The change feed: a bounded list of numbered changes.
 
 use super::database::Table;
-use super::records::{Delta, Node, Op};
-use super::{ApiError, CatalogState, DriveId, FileId};
+use super::records::{CatalogOp, Delta, Node};
+use super::{CatalogState, DriveId, FileId, ServiceError};
 
 /// Number of kept changes. An older cursor is refused.
 const DELTAS_MAX: usize = 100_000;
@@ -12,7 +12,12 @@ pub(in crate::server) type Changed<'a> = (&'a Delta, Option<&'a Node>);
 
 impl CatalogState {
     /// Adds a change of an object to the feed.
-    pub(super) fn record_delta(&mut self, drive: &DriveId, file: &FileId, op: Op) -> Result<(), ApiError> {
+    pub(super) fn record_delta(
+        &mut self,
+        drive: &DriveId,
+        file: &FileId,
+        op: CatalogOp,
+    ) -> Result<(), ServiceError> {
         let delta = Delta { seq: self.next_seq, drive_id: drive.clone(), file_id: file.clone(), op };
         self.put_record(Table::Deltas, &delta.seq.to_be_bytes(), &delta)?;
         self.next_seq += 1;
@@ -42,10 +47,10 @@ impl CatalogState {
         drive: &DriveId,
         cursor: u64,
         limit: usize,
-    ) -> Result<(Vec<Changed<'_>>, u64, bool), ApiError> {
+    ) -> Result<(Vec<Changed<'_>>, u64, bool), ServiceError> {
         self.drive(drive)?;
         if cursor < self.first_cursor() || cursor > self.next_seq {
-            return Err(ApiError::invalid("cursor", "It is too old or was never given."));
+            return Err(ServiceError::invalid("cursor", "It is too old or was never given."));
         }
         let from = usize::try_from(cursor - self.first_cursor()).unwrap_or(usize::MAX);
         let mut items = Vec::new();

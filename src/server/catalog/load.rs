@@ -16,7 +16,7 @@ use crate::server::config::ServerConfig;
 use crate::server::disk::DataLock;
 
 /// An opened data folder.
-pub(in crate::server) struct Opened {
+pub(in crate::server) struct OpenedCatalog {
     pub(in crate::server) catalog: Catalog,
     pub(in crate::server) store: BlobStore,
     /// The thread that writes the catalog.
@@ -24,7 +24,7 @@ pub(in crate::server) struct Opened {
 }
 
 /// Opens a data folder, or makes it.
-pub(in crate::server) fn open(config: &ServerConfig, now_ms: i64) -> io::Result<Opened> {
+pub(in crate::server) fn open(config: &ServerConfig, now_ms: i64) -> io::Result<OpenedCatalog> {
     std::fs::create_dir_all(&config.data_dir)?;
     let lock = DataLock::acquire(&config.data_dir)?;
     let store = BlobStore::open(&config.data_dir, config.fsync, now_ms)?;
@@ -48,7 +48,7 @@ pub(in crate::server) fn open(config: &ServerConfig, now_ms: i64) -> io::Result<
     {
         queue.push(queued, true).blocking_recv().map_err(io::Error::other)?;
     }
-    Ok(Opened { catalog: Catalog::new(state), store, writer: thread })
+    Ok(OpenedCatalog { catalog: Catalog::new(state), store, writer: thread })
 }
 
 fn parse<T: DeserializeOwned>(value: &[u8]) -> io::Result<T> {
@@ -165,7 +165,7 @@ impl CatalogState {
 
     /// Creates the signing key and the drives if they are missing.
     fn create_defaults(&mut self, drives: u32, now_ms: i64) -> io::Result<()> {
-        let stored = |error: crate::server::errors::ApiError| io::Error::other(error.message);
+        let stored = |error: crate::server::errors::ServiceError| io::Error::other(error.message);
         if !self.meta.contains_key("key") {
             let key = random_hex(32)?.into_bytes();
             self.change.writes.push(database::Write {

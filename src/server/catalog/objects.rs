@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use super::database::Table;
-use super::records::{ClientAttrs, Node, NodeKind, Op, Revision};
-use super::{ApiError, CatalogState, CheckNameMode, DriveId, FileId};
+use super::records::{CatalogOp, ClientAttrs, Node, NodeKind, Revision};
+use super::{CatalogState, CheckNameMode, DriveId, FileId, ServiceError};
 use crate::server::clock;
 
 /// The changes of an `update`. `None` leaves a value as it is.
@@ -33,7 +33,7 @@ impl CatalogState {
         mode: CheckNameMode,
         attrs: ClientAttrs,
         now_ms: i64,
-    ) -> Result<Result<FileId, FileId>, ApiError> {
+    ) -> Result<Result<FileId, FileId>, ServiceError> {
         self.check_folder(drive, parent)?;
         let name = match self.resolve_name(drive, parent, name, mode, None, now_ms) {
             Ok(name) => name,
@@ -51,7 +51,7 @@ impl CatalogState {
             trashed_ms: None,
             attrs,
         };
-        self.insert(node, Op::Create)?;
+        self.insert(node, CatalogOp::Create)?;
         Ok(Ok(file_id))
     }
 
@@ -62,17 +62,17 @@ impl CatalogState {
         file: &FileId,
         edits: Edits,
         now_ms: i64,
-    ) -> Result<(), ApiError> {
+    ) -> Result<(), ServiceError> {
         let node = self.live(drive, file)?;
         let parent = node.parent.clone();
         let name = match edits.name {
             Some(name) if name != node.name => Some(
                 self.resolve_name(drive, &parent, &name, edits.mode, Some(file), now_ms)
-                    .map_err(|_| ApiError::name_exists())?,
+                    .map_err(|_| ServiceError::name_exists())?,
             ),
             _ => None,
         };
-        let op = if name.is_some() { Op::Rename } else { Op::Update };
+        let op = if name.is_some() { CatalogOp::Rename } else { CatalogOp::Update };
         let local_modified_at = edits.local_modified_at.filter(|_| self.quirks.local_modified_at_updatable);
         self.edit(file, op, |node| {
             node.updated_ms = now_ms;
@@ -97,11 +97,11 @@ impl CatalogState {
         drive: &DriveId,
         file: &FileId,
         now_ms: i64,
-        tag: impl FnOnce(&mut std::collections::BTreeMap<String, String>) -> Result<(), ApiError>,
-    ) -> Result<(), ApiError> {
+        tag: impl FnOnce(&mut std::collections::BTreeMap<String, String>) -> Result<(), ServiceError>,
+    ) -> Result<(), ServiceError> {
         let mut tags = self.live(drive, file)?.attrs.user_tags.clone();
         tag(&mut tags)?;
-        self.edit(file, Op::Update, |node| {
+        self.edit(file, CatalogOp::Update, |node| {
             node.updated_ms = now_ms;
             node.attrs.user_tags = tags;
         })
@@ -116,7 +116,7 @@ impl CatalogState {
         new_name: Option<&str>,
         mode: CheckNameMode,
         now_ms: i64,
-    ) -> Result<Result<(), FileId>, ApiError> {
+    ) -> Result<Result<(), FileId>, ServiceError> {
         self.check_folder(drive, to)?;
         let node = self.live(drive, file)?;
         self.check_not_below(file, to)?;
@@ -125,7 +125,7 @@ impl CatalogState {
             Ok(name) => name,
             Err(sibling) => return Ok(Err(sibling.file_id.clone())),
         };
-        self.edit(file, Op::Move, |node| {
+        self.edit(file, CatalogOp::Move, |node| {
             node.parent = to.clone();
             node.name = name;
             node.updated_ms = now_ms;
@@ -134,11 +134,11 @@ impl CatalogState {
     }
 
     /// Fails if `target` is `folder` or below it.
-    fn check_not_below(&self, folder: &FileId, target: &FileId) -> Result<(), ApiError> {
+    fn check_not_below(&self, folder: &FileId, target: &FileId) -> Result<(), ServiceError> {
         let mut at = Some(target);
         while let Some(id) = at {
             if id == folder {
-                return Err(ApiError::invalid("to_parent_file_id", "It is below the object itself."));
+                return Err(ServiceError::invalid("to_parent_file_id", "It is below the object itself."));
             }
             at = self.nodes.get(id).map(|node| &node.parent);
         }
@@ -153,26 +153,30 @@ impl CatalogState {
         new_name: Option<&str>,
         mode: CheckNameMode,
         now_ms: i64,
-    ) -> Result<FileId, ApiError> {
+    ) -> Result<FileId, ServiceError> {
         self.check_folder(to_drive, to)?;
         let top = self.live(drive, file)?;
         if drive == to_drive {
             self.check_not_below(file, to)?;
             if self.quirks.refuse_copy_in_folder && top.parent == *to {
-                return Err(ApiError::new(403, "ForbiddenNoPermission.File", "No permission to copy here."));
+                return Err(ServiceError::new(
+                    403,
+                    "ForbiddenNoPermission.File",
+                    "No permission to copy here.",
+                ));
             }
         }
         let wanted = new_name.unwrap_or(&top.name);
         let name = self
             .resolve_name(to_drive, to, wanted, mode, None, now_ms)
-            .map_err(|_| ApiError::name_exists())?;
+            .map_err(|_| ServiceError::name_exists())?;
         let copies = self.copies(drive, file, to_drive, to, &name, now_ms)?;
         self.check_quota(to_drive, copies.iter().map(Node::held_bytes).sum())?;
         let Some(first) = copies.first().map(|node| node.file_id.clone()) else {
-            return Err(ApiError::not_found("File"));
+            return Err(ServiceError::not_found("File"));
         };
         for node in copies {
-            self.insert(node, Op::Create)?;
+            self.insert(node, CatalogOp::Create)?;
         }
         Ok(first)
     }
@@ -186,13 +190,13 @@ impl CatalogState {
         to: &FileId,
         name: &str,
         now_ms: i64,
-    ) -> Result<Vec<Node>, ApiError> {
+    ) -> Result<Vec<Node>, ServiceError> {
         let mut new_ids = HashMap::new();
         let mut copies = Vec::new();
         for id in self.below(drive, file) {
             let Some(node) = self.nodes.get(&id) else { continue };
             if copies.len() == COPIES_MAX {
-                return Err(ApiError::invalid("file_id", "The folder holds too many objects."));
+                return Err(ServiceError::invalid("file_id", "The folder holds too many objects."));
             }
             let new_id = clock::file_id(now_ms)?;
             let is_top = copies.is_empty();
@@ -241,16 +245,17 @@ impl CatalogState {
     }
 
     /// The object at a path such as `/a/b/c`.
-    pub(in crate::server) fn by_path(&self, drive: &DriveId, path: &str) -> Result<&Node, ApiError> {
+    pub(in crate::server) fn by_path(&self, drive: &DriveId, path: &str) -> Result<&Node, ServiceError> {
         self.drive(drive)?;
         let mut parent = FileId::root();
         let mut found = None;
         for name in path.split('/').filter(|name| !name.is_empty()) {
-            let node = self.sibling(drive, &parent, name, None).ok_or_else(|| ApiError::not_found("File"))?;
+            let node =
+                self.sibling(drive, &parent, name, None).ok_or_else(|| ServiceError::not_found("File"))?;
             parent = node.file_id.clone();
             found = Some(node);
         }
-        found.ok_or_else(|| ApiError::not_found("File"))
+        found.ok_or_else(|| ServiceError::not_found("File"))
     }
 
     /// All objects of a drive outside the recycle bin, by id, beginning after `after`.
@@ -271,11 +276,11 @@ impl CatalogState {
     pub(super) fn edit_revisions(
         &mut self,
         file: &FileId,
-        op: Op,
+        op: CatalogOp,
         now_ms: i64,
         change: impl FnOnce(&mut Vec<Revision>),
-    ) -> Result<(), ApiError> {
-        let Some(mut node) = self.nodes.remove(file) else { return Err(ApiError::not_found("File")) };
+    ) -> Result<(), ServiceError> {
+        let Some(mut node) = self.nodes.remove(file) else { return Err(ServiceError::not_found("File")) };
         self.unindex(&node);
         let held_before = node.held_bytes();
         let before: Vec<String> = node.revisions().iter().map(|r| r.hash.clone()).collect();

@@ -174,13 +174,13 @@ pub(in crate::server) struct Delta {
     pub(in crate::server) seq: u64,
     pub(in crate::server) drive_id: DriveId,
     pub(in crate::server) file_id: FileId,
-    pub(in crate::server) op: Op,
+    pub(in crate::server) op: CatalogOp,
 }
 
 /// The kind of a change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(in crate::server) enum Op {
+pub(in crate::server) enum CatalogOp {
     Create,
     Overwrite,
     Delete,

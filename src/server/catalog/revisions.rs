@@ -1,7 +1,7 @@
 //! Changes to the older revisions of a file.
 
-use super::records::{ClientAttrs, Op, Revision};
-use super::{ApiError, CatalogState, DriveId, FileId};
+use super::records::{CatalogOp, ClientAttrs, Revision};
+use super::{CatalogState, DriveId, FileId, ServiceError};
 use crate::server::clock;
 
 impl CatalogState {
@@ -13,8 +13,8 @@ impl CatalogState {
         keep_forever: Option<bool>,
         description: Option<String>,
         now_ms: i64,
-    ) -> Result<(), ApiError> {
-        self.edit_revisions(file, Op::Update, now_ms, |revisions| {
+    ) -> Result<(), ServiceError> {
+        self.edit_revisions(file, CatalogOp::Update, now_ms, |revisions| {
             if let Some(found) = revisions.iter_mut().find(|revision| revision.revision_id.as_str() == id) {
                 found.keep_forever = keep_forever.unwrap_or(found.keep_forever);
                 found.description = description.unwrap_or_else(|| std::mem::take(&mut found.description));
@@ -29,7 +29,7 @@ impl CatalogState {
         file: &FileId,
         old: Revision,
         now_ms: i64,
-    ) -> Result<(), ApiError> {
+    ) -> Result<(), ServiceError> {
         self.check_quota(drive, old.size)?;
         let node = self.live(drive, file)?;
         let (parent, name) = (node.parent.clone(), node.name.clone());
@@ -49,8 +49,8 @@ impl CatalogState {
         file: &FileId,
         id: &str,
         now_ms: i64,
-    ) -> Result<(), ApiError> {
-        self.edit_revisions(file, Op::Update, now_ms, |revisions| {
+    ) -> Result<(), ServiceError> {
+        self.edit_revisions(file, CatalogOp::Update, now_ms, |revisions| {
             revisions.retain(|revision| revision.revision_id.as_str() != id);
         })
     }

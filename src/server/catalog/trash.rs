@@ -1,16 +1,16 @@
 //! The recycle bin, and permanent deletion.
 
 use super::database::Table;
-use super::records::{ClientAttrs, Node, NodeKind, Op};
-use super::{ApiError, CatalogState, DriveId, FileId};
+use super::records::{CatalogOp, ClientAttrs, Node, NodeKind};
+use super::{CatalogState, DriveId, FileId, ServiceError};
 use crate::server::clock;
 
 impl CatalogState {
     /// Fails if the folder has entries.
-    pub(in crate::server) fn check_empty(&self, drive: &DriveId, file: &FileId) -> Result<(), ApiError> {
+    pub(in crate::server) fn check_empty(&self, drive: &DriveId, file: &FileId) -> Result<(), ServiceError> {
         let full = self.folder(drive, file).is_some_and(|folder| !folder.is_empty());
         if full && self.quirks.check_folder_empty {
-            return Err(ApiError::conflict("The folder is not empty."));
+            return Err(ServiceError::conflict("The folder is not empty."));
         }
         Ok(())
     }
@@ -21,12 +21,12 @@ impl CatalogState {
         drive: &DriveId,
         file: &FileId,
         now_ms: i64,
-    ) -> Result<(), ApiError> {
+    ) -> Result<(), ServiceError> {
         self.live(drive, file)?;
         // Strictly increasing, so that the order also holds within a millisecond.
         let newest_ms = self.recycle_bin.get(drive).and_then(|bin| bin.last()).map(|(at_ms, _)| *at_ms);
         let at_ms = newest_ms.map_or(now_ms, |newest_ms| now_ms.max(newest_ms.saturating_add(1)));
-        self.edit(file, Op::Trash, |node| node.trashed_ms = Some(at_ms))
+        self.edit(file, CatalogOp::Trash, |node| node.trashed_ms = Some(at_ms))
     }
 
     /// The recycle bin of a drive, newest first, beginning after `after`.
@@ -51,10 +51,10 @@ impl CatalogState {
         drive: &DriveId,
         file: &FileId,
         now_ms: i64,
-    ) -> Result<(), ApiError> {
+    ) -> Result<(), ServiceError> {
         let node = self.node(drive, file)?;
         if node.trashed_ms.is_none() {
-            return Err(ApiError::not_found("File"));
+            return Err(ServiceError::not_found("File"));
         }
         let parent = match self.nodes.get(&node.parent) {
             None => FileId::root(),
@@ -64,7 +64,7 @@ impl CatalogState {
             }
             Some(above) => above.file_id.clone(),
         };
-        self.edit(file, Op::Restore, |node| {
+        self.edit(file, CatalogOp::Restore, |node| {
             node.trashed_ms = None;
             node.parent = parent;
             node.updated_ms = now_ms;
@@ -72,7 +72,12 @@ impl CatalogState {
     }
 
     /// The folder with this name in the root. Makes it if it does not exist.
-    fn root_folder_named(&mut self, drive: &DriveId, name: &str, now_ms: i64) -> Result<FileId, ApiError> {
+    fn root_folder_named(
+        &mut self,
+        drive: &DriveId,
+        name: &str,
+        now_ms: i64,
+    ) -> Result<FileId, ServiceError> {
         if let Some(folder) = self.sibling(drive, &FileId::root(), name, None).filter(|n| n.is_folder()) {
             return Ok(folder.file_id.clone());
         }
@@ -88,12 +93,12 @@ impl CatalogState {
             trashed_ms: None,
             attrs: ClientAttrs::default(),
         };
-        self.insert(folder, Op::Create)?;
+        self.insert(folder, CatalogOp::Create)?;
         Ok(file_id)
     }
 
     /// Deletes an object with everything below it permanently.
-    pub(in crate::server) fn delete(&mut self, drive: &DriveId, file: &FileId) -> Result<(), ApiError> {
+    pub(in crate::server) fn delete(&mut self, drive: &DriveId, file: &FileId) -> Result<(), ServiceError> {
         self.node(drive, file)?;
         for id in self.below(drive, file).into_iter().rev() {
             let Some(node) = self.nodes.remove(&id) else { continue };
@@ -106,10 +111,10 @@ impl CatalogState {
                 self.release(&revision.hash);
             }
         }
-        self.record_delta(drive, file, Op::Delete)
+        self.record_delta(drive, file, CatalogOp::Delete)
     }
 
-    pub(in crate::server) fn clear_bin(&mut self, drive: &DriveId) -> Result<(), ApiError> {
+    pub(in crate::server) fn clear_bin(&mut self, drive: &DriveId) -> Result<(), ServiceError> {
         self.drive(drive)?;
         let all: Vec<_> = self.bin(drive, None).map(|(_, node)| node.file_id.clone()).collect();
         all.iter().try_for_each(|file| self.delete(drive, file))

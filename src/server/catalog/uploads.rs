@@ -2,9 +2,9 @@
 
 use super::database::Table;
 use super::records::{
-    ClientAttrs, Midstates, Node, NodeKind, Op, PartRecord, Revision, Upload, UploadTarget,
+    CatalogOp, ClientAttrs, Midstates, Node, NodeKind, PartRecord, Revision, Upload, UploadTarget,
 };
-use super::{ApiError, Catalog, CatalogState, CheckNameMode, DriveId, FileId, UploadId};
+use super::{Catalog, CatalogState, CheckNameMode, DriveId, FileId, ServiceError, UploadId};
 use crate::ids::RevisionId;
 use crate::server::blobs::{BlobStore, PartFile};
 use crate::server::clock::{self, decode_hex, hex};
@@ -30,7 +30,7 @@ pub(in crate::server) struct NewUpload {
 }
 
 /// The outcome of `create`.
-pub(in crate::server) enum CreateOutcome {
+pub(in crate::server) enum CreateResult {
     /// This sibling has the name; nothing was changed.
     NameExists(FileId),
     /// Instant upload: a blob with this hash existed, and the file is committed.
@@ -91,7 +91,7 @@ impl CatalogState {
         new: NewUpload,
         store: &BlobStore,
         now_ms: i64,
-    ) -> Result<CreateOutcome, ApiError> {
+    ) -> Result<CreateResult, ServiceError> {
         self.drive(&new.drive_id)?;
         let (parent, name) = if let Some(file) = &new.overwrite {
             let node = self.live(&new.drive_id, file)?;
@@ -101,7 +101,7 @@ impl CatalogState {
             self.check_folder(&new.drive_id, &new.parent)?;
             match self.resolve_name(&new.drive_id, &new.parent, &new.name, new.mode, None, now_ms) {
                 Ok(name) => (new.parent.clone(), name),
-                Err(sibling) => return Ok(CreateOutcome::NameExists(sibling.file_id.clone())),
+                Err(sibling) => return Ok(CreateResult::NameExists(sibling.file_id.clone())),
             }
         };
         self.check_quota(&new.drive_id, new.size.unwrap_or(0))?;
@@ -115,7 +115,7 @@ impl CatalogState {
             let revision_id = revision.revision_id.clone();
             let file_id =
                 self.commit_revision(new.overwrite, &new.drive_id, parent, name, new.attrs, revision)?;
-            return Ok(CreateOutcome::Instant { file_id, revision_id });
+            return Ok(CreateResult::Instant { file_id, revision_id });
         }
         self.start_upload(new, parent, name, store, now_ms)
     }
@@ -127,7 +127,7 @@ impl CatalogState {
         name: String,
         store: &BlobStore,
         now_ms: i64,
-    ) -> Result<CreateOutcome, ApiError> {
+    ) -> Result<CreateResult, ServiceError> {
         let upload_id = clock::upload_id()?;
         let revision_id = clock::revision_id(now_ms)?;
         let (file_id, target) = if let Some(file) = new.overwrite {
@@ -155,27 +155,27 @@ impl CatalogState {
         };
         self.put_record(Table::Uploads, upload_id.as_str().as_bytes(), &upload)?;
         self.uploads.insert(upload_id.clone(), upload);
-        Ok(CreateOutcome::Started { file_id, revision_id, upload_id, name, parent })
+        Ok(CreateResult::Started { file_id, revision_id, upload_id, name, parent })
     }
 
-    fn check_overwrite(&self, node: &Node, last_revision: Option<&str>) -> Result<(), ApiError> {
+    fn check_overwrite(&self, node: &Node, last_revision: Option<&str>) -> Result<(), ServiceError> {
         let Some(newest) = node.newest() else {
-            return Err(ApiError::invalid("file_id", "It is not a file."));
+            return Err(ServiceError::invalid("file_id", "It is not a file."));
         };
         match last_revision {
             Some(last) if self.quirks.last_revision_lock && last != newest.revision_id.as_str() => {
-                Err(ApiError::conflict("The file has a newer revision."))
+                Err(ServiceError::conflict("The file has a newer revision."))
             }
             _ => Ok(()),
         }
     }
 
-    fn check_pre_hash(&self, pre_hash: &str, size: Option<u64>, new: &NewUpload) -> Result<(), ApiError> {
+    fn check_pre_hash(&self, pre_hash: &str, size: Option<u64>, new: &NewUpload) -> Result<(), ServiceError> {
         let Some(sizes) = self.sizes_by_pre_hash.get(pre_hash) else { return Ok(()) };
         if size.is_some_and(|size| !sizes.contains(&size)) {
             return Ok(());
         }
-        let mut error = ApiError::new(409, "PreHashMatched", "Pre hash matched.");
+        let mut error = ServiceError::new(409, "PreHashMatched", "Pre hash matched.");
         error.extra = vec![
             ("parent_file_id", new.parent.to_string()),
             ("file_name", new.name.clone()),
@@ -185,7 +185,7 @@ impl CatalogState {
     }
 
     /// The revision of an instant upload, if the content exists.
-    fn instant(&self, new: &NewUpload, now_ms: i64) -> Result<Option<Revision>, ApiError> {
+    fn instant(&self, new: &NewUpload, now_ms: i64) -> Result<Option<Revision>, ServiceError> {
         if !self.quirks.instant_upload {
             return Ok(None);
         }
@@ -214,7 +214,7 @@ impl CatalogState {
         name: String,
         attrs: ClientAttrs,
         mut revision: Revision,
-    ) -> Result<FileId, ApiError> {
+    ) -> Result<FileId, ServiceError> {
         let now_ms = revision.created_ms;
         let Some(file) = overwrite else {
             let file_id = clock::file_id(now_ms)?;
@@ -222,7 +222,7 @@ impl CatalogState {
             return Ok(file_id);
         };
         let (keeps, most) = (self.quirks.revisions, self.quirks.revisions_max.max(1) as usize);
-        self.edit_revisions(&file, Op::Overwrite, now_ms, |revisions| {
+        self.edit_revisions(&file, CatalogOp::Overwrite, now_ms, |revisions| {
             revision.version = revisions.last().map_or(0, |last| last.version) + u64::from(keeps);
             if keeps {
                 while revisions.len() >= most {
@@ -255,7 +255,7 @@ impl CatalogState {
         name: String,
         attrs: ClientAttrs,
         revision: Revision,
-    ) -> Result<(), ApiError> {
+    ) -> Result<(), ServiceError> {
         let node = Node {
             file_id,
             drive_id: drive.clone(),
@@ -267,7 +267,7 @@ impl CatalogState {
             trashed_ms: None,
             attrs,
         };
-        self.insert(node, Op::Create)
+        self.insert(node, CatalogOp::Create)
     }
 
     /// An upload session of a file, or 404.
@@ -276,12 +276,12 @@ impl CatalogState {
         drive: &DriveId,
         file: &FileId,
         upload: &UploadId,
-    ) -> Result<&Upload, ApiError> {
+    ) -> Result<&Upload, ServiceError> {
         self.drive(drive)?;
         self.uploads
             .get(upload)
             .filter(|found| found.file_id == *file && found.drive_id == *drive)
-            .ok_or_else(|| ApiError::not_found("UploadId"))
+            .ok_or_else(|| ServiceError::not_found("UploadId"))
     }
 
     pub(in crate::server) fn uploads(&self) -> impl Iterator<Item = &Upload> {
@@ -378,9 +378,9 @@ impl CatalogState {
         etag: &str,
         start: Option<Midstate>,
         store: &BlobStore,
-    ) -> Result<(), ApiError> {
+    ) -> Result<(), ServiceError> {
         let Some(upload) = self.uploads.get_mut(upload_id).filter(|upload| !upload.completing) else {
-            return Err(ApiError::not_found("UploadId"));
+            return Err(ServiceError::not_found("UploadId"));
         };
         let part = PartRecord {
             file: received.name,
