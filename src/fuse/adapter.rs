@@ -220,7 +220,7 @@ impl Filesystem for FuseAdapter {
         let (vfs, caller) = (self.vfs.clone(), caller(req));
         let work = async move { vfs.access(Ino(ino.0), mask.bits(), caller).await };
         self.dispatch(FuseOp::new(req, "access", ino.0), METADATA_WAIT_MAX, reply, work, |reply, ()| {
-            reply.ok()
+            reply.ok();
         });
     }
 

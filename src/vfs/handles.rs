@@ -26,7 +26,7 @@ pub(super) struct Handle {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Access {
     Read,
-    /// OpenedFile for reading, but created the file, which must be committed.
+    /// Opened for reading, but created the file, which must be committed.
     Create,
     Write {
         append: bool,

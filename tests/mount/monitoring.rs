@@ -233,7 +233,8 @@ fn control_characters_in_names_are_escaped() {
     file.write_all(&fresh_bytes(2000)).unwrap();
     let writer = std::thread::spawn(move || file.sync_all());
     wait_until("the file is pending", || (status(&mount).pending.files == 1).then_some(()));
-    let mut outputs = vec![pdsfs(&mount, &["status"]), pdsfs(&mount, &["wait", "--timeout", "0s"])];
+    // The timeout leaves time for the first answer of a busy daemon.
+    let mut outputs = vec![pdsfs(&mount, &["status"]), pdsfs(&mount, &["wait", "--timeout", "2s"])];
     let refused = FaultAction::Status {
         status: 403,
         code: "QuotaExhausted.Drive".into(),
