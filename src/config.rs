@@ -3,7 +3,7 @@
 //! Flags override environment variables, and those override the configuration file. The table in `settings`
 //! defines names, bounds and defaults; every bound is checked there, so the rest of the daemon uses a
 //! [`MountConfig`] without further checks. The module reads the environment and the configuration file, and
-//! nothing else. `daemon::resolve` completes what depends on the account and the machine.
+//! nothing else. `daemon::resolve` completes the settings that depend on the account and the machine.
 
 use std::path::PathBuf;
 

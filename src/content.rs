@@ -1,4 +1,4 @@
-//! The content of files: its states, and what a write means in each of them.
+//! The content of files: its states, and the effect of a write in each of them.
 //!
 //! State is per file, not per handle: one [`open_file::OpenFile`] per inode with open handles.
 //!
@@ -22,7 +22,7 @@
 //!                          Clean    Failed -- truncate(0) --> Streaming
 //! ```
 //!
-//! A local-only file is `Local` from its creation on. It takes any write and has nothing to commit. When it
+//! A local-only file is `Local` from its creation on. It accepts any write and has nothing to commit. When it
 //! is renamed to an ordinary name, it becomes `Staged`. If the drive refuses it, it becomes `Local` again.
 
 pub mod buffer_pool;

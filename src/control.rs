@@ -1,7 +1,7 @@
 //! The control socket of a running mount, with a JSON API.
 //!
 //! Each daemon has one socket, private to its user. `pdsfs status`, `wait`, `log` and `umount --drain` are
-//! separate programs and know a mount only through this API. [`types`] has the JSON types; all paths begin
+//! separate programs and access a mount only through this API. [`types`] has the JSON types; all paths begin
 //! with `/v1`. Fields may be added to `/v1`. They are never removed, and their meaning never changes.
 //!
 //! | request | answer |

@@ -1,8 +1,8 @@
 //! One mount, from the first check to the last saved byte.
 //!
 //! Start: check the mountpoint and the rights of this process, reach the drive, mount, attach the observers.
-//! Stop: save open files, unmount, answer the requests that the kernel still has, save again what came in
-//! between. The process ends only then, and [`MountEnd`] says whether everything is on the drive.
+//! Stop: save open files, unmount, answer the last requests of the kernel, save the changes that arrived
+//! during the unmount. Only then the process ends. [`MountEnd`] states whether everything is on the drive.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -38,12 +38,13 @@ pub use mountpoint::resolve;
 const PREPARE_MAX: Duration = Duration::from_secs(30);
 /// How long a lazily unmounted file system is still served for programs with open files.
 const LINGER_MAX: Duration = Duration::from_secs(5);
-/// Added to the commit timeout: a stop without progress for that long is given up.
+/// Added to the commit timeout. A stop without progress for the sum is aborted.
 const STOP_MARGIN: Duration = Duration::from_secs(30);
-/// Added to the stall timeout, after which an idle transfer is retried; the limit under a service manager.
+/// Added to the stall timeout, after which an idle transfer is retried. Under a service manager, a stop
+/// without progress for the sum is aborted.
 const STALL_MARGIN: Duration = Duration::from_secs(15);
-/// How long a token renewal that is under way may take at the end of the program: its result is stored first.
-pub const RENEWAL_END_MAX: Duration = Duration::from_secs(5);
+/// How long the end of the program waits for a token refresh that is under way, so that its result is stored.
+pub const TOKEN_REFRESH_END_MAX: Duration = Duration::from_secs(5);
 
 /// Progress of a mount that the caller of [`run`] prints.
 #[derive(Clone, Copy, Debug)]
@@ -82,7 +83,7 @@ pub struct RunningMount {
     vfs: Arc<Vfs>,
     kernel: KernelMount,
     progress_watch: ProgressWatch,
-    /// A stop without progress for that long is given up.
+    /// A stop without progress for this time is aborted.
     stop_limit: Duration,
     /// The same under a service manager.
     managed_stop_limit: Duration,
@@ -95,7 +96,7 @@ pub async fn mount_in_process(config: MountConfig, progress: Arc<Progress>) -> R
     ReachedDrive::new(check_mountpoint(config).await?, progress).await?.mount().await
 }
 
-/// Makes the mountpoint free and its path absolute and without links.
+/// Checks the mountpoint, removes a dead mount from it, and resolves the links in its path.
 async fn check_mountpoint(mut config: MountConfig) -> Result<MountConfig> {
     let display = config.mountpoint.display().to_string();
     let prepared = tokio::task::spawn_blocking(move || {
@@ -137,14 +138,16 @@ impl ReachedDrive {
         let folder = std::mem::take(&mut config.folder);
         for name in folder.names() {
             let found = drive.find_folder(&config.root_id, name).await;
-            config.root_id = found.map_err(|e| e.context(format!("folder {folder}")))?;
+            config.root_id = found.map_err(|e| {
+                e.context(format!("cannot open drive folder {folder} (check setting folder)"))
+            })?;
         }
         let observers = Observers::prepare(&config).await?;
         Ok(Self { config, drive, progress, observers })
     }
 
-    /// Must run to its end: a mount that the kernel was asked for appears even if the caller is gone, with no
-    /// daemon behind it.
+    /// Must not be cancelled: the kernel completes a requested mount even if this future is dropped, and no
+    /// daemon would serve it.
     async fn mount(self) -> Result<RunningMount> {
         let Self { config, drive, progress, observers } = self;
         let config = Arc::new(config);
@@ -184,7 +187,7 @@ impl RunningMount {
         let first = self.vfs.drain().await;
         self.kernel.detach().await?;
         if !self.kernel.finish(LINGER_MAX).await {
-            tracing::warn!("programs still use files of the mount: their further requests fail");
+            tracing::warn!("programs still use files of the mount: their further requests will fail");
         }
         let left = self.vfs.drain_again(first).await;
         Ok(left.into_iter().map(|left| (left.path, left.error)).collect())
@@ -226,7 +229,7 @@ pub async fn run(
         }
     };
     report(Notice::Mounted { drive_id: drive_id.as_str(), path: &path });
-    // If the command that started this process is gone, its user does not want the mount any more.
+    // If the command that started this process is gone, the mount was cancelled.
     let not_detached = if is_detached { background::detach().err() } else { None };
     let (mut signal_at, mut aborted) = (None, None);
     if not_detached.is_none() {
@@ -289,7 +292,7 @@ async fn finish(
     {
         tracing::error!("{error}");
     }
-    tokio::time::timeout(RENEWAL_END_MAX, mounted.vfs.drive().store_credentials()).await.ok();
+    tokio::time::timeout(TOKEN_REFRESH_END_MAX, mounted.vfs.drive().store_credentials()).await.ok();
     let is_saved = unsaved.is_empty();
     mounted.observers.finish(unsaved, failure.is_some()).await;
     if let Some(error) = failure {

@@ -54,13 +54,13 @@ pub enum ErrorKind {
     /// The calling program was killed and does not see the answer.
     Interrupted,
     /// The daemon is stopping, or a task panicked or was aborted. Not EINTR: programs retry EINTR at once and
-    /// for ever, or take it for success (`close`).
+    /// forever, or mistake it for success (`close`).
     Cancelled,
     /// Size or hash does not match.
     Integrity,
     /// The server sent an answer that violates the protocol.
     Protocol,
-    /// The local system failed.
+    /// A local system call or task failed.
     Io,
 }
 
@@ -180,7 +180,7 @@ pub struct Error {
 
 #[derive(Debug)]
 struct Inner {
-    /// Empty where the source says everything.
+    /// Empty if the text of `source` is enough.
     message: Box<str>,
     source: Option<Source>,
     logged: AtomicBool,
@@ -211,7 +211,7 @@ impl Error {
         Self::from_parts(kind, message.as_ref(), Some(source.into().into()))
     }
 
-    /// Another error under our [`ErrorKind`], with the text of `source` as the message.
+    /// Wraps another error with a kind. The text of `source` is the message.
     pub fn from_source(kind: ErrorKind, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::with_source(kind, "", source)
     }
@@ -229,7 +229,7 @@ impl Error {
         self.kind.errno()
     }
 
-    /// Whether the drive could not be asked. Such an error says nothing about the content of the drive.
+    /// Whether the drive could not be queried. Such an error says nothing about the content of the drive.
     pub fn is_outage(&self) -> bool {
         matches!(self.kind, ErrorKind::Unreachable | ErrorKind::Timeout | ErrorKind::Throttled)
     }

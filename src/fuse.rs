@@ -4,9 +4,9 @@
 //! its deadline. `mountinfo` and `unmount` inspect and end mounts. [`KernelMount`] is one mount, from start
 //! to unmount.
 //!
-//! This module unmounts, not fuser: fuser 0.18.0 gives up when a file is open. It also takes a mount that is
-//! gone for a live one, and could unmount another mount that appeared at the same path. Therefore its session
-//! is never dropped.
+//! This module unmounts, not fuser: fuser 0.18.0 gives up when a file is open. It can also mistake an ended
+//! mount for a live one, and unmount another mount that appeared at the same path. Therefore its session is
+//! never dropped.
 
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
@@ -60,15 +60,15 @@ impl KernelMount {
         .await
         .map_err(|e| Error::with_source(ErrorKind::Io, "the mount task was aborted", e))?
         .map_err(|e| Error::from(e).context(format!("cannot mount {}", config.mountpoint.display())))?;
-        let seen = match mountinfo::at(&config.mountpoint) {
-            Ok(seen) => seen.filter(mountinfo::Mount::is_ours),
+        let found = match mountinfo::at(&config.mountpoint) {
+            Ok(found) => found.filter(mountinfo::Mount::is_ours),
             Err(error) => {
                 // Without mountinfo, the unmount of fuser is the only way left.
                 tokio::task::spawn_blocking(move || drop(ManuallyDrop::into_inner(session))).await.ok();
                 return Err(error.into());
             }
         };
-        let mount = seen.ok_or_else(|| {
+        let mount = found.ok_or_else(|| {
             let path = config.mountpoint.display();
             Error::new(
                 ErrorKind::Io,
@@ -150,7 +150,7 @@ fn session_options(config: &MountConfig) -> Config {
     options
 }
 
-/// The kernel takes the source as it is from root. fusermount3 parses a list with commas.
+/// The kernel accepts any source from root. fusermount3 parses a comma-separated list, so it needs escapes.
 fn source(config: &MountConfig) -> String {
     if rustix::process::geteuid().is_root() {
         return config.source.clone();

@@ -22,7 +22,7 @@ impl fmt::Display for Ino {
     }
 }
 
-/// Why a value was rejected.
+/// The reason for which a value was rejected.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidValue(pub String);
@@ -277,7 +277,7 @@ impl<'de> Deserialize<'de> for Sha1Hash {
 pub struct Secret<T>(T);
 
 impl<T> Secret<T> {
-    /// Wraps a secret.
+    /// Takes ownership of a value that no log line may contain.
     pub fn new(value: T) -> Self {
         Self(value)
     }

@@ -38,8 +38,10 @@ static WARNINGS: LazyLock<broadcast::Sender<Arc<str>>> =
 
 /// Starts the log. `filter` has the syntax of `RUST_LOG`, such as `warn,pdsfs=info`.
 pub fn start(filter: &str) -> Result<()> {
-    let parsed = EnvFilter::try_new(filter)
-        .map_err(|e| Error::with_source(ErrorKind::Invalid, format!("invalid log filter {filter:?}"), e))?;
+    let parsed = EnvFilter::try_new(filter).map_err(|e| {
+        let message = format!("invalid log filter {filter:?} (a valid one is warn,pdsfs=info)");
+        Error::with_source(ErrorKind::Invalid, message, e)
+    })?;
     let style = style();
     let lossy_writer = LossyWriter::stderr(style);
     let lines = layer(style, move || LineWriter(lossy_writer.clone()))
@@ -51,8 +53,8 @@ pub fn start(filter: &str) -> Result<()> {
         .map_err(|e| Error::with_source(ErrorKind::Io, "cannot start the log", e))
 }
 
-/// Tells the log that stderr was redirected to the journal.
-pub fn goes_to_journal() {
+/// Switches to journal lines, after stderr was redirected to the journal.
+pub fn switch_to_journal() {
     line::GOES_TO_JOURNAL.store(true, Ordering::Relaxed);
 }
 
@@ -111,11 +113,11 @@ mod tests {
         }
     }
 
-    fn written(style: LineStyle, say: impl FnOnce()) -> Vec<String> {
+    fn written(style: LineStyle, log: impl FnOnce()) -> Vec<String> {
         let buffer = Buffer::default();
         let out = buffer.clone();
         let layer = layer(style, move || out.clone()).unwrap();
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), say);
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), log);
         let text = String::from_utf8(buffer.0.lock().clone()).unwrap();
         text.lines().map(str::to_owned).collect()
     }

@@ -41,7 +41,7 @@ impl NamePatterns {
     }
 
     pub fn matches(&self, name: &str) -> bool {
-        self.0.iter().any(|pattern| fits(pattern, name))
+        self.0.iter().any(|pattern| matches_pattern(pattern, name))
     }
 }
 
@@ -69,9 +69,9 @@ fn check(pattern: &str) -> Result<()> {
     Ok(())
 }
 
-/// Whether `name` matches `pattern`. Takes at most the product of their lengths: only the last star is
-/// retried, because it can match everything that an earlier star could.
-fn fits(pattern: &str, name: &str) -> bool {
+/// Whether `name` matches `pattern`. The time is bounded by the product of their lengths: only the last star
+/// is retried, because it can match everything that an earlier star could.
+fn matches_pattern(pattern: &str, name: &str) -> bool {
     let (mut pattern, mut name) = (pattern.chars(), name.chars());
     // After the last star: the rest of the pattern, and the rest of the name that it was tried with.
     let mut retry: Option<(Chars<'_>, Chars<'_>)> = None;
@@ -116,7 +116,7 @@ mod tests {
         #[test]
         fn matching_agrees_with_the_definition(pattern in "[ab*?]{0,7}", name in "[ab\u{e9}]{0,8}") {
             let (p, n): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
-            prop_assert_eq!(fits(&pattern, &name), fits_by_definition(&p, &n));
+            prop_assert_eq!(matches_pattern(&pattern, &name), fits_by_definition(&p, &n));
         }
     }
 

@@ -8,8 +8,8 @@
 //! pdsfs.type    link | fifo | socket   (a regular file on the drive; the content of a link is its target)
 //! pdsfs.mode    permission bits, octal
 //! pdsfs.owner   uid:gid
-//! pdsfs.mtime   seconds.nanoseconds    (only where `local_modified_at` is too coarse)
-//! pdsfs.atime   seconds.nanoseconds    (only where a program has set it)
+//! pdsfs.mtime   seconds.nanoseconds    (only if `local_modified_at` is too coarse)
+//! pdsfs.atime   seconds.nanoseconds    (only if a program has set it)
 //! pdsfs.link    the target, escaped    (so that readlink needs no call)
 //! pdsfs.x.NAME  the extended attribute user.NAME; both escaped
 //! ```
@@ -84,9 +84,9 @@ pub struct Posix {
 /// The decoded tags of an object.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct ParsedTags {
-    /// `None` where the tags contain no attributes.
+    /// `None` if the tags contain no attributes.
     pub posix: Option<Arc<Posix>>,
-    /// More precise than the drive's own field. Valid only where the two agree.
+    /// More precise than the drive's own field. Valid only if the two agree.
     pub mtime: Option<SystemTime>,
 }
 
@@ -162,7 +162,7 @@ impl Posix {
         self.xattrs.get(name).map(Vec::as_slice)
     }
 
-    /// Sets an extended attribute. Returns `false`, without a change, where it does not fit.
+    /// Sets an extended attribute. Returns `false`, without a change, if it does not fit.
     #[must_use]
     pub fn set_xattr(&mut self, name: &[u8], value: &[u8]) -> bool {
         let is_new = !self.xattrs.contains_key(name);
@@ -216,11 +216,11 @@ fn since_epoch(time: SystemTime) -> i128 {
 }
 
 fn from_epoch(nanos: i128) -> Option<SystemTime> {
-    let apart = |nanos: u128| {
+    let to_duration = |nanos: u128| {
         let seconds = u64::try_from(nanos / 1_000_000_000).ok()?;
         Some(Duration::new(seconds, (nanos % 1_000_000_000) as u32))
     };
-    let distance = apart(nanos.unsigned_abs())?;
+    let distance = to_duration(nanos.unsigned_abs())?;
     if nanos < 0 { UNIX_EPOCH.checked_sub(distance) } else { UNIX_EPOCH.checked_add(distance) }
 }
 

@@ -53,13 +53,13 @@ impl RollingSha1 {
     }
 
     pub fn update(&mut self, mut data: &[u8]) {
-        let held = self.tail_bytes();
+        let tail_len = self.tail_bytes();
         self.bytes += data.len() as u64;
-        if held > 0 {
-            let taken = data.len().min(BLOCK_BYTES - held);
-            self.tail[held..held + taken].copy_from_slice(&data[..taken]);
+        if tail_len > 0 {
+            let taken = data.len().min(BLOCK_BYTES - tail_len);
+            self.tail[tail_len..tail_len + taken].copy_from_slice(&data[..taken]);
             data = &data[taken..];
-            if held + taken < BLOCK_BYTES {
+            if tail_len + taken < BLOCK_BYTES {
                 return;
             }
             compress(&mut self.state, &[self.tail]);
@@ -78,8 +78,8 @@ impl RollingSha1 {
     pub fn digest(&self) -> Sha1Hash {
         let mut end = self.clone();
         let bits = self.bytes * 8;
-        let held = self.tail_bytes();
-        let pad_bytes = if held < 56 { 56 - held } else { 120 - held };
+        let tail_len = self.tail_bytes();
+        let pad_bytes = if tail_len < 56 { 56 - tail_len } else { 120 - tail_len };
         let mut padding = [0; 2 * BLOCK_BYTES];
         padding[0] = 0x80;
         padding[pad_bytes..pad_bytes + 8].copy_from_slice(&bits.to_be_bytes());

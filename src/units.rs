@@ -1,19 +1,16 @@
-//! Sizes and durations as text: how settings are read, and how every size and duration is shown.
+//! Sizes and durations as text: how settings are read, and how sizes and durations are shown.
 //!
 //! There are two forms. A *setting* is exact and reads back as the same value: `8MiB`, `10m`. A *measured*
-//! value has about three digits: `8.0 MiB`, `4.0 s`. The crates `bytesize` and `humantime` were tried: they
-//! read `8M` as 8,000,000 and refuse `90` as a duration, and both are promised to users.
+//! value has about three digits: `8.0 MiB`, `4.0 s`. The crates `bytesize` and `humantime` do not
+//! fit: they read `8M` as 8,000,000 and refuse `90` as a duration.
 
 use std::fmt;
 use std::time::Duration;
 
 const KIB: u64 = 1 << 10;
-/// Bytes of a mebibyte.
 pub const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
-/// Bytes of a tebibyte.
 pub const TIB: u64 = 1 << 40;
-/// Bytes of a pebibyte.
 pub const PIB: u64 = 1 << 50;
 
 const UNITS_OF_SIZE: [(u64, &str); 5] =
@@ -23,7 +20,8 @@ const UNITS_OF_TIME: [(u128, &str); 4] = [(86_400_000, "d"), (3_600_000, "h"), (
 
 /// Reads `8388608`, `8M`, `8MiB` (both 1024-based) or `8MB` (1000-based), in any case.
 pub fn parse_size(text: &str) -> Result<u64, String> {
-    let invalid = || format!("{text:?} is not a size; write bytes, or a number with KiB, MiB, GiB or TiB");
+    let invalid =
+        || format!("{text:?} is not a size; write bytes, or a number with KiB, MiB, GiB, TiB or PiB");
     let (number, unit) = split(text).ok_or_else(invalid)?;
     let factor = match unit.to_ascii_lowercase().as_str() {
         "" | "b" => 1,
@@ -61,7 +59,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 pub fn size_within(min: u64, max: u64) -> impl Fn(&str) -> Result<u64, String> + Clone {
     move |text| match parse_size(text)? {
         value if (min..=max).contains(&value) => Ok(value),
-        _ => Err(format!("{text} is not within {} and {}", exact_size(min), exact_size(max))),
+        _ => Err(format!("{text} is not between {} and {}", exact_size(min), exact_size(max))),
     }
 }
 
@@ -70,7 +68,7 @@ pub fn duration_within(min_s: u64, max_s: u64) -> impl Fn(&str) -> Result<Durati
     let (min, max) = (Duration::from_secs(min_s), Duration::from_secs(max_s));
     move |text| match parse_duration(text)? {
         value if (min..=max).contains(&value) => Ok(value),
-        _ => Err(format!("{text} is not within {} and {}", exact_duration(min), exact_duration(max))),
+        _ => Err(format!("{text} is not between {} and {}", exact_duration(min), exact_duration(max))),
     }
 }
 
@@ -189,14 +187,14 @@ mod tests {
     }
 
     #[test]
-    fn an_error_names_the_bounds() {
+    fn error_names_the_bounds() {
         let within = size_within(1 << 20, 1 << 30);
         assert_eq!(within("1M"), Ok(1 << 20));
         assert_eq!(within("1G"), Ok(1 << 30));
-        assert_eq!(within("10"), Err("10 is not within 1MiB and 1GiB".to_owned()));
+        assert_eq!(within("10"), Err("10 is not between 1MiB and 1GiB".to_owned()));
         assert!(within("1025M").is_err());
         let within = duration_within(1, 86_400);
-        assert_eq!(within("0s"), Err("0s is not within 1s and 1d".to_owned()));
+        assert_eq!(within("0s"), Err("0s is not between 1s and 1d".to_owned()));
         assert!(within("999ms").is_err() && within("1d").is_ok() && within("86401").is_err());
     }
 

@@ -76,7 +76,8 @@ pub struct Vfs {
     this: Weak<Self>,
     config: Arc<MountConfig>,
     drive: Drive,
-    /// Never held across an await. Always locked before any other lock.
+    /// Locked after the state of an `OpenFile` and after `Dirs::fetches`; before the table of open files and
+    /// all leaf locks. Never held across an await.
     tree: Arc<Mutex<Tree>>,
     dirs: Dirs,
     quota: QuotaCache,
@@ -96,7 +97,7 @@ pub struct Vfs {
     active_renames: ActiveRenames,
 }
 
-/// Quota for local-only files where staged files are off, in bytes.
+/// Quota for local-only files if staged files are off, in bytes.
 const LOCAL_ONLY_BYTES_MAX: u64 = 64 << 20;
 /// Most entries of [`Vfs::cached_revisions`].
 const CACHED_INODES_MAX: NonZeroUsize = NonZeroUsize::new(65_536).unwrap();
@@ -207,14 +208,14 @@ impl Vfs {
 
     /// Drains again. Also returns files of the former drain that were closed and are still unsaved.
     pub async fn drain_again(&self, before: Vec<UnsavedFile>) -> Vec<UnsavedFile> {
-        let mut left = self.drain().await;
-        let known: HashSet<_> = left.iter().filter_map(|left| left.ino).collect();
+        let mut unsaved = self.drain().await;
+        let known: HashSet<_> = unsaved.iter().filter_map(|file| file.ino).collect();
         let is_still_unsaved = |ino: Ino| !known.contains(&ino) && self.failures.get(ino).is_some();
-        left.extend(before.into_iter().filter(|left| left.ino.is_some_and(is_still_unsaved)));
-        left
+        unsaved.extend(before.into_iter().filter(|file| file.ino.is_some_and(is_still_unsaved)));
+        unsaved
     }
 
-    /// Paths of open files with unsaved content, plus [`ATTRIBUTES`] where attributes are unsaved.
+    /// Paths of open files with unsaved content, plus [`ATTRIBUTES`] if attributes are unsaved.
     pub fn unsaved_paths(&self) -> Vec<String> {
         let files = self.files.all();
         let unsaved = files.iter().filter(|file| file.status().stage.is_unsaved() && !file.is_unlinked());
@@ -223,7 +224,7 @@ impl Vfs {
         names.chain(attributes).collect()
     }
 
-    /// Path below the mountpoint, for people.
+    /// Path below the mountpoint, for display.
     pub fn path_of(&self, ino: Ino) -> String {
         self.tree().display_path(ino)
     }

@@ -134,8 +134,8 @@ fn is_alive(process: &(u32, String)) -> bool {
     stat(process.0).is_some_and(|(_, start)| start == process.1)
 }
 
-fn entries(folder: &Path) -> Vec<PathBuf> {
-    std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect()
+fn entries(dir: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect()
 }
 
 #[test]
@@ -181,21 +181,24 @@ fn demo_once_verifies_and_cleans_up() {
 #[test]
 fn stopped_demo_cleans_up_and_keeps_files() {
     require_fuse();
-    let place = tempfile::tempdir().unwrap();
-    let root = place.path().canonicalize().unwrap();
-    let (data, folder) = (root.join("data"), root.join("drive"));
-    let mut demo = Demo::start(&data, &folder);
+    let temporary = tempfile::tempdir().unwrap();
+    let root = temporary.path().canonicalize().unwrap();
+    let (data, mountpoint) = (root.join("data"), root.join("drive"));
+    let mut demo = Demo::start(&data, &mountpoint);
     let processes = children(demo.child.id());
     assert_eq!(processes.len(), 1, "one server");
-    std::fs::write(folder.join("hello.txt"), "hello").unwrap();
+    std::fs::write(mountpoint.join("hello.txt"), "hello").unwrap();
     let line = demo.wait_for_line("hello.txt");
     assert!(line.starts_with("on the drive"), "{line}");
     demo.signal(libc::SIGTERM);
     assert!(demo.wait().success());
     assert!(!is_alive(&processes[0]), "the server outlived the demo");
-    assert!(!is_mounted(&folder) && !folder.exists(), "the demo did not remove the directory that it made");
-    let mut demo = Demo::start(&data, &folder);
-    assert_eq!(std::fs::read(folder.join("hello.txt")).unwrap(), b"hello");
+    assert!(
+        !is_mounted(&mountpoint) && !mountpoint.exists(),
+        "the demo did not remove the directory that it made"
+    );
+    let mut demo = Demo::start(&data, &mountpoint);
+    assert_eq!(std::fs::read(mountpoint.join("hello.txt")).unwrap(), b"hello");
     demo.signal(libc::SIGINT);
     assert!(demo.wait().success());
 }
@@ -203,8 +206,8 @@ fn stopped_demo_cleans_up_and_keeps_files() {
 #[test]
 fn server_exits_with_killed_demo() {
     require_fuse();
-    let place = tempfile::tempdir().unwrap();
-    let root = place.path().canonicalize().unwrap();
+    let temporary = tempfile::tempdir().unwrap();
+    let root = temporary.path().canonicalize().unwrap();
     let mut demo = Demo::start(&root.join("data"), &root.join("drive"));
     let processes = children(demo.child.id());
     assert_eq!(processes.len(), 1, "one server");
@@ -216,14 +219,14 @@ fn server_exits_with_killed_demo() {
 
 #[test]
 fn nonempty_mountpoint_is_refused() {
-    let place = tempfile::tempdir().unwrap();
-    std::fs::write(place.path().join("precious"), "x").unwrap();
+    let temporary = tempfile::tempdir().unwrap();
+    std::fs::write(temporary.path().join("precious"), "x").unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_pdsfs"))
         .args(["demo", "--data"])
-        .args([&place.path().join("data"), place.path()])
+        .args([&temporary.path().join("data"), temporary.path()])
         .output()
         .unwrap();
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("not empty"), "{output:?}");
-    assert!(place.path().join("precious").is_file());
+    assert!(temporary.path().join("precious").is_file());
 }

@@ -88,7 +88,7 @@ pub enum SubjectKind {
 /// How the next access token is obtained.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Grant {
-    /// Not at all: there is only an access token.
+    /// There is no next token, only one access token.
     Fixed,
     Refresh {
         client_id: String,
@@ -98,7 +98,7 @@ pub enum Grant {
         refresh_token: Secret<String>,
         by: RefreshBy,
     },
-    /// By an assertion that is signed with the key of a service app.
+    /// With an assertion that is signed by the key of a service app.
     ServiceApp {
         client_id: String,
         /// The id of a user or of the domain.

@@ -133,7 +133,7 @@ impl AccountFile {
         })?;
         if record.version != VERSION {
             let detail = format!(
-                "account file of version {}; this program supports version {VERSION}",
+                "not a supported account file: it has version {}, and this pdsfs supports version {VERSION}",
                 record.version
             );
             return Err(Error::new(ErrorKind::Invalid, detail));
@@ -164,7 +164,7 @@ impl AccountFile {
         let summary = self.summary()?;
         let need = |secret: Option<String>, what: &str| {
             secret.filter(|text| !text.is_empty()).map(Secret::new).ok_or_else(|| {
-                Error::new(ErrorKind::Invalid, format!("no {what} in it; run pdsfs login again"))
+                Error::new(ErrorKind::Invalid, format!("no {what} is stored; run pdsfs login again"))
             })
         };
         let grant = match &self.method {
@@ -198,7 +198,7 @@ impl AccountFile {
         let access =
             secrets.access_token.map(|token| AccessToken { token: Secret::new(token), expires_at_s });
         if grant == Grant::Fixed && access.is_none() {
-            return Err(Error::new(ErrorKind::Invalid, "no access token in it; run pdsfs login again"));
+            return Err(Error::new(ErrorKind::Invalid, "no access token is stored; run pdsfs login again"));
         }
         let AccountSummary { endpoint, auth_endpoint, drive_id, user, secret_storage, .. } = summary;
         Ok(Account { endpoint, auth_endpoint, drive_id, user, grant, access, secret_storage })

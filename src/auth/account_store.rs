@@ -87,15 +87,19 @@ impl AccountStore {
         let entries = match std::fs::read_dir(&self.directory) {
             Ok(entries) => entries,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(names),
-            Err(e) => return Err(Error::from(e).context(self.directory.display())),
+            Err(e) => return Err(self.not_readable(e)),
         };
         for entry in entries {
-            let file = entry.map_err(|e| Error::from(e).context(self.directory.display()))?.file_name();
+            let file = entry.map_err(|e| self.not_readable(e))?.file_name();
             let name = file.to_str().and_then(|file| file.strip_suffix(".json"));
             names.extend(name.and_then(|name| AccountName::new(name).ok()));
         }
         names.sort();
         Ok(names)
+    }
+
+    fn not_readable(&self, e: std::io::Error) -> Error {
+        Error::from(e).context(format!("cannot read the account directory {}", self.directory.display()))
     }
 }
 
@@ -163,8 +167,9 @@ impl AccountHandle {
     /// Waits until no other process refreshes or replaces this account.
     pub async fn lock(&self) -> Result<LockedAccount<'_>> {
         let directory = &self.store.directory;
-        let named =
-            |e: std::io::Error| Error::from(e).context(format!("account directory {}", directory.display()));
+        let named = |e: std::io::Error| {
+            Error::from(e).context(format!("cannot write to the account directory {}", directory.display()))
+        };
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(named)?;
         let path = directory.join(format!(".{}.lock", self.name));
         let lock = open_private(std::fs::OpenOptions::new().create(true).truncate(false).write(true), &path)
@@ -187,7 +192,10 @@ impl AccountHandle {
 
     fn stored(&self) -> Result<AccountFile> {
         let text = read_private(&self.path(), SHARED_MODE).map_err(|e| self.not_found(e))?;
-        AccountFile::parse(&text).map_err(|e| self.with_name(&e))
+        AccountFile::parse(&text).map_err(|e| {
+            let detail = format!("{e}; run pdsfs login {} to replace it", self.name);
+            self.with_name(&Error::new(e.kind(), detail))
+        })
     }
 
     fn not_found(&self, error: Error) -> Error {
@@ -214,11 +222,14 @@ impl AccountHandle {
             self.with_name(&Error::with_source(e.kind(), message, e))
         })?;
         let text = found.ok_or_else(|| {
-            let detail = format!("the keyring has no secrets of it: run pdsfs login {name}");
+            let detail = format!("the keyring has no secrets for it: run pdsfs login {name}");
             self.with_name(&Error::new(ErrorKind::NotFound, detail))
         })?;
         serde_json::from_slice(&text).map_err(|e| {
-            let detail = format!("the secrets in the keyring are not valid JSON (column {})", e.column());
+            let detail = format!(
+                "its secrets in the keyring are not valid JSON (column {}): run pdsfs login {name}",
+                e.column()
+            );
             self.with_name(&Error::new(ErrorKind::Invalid, detail))
         })
     }
@@ -282,10 +293,11 @@ impl LockedAccount<'_> {
         let handle = self.handle;
         match handle.summary() {
             Ok(summary) if summary.secret_storage == SecretStorage::Keyring => {
-                keyring::remove(&handle.name).await?;
+                let message = "cannot delete its secrets from the keyring";
+                keyring::remove(&handle.name).await.map_err(|e| handle.with_name(&e.context(message)))?;
             }
             Ok(_) => {}
-            // A damaged file does not tell where its secrets are.
+            // A damaged file does not show where its secrets are.
             Err(_) => handle.delete_keyring_secrets().await,
         }
         remove_unfinished_writes(&handle.path());

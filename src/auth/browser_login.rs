@@ -12,7 +12,7 @@ use crate::ids::Secret;
 
 const PATH: &str = "/v2/oauth/authorize";
 
-/// A login that waits for the browser to come back.
+/// A login that waits for the redirect of the browser.
 #[derive(Clone, Debug)]
 pub struct BrowserLogin {
     /// The page that the browser opens. It contains no secret.
@@ -76,7 +76,7 @@ impl BrowserLogin {
             (Some(error), _) => {
                 // Control characters from the network could move the cursor of a terminal.
                 let text = format!("{error} {description}").replace(char::is_control, " ");
-                refused(format!("the service rejected the login: {}", text.trim()))
+                refused(format!("the service rejected the login: {}; run pdsfs login again", text.trim()))
             }
             (None, Some(code)) => Ok(Secret::new(code)),
             (None, None) => refused("the redirect has no code; run pdsfs login again".to_owned()),

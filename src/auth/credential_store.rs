@@ -126,7 +126,7 @@ impl CredentialStore {
         }
     }
 
-    /// The error for a credential without a way to another token. `why` says why one is needed.
+    /// The error for a credential that cannot get another token. `why` is the reason that it needs one.
     pub fn not_refreshable_error(&self, why: &str) -> Error {
         let detail = match self {
             Self::Fixed(_) => {
@@ -143,14 +143,14 @@ impl CredentialStore {
         Error::new(ErrorKind::Unauthenticated, detail)
     }
 
-    /// The error after the service has rejected the refresh for good.
+    /// The error after the service has rejected the credential for good. `why` states what it rejected.
     pub fn revoked_error(&self, why: &str, refusal: &Error) -> Error {
         let advice = match self {
             Self::Fixed(_) => "provide a new token or key".to_owned(),
             Self::File { path, .. } => format!("write a new token to {}", path.display()),
             Self::Account { handle, .. } => handle.login_hint(),
         };
-        let message = format!("{why}, and the refresh was rejected ({advice})");
+        let message = format!("{why} ({advice})");
         Error::with_source(ErrorKind::Unauthenticated, message, refusal.clone())
     }
 }

@@ -22,19 +22,22 @@ pub fn is_loopback(url: &Url) -> bool {
 /// Parses an https URL without a path. Accepts http only to this machine.
 pub fn parse(text: &str) -> Result<Url> {
     let wrong = |detail: String| Error::new(ErrorKind::Invalid, detail);
-    let url =
-        Url::parse(text).map_err(|e| wrong(format!("{e}; use a URL like https://bj1.api.aliyunpds.com")))?;
+    let example = "use a URL such as https://bj1.api.aliyunpds.com";
+    let url = Url::parse(text).map_err(|e| match e {
+        url::ParseError::RelativeUrlWithoutBase => wrong(format!("the URL has no scheme; {example}")),
+        e => wrong(format!("not a valid URL ({e}); {example}")),
+    })?;
     if url.host().is_none() {
-        return Err(wrong("the URL has no host".to_owned()));
+        return Err(wrong(format!("the URL has no host; {example}")));
     }
     match url.scheme() {
         "https" => {}
         "http" if is_loopback(&url) => {}
         "http" => return Err(wrong("plain http would send the token unencrypted; use https".to_owned())),
-        other => return Err(wrong(format!("{other} is not supported; use https"))),
+        other => return Err(wrong(format!("the scheme {other} is not supported; use https"))),
     }
     if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
-        return Err(wrong("the URL must end after the host and port".to_owned()));
+        return Err(wrong("the URL must end after the host and port; remove its path and query".to_owned()));
     }
     if !url.username().is_empty() || url.password().is_some() {
         return Err(wrong("the URL must not contain a user or password".to_owned()));

@@ -216,14 +216,15 @@ impl Keyring {
             *unlock_refused = true;
             // Closes the abandoned prompt, if the keyring supports that.
             self.call(prompt.as_str(), PROMPT, "Dismiss", &()).await.ok();
-            return Err(timed_out("not unlocked in time"));
+            return Err(timed_out("locked: the unlock prompt was not answered; unlock it and try again"));
         };
         let answer =
             answer.ok_or_else(|| keyring_error("the session bus has closed"))?.map_err(keyring_error)?;
         let (dismissed, _result): (bool, OwnedVariant) =
             answer.body().deserialize().map_err(keyring_error)?;
         *unlock_refused = dismissed;
-        if dismissed { Err(keyring_error("locked: the unlock prompt was dismissed")) } else { Ok(()) }
+        let what = "locked: the unlock prompt was dismissed; unlock it in the desktop session and try again";
+        if dismissed { Err(keyring_error(what)) } else { Ok(()) }
     }
 }
 

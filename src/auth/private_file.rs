@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::units::exact_size;
 
 /// Largest file that is read, in bytes.
 const FILE_BYTES_MAX: u64 = 256 << 10;
@@ -40,7 +41,10 @@ pub fn read_private(path: &Path, forbidden_mode: u32) -> Result<Vec<u8>> {
     let mut text = Vec::new();
     file.take(FILE_BYTES_MAX + 1).read_to_end(&mut text).map_err(named)?;
     if text.len() as u64 > FILE_BYTES_MAX {
-        return Err(Error::new(ErrorKind::Invalid, format!("{name} is larger than {FILE_BYTES_MAX} bytes")));
+        return Err(Error::new(
+            ErrorKind::Invalid,
+            format!("{name} is larger than {}", exact_size(FILE_BYTES_MAX)),
+        ));
     }
     Ok(text)
 }
@@ -100,7 +104,7 @@ async fn lock_within(wait_max: Duration, file: File, path: &Path) -> Result<File
             }
             Err(TryLockError::WouldBlock) => {
                 let detail = format!(
-                    "timed out waiting for the lock of {}, which another process holds",
+                    "timed out waiting for the lock of {0}: another process holds it (fuser -v {0} lists it)",
                     path.display()
                 );
                 return Err(Error::new(ErrorKind::Timeout, detail));

@@ -123,8 +123,9 @@ fn camel_case(name: &str) -> String {
 }
 
 fn http_date(at: SystemTime) -> Result<String> {
-    let wrong =
-        |e: jiff::Error| Error::with_source(ErrorKind::Io, "cannot represent the time of this machine", e);
+    let wrong = |e: jiff::Error| {
+        Error::with_source(ErrorKind::Io, "the clock of this machine is out of range; correct it", e)
+    };
     let at = jiff::Timestamp::try_from(at).map_err(wrong)?;
     Ok(at.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string())
 }
@@ -133,7 +134,7 @@ fn http_date(at: SystemTime) -> Result<String> {
 pub fn random_hex(bytes: usize) -> Result<String> {
     let mut raw = vec![0; bytes];
     getrandom::fill(&mut raw)
-        .map_err(|e| Error::with_source(ErrorKind::Io, "the kernel gives no random bytes", e))?;
+        .map_err(|e| Error::with_source(ErrorKind::Io, "cannot get random bytes from the kernel", e))?;
     Ok(raw.iter().fold(String::new(), |mut out, byte| {
         let _ = write!(out, "{byte:02x}");
         out

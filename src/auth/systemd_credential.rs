@@ -42,7 +42,7 @@ impl SystemdCredential {
     pub(super) fn token(&self) -> Result<Option<Secret<String>>> {
         let text = std::str::from_utf8(&self.text).map_err(|_| self.invalid("not UTF-8 text"))?.trim();
         if text.is_empty() {
-            return Err(self.invalid("empty"));
+            return Err(self.invalid("empty; provide an access token or an account file"));
         }
         Ok((!text.starts_with('{')).then(|| Secret::new(text.to_owned())))
     }
@@ -55,7 +55,9 @@ impl SystemdCredential {
         let advice = "; use an access token, or the account file of a login with --store file";
         let mut record = AccountFile::parse(&self.text).map_err(|e| self.invalid(&format!("{e}{advice}")))?;
         if record.secrets.is_none() {
-            return Err(self.invalid("no secrets in it; use the account file of a login with --store file"));
+            return Err(
+                self.invalid("it contains no secrets; use the account file of a login with --store file")
+            );
         }
         record.seed = Some(self.fingerprint());
         Ok(record)

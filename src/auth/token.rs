@@ -42,7 +42,7 @@ pub fn check_token(token: &str) -> Result<()> {
         return wrong(format!("the token has {} bytes, more than {TOKEN_BYTES_MAX}", token.len()));
     }
     if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return wrong("the token contains invalid characters".to_owned());
+        return wrong("the token contains spaces, line breaks or other invalid characters".to_owned());
     }
     Ok(())
 }

@@ -32,13 +32,14 @@ pub(super) fn read(path: &Path, endpoint: &Url) -> Result<StoredCredential> {
     let text = read_private(path, SHARED_MODE).map_err(named)?;
     let wrong =
         |what: String| Error::new(ErrorKind::Invalid, format!("token file {}: {what}", path.display()));
-    let text = std::str::from_utf8(&text).map_err(|_| wrong("not UTF-8 text".to_owned()))?.trim();
+    let advice = "write an access token, or JSON with access_token, refresh_token and app_id";
+    let text = std::str::from_utf8(&text).map_err(|_| wrong(format!("not UTF-8 text; {advice}")))?.trim();
     if !text.starts_with('{') {
         return Ok(StoredCredential { grant: Grant::Fixed, access: Some(access(text)), auth_endpoint: None });
     }
     // The text of a JSON error may quote a secret, so only its position is used.
     let file: TokenFile = serde_json::from_str(text)
-        .map_err(|e| wrong(format!("invalid JSON at line {}, column {}", e.line(), e.column())))?;
+        .map_err(|e| wrong(format!("invalid JSON at line {}, column {}; {advice}", e.line(), e.column())))?;
     let grant = match (file.refresh_token, file.app_id) {
         (Some(refresh_token), Some(client_id)) => Grant::Refresh {
             client_id,

@@ -60,7 +60,8 @@ impl Configuration {
             }
             let Some((file, mistakes)) = ConfigFile::read(path)? else {
                 if args.config.is_some() {
-                    let detail = format!("{} does not exist", path.display());
+                    let path = path.display();
+                    let detail = format!("{path} does not exist: check --config and PDSFS_CONFIG");
                     return Err(Error::new(ErrorKind::NotFound, detail));
                 }
                 continue;

@@ -90,7 +90,7 @@ fn summary(status: &Status) -> String {
         let _ = write!(text, " ({} still open)", pending.files_open);
     }
     if pending.oldest_ms > 0 {
-        let _ = write!(text, ", for {}", millis(pending.oldest_ms));
+        let _ = write!(text, ", unsaved for {}", millis(pending.oldest_ms));
     }
     if status.totals.rate_bytes_s > 0 {
         let _ = write!(text, "  {}", rate(status.totals.rate_bytes_s));
@@ -128,7 +128,8 @@ mod tests {
         };
         status.totals.rate_bytes_s = 1 << 20;
         let text = headline(&status);
-        assert!(text.ends_with("2 files, 3.0 MiB to go (1 still open), for 12 s  1.0 MiB/s"), "{text}");
+        let end = "2 files, 3.0 MiB to go (1 still open), unsaved for 12 s  1.0 MiB/s";
+        assert!(text.ends_with(end), "{text}");
         status.pending = PendingTotals { attributes: 1, ..PendingTotals::default() };
         assert!(headline(&status).ends_with("1 attribute change not on the drive yet"));
         status.pending = PendingTotals { attributes_refused: 2, ..PendingTotals::default() };

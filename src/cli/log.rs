@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use tokio::sync::mpsc;
 
+use super::mounts::NO_MOUNTS;
 use super::output::{print_line, print_message};
 use super::{format, mounts};
 use crate::control::client::DaemonClient;
@@ -46,7 +47,7 @@ pub(super) async fn run(args: LogArgs) -> Result<ExitCode> {
         _ = signals.next() => return Ok(ExitCode::SUCCESS),
     };
     if mounts.is_empty() {
-        print_message("you have no mounted drives");
+        print_message(NO_MOUNTS);
     }
     let names_mounts = mounts.len() > 1;
     if args.follow {

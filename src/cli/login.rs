@@ -1,4 +1,4 @@
-//! `pdsfs login`: adds an account for mounts, or renews the login of an account.
+//! `pdsfs login`: adds an account for mounts, or logs in to an existing account again.
 //!
 //! An account is stored after the service has accepted its login. One exception: a refresh token replaces a
 //! code or token that is used up, so it is stored at once, even if a later step fails. Secrets never come
@@ -24,8 +24,8 @@ mod secret;
 pub(super) use arguments::{LoginArgs, LoginRequest};
 pub(super) use methods::TIMEOUTS;
 
-/// Context of an error if the service does not accept the login.
-const NOT_ACCEPTED: &str = "cannot use the login";
+/// The step that fails if the service does not accept the login.
+const LOGIN_CHECK: &str = "cannot use the login";
 
 /// Logs in and stores the account.
 pub(super) async fn run(request: LoginRequest) -> Result<ExitCode> {
@@ -99,6 +99,13 @@ fn with_stored_advice(error: Error, name: &AccountName) -> Error {
     Error::with_source(error.kind(), advice, error)
 }
 
+/// Adds the failed step, and the remedy if the service cannot be reached.
+pub(super) fn with_step(error: Error, step: &str) -> Error {
+    let is_unreachable = error.kind() == ErrorKind::Unreachable;
+    let hint = if is_unreachable { " (check the network and the endpoint)" } else { "" };
+    error.context(format!("{step}{hint}"))
+}
+
 fn print_account(handle: &AccountHandle, account: &Account, storage: SecretStorage) {
     let name = handle.name();
     let user = if account.user.is_empty() { String::new() } else { format!(" as {}", account.user) };
@@ -161,7 +168,7 @@ impl DriveChoice {
         self.named.as_ref().or(self.remembered.as_ref()).or(self.default.as_ref())
     }
 
-    /// Always calls the service, so that a login that it does not accept fails.
+    /// Always calls the service, so that a rejected login fails here.
     async fn resolve(&self, session: &Session, scope: DriveScope<'_>) -> Result<DriveId> {
         if let Some(drive_id) = &self.named {
             return verify_drive(session, drive_id).await;
@@ -173,7 +180,7 @@ impl DriveChoice {
                 Some(drive_id) => return verify_drive(session, drive_id).await,
                 None => Vec::new(),
             },
-            Err(error) => return Err(error.context(NOT_ACCEPTED)),
+            Err(error) => return Err(with_step(error, LOGIN_CHECK)),
         };
         let is_listed = |id: &&DriveId| listed.iter().any(|drive| drive.drive_id == **id);
         if let Some(drive_id) = self.remembered.as_ref().filter(is_listed).or(self.default.as_ref()) {
@@ -205,7 +212,7 @@ async fn verify_drive(session: &Session, drive_id: &DriveId) -> Result<DriveId> 
         {
             print_message(format_args!("warning: cannot check drive {drive_id} with this login: {error}"));
         }
-        Err(error) => return Err(error.context(NOT_ACCEPTED)),
+        Err(error) => return Err(with_step(error, LOGIN_CHECK)),
     }
     Ok(drive_id.clone())
 }

@@ -23,7 +23,7 @@ pub(super) struct CompletionsArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct ManArgs {
-    /// The directory to write them to; created if missing
+    /// Directory for the man pages; created if missing
     dir: PathBuf,
 }
 

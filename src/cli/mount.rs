@@ -17,7 +17,7 @@ pub use arguments::MountArgs;
 mod arguments;
 pub(super) mod fstab;
 
-/// Mounts as the arguments say. The outer error is a mistake in them.
+/// Mounts the drive of the arguments. The outer error is a mistake in the arguments.
 pub(super) fn start(args: MountArgs, notifier: SystemdNotifier) -> Result<Result<ExitCode>> {
     let mode = args.mode();
     let config = args.into_config()?;

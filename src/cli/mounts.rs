@@ -12,6 +12,9 @@ use crate::daemon::resolve;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::mountinfo::{self, Mount};
 
+/// Printed if this user has no mounts.
+pub(super) const NO_MOUNTS: &str = "you have no mounted drives (pdsfs mount mounts one)";
+
 /// Limit on resolving a path, which may hang.
 const RESOLVE_MAX: Duration = Duration::from_secs(5);
 
@@ -43,7 +46,8 @@ pub(super) async fn answering_and_silent(
     let found: Vec<_> =
         all.into_iter().filter(|(_, status)| matches_mount(status, wanted, path.as_deref())).collect();
     if found.is_empty() {
-        let mut detail = format!("no running mount has the name or mountpoint {wanted}");
+        let mut detail =
+            format!("no running mount has the name or mountpoint {wanted} (pdsfs status lists the mounts)");
         for message in &silent {
             detail.extend(["; ", message]);
         }

@@ -34,7 +34,7 @@ pub(super) fn print_line(line: impl Display) -> Result<()> {
     let line = escaped_lines(&line.to_string());
     writeln!(out, "{line}").and_then(|()| out.flush()).map_err(|e| {
         STDOUT_IS_CLOSED.fetch_or(e.kind() == std::io::ErrorKind::BrokenPipe, Ordering::Relaxed);
-        Error::from(e).context("stdout")
+        Error::from(e).context("cannot write to stdout")
     })
 }
 

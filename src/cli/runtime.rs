@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::daemon::RENEWAL_END_MAX;
+use crate::daemon::TOKEN_REFRESH_END_MAX;
 use crate::daemon::signals::Signals;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pds::tokens::wait_for_token_requests;
@@ -18,15 +18,15 @@ pub(super) fn on_runtime(command: impl Future<Output = Result<ExitCode>>) -> Res
         .worker_threads(workers)
         .enable_all()
         .build()
-        .map_err(|e| Error::from(e).context("cannot start"))?;
+        .map_err(|e| Error::from(e).context("cannot start the async runtime"))?;
     let outcome = runtime.block_on(command);
-    runtime.block_on(wait_for_token_requests(RENEWAL_END_MAX));
+    runtime.block_on(wait_for_token_requests(TOKEN_REFRESH_END_MAX));
     runtime.shutdown_timeout(RUNTIME_END_MAX);
     outcome
 }
 
 /// Runs a command until a signal. After the signal it runs on only while a credential that the service issues
-/// once has not been stored, and no longer than [`RENEWAL_END_MAX`].
+/// once has not been stored, and no longer than [`TOKEN_REFRESH_END_MAX`].
 pub(super) async fn until_signal(command: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
     let mut signals = Signals::new()?;
     let mut command = std::pin::pin!(command);
@@ -36,7 +36,7 @@ pub(super) async fn until_signal(command: impl Future<Output = Result<ExitCode>>
     };
     tokio::select! {
         biased;
-        () = wait_for_token_requests(RENEWAL_END_MAX) => {
+        () = wait_for_token_requests(TOKEN_REFRESH_END_MAX) => {
             Err(Error::new(ErrorKind::Cancelled, format!("interrupted by {signal}")))
         }
         outcome = &mut command => outcome,

@@ -13,7 +13,7 @@ use super::output::{print_line, print_message};
 use crate::daemon::signals::Signals;
 use crate::error::{Error, ErrorKind, Result};
 use crate::server::{FaultPlan, Quirks, Secret, Server, ServerConfig, Verify};
-use crate::units::{duration_within, parse_size};
+use crate::units::{duration_within, exact_size, parse_size};
 
 mod logins;
 
@@ -115,7 +115,7 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &std::path::Path) -> Result<T
     let invalid = |e: String| Error::with_source(ErrorKind::Invalid, format!("{}", path.display()), e);
     let size = std::fs::metadata(path).map_err(|e| invalid(e.to_string()))?.len();
     if size > JSON_BYTES_MAX {
-        return Err(invalid(format!("larger than {JSON_BYTES_MAX} bytes")));
+        return Err(invalid(format!("larger than {}", exact_size(JSON_BYTES_MAX))));
     }
     let text = std::fs::read(path).map_err(|e| invalid(e.to_string()))?;
     serde_json::from_slice(&text).map_err(|e| invalid(e.to_string()))

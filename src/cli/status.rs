@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::mounts::NO_MOUNTS;
 use super::output::{print_line, print_message};
 use super::{format, mounts};
 use crate::control::types::Status;
@@ -23,7 +24,7 @@ const FAILURES_SHOWN: usize = 5;
 #[derive(Debug, Args)]
 #[command(after_help = "States of a file: writing (open; uploaded while it is written), staged (open; \
     written at random positions and uploaded after the close), committing (closed; the rest is being \
-    uploaded), FAILED. A file that is not listed is on the drive.")]
+    uploaded), FAILED (not saved). A file that is not listed is on the drive.")]
 pub(super) struct StatusArgs {
     /// Print one JSON array with all details of each mount
     #[arg(long)]
@@ -80,7 +81,7 @@ async fn show(args: &StatusArgs) -> Result<ExitCode> {
         return Ok(code);
     }
     if mounts.is_empty() {
-        print_message("you have no mounted drives");
+        print_message(NO_MOUNTS);
     }
     mounts.iter().flat_map(lines).try_for_each(print_line)?;
     Ok(code)

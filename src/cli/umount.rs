@@ -54,11 +54,16 @@ pub(super) fn run(args: &UmountArgs) -> Result<ExitCode> {
         Some(mount) if mount.is_ours() => mount,
         _ if args.dead => return Ok(ExitCode::SUCCESS),
         Some(other) => {
-            let detail =
-                format!("{display} is not a pdsfs mount ({} of type {})", other.source, other.fs_type);
+            let detail = format!(
+                "{display} is not a pdsfs mount but {} of type {}: unmount it with umount(8)",
+                other.source, other.fs_type
+            );
             return Err(Error::new(ErrorKind::Invalid, detail));
         }
-        None => return Err(Error::new(ErrorKind::NotFound, format!("nothing is mounted at {display}"))),
+        None => {
+            let detail = format!("nothing is mounted at {display} (pdsfs status lists the mounts)");
+            return Err(Error::new(ErrorKind::NotFound, detail));
+        }
     };
     if args.dead && !has_died(&path) {
         return Ok(ExitCode::SUCCESS);
@@ -81,7 +86,8 @@ pub(super) fn run(args: &UmountArgs) -> Result<ExitCode> {
         return Err(Error::new(ErrorKind::NotPermitted, detail));
     }
     if mountinfo::at(&path)?.is_some_and(|left| left.device == mount.device) {
-        return Err(Error::new(ErrorKind::Io, format!("{display} is still mounted")));
+        let detail = format!("{display} is still mounted: try again, or add --lazy");
+        return Err(Error::new(ErrorKind::Io, detail));
     }
     print_message(format_args!("unmounted {display}"));
     Ok(ExitCode::SUCCESS)
@@ -103,8 +109,8 @@ fn mountpoint(target: &Path, config: &ConfigArgs) -> Result<PathBuf> {
 }
 
 /// Unmounts once no file is open: a close returns when the file is on the drive. A drain request before that
-/// would commit half-written files. Attributes may follow later, so the daemon is asked, before the unmount,
-/// to report the end.
+/// would commit half-written files. Attributes may follow later, so this subscribes to the end of the mount
+/// before the unmount.
 fn drain(path: &Path, mount: &Mount, limit: Duration) -> Result<()> {
     let (display, end) = (path.display(), Instant::now() + limit);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -132,22 +138,26 @@ fn drain(path: &Path, mount: &Mount, limit: Duration) -> Result<()> {
     let report = report.map_err(|_| {
         let detail = format!(
             "{display} is unmounted, but not everything is on the drive after {}; the daemon continues to \
-             save",
+             save (see pdsfs status)",
             exact_duration(limit)
         );
         Error::new(ErrorKind::Timeout, detail)
     })?;
-    let unknown_outcome = |why: &str| {
-        let detail = format!("{display} is unmounted, but not everything is on the drive{why}");
-        Error::new(ErrorKind::Io, detail)
-    };
     let report = report.map_err(|e| {
-        unknown_outcome(&format!(", as far as is known: the daemon exited before it reported ({e})"))
+        let detail = format!(
+            "{display} is unmounted, but its daemon exited before it reported whether everything is on the \
+             drive ({e}): check the last files on the drive"
+        );
+        Error::new(ErrorKind::Io, detail)
     })?;
     for file in &report.unsaved {
         print_message(format_args!("pdsfs: not saved: {}: {}", escaped(&file.path), escaped(&file.error)));
     }
-    if report.unsaved.is_empty() && !report.timed_out { Ok(()) } else { Err(unknown_outcome("")) }
+    if report.unsaved.is_empty() && !report.timed_out {
+        return Ok(());
+    }
+    let detail = format!("{display} is unmounted, but not everything is on the drive");
+    Err(Error::new(ErrorKind::Io, detail))
 }
 
 async fn unmount_when_idle(path: &Path, mount: &Mount, limit: Duration, end: Instant) -> Result<()> {
@@ -206,8 +216,8 @@ mod tests {
 
     #[test]
     fn drive_name_resolves_to_its_mountpoint() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("config.toml");
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
         std::fs::write(&path, "[drives.photos]\nmountpoint = \"/mnt/photos\"\n[drives.none]\n").unwrap();
         let config = ConfigArgs { config: Some(path) };
         assert_eq!(mountpoint(Path::new("photos"), &config).unwrap(), Path::new("/mnt/photos"));

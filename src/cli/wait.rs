@@ -120,7 +120,7 @@ pub(super) async fn run(args: WaitArgs) -> Result<ExitCode> {
         return Err(Error::new(ErrorKind::Unsupported, silent.join("; ")));
     }
     if found.is_empty() {
-        print_message("you have no mounted drives");
+        print_message(mounts::NO_MOUNTS);
     }
     let mut watched: Vec<_> =
         found.into_iter().map(|(daemon, status)| WatchedMount::new(daemon, status)).collect();
@@ -178,26 +178,29 @@ fn interrupted(signal: &str) -> Error {
     Error::new(ErrorKind::Cancelled, format!("interrupted by {signal}; the mounts are not affected"))
 }
 
-/// Asks all mounts at once. A mount that fails to answer is asked again in the next round.
+/// Requests the status of all mounts at once. The next round repeats a request that failed.
 async fn poll(watched: &mut [WatchedMount]) -> Result<()> {
-    let asked: Vec<_> = watched
+    let requests: Vec<_> = watched
         .iter()
         .map(|mount| {
             let daemon = mount.daemon.clone();
             tokio::spawn(async move { daemon.status().await })
         })
         .collect();
-    for (mount, answer) in watched.iter_mut().zip(asked) {
-        match answer.await.map_err(|e| Error::from_source(ErrorKind::Io, e))? {
+    for (mount, request) in watched.iter_mut().zip(requests) {
+        match request.await.map_err(|e| Error::from_source(ErrorKind::Io, e))? {
             Ok(now) => mount.update(now),
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let mountpoint = format::printable(&mount.now.mountpoint);
                 let ended = format!(
-                    "the mount at {mountpoint} has ended; its exit code tells whether everything was saved"
+                    "the mount at {mountpoint} has ended; its exit code shows whether everything was saved"
                 );
                 return Err(error.context(ended));
             }
-            Err(error) => tracing::warn!("no status, will retry: {error}"),
+            Err(error) => {
+                let mountpoint = format::printable(&mount.now.mountpoint);
+                tracing::warn!("cannot get the status of {mountpoint}, trying again: {error}");
+            }
         }
     }
     Ok(())

@@ -28,7 +28,8 @@ pub fn system_config_file() -> PathBuf {
 pub fn absolute(text: &str) -> std::result::Result<PathBuf, String> {
     if text == "~" || text.starts_with("~/") {
         let below = text.trim_start_matches('~').trim_start_matches('/');
-        let home = variable("HOME").ok_or_else(|| "~ cannot be expanded: HOME is not set".to_owned())?;
+        let home = variable("HOME")
+            .ok_or_else(|| "cannot expand ~: HOME is not set; write an absolute path".to_owned())?;
         return Ok(home.join(below));
     }
     let path = PathBuf::from(text);

@@ -15,6 +15,7 @@ use super::dirs;
 use super::parse::{MOUNTPOINT, SettingParser, unknown};
 use super::settings::Settings;
 use crate::error::{Error, ErrorKind, Result};
+use crate::units::exact_size;
 
 /// Largest accepted file, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -97,7 +98,7 @@ fn check_trusted(path: &Path, metadata: &std::fs::Metadata) -> Result<()> {
     }
     if metadata.len() > FILE_BYTES_MAX {
         let detail =
-            format!("{shown} is too large for a configuration file (at most {FILE_BYTES_MAX} bytes)");
+            format!("{shown} is too large for a configuration file (at most {})", exact_size(FILE_BYTES_MAX));
         return Err(Error::new(ErrorKind::Invalid, detail));
     }
     if metadata.mode() & 0o002 != 0 {

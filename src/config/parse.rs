@@ -10,9 +10,10 @@ use super::settings::{Settings, all, without_variables};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Secret;
 
-/// The key of a drive's mountpoint. It is an argument on the command line, and so no setting of the table.
+/// The key of a drive's mountpoint. It is not in the table of settings: the command line has an argument for
+/// it.
 pub const MOUNTPOINT: &str = "mountpoint";
-/// The access token, unless a file or an account is given.
+/// The variable with the access token. A token file or an account in the environment overrides it.
 pub const TOKEN_VARIABLE: &str = "PDSFS_TOKEN";
 /// Similarity of two words (Jaro-Winkler) from which one is suggested for the other.
 const SIMILARITY_MIN: f64 = 0.8;

@@ -11,14 +11,14 @@ const EXAMPLE_HEAD: &str = "\
 
 [drives.photos]                 # then: pdsfs mount photos
 mountpoint = \"~/Photos\"
-account = \"default\"            # made by: pdsfs login
+account = \"default\"            # created by: pdsfs login
 drive_id = \"1\"                 # listed by: pdsfs drives
 
 # Any setting may be here, for all drives, or in the table of one drive.
 [defaults]
 ";
 
-/// An example file with every setting, commented out. To uncomment a default changes nothing.
+/// An example file with every setting, commented out. Uncommenting a default changes nothing.
 pub fn example() -> String {
     let mut out = EXAMPLE_HEAD.to_owned();
     for setting in all() {

@@ -2,7 +2,7 @@
 //! file, a line of `doc/CONFIGURATION.md` and a field.
 //!
 //! Setting `part_size` is the flag `--part-size`, the variable `PDSFS_PART_SIZE` and the key `part_size`. All
-//! three use the parser of the row. [`Settings`] holds what one source sets; [`Settings::layered_over`]
+//! three use the parser of the row. [`Settings`] holds the settings of one source; [`Settings::layered_over`]
 //! merges the sources. Defaults apply after that, in [`Settings::options`]. The settings under `resolved`
 //! depend on the account and the machine; `daemon::resolve` completes them.
 
@@ -149,7 +149,7 @@ macro_rules! settings {
                 MountOptions { $( $name: option_value!([self.$name.clone()] $([$default])?), )+ }
             }
 
-            /// Takes from `other` what `self` does not set.
+            /// Takes the settings from `other` that `self` does not set.
             #[must_use]
             pub fn or(self, other: Self) -> Self {
                 Self {
@@ -207,8 +207,8 @@ settings! {
         /// Id of the drive folder that becomes the root of the mount
         root_id: FileId = Notation::plain("FILE_ID"), words "the root of the drive";
 
-        /// Path of the drive folder that becomes the root of the mount, such as /Pictures/2024; with root_id
-        /// it begins there
+        /// Path of the drive folder that becomes the root of the mount, such as /Pictures/2024; relative to
+        /// root_id if both are set
         folder: DrivePath = Notation::plain("PATH"), words "none";
 
         /// The account to use, from pdsfs login; not together with token_file
@@ -245,7 +245,7 @@ settings! {
         /// Size of upload parts; a file has at most 10,000 parts, and real domains refuse parts below 100 KiB
         part_size: PartSize = part_size() => PartSize::DEFAULT;
 
-        /// Most parts of one upload that are sent at the same time; the number adapts below this limit
+        /// Maximum number of parts of one upload in flight; pdsfs adapts the number within this limit
         parts_in_flight: usize = Notation::count("N", 1, 256) => 32;
 
         /// Memory for all write buffers together, at least two parts
@@ -254,7 +254,7 @@ settings! {
         /// Memory for blocks that were read
         read_cache: u64 = Notation::size(MIB, TIB) => 64 * MIB;
 
-        /// How long names and attributes stay fresh before the drive is asked again
+        /// How long names and attributes stay fresh before they are read from the drive again
         metadata_ttl: Duration = Notation::duration(0, DAY_S) => Duration::from_secs(15);
 
         /// How long close waits without upload progress before it returns an error
@@ -266,7 +266,7 @@ settings! {
         /// How long a transfer may be idle before it is tried again
         stall_timeout: Duration = Notation::duration(1, 3600) => Duration::from_secs(60);
 
-        /// Where deleted files and directories go: trash moves them to the drive's recycle bin, delete
+        /// Destination of deleted files and directories: trash moves them to the drive's recycle bin, delete
         /// removes them for good
         remove: RemoveMode = Notation::choice("MODE") => RemoveMode::Trash;
 

@@ -2,8 +2,8 @@
 //!
 //! Buffers are slabs, small enough for hundreds of files open for writing. A slab of a part in flight returns
 //! when the drive has the part. A slab of a filling part returns only after that part is full. So a writer
-//! may wait for memory while any slab is in flight. If none is, it must use a local file: the wait would be
-//! for itself.
+//! may wait for memory while any slab is in flight. If none is in flight, the writer must spill to a local
+//! file: it would wait for itself.
 
 use std::sync::Arc;
 
@@ -79,7 +79,7 @@ impl BufferPool {
         Allocation::Slab(Slab { buffer, pool: self.clone(), in_flight: false })
     }
 
-    /// Resolves when a slab returned after the call.
+    /// Resolves when a slab is returned after this call.
     pub fn changed(&self) -> tokio::sync::futures::Notified<'_> {
         self.changed.notified()
     }

@@ -1,8 +1,8 @@
-//! Committed content that is still in staged files: the read cache of files just written, and the start of a
-//! later change.
+//! Committed content that is still in staged files: the read cache of files just written, and the starting
+//! point of later changes.
 //!
 //! Cached files use disk space that no other file needs now. If the quota is full, the least recently used
-//! one is evicted. Any call may find a file evicted, so readers look it up each time.
+//! one is evicted. A file may be evicted between any two calls, so readers look it up each time.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use super::disk_quota::{DiskQuota, EvictableCache};
 use super::reader::ReadTarget;
 use super::staged_file::StagedFile;
 
-/// Cached files at most. Each has a file descriptor.
+/// Cached files at most. Each holds a file descriptor.
 const FILES_MAX: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 
 /// Complete staged files by their content.
@@ -28,7 +28,7 @@ pub struct CachedFiles {
 }
 
 impl CachedFiles {
-    /// An empty cache, which files of `quota` evict.
+    /// An empty cache, registered for eviction with `quota`.
     pub fn new(quota: &DiskQuota) -> Arc<Self> {
         let files = Mutex::new(LruCache::new(FILES_MAX));
         let cache = Arc::new(Self { files, count: AtomicUsize::new(0) });
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn evicted_file_in_use_is_released_at_its_end() {
+    fn evicted_file_in_use_keeps_its_space() {
         let dir = tempfile::tempdir().unwrap();
         let quota = DiskQuota::new(dir.path(), Some(10), 0);
         let cache = CachedFiles::new(&quota);

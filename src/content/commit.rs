@@ -22,12 +22,12 @@ use crate::pds::types::PartUrl;
 use crate::rolling_sha1::{RollingSha1, Sha1Midstate};
 use crate::status::{CommitMethod, Transfer};
 
-/// Largest file that is hashed on the calling thread, in bytes: for those a thread switch costs more.
+/// Largest file that is hashed on the calling thread, in bytes: a thread switch would cost more.
 const INLINE_HASH_BYTES_MAX: u64 = 256 << 10;
 /// How many targets one commit tries.
 const TARGETS_MAX: usize = 3;
-/// Bytes of one read of the base revision.
-const BACKFILL_BYTES: u64 = 4 << 20;
+/// Bytes of one read of the base revision, for a staged file.
+const STAGED_BACKFILL_BYTES: u64 = 4 << 20;
 
 /// One commit, ready to run.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ pub(super) enum CommitSource {
         last: Option<FrozenPart>,
         size: u64,
     },
-    /// A file of one part.
+    /// The only part. It was not sent yet.
     SinglePart(FrozenPart),
     Staged(Arc<StagedFile>),
     /// The content could not be prepared.
@@ -81,7 +81,6 @@ impl Commit {
         &self.in_flight
     }
 
-    /// Runs the commit.
     pub async fn run(mut self) -> Result<CommitOutcome> {
         self.transfer.committing();
         match std::mem::replace(&mut self.source, CommitSource::Failed(already_run())) {
@@ -140,8 +139,8 @@ impl Commit {
         }
     }
 
-    /// Whether the drive refused a commit because of its target: the name was given away, the file to
-    /// overwrite is gone, or the file was moved and its old parent is gone.
+    /// Whether the drive refused a commit because of its target: the name was taken, the file to overwrite
+    /// is gone, or the file was moved and its old parent is gone.
     fn is_misplaced(&self, error: &Error, used: &CommitTarget) -> bool {
         match error.kind() {
             ErrorKind::Exists => true,
@@ -156,7 +155,7 @@ impl Commit {
         let Some(tee) = self.tee.clone() else { return Err(refused) };
         let (part_size, transfer) = (self.context.part_size, self.transfer.clone());
         let refused_kind = refused.kind();
-        tracing::info!(name = self.target.name, %refused, "the upload starts again for another target");
+        tracing::info!(name = self.target.name, %refused, "upload restarts for another target");
         let content = run_blocking(move || {
             let staged = tee.wait_for_file(size).ok_or(refused)?;
             hash_parts(staged.parts(part_size)?, &transfer)
@@ -166,8 +165,8 @@ impl Commit {
         self.commit_with_retries(&content, gone).await
     }
 
-    /// Commits a clone of a whole file by instant upload: the drive has the bytes. `None` if the drive wants
-    /// them sent.
+    /// Commits a clone of a whole file by instant upload: the drive has the bytes. `None` for other content,
+    /// and if the drive requires an upload.
     async fn commit_clone(&mut self, staged: &StagedFile) -> Result<Option<CommitOutcome>> {
         let Some((source, size)) = staged.clone_source() else { return Ok(None) };
         let Some(sha1) = source.sha1.filter(|_| source.size == size) else { return Ok(None) };
@@ -187,7 +186,7 @@ impl Commit {
     /// Fills the holes of a staged file from its base revision.
     async fn backfill(&self, staged: &Arc<StagedFile>) -> Result<()> {
         let cursor = self.context.reader.cursor();
-        while let Some((base, offset, len)) = staged.next_backfill(BACKFILL_BYTES) {
+        while let Some((base, offset, len)) = staged.next_backfill(STAGED_BACKFILL_BYTES) {
             let bytes = self.context.reader.read(&base, &cursor, offset, len).await?;
             if bytes.is_empty() {
                 let detail = "the base revision on the drive is shorter than its recorded size";
@@ -283,8 +282,8 @@ fn already_run() -> Error {
 }
 
 async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    let stopped = |e| Error::with_source(ErrorKind::Io, "a local task stopped", e);
-    tokio::task::spawn_blocking(work).await.map_err(stopped)?
+    let aborted = |e| Error::with_source(ErrorKind::Io, "a local task was aborted", e);
+    tokio::task::spawn_blocking(work).await.map_err(aborted)?
 }
 
 /// Hashes a file of one part: on this thread if it is small and in memory, else on a blocking thread.

@@ -1,6 +1,6 @@
-//! The place of a file on the drive, as the tree knows it now.
+//! The target of a commit: parent, name and object of a file on the drive, as the tree knows them now.
 //!
-//! Names and objects change while content is sent. So an upload asks the tree again at each step.
+//! Names and objects change while content is sent. So an upload resolves its target again at each step.
 
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -18,17 +18,17 @@ pub trait TargetResolver: fmt::Debug + Send + Sync {
     /// Whether the file of `target` still has that parent and name.
     fn is_current(&self, target: &CommitTarget) -> bool;
 
-    /// Whether an object of the drive is that of a file here other than `ino`.
+    /// Whether `object` belongs to a file of this mount other than `ino`.
     fn belongs_to_other(&self, object: &FileId, ino: Ino) -> bool;
 }
 
-/// The place of a file on the drive.
+/// The parent, name and object that a commit creates or overwrites.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CommitTarget {
     pub ino: Ino,
     pub parent: FileId,
     pub name: String,
-    /// The file that gets a new revision.
+    /// The file that gets a new revision; `None` creates a file.
     pub overwrite: Option<FileId>,
     /// Modification time to store with it.
     pub mtime: Option<SystemTime>,

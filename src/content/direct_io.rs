@@ -8,17 +8,17 @@ use std::os::unix::fs::OpenOptionsExt as _;
 
 /// Alignment of addresses, offsets and lengths, in bytes.
 pub(super) const ALIGN_BYTES: usize = 4096;
-/// Pieces in one call. Linux takes 1,024.
+/// Pieces in one call. Linux accepts 1,024.
 const PIECES_MAX: usize = 256;
 
 #[repr(C, align(4096))]
 #[derive(Debug)]
 struct AlignedPage([u8; ALIGN_BYTES]);
 
-/// A buffer of fixed capacity, aligned to [`ALIGN_BYTES`]. The kernel provides its memory as it is written.
+/// A buffer of fixed capacity, aligned to [`ALIGN_BYTES`]. The kernel allocates its pages as it is written.
 #[derive(Debug, Default)]
 pub(super) struct AlignedBuffer {
-    /// Capacity without elements.
+    /// Used for its capacity only: it has no elements.
     pages: Vec<AlignedPage>,
     /// Bytes of the capacity that were written.
     len: usize,

@@ -1,4 +1,4 @@
-//! The quota of local disk space: a hard limit, and free space that stays for other programs.
+//! The quota of local disk space: a hard limit, and a minimum of free space for other programs.
 //!
 //! Files that are needed reserve their bytes before they are written. If the quota is full, files that are
 //! not needed are evicted: first cached files, the least recently used first; then tees, the largest first.
@@ -13,6 +13,7 @@ use rustix::fs::{StatVfs, statvfs};
 use tokio::sync::Notify;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::units::exact_size;
 
 /// Queued parts of tees at which streams begin to wait for the disk.
 const TEE_PARTS_SOFT_MAX: usize = 8;
@@ -51,7 +52,7 @@ pub struct DiskQuota {
     tee_parts_queued: AtomicUsize,
     tee_part_written: Notify,
     cache: OnceLock<Weak<dyn EvictableCache>>,
-    /// A leaf lock.
+    /// Held while a tee is evicted: the lock of the tee is taken under it.
     evictables: Mutex<Vec<Weak<dyn Evictable>>>,
 }
 
@@ -81,7 +82,7 @@ impl DiskQuota {
         })
     }
 
-    /// Whether there are no staged files at all (`--cache-size off`).
+    /// Whether staged files are disabled (`--cache-size off`).
     pub fn is_disabled(&self) -> bool {
         self.bytes_max == 0
     }
@@ -101,18 +102,18 @@ impl DiskQuota {
         self.tee_parts_queued.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok()
     }
 
-    /// Whether enough tee parts are queued that streams should pause.
+    /// Whether the queued tee parts have reached the soft limit, at which streams pause.
     pub(super) fn is_tee_backlogged(&self) -> bool {
         self.tee_parts_queued.load(Ordering::Relaxed) >= TEE_PARTS_SOFT_MAX
     }
 
-    /// Uncounts queued parts that were written or dropped.
+    /// Removes written or dropped parts from the count of queued ones.
     pub(super) fn finish_tee_parts(&self, parts: usize) {
         self.tee_parts_queued.fetch_sub(parts, Ordering::Relaxed);
         self.tee_part_written.notify_waiters();
     }
 
-    /// Resolves when a tee part was written or dropped after the call.
+    /// Resolves when a tee part is written or dropped after this call.
     pub fn tee_part_written(&self) -> tokio::sync::futures::Notified<'_> {
         self.tee_part_written.notified()
     }
@@ -160,8 +161,8 @@ impl DiskQuota {
         let fits = |reserved: u64| reserved.checked_add(bytes).filter(|sum| *sum <= self.bytes_max);
         if self.reserved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_err() {
             let detail = format!(
-                "staged files have reached their limit of {} bytes; set a larger --cache-size",
-                self.bytes_max
+                "staged files have reached their limit of {}; set a larger --cache-size",
+                exact_size(self.bytes_max)
             );
             return Err(Error::new(ErrorKind::NoSpace, detail));
         }
@@ -170,7 +171,11 @@ impl DiskQuota {
             let free = free_bytes(&self.dir);
             if free.is_some_and(|free| free.saturating_sub(bytes) < self.free_bytes_min) {
                 self.release(bytes);
-                let detail = format!("the disk of {} is short of free space", self.dir.display());
+                let detail = format!(
+                    "the disk of {} must keep {} free; delete files there or set a smaller --cache-min-free",
+                    self.dir.display(),
+                    exact_size(self.free_bytes_min)
+                );
                 return Err(Error::new(ErrorKind::NoSpace, detail));
             }
             self.unchecked_bytes

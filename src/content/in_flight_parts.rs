@@ -92,7 +92,7 @@ impl InFlightParts {
         self.lock().parts.len()
     }
 
-    /// Resolves when a part was acknowledged, or the upload failed, after the call.
+    /// Resolves when a part is acknowledged or the upload fails after this call.
     pub fn changed(&self) -> tokio::sync::futures::Notified<'_> {
         self.changed.notified()
     }

@@ -41,7 +41,7 @@ impl LocalContent {
         matches!(self, Self::Staged(_))
     }
 
-    /// Writes `data`. A gap behind the end reads as zeros. `NoSpace` changes nothing.
+    /// Writes `data`. A gap after the old end reads as zeros. `NoSpace` changes nothing.
     pub(super) fn write(&mut self, offset: u64, data: &[u8]) -> Result<()> {
         let end = offset.saturating_add(data.len() as u64);
         match self {

@@ -1,7 +1,7 @@
-//! The content of one file that is open, or that the drive does not have yet.
+//! The content of one open or unsaved file.
 //!
 //! All handles of an inode share one [`OpenFile`]. Its lock is never held across an await: all waiting for
-//! the network happens in tasks, and the state names what is running. A commit whose task dies leaves
+//! the network happens in tasks, and the state records a running commit. A commit whose task dies leaves
 //! `Failed`, never success.
 //!
 //! * `content`: the states

@@ -98,7 +98,8 @@ impl OpenFiles {
         }
     }
 
-    /// Keeps the entry without handles, until [`Self::unpin`]. Returns `false` if `max` are pinned already.
+    /// Keeps the entry without handles, until [`Self::unpin`]. Returns `false` if `max` entries are pinned
+    /// already, or this one is pinned or absent.
     pub fn pin(&self, ino: Ino, max: usize) -> bool {
         let mut table = self.lock();
         let has_room = table.pinned < max;

@@ -15,6 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{PartNumber, PartSize};
 use crate::pds::part_body::Frame;
 use crate::rolling_sha1::RollingSha1;
+use crate::units::exact_size;
 
 /// Longest stored frame in bytes: the memory that one PUT of a spilled part needs.
 const STORED_FRAME_BYTES: u64 = 256 << 10;
@@ -32,14 +33,14 @@ pub(super) struct FrozenPart {
     pub(super) frames: Arc<[Frame]>,
 }
 
-/// A part that takes more bytes.
+/// A part that is being filled.
 #[derive(Debug, Default)]
 pub(super) struct FillingPart {
     slabs: Vec<Slab>,
     /// The bytes after the slabs.
     spilled: Option<SpillFile>,
     bytes: u64,
-    /// How many of `bytes` are zeros at the end. They take no memory. Set only before the part is frozen.
+    /// How many of `bytes` are zeros at the end. They take no memory. Set right before the part is frozen.
     zeros: u64,
 }
 
@@ -72,8 +73,8 @@ impl FillingPart {
         self.bytes
     }
 
-    /// Appends bytes until the part has `part_bytes`. Without a `spill_dir` it never touches the disk; the
-    /// caller comes again with one.
+    /// Appends bytes until the part has `part_bytes`. Without a `spill_dir` it never touches the disk: if it
+    /// has to, the caller calls again with one.
     pub(super) fn append(
         &mut self,
         data: &[u8],
@@ -178,7 +179,7 @@ impl FillingPart {
         self.bytes += bytes;
     }
 
-    /// Moves the slabs to the local disk and returns their memory. On failure the part is unchanged.
+    /// Moves the slabs to the local disk and releases their memory. On failure the part is unchanged.
     pub(super) fn spill(&mut self, spill_dir: &Path) -> Result<()> {
         if self.slabs.is_empty() && self.spilled.is_some() {
             return Ok(());
@@ -243,8 +244,8 @@ pub(super) fn hash_frames(mut rolling: RollingSha1, frames: &[Frame]) -> Result<
 fn unlinked_file(dir: &Path) -> Result<File> {
     tempfile::tempfile_in(dir).map_err(|e| {
         let detail = format!(
-            "write buffers are full and {} does not take a temporary file: {e}; free disk space there or set a \
-             larger --buffer-size",
+            "write buffers are full and a temporary file cannot be created in {}: {e}; free disk space there \
+             or set a larger --buffer-size",
             dir.display()
         );
         Error::new(ErrorKind::NoSpace, detail)
@@ -274,9 +275,9 @@ pub(super) fn read_frames(frames: &[Frame], mut offset: u64, out: &mut [u8]) -> 
 /// The error of a file with more bytes than its parts can carry.
 pub(super) fn too_large(part_size: PartSize) -> Error {
     let detail = format!(
-        "the file is larger than {} parts of {} bytes; mount with a larger --part-size",
+        "the file is larger than {} parts of {}; mount with a larger --part-size",
         PartNumber::MAX,
-        part_size.get()
+        exact_size(part_size.get())
     );
     Error::new(ErrorKind::TooLarge, detail)
 }

@@ -1,4 +1,4 @@
-//! The upload of one part: a permit, the PUT, and a new URL where the given one has expired.
+//! The upload of one part: a permit, the PUT, and a new URL if the given one has expired.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -14,8 +14,9 @@ use crate::pds::types::PartUrl;
 use crate::rolling_sha1::Sha1Midstate;
 use crate::status::Transfer;
 
-/// New URLs for one part at most: a service that returns only expired URLs must not cause an endless loop.
-const RESIGN_MAX: usize = 10;
+/// PUTs of one part, each after the first with a new URL. Bounds the loop with a service that returns only
+/// expired URLs.
+const ATTEMPTS_MAX: usize = 10;
 
 /// One part on its way to the drive.
 pub(super) struct PartUpload {
@@ -42,7 +43,7 @@ impl PartUpload {
     }
 
     async fn put(&self, mut url: PartUrl, permit: &mut UploadPermit, throttled: &AtomicBool) -> Result<u64> {
-        for _ in 0..RESIGN_MAX {
+        for _ in 0..ATTEMPTS_MAX {
             match self.context.drive.put_part(&url, &self.part.frames, throttled).await? {
                 PutOutcome::Stored { crc64 } => return Ok(crc64),
                 PutOutcome::StoredBefore => return part::crc64(&self.part.frames),
@@ -55,7 +56,7 @@ impl PartUpload {
                 }
             }
         }
-        let detail = format!("{RESIGN_MAX} new upload URLs in a row had expired already; is a clock wrong?");
+        let detail = format!("{ATTEMPTS_MAX} upload URLs in a row were expired; check the system clock");
         Err(Error::new(ErrorKind::Protocol, detail))
     }
 

@@ -40,7 +40,7 @@ use urls::{LiveUrl, UrlCache};
 /// Requested lifetime of a download URL.
 const URL_LIFETIME: Duration = Duration::from_secs(3600);
 
-/// How often one read renews its URL.
+/// How many expired URLs one read accepts before it fails.
 const EXPIRED_MAX: u32 = 3;
 
 /// Reads committed content. One per mount.
@@ -83,12 +83,12 @@ impl Reader {
         self.urls.forget(file_id);
     }
 
-    /// Keeps content readable whose file is about to be deleted, until [`Self::unpin`] or the longest
-    /// lifetime of a URL. A presigned URL stays valid when its file goes to the recycle bin.
+    /// Keeps the content of a file readable after its deletion, until [`Self::unpin`] or the longest lifetime
+    /// of a URL. A presigned URL stays valid when its file goes to the recycle bin.
     pub async fn pin(&self, target: &ReadTarget) -> Result<()> {
         let (requested_at, revision) = (Instant::now(), target.revision.as_ref());
         let answer = self.drive.download_url(&target.file_id, revision, DOWNLOAD_URL_LIFETIME_MAX).await;
-        self.urls.pin(target, Arc::new(LiveUrl::new(checked(target, answer)?, requested_at)));
+        self.urls.pin(target, Arc::new(LiveUrl::new(check_url(target, answer)?, requested_at)));
         Ok(())
     }
 
@@ -103,7 +103,7 @@ impl Reader {
             async move {
                 let revision = target.revision.as_ref();
                 let answer = drive.download_url(&target.file_id, revision, URL_LIFETIME).await;
-                checked(&target, answer)
+                check_url(&target, answer)
             }
         };
         let get = |live: Arc<LiveUrl>| {
@@ -115,7 +115,7 @@ impl Reader {
 }
 
 /// Checks that a download URL is for the content of `target`.
-fn checked(target: &ReadTarget, answer: Result<DownloadUrl>) -> Result<DownloadUrl> {
+fn check_url(target: &ReadTarget, answer: Result<DownloadUrl>) -> Result<DownloadUrl> {
     let stale = |detail: String| Err(Error::new(ErrorKind::Stale, detail));
     let url = match answer {
         Ok(url) => url,
@@ -167,7 +167,7 @@ where
             Err(RangeError::Expired) => urls.discard(target, &live),
         }
     }
-    let detail = format!("{EXPIRED_MAX} download URLs in a row were refused as expired; is a clock wrong?");
+    let detail = format!("{EXPIRED_MAX} download URLs in a row were expired; check the system clock");
     Err(Error::new(ErrorKind::Protocol, detail))
 }
 

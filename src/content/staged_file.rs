@@ -39,7 +39,8 @@ pub struct StagedFile {
     file: Arc<File>,
     /// The same file without the page cache, if the file system supports it.
     direct: Option<DirectFile>,
-    /// A leaf lock, held over reads and writes of the local file.
+    /// Held over reads and writes of the local file. Locked before the locks of the quota: a reservation may
+    /// evict cached files and tees.
     state: Mutex<StagedState>,
 }
 
@@ -86,7 +87,7 @@ impl StagedFile {
         self.lock().size
     }
 
-    /// Writes `data`. A gap behind the end reads as zeros. `NoSpace` changes nothing.
+    /// Writes `data`. A gap after the old end reads as zeros. `NoSpace` changes nothing.
     pub(super) fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
         let mut state = self.lock();
         let end = offset + data.len() as u64;

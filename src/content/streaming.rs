@@ -44,7 +44,7 @@ pub struct Streaming {
     base: Option<Base>,
 }
 
-/// The base revision of a stream. Only where staged files are disabled; else such a file is staged.
+/// The base revision of a stream. Only if staged files are disabled; else such a file is staged.
 #[derive(Clone, Debug)]
 struct Base {
     target: ReadTarget,
@@ -149,8 +149,8 @@ impl Streaming {
         self.offset + self.filling.bytes()
     }
 
-    /// Drops the upload and its tee. For an unlinked file, whose upload failed with the file: later writes
-    /// stay here.
+    /// Drops the upload and its tee. For an unlinked file, whose upload has failed: later writes stay on this
+    /// machine.
     pub(super) fn abandon(&mut self) {
         (self.uploader, self.tee, self.in_flight) = (None, None, Arc::default());
     }
@@ -244,7 +244,7 @@ impl Streaming {
         may_block: bool,
     ) -> Result<bool> {
         if self.uploader.is_none() {
-            // Spilled parts are never sent, so no upload begins behind them.
+            // Spilled parts are never sent, so no upload begins after them.
             match resolve_target().filter(|_| self.offset == 0) {
                 Some(target) => {
                     self.session_location = Some((target.parent.clone(), target.name.clone()));

@@ -3,7 +3,7 @@
 //! A sent part leaves memory once the drive has it. The tee writes each part to a staged file too, on a
 //! thread of its own, so that a program can still read or change what was sent. The tee is optional. It may
 //! pause its stream for a small share of the time. If the disk is slower than that or full, the stream goes
-//! on without it. Files that are needed evict tees, the largest first.
+//! on without it. A file that needs disk space evicts tees, the largest first.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -16,8 +16,9 @@ use super::part::{FrozenPart, read_frames};
 use super::staged_file::{Piece, StagedFile};
 use crate::error::Result;
 
-/// How long a stream waits for the disk before it drops its tee: this time, and a fraction of its age.
+/// How long a stream waits for the disk before it drops its tee: this time, plus a fraction of its age.
 const PAUSE_MAX: Duration = Duration::from_millis(300);
+/// Divisor of the age of a stream: see [`PAUSE_MAX`].
 const PAUSE_FRACTION: u32 = 20;
 
 /// How long an eviction waits for the part being written.
@@ -31,7 +32,7 @@ pub(super) struct Tee(Arc<TeeShared>);
 struct TeeShared {
     quota: Arc<DiskQuota>,
     started: Instant,
-    /// A leaf lock.
+    /// Locked before the state of the staged file, never while that is written.
     state: Mutex<TeeState>,
     writer_idle: Condvar,
 }

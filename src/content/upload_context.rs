@@ -12,7 +12,7 @@ use super::upload_limiter::UploadLimiter;
 use crate::ids::PartSize;
 use crate::pds::drive::Drive;
 
-/// The shared parts of a mount that content uses.
+/// One per mount.
 #[derive(Debug)]
 pub struct UploadContext {
     pub resolver: Weak<dyn TargetResolver>,
@@ -30,6 +30,6 @@ pub struct UploadContext {
     pub cached_files: Arc<CachedFiles>,
     /// Reads the base of staged files.
     pub reader: Arc<Reader>,
-    /// Runs the tasks: writes come from threads outside of it.
+    /// Runs the upload tasks: writes come from threads outside the runtime.
     pub runtime: tokio::runtime::Handle,
 }

@@ -1,9 +1,9 @@
 //! The upload limiter: how many parts of a mount are in flight at once.
 //!
-//! On a fast connection four are enough. On a connection that its window limits, 32 are three times as fast.
-//! The rule is that of TCP Vegas. The quickest recent PUT says how long a part takes when nothing queues. How
-//! much longer parts take now says how many of them only queue. With few queueing parts the limit grows,
-//! quickly until the first ones queue. With many it shrinks. A throttled answer halves it.
+//! On a fast connection four are enough. If the TCP window limits each connection, 32 are three times as
+//! fast. The rule is that of TCP Vegas. The quickest recent PUT shows how long a part takes when nothing
+//! queues. The extra time of later PUTs shows how many parts only queue. With few queueing parts the limit
+//! grows, quickly until the first ones queue. With many it shrinks. A throttled answer halves it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -114,8 +114,8 @@ impl ConcurrencyController {
     /// dropped as a whole: the rate of the remaining parts counts from the end of the last dropped one.
     fn forget_old(&mut self, now: Instant) {
         while let Some(first) = self.completed.front().copied() {
-            let apart = first.elapsed / BURST_FRACTION;
-            let in_burst = |part: &&CompletedPart| part.at.duration_since(first.at) <= apart;
+            let burst_span = first.elapsed / BURST_FRACTION;
+            let in_burst = |part: &&CompletedPart| part.at.duration_since(first.at) <= burst_span;
             let count = self.completed.iter().take_while(in_burst).count();
             let last = self.completed.get(count - 1).map_or(first.at, |part| part.at);
             if self.completed.len() < count + COMPLETED_MIN || now.duration_since(last) <= RATE_SPAN {
@@ -231,12 +231,12 @@ impl UploadLimiter {
 }
 
 impl UploadPermit {
-    /// Returns the permit of a stored part. `throttled` says that the store asked for fewer requests.
+    /// Returns the permit of a stored part. `throttled`: the store asked for fewer requests.
     pub(super) fn record_stored(mut self, bytes: u64, throttled: bool) {
         self.outcome = PermitOutcome::Stored { bytes, throttled };
     }
 
-    /// Restarts the time of the PUT: the time before says nothing about the connection.
+    /// Restarts the clock of the PUT: the earlier time says nothing about the connection.
     pub(super) fn restart_clock(&mut self) {
         self.started = Instant::now();
     }
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn slow_drive_keeps_the_writer_close() {
+    fn slow_drive_holds_the_writer_back() {
         let start = Instant::now();
         let ahead = |seconds_per_part: u64| {
             let mut controller = ConcurrencyController::new(32, PART);
@@ -331,14 +331,14 @@ mod tests {
             }
             controller.parts_ahead_max()
         };
-        // Three seconds of upload are less than a part, and two parts are the least.
+        // Three seconds of upload are less than a part, and the minimum is two parts.
         assert_eq!(ahead(8), 2);
         assert_eq!(ahead(1), 3);
     }
 
     /// Parts that share a connection end almost at once: their time together counts.
     #[test]
-    fn burst_of_completed_parts_is_no_fast_drive() {
+    fn burst_does_not_inflate_the_rate() {
         let mut controller = ConcurrencyController::new(32, PART);
         let (start, mut now) = (Instant::now(), Instant::now());
         for round in 0..5_u32 {

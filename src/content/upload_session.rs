@@ -1,4 +1,4 @@
-//! The `create` call: an upload session, or an instant upload where the drive has the content.
+//! The `create` call: an upload session, or an instant upload if the drive has the content.
 
 use std::time::UNIX_EPOCH;
 

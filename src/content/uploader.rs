@@ -1,8 +1,8 @@
 //! The uploader: takes frozen parts in order and sends them to the drive, many at a time.
 //!
-//! Two loops. *Hashing* walks the parts in order. A part may be sent once the midstate before it is known,
-//! while the part itself is still being hashed. *Sending* requests URLs (all parts that wait share one call)
-//! and starts one PUT per part. In ordered mode it sends one part after the other.
+//! It runs two loops. *Hashing* walks the parts in order. A part may be sent once the midstate before it is
+//! known, while the part itself is still being hashed. *Sending* requests URLs (all waiting parts share one
+//! call) and starts one PUT per part. In ordered mode it sends one part after the other.
 //!
 //! **Failure**: the first failure ends the upload and is stored in [`InFlightParts`], where the writer finds
 //! it. **Cancellation**: dropping the future drops every PUT. The session stays on the drive, invisible,
@@ -38,7 +38,7 @@ pub(super) type HashedPart = (FrozenPart, Sha1Midstate);
 #[derive(Debug)]
 pub(super) struct UploadedParts {
     pub(super) session: UploadSession,
-    /// Of the whole content.
+    /// SHA-1 of the whole content.
     pub(super) sha1: Sha1Hash,
     /// CRC-64/XZ of the whole content.
     pub(super) crc64: u64,
@@ -80,7 +80,7 @@ impl Uploader {
             let _ = parts.send(last);
         }
         let ended = (&mut self.task).await;
-        ended.map_err(|e| Error::with_source(ErrorKind::Cancelled, "the upload was stopped", e))?
+        ended.map_err(|e| Error::with_source(ErrorKind::Cancelled, "the upload was aborted", e))?
     }
 }
 
@@ -110,7 +110,7 @@ async fn upload_stream(
     }
 }
 
-/// Uploads known parts to a session whose first URLs are known. Returns the CRC-64 of the content.
+/// Uploads hashed parts to a session whose first URLs are known. Returns the CRC-64 of the content.
 pub(super) async fn upload_parts(
     context: Arc<UploadContext>,
     session: &UploadSession,
@@ -164,12 +164,12 @@ async fn hash_stream(
         let midstate = rolling.midstate().ok_or_else(off_boundary)?;
         let frames = part.frames.clone();
         if hashed.send((part, midstate)).is_err() {
-            // The sending loop has failed. Its error says more than one from here.
+            // The sending loop has failed. Its error is more precise than one from here.
             return std::future::pending().await;
         }
         rolling = tokio::task::spawn_blocking(move || hash_frames(rolling, &frames))
             .await
-            .map_err(|e| Error::with_source(ErrorKind::Io, "the hashing task stopped", e))??;
+            .map_err(|e| Error::with_source(ErrorKind::Io, "the hashing task was aborted", e))??;
     }
     Ok(rolling.digest())
 }
@@ -250,7 +250,7 @@ impl PartSender {
         stored: std::result::Result<Result<(PartNumber, u64, u64)>, tokio::task::JoinError>,
     ) -> Result<()> {
         let (number, bytes, crc) =
-            stored.map_err(|e| Error::with_source(ErrorKind::Io, "an upload task stopped", e))??;
+            stored.map_err(|e| Error::with_source(ErrorKind::Io, "an upload task was aborted", e))??;
         self.crcs.insert(number, (crc, bytes));
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! The plan of a write: what it does in the current state of the content. Pure.
+//! The plan of a write: its next action in the current state of the content. Pure.
 
 /// The state of a content, as far as a write depends on it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -7,7 +7,7 @@ pub(super) enum ContentState {
     New,
     /// Equal to the drive.
     Clean {
-        /// Bytes.
+        /// In bytes.
         size: u64,
         /// The whole content is in memory, so a write at its end can resume the stream.
         resumable: bool,

@@ -62,7 +62,7 @@ impl ControlApi {
             "/v1/status" | "/v1/events" | "/v1/end" | "/v1/drain" | "/v1/credentials/reload" => {
                 refuse(StatusCode::METHOD_NOT_ALLOWED, format!("method {method} is not supported here"))
             }
-            other => refuse(StatusCode::NOT_FOUND, format!("this version has no {other}")),
+            other => refuse(StatusCode::NOT_FOUND, format!("this version of pdsfs does not serve {other}")),
         }
     }
 
@@ -191,7 +191,7 @@ fn stream(body: Channel<Bytes>, content_type: &'static str) -> Response<Body> {
 }
 
 fn too_many() -> Response<Body> {
-    let message = format!("{FOLLOWERS_MAX} clients follow this mount already");
+    let message = format!("{FOLLOWERS_MAX} clients already follow this mount; end one and try again");
     refuse(StatusCode::SERVICE_UNAVAILABLE, message)
 }
 

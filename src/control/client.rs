@@ -1,7 +1,7 @@
 //! The client of the control API, for the commands.
 //!
 //! A daemon may hang or have another version, so every request has a time limit and every answer a size
-//! limit. The socket of a dead daemon is removed when a client meets it.
+//! limit. A client that finds the socket of a dead daemon removes it.
 
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -19,7 +19,7 @@ use tokio::net::UnixStream;
 use super::socket_dirs::SocketDirs;
 use super::types::{ApiError, Drained, LogEntry, Status};
 use crate::error::{Error, ErrorKind, Result};
-use crate::units::exact_duration;
+use crate::units::{exact_duration, exact_size};
 
 /// Time limit of an answer that the daemon has at once.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
@@ -36,7 +36,7 @@ pub struct DaemonClient {
     socket: PathBuf,
 }
 
-/// All daemons that were asked for their status.
+/// The results of status requests to all daemons.
 #[derive(Debug, Default)]
 pub struct FoundMounts {
     /// Daemons that answered, with their status, in the order of their mountpoints.
@@ -66,7 +66,7 @@ pub async fn find_at(mountpoint: &Path, owner: Option<u32>) -> Result<(DaemonCli
     })
 }
 
-/// Asks every daemon of this user for its status. Root asks the daemons of all users.
+/// Requests the status of every daemon of this user. For root: of all users.
 pub async fn mounts() -> FoundMounts {
     query_all(None).await
 }
@@ -210,11 +210,12 @@ impl EventStream {
                 }
             }
             if self.buffer.len() > LINE_BYTES_MAX {
-                let message = format!("an event of the daemon exceeds {LINE_BYTES_MAX} bytes");
+                let message = format!("an event of the daemon exceeds {}", exact_size(LINE_BYTES_MAX as u64));
                 return Err(Error::new(ErrorKind::Protocol, message));
             }
             let Ok(frame) = tokio::time::timeout(SILENCE_MAX, self.body.frame()).await else {
-                let message = format!("the daemon has sent nothing for {}", exact_duration(SILENCE_MAX));
+                let message =
+                    format!("the daemon has sent nothing for {}; it may hang", exact_duration(SILENCE_MAX));
                 return Err(Error::new(ErrorKind::Timeout, message));
             };
             match frame {
@@ -228,7 +229,7 @@ impl EventStream {
 
 async fn with_timeout<T>(limit: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
-        let message = format!("the daemon does not answer within {}", exact_duration(limit));
+        let message = format!("the daemon did not answer within {}; it may hang", exact_duration(limit));
         Err(Error::new(ErrorKind::Timeout, message))
     })
 }
@@ -252,14 +253,15 @@ async fn check_status(answer: Response<Incoming>) -> Result<Response<Incoming>> 
 async fn read_json<T: DeserializeOwned>(answer: Response<Incoming>) -> Result<T> {
     let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
     let body =
-        body.map_err(|e| Error::with_source(ErrorKind::Protocol, "the answer of the daemon broke off", e))?;
+        body.map_err(|e| Error::with_source(ErrorKind::Protocol, "the daemon did not finish its answer", e))?;
     serde_json::from_slice(&body.to_bytes()).map_err(invalid_answer)
 }
 
 fn broken_connection(e: hyper::Error) -> Error {
-    Error::with_source(ErrorKind::Io, "the connection to the daemon broke", e)
+    Error::with_source(ErrorKind::Io, "lost the connection to the daemon", e)
 }
 
 fn invalid_answer(e: serde_json::Error) -> Error {
-    Error::with_source(ErrorKind::Protocol, "invalid answer of the daemon", e)
+    let message = "the daemon returned an invalid answer (after an update of pdsfs, mount again)";
+    Error::with_source(ErrorKind::Protocol, message, e)
 }

@@ -168,7 +168,7 @@ impl EventLog {
                     event = events.recv() => match event {
                         Ok(event) => event_log.add(Event::from(&event)),
                         Err(RecvError::Lagged(count)) => {
-                            let text = format!("{count} ends of transfers were not recorded");
+                            let text = format!("{count} finished or failed transfers were not recorded");
                             event_log.add(Event::missed(text));
                         }
                         Err(RecvError::Closed) => return,

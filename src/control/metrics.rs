@@ -39,7 +39,8 @@ pub struct MetricsListener(TcpListener);
 impl MetricsListener {
     pub async fn bind(address: SocketAddr) -> Result<Self> {
         let listener = TcpListener::bind(address).await;
-        let context = || format!("cannot listen for metrics at {address} (setting metrics-listen)");
+        let context =
+            || format!("cannot listen for metrics at {address} (choose another address in metrics_listen)");
         listener.map(Self).map_err(|e| Error::from(e).context(context()))
     }
 

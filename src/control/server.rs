@@ -77,10 +77,10 @@ impl Drop for ControlSocket {
     }
 }
 
-/// Creates the socket. A socket that a dead process with the same id left is replaced.
+/// Creates the socket. It replaces the socket of a dead process with the same id.
 ///
-/// The socket gets its name when it listens already: one that does not listen looks like one that a dead
-/// daemon left.
+/// The socket is renamed to its path after it listens, because a socket that does not listen looks like that
+/// of a dead daemon.
 fn bind(path: &Path) -> Result<UnixListener> {
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
         return Err(Error::new(ErrorKind::Exists, "another process listens on this socket"));

@@ -109,10 +109,10 @@ fn check_private(dir: &Path, owner: Option<u32>) -> Result<()> {
     let metadata = dir.symlink_metadata().map_err(|e| Error::from(e).context(shown.to_string()))?;
     let denied = |what: &str| Err(Error::new(ErrorKind::Denied, format!("{shown} {what}")));
     if !metadata.is_dir() {
-        return denied("is not a directory");
+        return denied("is not a directory; remove it");
     }
     if owner.is_some_and(|owner| owner != metadata.uid()) {
-        return denied("belongs to another user");
+        return denied("belongs to another user; remove it as root");
     }
     if metadata.mode() & FORBIDDEN_BITS != 0 {
         return denied("is accessible to other users; run chmod 700 on it");

@@ -49,11 +49,12 @@ pub fn start(arguments: impl IntoIterator<Item = OsString>) -> Result<ExitCode> 
     Ok(code.filter(|code| *code != 0).map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
-/// Leaves the terminal. Must follow the mount: autofs knows the mounting program by its process group, and
-/// lets only that group look into the automount point.
+/// Leaves the terminal. Must follow the mount: autofs identifies the mounting program by its process group,
+/// and only that group can access the automount point.
 fn leave_terminal() -> Result<()> {
-    rustix::process::setsid().map_err(|e| Error::from(std::io::Error::from(e)).context("setsid"))?;
-    std::env::set_current_dir("/").map_err(|e| Error::from(e).context("chdir /"))
+    let named = |e: std::io::Error| Error::from(e).context("cannot leave the terminal");
+    rustix::process::setsid().map_err(|e| named(e.into()))?;
+    std::env::set_current_dir("/").map_err(named)
 }
 
 /// Leaves the terminal, lets the command return, and sends all further output to the journal, or to
@@ -66,11 +67,12 @@ pub(super) fn detach() -> Result<()> {
     let log = journal.or_else(|_| dev_null()).map_err(named)?;
     report_ready().map_err(|e| Error::from(e).context("the command that started the mount is gone"))?;
     if let Err(e) = dup2_stdout(&log).and_then(|()| dup2_stderr(&log)) {
-        tracing::warn!("messages stay on stdout and stderr: {}", std::io::Error::from(e));
+        let e = std::io::Error::from(e);
+        tracing::warn!("cannot send messages to the journal; they stay on stdout and stderr: {e}");
         return Ok(());
     }
     if has_journal {
-        logging::goes_to_journal();
+        logging::switch_to_journal();
     }
     Ok(())
 }

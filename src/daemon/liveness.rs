@@ -46,6 +46,6 @@ mod tests {
     #[test]
     fn probe_reports_a_missing_path() {
         probe(Path::new("/")).unwrap();
-        assert_eq!(probe(Path::new("/no/such/folder")).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(probe(Path::new("/no/such/directory")).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }

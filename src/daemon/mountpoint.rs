@@ -1,5 +1,5 @@
 //! Checks the mountpoint, and removes a dead mount of pdsfs from it. Other mounts are never removed. Each
-//! error says what to do.
+//! error states the remedy.
 //!
 //! A mount whose daemon hangs blocks every program that looks into it. So the mount table of the kernel is
 //! read first, and a request to a mount has a time limit.
@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::mountinfo::{self, Mount};
 use crate::fuse::unmount;
 
-/// Most dead mounts, one over another, that are removed.
+/// Maximum number of dead mounts, stacked at one path, that are removed.
 const DEAD_MOUNTS_MAX: usize = 8;
 
 /// Checks the mountpoint and returns its path without links.
@@ -148,7 +148,7 @@ fn remove_dead_mounts(path: &Path) -> Result<()> {
         }
     }
     let detail = format!(
-        "over {DEAD_MOUNTS_MAX} dead mounts at {mountpoint}: remove them with umount -l '{mountpoint}'"
+        "more than {DEAD_MOUNTS_MAX} dead mounts at {mountpoint}: remove them with umount -l '{mountpoint}'"
     );
     Err(Error::new(ErrorKind::Exists, detail))
 }

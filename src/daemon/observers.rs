@@ -80,7 +80,7 @@ impl Observers {
 }
 
 impl ObserverSetup {
-    /// Call it after the drive is mounted.
+    /// Must be called after the mount.
     pub(super) fn start(self, vfs: Arc<Vfs>, config: Arc<MountConfig>, progress: Arc<Progress>) -> Observers {
         let event_log = Arc::new(EventLog::default());
         let mountpoint = config.mountpoint.display().to_string();

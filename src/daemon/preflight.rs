@@ -1,5 +1,5 @@
 //! Checks before the mount whether this process may mount. The kernel and fusermount3 only return an errno;
-//! these checks say what to do.
+//! these checks return the cause and the remedy.
 //!
 //! Root mounts directly and needs `CAP_SYS_ADMIN`. Other users mount through fusermount3: it must be
 //! installed and set-uid root, it must be able to gain privileges, and it accepts only a directory that the
@@ -20,7 +20,7 @@ use crate::fuse::unmount;
 const FUSE_CONF: &str = "/etc/fuse.conf";
 /// `CAP_SYS_ADMIN` in a mask of capabilities.
 const SYS_ADMIN: u64 = 1 << 21;
-/// Ample: each staged file needs two.
+/// Limit of open files to request. A staged file needs two.
 const OPEN_FILES_MAX: u64 = 1 << 20;
 const STICKY: u32 = 0o1000;
 const SET_UID: u32 = 0o4000;
@@ -61,7 +61,7 @@ pub(super) fn check(path: &Path, metadata: &Metadata, allow_other: bool) -> Resu
 /// Raises the soft limit of open files to the hard limit: each open file needs up to two descriptors. The
 /// usual soft limit of 1,024 exists only for programs that use `select(2)`.
 pub(super) fn raise_open_files() {
-    // No limit is `None`.
+    // `None` means unlimited.
     let limit = getrlimit(Resource::Nofile);
     let wanted = limit.maximum.unwrap_or(u64::MAX).min(OPEN_FILES_MAX);
     let current = limit.current.map(|current| current.max(wanted));
@@ -286,7 +286,8 @@ mod tests {
         assert_eq!(field(status, "CapBnd:"), None);
         assert_eq!(rights.uid, rustix::process::geteuid().as_raw());
         assert!(is_writable(&std::env::temp_dir()));
-        assert!(!is_writable(Path::new("/no/such/folder")) && !is_privileged(Path::new("/no/such/program")));
+        assert!(!is_writable(Path::new("/no/such/directory")));
+        assert!(!is_privileged(Path::new("/no/such/program")));
         assert!(!is_privileged(Path::new("/proc/self/exe")), "tests are not set-uid");
     }
 

@@ -1,4 +1,4 @@
-//! Detects a stop that makes no progress. Stopping may take any time while there is progress.
+//! Detects a stop that makes no progress. A stop with progress has no time limit.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

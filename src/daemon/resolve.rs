@@ -1,8 +1,8 @@
 //! From settings to the configuration of a mount: everything that depends on the account store and the
 //! machine.
 //!
-//! `config` is limited to texts. This file reads accounts and credentials, canonicalises paths, asks for the
-//! user's ids and creates the cache directory.
+//! `config` only parses text. This file reads accounts, credentials and the ids of the user, canonicalises
+//! paths and creates the cache directory.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -33,13 +33,14 @@ pub fn mount_config(settings: Settings, name: Option<String>, mountpoint: PathBu
     settings.check()?;
     let DriveAccess { endpoint, drive_id, credential } = drive_access(&settings, name.as_deref())?;
     let spill_dir = match &settings.spill_dir {
-        Some(dir) => dir
-            .canonicalize()
-            .map_err(|e| invalid_from(format!("cannot use spill-dir {}", dir.display()), e))?,
+        Some(dir) => dir.canonicalize().map_err(|e| {
+            invalid_from(format!("cannot use spill-dir {} (create it first)", dir.display()), e)
+        })?,
         None => cache_dir()?,
     };
     if !spill_dir.is_dir() {
-        return Err(Error::invalid(format!("spill-dir {} is not a directory", spill_dir.display())));
+        let detail = format!("spill-dir {} is not a directory: choose a directory", spill_dir.display());
+        return Err(Error::invalid(detail));
     }
     let options = settings.options();
     Ok(MountConfig {
@@ -135,7 +136,10 @@ fn token_credential(file: Option<&Path>, token: Option<&Secret<String>>) -> Resu
         return Ok(Credential::File(file));
     }
     match token.map(|token| token.expose().trim()) {
-        Some("") => Err(Error::invalid(format!("{TOKEN_VARIABLE} is empty"))),
+        Some("") => {
+            let detail = format!("{TOKEN_VARIABLE} is empty: set it to an access token, or unset it");
+            Err(Error::invalid(detail))
+        }
         Some(token) => Ok(Credential::Token(Secret::new(token.to_owned()))),
         None => Err(Error::invalid(format!("no access token: set {TOKEN_VARIABLE} or use --token-file"))),
     }

@@ -38,7 +38,7 @@ pub(super) struct Supervision {
     notifier: Arc<SystemdNotifier>,
     progress_watch: ProgressWatch,
     is_stopping: watch::Sender<bool>,
-    /// A stop without progress for that long is given up.
+    /// A stop without progress for this time is aborted.
     stop_limit: Duration,
     _tasks: JoinSet<()>,
 }
@@ -214,7 +214,10 @@ async fn send_watchdog(notifier: Arc<SystemdNotifier>, path: PathBuf, pause: Dur
         match tokio::task::spawn_blocking(move || probe(&root)).await {
             Ok(Ok(())) => notifier.keep_alive(),
             Ok(Err(e)) if !is_dead(&e) => notifier.keep_alive(),
-            outcome => tracing::error!(?outcome, "the mount does not answer; no watchdog message was sent"),
+            outcome => tracing::error!(
+                ?outcome,
+                "the mount does not answer: without a watchdog message, systemd restarts the unit"
+            ),
         }
         tokio::time::sleep(pause).await;
     }

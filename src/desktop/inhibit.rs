@@ -3,7 +3,7 @@
 //! A lock is a file descriptor. logind releases it when the last copy is closed, so a dead process holds
 //! none. The reason of a lock cannot change: a lock with the new reason is taken before the old one is
 //! closed. The mode `block` is tried first; where it is not allowed (a service, a remote session), `delay` is
-//! used. If logind exits, its end of the lock closes, and the next logind is call.
+//! used. If logind exits, its end of the lock closes, and a lock is requested from the next logind.
 
 use std::time::Duration;
 
@@ -292,32 +292,32 @@ mod tests {
         let lock = inhibit(&client, "why").await.unwrap();
         let (call, refused) = calls.recv().await.unwrap();
         assert!(call.3 == "block" && refused.is_none());
-        let (call, given) = calls.recv().await.unwrap();
+        let (call, granted) = calls.recv().await.unwrap();
         assert_eq!(call.3, "delay");
         drop(lock);
-        released(given.unwrap()).await;
+        released(granted.unwrap()).await;
     }
 
     #[tokio::test]
     async fn restarted_logind_is_asked_again() {
-        let (lines, mut waiting) = unbounded_channel();
+        let (connect_tx, mut connects) = unbounded_channel();
         let (reasons, reason) = watch::channel(Some("why".to_owned()));
         let connect = move || {
             let (sender, calls) = tokio::sync::oneshot::channel();
-            lines.send(sender).unwrap();
+            connect_tx.send(sender).unwrap();
             async move { calls.await.ok() }
         };
         let intervals = Intervals { retry: Duration::from_millis(1), ..INTERVALS };
         let holding = tokio::spawn(hold_with(intervals, connect, reason));
         for _ in 0..2 {
             let (client, mut calls) = logind(true).await;
-            waiting.recv().await.unwrap().send(client).unwrap();
+            connects.recv().await.unwrap().send(client).unwrap();
             let (call, lock) = calls.recv().await.unwrap();
             assert_eq!(call.2, "why");
             // This logind exits, and its locks with it.
             drop((calls, lock));
         }
-        let _unanswered = waiting.recv().await.unwrap();
+        let _unanswered = connects.recv().await.unwrap();
         // A pending connection does not delay the end of the reason.
         reasons.send_replace(None);
         drop(reasons);
@@ -373,9 +373,10 @@ mod tests {
         let second = tries.recv().await.unwrap();
         assert!(second - first >= intervals.retry);
         assert!(tries.recv().await.unwrap() - second >= intervals.retry * 2, "the pause did not grow");
-        let patient = tokio::spawn(hold_with(INTERVALS, connect, reason));
+        // This one waits for its next attempt when the sender is dropped.
+        let pausing = tokio::spawn(hold_with(INTERVALS, connect, reason));
         drop(reasons);
         holding.await.unwrap();
-        patient.await.unwrap();
+        pausing.await.unwrap();
     }
 }

@@ -160,8 +160,8 @@ impl FailureBatch {
 /// The last notification about failures.
 #[derive(Debug)]
 struct LastNotification {
-    /// The number that the service gave it.
-    number: u32,
+    /// The id that the notification service returned.
+    id: u32,
     failures: FailureBatch,
     at: Instant,
 }
@@ -198,7 +198,7 @@ impl NotifierTask {
             }
             if bus.is_none() {
                 bus = connect().await;
-                // Numbers of notifications belong to one bus.
+                // Ids of notifications belong to one bus.
                 self.last = None;
             }
             let result = match &bus {
@@ -260,13 +260,13 @@ impl NotifierTask {
         }
         let last = self.last.take().filter(|last| last.at.elapsed() < self.rate_limit.merge);
         let (replaces, failures) = match &last {
-            Some(last) => (last.number, self.pending.clone().and(&last.failures)),
+            Some(last) => (last.id, self.pending.clone().and(&last.failures)),
             None => (0, self.pending.clone()),
         };
         if let Some(text) = failure_text(&self.mountpoint, &failures) {
-            let number = notify(connection, replaces, ICON_FAILED, &text).await?;
+            let id = notify(connection, replaces, ICON_FAILED, &text).await?;
             self.pending = FailureBatch::default();
-            self.last = Some(LastNotification { number, failures, at: Instant::now() });
+            self.last = Some(LastNotification { id, failures, at: Instant::now() });
         }
         Ok(())
     }
@@ -275,7 +275,7 @@ impl NotifierTask {
 fn login_text(mountpoint: &str, detail: &str) -> NotificationText {
     NotificationText {
         summary: format!("{}: login needed", short(mountpoint)),
-        body: format!("{}\nLog in again with: pdsfs login", escaped(detail)),
+        body: format!("{}\nUploads wait until then.", escaped(detail)),
     }
 }
 
@@ -298,7 +298,7 @@ fn failure_text(mountpoint: &str, failed: &FailureBatch) -> Option<NotificationT
     Some(NotificationText { summary, body: lines.join("\n") })
 }
 
-/// The text without control characters, cut after [`TEXT_CHARS_MAX`].
+/// The text without control characters, truncated to [`TEXT_CHARS_MAX`].
 fn short(text: &str) -> String {
     let shown: String =
         text.chars().take(TEXT_CHARS_MAX).map(|c| if is_active(c) { '\u{fffd}' } else { c }).collect();
@@ -310,7 +310,7 @@ fn escaped(text: &str) -> String {
     short(text).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-/// Shows a notification and returns its number. It replaces the notification `replaces`, unless that is 0.
+/// Shows a notification and returns its id. It replaces the notification `replaces`, unless that is 0.
 async fn notify(
     connection: &Connection,
     replaces: u32,
@@ -340,7 +340,7 @@ mod tests {
 
     type NotifyCall = (String, u32, String, String, String, Vec<String>, HashMap<String, OwnedVariant>, i32);
 
-    /// A fake notification service at the other end of a socket pair. Its numbers begin at 7.
+    /// A fake notification service at the other end of a socket pair. Its ids begin at 7.
     async fn desktop() -> (Connection, UnboundedReceiver<NotifyCall>) {
         let (server, client) = connection_pair().await;
         let (sender, calls) = unbounded_channel();
@@ -350,11 +350,11 @@ mod tests {
 
     async fn serve(connection: Connection, sender: UnboundedSender<NotifyCall>) {
         let mut calls = zbus::MessageStream::from(&connection);
-        let mut number = 7_u32;
+        let mut id = 7_u32;
         while let Some(call) = next_call(&mut calls, &NOTIFICATIONS, "Notify").await {
             let arguments: NotifyCall = call.body().deserialize().unwrap();
-            connection.reply(&call.header(), &number).await.unwrap();
-            number += 1;
+            connection.reply(&call.header(), &id).await.unwrap();
+            id += 1;
             sender.send(arguments).unwrap();
         }
     }
@@ -414,23 +414,23 @@ mod tests {
 
     #[tokio::test]
     async fn pending_notifications_are_shown_on_a_new_bus() {
-        let (lines, mut waiting) = unbounded_channel();
+        let (connect_tx, mut connects) = unbounded_channel();
         let rate_limit =
             RateLimit { collect: Duration::from_millis(1), pause: Duration::from_millis(1), ..RATE_LIMIT };
         let (notifier, _) = Notifier::start_with("/mnt", rate_limit, move || {
             let (sender, calls) = tokio::sync::oneshot::channel::<Connection>();
-            lines.send(sender).unwrap();
+            connect_tx.send(sender).unwrap();
             async move { calls.await.ok() }
         });
         let (client, mut calls) = desktop().await;
         notifier.failed("/a", "full");
         notifier.login_needed("refused");
         // First no bus, then one with a dead peer, then one with a service.
-        drop(waiting.recv().await.unwrap());
+        drop(connects.recv().await.unwrap());
         let (server, dead) = connection_pair().await;
         drop(server);
-        waiting.recv().await.unwrap().send(dead).unwrap();
-        waiting.recv().await.unwrap().send(client).unwrap();
+        connects.recv().await.unwrap().send(dead).unwrap();
+        connects.recv().await.unwrap().send(client).unwrap();
         assert_eq!(calls.recv().await.unwrap().3, "/mnt: login needed");
         let (_, replaces, _, summary, ..) = calls.recv().await.unwrap();
         assert_eq!((replaces, summary.as_str()), (0, "Not saved: /a"));
@@ -440,13 +440,10 @@ mod tests {
     async fn needed_login_is_shown() {
         let (client, mut calls) = desktop().await;
         let notifier = notifier(client);
-        notifier.login_needed("the refresh token was refused");
+        notifier.login_needed("the refresh token was refused (run pdsfs login)");
         let (_, _, icon, summary, body, ..) = calls.recv().await.unwrap();
         assert_eq!((icon.as_str(), summary.as_str()), ("dialog-password", "/mnt: login needed"));
-        assert!(
-            body.starts_with("the refresh token was refused\n") && body.contains("pdsfs login"),
-            "{body}"
-        );
+        assert_eq!(body, "the refresh token was refused (run pdsfs login)\nUploads wait until then.");
     }
 
     #[tokio::test]

@@ -270,8 +270,8 @@ impl Filesystem for FuseAdapter {
         reply.ok();
     }
 
-    /// A change of a name returns after the drive has it. The name of an unsaved file is stored with its
-    /// content.
+    /// Nothing to do: a change of a name returns after the drive has it. The name of an unsaved file is
+    /// stored with its content.
     fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
         reply.ok();
     }
@@ -279,7 +279,7 @@ impl Filesystem for FuseAdapter {
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (vfs, caller) = (self.vfs.clone(), caller(req));
         let work = async move { vfs.open(Ino(ino.0), flags.0, caller).await };
-        // An open waits for a running commit of the file.
+        // With `O_TRUNC`, an open waits for a running commit of the file.
         self.dispatch(FuseOp::new(req, "open", ino.0), self.commit_wait_max, reply, work, |reply, opened| {
             reply.opened(FileHandle(opened.fh.0), convert::open_flags(opened));
         });
@@ -340,23 +340,23 @@ impl Filesystem for FuseAdapter {
         {
             return self.reply_error(op, reply, &error);
         }
-        let taken = match self.vfs.try_write(Fh(fh.0), offset, bytes) {
-            Ok(taken) if taken == bytes.len() => return reply.written(bytes.len() as u32),
-            Ok(taken) => taken,
+        let accepted = match self.vfs.try_write(Fh(fh.0), offset, bytes) {
+            Ok(accepted) if accepted == bytes.len() => return reply.written(bytes.len() as u32),
+            Ok(accepted) => accepted,
             Err(error) => return self.reply_error(op, reply, &error),
         };
-        let (vfs, rest) = (self.vfs.clone(), Bytes::copy_from_slice(&bytes[taken..]));
+        let (vfs, rest) = (self.vfs.clone(), Bytes::copy_from_slice(&bytes[accepted..]));
         let work = async move {
             // A killed program writes no more; its close follows at once. Dropping the write is safe wherever
             // it waits.
             let outcome = tokio::select! {
-                outcome = vfs.write(Fh(fh.0), offset + taken as u64, rest) => outcome,
+                outcome = vfs.write(Fh(fh.0), offset + accepted as u64, rest) => outcome,
                 error = caller_killed(op.pid) => Err(error),
             };
             match outcome {
                 // A short write; the next call returns the error.
-                Err(_) if taken > 0 => Ok(taken as u32),
-                outcome => outcome.map(|written| (taken + written) as u32),
+                Err(_) if accepted > 0 => Ok(accepted as u32),
+                outcome => outcome.map(|written| (accepted + written) as u32),
             }
         };
         self.dispatch(op, self.commit_wait_max, reply, work, ReplyWrite::written);
@@ -426,7 +426,7 @@ impl Filesystem for FuseAdapter {
         convert::done(FuseOp::new(req, "setxattr", ino.0), reply, set);
     }
 
-    /// Answered from memory, without a task: programs that list directories ask for each file.
+    /// Answered from memory, without a task: programs that list directories call it for each file.
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let value = self.vfs.getxattr(Ino(ino.0), name);
         convert::xattr(FuseOp::new(req, "getxattr", ino.0), reply, size, value);
@@ -442,7 +442,7 @@ impl Filesystem for FuseAdapter {
         convert::done(FuseOp::new(req, "removexattr", ino.0), reply, removed);
     }
 
-    // Answered once with ENOSYS; the kernel does not ask again.
+    // Answered once with ENOSYS; the kernel does not send it again.
 
     fn lseek(&self, req: &Request, ino: INodeNo, _: FileHandle, _: i64, _: i32, reply: ReplyLseek) {
         Self::reply_unsupported(FuseOp::new(req, "lseek", ino.0), ErrorKind::NotImplemented, reply);

@@ -1,7 +1,7 @@
 //! Negotiation of sizes and capabilities with the kernel.
 //!
-//! Writes have at most 1 MiB. A file has one write at a time. The writeback cache is never used: it would
-//! reorder writes and hide their errors from the program.
+//! Writes have at most 1 MiB. The kernel sends one write of a file at a time. The writeback cache is never
+//! used: it would reorder writes and hide their errors from the program.
 
 use fuser::{InitFlags, KernelConfig};
 
@@ -9,7 +9,7 @@ use fuser::{InitFlags, KernelConfig};
 const REQUEST_BYTES_MAX: u32 = 1 << 20;
 /// Most read-ahead requests in the kernel's queue.
 const BACKGROUND_REQUESTS_MAX: u16 = 128;
-/// Requested where the kernel offers them. `WRITEBACK_CACHE` and `ASYNC_DIO` are missing on purpose.
+/// Requested if the kernel offers them. `WRITEBACK_CACHE` and `ASYNC_DIO` are missing on purpose.
 const CAPABILITIES: [InitFlags; 10] = [
     InitFlags::FUSE_ASYNC_READ,
     InitFlags::FUSE_ATOMIC_O_TRUNC,

@@ -51,7 +51,7 @@ impl FuseOp {
         Self { offset, len, ..self }
     }
 
-    /// Costs one comparison unless `debug` is enabled.
+    /// The tracing span of the request. Costs one comparison unless `debug` is enabled.
     pub(super) fn span(self) -> Span {
         let Self { name, ino, pid, fh, offset, len } = self;
         tracing::debug_span!("fuse", op = name, ino, pid, fh, offset, len)

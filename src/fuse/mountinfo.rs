@@ -110,16 +110,16 @@ garbage
 
     #[test]
     fn last_mount_at_a_path_is_visible() {
-        let seen = topmost(SAMPLE, Path::new("/mnt/drive")).unwrap();
-        assert_eq!((seen.device.as_str(), seen.fs_type.as_str()), ("0:53", "tmpfs"));
-        assert!(!seen.is_ours());
+        let mount = topmost(SAMPLE, Path::new("/mnt/drive")).unwrap();
+        assert_eq!((mount.device.as_str(), mount.fs_type.as_str()), ("0:53", "tmpfs"));
+        assert!(!mount.is_ours());
     }
 
     #[test]
     fn escaped_paths_are_parsed() {
-        let seen = topmost(SAMPLE, Path::new("/mnt/two words\\x")).unwrap();
-        assert!(seen.is_ours());
-        assert_eq!((seen.source.as_str(), seen.owner), ("pds:2", Some(1000)));
+        let mount = topmost(SAMPLE, Path::new("/mnt/two words\\x")).unwrap();
+        assert!(mount.is_ours());
+        assert_eq!((mount.source.as_str(), mount.owner), ("pds:2", Some(1000)));
     }
 
     #[test]

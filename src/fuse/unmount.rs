@@ -15,11 +15,11 @@ pub fn if_idle(path: &Path) -> Result<bool> {
         Ok(()) => Ok(true),
         Err(e) if e.kind() == io::ErrorKind::ResourceBusy => Ok(false),
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-            let said = fusermount(path, &["-u"])?;
-            match said {
+            let message = fusermount(path, &["-u"])?;
+            match message {
                 None => Ok(true),
-                Some(said) if said.to_lowercase().contains("busy") => Ok(false),
-                Some(said) => Err(Error::new(ErrorKind::Denied, said)),
+                Some(message) if message.to_lowercase().contains("busy") => Ok(false),
+                Some(message) => Err(Error::new(ErrorKind::Denied, message)),
             }
         }
         Err(e) => Err(cannot_unmount(path, e)),
@@ -32,7 +32,7 @@ pub fn lazily(path: &Path) -> Result<()> {
         Ok(()) => Ok(()),
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => match fusermount(path, &["-u", "-z"])? {
             None => Ok(()),
-            Some(said) => Err(Error::new(ErrorKind::Denied, said)),
+            Some(message) => Err(Error::new(ErrorKind::Denied, message)),
         },
         Err(e) => Err(cannot_unmount(path, e)),
     }
@@ -59,10 +59,7 @@ fn umount(path: &Path, flags: UnmountFlags) -> io::Result<()> {
 /// `None` on success, else the error text of the helper.
 fn fusermount(path: &Path, options: &[&str]) -> Result<Option<String>> {
     let program = fusermount_path().ok_or_else(|| {
-        Error::new(
-            ErrorKind::Denied,
-            "only root may unmount here: fusermount3 is not installed (package fuse3)",
-        )
+        Error::new(ErrorKind::Denied, "only root can unmount without fusermount3; install the package fuse3")
     })?;
     let output = Command::new(program)
         .args(options)
@@ -71,10 +68,10 @@ fn fusermount(path: &Path, options: &[&str]) -> Result<Option<String>> {
         .env_clear()
         .stdin(Stdio::null())
         .output()
-        .map_err(|e| Error::from(e).context("fusermount3"))?;
+        .map_err(|e| Error::from(e).context("cannot run fusermount3"))?;
     if output.status.success() {
         return Ok(None);
     }
-    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Ok(Some(if said.is_empty() { format!("fusermount3 failed: {}", output.status) } else { said }))
+    let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Ok(Some(if message.is_empty() { format!("fusermount3 failed: {}", output.status) } else { message }))
 }

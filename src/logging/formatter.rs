@@ -67,7 +67,7 @@ where
     }
 }
 
-/// The fields that decide about repetition and about forwarding.
+/// The fields that identify repeats, and the text that is forwarded.
 #[derive(Debug, Default)]
 struct EventFields {
     message: String,

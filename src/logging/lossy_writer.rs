@@ -78,7 +78,7 @@ impl LossyWriter {
     }
 }
 
-/// A handle for `tracing-subscriber`, which wants one writer for each line.
+/// A handle for `tracing-subscriber`, which requests one writer for each line.
 #[derive(Clone, Debug)]
 pub(super) struct LineWriter(pub(super) Arc<LossyWriter>);
 

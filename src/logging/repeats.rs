@@ -136,7 +136,7 @@ fn write_counts<W: Write>(filter: &Weak<RepeatFilter>, style: LineStyle, out: im
     while let Some(repeats) = filter.upgrade() {
         for count in repeats.due(Instant::now()) {
             let mut line = String::new();
-            // An error here has no other place to go.
+            // There is no other place to report an error.
             let _ = write_line(&mut line, style.current(), count.level, &count.text);
             let _ = out().write_all(line.as_bytes());
         }

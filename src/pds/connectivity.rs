@@ -154,7 +154,7 @@ impl Connectivity {
         self.connection_generation.load(Relaxed)
     }
 
-    /// Records an answer, also a refusal. It ends an outage only if it came from the target that failed.
+    /// Records an answer, including a refusal. It ends an outage only if it came from the target that failed.
     pub(super) fn note_answer(&self, url: &Url) {
         self.note_activity();
         if self.connect_failures.load(Relaxed) == 0 {
@@ -190,7 +190,7 @@ impl Connectivity {
     fn go_offline(&self, target: &ProbeTarget, since: Instant) {
         if self.online.send_if_modified(|online| std::mem::replace(online, false)) {
             *self.offline_since.lock() = Some(since);
-            tracing::warn!("{} cannot be reached; transfers wait until it can", target.host());
+            tracing::warn!("{} cannot be reached; transfers wait for it (check the network)", target.host());
         }
         let Some(this) = self.this.upgrade() else { return };
         if !self.is_probing.swap(true, Relaxed) {

@@ -30,17 +30,17 @@ struct DefaultDrive<'a> {
 /// The owner of the drives to list.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DriveScope<'a> {
-    /// Those of the user of the token.
+    /// The drives of the user of the token.
     Mine,
-    /// Those of this user. An access key has no user of its own.
+    /// The drives of this user. An access key has no user of its own.
     User(&'a str),
-    /// Those of all users, if the credential permits that.
+    /// The drives of all users, if the credential permits that.
     All,
 }
 
 /// The default drive of the user.
-pub async fn get_default_drive(session: &Session, whose: DriveScope<'_>) -> Result<DriveInfo> {
-    let user_id = match whose {
+pub async fn get_default_drive(session: &Session, scope: DriveScope<'_>) -> Result<DriveInfo> {
+    let user_id = match scope {
         DriveScope::User(id) => Some(id),
         DriveScope::Mine | DriveScope::All => None,
     };
@@ -55,14 +55,14 @@ pub async fn get_drive(session: &Session, drive_id: &DriveId) -> Result<DriveInf
 }
 
 /// All drives that can be mounted, including those of the user's groups.
-pub async fn list_drives(session: &Session, whose: DriveScope<'_>) -> Result<Vec<DriveInfo>> {
-    let (path, owner) = match whose {
+pub async fn list_drives(session: &Session, scope: DriveScope<'_>) -> Result<Vec<DriveInfo>> {
+    let (path, owner) = match scope {
         DriveScope::Mine => ("/v2/drive/list_my_drives", None),
         DriveScope::User(id) => ("/v2/drive/list", Some(id)),
         DriveScope::All => ("/v2/drive/list", None),
     };
     let mut found = list_pages(session, path, owner).await?;
-    if whose == DriveScope::Mine {
+    if scope == DriveScope::Mine {
         match list_pages(session, "/v2/drive/list_my_group_drive", None).await {
             Ok(more) => found.extend(more),
             // Not every domain has groups, and not every app may list them.
@@ -91,5 +91,5 @@ async fn list_pages(session: &Session, path: &str, owner: Option<&str>) -> Resul
         }
         marker = page.next_marker;
     }
-    Err(Error::new(ErrorKind::Protocol, format!("the drive list has more than {PAGES_MAX} pages")))
+    Err(Error::new(ErrorKind::Protocol, format!("the list of drives has more than {PAGES_MAX} pages")))
 }

@@ -28,6 +28,7 @@ use crate::pds::types::{
     DriveRequest, File, FileRequest, FileType, ListRequest, ListResponse, MoveRequest, UpdateRequest,
 };
 use crate::posix::Tags;
+use crate::units::exact_duration;
 
 pub use attributes::AttrChange;
 pub use download::{DOWNLOAD_URL_LIFETIME_MAX, DownloadUrl, RangeError};
@@ -319,12 +320,17 @@ impl Drive {
             match task.state.as_str() {
                 "Succeed" => return Ok(()),
                 "Failed" | "PartialSucceed" => {
-                    let detail =
-                        format!("the task of the service failed: {} {}", task.error_code, task.error_message);
+                    let detail = format!(
+                        "the service did not finish the operation: {} {}",
+                        task.error_code, task.error_message
+                    );
                     return Err(Error::new(ErrorKind::Io, detail));
                 }
                 _ if start.elapsed() > TASK_ELAPSED_MAX => {
-                    let detail = "the task of the service has not finished yet; it continues on the service";
+                    let detail = format!(
+                        "the service has not finished the operation within {}; it continues there",
+                        exact_duration(TASK_ELAPSED_MAX)
+                    );
                     return Err(Error::new(ErrorKind::Timeout, detail));
                 }
                 // The API offers polling only.

@@ -1,8 +1,10 @@
 //! The retry policy: which requests are repeated, how often, and after which pause.
 //!
 //! Whether an attempt may be repeated depends on two facts: how far it got ([`Delivery`]) and what a second
-//! attempt would do ([`Idempotency`]). The rest is a bounded schedule with jitter. Only `transport.rs`
-//! repeats requests.
+//! attempt would do ([`Idempotency`]). The rest is a bounded schedule with jitter.
+//!
+//! Only `transport.rs` repeats a request after a transient failure. Other repetitions have another cause and a
+//! bound of their own: a rejected token (`session.rs`), an expired URL, a wrong checksum, a taken name.
 //!
 //! An outage of the network is treated separately. Transfers wait until it ends. Interactive calls wait out a
 //! short outage, because most are short (another access point, a new lease), and fail soon in a long one.

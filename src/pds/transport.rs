@@ -89,7 +89,7 @@ pub struct Call<'a> {
     pub policy: RetryPolicy,
 }
 
-/// How the object store answered the PUT of a part, unless it failed.
+/// The object store's answer to the PUT of a part. Failures are errors.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum PutAnswer {
     Stored {
@@ -105,7 +105,7 @@ pub enum PutAnswer {
     NoSuchUpload,
 }
 
-/// How the object store answered a ranged GET, unless it failed.
+/// The object store's answer to a ranged GET. Failures are errors.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum GetAnswer {
     /// Exactly the requested bytes, and the size of the whole object if the store reports it.
@@ -133,7 +133,9 @@ impl Pools {
                 Some(limit) => builder.read_timeout(limit),
                 None => builder,
             };
-            builder.build().map_err(|e| Error::with_source(ErrorKind::Io, "cannot create the HTTP client", e))
+            let message =
+                "cannot create the HTTP client (without root certificates: install ca-certificates)";
+            builder.build().map_err(|e| Error::with_source(ErrorKind::Io, message, e))
         };
         let idle = Some(timeouts.idle);
         // A read timeout starts with the first byte sent, so a slow PUT must not have one. Its progress is

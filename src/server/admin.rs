@@ -22,11 +22,7 @@ pub(super) async fn handle(call: &ApiCall, body: &[u8]) -> HttpResult {
     if !is_owner {
         return error_response(
             call,
-            &ServiceError::new(
-                401,
-                "AccessTokenInvalid",
-                "Only the token of the server's owner can do this.",
-            ),
+            &ServiceError::new(401, "AccessTokenInvalid", "This call needs the token of the server's owner."),
         );
     }
     match answer(call, body).await {

@@ -383,13 +383,13 @@ mod tests {
     fn sweep_restores_an_interrupted_complete() {
         let (_dir, store, upload) = store();
         let kept = part(&store, &upload, 1, b"kept");
-        let orphan = part(&store, &upload, 1, b"an earlier request");
+        let superseded = part(&store, &upload, 1, b"an earlier request");
         let promoted = store.move_to_blobs(&upload, "AB00").unwrap();
         let known = HashMap::from([(upload.clone(), vec![kept.name.clone()])]);
         store.sweep(&|_| false, &known).unwrap();
         assert!(!store.blobs.join(&promoted).exists());
         assert!(store.upload_dir(&upload).join(&kept.name).exists());
-        assert!(!store.upload_dir(&upload).join(&orphan.name).exists());
+        assert!(!store.upload_dir(&upload).join(&superseded.name).exists());
         store.sweep(&|_| false, &HashMap::new()).unwrap();
         assert!(!store.upload_dir(&upload).exists());
     }

@@ -41,6 +41,7 @@ pub(super) use self::uploads::{CreateResult, NewUpload};
 
 #[derive(Debug)]
 pub(super) struct Catalog {
+    /// A leaf lock. Held while the catalog changes in memory; the database thread writes afterwards.
     state: Mutex<CatalogState>,
     /// Notified at the end of every `complete`. Another `complete` of the same upload waits for it.
     pub(super) complete_ended: tokio::sync::Notify,

@@ -93,7 +93,7 @@ pub struct ServerConfig {
     /// Upload sessions older than this are discarded. The default is 10 days.
     pub upload_age_max: Duration,
     /// Syncs parts and catalog to the disk before a response, so that they survive a power cut. Without it,
-    /// only a crash of the process loses nothing.
+    /// they survive only a crash of the process.
     pub fsync: bool,
 }
 
@@ -162,7 +162,7 @@ pub struct Quirks {
     pub require_ctx: bool,
     /// Parallel uploads: all parts but the last must have the same size.
     pub equal_part_sizes: bool,
-    /// Smallest size of all parts but the last, in bytes, checked by `complete`. OSS requires 102,400.
+    /// Smallest size in bytes of every part but the last, checked by `complete`. OSS requires 102,400.
     pub part_bytes_min: u64,
     /// Part numbers can have gaps.
     pub part_gaps: bool,
@@ -182,11 +182,11 @@ pub struct Quirks {
     pub revisions: bool,
     /// Number of kept revisions for each file.
     pub revisions_max: u32,
-    /// `last_revision_id` of `create` and `complete` is compared (409 `StateConflict`).
+    /// `last_revision_id` of `create` is compared with the newest revision (409 `StateConflict`).
     pub last_revision_lock: bool,
     /// Every second page of a listing is empty and has a marker.
     pub list_empty_pages: bool,
-    /// Bound on the entries of a page, also if the request allows more.
+    /// Bound on the entries of a page, even if the request allows more.
     pub list_page_max: u32,
     /// `check_folder_empty` of `trash` and `delete` is respected (409 `StateConflict`).
     pub check_folder_empty: bool,
@@ -194,7 +194,7 @@ pub struct Quirks {
     pub move_new_name: bool,
     /// Names that differ only in case are equal.
     pub case_insensitive_names: bool,
-    /// `get` answers for `root`.
+    /// `get` accepts the id `root`.
     pub get_root: bool,
     /// Calls for objects in the recycle bin return 403 `ForbiddenFileInTheRecycleBin` instead of 404.
     pub trashed_is_forbidden: bool,
@@ -221,7 +221,7 @@ pub struct Quirks {
     pub quota_at_put: bool,
     /// HTTP status of `QuotaExhausted.Drive`.
     pub quota_status: u16,
-    /// A refresh issues a new refresh token and ends the old one.
+    /// A refresh issues a new refresh token and invalidates the old one.
     pub rotate_refresh_token: bool,
 }
 

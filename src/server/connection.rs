@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 #[derive(Debug, Default)]
 pub(super) struct ConnectionControl {
     should_reset: AtomicBool,
+    /// A leaf lock.
     flushes: Mutex<Flushes>,
 }
 

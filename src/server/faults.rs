@@ -195,6 +195,7 @@ struct RuleCounts {
 /// The fault plan of a running server. Clones share it.
 #[derive(Clone, Debug)]
 pub struct FaultInjector {
+    /// A leaf lock.
     active: Arc<Mutex<ActivePlan>>,
     /// Generation of the plan. Stalled requests wait for its change.
     plan: watch::Sender<u64>,

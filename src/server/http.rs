@@ -81,7 +81,7 @@ async fn serve(app: Arc<App>, stream: TcpStream, mut stop: watch::Receiver<RunSt
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(%error, "a connection ended");
+        tracing::debug!(%error, "a connection ended with an error");
     }
     if control.should_reset() {
         // With SO_LINGER 0, close sends a reset.

@@ -22,7 +22,7 @@ use super::faults::{FaultAction, FaultDecision, SharedThrottle};
 use super::reply::{CHUNK_BYTES, Disconnect, ReplyBody, corrupt, response};
 use super::sign::{ObjectKey, SignedHeaders, SignedPart, UrlError};
 
-/// 5 GiB, as the service.
+/// The limit of the service: 5 GiB.
 const PART_BYTES_MAX: u64 = 5 << 30;
 
 /// How much of a refused body is read and dropped, so that the client receives the error response.

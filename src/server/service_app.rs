@@ -16,7 +16,7 @@ pub struct ServiceApp {
 
 impl ServiceApp {
     /// An app with its RSA public key in PEM (`-----BEGIN PUBLIC KEY-----`). The error is a message for
-    /// people.
+    /// the user.
     pub fn new(client_id: &str, public_key_pem: &str) -> Result<Self, String> {
         let info = SubjectPublicKeyInfoDer::from_pem_slice(public_key_pem.as_bytes()).map_err(|e| {
             format!("no public key in PEM form: {e} (make one with: openssl pkey -in KEY -pubout)")

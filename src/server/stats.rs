@@ -92,6 +92,7 @@ impl From<&Upload> for OpenUpload {
 /// The counters of a running server.
 #[derive(Debug)]
 pub(super) struct Counters {
+    /// A leaf lock.
     stats: Mutex<Stats>,
     changes: watch::Sender<u64>,
 }

@@ -28,9 +28,11 @@ const EVENTS_MAX: usize = 4096;
 /// All transfers of one mount.
 #[derive(Debug)]
 pub struct Progress {
+    /// A leaf lock.
     live: Mutex<LiveTransfers>,
     events: broadcast::Sender<ProgressEvent>,
     counters: ProgressCounters,
+    /// A leaf lock.
     rate: Mutex<RateWindow>,
     pauses: Pauses,
     /// A leaf lock.
@@ -198,6 +200,7 @@ pub struct Transfer {
     progress: Arc<Progress>,
     id: u64,
     began: Instant,
+    /// A leaf lock.
     name: Mutex<Arc<str>>,
     /// [`WRITING`], [`COMMITTING`] or [`ENDED`]. It only grows, and enters [`ENDED`] once.
     phase: AtomicU8,
@@ -205,6 +208,7 @@ pub struct Transfer {
     bytes_expected: AtomicU64,
     bytes_acked: AtomicU64,
     parts_in_flight: AtomicU32,
+    /// A leaf lock.
     rate: Mutex<RateWindow>,
 }
 
@@ -213,7 +217,7 @@ impl Transfer {
         *self.name.lock() = name.into();
     }
 
-    /// Sets the expected size. It is a hint, such as fallocate gives; only the ETA uses it.
+    /// Sets the expected size. It is a hint, for example from fallocate; only the ETA uses it.
     pub fn expect_bytes(&self, bytes: u64) {
         self.bytes_expected.store(bytes, Relaxed);
     }

@@ -1,9 +1,9 @@
 //! Notifications to the service manager: the datagrams of `sd_notify(3)`.
 //!
-//! The environment has the address. It is read once, before the first thread starts, and removed, so that
-//! child processes cannot notify for this one. The crate `sd-notify` formats the messages; it would read the
-//! environment for each message, so the socket is kept here. Without a service manager, every call does
-//! nothing.
+//! The environment variable `NOTIFY_SOCKET` has the address of the socket. It is read once, before the first
+//! thread starts, and removed, so that child processes cannot send messages for this process. The crate
+//! `sd-notify` formats the messages. It would read the environment for each message, so the socket is kept
+//! here. Without a service manager, every call does nothing.
 
 use std::ffi::OsStr;
 use std::io;

@@ -6,7 +6,7 @@ use std::time::Duration;
 /// How far a transfer is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TransferState {
-    /// The file is open and may be written on.
+    /// The file is open and may still be written.
     Writing,
     /// The file is completely written; the last parts and the commit are under way.
     Committing,

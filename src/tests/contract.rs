@@ -26,13 +26,14 @@ const URL_LIFETIME: Duration = Duration::from_secs(600);
 /// The object store refuses smaller parts, except the last one.
 const PART: usize = 128 << 10;
 
-struct Place {
+/// A folder of its own for one test. `local` is the embedded server, if the test uses it.
+struct ScratchFolder {
     drive: Drive,
     folder: FileId,
     local: Option<(Server, tempfile::TempDir)>,
 }
 
-impl Place {
+impl ScratchFolder {
     async fn new() -> Self {
         let variable = |name: &str| std::env::var(format!("PDSFS_LIVE_{name}")).ok();
         let (endpoint, token, drive_id, local) = if let Some(endpoint) = variable("ENDPOINT") {
@@ -59,7 +60,7 @@ impl Place {
         Self { drive, folder: folder.file_id, local }
     }
 
-    async fn done(self) {
+    async fn clean_up(self) {
         self.drive.remove(&self.folder, RemoveMode::Trash).await.unwrap();
         if let Some((server, _data)) = self.local {
             server.shutdown().await;
@@ -83,7 +84,8 @@ impl Place {
         self.drive.complete(&upload, &expected).await.unwrap()
     }
 
-    /// Creates an upload session without a size, with the midstates of all parts, and sends the parts backwards.
+    /// Creates an upload session without a size, with the midstates of all parts. Sends the parts, the last one
+    /// first if the session is parallel.
     async fn send(
         &self,
         name: &str,
@@ -163,65 +165,65 @@ fn fresh_bytes(len: usize) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn contract_folders() {
-    let place = Place::new().await;
-    let made = place.drive.create_folder(&place.folder, "sub", &Tags::new()).await.unwrap();
+async fn contract_folders_are_created_and_listed() {
+    let scratch = ScratchFolder::new().await;
+    let made = scratch.drive.create_folder(&scratch.folder, "sub", &Tags::new()).await.unwrap();
     assert_eq!((made.kind, made.name.as_str()), (FileType::Folder, "sub"));
-    let again = place.drive.create_folder(&place.folder, "sub", &Tags::new()).await.unwrap_err();
+    let again = scratch.drive.create_folder(&scratch.folder, "sub", &Tags::new()).await.unwrap_err();
     assert_eq!(again.kind(), ErrorKind::Exists);
-    assert_eq!(place.names(&place.folder).await, ["sub"]);
-    assert_eq!(place.drive.get(&made.file_id).await.unwrap().parent_id.as_ref(), Some(&place.folder));
-    place.done().await;
+    assert_eq!(scratch.names(&scratch.folder).await, ["sub"]);
+    assert_eq!(scratch.drive.get(&made.file_id).await.unwrap().parent_id.as_ref(), Some(&scratch.folder));
+    scratch.clean_up().await;
 }
 
 #[tokio::test]
-async fn contract_parallel_upload_without_size() {
-    let place = Place::new().await;
+async fn contract_parallel_upload_needs_no_size() {
+    let scratch = ScratchFolder::new().await;
     for len in [1, PART, PART + 1, 5 * PART - 7] {
         let bytes = fresh_bytes(len);
-        let meta = place.upload(&format!("f{len}"), None, &bytes).await;
+        let meta = scratch.upload(&format!("f{len}"), None, &bytes).await;
         assert_eq!((meta.size, meta.sha1), (len as u64, Some(sha1(&bytes))));
-        let url = place.drive.download_url(&meta.file_id, None, URL_LIFETIME).await.unwrap();
-        assert_eq!(place.drive.read_range(&url, 0..len as u64).await.unwrap(), bytes);
+        let url = scratch.drive.download_url(&meta.file_id, None, URL_LIFETIME).await.unwrap();
+        assert_eq!(scratch.drive.read_range(&url, 0..len as u64).await.unwrap(), bytes);
     }
-    place.done().await;
+    scratch.clean_up().await;
 }
 
 #[tokio::test]
 async fn contract_unfinished_upload_is_invisible() {
-    let place = Place::new().await;
-    let (upload, expected) = place.send("f", None, &fresh_bytes(2 * PART)).await;
-    assert!(place.names(&place.folder).await.is_empty());
-    assert_eq!(place.drive.get(&upload.file_id).await.unwrap_err().kind(), ErrorKind::NotFound);
-    place.drive.complete(&upload, &expected).await.unwrap();
-    assert_eq!(place.names(&place.folder).await, ["f"]);
+    let scratch = ScratchFolder::new().await;
+    let (upload, expected) = scratch.send("f", None, &fresh_bytes(2 * PART)).await;
+    assert!(scratch.names(&scratch.folder).await.is_empty());
+    assert_eq!(scratch.drive.get(&upload.file_id).await.unwrap_err().kind(), ErrorKind::NotFound);
+    scratch.drive.complete(&upload, &expected).await.unwrap();
+    assert_eq!(scratch.names(&scratch.folder).await, ["f"]);
     // The second time the session has ended, but the file is there with our hash.
-    place.drive.complete(&upload, &expected).await.unwrap();
-    place.done().await;
+    scratch.drive.complete(&upload, &expected).await.unwrap();
+    scratch.clean_up().await;
 }
 
 #[tokio::test]
 async fn contract_overwrite_keeps_id_and_old_content() {
-    let place = Place::new().await;
+    let scratch = ScratchFolder::new().await;
     let (old, new) = (fresh_bytes(PART + 5), fresh_bytes(3 * PART));
-    let first = place.upload("f", None, &old).await;
-    let (upload, expected) = place.send("f", Some(&first.file_id), &new).await;
-    let url = place.drive.download_url(&first.file_id, None, URL_LIFETIME).await.unwrap();
-    assert_eq!(place.drive.read_range(&url, 0..old.len() as u64).await.unwrap(), old);
-    let second = place.drive.complete(&upload, &expected).await.unwrap();
+    let first = scratch.upload("f", None, &old).await;
+    let (upload, expected) = scratch.send("f", Some(&first.file_id), &new).await;
+    let url = scratch.drive.download_url(&first.file_id, None, URL_LIFETIME).await.unwrap();
+    assert_eq!(scratch.drive.read_range(&url, 0..old.len() as u64).await.unwrap(), old);
+    let second = scratch.drive.complete(&upload, &expected).await.unwrap();
     assert_eq!(second.file_id, first.file_id);
     assert_ne!(second.revision, first.revision);
-    assert_eq!(place.names(&place.folder).await, ["f"]);
-    place.done().await;
+    assert_eq!(scratch.names(&scratch.folder).await, ["f"]);
+    scratch.clean_up().await;
 }
 
 #[tokio::test]
 async fn contract_taken_name_is_reported() {
-    let place = Place::new().await;
-    let first = place.upload("f", None, &fresh_bytes(10)).await;
+    let scratch = ScratchFolder::new().await;
+    let first = scratch.upload("f", None, &fresh_bytes(10)).await;
     let parts = [(PartNumber::FIRST, Sha1Midstate::START)];
     let file = NewFile {
-        parent: &place.folder,
+        parent: &scratch.folder,
         name: "f",
         overwrite: None,
         mode: CheckNameMode::Refuse,
@@ -230,22 +232,22 @@ async fn contract_taken_name_is_reported() {
         tags: Tags::new(),
         parts: &parts,
     };
-    match place.drive.create_file(&file).await.unwrap() {
+    match scratch.drive.create_file(&file).await.unwrap() {
         CreateOutcome::NameTaken(id, FileType::File) => assert_eq!(id, first.file_id),
         other => panic!("{other:?}"),
     }
-    place.done().await;
+    scratch.clean_up().await;
 }
 
 #[tokio::test]
-async fn contract_instant_upload() {
-    let place = Place::new().await;
+async fn contract_known_bytes_upload_instantly() {
+    let scratch = ScratchFolder::new().await;
     let bytes = fresh_bytes(2 * PART);
-    place.upload("first", None, &bytes).await;
+    scratch.upload("first", None, &bytes).await;
     let parts = [(PartNumber::FIRST, Sha1Midstate::START)];
     let content = Some((bytes.len() as u64, sha1(&bytes)));
     let file = NewFile {
-        parent: &place.folder,
+        parent: &scratch.folder,
         name: "second",
         overwrite: None,
         mode: CheckNameMode::Refuse,
@@ -254,46 +256,46 @@ async fn contract_instant_upload() {
         tags: Tags::new(),
         parts: &parts,
     };
-    let CreateOutcome::InstantUpload(id) = place.drive.create_file(&file).await.unwrap() else {
-        panic!("the service has the bytes and wants them again");
+    let CreateOutcome::InstantUpload(id) = scratch.drive.create_file(&file).await.unwrap() else {
+        panic!("the service has the bytes and requests them again");
     };
-    place.drive.get_committed(&id, &expected(&bytes)).await.unwrap();
-    place.done().await;
+    scratch.drive.get_committed(&id, &expected(&bytes)).await.unwrap();
+    scratch.clean_up().await;
 }
 
 #[tokio::test]
-async fn contract_replace_file_in_one_step() {
-    let place = Place::new().await;
+async fn contract_replace_keeps_the_target_id() {
+    let scratch = ScratchFolder::new().await;
     let (old, new) = (fresh_bytes(100), fresh_bytes(200));
-    let target = place.upload("target", None, &old).await;
-    let source = place.upload("source", None, &new).await;
-    let replaced = place.drive.replace(&target, &source).await.unwrap().expect("instant upload is refused");
+    let target = scratch.upload("target", None, &old).await;
+    let source = scratch.upload("source", None, &new).await;
+    let replaced = scratch.drive.replace(&target, &source).await.unwrap().expect("instant upload is refused");
     assert_eq!(replaced.file_id, target.file_id);
     assert_eq!((replaced.size, replaced.sha1), (200, Some(sha1(&new))));
-    place.done().await;
+    scratch.clean_up().await;
 }
 
 #[tokio::test]
 async fn contract_wrong_bytes_are_refused() {
-    let place = Place::new().await;
+    let scratch = ScratchFolder::new().await;
     let bytes = fresh_bytes(3 * PART);
-    let (upload, good) = place.send("f", None, &bytes).await;
+    let (upload, good) = scratch.send("f", None, &bytes).await;
     let bad = ExpectedContent { crc64: good.crc64.map(|crc| crc ^ 1), ..good };
-    let refused = place.drive.complete(&upload, &bad).await.unwrap_err();
+    let refused = scratch.drive.complete(&upload, &bad).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Integrity);
-    assert!(place.names(&place.folder).await.is_empty());
-    place.done().await;
+    assert!(scratch.names(&scratch.folder).await.is_empty());
+    scratch.clean_up().await;
 }
 
 #[tokio::test]
 async fn contract_broken_midstate_chain_is_refused() {
-    let place = Place::new().await;
+    let scratch = ScratchFolder::new().await;
     let bytes = fresh_bytes(2 * PART);
     let mut parts = split(&bytes);
     parts[1].1.h[0] ^= 1;
     let numbers: Vec<_> = parts.iter().map(|(number, ctx, _)| (*number, *ctx)).collect();
     let file = NewFile {
-        parent: &place.folder,
+        parent: &scratch.folder,
         name: "f",
         overwrite: None,
         mode: CheckNameMode::Refuse,
@@ -302,53 +304,53 @@ async fn contract_broken_midstate_chain_is_refused() {
         tags: Tags::new(),
         parts: &numbers,
     };
-    let CreateOutcome::Session(upload, urls) = place.drive.create_file(&file).await.unwrap() else {
+    let CreateOutcome::Session(upload, urls) = scratch.drive.create_file(&file).await.unwrap() else {
         panic!("no session");
     };
     for ((_, _, frame), url) in parts.iter().zip(&urls) {
         let frames = [frame.clone()];
-        let _ = place.drive.put_part(url, &frames, &AtomicBool::new(false)).await;
+        let _ = scratch.drive.put_part(url, &frames, &AtomicBool::new(false)).await;
     }
-    assert!(place.drive.complete(&upload, &expected(&bytes)).await.is_err());
-    assert!(place.names(&place.folder).await.is_empty());
-    place.done().await;
+    assert!(scratch.drive.complete(&upload, &expected(&bytes)).await.is_err());
+    assert!(scratch.names(&scratch.folder).await.is_empty());
+    scratch.clean_up().await;
 }
 
 #[tokio::test]
-async fn contract_rename_move_times_and_removal() {
-    let place = Place::new().await;
-    let file = place.upload("f", None, &fresh_bytes(10)).await;
-    place.upload("taken", None, &fresh_bytes(11)).await;
-    let sub = place.drive.create_folder(&place.folder, "sub", &Tags::new()).await.unwrap().file_id;
+async fn contract_rename_move_and_removal_work() {
+    let scratch = ScratchFolder::new().await;
+    let file = scratch.upload("f", None, &fresh_bytes(10)).await;
+    scratch.upload("taken", None, &fresh_bytes(11)).await;
+    let sub = scratch.drive.create_folder(&scratch.folder, "sub", &Tags::new()).await.unwrap().file_id;
     assert_eq!(
-        place.drive.rename(&file.file_id, "taken", CheckNameMode::Refuse).await.unwrap_err().kind(),
+        scratch.drive.rename(&file.file_id, "taken", CheckNameMode::Refuse).await.unwrap_err().kind(),
         ErrorKind::Exists
     );
-    assert_eq!(place.drive.rename(&file.file_id, "g", CheckNameMode::Refuse).await.unwrap().name, "g");
-    place.drive.move_to(&file.file_id, &sub, CheckNameMode::Refuse).await.unwrap();
-    assert_eq!(place.names(&sub).await, ["g"]);
-    assert_eq!(place.names(&place.folder).await, ["sub", "taken"]);
-    place.drive.remove(&file.file_id, RemoveMode::Trash).await.unwrap();
-    assert_eq!(place.drive.get(&file.file_id).await.unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(scratch.drive.rename(&file.file_id, "g", CheckNameMode::Refuse).await.unwrap().name, "g");
+    scratch.drive.move_to(&file.file_id, &sub, CheckNameMode::Refuse).await.unwrap();
+    assert_eq!(scratch.names(&sub).await, ["g"]);
+    assert_eq!(scratch.names(&scratch.folder).await, ["sub", "taken"]);
+    scratch.drive.remove(&file.file_id, RemoveMode::Trash).await.unwrap();
+    assert_eq!(scratch.drive.get(&file.file_id).await.unwrap_err().kind(), ErrorKind::NotFound);
     // The removal of a removed file succeeds.
-    place.drive.remove(&file.file_id, RemoveMode::Trash).await.unwrap();
-    place.done().await;
+    scratch.drive.remove(&file.file_id, RemoveMode::Trash).await.unwrap();
+    scratch.clean_up().await;
 }
 
 #[tokio::test]
-async fn contract_attributes_single_and_batched() {
-    let place = Place::new().await;
-    let file = place.upload("f", None, &fresh_bytes(10)).await;
+async fn contract_attributes_are_set_singly_and_batched() {
+    let scratch = ScratchFolder::new().await;
+    let file = scratch.upload("f", None, &fresh_bytes(10)).await;
     let time = SystemTime::UNIX_EPOCH + Duration::from_millis(1_234_567_890_123);
     let tag = |key: &str, value: &str| Tags::from([(key.to_owned(), value.to_owned())]);
     let set = async |change: AttrChange| {
         let gone = (FileId::new(&"0".repeat(40)).unwrap(), change.clone());
-        let alone = place.drive.set_attributes(&[(file.file_id.clone(), change.clone())]).await;
+        let alone = scratch.drive.set_attributes(&[(file.file_id.clone(), change.clone())]).await;
         assert_eq!(alone.iter().map(Result::is_ok).collect::<Vec<_>>(), [true]);
-        let outcomes = place.drive.set_attributes(&[gone, (file.file_id.clone(), change)]).await;
+        let outcomes = scratch.drive.set_attributes(&[gone, (file.file_id.clone(), change)]).await;
         assert_eq!(outcomes[0].as_ref().unwrap_err().kind(), ErrorKind::NotFound);
         assert!(outcomes[1].is_ok());
-        place.drive.get(&file.file_id).await.unwrap()
+        scratch.drive.get(&file.file_id).await.unwrap()
     };
     assert_eq!(set(AttrChange { mtime: Some(time), ..AttrChange::default() }).await.mtime, time);
     let tags = [tag("pdsfs.mode", "0600"), tag("theirs", "1")].into_iter().flatten().collect();
@@ -360,38 +362,44 @@ async fn contract_attributes_single_and_batched() {
     let tags = posix::tags(None, exact);
     let meta = set(AttrChange { tags: Some(tags), stale, mtime: None }).await;
     assert_eq!((meta.mtime, meta.posix.as_ref().unwrap().perm), (exact, None));
-    let listed = place.drive.list_page(&place.folder, "").await.unwrap().items;
+    let listed = scratch.drive.list_page(&scratch.folder, "").await.unwrap().items;
     assert_eq!(listed, [meta], "the listing has other attributes");
     // More than one batch.
     let many = vec![(file.file_id.clone(), AttrChange { mtime: Some(time), ..AttrChange::default() }); 250];
-    assert_eq!(place.drive.set_attributes(&many).await.iter().filter(|outcome| outcome.is_ok()).count(), 250);
-    place.done().await;
+    assert_eq!(
+        scratch.drive.set_attributes(&many).await.iter().filter(|outcome| outcome.is_ok()).count(),
+        250
+    );
+    scratch.clean_up().await;
 }
 
 #[tokio::test]
-async fn contract_ranges_and_pages() {
-    let place = Place::new().await;
+async fn contract_ranges_and_pages_are_complete() {
+    let scratch = ScratchFolder::new().await;
     let bytes = fresh_bytes(3 * PART);
-    let meta = place.upload("f", None, &bytes).await;
-    let url = place.drive.download_url(&meta.file_id, meta.revision.as_ref(), URL_LIFETIME).await.unwrap();
+    let meta = scratch.upload("f", None, &bytes).await;
+    let url = scratch.drive.download_url(&meta.file_id, meta.revision.as_ref(), URL_LIFETIME).await.unwrap();
     for (start, end) in [(0, 1), (PART - 1, PART + 1), (3 * PART - 1, 3 * PART)] {
-        assert_eq!(place.drive.read_range(&url, start as u64..end as u64).await.unwrap(), bytes[start..end]);
+        assert_eq!(
+            scratch.drive.read_range(&url, start as u64..end as u64).await.unwrap(),
+            bytes[start..end]
+        );
     }
-    let beyond = place.drive.read_range(&url, bytes.len() as u64..bytes.len() as u64 + 10).await;
+    let beyond = scratch.drive.read_range(&url, bytes.len() as u64..bytes.len() as u64 + 10).await;
     assert!(matches!(beyond, Err(RangeError::Failed(_))), "{beyond:?}");
     for i in 0..120 {
-        place.drive.create_folder(&place.folder, &format!("d{i:03}"), &Tags::new()).await.unwrap();
+        scratch.drive.create_folder(&scratch.folder, &format!("d{i:03}"), &Tags::new()).await.unwrap();
     }
-    let names = place.names(&place.folder).await;
+    let names = scratch.names(&scratch.folder).await;
     assert_eq!(names.len(), 121);
     assert!(names.is_sorted(), "pages are not in the order of names: {names:?}");
-    place.done().await;
+    scratch.clean_up().await;
 }
 
 #[tokio::test]
-async fn contract_quota() {
-    let place = Place::new().await;
-    let quota = place.drive.quota().await.unwrap();
+async fn contract_quota_is_reported() {
+    let scratch = ScratchFolder::new().await;
+    let quota = scratch.drive.quota().await.unwrap();
     assert!(quota.total_bytes.is_none_or(|total| total > 0));
-    place.done().await;
+    scratch.clean_up().await;
 }

@@ -83,7 +83,7 @@ fn file() -> FileId {
 }
 
 #[test]
-fn golden_create_with_midstates() {
+fn golden_create_matches_captures() {
     for capture in ["js_parallel_20m_4MiBparts.json", "js_parallel_20m.json", "js_parallel_overwrite.json"] {
         let genuine = captured(capture, "/v2/file/create").pop().unwrap();
         let hash = genuine["content_hash"].as_str().map(str::to_owned);
@@ -109,7 +109,7 @@ fn golden_create_with_midstates() {
 }
 
 #[test]
-fn golden_get_upload_url_with_midstates() {
+fn golden_get_upload_url_matches_captures() {
     for genuine in captured("js_parallel_20m_url_expired.json", "/v2/file/get_upload_url") {
         let (drive_id, file_id, upload_id) = (drive(), file(), UploadId::new("UP1").unwrap());
         let ours = UploadUrlRequest {
@@ -123,7 +123,7 @@ fn golden_get_upload_url_with_midstates() {
 }
 
 #[test]
-fn golden_complete_with_crc64() {
+fn golden_complete_matches_capture() {
     let genuine = captured("js_serial_20m.json", "/v2/file/complete").pop().unwrap();
     let (drive_id, file_id, upload_id) = (drive(), file(), UploadId::new("UP1").unwrap());
     let frames = [crate::pds::part_body::Frame::Memory(recorded_file().into())];
@@ -138,7 +138,7 @@ fn golden_complete_with_crc64() {
 }
 
 #[test]
-fn golden_metadata_calls() {
+fn golden_metadata_calls_match_captures() {
     let (drive_id, file_id, root) = (drive(), file(), FileId::root());
     let python = "py_parallel_20m_bearer.json";
     let get = FileRequest { drive_id: &drive_id, file_id: &file_id };
@@ -164,7 +164,7 @@ fn golden_metadata_calls() {
 }
 
 #[test]
-fn golden_rename_and_move() {
+fn golden_rename_and_move_match_captures() {
     let drive_id = drive();
     let genuine = captured("js_ops.json", "/v2/file/update").remove(0);
     let file_id = FileId::new(genuine["file_id"].as_str().unwrap()).unwrap();
@@ -179,13 +179,13 @@ fn golden_rename_and_move() {
     let genuine = captured("js_ops.json", "/v2/file/move").remove(0);
     let file_id = FileId::new(genuine["file_id"].as_str().unwrap()).unwrap();
     let to = FileId::new(genuine["to_parent_file_id"].as_str().unwrap()).unwrap();
-    let relocate = MoveRequest {
+    let move_to = MoveRequest {
         drive_id: &drive_id,
         file_id: &file_id,
         to_parent_file_id: &to,
         check_name_mode: CheckNameMode::Refuse,
     };
-    assert_within(&json(&relocate), &genuine, &["check_name_mode"]);
+    assert_within(&json(&move_to), &genuine, &["check_name_mode"]);
 }
 
 #[test]

@@ -26,7 +26,7 @@ const TIMEOUTS: Timeouts = Timeouts {
 
 /// The app that the server knows.
 const CLIENT: &str = "app";
-/// The owner's own token.
+/// The owner's token, which does not expire.
 const TOKEN: &str = "owner-token";
 
 /// An embedded server, and a directory for accounts.
@@ -72,7 +72,7 @@ fn rig() -> Rig {
     Rig { runtime, server: Some(server), dir }
 }
 
-/// An answer of the service with an error code.
+/// A fault that returns an error code.
 fn refusal_fault(status: u16, code: &str) -> FaultAction {
     FaultAction::Status {
         status,
@@ -90,8 +90,8 @@ fn private_file(path: &Path, text: &str) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-fn handle(folder: &Path) -> AccountHandle {
-    AccountStore::at(folder, None).account(AccountName::new("shared").unwrap())
+fn handle(dir: &Path) -> AccountHandle {
+    AccountStore::at(dir, None).account(AccountName::new("shared").unwrap())
 }
 
 fn endpoint(rig: &Rig) -> Url {
@@ -122,18 +122,18 @@ async fn store(rig: &Rig, endpoint: Url, refresh: &str, access: AccessToken) -> 
     handle
 }
 
-fn ended() -> AccessToken {
-    AccessToken { token: Secret::new("ended".into()), expires_at_s: Some(1) }
+fn expired() -> AccessToken {
+    AccessToken { token: Secret::new("expired".into()), expires_at_s: Some(1) }
 }
 
-/// The token of the owner.
+/// The token of the owner, which does not expire.
 fn valid() -> AccessToken {
     AccessToken { token: Secret::new(TOKEN.into()), expires_at_s: None }
 }
 
 /// Stores an account whose access token has expired.
-async fn store_ended(rig: &Rig, refresh: &str) -> AccountHandle {
-    store(rig, endpoint(rig), refresh, ended()).await
+async fn store_expired(rig: &Rig, refresh: &str) -> AccountHandle {
+    store(rig, endpoint(rig), refresh, expired()).await
 }
 
 async fn stored_refresh_token(handle: &AccountHandle) -> String {
@@ -155,7 +155,7 @@ fn session(rig: &Rig, handle: &AccountHandle) -> Session {
 fn mounts_share_one_token_refresh() {
     let rig = rig();
     rig.runtime.block_on(async {
-        let handle = store_ended(&rig, "RT-1").await;
+        let handle = store_expired(&rig, "RT-1").await;
         // Each session stands for a mount; they share only the account file.
         let sessions = [(); 3].map(|()| session(&rig, &handle));
         let mut calls = tokio::task::JoinSet::new();
@@ -175,10 +175,10 @@ fn mounts_share_one_token_refresh() {
 }
 
 #[test]
-fn dead_login_is_reported_and_new_one_found() {
+fn revoked_login_is_reported_and_new_one_found() {
     let rig = rig();
     rig.runtime.block_on(async {
-        let handle = store_ended(&rig, "never-given").await;
+        let handle = store_expired(&rig, "never-issued").await;
         let session = session(&rig, &handle);
         let error = list_drives(&session, DriveScope::Mine).await.unwrap_err().to_string();
         assert!(error.contains("run pdsfs login shared"), "{error}");
@@ -186,8 +186,8 @@ fn dead_login_is_reported_and_new_one_found() {
         assert!(matches!(&*state.borrow(), AuthState::Revoked { reason, .. } if *reason == error));
         let asked = rig.server().stats().count("oauth/token");
         list_drives(&session, DriveScope::Mine).await.unwrap_err();
-        assert_eq!(rig.server().stats().count("oauth/token"), asked, "a dead login is refreshed again");
-        store_ended(&rig, "RT-1").await;
+        assert_eq!(rig.server().stats().count("oauth/token"), asked, "a revoked login is refreshed again");
+        store_expired(&rig, "RT-1").await;
         let patience = Duration::from_secs(30);
         let found = state.wait_for(|state| *state == AuthState::Valid);
         tokio::time::timeout(patience, found).await.expect("the new login was not found").unwrap();
@@ -199,7 +199,7 @@ fn dead_login_is_reported_and_new_one_found() {
 fn rotated_token_is_stored_before_use() {
     let rig = rig();
     rig.runtime.block_on(async {
-        let handle = store_ended(&rig, "RT-1").await;
+        let handle = store_expired(&rig, "RT-1").await;
         // The first call with the new token arrives and is not answered yet.
         let faults = rig.server().faults();
         faults.add(FaultRule::times("drive/get_default_drive", 1, FaultAction::Stall));
@@ -208,7 +208,7 @@ fn rotated_token_is_stored_before_use() {
         faults.wait_for_hits(1).await;
         assert_ne!(stored_refresh_token(&handle).await, "RT-1");
         let stored = handle.load().await.unwrap().access.unwrap();
-        assert!(stored.token.expose() != "ended" && stored.expires_at_s.unwrap() > 1);
+        assert!(stored.token.expose() != "expired" && stored.expires_at_s.unwrap() > 1);
         faults.clear();
         call.await.unwrap().unwrap();
         // Another process continues with the stored token.
@@ -221,7 +221,7 @@ fn rotated_token_is_stored_before_use() {
 fn token_of_cancelled_caller_is_stored() {
     let rig = rig();
     rig.runtime.block_on(async {
-        let handle = store_ended(&rig, "RT-1").await;
+        let handle = store_expired(&rig, "RT-1").await;
         let session = session(&rig, &handle);
         let faults = rig.server().faults();
         faults.add(FaultRule::times("oauth/token", 1, FaultAction::Stall));
@@ -243,25 +243,26 @@ fn token_of_cancelled_caller_is_stored() {
 
 /// The service issues tokens and accepts none: each refresh stores a token, and that is not a new login.
 #[test]
-fn login_with_refused_new_tokens_stays_dead() {
+fn login_with_refused_new_tokens_stays_revoked() {
     let rig = rig();
     rig.runtime.block_on(async {
-        let handle = store_ended(&rig, "RT-1").await;
+        let handle = store_expired(&rig, "RT-1").await;
         let refused = refusal_fault(401, "AccessTokenInvalid");
         rig.server().faults().add(FaultRule::new("drive/list_my_drives", refused));
         let session = session(&rig, &handle);
         list_drives(&session, DriveScope::Mine).await.unwrap_err();
         let mut state = session.auth_state();
         assert_ne!(*state.borrow(), AuthState::Valid);
-        let (asked, several_looks) = (token_refreshes(&rig), 3 * RECHECK_INTERVAL);
+        let (asked, several_checks) = (token_refreshes(&rig), 3 * RECHECK_INTERVAL);
         let came_back =
-            tokio::time::timeout(several_looks, state.wait_for(|state| *state == AuthState::Valid));
+            tokio::time::timeout(several_checks, state.wait_for(|state| *state == AuthState::Valid));
         assert!(came_back.await.is_err(), "its own refresh counts as a new login");
         assert_eq!(token_refreshes(&rig), asked);
         // A token stored by another process is a new login.
         rig.server().faults().clear();
-        let (_, second) = (store(&rig, endpoint(&rig), "other", valid()).await, Duration::from_secs(30));
-        tokio::time::timeout(second, state.wait_for(|state| *state == AuthState::Valid))
+        store(&rig, endpoint(&rig), "other", valid()).await;
+        let limit = Duration::from_secs(30);
+        tokio::time::timeout(limit, state.wait_for(|state| *state == AuthState::Valid))
             .await
             .unwrap()
             .unwrap();
@@ -273,7 +274,7 @@ fn login_with_refused_new_tokens_stays_dead() {
 fn failed_token_store_is_retried() {
     let rig = rig();
     rig.runtime.block_on(async {
-        let handle = store_ended(&rig, "RT-1").await;
+        let handle = store_expired(&rig, "RT-1").await;
         let session = session(&rig, &handle);
         let faults = rig.server().faults();
         faults.add(FaultRule::times("oauth/token", 1, FaultAction::Stall));
@@ -282,11 +283,11 @@ fn failed_token_store_is_retried() {
             async move { list_drives(&session, DriveScope::Mine).await.map(drop) }
         });
         faults.wait_for_hits(1).await;
-        let [folder, away] = ["accounts", "away"].map(|name| rig.path(name));
-        std::fs::rename(&folder, &away).unwrap();
+        let [dir, away] = ["accounts", "away"].map(|name| rig.path(name));
+        std::fs::rename(&dir, &away).unwrap();
         faults.clear();
         asking.await.unwrap().unwrap();
-        std::fs::rename(&away, &folder).unwrap();
+        std::fs::rename(&away, &dir).unwrap();
         assert_eq!(stored_refresh_token(&handle).await, "RT-1");
         session.store_credentials().await;
         assert_ne!(stored_refresh_token(&handle).await, "RT-1");
@@ -299,7 +300,7 @@ fn failed_token_store_is_retried() {
 fn waiters_share_a_refresh_failure() {
     let rig = rig();
     rig.runtime.block_on(async {
-        let session = session(&rig, &store_ended(&rig, "RT-1").await);
+        let session = session(&rig, &store_expired(&rig, "RT-1").await);
         let failed = FaultAction::Status {
             status: 500,
             code: "InternalError".to_owned(),
@@ -332,12 +333,12 @@ fn early_refused_refresh_keeps_the_token() {
         let now_s = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
         let access = AccessToken { token: Secret::new(TOKEN.to_owned()), expires_at_s: Some(now_s + 3600) };
         let token = Authorization::Bearer(access.token.clone());
-        let handle = store(&rig, endpoint(&rig), "never-given", access).await;
+        let handle = store(&rig, endpoint(&rig), "never-issued", access).await;
         let source = TokenRefresher::new(Credential::Account(handle), &endpoint(&rig)).unwrap();
         let (source, transport) = (Arc::new(source), Transport::new(TIMEOUTS, true).unwrap());
         assert_eq!(source.authorization(&transport).await.unwrap(), token);
         source.refresh_early(&transport).await;
-        assert_eq!(token_refreshes(&rig), 1, "there was no refresh");
+        assert_eq!(token_refreshes(&rig), 1, "one refresh is due");
         assert_eq!(*source.state().borrow(), AuthState::Valid);
         assert_eq!(source.authorization(&transport).await.unwrap(), token);
         // If the drive refuses the token too, the login has ended.
@@ -348,13 +349,13 @@ fn early_refused_refresh_keeps_the_token() {
 }
 
 #[test]
-fn stale_answer_does_not_revive_dead_login() {
+fn stale_answer_does_not_revive_revoked_login() {
     let rig = rig();
     rig.runtime.block_on(async {
-        let handle = store_ended(&rig, "RT-1").await;
+        let handle = store_expired(&rig, "RT-1").await;
         list_drives(&session(&rig, &handle), DriveScope::Mine).await.unwrap();
         let access = handle.load().await.unwrap().access.unwrap();
-        let session = session(&rig, &store(&rig, endpoint(&rig), "never-given", access).await);
+        let session = session(&rig, &store(&rig, endpoint(&rig), "never-issued", access).await);
         rig.server().faults().add(FaultRule::new("drive/get_default_drive", FaultAction::Stall));
         let early = tokio::spawn({
             let session = session.clone();
@@ -368,7 +369,7 @@ fn stale_answer_does_not_revive_dead_login() {
         early.await.unwrap().unwrap();
         assert!(
             matches!(*session.auth_state().borrow(), AuthState::Revoked { .. }),
-            "the login counts as valid"
+            "a stale answer revived the login"
         );
     });
 }
@@ -379,14 +380,14 @@ fn newer_stored_token_is_used_after_refusal() {
     rig.runtime.block_on(async {
         let path = rig.path("token.json");
         let text = |refresh: &str| {
-            format!(r#"{{"access_token":"ended","refresh_token":"{refresh}","app_id":"{CLIENT}"}}"#)
+            format!(r#"{{"access_token":"expired","refresh_token":"{refresh}","app_id":"{CLIENT}"}}"#)
         };
         private_file(&path, &text("spent"));
         let session = Session::new(&endpoint(&rig), Credential::File(path.clone()), TIMEOUTS).unwrap();
         rig.server().faults().add(FaultRule::times("account/token", 1, FaultAction::Stall));
         let call = tokio::spawn(async move { list_drives(&session, DriveScope::Mine).await.map(drop) });
         rig.server().faults().wait_for_hits(1).await;
-        // A script that does not take our lock.
+        // A script replaces the file without taking our lock.
         private_file(&path, &text("RT-1"));
         rig.server().faults().clear();
         call.await.unwrap().unwrap();
@@ -399,16 +400,16 @@ fn newer_stored_token_is_used_after_refusal() {
 fn token_stays_with_its_endpoint() {
     let rig = rig();
     rig.runtime.block_on(async {
-        let session = session(&rig, &store_ended(&rig, "RT-1").await);
+        let session = session(&rig, &store_expired(&rig, "RT-1").await);
         // A login to another endpoint, under the same name.
         let elsewhere: Url = "http://127.0.0.1:9".parse().unwrap();
-        store(&rig, elsewhere.clone(), "RT-1", ended()).await;
+        store(&rig, elsewhere.clone(), "RT-1", expired()).await;
         let error = list_drives(&session, DriveScope::Mine).await.unwrap_err().to_string();
         for part in [elsewhere.as_str(), "pdsfs login shared", &rig.endpoint()] {
             assert!(error.contains(part), "{part}: {error}");
         }
-        assert_eq!(token_refreshes(&rig), 0, "its refresh token was sent here");
-        store_ended(&rig, "RT-1").await;
+        assert_eq!(token_refreshes(&rig), 0, "the refresh token was sent to the wrong endpoint");
+        store_expired(&rig, "RT-1").await;
         let mut state = session.auth_state();
         let found = state.wait_for(|state| *state == AuthState::Valid);
         tokio::time::timeout(Duration::from_secs(30), found).await.unwrap().unwrap();

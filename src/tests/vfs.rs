@@ -90,11 +90,11 @@ impl Rig {
         self.remote_entries(folder).await.into_iter().map(|meta| meta.name).collect()
     }
 
-    async fn find(&self, parent: Ino, name: &str) -> Option<Ino> {
+    async fn lookup(&self, parent: Ino, name: &str) -> Option<Ino> {
         Some(self.vfs.lookup(parent, OsStr::new(name)).await.unwrap()?.attr.ino)
     }
 
-    async fn begin(&self, parent: Ino, name: &str) -> (Ino, Fh) {
+    async fn create(&self, parent: Ino, name: &str) -> (Ino, Fh) {
         let flags = libc::O_WRONLY | libc::O_CREAT;
         let (entry, opened) =
             self.vfs.create(parent, OsStr::new(name), (flags, 0o644), caller()).await.unwrap();
@@ -102,7 +102,7 @@ impl Rig {
     }
 
     async fn write(&self, parent: Ino, name: &str, content: &'static [u8]) -> Ino {
-        let (ino, fh) = self.begin(parent, name).await;
+        let (ino, fh) = self.create(parent, name).await;
         self.vfs.write(fh, 0, content.into()).await.unwrap();
         self.vfs.release(fh).await.unwrap();
         ino
@@ -115,12 +115,12 @@ impl Rig {
 
     async fn read_dir(&self, ino: Ino) -> Vec<DirEntry> {
         let dh = self.vfs.opendir(ino).await.unwrap();
-        let all = self.read_on(dh, 0).await;
+        let all = self.read_dir_from(dh, 0).await;
         self.vfs.releasedir(dh);
         all
     }
 
-    async fn read_on(&self, dh: Fh, mut cookie: u64) -> Vec<DirEntry> {
+    async fn read_dir_from(&self, dh: Fh, mut cookie: u64) -> Vec<DirEntry> {
         let mut all = Vec::new();
         loop {
             let some = self.vfs.readdir(dh, cookie, true).await.unwrap();
@@ -161,7 +161,7 @@ async fn lookups_share_one_listing() {
     for n in 0..200 {
         rig.remote_folder(&folder, &format!("e{n:03}")).await;
     }
-    let d = rig.find(ROOT, "d").await.unwrap();
+    let d = rig.lookup(ROOT, "d").await.unwrap();
     let before = rig.calls("file/list");
     let mut lookups = tokio::task::JoinSet::new();
     for n in 0..220 {
@@ -173,7 +173,7 @@ async fn lookups_share_one_listing() {
     assert_eq!(rig.calls("file/list") - before, 20);
     // The listing is complete now: reading it and looking up missing names cost no calls.
     assert_eq!(rig.read_dir(d).await.len(), 202);
-    assert_eq!(rig.find(d, "absent").await, None);
+    assert_eq!(rig.lookup(d, "absent").await, None);
     assert_eq!(rig.calls("file/list") - before, 20);
     assert_eq!(rig.calls("file/get"), 201, "more calls than those that created the folders");
 }
@@ -191,10 +191,13 @@ async fn first_page_is_served_before_last_arrives() {
     let first = rig.vfs.readdir(dh, 2, true).await.unwrap();
     // The last name of a page waits for the next page, which may begin with a duplicate of that name.
     assert_eq!(names(&first)[..4], ["e00", "e01", "e02", "e03"]);
-    assert!(rig.find(ROOT, "e03").await.is_some(), "a listed name must not wait for the end of the listing");
+    assert!(
+        rig.lookup(ROOT, "e03").await.is_some(),
+        "a listed name must not wait for the end of the listing"
+    );
     assert!(first.iter().all(|entry| entry.entry.is_some()));
     rig.server.faults().clear();
-    let rest = rig.read_on(dh, first.last().unwrap().cookie).await;
+    let rest = rig.read_dir_from(dh, first.last().unwrap().cookie).await;
     assert_eq!(first.len() + rest.len(), 20);
     rig.vfs.releasedir(dh);
 }
@@ -219,15 +222,15 @@ async fn cookies_stay_valid_while_entries_vanish() {
         rig.remote_folder(&FileId::root(), &format!("e{n}")).await;
     }
     let dh = rig.vfs.opendir(ROOT).await.unwrap();
-    let all = rig.read_on(dh, 0).await;
+    let all = rig.read_dir_from(dh, 0).await;
     for n in [0, 1, 2, 7] {
         rig.vfs.rmdir(ROOT, OsStr::new(&format!("e{n}"))).await.unwrap();
     }
     rig.rename((ROOT, "e8"), (ROOT, "renamed")).await.unwrap();
-    let rest = rig.read_on(dh, all[6].cookie).await;
+    let rest = rig.read_dir_from(dh, all[6].cookie).await;
     assert_eq!(names(&rest), ["e5", "e6", "e9"], "the entries after e4, without the removed ones");
     // A read from the beginning shows the current entries.
-    let again = rig.read_on(dh, 0).await;
+    let again = rig.read_dir_from(dh, 0).await;
     assert_eq!(names(&again), [".", "..", "e3", "e4", "e5", "e6", "e9", "renamed"]);
     rig.vfs.releasedir(dh);
     assert_eq!(rig.vfs.readdir(dh, 0, false).await.unwrap_err().kind(), ErrorKind::BadHandle);
@@ -270,7 +273,7 @@ async fn invalid_names_are_absent_and_refused() {
 async fn undeletable_file_is_still_saved() {
     let rig = Rig::new().await;
     rig.write(ROOT, "f", b"old").await;
-    let ino = rig.find(ROOT, "f").await.unwrap();
+    let ino = rig.lookup(ROOT, "f").await.unwrap();
     let opened = rig.vfs.open(ino, libc::O_WRONLY | libc::O_TRUNC, caller()).await.unwrap();
     rig.vfs.write(opened.fh, 0, (&b"newer"[..]).into()).await.unwrap();
     rig.fault("recyclebin/trash", refused());
@@ -281,7 +284,7 @@ async fn undeletable_file_is_still_saved() {
     assert_eq!(remote_entries.iter().map(|meta| (&*meta.name, meta.size)).collect::<Vec<_>>(), [("f", 5)]);
     rig.server.faults().clear();
     rig.vfs.unlink(ROOT, OsStr::new("f")).await.unwrap();
-    assert_eq!(rig.find(ROOT, "f").await, None);
+    assert_eq!(rig.lookup(ROOT, "f").await, None);
     assert!(rig.remote_entries(&FileId::root()).await.is_empty());
 }
 
@@ -289,13 +292,13 @@ async fn undeletable_file_is_still_saved() {
 async fn half_failed_move_is_undone() {
     let rig = Rig::new().await;
     let folder = rig.remote_folder(&FileId::root(), "d").await;
-    let d = rig.find(ROOT, "d").await.unwrap();
+    let d = rig.lookup(ROOT, "d").await.unwrap();
     rig.write(ROOT, "f", b"x").await;
     rig.fault("file/update", refused());
     assert_eq!(rig.rename((ROOT, "f"), (d, "g")).await, Err(ErrorKind::Denied));
     assert_eq!(rig.remote_names(&FileId::root()).await, ["d", "f"]);
     assert!(rig.remote_entries(&folder).await.is_empty());
-    assert!(rig.find(ROOT, "f").await.is_some() && rig.find(d, "g").await.is_none());
+    assert!(rig.lookup(ROOT, "f").await.is_some() && rig.lookup(d, "g").await.is_none());
     rig.server.faults().clear();
     rig.rename((ROOT, "f"), (d, "g")).await.unwrap();
     assert_eq!(rig.remote_names(&folder).await, ["g"]);
@@ -305,7 +308,7 @@ async fn half_failed_move_is_undone() {
 async fn move_ignores_old_name_in_new_directory() {
     let rig = Rig::new().await;
     rig.vfs.mkdir(ROOT, OsStr::new("d"), 0o755, caller()).await.unwrap();
-    let d = rig.find(ROOT, "d").await.unwrap();
+    let d = rig.lookup(ROOT, "d").await.unwrap();
     rig.write(ROOT, "f", b"one").await;
     rig.write(ROOT, "g", b"two").await;
     rig.write(d, "f", b"three").await;
@@ -321,11 +324,11 @@ async fn failed_rename_over_file_keeps_both() {
     let source = rig.write(ROOT, "source", b"newer").await;
     rig.fault("file/create", refused());
     assert_eq!(rig.rename((ROOT, "source"), (ROOT, "target")).await, Err(ErrorKind::Denied));
-    assert_eq!(rig.find(ROOT, "source").await, Some(source));
-    assert_eq!(rig.find(ROOT, "target").await, Some(target));
+    assert_eq!(rig.lookup(ROOT, "source").await, Some(source));
+    assert_eq!(rig.lookup(ROOT, "target").await, Some(target));
     rig.server.faults().clear();
     rig.rename((ROOT, "source"), (ROOT, "target")).await.unwrap();
-    assert_eq!(rig.find(ROOT, "target").await, Some(source));
+    assert_eq!(rig.lookup(ROOT, "target").await, Some(source));
     let remote_entries = rig.remote_entries(&FileId::root()).await;
     assert_eq!(
         remote_entries.iter().map(|meta| (&*meta.name, meta.size)).collect::<Vec<_>>(),
@@ -337,7 +340,7 @@ async fn failed_rename_over_file_keeps_both() {
 async fn rename_replaces_concurrent_remote_file() {
     let rig = Rig::new().await;
     rig.write(ROOT, "mine", b"mine").await;
-    assert_eq!(rig.find(ROOT, "name").await, None);
+    assert_eq!(rig.lookup(ROOT, "name").await, None);
     // Another mount of the drive creates a file of that name.
     let other = rig.second_mount();
     let (entry, opened) =
@@ -358,7 +361,7 @@ async fn directory_replaces_only_empty_directory() {
     let full = rig.remote_folder(&FileId::root(), "full").await;
     rig.remote_folder(&FileId::root(), "empty").await;
     let source = rig.remote_folder(&FileId::root(), "source").await;
-    rig.find(ROOT, "source").await.unwrap();
+    rig.lookup(ROOT, "source").await.unwrap();
     rig.remote_folder(&full, "inside").await;
     assert_eq!(rig.rename((ROOT, "source"), (ROOT, "full")).await, Err(ErrorKind::NotEmpty));
     rig.rename((ROOT, "source"), (ROOT, "empty")).await.unwrap();
@@ -373,8 +376,8 @@ async fn directory_replaces_only_empty_directory() {
 async fn directory_with_unsaved_file_is_not_empty() {
     let rig = Rig::new().await;
     rig.vfs.mkdir(ROOT, OsStr::new("d"), 0o755, caller()).await.unwrap();
-    let d = rig.find(ROOT, "d").await.unwrap();
-    let (_, fh) = rig.begin(d, "f").await;
+    let d = rig.lookup(ROOT, "d").await.unwrap();
+    let (_, fh) = rig.create(d, "f").await;
     let error = rig.vfs.rmdir(ROOT, OsStr::new("d")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotEmpty);
     rig.vfs.unlink(d, OsStr::new("f")).await.unwrap();
@@ -388,11 +391,11 @@ async fn known_entries_are_served_offline() {
     let rig = Rig::with(Duration::ZERO, |_| {}).await;
     let folder = rig.remote_folder(&FileId::root(), "d").await;
     rig.remote_folder(&folder, "inside").await;
-    let d = rig.find(ROOT, "d").await.unwrap();
+    let d = rig.lookup(ROOT, "d").await.unwrap();
     assert_eq!(rig.read_dir(d).await.len(), 3);
     rig.fault("file/*", FaultAction::Stall);
     let begun = Instant::now();
-    assert_eq!(rig.find(ROOT, "d").await, Some(d));
+    assert_eq!(rig.lookup(ROOT, "d").await, Some(d));
     assert_eq!(rig.vfs.getattr(d).await.unwrap().attr.ino, d);
     assert_eq!(names(&rig.read_dir(d).await), [".", "..", "inside"]);
     assert!(rig.server.faults().hits()[0] > 0, "the drive got no call");
@@ -404,7 +407,7 @@ async fn known_entries_are_served_offline() {
     // When the drive is back, the listing is current again.
     rig.remote_folder(&FileId::root(), "new").await;
     let back = async {
-        while rig.find(ROOT, "new").await.is_none() {
+        while rig.lookup(ROOT, "new").await.is_none() {
             tokio::task::yield_now().await;
         }
     };
@@ -416,7 +419,7 @@ async fn statfs_does_not_wait_for_the_drive() {
     let rig = Rig::with(METADATA_TTL, |config| config.quota_bytes = Some(1 << 20)).await;
     rig.fault("drive/get", FaultAction::Stall);
     let begun = Instant::now();
-    assert!(rig.vfs.statfs().await.blocks_free > 1 << 10, "no plausible value at once");
+    assert!(rig.vfs.statfs().await.blocks_free > 1 << 10, "no plausible value before the drive answers");
     for _ in 0..100 {
         rig.vfs.statfs().await;
     }
@@ -450,6 +453,6 @@ async fn failed_listing_is_retried_next_time() {
     assert_eq!(error.kind(), ErrorKind::Denied);
     assert_eq!(rig.vfs.lookup(ROOT, OsStr::new("e5")).await.unwrap_err().kind(), ErrorKind::Denied);
     rig.server.faults().clear();
-    assert_eq!(rig.read_on(dh, 0).await.len(), 8);
+    assert_eq!(rig.read_dir_from(dh, 0).await.len(), 8);
     rig.vfs.releasedir(dh);
 }

@@ -18,7 +18,7 @@ use crate::posix::Posix;
 pub type SupersededObject = FileMeta;
 
 impl Tree {
-    /// Adds a file that is not on the drive yet. Fails with EEXIST where the name is taken.
+    /// Adds a file that is not on the drive yet. Fails with EEXIST if the name is taken.
     pub fn create_local(
         &mut self,
         dir: Ino,
@@ -29,7 +29,7 @@ impl Tree {
         self.create_unbacked(FileType::File, dir, name, now, (since, posix))
     }
 
-    /// Adds a local-only directory. Fails with EEXIST where the name is taken.
+    /// Adds a local-only directory. Fails with EEXIST if the name is taken.
     pub fn create_local_dir(
         &mut self,
         dir: Ino,
@@ -340,9 +340,9 @@ impl Tree {
     /// Gives an unsaved file its former name back, after its commit to the new location failed.
     pub fn revert_rename(&mut self, ino: Ino, dir: Ino, name: &Name, now: Instant) -> Result<()> {
         self.end_replacement(ino, now);
-        let failed_at = self.parent(ino);
-        if let Some(failed_at) = failed_at {
-            self.invalidate(failed_at, now);
+        let failed_dir = self.parent(ino);
+        if let Some(failed_dir) = failed_dir {
+            self.invalidate(failed_dir, now);
         }
         self.check_alive(dir)?;
         if self.child(dir, name.as_str()).is_some_and(|other| other != ino) {
@@ -350,8 +350,8 @@ impl Tree {
         }
         let dentry_ref = DentryRef { parent: dir, name: name.shared(), remote: name.remote() };
         self.link(ino, dentry_ref, new_dentry(ino, DentryState::Unsaved, now))?;
-        if let Some(failed_at) = failed_at {
-            self.gc(failed_at);
+        if let Some(failed_dir) = failed_dir {
+            self.gc(failed_dir);
         }
         Ok(())
     }
@@ -405,7 +405,7 @@ impl Tree {
         }
     }
 
-    /// Makes everything stale that was read of a directory until now.
+    /// Marks everything that was read of a directory until now as stale.
     pub fn invalidate(&mut self, dir: Ino, now: Instant) {
         if let Ok(directory) = self.directory_mut(dir) {
             directory.listed_at = None;

@@ -42,14 +42,14 @@ pub enum NameState {
     /// The listing that showed this inode is too old.
     Stale(Ino),
     Absent,
-    /// The drive must be asked.
+    /// Only a request to the drive can tell.
     Unknown,
 }
 
 /// The object on the drive behind an inode.
 #[derive(Debug)]
 pub(super) enum Backing {
-    /// No object yet. A directory in this state is local-only for ever.
+    /// No object yet. A directory in this state stays local-only.
     None { since: SystemTime, posix: Option<Arc<Posix>> },
     /// The key in `by_file_id`.
     Remote(FileMeta),
@@ -78,6 +78,7 @@ pub(super) enum DentryState {
 pub(super) struct Dentry {
     pub(super) ino: Ino,
     pub(super) state: DentryState,
+    /// Time of the listing or answer that last confirmed it, or of the change by this mount that made it.
     pub(super) seen_at: Instant,
     /// The last listing that contained it.
     pub(super) listing_id: u64,
@@ -89,7 +90,7 @@ pub(super) struct DentryRef {
     pub(super) parent: Ino,
     /// The name that the kernel sees: the key in the parent.
     pub(super) name: Arc<str>,
-    /// The name on the drive. Shares memory with `name` where both are equal.
+    /// The name on the drive. Shares memory with `name` if both are equal.
     pub(super) remote: Arc<str>,
 }
 
@@ -102,7 +103,7 @@ pub(super) struct Directory {
     pub(super) shadowed: HashSet<Arc<str>>,
     /// Start of the last complete listing.
     pub(super) listed_at: Option<Instant>,
-    /// How long a listing is fresh. Longer where listing takes long.
+    /// How long a listing is fresh. Longer if the listing took long.
     pub(super) fresh_for: Duration,
     /// Listings from before this time are stale.
     pub(super) invalidated_at: Option<Instant>,
@@ -278,11 +279,11 @@ impl Tree {
     }
 
     pub fn is_listing_fresh(&self, dir: Ino, now: Instant) -> bool {
-        let lives_here = self.identity(dir) == Some(Identity::Local);
-        self.directory(dir).is_ok_and(|directory| lives_here || directory.is_listing_fresh(now))
+        let is_local = self.identity(dir) == Some(Identity::Local);
+        self.directory(dir).is_ok_and(|directory| is_local || directory.is_listing_fresh(now))
     }
 
-    /// Whether a complete listing was ever read.
+    /// Whether a complete listing was read and not invalidated since.
     pub fn was_listed(&self, dir: Ino) -> bool {
         self.directory(dir).is_ok_and(|directory| directory.listed_at.is_some())
     }
@@ -334,7 +335,7 @@ impl Tree {
         self.inodes.get(&ino)?.posix().cloned()
     }
 
-    /// Remaining TTL of the attributes. Zero where the drive must be asked.
+    /// Remaining TTL of the attributes. Zero if they are stale.
     pub fn attrs_fresh_for(&self, ino: Ino, now: Instant) -> Duration {
         let Some(inode) = self.inodes.get(&ino) else { return Duration::ZERO };
         let is_live = matches!(inode.backing, Backing::Remote(_));
@@ -348,7 +349,7 @@ impl Tree {
         left.unwrap_or_default().min(self.ttl)
     }
 
-    /// Time since the drive returned the attributes. `None` where it never did.
+    /// Time since the drive returned the attributes. `None` if it never did.
     pub fn attrs_age(&self, ino: Ino, now: Instant) -> Option<Duration> {
         Some(now.saturating_duration_since(self.inodes.get(&ino)?.attrs_read_at?))
     }

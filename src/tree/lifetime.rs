@@ -7,7 +7,7 @@ use crate::pds::drive::FileMeta;
 use crate::pds::types::FileType;
 
 impl Tree {
-    /// Counts a lookup before the kernel learns of the inode. `false` where the inode is gone: do not report
+    /// Counts a lookup before the kernel learns of the inode. `false` if the inode is gone: do not report
     /// it.
     #[must_use]
     pub fn count_lookup(&mut self, ino: Ino) -> bool {
@@ -23,7 +23,7 @@ impl Tree {
         }
     }
 
-    /// Keeps an inode while it has open handles or unsaved content. One [`Self::unpin`] belongs to each call.
+    /// Keeps an inode while it has open handles or unsaved content. Each call needs one [`Self::unpin`].
     pub fn pin(&mut self, ino: Ino) -> Result<()> {
         self.inode_mut(ino)?.pins += 1;
         Ok(())
@@ -93,13 +93,13 @@ impl Tree {
         let (dentry_ref, attrs_read_at, changed_at) =
             (inode.dentry_ref.take(), inode.attrs_read_at, inode.changed_at);
         let file = meta.file_id.clone();
-        let fresh = self.add_inode(FileType::File, Backing::Remote(meta), attrs_read_at);
-        self.by_file_id.insert(file, fresh);
-        if let Some(inode) = self.inodes.get_mut(&fresh) {
+        let new_ino = self.add_inode(FileType::File, Backing::Remote(meta), attrs_read_at);
+        self.by_file_id.insert(file, new_ino);
+        if let Some(inode) = self.inodes.get_mut(&new_ino) {
             (inode.dentry_ref, inode.changed_at) = (dentry_ref, changed_at);
         }
-        if let Some(dentry) = self.dentry_mut(fresh) {
-            dentry.ino = fresh;
+        if let Some(dentry) = self.dentry_mut(new_ino) {
+            dentry.ino = new_ino;
         }
         self.gc(ino);
         true

@@ -23,7 +23,7 @@ use crate::pds::drive::FileMeta;
 use crate::pds::types::FileType;
 
 /// A large directory is fresh for this multiple of the time that its listing took, but at least for the usual
-/// TTL. Repeated listings thus take at most a tenth of the time.
+/// TTL. Repeated listings thus take at most a tenth of the time, up to the bound of [`LARGE_FRESH_MAX`].
 const FRESH_PER_ELAPSED: u32 = 10;
 /// Entry count from which a directory is large.
 const LARGE_ENTRIES_MIN: usize = 1000;
@@ -65,7 +65,7 @@ pub struct ListingOutcome {
 }
 
 impl Tree {
-    /// Call before the first page is requested.
+    /// Begins a listing. Called before the first page is requested.
     pub fn begin_listing(&mut self, dir: Ino, now: Instant) -> Result<ListingMerge> {
         self.check_alive(dir)?;
         self.directory_mut(dir)?.is_being_listed = true;
@@ -100,9 +100,9 @@ impl Tree {
         }
         let mut ids = HashSet::with_capacity(items.len());
         for meta in items {
-            // Pages overlap where another client changes the directory at the same time.
-            let is_again = !ids.insert(meta.file_id.clone()) || self.was_listed_by(&meta.file_id, listing);
-            if is_again
+            // Pages overlap if another client changes the directory at the same time.
+            let is_repeated = !ids.insert(meta.file_id.clone()) || self.was_listed_by(&meta.file_id, listing);
+            if is_repeated
                 || self.tombstones.hides(&meta.file_id, listing.started, self.listing_lag)
                 || self.replacing.contains_key(&meta.file_id)
             {
@@ -207,7 +207,7 @@ impl Tree {
         Ok(entries.collect())
     }
 
-    /// Whether the state of an inode is newer than what a listing says about it.
+    /// Whether the state of an inode is newer than its entry in a listing.
     fn outweighs_listing(&self, ino: Ino, meta: &FileMeta, listing: &ListingMerge) -> bool {
         let Some(inode) = self.inodes.get(&ino) else { return false };
         let is_recent = inode.changed_at.is_some_and(|at| listing.started < at + self.listing_lag);
@@ -264,7 +264,7 @@ impl Tree {
         Some(ListedEntry { name: dentry_ref.name, ino, kind })
     }
 
-    /// Inserts an object under its plain name. `Ok(None)` where an unsaved file hides it; `Err` where the
+    /// Inserts an object under its plain name. `Ok(None)` if an unsaved file hides it; `Err` if the
     /// name is taken.
     fn insert_plain(
         &mut self,
@@ -273,14 +273,14 @@ impl Tree {
         listing: &ListingMerge,
         now: Instant,
     ) -> std::result::Result<Option<ListedEntry>, Box<FileMeta>> {
-        let ours = self.by_file_id.get(&meta.file_id).copied();
+        let own_ino = self.by_file_id.get(&meta.file_id).copied();
         let holder =
             self.directory(listing.dir).ok().and_then(|directory| directory.children.get(name).copied());
         let displaced = match holder {
-            Some(holder) if Some(holder.ino) == ours => None,
+            Some(holder) if Some(holder.ino) == own_ino => None,
             None => None,
             Some(holder) if holder.state == DentryState::Unsaved => {
-                if ours.and_then(|ino| self.parent(ino)) == Some(listing.dir) {
+                if own_ino.and_then(|ino| self.parent(ino)) == Some(listing.dir) {
                     // It has a number already.
                     return Err(Box::new(meta));
                 }

@@ -80,7 +80,7 @@ impl std::fmt::Display for Name {
     }
 }
 
-/// The name that Linux sees for a remote name without equal siblings. Equal to `remote` where that is valid.
+/// The name that Linux sees for a remote name without equal siblings. Equal to `remote` if that is valid.
 ///
 /// Invalid characters become look-alikes. A name that is too long is shortened: its beginning and its
 /// extension stay, and a hash of the whole name stands between them.
@@ -143,8 +143,8 @@ pub fn disambiguation_number(name: &str, plain: &str, kind: FileType) -> Option<
 fn with_middle(name: &str, middle: &str, kind: FileType) -> String {
     let (stem, extension) = split(name, kind);
     let room = NAME_BYTES_MAX.saturating_sub(middle.len() + extension.len());
-    let cut = (0..=room.min(stem.len())).rev().find(|&at| stem.is_char_boundary(at)).unwrap_or(0);
-    let stem = &stem[..cut];
+    let end = (0..=room.min(stem.len())).rev().find(|&at| stem.is_char_boundary(at)).unwrap_or(0);
+    let stem = &stem[..end];
     format!("{stem}{middle}{extension}")
 }
 

@@ -55,8 +55,8 @@ impl Tree {
         let Some(Backing::Remote(meta)) = self.inodes.get(&ino).map(|inode| &inode.backing) else {
             return false;
         };
-        let Some(place) = self.location(ino) else { return false };
-        *meta.name == *place.name && meta.parent_id.as_ref().is_none_or(|id| *id == place.parent_id)
+        let Some(location) = self.location(ino) else { return false };
+        *meta.name == *location.name && meta.parent_id.as_ref().is_none_or(|id| *id == location.parent_id)
     }
 
     /// Whether an object belongs to another inode than `ino`, now or after a pending commit.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::ids::FileId;
 
-/// Longer than any listing takes.
+/// Lifetime of a tombstone: longer than any listing takes.
 const TTL: Duration = Duration::from_secs(3600);
 /// Most tombstones at a time. The oldest are dropped first.
 const COUNT_MAX: usize = 200_000;

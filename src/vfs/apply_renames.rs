@@ -13,7 +13,7 @@ use crate::ids::Ino;
 use crate::pds::drive::FileMeta;
 use crate::pds::types::CheckNameMode;
 
-/// Renames that are applied in a row.
+/// Renames applied in a row at most: the file may be renamed again while one is applied.
 const FOLLOWED_MAX: usize = 8;
 /// Time until a retry. The calls themselves have their own retries.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -73,7 +73,7 @@ impl Vfs {
         failed
     }
 
-    /// Does nothing for a file that another client has removed.
+    /// Moves the object of a file to its location in the tree. Does nothing if another client has removed it.
     async fn move_to_location(&self, late_rename: &mut LateRename) -> Result<()> {
         let LateRename { file, committed } = late_rename;
         for _ in 0..FOLLOWED_MAX {
@@ -113,8 +113,8 @@ impl Vfs {
         if let Some(target) = replaces.filter(|target| target.file_id != committed.meta.file_id) {
             return self.replace_committed(&target, &committed.meta).await.map(Some);
         }
-        // The content is committed, so an existing sibling must not prevent the move. The location in the
-        // drive's answer counts: a new revision of a file keeps the file's location.
+        // The content is committed, so an existing sibling must not prevent the move. The location is that of
+        // the drive's answer, not of the target: a new revision of a file keeps the file's location.
         let mut moved = None;
         if location.parent_id != *committed.meta.parent_id.as_ref().unwrap_or(&used.parent) {
             self.drive.move_to(&committed.meta.file_id, &location.parent_id, CheckNameMode::Ignore).await?;

@@ -24,6 +24,7 @@ use crate::tree::{FileKind, Identity, Tree};
 const USER_PREFIX: &[u8] = b"user.";
 /// Read-only attributes that report the status of a file. Not stored on the drive.
 const STATUS_PREFIX: &[u8] = b"pdsfs.";
+/// Longest target of a symbolic link, in bytes.
 const TARGET_BYTES_MAX: u64 = libc::PATH_MAX as u64 - 1;
 /// Set-group-ID: new entries of such a directory inherit its group.
 const SETGID_BIT: u16 = 0o2000;
@@ -64,14 +65,14 @@ impl Vfs {
     ) -> Result<()> {
         let current = self.entry(ino)?.attr;
         let open = self.files.get(ino);
-        let taken = mtime.is_some_and(|mtime| open.is_some_and(|file| file.set_mtime(mtime)));
+        let commits_mtime = mtime.is_some_and(|mtime| open.is_some_and(|file| file.set_mtime(mtime)));
         let mut tree = self.tree();
         let mut new = self.posix_of(&tree, ino).as_deref().cloned().unwrap_or_default();
         change(&mut new, &current);
         let posix = (new != Posix::default()).then(|| Arc::new(new));
         if let (Some(known), Some(Identity::Remote(_))) = (tree.meta(ino), tree.identity(ino)) {
             let pending = self.pending_attrs(&tree, ino).and_then(|(mtime, _)| mtime);
-            let mtime = mtime.filter(|_| !taken).or(pending).unwrap_or(known.mtime);
+            let mtime = mtime.filter(|_| !commits_mtime).or(pending).unwrap_or(known.mtime);
             self.pending.set(known, DesiredAttrs { mtime, posix: posix.clone() });
         }
         if let Some(mtime) = mtime {
@@ -221,7 +222,7 @@ impl Vfs {
         self.entry(entry.attr.ino)
     }
 
-    /// Needs no call to the drive where the target is stored in the attributes.
+    /// Needs no call to the drive if the target is stored in the attributes.
     pub async fn readlink(&self, ino: Ino) -> Result<Bytes> {
         let (posix, meta) = {
             let tree = self.tree();
@@ -231,7 +232,7 @@ impl Vfs {
         let posix = posix.ok_or_else(|| Error::new(ErrorKind::Invalid, "not a symbolic link"))?;
         if let Some(link) = &posix.link
             && meta.as_ref().and_then(|meta| meta.sha1).is_none_or(|sha1| {
-                // Another client may have changed the content; the content counts.
+                // Another client may have changed the content. Then the content is the target.
                 let mut hash = RollingSha1::default();
                 hash.update(link);
                 hash.digest() == sha1
@@ -281,7 +282,7 @@ impl Vfs {
         let mut fits = false;
         self.change_attrs(ino, None, |posix, _| fits = posix.set_xattr(name, value))?;
         let detail =
-            "extended attribute too large: a file can have about 990 attributes of about 1,900 bytes";
+            "extended attribute too large: a file can have about 990 attributes of up to 1,900 bytes each";
         if fits { Ok(()) } else { Err(Error::new(ErrorKind::NoSpace, detail)) }
     }
 
@@ -306,7 +307,7 @@ impl Vfs {
     /// The name without its namespace.
     fn user_attribute<'a>(&self, name: &'a OsStr) -> Result<&'a [u8]> {
         if !self.config.options.metadata {
-            return Err(Error::new(ErrorKind::NotImplemented, "mounted with --metadata off"));
+            return Err(Error::new(ErrorKind::NotImplemented, "extended attributes need --metadata on"));
         }
         let unsupported =
             || Error::new(ErrorKind::Unsupported, "only extended attributes user.NAME are supported");

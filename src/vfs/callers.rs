@@ -2,7 +2,7 @@
 //! killed.
 //!
 //! FUSE passes the id of a thread. A FLUSH commits if it comes from the process that opened the file, and if
-//! that process has no other descriptor of the file. Functions return `None` where `/proc` is not readable
+//! that process has no other descriptor of the file. Functions return `None` if `/proc` is not readable
 //! (processes of other users).
 //!
 //! A thread that waits for a FUSE request does not die before the answer, and fuser does not report
@@ -117,7 +117,7 @@ fn device_of(link: &str) -> Option<Device> {
     Some(Device { major: stat.stx_dev_major, minor: stat.stx_dev_minor })
 }
 
-/// Whether a descriptor was opened for writing. `true` where that is unknown.
+/// Whether a descriptor was opened for writing. `true` if that is unknown.
 fn can_write(fdinfo: &str) -> bool {
     let flags = fdinfo.lines().find_map(|line| line.strip_prefix("flags:"));
     flags

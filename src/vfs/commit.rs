@@ -16,8 +16,8 @@ use crate::ids::{FileId, Ino};
 use crate::tree::{Identity, Tree};
 use crate::units::exact_duration;
 
-/// Bytes of the base revision that are read at once for back-filling.
-const BACKFILL_BYTES: u64 = 1 << 20;
+/// Bytes of one read of the base revision, for a stream. They go through its part buffers.
+const STREAM_BACKFILL_BYTES: u64 = 1 << 20;
 /// Progress is checked at least this often, and at least `IDLE_CHECKS_PER_LIMIT` times per limit.
 const IDLE_CHECK_INTERVAL_MAX: Duration = Duration::from_secs(5);
 const IDLE_CHECKS_PER_LIMIT: u32 = 8;
@@ -51,8 +51,8 @@ impl Vfs {
             }
         };
         let ended = outcome.wait_for(Option::is_some).await;
-        let stopped = || Err(Error::new(ErrorKind::Cancelled, "the commit was aborted"));
-        ended.map_or_else(|_| stopped(), |result| result.clone().unwrap_or_else(stopped))
+        let aborted = || Err(Error::new(ErrorKind::Cancelled, "the commit was aborted"));
+        ended.map_or_else(|_| aborted(), |result| result.clone().unwrap_or_else(aborted))
     }
 
     /// Back-fills an upload from the base revision, up to `to`.
@@ -66,9 +66,9 @@ impl Vfs {
         Box::pin(async move {
             let (cursor, resolve_target) = (self.reader.cursor(), || self.commit_target(file.ino()));
             while let Some((target, at, len)) = file.next_backfill(to) {
-                let bytes = self.reader.read(&target, &cursor, at, len.min(BACKFILL_BYTES)).await?;
+                let bytes = self.reader.read(&target, &cursor, at, len.min(STREAM_BACKFILL_BYTES)).await?;
                 if bytes.is_empty() {
-                    let detail = "the base revision is shorter than expected";
+                    let detail = "the base revision on the drive is shorter than its recorded size";
                     return Err(Error::new(ErrorKind::Integrity, detail));
                 }
                 let step =
@@ -79,7 +79,7 @@ impl Vfs {
         })
     }
 
-    /// The target of a commit by the current names. `None` for unlinked files.
+    /// The target of a commit under the current name. `None` for unlinked files.
     pub(super) fn commit_target(&self, ino: Ino) -> Option<CommitTarget> {
         let tree = self.tree();
         let location = tree.location(ino)?;
@@ -237,14 +237,14 @@ impl TargetResolver for Vfs {
     }
 }
 
-/// Resolves when `progress` has not changed for `limit`.
-async fn idle_for(limit: Duration, moved: impl Fn() -> u64) {
+/// Resolves when `moved` has returned the same value for `limit`.
+async fn idle_for(limit: Duration, progress: impl Fn() -> u64) {
     let pause = (limit / IDLE_CHECKS_PER_LIMIT).min(IDLE_CHECK_INTERVAL_MAX);
-    let (mut seen, mut since) = (moved(), Instant::now());
+    let (mut last, mut since) = (progress(), Instant::now());
     while since.elapsed() < limit {
         tokio::time::sleep(pause.min(limit.saturating_sub(since.elapsed()))).await;
-        if moved() != seen {
-            (seen, since) = (moved(), Instant::now());
+        if progress() != last {
+            (last, since) = (progress(), Instant::now());
         }
     }
 }

@@ -41,7 +41,7 @@ enum TrashDir {
     /// The trash directory itself, or another directory in it.
     Other,
     Files,
-    /// Next to `Files`.
+    /// The notes about trashed files.
     Info,
 }
 
@@ -123,21 +123,21 @@ impl Vfs {
         to: &NameInDir,
     ) -> Result<bool> {
         let refused = |why: &str| Err(Error::new(ErrorKind::NotPermitted, why));
-        let (throws, is_inside, is_local_dir) = {
+        let (enters_trash, is_inside, is_local_dir) = {
             let tree = self.tree();
             if kind == FileType::Folder && tree.identity(source) == Some(Identity::Local) {
                 return refused("a local-only trash directory cannot be renamed");
             }
             let is_inside = from.dir == to.dir || trash_dir(&tree, from.dir).is_some();
-            let throws = !is_inside && trash_dir(&tree, to.dir) == Some(TrashDir::Files);
-            (throws, is_inside, tree.identity(to.dir) == Some(Identity::Local))
+            let enters_trash = !is_inside && trash_dir(&tree, to.dir) == Some(TrashDir::Files);
+            (enters_trash, is_inside, tree.identity(to.dir) == Some(Identity::Local))
         };
-        if throws {
+        if enters_trash {
             self.move_to_recycle_bin(source, kind, to).await?;
             return Ok(true);
         }
-        let stays = self.files.get(source).is_some_and(|file| file.is_local());
-        if is_local_dir && !(stays && is_inside) {
+        let is_local_file = self.files.get(source).is_some_and(|file| file.is_local());
+        if is_local_dir && !(is_local_file && is_inside) {
             return refused("files can be moved only into the directory \"files\" of a trash");
         }
         Ok(false)

@@ -70,14 +70,14 @@ impl Vfs {
                 && self.files.has_readers_only(ino)
                 && tree.reallocate_inode(ino, former)
             {
-                // See below.
+                // ESTALE makes the kernel look the name up again.
                 return Err(Error::new(ErrorKind::Stale, "another client has changed the file"));
             }
             if tree.kind(ino)? == FileType::Folder {
                 return Err(Error::new(ErrorKind::IsDirectory, "is a directory"));
             }
             if tree.parent(ino).is_none() && self.files.get(ino).is_none() {
-                // ESTALE makes the kernel look the name up again.
+                // The same: another file may have the name by now.
                 return Err(Error::new(ErrorKind::Stale, "the file was removed"));
             }
             tree.pin(ino)?;
@@ -97,8 +97,8 @@ impl Vfs {
 
     fn add_handle(&self, file: Arc<OpenFile>, access: Access, caller: Caller) -> OpenedFile {
         let ino = file.ino();
-        let fresh = file.has_local_content();
-        let revision = file.base().and_then(|base| base.revision).filter(|_| !fresh);
+        let has_local_content = file.has_local_content();
+        let revision = file.base().and_then(|base| base.revision).filter(|_| !has_local_content);
         let keep_cache = !access.may_commit() && self.set_cached_revision(ino, revision);
         let handle = Handle {
             file,
@@ -109,7 +109,7 @@ impl Vfs {
         };
         // The kernel must not cache content that is still growing. Streams are twice as fast without the page
         // cache.
-        let direct_io = access.may_commit() || fresh;
+        let direct_io = access.may_commit() || has_local_content;
         OpenedFile { fh: self.handles.add(handle), direct_io, keep_cache: keep_cache && !direct_io }
     }
 
@@ -225,7 +225,7 @@ impl Vfs {
                 Piece::Base { target, offset, len } => {
                     let bytes = self.reader.read(&target, &handle.cursor, offset, len).await?;
                     if bytes.len() as u64 != len {
-                        let detail = "the base revision is shorter than expected";
+                        let detail = "the base revision on the drive is shorter than its recorded size";
                         return Err(Error::new(ErrorKind::Integrity, detail));
                     }
                     all.extend_from_slice(&bytes);
@@ -288,7 +288,7 @@ impl Vfs {
             let in_flight_changed = in_flight.as_deref().map(InFlightParts::changed);
             let state_changed = file.state_changed();
             let memory_changed = self.upload_context.buffer_pool.changed();
-            let part_copied = self.upload_context.quota.tee_part_written();
+            let tee_part_written = self.upload_context.quota.tee_part_written();
             let wait = match tokio::task::block_in_place(|| step(done)) {
                 Ok(WriteOutcome::Accepted(appended)) => {
                     done += appended.bytes;
@@ -312,7 +312,7 @@ impl Vfs {
                 () = changed_or_never(in_flight_changed) => {}
                 () = state_changed => {}
                 () = memory_changed => {}
-                () = part_copied, if wait == Some(Wait::Disk) => {}
+                () = tee_part_written, if wait == Some(Wait::Disk) => {}
                 // A hung disk does not finish parts; the writer must not wait for it.
                 () = tokio::time::sleep(DISK_WAIT), if wait == Some(Wait::Disk) => {}
                 () = self.upload_idle(self.config.options.commit_timeout) => break,
@@ -330,8 +330,8 @@ impl Vfs {
         Ok(done)
     }
 
-    /// Handles a closed descriptor. Commits if it was the last one of the process that opened the file, else
-    /// returns the pending error.
+    /// Handles a closed descriptor. Returns the pending error, if any. Else commits if it was the last
+    /// descriptor of the process that opened the file.
     pub async fn flush(&self, fh: Fh, caller: Caller) -> Result<()> {
         let handle = self.handles.get(fh)?;
         if !handle.access.may_commit() {
@@ -350,11 +350,11 @@ impl Vfs {
         if closer.is_some() && handle.opener.is_some() && closer != handle.opener {
             return false;
         }
-        let held = closer
+        let is_held = closer
             .zip(self.device.get())
             .and_then(|(closer, device)| holds_open(closer, handle.file.ino(), *device));
         // Unknown: commit if something was written through this handle.
-        held.map_or_else(|| handle.wrote.load(Ordering::Relaxed), |held| !held)
+        is_held.map_or_else(|| handle.wrote.load(Ordering::Relaxed), |is_held| !is_held)
     }
 
     /// Commits content and attributes.
@@ -380,7 +380,7 @@ impl Vfs {
         committed
     }
 
-    /// The last writer commits.
+    /// Ends the writing of a handle. The last writer commits.
     pub(super) async fn release_writer(&self, file: &Arc<OpenFile>) -> Result<()> {
         if self.files.release_writer(file.ino()) { self.commit_file(file).await } else { Ok(()) }
     }
@@ -388,18 +388,18 @@ impl Vfs {
     /// Removes a handle that does not write any more.
     pub(super) fn close_file(&self, file: &Arc<OpenFile>) {
         let failed = file.check().is_err();
-        let left = {
+        let outcome = {
             // Under the tree lock, as in `open_file`: a name must not be discarded under a new handle.
             let mut tree = self.tree();
-            let left = self.files.close(file.ino());
-            if left == CloseOutcome::Closed && failed {
+            let outcome = self.files.close(file.ino());
+            if outcome == CloseOutcome::Closed && failed {
                 // The content was not committed, and the error was reported.
                 tree.discard(file.ino(), Instant::now());
             }
             tree.unpin(file.ino());
-            left
+            outcome
         };
-        if left == CloseOutcome::Closed
+        if outcome == CloseOutcome::Closed
             && file.is_unlinked()
             && let Some(base) = file.base()
         {
@@ -408,7 +408,7 @@ impl Vfs {
             }
             drop(self.upload_context.cached_files.remove(&ReadTarget::of(&base)));
         }
-        if left == CloseOutcome::ReadersRemain {
+        if outcome == CloseOutcome::ReadersRemain {
             file.writers_closed();
         }
     }
@@ -423,10 +423,10 @@ impl Vfs {
 
 /// The commit that this change needs first is not possible for an unlinked file.
 pub(super) fn cannot_rewrite_unlinked() -> Error {
-    Error::new(ErrorKind::Unsupported, "an unlinked file that was streamed accepts only writes at its end")
+    Error::new(ErrorKind::Unsupported, "a deleted file that was streamed accepts only writes at its end")
 }
 
-/// Waits for a change, or for ever without a source of changes.
+/// Waits for a change, or forever without a source of changes.
 async fn changed_or_never(change: Option<tokio::sync::futures::Notified<'_>>) {
     match change {
         Some(change) => change.await,

@@ -1,4 +1,4 @@
-//! Handles of open files.
+//! File handles of the kernel, with the access of each. All handles of an inode share one [`OpenFile`].
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::content::open_file::OpenFile;
 use crate::content::reader::ReadCursor;
 use crate::error::{Error, ErrorKind, Result};
 
-/// A cursor on an open file.
+/// One `open(2)` of a file.
 #[derive(Debug)]
 pub(super) struct Handle {
     pub(super) file: Arc<OpenFile>,

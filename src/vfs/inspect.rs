@@ -29,9 +29,9 @@ impl Vfs {
             let is_open = self.files.has_writers(ino);
             UnsavedFileStatus { path: path.unwrap_or_else(|| status.name.clone()), status, is_open }
         });
-        let mut seen: Vec<_> = open.chain(closed).collect();
-        seen.sort_by_key(|file| id(&file.status).unwrap_or(u64::MAX));
-        seen
+        let mut unsaved: Vec<_> = open.chain(closed).collect();
+        unsaved.sort_by_key(|file| id(&file.status).unwrap_or(u64::MAX));
+        unsaved
     }
 
     /// The total over [`Self::unsaved_files`].

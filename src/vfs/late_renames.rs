@@ -54,7 +54,7 @@ impl LateRenames {
         self.pending.lock()
     }
 
-    /// Call when a commit has ended. A rename may have happened while it ran.
+    /// Begins an attempt. Called when a commit has ended: a rename may have happened while it ran.
     pub(super) fn begin(&self) -> LateRenameGuard<'_> {
         self.active.send_modify(|count| *count += 1);
         LateRenameGuard(self)

@@ -23,7 +23,7 @@ pub(super) struct Dirs {
     /// A leaf lock.
     handles: Mutex<HashMap<Fh, Arc<DirHandle>>>,
     pub(super) next: AtomicU64,
-    /// Whether the last request failed with an outage.
+    /// The last request failed with an outage, or its answer is overdue.
     is_unreachable: AtomicBool,
 }
 
@@ -73,7 +73,7 @@ impl ListingFetch {
         self.changed.notify_waiters();
     }
 
-    /// Resolves when entries were added or the listing ended after this call.
+    /// Resolves when entries are added or the listing ends after this call.
     pub(super) fn changed(&self) -> tokio::sync::futures::Notified<'_> {
         self.changed.notified()
     }
@@ -83,7 +83,7 @@ impl ListingFetch {
         self.lock().ended.clone()
     }
 
-    /// Some entries from `index` on. Empty at the end.
+    /// Some entries from `index` on. Waits for them while the listing runs. Empty at the end.
     pub(super) async fn entries(&self, index: usize) -> Result<Vec<ListedEntry>> {
         loop {
             let changed = self.changed.notified();
@@ -111,7 +111,7 @@ impl Dirs {
         self.fetches.lock()
     }
 
-    /// Whether the last request failed with an outage.
+    /// Whether the last request failed with an outage, or its answer is overdue.
     pub(super) fn is_unreachable(&self) -> bool {
         self.is_unreachable.load(Ordering::Relaxed)
     }

@@ -19,7 +19,7 @@ use crate::tree::Name;
 /// Most local-only files. Above this count, new ones become ordinary files.
 const FILES_MAX: usize = 4096;
 impl Vfs {
-    /// Makes a new file local-only if its name or directory says so.
+    /// Makes a new file local-only if its name matches a pattern or its directory requires it.
     pub(super) fn make_local_if_matching(&self, file: &OpenFile, parent: Ino, name: &Name) -> Result<()> {
         if !self.is_local_only(parent, name) {
             return Ok(());
@@ -45,11 +45,11 @@ impl Vfs {
 
     /// Removes local-only files whose directory was removed by another client.
     pub(super) fn drop_detached_local_files(&self) {
-        let unreachable: Vec<Ino> = {
+        let detached: Vec<Ino> = {
             let tree = self.tree();
             self.files.pinned().into_iter().filter(|ino| !tree.is_below(*ino, Ino::ROOT)).collect()
         };
-        for ino in unreachable {
+        for ino in detached {
             self.tree().unlink(ino, Instant::now());
             self.mark_unlinked(ino);
         }

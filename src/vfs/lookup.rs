@@ -16,12 +16,13 @@ use crate::tree::{FileKind, Identity, Name, NameState};
 const RELIST_ENTRIES_MAX: usize = 1000;
 /// Upper bound for the TTL of negative entries in the kernel.
 const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(5);
-/// How long to wait for the drive where a stale answer exists.
+/// How long to wait for the drive if a stale answer exists.
 pub(super) const STALE_WAIT_MAX: Duration = Duration::from_secs(3);
 impl Vfs {
     /// TTL of negative entries in the kernel.
     pub fn negative_ttl(&self) -> Duration {
-        // A repeated lookup costs nothing while the listing is fresh, and the listing is older already.
+        // The listing that proves the absence is older than the entry, so a long TTL would outlast it. A
+        // repeated lookup costs nothing while the listing is fresh.
         self.config.options.metadata_ttl.min(NEGATIVE_TTL_MAX)
     }
 
@@ -59,7 +60,7 @@ impl Vfs {
                     Ok(Err(error)) if error.is_outage() => Ok(Some(ino)),
                     Ok(outcome) => outcome,
                     Err(_) => {
-                        // A stale answer is better than none.
+                        // Stale attributes are better than none.
                         self.dirs.note_silence();
                         Ok(Some(ino))
                     }
@@ -105,7 +106,7 @@ impl Vfs {
         }
     }
 
-    /// Like [`Self::resolve`]; fails with ENOENT where the name is absent.
+    /// Like [`Self::resolve`]; fails with ENOENT if the name is absent.
     pub(super) async fn resolve_existing(&self, parent: Ino, name: &Name) -> Result<Ino> {
         let absent = || Error::new(ErrorKind::NotFound, format!("{name} does not exist"));
         self.resolve(parent, name).await?.ok_or_else(absent)
@@ -137,7 +138,7 @@ impl Vfs {
         let _ = self.tree().count_lookup(ino);
     }
 
-    /// Attributes; stale ones where the drive cannot be reached.
+    /// Attributes; stale ones if the drive does not return newer ones in time.
     pub async fn getattr(&self, ino: Ino) -> Result<Entry> {
         let entry = self.entry(ino)?;
         let parent = self.tree().parent(ino).unwrap_or(ino);

@@ -1,7 +1,7 @@
 //! Attributes set after a commit: times, modes, owners, extended attributes.
 //!
-//! File managers set times and modes after they closed a copied file. Such changes are gathered for about a
-//! second and sent together. Until then, they are shown from here.
+//! File managers set times and modes after they close a copied file. Such changes are gathered for about a
+//! second and sent together. Until then, `stat` returns them from here.
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -34,7 +34,7 @@ const REFUSED_MAX: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DesiredAttrs {
     pub mtime: SystemTime,
-    /// Everything else.
+    /// All other attributes.
     pub posix: Option<Arc<Posix>>,
 }
 
@@ -47,13 +47,13 @@ struct Pending {
 
 #[derive(Debug)]
 pub struct PendingAttrs {
-    /// A leaf lock, below the tree lock.
+    /// Locked after the tree. A leaf lock.
     changes: Mutex<HashMap<FileId, Pending>>,
     arrived: Notify,
     /// Held while changes are sent, so that a flush waits for a running one.
     sending: tokio::sync::Mutex<()>,
-    /// Why the drive refused the attributes of an object, until they change or the object goes. Bounded:
-    /// keeps the newest. A leaf lock.
+    /// The refusals of attributes by the drive, until the attributes change or the object is removed.
+    /// Bounded: keeps the newest. A leaf lock.
     refused: Mutex<LruCache<FileId, Error>>,
     progress: Arc<Progress>,
 }
@@ -74,7 +74,7 @@ impl PendingAttrs {
         self.refused.lock()
     }
 
-    /// Why the drive refused the last attributes of an object.
+    /// The error with which the drive refused the last attributes of an object.
     pub fn refusal(&self, file: &FileId) -> Option<Error> {
         self.refused().peek(file).cloned()
     }
@@ -199,7 +199,7 @@ impl PendingAttrs {
         concluded.fold(Ok(()), Result::and)
     }
 
-    /// Drops a change that the drive stored or refused for good.
+    /// Drops a change that the drive has stored or permanently refused.
     fn conclude(&self, tree: &Tree, file: &FileId, sent: &Pending, outcome: Result<()>) -> Result<()> {
         let refused = match outcome {
             Ok(()) => None,

@@ -1,4 +1,4 @@
-//! The last known quota of the drive, as space of a file system.
+//! The last known quota of the drive, reported as the space of a file system.
 
 use std::time::Instant;
 
@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use super::types::Statfs;
 use crate::pds::drive::Quota;
 
-/// Free space that is reported where the drive has no limit, or the limit is not known yet, in bytes.
+/// Free space that is reported if the drive has no limit, or the limit is not known yet, in bytes.
 const FREE_BYTES_ASSUMED: u64 = 1 << 50;
 
 /// The last known quota of the drive.

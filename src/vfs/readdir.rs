@@ -30,7 +30,7 @@ const CONFIRMED_PER_LISTING_MAX: usize = 100;
 /// Cookies of `.` and `..`.
 const DOTS: u64 = 2;
 
-/// Ends a listing on drop, also when its task was stopped: then the listing has failed.
+/// Ends a listing on drop. If its task was aborted, the listing has failed.
 struct FetchGuard {
     vfs: Arc<Vfs>,
     merge: ListingMerge,
@@ -65,8 +65,8 @@ impl Vfs {
         let fetch = Arc::<ListingFetch>::default();
         fetches.insert(dir, fetch.clone());
         drop(fetches);
-        let stopped = Error::new(ErrorKind::Cancelled, "the listing was aborted");
-        let mut guard = FetchGuard { vfs, merge, fetch: fetch.clone(), outcome: Err(stopped) };
+        let aborted = Error::new(ErrorKind::Cancelled, "the listing was aborted");
+        let mut guard = FetchGuard { vfs, merge, fetch: fetch.clone(), outcome: Err(aborted) };
         self.upload_context.runtime.spawn(async move {
             let vfs = guard.vfs.clone();
             let outcome = vfs.fetch_pages(&guard.merge, &file_id, &guard.fetch).await;
@@ -149,7 +149,7 @@ impl Vfs {
                 Err(error) if error.kind() == ErrorKind::NotFound => self.tree().removed_elsewhere(&file),
                 // The entry stays; it is queried again after a later listing.
                 Err(error) => {
-                    tracing::debug!(%file, %error, "cannot confirm an entry that listings lack");
+                    tracing::debug!(%file, %error, "cannot confirm an entry that a listing lacks");
                     return;
                 }
             }
@@ -184,7 +184,7 @@ impl Vfs {
         self.dirs.is_unreachable() || !self.drive.is_online()
     }
 
-    /// Falls back to known entries where the drive does not answer.
+    /// Falls back to known entries if the drive does not answer.
     async fn start_readdir(&self, handle: &DirHandle) -> Result<()> {
         let fetch = handle.fetch();
         if !self.tree().was_listed(handle.dir) {
@@ -243,7 +243,7 @@ impl Vfs {
         }
     }
 
-    /// `None` where the name was removed or belongs to another inode by now.
+    /// `None` if the name was removed or belongs to another inode by now.
     fn dir_entry(&self, dir: Ino, listed: &ListedEntry, cookie: u64, plus: bool) -> Option<DirEntry> {
         if self.tree().child(dir, &listed.name) != Some(listed.ino) {
             return None;

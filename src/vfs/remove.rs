@@ -52,7 +52,7 @@ impl Vfs {
                     Some(Identity::Local) | None => None,
                 };
                 let replaced = tree.replaces(ino).map(|meta| meta.file_id.clone());
-                // A commit that ended in the last pass has created another object.
+                // A commit that ended during the last iteration may have created another object.
                 let next = [object, replaced].into_iter().flatten().find(|id| !removed.contains(id));
                 if next.is_none() {
                     // From here on no commit of it starts. A running commit removes its result.
@@ -91,11 +91,11 @@ impl Vfs {
         ino: Option<Ino>,
         mode: RemoveMode,
     ) -> Result<()> {
-        let held = self.preserve_for_readers(file_id, ino).await;
+        let pinned = self.preserve_for_readers(file_id, ino).await;
         let removed = self.drive.remove(file_id, mode).await;
         if removed.is_err() {
-            for held in &held {
-                self.reader.unpin(held);
+            for target in &pinned {
+                self.reader.unpin(target);
             }
         }
         removed
@@ -106,17 +106,17 @@ impl Vfs {
         let base = ino.and_then(|ino| self.files.get(ino)).and_then(|file| file.base());
         let read = base.filter(|base| base.file_id == *file_id).map(|base| ReadTarget::of(&base));
         let copied = self.files.all().into_iter().filter_map(|file| file.pending_clone_of(file_id));
-        let mut held = HashSet::new();
+        let mut pinned = HashSet::new();
         for target in copied.chain(read).filter(|target| target.size > 0).collect::<HashSet<_>>() {
             match self.reader.pin(&target).await {
-                Ok(()) => _ = held.insert(target),
+                Ok(()) => _ = pinned.insert(target),
                 // If the drive does not answer, the removal itself returns the error.
                 Err(error) => {
                     tracing::debug!(%file_id, %error, "cannot preserve the content of an open file");
                 }
             }
         }
-        held
+        pinned
     }
 
     pub async fn rmdir(&self, parent: Ino, name: &OsStr) -> Result<()> {
@@ -142,12 +142,12 @@ impl Vfs {
         Ok(())
     }
 
-    /// Asks the drive, not the tree: removing a directory removes everything in it.
+    /// Queries the drive, not the tree: removing a directory removes everything in it.
     async fn check_empty(&self, ino: Ino, dir_id: &FileId) -> Result<()> {
         let not_empty = || Error::new(ErrorKind::NotEmpty, "directory not empty");
         let started = Instant::now();
-        let own = self.tree().recent_local_entries(ino, started);
-        for entry in own {
+        let recent = self.tree().recent_local_entries(ino, started);
+        for entry in recent {
             let Some(file) = entry else { return Err(not_empty()) };
             // A listing may lack it for now, and another client may have removed it.
             match self.drive.get(&file).await {

@@ -113,8 +113,8 @@ impl Vfs {
         if let Some(file) = &open
             && self.tree().replaces(source).is_some()
         {
-            // It is to replace one object already. That object must neither go before the commit, nor keep a
-            // name that other files may get from now on.
+            // The source is to replace another object already. That object must not be removed before the
+            // commit, and must not keep its name: other files may get the name from now on.
             self.commit_file(file).await?;
         }
         if let Some(file) = open.as_ref().filter(|file| file.is_local()) {
@@ -123,7 +123,7 @@ impl Vfs {
         }
         let guard = loop {
             let is_local = self.tree().identity(source) == Some(Identity::Local);
-            // It may have been opened by now.
+            // The source may have been opened by now.
             let open = self.files.get(source);
             if is_local || open.as_ref().is_some_and(|file| file.has_local_content()) {
                 self.rename_unsaved(source, open, target, to).await?;
@@ -220,7 +220,7 @@ impl Vfs {
         tree.replaced(source, target, meta, Instant::now())
     }
 
-    /// The current attributes of an object whose content is about to be moved, and which is then removed.
+    /// The current attributes of an object that is about to be removed after its content was moved.
     async fn current_meta(&self, ino: Ino) -> Result<FileMeta> {
         let (meta, age) = {
             let tree = self.tree();
@@ -236,7 +236,7 @@ impl Vfs {
     }
 
     /// Replaces the content of `target` with that of `source`. A file exists under the name at every moment:
-    /// by a new revision of `target`, or, where the service has no instant upload, by two siblings with equal
+    /// by a new revision of `target`, or, if the service has no instant upload, by two siblings with equal
     /// names, of which the older one is removed.
     pub(super) async fn replace_committed(&self, target: &FileMeta, source: &FileMeta) -> Result<FileMeta> {
         let replaced = match self.drive.replace(target, source).await {
@@ -258,12 +258,12 @@ impl Vfs {
             self.remove_object(&source.file_id, former, self.config.options.remove).await?;
             return Ok(meta);
         }
-        let way = target.parent_id.as_ref().zip(source.parent_id.as_ref()).filter(|(to, from)| to != from);
-        if let Some((to, _)) = way {
+        let dirs = target.parent_id.as_ref().zip(source.parent_id.as_ref()).filter(|(to, from)| to != from);
+        if let Some((to, _)) = dirs {
             self.drive.move_to(&source.file_id, to, CheckNameMode::Ignore).await?;
         }
         let renamed = self.drive.rename(&source.file_id, &target.name, CheckNameMode::Ignore).await;
-        let meta = match (renamed, way) {
+        let meta = match (renamed, dirs) {
             (Err(error), Some((_, from))) => {
                 self.undo_move(&source.file_id, from).await;
                 return Err(error);
@@ -278,7 +278,8 @@ impl Vfs {
     /// Undoes the first step of a change whose second step failed.
     async fn undo_move(&self, file: &FileId, dir_id: &FileId) {
         if let Err(error) = self.drive.move_to(file, dir_id, CheckNameMode::Ignore).await {
-            tracing::error!(%file, %error, "rename failed halfway, and its first step could not be undone");
+            let state = "the file is in the new directory, under its old name";
+            tracing::error!(%file, %error, "rename failed and was not undone: {state}");
         }
     }
 
@@ -307,7 +308,8 @@ impl Vfs {
         tree.moved(ino, to.dir, &to.name, FileMeta { mtime, posix, ..moved }, Instant::now())
     }
 
-    /// Needs two calls where directory and name change. The first is undone where the second fails.
+    /// Changes directory and name of an object. Takes two calls if both change. If the second call fails, the
+    /// first is undone.
     pub(super) async fn move_on_drive(
         &self,
         meta: &FileMeta,
@@ -349,7 +351,7 @@ impl Vfs {
     }
 }
 
-/// Inodes whose objects are being moved. Released on drop, also when the task is stopped.
+/// Inodes whose objects are being moved. Released on drop, also if the task is aborted.
 pub(super) struct MovingGuard<'a> {
     vfs: &'a Vfs,
     inodes: Vec<Ino>,

@@ -1,4 +1,4 @@
-//! Space on the drive.
+//! `statfs`: the space on the drive, from a cached quota. Programs call it often and expect it at once.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ impl Vfs {
                 if let Ok(vfs) = self.this() {
                     let request = self.upload_context.runtime.spawn(async move { vfs.refresh_quota().await });
                     if last.is_none() {
-                        // Late or failed: the default is used.
+                        // If the answer is late or an error, the default is reported.
                         let _ = tokio::time::timeout(QUOTA_WAIT_MAX, request).await;
                     }
                 }

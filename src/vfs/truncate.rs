@@ -14,7 +14,7 @@ use crate::content::open_file::{OpenFile, WriteOutcome};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Ino;
 
-/// Written where holes cannot be punched.
+/// Written if holes cannot be punched.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 impl Vfs {
@@ -26,25 +26,25 @@ impl Vfs {
     /// `copy_file_range(2)` between (handle, offset) pairs, at most `len` bytes. Returns the number of bytes.
     /// Supports only whole committed files; the kernel copies others by reading and writing.
     pub async fn copy_range(&self, from: (Fh, u64), to: (Fh, u64), len: u64) -> Result<u32> {
-        /// Fits the answer, in whole pages.
+        /// Longest copy in one call: fits the 32-bit answer, in whole pages.
         const BYTES_MAX: u64 = u32::MAX as u64 & !0xfff;
         let (source, target) = (self.handles.get(from.0)?, self.handles.get(to.0)?);
         let (start, end) = (from.1, from.1.saturating_add(len.min(BYTES_MAX)));
-        let others = || Error::new(ErrorKind::Unsupported, "server-side copy supports only whole files");
-        let base = source.file.base().filter(|_| !source.file.has_local_content()).ok_or_else(others)?;
+        let unsupported = || Error::new(ErrorKind::Unsupported, "server-side copy supports only whole files");
+        let base = source.file.base().filter(|_| !source.file.has_local_content()).ok_or_else(unsupported)?;
         // A range that ends before the file does is one piece of several, unless the kernel limited its
         // length.
         let is_whole = end >= base.size || len > BYTES_MAX;
         if !is_whole || start != to.1 || start >= base.size || source.file.ino() == target.file.ino() {
-            return Err(others());
+            return Err(unsupported());
         }
         if !matches!(target.access, Access::Write { append: false }) {
-            return Err(others());
+            return Err(unsupported());
         }
         let end = end.min(base.size);
         leave_session_thread().await;
         if !tokio::task::block_in_place(|| target.file.clone_range(&base, start, end))? {
-            return Err(others());
+            return Err(unsupported());
         }
         target.wrote.store(true, Ordering::Relaxed);
         self.tree().mark_unsaved(target.file.ino());
@@ -61,7 +61,8 @@ impl Vfs {
         caller: Caller,
     ) -> Result<()> {
         let end = offset.checked_add(len).filter(|end| i64::try_from(*end).is_ok());
-        let end = end.ok_or_else(|| Error::new(ErrorKind::TooLarge, "beyond the largest file size"))?;
+        let too_large = || Error::new(ErrorKind::TooLarge, "the range ends beyond the largest file offset");
+        let end = end.ok_or_else(too_large)?;
         if mode.zeroes {
             self.zero_range(fh, offset, len).await?;
         }
@@ -87,7 +88,7 @@ impl Vfs {
         Ok(())
     }
 
-    /// Writes zeros where there is no staged file in which a hole could be punched.
+    /// Writes zeros if there is no staged file in which a hole could be punched.
     async fn write_zeros(&self, fh: Fh, mut offset: u64, len: u64) -> Result<()> {
         let end = offset.saturating_add(len).min(self.handles.get(fh)?.file.size());
         while offset < end {

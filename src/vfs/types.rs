@@ -106,7 +106,7 @@ impl Statfs {
 pub struct UnsavedFile {
     /// `None` for attributes.
     pub ino: Option<Ino>,
-    /// Path below the mountpoint, for people.
+    /// Path below the mountpoint, for display.
     pub path: String,
     pub error: Error,
 }

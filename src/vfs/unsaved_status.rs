@@ -24,10 +24,10 @@ impl UnsavedFileStatus {
     }
 }
 
-/// The one definition of what is unsaved in total.
-pub fn summarize(seen: &[UnsavedFileStatus]) -> UnsavedSummary {
+/// The totals over unsaved files. All interfaces report these.
+pub fn summarize(files: &[UnsavedFileStatus]) -> UnsavedSummary {
     let mut sum = UnsavedSummary::default();
-    for file in seen {
+    for file in files {
         if file.status.stage == Stage::Failed {
             sum.failed_open += 1;
             continue;

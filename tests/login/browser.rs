@@ -134,7 +134,7 @@ fn consent_page_refuses_unknown_apps() {
     }
     let scripted = visit(&with("state", "\"><script>alert(1)</script>"));
     assert!(!scripted.text().contains("<script>"), "{}", scripted.text());
-    // A changed form, and a form from another page.
+    // A form with a changed redirect URI.
     let mut form = fields(&visit(&page).text());
     let at = form.iter().position(|(key, _)| key == "redirect_uri").unwrap();
     form[at].1 = "http://127.0.0.1:1/elsewhere".to_owned();

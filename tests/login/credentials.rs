@@ -17,7 +17,7 @@ use crate::rig::{CLIENT, Rig, TOKEN, private_file, refusal_fault, stderr};
 
 const KEY: &str = include_str!("../fixtures/service-app/key.pem");
 const PUBLIC: &str = include_str!("../fixtures/service-app/public.pem");
-/// In the older form (PKCS#1), of no app.
+/// A key that belongs to no app, in the older form (PKCS#1).
 const OTHER: &str = include_str!("../fixtures/service-app/other.pem");
 /// An EC key, which is not RSA.
 const CURVE: &str = include_str!("../fixtures/service-app/ec.pem");
@@ -53,12 +53,12 @@ fn service_app_logs_in_with_assertion() {
     rig.login(&user, "");
     assert_eq!(subject(), ["owner", "user"]);
     // The token expires, and the key signs a request for another one.
-    let given = || rig.server().stats().count("oauth/token");
-    let before = given();
+    let token_requests = || rig.server().stats().count("oauth/token");
+    let before = token_requests();
     rig.runtime.block_on(rig.server().revoke_all_tokens()).unwrap();
     let listed = rig.run(&["drives", "svc"], "");
     assert!(listed.status.success(), "{}", stderr(&listed));
-    assert_eq!(given(), before + 1);
+    assert_eq!(token_requests(), before + 1);
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn access_key_signs_every_call() {
 }
 
 #[test]
-fn rotated_token_is_kept_without_drive_choice() {
+fn rotated_token_is_kept_when_drive_list_fails() {
     let rig = Rig::with(|config| config.logins.refresh_token = Some(Secret::new("RT-1".to_owned())));
     let stored = |name: &str| -> String {
         let account: Value = serde_json::from_slice(&std::fs::read(rig.account(name)).unwrap()).unwrap();
@@ -164,11 +164,11 @@ fn rotated_token_survives_interrupted_login() {
     std::fs::write(rig.account("mine"), ended.to_string()).unwrap();
     let endpoint = rig.endpoint();
     let again = ["login", "mine", "--endpoint", &endpoint, "--client-id", CLIENT, "--refresh-token"];
-    for (args, shows_token) in [(&["drives", "mine"][..], false), (&again, true)] {
+    for (args, sends_token) in [(&["drives", "mine"][..], false), (&again, true)] {
         let before = read()["secrets"]["refresh_token"].as_str().unwrap().to_owned();
         rig.server().faults().add(FaultRule::times("oauth/token", 1, FaultAction::Stall));
         let mut child = rig.pdsfs(args).spawn().unwrap();
-        if shows_token {
+        if sends_token {
             writeln!(child.stdin.take().unwrap(), "{before}").unwrap();
         }
         rig.runtime.block_on(rig.server().faults().wait_for_hits(1));

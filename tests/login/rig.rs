@@ -20,7 +20,7 @@ pub const TOKEN: &str = "owner-token";
 pub struct Rig {
     pub runtime: tokio::runtime::Runtime,
     server: Option<Server>,
-    folder: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Rig {
@@ -31,8 +31,8 @@ impl Rig {
     pub fn with(configure: impl FnOnce(&mut ServerConfig)) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let mut config = ServerConfig::new(folder.path().join("data"), Secret::new(TOKEN.to_owned()));
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = ServerConfig::new(dir.path().join("data"), Secret::new(TOKEN.to_owned()));
         config.drives = 2;
         config.logins.client_ids = vec![CLIENT.to_owned()];
         configure(&mut config);
@@ -40,7 +40,7 @@ impl Rig {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             Server::start(listener, config).await.unwrap()
         });
-        Self { runtime, server: Some(server), folder }
+        Self { runtime, server: Some(server), dir }
     }
 
     pub fn server(&self) -> &Server {
@@ -56,7 +56,7 @@ impl Rig {
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.dir.path().join(name)
     }
 
     /// The file of an account.
@@ -91,7 +91,7 @@ impl Rig {
         printed
     }
 
-    /// Runs `pdsfs login`, which must fail, and returns its output. The output never has the typed secret.
+    /// Runs `pdsfs login`, which must fail, and returns its output. The output must not contain `stdin`.
     #[track_caller]
     pub fn refused(&self, args: &[&str], stdin: &str) -> String {
         let output = self.run(&self.login_args(args), stdin);
@@ -213,7 +213,7 @@ pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// A file that only its owner can read.
+/// Writes a file with this mode.
 pub fn private_file(path: &Path, text: &str, mode: u32) {
     use std::os::unix::fs::PermissionsExt;
     std::fs::write(path, text).unwrap();

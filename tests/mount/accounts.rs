@@ -82,8 +82,8 @@ fn upload_resumes_after_new_login() {
         mount.log().iter().any(|line| line.contains("parked until a new login")).then_some(())
     });
     // Calls other than writes fail at once, and the log names the remedy.
-    let asked = errno(std::fs::read_dir(mount.at("no-such-folder")));
-    assert!(asked == libc::EACCES || asked == libc::ENOENT, "{asked}");
+    let code = errno(std::fs::read_dir(mount.at("no-such-dir")));
+    assert!(code == libc::EACCES || code == libc::ENOENT, "{code}");
     assert!(mount.log().iter().any(|line| line.contains("run pdsfs login home")), "{:?}", mount.log());
     assert!(!writer.is_finished(), "the upload failed before the new login");
     accounts.login(&["--token"], crate::rig::TOKEN);
@@ -157,14 +157,14 @@ fn two_mounts_share_an_expiring_account() {
 #[test]
 fn systemd_credential_overrides_configuration() {
     let accounts = Accounts::new();
-    let (given, config) = (tempfile::tempdir().unwrap(), tempfile::NamedTempFile::new().unwrap());
+    let (credentials, config) = (tempfile::tempdir().unwrap(), tempfile::NamedTempFile::new().unwrap());
     // The stored account moves to the service manager; the account store is empty.
     let stored = accounts.state.path().join("accounts/home.json");
-    std::fs::rename(&stored, given.path().join("pdsfs.home")).unwrap();
+    std::fs::rename(&stored, credentials.path().join("pdsfs.home")).unwrap();
     std::fs::write(config.path(), "[drives.home]\naccount = \"other\"\n").unwrap();
     let mount = || {
         let mut command = accounts.pdsfs();
-        command.env("CREDENTIALS_DIRECTORY", given.path()).env("PDSFS_CONFIG", config.path());
+        command.env("CREDENTIALS_DIRECTORY", credentials.path()).env("PDSFS_CONFIG", config.path());
         Mount::start_plain(command, &["home"], tempfile::tempdir().unwrap())
     };
     let first = mount();

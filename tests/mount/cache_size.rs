@@ -41,7 +41,7 @@ fn cache_off_write_reuploads_whole_file() {
     assert_eq!(rig.client().read("back").unwrap(), bytes);
 }
 
-/// Reading back commits the stream, but only when the writing program reads.
+/// A read through the writing descriptor commits the stream; a read through another descriptor fails.
 #[test]
 fn cache_off_stream_can_be_read_back() {
     let rig = Rig::new();
@@ -63,7 +63,7 @@ fn written_file_is_cached_and_evictable() {
     let rig = Rig::new();
     let mount = rig.mount_with(&["--part-size", "64KiB", "--cache-size", "1MiB"]);
     let downloads = || rig.server().stats().count("get_object");
-    // The copy of a stream is kept only if the local disk is as fast as the drive, so this is tried repeatedly.
+    // A stream leaves a cached file only if the local disk is as fast as the drive, so this is tried repeatedly.
     let (streamed, edited) = wait_until("the local disk keeps up with the drive", || {
         let before = downloads();
         let streamed = fresh_bytes(300_000);

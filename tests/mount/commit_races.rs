@@ -96,8 +96,8 @@ fn close_does_not_undo_concurrent_replace() {
 fn new_file_survives_removal_of_its_directory() {
     let rig = Rig::new();
     let mount = mount(&rig);
-    for folder in ["one", "two"] {
-        fs::create_dir(mount.at(folder)).unwrap();
+    for dir in ["one", "two"] {
+        fs::create_dir(mount.at(dir)).unwrap();
     }
     let bytes = fresh_bytes(4 * PART + 9);
     let mut file = File::create(mount.at("one/f")).unwrap();

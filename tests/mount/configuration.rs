@@ -1,4 +1,4 @@
-//! Drives of a configuration file: mounted by name, with a subdirectory, in the background, and by `mount(8)`.
+//! Drives of a configuration file: mounted by name, with another folder, in the background, and by `mount(8)`.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -9,13 +9,13 @@ use crate::rig::{Rig, TOKEN, is_mount, unmount_lazily, wait_until};
 
 /// Directories of a user, with a configuration of the drive "photos" and a mountpoint.
 struct Home {
-    folder: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Home {
     fn new(rig: &Rig, more: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let home = Self { folder };
+        let dir = tempfile::tempdir().unwrap();
+        let home = Self { dir };
         fs::create_dir_all(home.at("config/pdsfs")).unwrap();
         fs::create_dir(home.mountpoint()).unwrap();
         fs::write(home.at("token"), TOKEN).unwrap();
@@ -32,7 +32,7 @@ impl Home {
     }
 
     fn at(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.dir.path().join(name)
     }
 
     fn mountpoint(&self) -> PathBuf {
@@ -57,7 +57,7 @@ impl Home {
         self.run(Path::new(env!("CARGO_BIN_EXE_pdsfs")), arguments, variables)
     }
 
-    /// Mounts in the background. The daemon exits with its mount, which is unmounted on drop.
+    /// Mounts in the background. The drop of `Home` unmounts, which ends the daemon.
     fn mount(&self, arguments: &[&str], variables: &[(&str, &str)]) {
         let output = self.pdsfs(&[&["mount", "--background"], arguments].concat(), variables);
         assert_eq!(output.status.code(), Some(0), "{}", output_text(&output));
@@ -82,7 +82,7 @@ fn output_text(output: &Output) -> String {
 }
 
 #[test]
-fn drive_mounts_by_name_with_subdirectory() {
+fn drive_mounts_by_name_and_by_folder() {
     let rig = Rig::new();
     let whole = rig.mount();
     fs::create_dir_all(whole.at("Pictures/2024")).unwrap();
@@ -106,13 +106,13 @@ fn flag_overrides_variable_overrides_file() {
     let home = Home::new(&rig, "read_only = true");
     let writes = || fs::write(home.mountpoint().join("f"), b"x").is_ok();
     home.mount(&["photos"], &[]);
-    assert!(!writes(), "the file sets read-only");
+    assert!(!writes(), "the file does not set read-only");
     home.unmount();
     home.mount(&["photos"], &[("PDSFS_READ_ONLY", "false")]);
-    assert!(writes(), "the variable clears read-only");
+    assert!(writes(), "the variable does not override the file");
     home.unmount();
     home.mount(&["photos", "--read-only"], &[("PDSFS_READ_ONLY", "false")]);
-    assert!(!writes(), "the flag sets read-only");
+    assert!(!writes(), "the flag does not override the variable");
     home.unmount();
     // A folder after the name counts as a flag. Of two settings that exclude each other, the stronger source wins.
     let whole = rig.mount();
@@ -221,7 +221,7 @@ fn relative_mountpoint_uses_caller_directory() {
     let home = Home::new(&rig, "");
     let output = Command::new(env!("CARGO_BIN_EXE_pdsfs"))
         .args(["mount", "--background", "photos", "mnt"])
-        .current_dir(home.folder.path())
+        .current_dir(home.dir.path())
         .env("XDG_CONFIG_HOME", home.at("config"))
         .env("XDG_CACHE_HOME", home.at("cache"))
         .stdin(Stdio::null())

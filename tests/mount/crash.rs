@@ -44,11 +44,11 @@ fn kill_during(change: fn(&Path, &[u8]) -> std::io::Result<()>) {
     let rig = Rig::new();
     // Slow enough that kills hit before, during and after the commit.
     rig.server().faults().add(FaultRule::new("put_part", FaultAction::Delay { ms: 20 }));
-    let mut folder = tempfile::tempdir().unwrap();
+    let mut dir = tempfile::tempdir().unwrap();
     let mut current = fresh_bytes(20 * PART);
     let mut outcomes = [0, 0];
     for round in 0..12 {
-        let mount = Mount::start(&rig.endpoint(), &["--part-size", "64KiB"], folder);
+        let mount = Mount::start(&rig.endpoint(), &["--part-size", "64KiB"], dir);
         if round == 0 {
             fs::write(mount.at("f"), &current).unwrap();
         }
@@ -67,10 +67,10 @@ fn kill_during(change: fn(&Path, &[u8]) -> std::io::Result<()>) {
         assert_eq!(rig.client().names(""), ["f"], "round {round}");
         outcomes[usize::from(found == next)] += 1;
         current = found;
-        folder = dead.into_folder();
-        assert!(is_mount(folder.path()), "there is no dead mount for the next start to remove");
+        dir = dead.into_dir();
+        assert!(is_mount(dir.path()), "there is no dead mount for the next start to remove");
     }
-    let mount = Mount::start(&rig.endpoint(), &[], folder);
+    let mount = Mount::start(&rig.endpoint(), &[], dir);
     assert_eq!(fs::read(mount.at("f")).unwrap(), current);
     assert!(outcomes[0] > 0, "every kill came after the commit: {outcomes:?}");
 }

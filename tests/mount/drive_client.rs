@@ -1,4 +1,4 @@
-//! A second client of the drive, which shares no code with pdsfs: it speaks the wire by hand.
+//! A second client of the drive, which shares no code with pdsfs and builds its requests itself.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -53,7 +53,7 @@ impl RemoteFile {
         self.tags.get("pdsfs.mode").map(|mode| u32::from_str_radix(mode, 8).unwrap())
     }
 
-    /// The exact modification time of its tag, else the client's time, else the service's.
+    /// The modification time of the tag (exact), else that of the client, else that of the service.
     pub fn mtime(&self) -> SystemTime {
         if let Some(tag) = self.tags.get("pdsfs.mtime") {
             let (seconds, nanos) = tag.split_once('.').unwrap_or((tag, "0"));

@@ -45,7 +45,7 @@ fn throttled(retry_after_s: Option<u32>, x_retry_after_ms: Option<u32>) -> Fault
 
 /// With one fault rule at a time, a new file of several parts, an overwrite, a small file and an edit
 /// in the middle must commit.
-fn survives(rig: &Rig, mount: &Mount, rule: &FaultRule) {
+fn assert_commits_despite(rig: &Rig, mount: &Mount, rule: &FaultRule) {
     let what = format!("{rule:?}");
     for (name, size) in [("large", 5 * PART + 100), ("large", 4 * PART), ("small", 1000)] {
         rig.server().faults().clear();
@@ -83,8 +83,8 @@ fn transient_part_faults_cost_only_time() {
         FaultAction::Expire,
         FaultAction::Stall,
     ] {
-        survives(&rig, &mount, &FaultRule::times("put_part", 1, action.clone()).part(1));
-        survives(&rig, &mount, &FaultRule::times("put_part", 3, action));
+        assert_commits_despite(&rig, &mount, &FaultRule::times("put_part", 1, action.clone()).part(1));
+        assert_commits_despite(&rig, &mount, &FaultRule::times("put_part", 3, action));
     }
 }
 
@@ -101,7 +101,7 @@ fn transient_call_faults_cost_only_time() {
             FaultAction::Reset,
             FaultAction::CloseAfter,
         ] {
-            survives(&rig, &mount, &FaultRule::times(endpoint, 1, action));
+            assert_commits_despite(&rig, &mount, &FaultRule::times(endpoint, 1, action));
         }
     }
 }
@@ -160,7 +160,7 @@ fn revoked_token_returns_eacces() {
 }
 
 /// A permanent failure: the errno reaches the program, the old revision stays, and no new file appears.
-fn refused(rule: &FaultRule, expected: i32) {
+fn assert_fails_with(rule: &FaultRule, expected: i32) {
     let rig = Rig::new();
     let mount = mount(&rig);
     let old = fresh_bytes(2 * PART);
@@ -200,27 +200,33 @@ fn close_errno(mount: &Mount, name: &str, size: usize) -> i32 {
 
 #[test]
 fn full_drive_returns_enospc() {
-    refused(&FaultRule::new("file/create", status(403, "QuotaExhausted.Drive")), libc::ENOSPC);
+    assert_fails_with(&FaultRule::new("file/create", status(403, "QuotaExhausted.Drive")), libc::ENOSPC);
 }
 
 #[test]
 fn missing_permission_returns_eacces() {
-    refused(&FaultRule::new("file/create", status(403, "ForbiddenNoPermission.File")), libc::EACCES);
+    assert_fails_with(
+        &FaultRule::new("file/create", status(403, "ForbiddenNoPermission.File")),
+        libc::EACCES,
+    );
 }
 
 #[test]
 fn refused_name_returns_einval() {
-    refused(&FaultRule::new("file/create", status(400, "InvalidParameter.Name")), libc::EINVAL);
+    assert_fails_with(&FaultRule::new("file/create", status(400, "InvalidParameter.Name")), libc::EINVAL);
 }
 
 #[test]
 fn hash_mismatch_returns_eio() {
-    refused(&FaultRule::new("file/complete", status(400, "InvalidParameter.ContentHash")), libc::EIO);
+    assert_fails_with(
+        &FaultRule::new("file/complete", status(400, "InvalidParameter.ContentHash")),
+        libc::EIO,
+    );
 }
 
 #[test]
 fn refused_part_returns_eacces() {
-    refused(&FaultRule::new("put_part", status(403, "SignatureDoesNotMatch")), libc::EACCES);
+    assert_fails_with(&FaultRule::new("put_part", status(403, "SignatureDoesNotMatch")), libc::EACCES);
 }
 
 #[test]
@@ -238,7 +244,7 @@ fn error_repeats_until_file_is_closed() {
 }
 
 #[test]
-fn ordered_upload_is_detected_and_remembered() {
+fn refused_parallel_upload_becomes_ordered() {
     let rig = Rig::with(|config| config.quirks.parallel_refused = true);
     let mount = mount(&rig);
     for name in ["a", "b"] {
@@ -299,7 +305,7 @@ fn stalled_server_blocks_only_the_writer() {
         }
     });
     rig.block_on(rig.server().faults().wait_for_hits(1));
-    // The writer can write no more than the window.
+    // The writer must block at the buffer size.
     let mut taken = 0;
     while let Ok(bytes) = seen.recv_timeout(Duration::from_secs(2)) {
         taken += bytes;

@@ -22,9 +22,8 @@ fn calls(rig: &Rig) -> u64 {
     rig.server().stats().requests.into_values().sum()
 }
 
-fn names(folder: &Path) -> Vec<String> {
-    let entries =
-        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let mut names: Vec<_> = entries.collect();
     names.sort();
     names
@@ -37,7 +36,7 @@ fn listed_mount(rig: &Rig, arguments: &[&str]) -> Mount {
     mount
 }
 
-/// Everything that a program does with a file. The content is different afterwards.
+/// Writes, reads, truncates, extends, syncs, and sets times and mode of a file.
 fn work_on(path: &Path) {
     let bytes = fresh_bytes(LARGE);
     for content in [&bytes[..300], &bytes[..]] {
@@ -160,7 +159,7 @@ fn local_only_file_replaces_remote_file() {
     // A rename to a local-only name keeps the file on the drive and replaces a local-only file of that name.
     fs::rename(mount.at("text"), mount.at("text.swp")).unwrap();
     assert_eq!(rig.client().read("text.swp").unwrap(), b"text");
-    fs::write(mount.at("._new"), b"gives way").unwrap();
+    fs::write(mount.at("._new"), b"is replaced").unwrap();
     fs::rename(mount.at("text.swp"), mount.at("._new")).unwrap();
     assert_eq!(fs::read(mount.at("._new")).unwrap(), b"text");
     assert_eq!(rig.client().names(""), [".DS_Store", "._new"]);

@@ -72,7 +72,7 @@ fn perm(path: &Path) -> u32 {
     fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777
 }
 
-/// All attributes that must survive, as a program sees them, as text.
+/// All attributes that must survive a remount, as text.
 fn attributes_text(path: &Path) -> String {
     let meta = fs::symlink_metadata(path).unwrap();
     let is_file = meta.is_file();
@@ -440,8 +440,8 @@ fn attributes_are_sent_singly_without_batch() {
             fs::set_permissions(mount.at(name), Permissions::from_mode(perm)).unwrap();
         }
         wait_until("both attributes are on the drive", || {
-            let is_told = |name| rig.client().find(name).unwrap().mode_tag() == Some(perm);
-            (is_told("a") && is_told("b")).then_some(())
+            let is_sent = |name| rig.client().find(name).unwrap().mode_tag() == Some(perm);
+            (is_sent("a") && is_sent("b")).then_some(())
         });
     }
     assert_eq!(rig.server().faults().hits(), [1, 1]);

@@ -17,15 +17,15 @@ use crate::rig::{Mount, Rig, fresh_bytes};
 
 const ARGUMENTS: [&str; 2] = ["--part-size", "256"];
 
-/// The content of a directory, by path, with nothing about subdirectories but their existence.
+/// Mode and content of every path below a directory; `None` for a subdirectory.
 pub type Tree = BTreeMap<PathBuf, Option<(u32, String)>>;
 
-/// Every path below a directory: mode and content of files, targets of links.
+/// Reads the tree below a directory. The content of a link is its target.
 pub fn tree(base: &Path) -> Tree {
     let mut found = BTreeMap::new();
     let mut todo = vec![base.to_owned()];
-    while let Some(folder) = todo.pop() {
-        for entry in fs::read_dir(&folder).unwrap().map(Result::unwrap) {
+    while let Some(dir) = todo.pop() {
+        for entry in fs::read_dir(&dir).unwrap().map(Result::unwrap) {
             let path = entry.path();
             let relative = path.strip_prefix(base).unwrap().to_owned();
             let meta = fs::symlink_metadata(&path).unwrap();
@@ -71,7 +71,7 @@ impl Pair {
         Self { plain, mounted }
     }
 
-    /// Compares each outcome and sometimes the trees. Returns the final tree of both. `after` is called after
+    /// Compares each outcome, and the trees at every fifth step. Returns the final tree. `after` is called after
     /// each operation.
     pub fn run<'a>(
         &self,
@@ -210,7 +210,7 @@ fn regression_new_file_under_name_of_unsaved_file() {
             Op::EditWhileRenaming { path: 2, to: 1, at: 0, len: 2 },
             Op::Write { path: 2, len: 300, pieces: 1 },
             Op::WriteHandle { slot: 0, at: 5, len: 1000 },
-            Op::MakeFolder { path: 0 },
+            Op::MakeDir { path: 0 },
         ]);
         run(&Rig::new(), &ops);
     }
@@ -250,11 +250,11 @@ fn regression_rename_over_unsaved_replacement() {
 /// A file that was renamed over another and is still open for writing keeps its former name on the drive.
 #[test]
 fn regression_saved_file_takes_unsaved_name() {
-    for in_folder in [false, true] {
+    for in_subdir in [false, true] {
         // The second case is in a subdirectory.
-        let source = if in_folder { 6 } else { 2 };
-        let mut ops = vec![Op::MakeFolder { path: 2 }];
-        ops.truncate(usize::from(in_folder));
+        let source = if in_subdir { 6 } else { 2 };
+        let mut ops = vec![Op::MakeDir { path: 2 }];
+        ops.truncate(usize::from(in_subdir));
         ops.extend([
             Op::Write { path: 0, len: 10, pieces: 1 },
             Op::Write { path: 1, len: 20, pieces: 1 },

@@ -27,10 +27,10 @@ pub enum Op {
     Remove {
         path: usize,
     },
-    MakeFolder {
+    MakeDir {
         path: usize,
     },
-    RemoveFolder {
+    RemoveDir {
         path: usize,
     },
     Rename {
@@ -40,7 +40,7 @@ pub enum Op {
     List {
         path: usize,
     },
-    Cut {
+    Truncate {
         path: usize,
     },
     RenameWhileWriting {
@@ -107,7 +107,7 @@ pub enum Op {
         at: usize,
         len: usize,
     },
-    CutHandle {
+    TruncateHandle {
         slot: usize,
         size: usize,
     },
@@ -156,11 +156,11 @@ pub fn op() -> impl Strategy<Value = Op> {
         5 => (path(), len(), 1..6usize).prop_map(|(path, len, pieces)| Op::Write { path, len, pieces }),
         2 => path().prop_map(|path| Op::Read { path }),
         2 => path().prop_map(|path| Op::Remove { path }),
-        3 => path().prop_map(|path| Op::MakeFolder { path }),
-        1 => path().prop_map(|path| Op::RemoveFolder { path }),
+        3 => path().prop_map(|path| Op::MakeDir { path }),
+        1 => path().prop_map(|path| Op::RemoveDir { path }),
         4 => (path(), path()).prop_map(|(from, to)| Op::Rename { from, to }),
         1 => path().prop_map(|path| Op::List { path }),
-        1 => path().prop_map(|path| Op::Cut { path }),
+        1 => path().prop_map(|path| Op::Truncate { path }),
         2 => (path(), path(), len()).prop_map(|(path, to, len)| Op::RenameWhileWriting { path, to, len }),
         1 => (path(), len()).prop_map(|(path, len)| Op::RemoveWhileWriting { path, len }),
         3 => (path(), len(), len()).prop_map(|(path, at, len)| Op::Edit { path, at, len }),
@@ -185,7 +185,7 @@ fn more() -> impl Strategy<Value = Op> {
         1 => (path(), len()).prop_map(|(path, len)| Op::ByProcess { path, len }),
         4 => (slot(), path()).prop_map(|(slot, path)| Op::Open { slot, path }),
         5 => (slot(), len(), len()).prop_map(|(slot, at, len)| Op::WriteHandle { slot, at, len }),
-        2 => (slot(), len()).prop_map(|(slot, size)| Op::CutHandle { slot, size }),
+        2 => (slot(), len()).prop_map(|(slot, size)| Op::TruncateHandle { slot, size }),
         3 => (slot(), len()).prop_map(|(slot, at)| Op::ReadHandle { slot, at }),
         1 => slot().prop_map(|slot| Op::SyncHandle { slot }),
         1 => Just(Op::Remount),
@@ -201,7 +201,7 @@ pub fn crowded_op() -> impl Strategy<Value = Op> {
         3 => (path(), len(), 1..4usize).prop_map(|(path, len, pieces)| Op::Write { path, len, pieces }),
         4 => (slot(), path()).prop_map(|(slot, path)| Op::Open { slot, path }),
         6 => (slot(), len(), len()).prop_map(|(slot, at, len)| Op::WriteHandle { slot, at, len }),
-        2 => (slot(), len()).prop_map(|(slot, size)| Op::CutHandle { slot, size }),
+        2 => (slot(), len()).prop_map(|(slot, size)| Op::TruncateHandle { slot, size }),
         2 => (slot(), len()).prop_map(|(slot, at)| Op::ReadHandle { slot, at }),
         1 => slot().prop_map(|slot| Op::SyncHandle { slot }),
         8 => (path(), path()).prop_map(|(from, to)| Op::Rename { from, to }),
@@ -231,15 +231,15 @@ pub fn apply(world: &mut World, op: &Op, bytes: &[u8]) -> Result<String, Option<
         }),
         Op::Read { path: p } => fs::read(path(base, *p)).map(|bytes| show(&bytes)),
         Op::Remove { path: p } => fs::remove_file(path(base, *p)).map(|()| String::new()),
-        Op::MakeFolder { path: p } => fs::create_dir(path(base, *p)).map(|()| String::new()),
-        Op::RemoveFolder { path: p } => fs::remove_dir(path(base, *p)).map(|()| String::new()),
+        Op::MakeDir { path: p } => fs::create_dir(path(base, *p)).map(|()| String::new()),
+        Op::RemoveDir { path: p } => fs::remove_dir(path(base, *p)).map(|()| String::new()),
         Op::Rename { from, to } => fs::rename(path(base, *from), path(base, *to)).map(|()| String::new()),
         Op::List { path: p } => fs::read_dir(path(base, *p)).map(|entries| {
             let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name()).collect();
             names.sort();
             format!("{names:?}")
         }),
-        Op::Cut { path: p } => {
+        Op::Truncate { path: p } => {
             fs::OpenOptions::new().write(true).truncate(true).open(path(base, *p)).map(|_| String::new())
         }
         Op::RenameWhileWriting { path: p, to, len } => File::create(path(base, *p)).and_then(|mut file| {
@@ -324,7 +324,7 @@ fn apply_more(world: &mut World, op: &Op, bytes: &[u8]) -> std::io::Result<Strin
         Op::WriteHandle { slot, at, len } => {
             world.handle(*slot)?.write_all_at(&bytes[..*len], *at as u64).map(done)
         }
-        Op::CutHandle { slot, size } => world.handle(*slot)?.set_len(*size as u64).map(done),
+        Op::TruncateHandle { slot, size } => world.handle(*slot)?.set_len(*size as u64).map(done),
         Op::ReadHandle { slot, at } => {
             let mut seen = vec![0; 2000];
             let count = world.handle(*slot)?.read_at(&mut seen, *at as u64)?;

@@ -358,7 +358,7 @@ fn status_names_a_dead_mount() {
     drop(dead);
 }
 
-/// Requests to follow the log. Reads the status of the answer and nothing after it.
+/// Starts to follow the log and returns the HTTP status. Reads nothing after it.
 fn follow(mount: &Mount) -> (UnixStream, String) {
     let mut stream = UnixStream::connect(socket(mount).unwrap()).unwrap();
     stream.write_all(b"GET /v1/events?since=0&follow=true HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
@@ -374,11 +374,11 @@ fn slow_control_clients_block_nothing() {
     let rig = Rig::new();
     let mount = rig.mount_with(&ARGUMENTS);
     // Long paths make large events: the socket of a follower is full after about sixty of them.
-    let folder = (0..13).fold(mount.at(""), |folder, _| folder.join("d".repeat(250)));
-    fs::create_dir_all(&folder).unwrap();
+    let dir = (0..13).fold(mount.at(""), |dir, _| dir.join("d".repeat(250)));
+    fs::create_dir_all(&dir).unwrap();
     let save = |kind: &str| {
         let began = Instant::now();
-        (0..FILES).for_each(|n| fs::write(folder.join(format!("{kind}{n}")), b"x").unwrap());
+        (0..FILES).for_each(|n| fs::write(dir.join(format!("{kind}{n}")), b"x").unwrap());
         began.elapsed()
     };
     let alone = save("a");
@@ -449,7 +449,7 @@ fn metrics_are_served_when_enabled() {
         let line = log.iter().find(|line| line.contains("/metrics"))?;
         Some(line.split("http://").nth(1)?.split('/').next()?.to_owned())
     });
-    fs::write(mount.at("f"), fresh_bytes(1000)).unwrap();
+    fs::write(mount.at("private-name"), fresh_bytes(1000)).unwrap();
     let get = |path: &str| {
         let mut stream = std::net::TcpStream::connect(&address).unwrap();
         write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
@@ -460,6 +460,7 @@ fn metrics_are_served_when_enabled() {
     };
     let (head, body) = get("/metrics");
     assert!(head.starts_with("HTTP/1.1 200 ") && head.contains("openmetrics-text"), "{head}");
+    assert!(!body.contains("private-name"), "a file name is in {body}");
     let samples = check_metrics(&body);
     let value = |name: &str| samples.iter().find(|(n, _)| n == name).unwrap_or_else(|| panic!("{body}")).1;
     assert_eq!(value("pdsfs_committed_files_total{how=\"uploaded\"}"), 1);

@@ -166,6 +166,13 @@ fn deleted_files_are_in_the_recycle_bin() {
     assert_eq!(errno(fs::metadata(mount.at("f"))), libc::ENOENT);
     assert_eq!(rig.client().names(""), Vec::<String>::new());
     assert!(rig.server().stats().count("recyclebin/trash") >= 1, "{id} was deleted for good");
+    assert_eq!(rig.server().stats().count("file/delete"), 0);
+    assert_eq!(mount.stop(), 0);
+    let mount = rig.mount_with(&["--remove", "delete"]);
+    fs::write(mount.at("g"), b"y").unwrap();
+    fs::remove_file(mount.at("g")).unwrap();
+    assert_eq!(rig.client().names(""), Vec::<String>::new());
+    assert!(rig.server().stats().count("file/delete") >= 1, "the file is in the recycle bin");
 }
 
 #[test]

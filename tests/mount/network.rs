@@ -10,7 +10,7 @@ use crate::rig::{Mount, Rig, errno, fresh_bytes, wait_until};
 const PART: usize = 64 << 10;
 /// Long enough that the pauses between attempts grow to many seconds.
 const OUTAGE: Duration = Duration::from_secs(15);
-/// Longest time from the return of the network to the end of the work: one probe a second, and the work.
+/// Longest time from the return of the network to the end of the upload. There is one probe a second.
 const RETURN_MAX: Duration = Duration::from_secs(4);
 
 fn mount(rig: &Rig, more: &[&str]) -> Mount {
@@ -61,7 +61,7 @@ fn offline_serves_known_data_and_fails_in_time() {
     let mount = mount(&rig, &["--metadata-ttl", "1s", "--read-cache", "1MiB"]);
     let bytes = fresh_bytes(PART);
     fs::write(mount.at("known"), &bytes).unwrap();
-    fs::create_dir(mount.at("folder")).unwrap();
+    fs::create_dir(mount.at("dir")).unwrap();
     let remote = fresh_bytes(64 * PART);
     fs::write(mount.at("remote"), &remote).unwrap();
     let mount = mount.restart(&rig.endpoint(), &["--metadata-ttl", "1s", "--stall-timeout", "1s"]);
@@ -75,7 +75,7 @@ fn offline_serves_known_data_and_fails_in_time() {
     let start = Instant::now();
     assert_eq!(fs::metadata(mount.at("known")).unwrap().len(), PART as u64);
     assert_eq!(fs::read_dir(mount.path()).unwrap().count(), 3);
-    assert!(start.elapsed() < Duration::from_secs(10), "names took {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(10), "known metadata took {:?}", start.elapsed());
     // The first call waits as in a short outage; in a long one, calls fail at once.
     for (name, time_max) in [("new", Duration::from_secs(15)), ("another", Duration::from_secs(5))] {
         let start = Instant::now();

@@ -26,7 +26,7 @@ const ACCESS: [(i32, &str); 3] =
     [(libc::O_RDONLY, "RDONLY"), (libc::O_WRONLY, "WRONLY"), (libc::O_RDWR, "RDWR")];
 
 /// The object under the name before the open.
-const BEFORE: [&str; 7] = ["absent", "empty", "file", "large", "folder", "link", "dangling"];
+const BEFORE: [&str; 7] = ["absent", "empty", "file", "large", "directory", "link", "dangling"];
 
 fn prepare(path: &Path, before: &str) {
     let beside = path.with_extension("target");
@@ -35,7 +35,7 @@ fn prepare(path: &Path, before: &str) {
         "empty" => fs::write(path, b"").unwrap(),
         "file" => fs::write(path, b"0123456789").unwrap(),
         "large" => fs::write(path, [b'x'; 1000]).unwrap(),
-        "folder" => fs::create_dir(path).unwrap(),
+        "directory" => fs::create_dir(path).unwrap(),
         "link" => {
             fs::write(&beside, b"abcdefghij").unwrap();
             symlink(beside.file_name().unwrap(), path).unwrap();
@@ -69,7 +69,7 @@ fn run(path: &Path, before: &str, flags: i32) -> String {
     let mut seen = String::new();
     match open(path, flags) {
         Err(error) => write!(seen, "open errno {:?}", error.raw_os_error()).unwrap(),
-        Ok(file) if file.metadata().unwrap().is_dir() => seen.push_str("folder"),
+        Ok(file) if file.metadata().unwrap().is_dir() => seen.push_str("directory"),
         Ok(mut file) => {
             let mut text = String::new();
             let size = file.metadata().map(|meta| meta.len());
@@ -77,10 +77,10 @@ fn run(path: &Path, before: &str, flags: i32) -> String {
             let again = file.write_at(b"C", 4);
             let at = file.stream_position();
             let read = file.seek(SeekFrom::Start(0)).and_then(|_| file.read_to_string(&mut text));
-            let cut = file.set_len(7);
+            let truncated = file.set_len(7);
             let synced = file.sync_all();
             let outcomes =
-                [show(size), show(wrote), show(again), show(at), show(read), show(cut), show(synced)];
+                [show(size), show(wrote), show(again), show(at), show(read), show(truncated), show(synced)];
             write!(seen, "{outcomes:?} {text:?}").unwrap();
         }
     }
@@ -103,7 +103,7 @@ fn open_flags_match_local_file_system() {
             chosen.fold((0, String::new()), |(all, names), (flag, name)| (all | flag, names + "|" + name));
         for (access, name) in ACCESS {
             for before in BEFORE {
-                // Two flags that do not concern content are combined with the usual flags only.
+                // Two flags do not concern content; two kinds of names are enough for them.
                 let is_rare = more & (libc::O_SYNC | libc::O_NONBLOCK) != 0;
                 if is_rare && !["absent", "file"].contains(&before) {
                     continue;

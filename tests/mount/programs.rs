@@ -30,7 +30,7 @@ fn create_new(path: &Path) -> File {
 }
 
 fn set_times(path: &Path) {
-    // Like utimensat(2), without a handle.
+    // With utimensat(2) on the path, without an open descriptor.
     let c_path = CString::new(path.as_os_str().as_bytes()).unwrap();
     let since = old_time().duration_since(SystemTime::UNIX_EPOCH).unwrap();
     let spec =

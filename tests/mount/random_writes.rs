@@ -16,7 +16,7 @@ use crate::rig::{Mount, Rig, fresh_bytes};
 enum Step {
     Write { at: u64, len: usize, append: bool },
     Read { at: u64, len: usize },
-    Cut { size: u64 },
+    Truncate { size: u64 },
     Sync,
     Reopen { truncate: bool },
     SecondHandle { at: u64, len: usize },
@@ -28,7 +28,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         6 => (at(), len(), any::<bool>()).prop_map(|(at, len, append)| Step::Write { at, len, append }),
         3 => (at(), len()).prop_map(|(at, len)| Step::Read { at, len }),
-        2 => at().prop_map(|size| Step::Cut { size }),
+        2 => at().prop_map(|size| Step::Truncate { size }),
         1 => Just(Step::Sync),
         1 => any::<bool>().prop_map(|truncate| Step::Reopen { truncate }),
         1 => (at(), len()).prop_map(|(at, len)| Step::SecondHandle { at, len }),
@@ -52,7 +52,7 @@ fn run(path: &Path, steps: &[Step], bytes: &[u8]) -> Vec<String> {
                 let count = file.read_at(&mut buffer, *at).map_err(|e| e.raw_os_error());
                 format!("{count:?} {buffer:?}")
             }
-            Step::Cut { size } => format!("{:?}", file.set_len(*size).map_err(|e| e.raw_os_error())),
+            Step::Truncate { size } => format!("{:?}", file.set_len(*size).map_err(|e| e.raw_os_error())),
             Step::Sync => format!("{:?}", file.sync_all().map_err(|e| e.raw_os_error())),
             Step::Reopen { truncate } => {
                 drop(file);
@@ -85,7 +85,7 @@ fn check(rig: &Rig, mount: &Mount, name: &str, steps: &[Step]) -> Result<(), Tes
     Ok(())
 }
 
-/// Uses the smallest parts, so that every boundary is hit.
+/// Uses tiny parts, so that every boundary is hit.
 fn random_writes(cache: &[&str]) {
     let rig = Rig::new();
     let mount = rig.mount_with(&[&["--part-size", "256"], cache].concat());

@@ -72,6 +72,10 @@ fn old_bytes_are_written_over_remote_revision() {
     file.write_all_at(&before, 0).unwrap();
     file.sync_all().unwrap();
     assert_eq!(rig.client().read("f").unwrap(), b"the first content");
+    let id = rig.client().find("f").unwrap().file_id;
+    let revisions = rig.client().call("file/revision/list", serde_json::json!({"file_id": id}));
+    let sizes: Vec<_> = revisions["items"].as_array().unwrap().iter().map(|r| r["size"].as_u64()).collect();
+    assert!(sizes.contains(&Some(15)), "the remote revision is gone: {sizes:?}");
     drop(file);
     assert_eq!((mount.stop(), other.stop()), (0, 0));
 }

@@ -94,7 +94,7 @@ impl Rig {
         self.mount_with(&[])
     }
 
-    /// Mounts the drive with more arguments.
+    /// Mounts the drive with these additional arguments.
     pub fn mount_with(&self, arguments: &[&str]) -> Mount {
         Mount::start(&self.endpoint(), arguments, tempfile::tempdir().unwrap())
     }
@@ -109,15 +109,15 @@ impl Drop for Rig {
 /// A mount of the built binary.
 pub struct Mount {
     child: Child,
-    folder: tempfile::TempDir,
+    dir: tempfile::TempDir,
     log: Arc<std::sync::Mutex<Vec<String>>>,
 }
 
 impl Mount {
     /// Mounts drive "1" of `endpoint` and waits until the mount answers. Panics with the daemon's log
     /// if the machine cannot mount.
-    pub fn start(endpoint: &str, arguments: &[&str], folder: tempfile::TempDir) -> Self {
-        Self::start_by(Command::new(env!("CARGO_BIN_EXE_pdsfs")), endpoint, arguments, folder)
+    pub fn start(endpoint: &str, arguments: &[&str], dir: tempfile::TempDir) -> Self {
+        Self::start_by(Command::new(env!("CARGO_BIN_EXE_pdsfs")), endpoint, arguments, dir)
     }
 
     /// Like [`Self::start`], with a command that may run as another user.
@@ -125,19 +125,19 @@ impl Mount {
         mut command: Command,
         endpoint: &str,
         arguments: &[&str],
-        folder: tempfile::TempDir,
+        dir: tempfile::TempDir,
     ) -> Self {
         command.env("PDSFS_TOKEN", TOKEN);
         let arguments = [&["--endpoint", endpoint, "--drive-id", "1"], arguments].concat();
-        Self::start_plain(command, &arguments, folder)
+        Self::start_plain(command, &arguments, dir)
     }
 
     /// Like [`Self::start`], with only these arguments: no endpoint, drive or token.
-    pub fn start_plain(mut command: Command, arguments: &[&str], folder: tempfile::TempDir) -> Self {
+    pub fn start_plain(mut command: Command, arguments: &[&str], dir: tempfile::TempDir) -> Self {
         command
             .arg("mount")
             .args(arguments)
-            .arg(folder.path())
+            .arg(dir.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
@@ -161,7 +161,7 @@ impl Mount {
             }
         });
         let ready = ready.recv_timeout(PATIENCE);
-        let mount = Self { child, folder, log };
+        let mount = Self { child, dir, log };
         assert!(
             ready.is_ok() && is_mount(mount.path()),
             "mount tests need /dev/fuse and the right to mount: {:?}",
@@ -171,7 +171,7 @@ impl Mount {
     }
 
     pub fn path(&self) -> &Path {
-        self.folder.path()
+        self.dir.path()
     }
 
     /// A path below the mount.
@@ -212,13 +212,13 @@ impl Mount {
         (status.code().unwrap_or(-1), self.log())
     }
 
-    /// Stops the daemon, which must save everything, and mounts again at the same place.
+    /// Stops the daemon, which must save everything, and mounts again at the same mountpoint.
     pub fn restart(mut self, endpoint: &str, arguments: &[&str]) -> Self {
         self.signal(libc::SIGTERM);
         let status = wait_until("the daemon ends", || self.child.try_wait().unwrap());
         assert_eq!(status.code(), Some(0), "{:?}", self.log());
-        let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap());
-        Self::start(endpoint, arguments, folder)
+        let dir = std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap());
+        Self::start(endpoint, arguments, dir)
     }
 
     pub fn signal(&self, signal: i32) {
@@ -231,7 +231,7 @@ impl Mount {
         self.signal(libc::SIGKILL);
         self.child.wait().unwrap();
         let replacement = tempfile::tempdir().unwrap();
-        DeadMount(Some(std::mem::replace(&mut self.folder, replacement)))
+        DeadMount(Some(std::mem::replace(&mut self.dir, replacement)))
     }
 }
 
@@ -261,15 +261,15 @@ pub struct DeadMount(Option<tempfile::TempDir>);
 
 impl DeadMount {
     /// The mountpoint, with the dead mount still on it.
-    pub fn into_folder(mut self) -> tempfile::TempDir {
+    pub fn into_dir(mut self) -> tempfile::TempDir {
         self.0.take().unwrap()
     }
 }
 
 impl Drop for DeadMount {
     fn drop(&mut self) {
-        if let Some(folder) = &self.0 {
-            unmount_lazily(folder.path());
+        if let Some(dir) = &self.0 {
+            unmount_lazily(dir.path());
         }
     }
 }

@@ -18,20 +18,20 @@ const ARGUMENTS: [&str; 4] = ["--part-size", "64KiB", "--commit-timeout", "60s"]
 
 /// The notification socket of a service manager.
 struct NotifySocket {
-    _folder: tempfile::TempDir,
+    _dir: tempfile::TempDir,
     socket: UnixDatagram,
     lines: Vec<String>,
 }
 
 impl NotifySocket {
     fn new() -> (Self, Command) {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("notify");
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_pdsfs"));
         command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "300000").env_remove("WATCHDOG_PID");
-        (Self { _folder: folder, socket, lines: Vec::new() }, command)
+        (Self { _dir: dir, socket, lines: Vec::new() }, command)
     }
 
     fn receive(&mut self) {

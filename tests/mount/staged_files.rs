@@ -274,8 +274,8 @@ fn every_open_mode_matches_local_file() {
                     // Undefined by POSIX.
                     continue;
                 }
-                let run = |folder: &Path| {
-                    let path = folder.join(format!("f-{access}-{chosen}-{exists}"));
+                let run = |dir: &Path| {
+                    let path = dir.join(format!("f-{access}-{chosen}-{exists}"));
                     if exists {
                         fs::write(&path, &bytes).unwrap();
                     }

@@ -87,9 +87,9 @@ fn stop_lasts_while_bytes_move() {
     drop(file);
 }
 
-fn mounting(rig: &Rig, folder: &std::path::Path) -> Output {
+fn try_mount(rig: &Rig, dir: &std::path::Path) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pdsfs"));
-    command.args(["mount", "--endpoint", &rig.endpoint(), "--drive-id", "1"]).arg(folder);
+    command.args(["mount", "--endpoint", &rig.endpoint(), "--drive-id", "1"]).arg(dir);
     command.env("PDSFS_TOKEN", crate::rig::TOKEN).stdin(Stdio::null()).output().unwrap()
 }
 
@@ -97,22 +97,22 @@ fn mounting(rig: &Rig, folder: &std::path::Path) -> Output {
 #[test]
 fn unusable_mountpoint_is_not_retried() {
     let rig = Rig::new();
-    let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("kept"), b"x").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("kept"), b"x").unwrap();
     let refused = [
-        (folder.path().join("missing"), "create it with mkdir"),
-        (folder.path().to_owned(), "is not empty"),
-        (folder.path().join("kept"), "is not a directory"),
+        (dir.path().join("missing"), "create it with mkdir"),
+        (dir.path().to_owned(), "is not empty"),
+        (dir.path().join("kept"), "is not a directory"),
         ("/proc".into(), "already has a mount"),
     ];
     for (path, why) in refused {
-        let output = mounting(&rig, &path);
+        let output = try_mount(&rig, &path);
         let printed = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.code() == Some(2) && printed.contains(why), "{} {printed}", output.status);
     }
-    let mount = Mount::start(&rig.endpoint(), &["--allow-non-empty"], folder);
+    let mount = Mount::start(&rig.endpoint(), &["--allow-non-empty"], dir);
     assert!(!mount.at("kept").exists());
-    let taken = mounting(&rig, mount.path());
+    let taken = try_mount(&rig, mount.path());
     assert_eq!(taken.status.code(), Some(2), "{taken:?}");
     assert_eq!(mount.stop(), 0);
 }
@@ -142,7 +142,7 @@ fn unreachable_daemon_is_not_drained() {
 }
 
 /// Starts a drain, waits until it reports an open file, and returns the rest of its output as a reader.
-fn draining(mount: &Mount) -> (Child, BufReader<ChildStderr>) {
+fn start_drain(mount: &Mount) -> (Child, BufReader<ChildStderr>) {
     let mut draining = umount(mount, &["--drain"]).spawn().unwrap();
     let mut printed = BufReader::new(draining.stderr.take().unwrap());
     let mut line = String::new();
@@ -157,7 +157,7 @@ fn failed_drain_names_unsaved_files() {
     let mount = rig.mount_with(&[&ARGUMENTS[..], &["--call-timeout", "1s"]].concat());
     fs::write(mount.at("f"), b"x").unwrap();
     let file = File::open(mount.at("f")).unwrap();
-    let (mut draining, mut printed) = draining(&mount);
+    let (mut draining, mut printed) = start_drain(&mount);
     rig.stop();
     file.set_permissions(fs::Permissions::from_mode(0o600)).unwrap();
     drop(file);
@@ -173,7 +173,7 @@ fn daemon_death_during_drain_is_an_error() {
     let rig = Rig::new();
     let mount = rig.mount_with(&ARGUMENTS);
     let (file, _) = unsaved_file(&rig, &mount);
-    let (mut draining, mut printed) = draining(&mount);
+    let (mut draining, mut printed) = start_drain(&mount);
     let dead = mount.kill();
     drop(file);
     let mut rest = String::new();
@@ -199,5 +199,5 @@ fn waiting_clients_do_not_delay_the_stop() {
     let began = Instant::now();
     assert_eq!(mount.stop(), 0);
     assert!(began.elapsed() < PATIENCE);
-    assert_eq!(follower.wait().unwrap().code(), Some(0), "the log has an end");
+    assert_eq!(follower.wait().unwrap().code(), Some(0), "the follower failed at the end of the log");
 }

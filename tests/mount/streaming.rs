@@ -65,7 +65,7 @@ fn same_bytes_are_not_uploaded_again() {
     }
 }
 
-/// Only descriptors that can write put off a commit.
+/// Only descriptors that are open for writing delay a commit.
 #[test]
 fn regression_own_reader_does_not_delay_commit() {
     let rig = Rig::new();

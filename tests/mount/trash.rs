@@ -34,9 +34,9 @@ fn restore(rig: &Rig, file_id: &str) {
 fn move_to_trash(mount: &Mount, path: &str) -> std::io::Result<()> {
     let name = Path::new(path).file_name().unwrap().to_str().unwrap();
     let trash = mount.at(trash_name());
-    for folder in [trash.clone(), trash.join("info"), trash.join("files")] {
-        if !folder.exists() {
-            fs::DirBuilder::new().mode(0o700).create(&folder)?;
+    for dir in [trash.clone(), trash.join("info"), trash.join("files")] {
+        if !dir.exists() {
+            fs::DirBuilder::new().mode(0o700).create(&dir)?;
         }
     }
     // SAFETY: as above.
@@ -53,14 +53,14 @@ fn move_to_trash(mount: &Mount, path: &str) -> std::io::Result<()> {
     })
 }
 
-fn count(folder: &Path) -> usize {
-    fs::read_dir(folder).unwrap().count()
+fn count(dir: &Path) -> usize {
+    fs::read_dir(dir).unwrap().count()
 }
 
 #[test]
 fn trashed_file_is_restored_from_recycle_bin() {
     let rig = Rig::new();
-    // Trashing never deletes for good, also with `remove = "delete"`.
+    // Trashing never deletes for good, even with `remove = "delete"`.
     for remove in ["trash", "delete"] {
         let mount = rig.mount_with(&["--remove", remove, "--metadata-ttl", "1s"]);
         let bytes = fresh_bytes(100_000);

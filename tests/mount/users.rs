@@ -22,26 +22,26 @@ fn is_root() -> bool {
 /// An ordinary user: `OTHER_USER` if the tests run as root, else the user of the tests.
 struct OrdinaryUser {
     /// Contains a copy of the binary, because other users may not be able to read the checkout.
-    _place: tempfile::TempDir,
+    _dir: tempfile::TempDir,
     binary: PathBuf,
     home: tempfile::TempDir,
 }
 
 impl OrdinaryUser {
     fn new() -> Self {
-        let place = tempfile::tempdir().unwrap();
-        fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let binary = place.path().join("pdsfs");
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let binary = dir.path().join("pdsfs");
         fs::copy(env!("CARGO_BIN_EXE_pdsfs"), &binary).unwrap();
-        Self { _place: place, binary, home: Self::directory() }
+        Self { _dir: dir, binary, home: Self::directory() }
     }
 
     fn directory() -> tempfile::TempDir {
-        let folder = tempfile::tempdir().unwrap();
+        let dir = tempfile::tempdir().unwrap();
         if is_root() {
-            chown(folder.path(), Some(OTHER_USER), Some(OTHER_USER)).unwrap();
+            chown(dir.path(), Some(OTHER_USER), Some(OTHER_USER)).unwrap();
         }
-        folder
+        dir
     }
 
     /// A command that runs as this user, with a separate home.
@@ -54,24 +54,24 @@ impl OrdinaryUser {
         command
     }
 
-    /// Runs a script whose `$0` is `folder`.
-    fn runs(&self, script: &str, folder: &Path) -> Output {
-        self.command(Path::new("/bin/sh")).args(["-c", script]).arg(folder).output().unwrap()
+    /// Runs a script whose `$0` is `dir`.
+    fn run(&self, script: &str, dir: &Path) -> Output {
+        self.command(Path::new("/bin/sh")).args(["-c", script]).arg(dir).output().unwrap()
     }
 
     /// Tries to mount, which must fail, and returns stderr.
     fn refused(&self, rig: &Rig, arguments: &[&str]) -> String {
-        let folder = Self::directory();
+        let dir = Self::directory();
         let mut command = self.command(&self.binary);
         command.args(["mount", "--endpoint", &rig.endpoint(), "--drive-id", "1"]).args(arguments);
         let Output { status, stderr, .. } =
-            command.arg(folder.path()).env("PDSFS_TOKEN", TOKEN).output().unwrap();
+            command.arg(dir.path()).env("PDSFS_TOKEN", TOKEN).output().unwrap();
         assert!(!status.success());
         String::from_utf8(stderr).unwrap()
     }
 }
 
-/// The reason why no ordinary user of this machine can mount, as the daemon words it.
+/// The reason why ordinary users of this machine cannot mount: a part of the daemon's message.
 fn mount_obstacle() -> Option<&'static str> {
     if fs::metadata("/dev/fuse").unwrap().permissions().mode() & 0o006 != 0o006 {
         return Some("run as root: chmod 666 /dev/fuse");
@@ -96,7 +96,7 @@ fn user_mount_is_private_to_the_user() {
     }
     let command = user.command(&user.binary);
     let mount = Mount::start_by(command, &rig.endpoint(), &[], OrdinaryUser::directory());
-    let done = user.runs("cd \"$0\" && echo hello >f && cat f", mount.path());
+    let done = user.run("cd \"$0\" && echo hello >f && cat f", mount.path());
     assert_eq!(String::from_utf8_lossy(&done.stdout), "hello\n", "{done:?}");
     assert_eq!(rig.client().read("f").unwrap(), b"hello\n");
     if is_root() {
@@ -128,7 +128,7 @@ fn root_mount_is_shared_only_with_allow_other() {
     for (arguments, expected) in [(&[][..], ""), (&["--allow-other"][..], "hello")] {
         let mount = rig.mount_with(arguments);
         fs::write(mount.at("f"), "hello").unwrap();
-        let seen = user.runs(script, mount.path());
+        let seen = user.run(script, mount.path());
         assert_eq!(String::from_utf8_lossy(&seen.stdout), expected, "{seen:?}");
         assert_eq!(mount.stop(), 0);
     }
@@ -142,7 +142,7 @@ fn root_drains_mount_of_another_user() {
     let mut command = user.command(&user.binary);
     command.env_remove("XDG_RUNTIME_DIR");
     let mount = Mount::start_by(command, &rig.endpoint(), &[], OrdinaryUser::directory());
-    let done = user.runs("echo hello >\"$0/f\" && chmod 600 \"$0/f\"", mount.path());
+    let done = user.run("echo hello >\"$0/f\" && chmod 600 \"$0/f\"", mount.path());
     assert!(done.status.success(), "{done:?}");
     let mut umount = Command::new(env!("CARGO_BIN_EXE_pdsfs"));
     let output = umount.args(["umount", "--drain"]).arg(mount.path()).output().unwrap();
@@ -151,12 +151,12 @@ fn root_drains_mount_of_another_user() {
     assert_eq!(rig.client().find("f").unwrap().mode_tag(), Some(0o600));
 }
 
-/// A slow `fusermount3` that reports its start.
+/// Uses a slow `fusermount3` that creates a file when it starts.
 #[test]
 fn signal_during_mount_leaves_no_dead_mount() {
     let (rig, user) = (Rig::new(), OrdinaryUser::new());
     assert!(is_root() && mount_obstacle().is_none(), "{NEEDS_ROOT}, or {:?}", mount_obstacle());
-    let (slow, folder) = (OrdinaryUser::directory(), OrdinaryUser::directory());
+    let (slow, dir) = (OrdinaryUser::directory(), OrdinaryUser::directory());
     let (program, asked) = (slow.path().join("fusermount3"), slow.path().join("asked"));
     let script = "#!/bin/sh\ncase \"$*\" in *fsname*) touch \"$ASKED\"; sleep 1;; esac\n\
                   PATH=${PATH#*:} exec fusermount3 \"$@\"\n";
@@ -164,17 +164,17 @@ fn signal_during_mount_leaves_no_dead_mount() {
     fs::set_permissions(&program, fs::Permissions::from_mode(0o4755)).unwrap();
     let path = std::env::var("PATH").unwrap();
     let mut command = user.command(&user.binary);
-    command.args(["mount", "--endpoint", &rig.endpoint(), "--drive-id", "1"]).arg(folder.path());
+    command.args(["mount", "--endpoint", &rig.endpoint(), "--drive-id", "1"]).arg(dir.path());
     command.env("PDSFS_TOKEN", TOKEN).env("ASKED", &asked);
     command.env("PATH", format!("{}:{path}", slow.path().display()));
     let child = command.stderr(Stdio::piped()).spawn().unwrap();
     wait_until("the mount has begun", || asked.exists().then_some(()));
-    assert!(!is_mount(folder.path()));
+    assert!(!is_mount(dir.path()));
     // SAFETY: the pid belongs to our child, which is not reaped yet.
     unsafe { libc::kill(child.id().cast_signed(), libc::SIGTERM) };
     let output = child.wait_with_output().unwrap();
     let printed = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!is_mount(folder.path()), "a dead mount remains: {printed}");
+    assert!(!is_mount(dir.path()), "a dead mount remains: {printed}");
     assert!(printed.contains("SIGTERM"), "{printed}");
 }
 
@@ -184,7 +184,7 @@ fn files_without_owner_get_uid_and_gid_settings() {
     let rig = Rig::new();
     let mount = rig.mount();
     fs::write(mount.at("f"), "x").unwrap();
-    // An ordinary user cannot change owners; here the drive stores no owner.
+    // The drive stores no owner for this file, because its owner was never changed.
     assert_eq!(mount.stop(), 0);
     let mount = rig.mount_with(&["--uid", "12345", "--gid", "54321"]);
     for path in [mount.path().to_owned(), mount.at("f")] {

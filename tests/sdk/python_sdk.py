@@ -140,7 +140,7 @@ class Script:
             self.feed_and_batch(folder)
         finally:
             self.client.delete_file(m.DeleteFileRequest(drive_id=DRIVE, file_id=folder))
-        refused('get of what was deleted', lambda: self.get(folder), 'NotFound.File')
+        refused('get of a deleted folder', lambda: self.get(folder), 'NotFound.File')
 
     def files(self, folder):
         first, second = random.randbytes(3 * PART + 17), random.randbytes(2 * PART)
@@ -171,7 +171,7 @@ class Script:
             drive_id=DRIVE, file_id=file.file_id, to_parent_file_id=folder)).body.file_id
         same('copy', self.read(copy), second)
         self.client.trash_file(m.TrashFileRequest(drive_id=DRIVE, file_id=copy))
-        refused('get of what was trashed', lambda: self.get(copy), 'NotFound.File')
+        refused('get of a trashed file', lambda: self.get(copy), 'NotFound.File')
         self.client.restore_file(m.RestoreFileRequest(drive_id=DRIVE, file_id=copy))
         same('restored', self.get(copy).name, 'c.bin')
         refused('a bad name', lambda: self.client.create_file(m.CreateFileRequest(

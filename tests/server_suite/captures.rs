@@ -225,10 +225,10 @@ fn replay(name: &str, tweak: impl FnOnce(&mut ServerConfig), prepare: impl FnOnc
     prepare(&rig);
     let content = recorded_file();
     let answers = Replay::new(&rig, &content).run(name, &[]);
-    is_recorded_file(answers.last().unwrap(), &content, &rig);
+    assert_recorded_file(answers.last().unwrap(), &content, &rig);
 }
 
-fn is_recorded_file(completed: &Answer, content: &[u8], rig: &Rig) {
+fn assert_recorded_file(completed: &Answer, content: &[u8], rig: &Rig) {
     let file = completed.json();
     assert_eq!(text(&file["content_hash"]), F20M_SHA1);
     assert_eq!(text(&file["crc64_hash"]), "7348696088977073625");
@@ -236,7 +236,7 @@ fn is_recorded_file(completed: &Answer, content: &[u8], rig: &Rig) {
 }
 
 #[test]
-fn js_parallel() {
+fn js_parallel_uploads_are_accepted() {
     for name in
         ["js_parallel_20m", "js_parallel_20m_4MiBparts", "js_parallel_20m_ignore_rapid", "js_parallel_resume"]
     {
@@ -245,7 +245,7 @@ fn js_parallel() {
 }
 
 #[test]
-fn js_parallel_with_expired_url() {
+fn js_parallel_survives_expired_url() {
     replay(
         "js_parallel_20m_url_expired",
         |_| {},
@@ -254,7 +254,7 @@ fn js_parallel_with_expired_url() {
 }
 
 #[test]
-fn js_parallel_with_busy_server() {
+fn js_parallel_survives_busy_server() {
     let busy = FaultAction::Status {
         status: 429,
         code: "TooManyRequests".into(),
@@ -267,7 +267,7 @@ fn js_parallel_with_busy_server() {
 }
 
 #[test]
-fn js_parallel_empty() {
+fn js_parallel_empty_file_is_accepted() {
     let rig = Rig::new();
     let answers = Replay::new(&rig, b"").run("js_parallel_empty", &[]);
     let file = answers.last().unwrap().json();
@@ -277,7 +277,7 @@ fn js_parallel_empty() {
 }
 
 #[test]
-fn js_parallel_overwrite() {
+fn js_parallel_overwrite_keeps_the_id() {
     let rig = Rig::new();
     let old = rig.save("root", "f20m.bin", b"old");
     let content = recorded_file();
@@ -286,12 +286,12 @@ fn js_parallel_overwrite() {
     assert_eq!(answers[0].json()["exist"], true);
     let new = answers.last().unwrap().json();
     assert_eq!(new["file_id"], old["file_id"]);
-    is_recorded_file(answers.last().unwrap(), &content, &rig);
+    assert_recorded_file(answers.last().unwrap(), &content, &rig);
     assert_eq!(rig.names("root"), ["f20m.bin"]);
 }
 
 #[test]
-fn js_parallel_sha256() {
+fn js_parallel_sha256_is_accepted() {
     let rig = Rig::with(|config| config.quirks.hash_name = HashName::Sha256);
     let content = recorded_file();
     let answers = Replay::new(&rig, &content).run("js_parallel_sha256", &[]);
@@ -304,12 +304,12 @@ fn js_parallel_sha256() {
 }
 
 #[test]
-fn js_serial() {
+fn js_serial_upload_is_accepted() {
     replay("js_serial_20m", |_| {}, |_| {});
 }
 
 #[test]
-fn js_serial_with_a_pre_hash() {
+fn js_serial_pre_hash_is_answered() {
     replay(
         "js_serial_20m_prehash",
         |_| {},
@@ -323,7 +323,7 @@ fn js_serial_with_a_pre_hash() {
 }
 
 #[test]
-fn js_serial_with_lost_answer() {
+fn js_serial_survives_lost_answer() {
     let rig = Rig::new();
     let content = recorded_file();
     let bad_request = FaultAction::Status {
@@ -350,11 +350,11 @@ fn js_serial_with_lost_answer() {
     let etag = text(&listed["uploaded_parts"][0]["etag"]);
     assert!(answers[1].text().contains(etag.trim_matches('"')));
     assert_eq!(listed["uploaded_parts"][0]["part_size"], 8_388_672);
-    is_recorded_file(answers.last().unwrap(), &content, &rig);
+    assert_recorded_file(answers.last().unwrap(), &content, &rig);
 }
 
 #[test]
-fn js_download() {
+fn js_download_ranges_are_complete() {
     let rig = Rig::new();
     let content = recorded_file();
     let answers = Replay::new(&rig, &content).run("js_download", &[]);
@@ -370,7 +370,7 @@ fn js_download() {
 }
 
 #[test]
-fn js_operations() {
+fn js_operations_are_answered() {
     let rig = Rig::with(|config| {
         config.logins.refresh_token = Some(Secret::new("RT".to_owned()));
         config.logins.codes = vec![Secret::new("CODE".to_owned())];
@@ -412,7 +412,7 @@ fn with_key(config: &mut ServerConfig) {
 }
 
 #[test]
-fn python_with_token_and_both_signature_kinds() {
+fn python_token_and_signatures_are_accepted() {
     for name in ["py_parallel_20m_bearer", "py_parallel_20m_ak", "py_parallel_20m_ak4"] {
         let rig = Rig::with(with_key);
         let content = recorded_file();

@@ -4,7 +4,6 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// An answer.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -33,7 +32,7 @@ impl Answer {
     }
 }
 
-/// Sends a request with an added `Content-Length`. Fails if the connection gives no answer.
+/// Sends a request with an added `Content-Length`. Fails if the connection ends without an answer.
 pub(crate) fn send(
     addr: SocketAddr,
     method: &str,

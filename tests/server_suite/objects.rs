@@ -28,7 +28,7 @@ fn rename_keeps_id_and_obeys_name_mode() {
     let renamed = rig.ok("file/update", with(&a, json!({"name": "c", "check_name_mode": "refuse"})));
     assert_eq!((&renamed["name"], text(&renamed["file_id"])), (&json!("c"), a.clone()));
     let same = rig.ok("file/update", with(&a, json!({"name": "c", "check_name_mode": "refuse"})));
-    assert_eq!(same["name"], "c", "a rename to the own name counts as taken");
+    assert_eq!(same["name"], "c", "the object's own name counts as taken");
     let twin = rig.ok("file/update", with(&a, json!({"name": "b"})));
     assert_eq!(twin["name"], "b");
     assert_eq!(rig.names("root"), ["b", "b"]);

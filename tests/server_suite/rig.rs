@@ -161,11 +161,11 @@ impl Rig {
         answer.body
     }
 
-    /// The number of entries in a subdirectory of the data, after the removal of unused content: a further
-    /// change is stored only after that of the changes before it.
-    pub(crate) fn data_entries(&self, folder: &str) -> usize {
-        self.mkdir("root", "settled");
-        let entries = std::fs::read_dir(self.data_dir().join(folder)).unwrap();
+    /// The number of non-empty entries in a subdirectory of the data directory. Makes a change first: its
+    /// response follows the removal of all content that earlier changes left unused.
+    pub(crate) fn data_entries(&self, subdir: &str) -> usize {
+        self.mkdir("root", "barrier");
+        let entries = std::fs::read_dir(self.data_dir().join(subdir)).unwrap();
         entries
             .map(|entry| entry.unwrap().path())
             .filter(|path| path.read_dir().unwrap().next().is_some())

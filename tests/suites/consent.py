@@ -23,7 +23,7 @@ def ask(method, path, body=None):
 _, shown = ask("GET", f"{PAGE.path}?{PAGE.query}")
 hidden = re.findall(r'<input type="hidden" name="([^"]*)" value="([^"]*)">', shown)
 fields = [(name, html.unescape(value)) for name, value in hidden]
-answer, said = ask("POST", PAGE.path, urllib.parse.urlencode([*fields, ("decision", "allow")]))
+answer, text = ask("POST", PAGE.path, urllib.parse.urlencode([*fields, ("decision", "allow")]))
 if answer.status != 303:
-    sys.exit(f"the page answers {answer.status}: {said}")
+    sys.exit(f"the page answers {answer.status}: {text}")
 print(answer.headers["Location"])

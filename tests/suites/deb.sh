@@ -55,9 +55,9 @@ step() {
 not() { ! "$@"; }
 files() { (cd "$root" && find etc usr lib var -xdev ! -path 'var/lib/dpkg/*' ! -path 'var/lib/apt/*' ! -path 'var/cache/*' ! -path 'var/log/*' | sort); }
 # The maintainer has no mail address, and the package was never uploaded.
-beside_the_point=bogus-mail-host,bogus-mail-host-in-debian-changelog,initial-upload-closes-no-bugs
+irrelevant_tags=bogus-mail-host,bogus-mail-host-in-debian-changelog,initial-upload-closes-no-bugs
 command -v lintian >/dev/null &&
-    step lintian lintian --allow-root --fail-on error,warning --suppress-tags $beside_the_point --tag-display-limit 0 "$package"
+    step lintian lintian --allow-root --fail-on error,warning --suppress-tags $irrelevant_tags --tag-display-limit 0 "$package"
 
 run useradd -m -s /bin/bash -u 1000 ann
 files >"$work/before"
@@ -70,7 +70,7 @@ step 'man pages' run bash -c 'for page in $(cd /usr/share/man && ls man?/*pdsfs*
     for page in pdsfs pdsfs-mount pdsfs-umount pdsfs-config pdsfs-login pdsfs-status pdsfs.toml mount.pdsfs; do
     man -w $page >/dev/null || exit 1; done; man pdsfs-mount | grep -q -- --part-size'
 step 'no man page is malformed' run bash -c 'for page in /usr/share/man/man?/*pdsfs*; do
-    said=$(man --warnings -l "$page" 2>&1 >/dev/null); [ -z "$said" ] || { echo "$page: $said"; exit 1; }; done'
+    warnings=$(man --warnings -l "$page" 2>&1 >/dev/null); [ -z "$warnings" ] || { echo "$page: $warnings"; exit 1; }; done'
 step 'bash completions' run bash -c '. /usr/share/bash-completion/bash_completion; _completion_loader pdsfs; complete -p pdsfs &&
     COMP_WORDS=(pdsfs mo) COMP_CWORD=1; _pdsfs pdsfs mo pdsfs; [ "${COMPREPLY[*]}" = mount ]'
 step 'zsh and fish completions' run bash -c 'head -1 /usr/share/zsh/vendor-completions/_pdsfs | grep -qx "#compdef pdsfs" &&
@@ -82,14 +82,14 @@ step 'example configuration' run bash -c 'mkdir -p /etc/pdsfs && pdsfs config ex
 
 mkdir -p "$root/mnt/drive"
 chroot "$root" env -i PATH=/usr/bin PDSFS_TOKEN=secret pdsfs serve --listen 127.0.0.1:0 --data /srv/drive --drives 2 \
-    --client-id app >"$work/address" 2>&1 &
-for _ in $(seq 100); do address=$(grep -om1 'http://[0-9.:]*' "$work/address") && break; sleep 0.1; done
-address=${address:-}
+    --client-id app >"$work/ready" 2>&1 &
+for _ in $(seq 100); do endpoint=$(grep -om1 'http://[0-9.:]*' "$work/ready") && break; sleep 0.1; done
+endpoint=${endpoint:-}
 
-# An ordinary user logs in, lists her drives, and mounts one by its name.
+# An ordinary user logs in, lists the drives, and mounts one by its name.
 paste() {
     local pid line
-    coproc browser { ann pdsfs login --endpoint "$address" --client-id app --paste 2>&1; }
+    coproc browser { ann pdsfs login --endpoint "$endpoint" --client-id app --paste 2>&1; }
     pid=$browser_PID
     while read -r line <&"${browser[0]}"; do
         echo "$line"
@@ -102,14 +102,14 @@ step 'the account file is private' test "$(stat -c '%a %u' "$root/home/ann/.loca
 step 'drives' ann bash -c 'pdsfs drives | grep -q "^\* *1" && pdsfs drives --json | grep -q drive_id'
 step 'mount of a user' ann bash -c 'mkdir ~/Drive && pdsfs mount --background default ~/Drive && echo hello >~/Drive/note'
 step 'status' ann bash -c 'pdsfs status | grep -q Drive && pdsfs wait --timeout 20s'
-step 'others are kept out' not run ls /home/ann/Drive
+step 'other users have no access' not run ls /home/ann/Drive
 step 'umount of a user' ann bash -c 'pdsfs umount ~/Drive && [ -z "$(ls ~/Drive)" ]'
 
 # Root, with a token.
 (umask 077; echo secret >"$root/etc/pdsfs/token")
 cat >"$root/etc/pdsfs/config.toml" <<END
 [drives.drive]
-endpoint = "$address"
+endpoint = "$endpoint"
 drive_id = 1
 token_file = "/etc/pdsfs/token"
 mountpoint = "/mnt/drive"
@@ -122,10 +122,10 @@ step umount run umount /mnt/drive
 echo 'drive /mnt/drive fuse.pdsfs noauto,_netdev,ro 0 0' >"$root/etc/fstab"
 step 'fstab' run bash -c 'mount /mnt/drive && cmp /tmp/f /mnt/drive/f && ! touch /mnt/drive/g 2>/dev/null && umount /mnt/drive'
 step 'mount by name' run bash -c 'pdsfs mount --background drive && cmp /tmp/f /mnt/drive/f && pdsfs umount /mnt/drive'
-step 'demo without a human' ann bash -c 'cd && pdsfs demo --once && [ ! -e pdsfs-demo ]'
+step 'demo without interaction' ann bash -c 'cd && pdsfs demo --once && [ ! -e pdsfs-demo ]'
 
-step 'at boot, without a home' run env -u HOME bash -c 'mount /mnt/drive && [ -d /var/cache/pdsfs ] && umount /mnt/drive'
-step 'a login of root' run bash -c "echo secret | pdsfs login system --endpoint $address --token && [ -d /var/lib/pdsfs ]"
+step 'mount without HOME, as at boot' run env -u HOME bash -c 'mount /mnt/drive && [ -d /var/cache/pdsfs ] && umount /mnt/drive'
+step 'a login of root' run bash -c "echo secret | pdsfs login system --endpoint $endpoint --token && [ -d /var/lib/pdsfs ]"
 
 find "$root/etc/pdsfs" "$root/home/ann" -type f -exec sha256sum {} + | sort >"$work/kept"
 step remove apt remove pdsfs

@@ -32,13 +32,13 @@ finish() {
 }
 trap finish EXIT
 
-mkfifo "$work/address"
-"$pdsfs" serve --listen 127.0.0.1:0 --data "$work/data" >"$work/address" 2>"$work/serve.log" &
+mkfifo "$work/ready"
+"$pdsfs" serve --listen 127.0.0.1:0 --data "$work/data" >"$work/ready" 2>"$work/serve.log" &
 server=$!
-address=$(timeout 20 grep -om1 'http://[0-9.:]*' "$work/address")
-[ -n "$address" ] || { echo "the server does not start:" >&2; cat "$work/serve.log" >&2; exit 2; }
+endpoint=$(timeout 20 grep -om1 'http://[0-9.:]*' "$work/ready")
+[ -n "$endpoint" ] || { echo "the server does not start:" >&2; cat "$work/serve.log" >&2; exit 2; }
 mount_at() { # DIRECTORY ARGUMENTS...: mounts, waits for the mount, and leaves the process in $!
-    "$pdsfs" mount --endpoint "$address" --drive-id 1 --spill-dir "$work/spill" "${@:2}" "$1" >/dev/null 2>>"$work/mount.log" &
+    "$pdsfs" mount --endpoint "$endpoint" --drive-id 1 --spill-dir "$work/spill" "${@:2}" "$1" >/dev/null 2>>"$work/mount.log" &
     for _ in $(seq 200); do mountpoint -q "$1" && return; sleep .1; done
     echo "no mount:" >&2; cat "$work/mount.log" >&2; exit 2
 }
@@ -46,9 +46,9 @@ mount_at "$work/mnt"; daemon=$!
 mount_at "$work/seen" --read-only --metadata-ttl 1s; watcher=$!
 
 owner() { curl -sS -H "Authorization: Bearer token" "$@"; }
-stats() { owner "$address/_pdsfs/stats" | jq -r "$1"; }
-faults() { owner -d "{\"rules\":[$1]}" "$address/_pdsfs/faults" >/dev/null; }
-api() { owner -H "Content-Type: application/json" -d "$2" "$address/v2/$1"; }
+stats() { owner "$endpoint/_pdsfs/stats" | jq -r "$1"; }
+faults() { owner -d "{\"rules\":[$1]}" "$endpoint/_pdsfs/faults" >/dev/null; }
+api() { owner -H "Content-Type: application/json" -d "$2" "$endpoint/v2/$1"; }
 empty_bin() { api recyclebin/clear '{"drive_id":"1"}' >/dev/null; }
 bin_names() { api recyclebin/list '{"drive_id":"1","limit":100}' | jq -r '.items[].name' | sort | tr '\n' ' '; }
 open_uploads() { stats '.open_uploads | length'; }
@@ -83,10 +83,10 @@ began() {
     [ -n "$(ls "$work/$target"/to*/ 2>/dev/null)" ] || DISPLAY=$(display_of $drop) wmctrl -l | grep -qv ' from[0-9]\| to[0-9]'
 }
 # Names and sizes in the target directory, on either mount.
-in_folder() { stat -c '%n %s' "$work/$1"/to*/* 2>/dev/null | sed 's/.*\///'; }
-is_empty() { [ -z "$(in_folder mnt)$(in_folder seen)" ]; }
+in_target() { stat -c '%n %s' "$work/$1"/to*/* 2>/dev/null | sed 's/.*\///'; }
+is_empty() { [ -z "$(in_target mnt)$(in_target seen)" ]; }
 is_copying() { has_window "File Operation Progress" || has_window "Copying files"; }
-is_over() { ! is_copying && [ "$(open_uploads)" = 0 ] && [ "$(in_folder mnt)" = "$(in_folder seen)" ]; }
+is_over() { ! is_copying && [ "$(open_uploads)" = 0 ] && [ "$(in_target mnt)" = "$(in_target seen)" ]; }
 has_window() { wmctrl -l | grep -q "$1"; }
 picture() { import -silent -window root "$shots/$1.png"; }
 # The text of a screenshot, in one line.
@@ -116,13 +116,13 @@ cancel_half_way() { # MANAGER PICTURE WAY DIRECTORY
     third() { [ "$(stat -c %s "$work/$target"/to*/* 2>/dev/null | head -1)" -gt $((33 * mib)) ] && is_copying; }
     wait_for 20 third || { wait $drop; return 1; }
     picture "$2"
-    pressed=$(in_folder "$target") pressed=${pressed##* }
+    pressed=$(in_target "$target") pressed=${pressed##* }
     local begin ok; begin=$(date +%s.%N)
     press_cancel "$1" || { wait $drop; return 1; }
     if [ "$4" = mnt ]; then wait_for 30 is_over; else wait_for 30 eval '! is_copying'; fi; ok=$?
     took=$(printf %.1f "$(echo "$(date +%s.%N) - $begin" | bc)")
     picture "$2-over"
-    left=$(in_folder "$target")
+    left=$(in_target "$target")
     return $ok
 }
 
@@ -197,26 +197,26 @@ if wants partial && [[ $managers = *thunar* ]]; then
         empty_bin; line_of 10
         PATH=$work/bin:$PATH cancel_half_way thunar "thunar-$how-partial" $how mnt; ok=$?
         # Thunar closes the file before it unlinks it, so the committed file goes to the recycle bin.
-        thrown=$(bin_names)
-        [ -z "$left" ] && [ "$thrown" = "hundred.bin.partial~ " ] || ok=1
+        trashed=$(bin_names)
+        [ -z "$left" ] && [ "$trashed" = "hundred.bin.partial~ " ] || ok=1
         wait $drop
-        report $ok "thunar $how partial, cancelled" "over after $took s; open uploads: $(open_uploads); left in the directory: [$left], in the recycle bin: [$thrown]"
+        report $ok "thunar $how partial, cancelled" "over after $took s; open uploads: $(open_uploads); left in the directory: [$left], in the recycle bin: [$trashed]"
 
         # Still over the slow line: after a fast line, the mount would let the next file run ahead.
         empty_bin; fresh $((20 * mib)) twenty.bin
         before=$(stats .received_bytes) done_before=$(completes)
         line=$(PATH=$work/bin:$PATH KEEP=1 QUIET_S=5 BACKEND=$work/seen "$dnd" "$work/twenty.bin" "$work/mnt" thunar $how 2>/dev/null | tail -1)
-        sent=$(($(stats .received_bytes) - before)) commits=$(($(completes) - done_before)) thrown=$(bin_names)
+        sent=$(($(stats .received_bytes) - before)) commits=$(($(completes) - done_before)) trashed=$(bin_names)
         rm -rf "$work"/mnt/to*; faults ""
         case $line in *result=OK*mtime=kept*'leftovers=[]'*backend=same*) ok=0 ;; *) ok=1 ;; esac
-        [ $sent = $((20 * mib)) ] && [ $commits = 1 ] && [ -z "$thrown" ] || ok=1
-        report $ok "thunar $how partial" "$sent bytes were sent, $commits commit; in the recycle bin: [$thrown]; $line"
+        [ $sent = $((20 * mib)) ] && [ $commits = 1 ] && [ -z "$trashed" ] || ok=1
+        report $ok "thunar $how partial" "$sent bytes were sent, $commits commit; in the recycle bin: [$trashed]; $line"
     done
     rm "$work/bin/thunar"
 fi
 
 refused_drop() { # CASE FAULT CAUSE WORDS: a drop that fails; the log of the mount has the cause, the dialog has the words
-    local manager ok left log title said shown
+    local manager ok left log title logged shown
     for manager in $managers; do
         fresh $((40 * mib)) forty.bin
         faults "$2"
@@ -226,12 +226,12 @@ refused_drop() { # CASE FAULT CAUSE WORDS: a drop that fails; the log of the mou
         wait_for 20 has_window "$title"; ok=$?
         wait_for 10 is_empty || ok=1
         sleep 1; picture "$manager-$1"; shown=$(words "$manager-$1" | grep -io -m1 "$4")
-        left=$(in_folder mnt; in_folder seen)
+        left=$(in_target mnt; in_target seen)
         wait $drop; faults ""
         [ -z "$left" ] || ok=1
-        said=$(tail -n +$((log + 1)) "$work/mount.log" | grep -m1 -o "$3")
-        [ -n "$said" ] && [ -n "$shown" ] || ok=1
-        report $ok "$manager $1" "a dialog \"$title\" with \"$shown\"; the mount logged \"$said\"; left on the drive: [$left]"
+        logged=$(tail -n +$((log + 1)) "$work/mount.log" | grep -m1 -o "$3")
+        [ -n "$logged" ] && [ -n "$shown" ] || ok=1
+        report $ok "$manager $1" "a dialog \"$title\" with \"$shown\"; the mount logged \"$logged\"; left on the drive: [$left]"
     done
 }
 status() { echo "{\"endpoint\":\"$1\",\"after\":${3:-0},\"action\":{\"status\":{\"status\":403,\"code\":\"$2\"}}}"; }
@@ -307,7 +307,7 @@ one" ]; }
             xdotool mousemove $((X + WIDTH - 60)) $((Y + HEIGHT - 110)) click 1; sleep .5
             xdotool key --clearmodifiers ctrl+a; sleep .5; xdotool key --clearmodifiers Delete; sleep 1.5
             picture "$manager-trash"
-            # Confirms a possible question.
+            # Confirms a possible dialog.
             xdotool key --clearmodifiers Return; sleep 2; picture "$manager-trashed"
             xenv_stop
         ) 2>/dev/null

@@ -31,12 +31,12 @@ trap finish EXIT
 fail() { echo "failed: $*" >&2; exit 1; }
 account=$STATE_DIRECTORY/accounts
 
-mkfifo "$WORK/address"
-"$pdsfs" serve --listen 127.0.0.1:0 --data "$WORK/data" --token owner-token >"$WORK/address" 2>/dev/null &
+mkfifo "$WORK/ready"
+"$pdsfs" serve --listen 127.0.0.1:0 --data "$WORK/data" --token owner-token >"$WORK/ready" 2>/dev/null &
 server=$!
-address=$(timeout 20 grep -om1 'http://[0-9.:]*' "$WORK/address")
+endpoint=$(timeout 20 grep -om1 'http://[0-9.:]*' "$WORK/ready")
 
-login() { echo owner-token | "$pdsfs" login "$@" --token --endpoint "$address"; }
+login() { echo owner-token | "$pdsfs" login "$@" --token --endpoint "$endpoint"; }
 
 # The number of items of an account in the keyring.
 items() {
@@ -71,6 +71,6 @@ dbus-send --session --print-reply --dest=org.freedesktop.secrets /org/freedeskto
     org.freedesktop.Secret.Service.Lock array:objpath:/org/freedesktop/secrets/collection/login >/dev/null
 mkdir "$WORK/mnt"
 code=0
-"$pdsfs" mount --account chosen "$WORK/mnt" 2>"$WORK/said" || code=$?
-[ "$code" = 2 ] && grep -q 'unlock prompt was dismissed' "$WORK/said" || fail "a locked keyring: $code, $(cat "$WORK/said")"
+"$pdsfs" mount --account chosen "$WORK/mnt" 2>"$WORK/log" || code=$?
+[ "$code" = 2 ] && grep -q 'unlock prompt was dismissed' "$WORK/log" || fail "a locked keyring: $code, $(cat "$WORK/log")"
 echo "all passed"

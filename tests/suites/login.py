@@ -9,7 +9,7 @@ import time
 import urllib.error
 import urllib.request
 
-PDSFS, ADDRESS, DRIVER, WORK = sys.argv[1:5]
+PDSFS, ENDPOINT, DRIVER, WORK = sys.argv[1:5]
 PATIENCE_S = 60
 CHROMIUM = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -52,7 +52,7 @@ class Browser:
     def click(self, selector):
         self.ask("POST", self.find(selector) + "/click", {})
 
-    def address(self):
+    def url(self):
         return self.ask("GET", f"{self.session}/url")
 
     def close(self):
@@ -68,7 +68,7 @@ def check(holds, what, *seen):
 
 def begin(name, *more):
     """Starts a login and returns the process and the printed URL."""
-    arguments = [PDSFS, "login", name, "--endpoint", ADDRESS, "--client-id", "app", "--no-browser", "--store", "file"]
+    arguments = [PDSFS, "login", name, "--endpoint", ENDPOINT, "--client-id", "app", "--no-browser", "--store", "file"]
     login = subprocess.Popen([*arguments, *more], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     output = ""
     for line in login.stderr:
@@ -104,7 +104,7 @@ def allow():
     browser.click("#allow")
     outcome = wait_for(lambda: browser.text("#outcome"))
     check("succeeded" in outcome, "the last page reports success", outcome)
-    check(browser.address().startswith("http://127.0.0.1:"), "the browser is redirected to this machine")
+    check(browser.url().startswith("http://127.0.0.1:"), "the browser is redirected to this machine")
     code, output = end(login)
     check(code == 0 and "logged in as owner" in output, "Allow logs in", code, output)
     account = pathlib.Path(WORK, "state", "accounts", "work.json")
@@ -132,8 +132,8 @@ def paste():
     login, page = begin("pasted", "--paste", "--port", "9")
     browser.open(page)
     browser.click("#allow")
-    address = wait_for(lambda: "code=" in (there := browser.address()) and there)
-    login.stdin.write(address + "\n")
+    url = wait_for(lambda: "code=" in (there := browser.url()) and there)
+    login.stdin.write(url + "\n")
     login.stdin.flush()
     code, output = end(login)
     check(code == 0, "the URL of an unreachable page can be pasted", code, output)
@@ -142,7 +142,7 @@ def paste():
 
 def unknown():
     browser = Browser("unknown")
-    browser.open(f"{ADDRESS}/v2/oauth/authorize?client_id=stranger&redirect_uri=http://127.0.0.1:9/&response_type=code")
+    browser.open(f"{ENDPOINT}/v2/oauth/authorize?client_id=stranger&redirect_uri=http://127.0.0.1:9/&response_type=code")
     complaint = browser.text("#complaint")
     check("not known" in complaint, "the page for an unknown app has no buttons", complaint)
     browser.close()

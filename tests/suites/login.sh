@@ -23,12 +23,12 @@ trap finish EXIT
 export STATE_DIRECTORY=$work/state
 unset DBUS_SESSION_BUS_ADDRESS PDSFS_TOKEN PDSFS_ENDPOINT PDSFS_ACCOUNT
 
-mkfifo "$work/address"
+mkfifo "$work/ready"
 "$pdsfs" serve --listen 127.0.0.1:0 --data "$work/data" --token owner --client-id app --drives 2 \
-    >"$work/address" 2>"$work/serve.log" &
+    >"$work/ready" 2>"$work/serve.log" &
 server=$!
-address=$(timeout 20 grep -om1 'http://[0-9.:]*' "$work/address")
-[ -n "$address" ] || { echo "the server does not start:" >&2; cat "$work/serve.log" >&2; exit 2; }
+endpoint=$(timeout 20 grep -om1 'http://[0-9.:]*' "$work/ready")
+[ -n "$endpoint" ] || { echo "the server does not start:" >&2; cat "$work/serve.log" >&2; exit 2; }
 
 chromedriver --port=0 --allowed-ips=127.0.0.1 >"$work/driver.log" 2>&1 &
 driver=$!
@@ -39,4 +39,4 @@ for _ in $(seq 100); do
 done
 [ -n "$port" ] || { echo "chromedriver does not start:" >&2; cat "$work/driver.log" >&2; exit 2; }
 
-python3 "$here/login.py" "$pdsfs" "$address" "http://127.0.0.1:$port" "$work"
+python3 "$here/login.py" "$pdsfs" "$endpoint" "http://127.0.0.1:$port" "$work"

@@ -54,23 +54,23 @@ within() { # MS WHAT COMMAND...
     check "$what: $took ms, within $max" test $code = 0 -a $took -lt "$max"
 }
 refused() { # COMMAND...: must fail with an error of the network
-    local said
-    said=$(LC_ALL=C timeout 150 "$@" 2>&1) && return 1
-    case $said in *'No route to host'* | *'Connection timed out'*) ;; *) echo "$said" >&2; return 1 ;; esac
+    local output
+    output=$(LC_ALL=C timeout 150 "$@" 2>&1) && return 1
+    case $output in *'No route to host'* | *'Connection timed out'*) ;; *) echo "$output" >&2; return 1 ;; esac
 }
 sorted() { tr ' ' '\n' | sort | tr '\n' ' '; }
-shows() { test "$(timeout 20 ls "$work/mnt/$1" | sorted)" = "$(echo "$2" | sorted)"; } # FOLDER NAMES
+shows() { test "$(timeout 20 ls "$work/mnt/$1" | sorted)" = "$(echo "$2" | sorted)"; } # DIRECTORY NAMES
 serve() { # ADDRESS COMMAND...: the command is put before that of the server
     local listen=$1
     shift
-    mkfifo "$work/address"
-    "$@" "$pdsfs" serve --listen "$listen" --data "$work/data" --token token >"$work/address" 2>"$work/serve.log" &
+    mkfifo "$work/ready"
+    "$@" "$pdsfs" serve --listen "$listen" --data "$work/data" --token token >"$work/ready" 2>"$work/serve.log" &
     server=$!
-    address=$(timeout 20 grep -om1 'http://[0-9.:]*' "$work/address")
-    [ -n "$address" ] || { cat "$work/serve.log" >&2; exit 2; }
+    endpoint=$(timeout 20 grep -om1 'http://[0-9.:]*' "$work/ready")
+    [ -n "$endpoint" ] || { cat "$work/serve.log" >&2; exit 2; }
 }
 mount_drive() {
-    "$pdsfs" --log warn,pdsfs=debug mount --endpoint "$address" --drive-id 1 --spill-dir "$work/spill" \
+    "$pdsfs" --log warn,pdsfs=debug mount --endpoint "$endpoint" --drive-id 1 --spill-dir "$work/spill" \
         --part-size 1MiB --parts-in-flight 4 --buffer-size 32MiB "$work/mnt" >/dev/null 2>>"$work/mount.log" &
     daemon=$!
     for _ in $(seq 100); do mountpoint -q "$work/mnt" && return; sleep 0.1; done
@@ -175,7 +175,7 @@ sends_again() { # a megabyte is more than probes and repeated packets
     for _ in $(seq 600); do [ $(($(sent_bytes) - before)) -gt 1000000 ] && return; sleep 0.02; done
     return 1
 }
-api() { there curl -sS -H 'Authorization: Bearer token' -H 'Content-Type: application/json' -d "$2" "$address/v2/$1"; }
+api() { there curl -sS -H 'Authorization: Bearer token' -H 'Content-Type: application/json' -d "$2" "$endpoint/v2/$1"; }
 sha1_there() { # NAME: the hash on the server
     api file/list '{"drive_id":"1","parent_file_id":"root","limit":100}' | grep -o '{[^{}]*}' |
         grep "\"name\":\"$1\"" | grep -o '"content_hash":"[^"]*"' | cut -d'"' -f4
@@ -183,13 +183,13 @@ sha1_there() { # NAME: the hash on the server
 is_right() { test "$(sha1_there "$1" | tr a-f A-F)" = "$sha1"; }
 lives() { kill -0 "$daemon" && mountpoint -q "$work/mnt"; }
 # Checks the answers of the mount during a detected outage.
-look_around() {
+check_offline_answers() {
     within 5000 "known names are shown" shows . "$names"
-    within 5000 "a known folder is listed" shows known inside
+    within 5000 "a known directory is listed" shows known inside
     within 5000 "known bytes are read" cmp -n 1000 "$work/piece" "$work/mnt/piece"
     within 5000 "an unknown name" refused stat "$work/mnt/known/$1"
-    within 5000 "an unknown folder" refused ls "$work/mnt/unknown"
-    within 5000 "a new folder" refused mkdir "$work/mnt/known/new"
+    within 5000 "an unknown directory" refused ls "$work/mnt/unknown"
+    within 5000 "a new directory" refused mkdir "$work/mnt/known/new"
 }
 outage() { # NAME BREAK MEND NOTICED-MS
     echo "-- $1"
@@ -200,7 +200,7 @@ outage() { # NAME BREAK MEND NOTICED-MS
     within "$4" "status shows offline" goes_offline
     sleep 20 # entries are stale, and retry pauses have grown
     check "the upload waits" test ! -e "$work/closed"
-    look_around "$1"
+    check_offline_answers "$1"
     $3
     up=$(ms) mend=true
     within 3000 "bytes move again" sends_again

@@ -21,12 +21,12 @@ finish() {
 }
 trap finish EXIT
 
-mkfifo "$work/address"
-"$pdsfs" serve --listen 127.0.0.1:0 --data "$work/data" --token token >"$work/address" 2>"$work/serve.log" &
+mkfifo "$work/ready"
+"$pdsfs" serve --listen 127.0.0.1:0 --data "$work/data" --token token >"$work/ready" 2>"$work/serve.log" &
 server=$!
-address=$(timeout 20 grep -om1 'http://[0-9.:]*' "$work/address")
-[ -n "$address" ] || { echo "the server does not start:" >&2; cat "$work/serve.log" >&2; exit 2; }
-"$pdsfs" mount --endpoint "$address" --drive-id 1 --allow-other --spill-dir "$work/spill" "$work/mnt" \
+endpoint=$(timeout 20 grep -om1 'http://[0-9.:]*' "$work/ready")
+[ -n "$endpoint" ] || { echo "the server does not start:" >&2; cat "$work/serve.log" >&2; exit 2; }
+"$pdsfs" mount --endpoint "$endpoint" --drive-id 1 --allow-other --spill-dir "$work/spill" "$work/mnt" \
     >/dev/null 2>"$work/mount.log" &
 daemon=$!
 for _ in $(seq 100); do mountpoint -q "$work/mnt" && break; sleep 0.1; done

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Boots a real systemd in a container and tests the shipped units: a general suite for FUSE units (start, kill -9,
-# restart, stop, stop while busy, SIGTERM), the system unit (systemd/unit.sh), typical use (systemd/people.sh:
+# restart, stop, stop while busy, SIGTERM), the system unit (systemd/unit.sh), typical use (systemd/usage.sh:
 # credentials, a user's unit, fstab), and a boot of the machine (systemd/boot.sh).
 #
 #   SYSTEMD_SUITE=/path/to/systemd.sh tests/suites/systemd.sh
@@ -53,7 +53,7 @@ done
 
 # Drives on the loopback of the container: an ordinary one, and one behind a slow line. The ordinary one also runs here
 # first, for the logins.
-mkfifo "$work/address"
+mkfifo "$work/ready"
 serve() { # ROOT
     echo serve --data "$1/srv/drive" --service-app "svc=$1/etc/pdsfs/service-app.pem" --client-id app --access-key-id AKID \
         --token-ttl 15s
@@ -62,19 +62,19 @@ mkdir -p "$ROOTFS/etc/pdsfs"
 cp "$here/../fixtures/service-app/public.pem" "$ROOTFS/etc/pdsfs/service-app.pem"
 printf '%s\n' PDSFS_TOKEN=owner-token PDSFS_SERVE_ACCESS_KEY_SECRET=access-key-secret >"$ROOTFS/etc/pdsfs/drive.env"
 (set -a && . "$ROOTFS/etc/pdsfs/drive.env" && exec "$pdsfs" $(serve "$ROOTFS") --listen 127.0.0.1:0) \
-    >"$work/address" 2>"$work/serve.log" &
+    >"$work/ready" 2>"$work/serve.log" &
 server=$!
-address=$(timeout 20 grep -om1 'http://[0-9.:]*' "$work/address")
-[ -n "$address" ] || { echo "the drive does not start:" >&2; cat "$work/serve.log" >&2; exit 2; }
+endpoint=$(timeout 20 grep -om1 'http://[0-9.:]*' "$work/ready")
+[ -n "$endpoint" ] || { echo "the drive does not start:" >&2; cat "$work/serve.log" >&2; exit 2; }
 export STATE_DIRECTORY=$work/state
 unset PDSFS_TOKEN PDSFS_ENDPOINT PDSFS_ACCOUNT
 login() { # NAME OPTION...
-    "$pdsfs" login "$1" --store file --endpoint "$address" "${@:2}" >"$work/login.log" 2>&1 ||
+    "$pdsfs" login "$1" --store file --endpoint "$endpoint" "${@:2}" >"$work/login.log" 2>&1 ||
         { cat "$work/login.log" >&2; exit 2; }
 }
 by_browser() { # NAME
     local pid
-    coproc browser { exec "$pdsfs" login "$1" --store file --endpoint "$address" --client-id app --paste 2>&1; }
+    coproc browser { exec "$pdsfs" login "$1" --store file --endpoint "$endpoint" --client-id app --paste 2>&1; }
     pid=$browser_PID
     while read -r line <&"${browser[0]}"; do
         case $line in *oauth/authorize*) python3 "$here/consent.py" "$line" >&"${browser[1]}" && break ;; esac
@@ -108,8 +108,8 @@ cat >"$units/pdsfs-drive.service" <<END
 [Service]
 Type=exec
 EnvironmentFile=/etc/pdsfs/drive.env
-ExecStart=/usr/bin/pdsfs $(serve "") --listen ${address#http://}
-ExecStartPost=/bin/bash -c 'until (exec 3<>/dev/tcp/127.0.0.1/${address##*:}); do sleep .1; done'
+ExecStart=/usr/bin/pdsfs $(serve "") --listen ${endpoint#http://}
+ExecStartPost=/bin/bash -c 'until (exec 3<>/dev/tcp/127.0.0.1/${endpoint##*:}); do sleep .1; done'
 END
 cat >"$units/pdsfs-slow.service" <<'END'
 [Service]
@@ -126,7 +126,7 @@ metadata_ttl = "0s"
 drive_id = "1"
 [drives.cloud]
 stall_timeout = "2s"
-endpoint = "$address"
+endpoint = "$endpoint"
 token_file = "/etc/pdsfs/token"
 mountpoint = "/mnt/cloud"
 [drives.slow]
@@ -134,10 +134,10 @@ endpoint = "http://127.0.0.1:9431"
 token_file = "/etc/pdsfs/slow-token"
 mountpoint = "/mnt/slow"
 [drives.tab]
-endpoint = "$address"
+endpoint = "$endpoint"
 token_file = "/etc/pdsfs/token"
 [drives.token]
-endpoint = "$address"
+endpoint = "$endpoint"
 mountpoint = "/mnt/token"
 END
     for name in key sealed rotated spent; do printf '[drives.%s]\nmountpoint = "/mnt/%s"\n' $name $name; done
@@ -170,7 +170,7 @@ given sealed 'LoadCredentialEncrypted=pdsfs.%i:/etc/credstore.encrypted/pdsfs.%i
 # A user with her own configuration and secret.
 mkdir -p "$ROOTFS/home/ann/.config/pdsfs" "$ROOTFS/home/ann/.config/systemd/user/pdsfs@home.service.d" \
     "$ROOTFS/home/ann/Drive"
-printf '[drives.home]\nendpoint = "%s"\ndrive_id = "1"\nmountpoint = "~/Drive"\nmetadata_ttl = "0s"\n' "$address" \
+printf '[drives.home]\nendpoint = "%s"\ndrive_id = "1"\nmountpoint = "~/Drive"\nmetadata_ttl = "0s"\n' "$endpoint" \
     >"$ROOTFS/home/ann/.config/pdsfs/config.toml"
 (umask 077; printf 'owner-token\n' >"$ROOTFS/home/ann/.config/pdsfs/pdsfs.home")
 printf '[Service]\nLoadCredential=pdsfs.%%i:%%h/.config/pdsfs/pdsfs.%%i\n' \
@@ -214,6 +214,6 @@ mkdir -p "$units/pdsfs@.service.d"
 printf '[Service]\nWatchdogSec=3s\nTimeoutStopSec=4s\n' >"$units/pdsfs@.service.d/quick.conf"
 boot unit PDSFS
 rm "$units/pdsfs@.service.d/quick.conf"
-boot people PEOPLE
+boot usage USAGE
 boot boot BOOT
 exit $failed

@@ -199,7 +199,7 @@ pub fn links(
     documents: &BTreeMap<String, String>,
     exists: impl Fn(&str) -> bool,
 ) -> Vec<Breach> {
-    let folder = document.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let dir = document.rsplit_once('/').map_or("", |(dir, _)| dir);
     let mut out = Vec::new();
     for (n, line) in documents[document].lines().enumerate() {
         for link in line.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
@@ -208,7 +208,7 @@ pub fn links(
             if file.contains("://") || file.starts_with("mailto:") {
                 continue;
             }
-            let target = if file.is_empty() { document.to_owned() } else { join(folder, file) };
+            let target = if file.is_empty() { document.to_owned() } else { join(dir, file) };
             if !file.is_empty() && !exists(&target) {
                 out.push(breach(document, n + 1, format!("links to {file}, which does not exist")));
             } else if let (Some(anchor), Some(text)) = (anchor, documents.get(&target))
@@ -221,9 +221,9 @@ pub fn links(
     out
 }
 
-/// A relative path from a folder, with `..` resolved.
-fn join(folder: &str, path: &str) -> String {
-    let mut parts: Vec<&str> = folder.split('/').filter(|part| !part.is_empty()).collect();
+/// A relative path from a directory, with `..` resolved.
+fn join(dir: &str, path: &str) -> String {
+    let mut parts: Vec<&str> = dir.split('/').filter(|part| !part.is_empty()).collect();
     for part in path.split('/') {
         match part {
             "." | "" => {}

@@ -1,7 +1,7 @@
-//! The arrows between the files of `src`: file A has an arrow to file B if A names something of B.
+//! The edges between the files of `src`: file A has an edge to file B if A names something of B.
 //!
 //! A name that a module only re-exports counts for the file that defines it. A module that declares and re-exports
-//! its children, and does not use them, has no arrow to them. Tests are left out.
+//! its children, and does not use them, has no edge to them. Tests are left out.
 
 use std::collections::BTreeMap;
 
@@ -32,19 +32,19 @@ type Modules<'a> = BTreeMap<Vec<String>, Module<'a>>;
 
 /// No cycle between files.
 pub fn cycles(sources: &[Source]) -> Vec<Breach> {
-    let arrows = arrows(sources);
+    let edges = edges(sources);
     let mut graph = Graph::default();
-    for arrow in &arrows {
-        graph.add(&arrow.from, &arrow.to);
+    for edge in &edges {
+        graph.add(&edge.from, &edge.to);
     }
     let mut out = Vec::new();
     for (n, cycle) in graph.cycles().into_iter().enumerate() {
         let place = format!("cycle {}", n + 1);
         let files = cycle.iter().cloned().collect::<Vec<_>>().join(", ");
         out.push(breach(&place, 0, format!("{} files: {files}", cycle.len())));
-        let is_inside = |arrow: &&Arrow| cycle.contains(&arrow.from) && cycle.contains(&arrow.to);
-        for arrow in arrows.iter().filter(|arrow| arrow.from != arrow.to).filter(is_inside) {
-            let Arrow { from, line, name, to } = arrow;
+        let is_inside = |edge: &&Edge| cycle.contains(&edge.from) && cycle.contains(&edge.to);
+        for edge in edges.iter().filter(|edge| edge.from != edge.to).filter(is_inside) {
+            let Edge { from, line, name, to } = edge;
             out.push(breach(&place, 0, format!("  {from}:{line} names {name} of {to}")));
         }
     }
@@ -53,21 +53,21 @@ pub fn cycles(sources: &[Source]) -> Vec<Breach> {
     out
 }
 
-struct Arrow {
+struct Edge {
     from: String,
     line: usize,
     name: String,
     to: String,
 }
 
-fn arrows(sources: &[Source]) -> Vec<Arrow> {
+fn edges(sources: &[Source]) -> Vec<Edge> {
     let modules: Modules<'_> = sources.iter().filter_map(module).map(|m| (m.name.clone(), m)).collect();
     let mut out = Vec::new();
     for module in modules.values() {
         let mut add = |line: usize, parts: &[String]| {
             if let Some(to) = target(&modules, parts, 0) {
                 let (from, to) = (module.path.to_owned(), to.path.to_owned());
-                out.push(Arrow { from, line, name: parts.join("::"), to });
+                out.push(Edge { from, line, name: parts.join("::"), to });
             }
         };
         for binding in &module.bindings {
@@ -211,7 +211,7 @@ fn has_word(code: &str, word: &str) -> bool {
     paths_and_words(code).iter().any(|(_, parts)| parts[0] == word)
 }
 
-/// Every word that no path goes on to, with the rest of its path.
+/// Every word that does not continue a path, with its line and the words that continue it.
 fn paths_and_words(code: &str) -> Vec<(usize, Vec<String>)> {
     let part_of_word = |c: char| c.is_alphanumeric() || c == '_';
     let (mut out, mut line, mut at) = (Vec::new(), 1, 0);
@@ -245,14 +245,14 @@ mod tests {
 
     fn found(files: &[(&str, &str)]) -> Vec<String> {
         let sources: Vec<Source> = files.iter().map(|(path, text)| Source::new(path, text)).collect();
-        let mut arrows: Vec<String> = arrows(&sources)
+        let mut edges: Vec<String> = edges(&sources)
             .into_iter()
-            .filter(|arrow| arrow.from != arrow.to)
-            .map(|arrow| format!("{}:{} {}", &arrow.from[4..], arrow.line, &arrow.to[4..]))
+            .filter(|edge| edge.from != edge.to)
+            .map(|edge| format!("{}:{} {}", &edge.from[4..], edge.line, &edge.to[4..]))
             .collect();
-        arrows.sort();
-        arrows.dedup();
-        arrows
+        edges.sort();
+        edges.dedup();
+        edges
     }
 
     #[test]
@@ -275,15 +275,15 @@ mod tests {
     }
 
     #[test]
-    fn re_exports_alone_are_no_arrows() {
+    fn re_exports_alone_are_no_edges() {
         let parent = |more: &str| format!("mod x;\npub(crate) use x::{{Deep, Other as More}};\n{more}");
-        let arrows = |more: &str| {
+        let edges = |more: &str| {
             let text = parent(more);
             found(&[("src/a.rs", &text), ("src/a/x.rs", "pub struct Deep;\nfn f() { super::g() }")])
         };
-        assert_eq!(arrows("fn g() {}"), ["a/x.rs:2 a.rs"]);
-        assert_eq!(arrows("fn g(d: Deep) {}"), ["a.rs:2 a/x.rs", "a/x.rs:2 a.rs"]);
-        assert_eq!(arrows("fn g(d: &mut More) {}"), ["a.rs:2 a/x.rs", "a/x.rs:2 a.rs"]);
+        assert_eq!(edges("fn g() {}"), ["a/x.rs:2 a.rs"]);
+        assert_eq!(edges("fn g(d: Deep) {}"), ["a.rs:2 a/x.rs", "a/x.rs:2 a.rs"]);
+        assert_eq!(edges("fn g(d: &mut More) {}"), ["a.rs:2 a/x.rs", "a/x.rs:2 a.rs"]);
     }
 
     #[test]

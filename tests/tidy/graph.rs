@@ -2,24 +2,24 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The arrows of each node.
+/// The edges of each node.
 #[derive(Default, Debug)]
 pub struct Graph {
-    arrows: BTreeMap<String, BTreeSet<String>>,
+    edges: BTreeMap<String, BTreeSet<String>>,
 }
 
 impl Graph {
-    /// Adds an arrow; an arrow from a node to itself is not kept.
+    /// Adds an edge; an edge from a node to itself is not kept.
     pub fn add(&mut self, from: &str, to: &str) {
         if from != to {
-            self.arrows.entry(from.to_owned()).or_default().insert(to.to_owned());
+            self.edges.entry(from.to_owned()).or_default().insert(to.to_owned());
         }
     }
 
     /// Every set of two or more nodes that reach each other.
     pub fn cycles(&self) -> Vec<BTreeSet<String>> {
         let reach: BTreeMap<&String, BTreeSet<&String>> =
-            self.arrows.keys().map(|node| (node, self.reachable(node))).collect();
+            self.edges.keys().map(|node| (node, self.reachable(node))).collect();
         let mut cycles = BTreeSet::new();
         for (node, reached) in &reach {
             let back = reached.iter().filter(|other| reach.get(**other).is_some_and(|r| r.contains(node)));
@@ -34,7 +34,7 @@ impl Graph {
     fn reachable(&self, start: &str) -> BTreeSet<&String> {
         let (mut seen, mut todo) = (BTreeSet::new(), vec![start]);
         while let Some(node) = todo.pop() {
-            for next in self.arrows.get(node).into_iter().flatten() {
+            for next in self.edges.get(node).into_iter().flatten() {
                 if seen.insert(next) {
                     todo.push(next);
                 }
@@ -49,10 +49,10 @@ mod tests {
 
     #[test]
     fn cycles_are_found_and_kept_apart() {
-        let cycles = |arrows: &str| {
+        let cycles = |edges: &str| {
             let mut graph = Graph::default();
-            for arrow in arrows.split(' ') {
-                graph.add(&arrow[..1], &arrow[1..]);
+            for edge in edges.split(' ') {
+                graph.add(&edge[..1], &edge[1..]);
             }
             let sets = graph.cycles().into_iter();
             sets.map(|set| set.into_iter().collect::<String>()).collect::<Vec<_>>()

@@ -16,13 +16,13 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("units", &[]),
     ("name_patterns", &["error"]),
     ("logging", &["error", "escape"]),
-    ("auth", &["error", "ids"]),
+    ("auth", &["error", "ids", "units"]),
     ("config", &["auth", "error", "ids", "name_patterns", "units"]),
     ("pds", &["auth", "config", "crc64", "error", "ids", "posix", "rolling_sha1"]),
     ("status", &["error", "escape", "units"]),
     ("desktop", &["escape", "units"]),
     ("tree", &["error", "ids", "pds", "posix"]),
-    ("content", &["clock", "crc64", "error", "ids", "pds", "posix", "rolling_sha1", "status"]),
+    ("content", &["clock", "crc64", "error", "ids", "pds", "posix", "rolling_sha1", "status", "units"]),
     (
         "vfs",
         &[

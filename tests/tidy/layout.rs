@@ -38,7 +38,7 @@ pub fn errno_constants(source: &Source) -> Vec<Breach> {
         .collect()
 }
 
-/// Files are short and have telling names.
+/// Files are short and have meaningful names.
 pub fn shape(source: &Source) -> Vec<Breach> {
     let mut out = Vec::new();
     let lines = source.daemon_lines();
@@ -57,7 +57,7 @@ pub fn shape(source: &Source) -> Vec<Breach> {
     out
 }
 
-/// Every file has module docs; no test is switched off; the text is ASCII outside strings.
+/// Every file has module docs; no test is ignored; the text is ASCII outside strings.
 pub fn basics(source: &Source) -> Vec<Breach> {
     let mut out = Vec::new();
     if !source.text.trim_start().starts_with("//!") {

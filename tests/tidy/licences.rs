@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn the_list_is_read_from_the_right_table() {
+    fn allow_list_is_read_from_licenses_table() {
         let text =
             "[advisories]\nallow = [\"no\"]\n[licenses]\n# words\nallow = [\n \"MIT\", # why\n \"ISC\",\n]\n";
         assert_eq!(allowed(text), ["MIT", "ISC"]);

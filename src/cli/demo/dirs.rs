@@ -114,7 +114,7 @@ fn with_path(e: std::io::Error, path: &Path) -> Error {
     Error::from(e).context(path.display())
 }
 
-/// Why a mountpoint cannot be used. A mount whose daemon was killed answers everything with ENOTCONN.
+/// Why a mountpoint cannot be used. A mount whose daemon was killed answers every call with ENOTCONN.
 fn unusable(e: std::io::Error, path: &Path) -> Error {
     let path = path.display();
     match e.kind() {

@@ -5,8 +5,8 @@
 //! parts are uploaded during the write. Then the listing of the server is compared with the manifest, the
 //! drive is unmounted, and every file is read back through a fresh mount.
 //!
-//! Every end of the run stops what it started and removes what it made. Blocking work, including all access
-//! to our own mount, runs on blocking threads: the runtime's workers serve that mount.
+//! However the run ends, its teardown unmounts, stops the server and removes all files of the run. Blocking
+//! work, including all access to our own mount, runs on blocking threads: the runtime's workers serve that mount.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -255,7 +255,7 @@ impl Run {
     }
 }
 
-/// Looks at the big file from outside while it is open.
+/// Observes the big file as another client while it is open.
 struct OpenFileProbe<'a> {
     endpoint: &'a Url,
     token: &'a Secret<String>,

@@ -1,6 +1,6 @@
 //! Asks the embedded server for its open uploads: `GET /_pdsfs/uploads`.
 //!
-//! The call is no part of the PDS API and therefore not in `pds`.
+//! The call is not part of the PDS API and therefore not in `pds`.
 
 use std::time::Duration;
 

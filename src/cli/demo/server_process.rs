@@ -2,8 +2,8 @@
 //!
 //! The server must not outlive the demo: the kernel kills it when its parent dies (`PR_SET_PDEATHSIG`). That
 //! signal follows the parent *thread*, so a thread that lives as long as the server forks it. The server has
-//! its own process group: a Ctrl-C at the terminal goes to the whole group, and the open files are still to
-//! be committed after it.
+//! its own process group: a Ctrl-C at the terminal goes to the whole group of the demo, which then needs the
+//! server to commit the open files.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -152,9 +152,9 @@ async fn listening_url(stdout: ChildStdout) -> Option<Url> {
 }
 
 fn parse_listening(line: &str) -> Option<Url> {
-    let (_, address) = line.trim().split_once("listening on ")?;
-    let address = address.split_whitespace().next()?;
-    let url = Url::parse(address).or_else(|_| Url::parse(&format!("http://{address}"))).ok()?;
+    let (_, rest) = line.trim().split_once("listening on ")?;
+    let url = rest.split_whitespace().next()?;
+    let url = Url::parse(url).or_else(|_| Url::parse(&format!("http://{url}"))).ok()?;
     url.host_str()?;
     Some(url)
 }
@@ -175,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn address_is_parsed_with_and_without_a_scheme() {
+    fn url_is_parsed_with_or_without_a_scheme() {
         for line in [
             "listening on http://127.0.0.1:4711\n",
             "listening on 127.0.0.1:4711",

@@ -11,7 +11,7 @@ use crate::ids::{DriveId, Secret};
 
 /// The first drive of the embedded server.
 const DRIVE_ID: &str = "1";
-/// Short, because the server is on this machine: without an answer for this long it is dead.
+/// Short, because the server is on this machine: a server that is silent for this long is dead.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Starts a server on `data_dir` and returns it with the configuration of a mount of its drive.

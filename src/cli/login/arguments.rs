@@ -37,11 +37,11 @@ pub(in crate::cli) struct LoginArgs {
     /// File with the client secret, for apps that have one; readable by its owner only
     #[arg(long, value_name = "FILE")]
     pub(super) client_secret_file: Option<PathBuf>,
-    /// For a machine without a browser: open the printed page elsewhere and paste the final address of the
+    /// For a machine without a browser: open the printed URL elsewhere and paste the final URL of the
     /// browser
     #[arg(long, group = "method")]
     pub(super) paste: bool,
-    /// Print the address of the login page without starting a browser
+    /// Print the URL of the login page without starting a browser
     #[arg(long)]
     pub(super) no_browser: bool,
     /// Port on 127.0.0.1 that the browser is redirected to; it must be in the registered redirect URI

@@ -133,7 +133,7 @@ impl CallbackHandler {
         }
         let query = request.uri().query().unwrap_or_default();
         if !self.attempt.matches_state(query) {
-            let text = "This page belongs to another login. Use the address that pdsfs printed last.";
+            let text = "This page belongs to another login. Open the URL that pdsfs printed last.";
             return page(StatusCode::BAD_REQUEST, text);
         }
         let outcome = self.attempt.code_from_query(query);

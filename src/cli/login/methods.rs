@@ -176,7 +176,7 @@ async fn request_token(login: &Login, mut grant: Grant) -> Result<NewLogin> {
     let guard = TokenRequestGuard::begin();
     let granted = tokens::request_token(&grant, Some(&login.auth_endpoint), &login.transport()?).await;
     let granted = granted.map_err(Error::from)?;
-    let mut granted = granted.ok_or_else(|| invalid("this kind of account has no token"))?;
+    let mut granted = granted.ok_or_else(|| invalid("this login method requests no token"))?;
     if let (Grant::Refresh { refresh_token, .. }, Some(rotated)) = (&mut grant, granted.refresh_token.take())
     {
         *refresh_token = rotated;
@@ -194,10 +194,10 @@ async fn browser(args: &LoginArgs, login: &Login) -> Result<NewLogin> {
         print_message("Open this page in a browser, on any machine:");
         print_message(format_args!("  {}", attempt.url));
         print_message(
-            "At the end the browser fails to open an address that begins with http://127.0.0.1. Paste the \
-             whole address here:",
+            "At the end the browser fails to open a URL that begins with http://127.0.0.1. Paste the whole \
+             URL here:",
         );
-        let pasted = secret::prompt_visible("address").await?;
+        let pasted = secret::prompt_visible("URL").await?;
         let code = attempt.code_from_paste(pasted.expose())?;
         (attempt, code)
     } else {
@@ -221,8 +221,7 @@ async fn browser(args: &LoginArgs, login: &Login) -> Result<NewLogin> {
     };
     let guard = TokenRequestGuard::begin();
     let granted = tokens::redeem_code(&answer, &login.auth_endpoint, &login.transport()?).await;
-    let mut granted =
-        granted.map_err(|trouble| Error::from(trouble).context("the service refused the code"))?;
+    let mut granted = granted.map_err(|error| Error::from(error).context("the service refused the code"))?;
     let Some(refresh_token) = granted.refresh_token.take() else {
         print_message(
             "warning: the service issued no refresh token: log in again when the access token expires",
@@ -234,7 +233,7 @@ async fn browser(args: &LoginArgs, login: &Login) -> Result<NewLogin> {
     Ok(NewLogin::new(grant, granted, guard))
 }
 
-/// Failures are not reported: the user can open the printed address.
+/// Failures are not reported: the user can open the printed URL.
 fn open_browser(url: &Url) {
     let mut command = tokio::process::Command::new("xdg-open");
     command.arg(url.as_str()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

@@ -35,7 +35,7 @@ impl Drop for TerminalGuard {
 pub(super) async fn prompt_hidden(what: &'static str) -> Result<Secret<String>> {
     let _terminal = TerminalGuard::new();
     let read = move || {
-        let named = |e: std::io::Error| Error::from(e).context(what);
+        let named = |e: std::io::Error| Error::from(e).context(format!("cannot read the {what}"));
         if std::io::stdin().is_terminal() {
             return rpassword::prompt_password(format!("{what}: ")).map_err(named);
         }
@@ -46,7 +46,8 @@ pub(super) async fn prompt_hidden(what: &'static str) -> Result<Secret<String>> 
 
 /// Reads one line with echo.
 pub(super) async fn prompt_visible(what: &'static str) -> Result<Secret<String>> {
-    not_empty(&blocking(move || line().map_err(|e| Error::from(e).context(what))).await?, what)
+    let named = move |e: std::io::Error| Error::from(e).context(format!("cannot read the {what}"));
+    not_empty(&blocking(move || line().map_err(named)).await?, what)
 }
 
 /// The value of an environment variable, or of a prompt if it is empty or not set.

@@ -21,8 +21,8 @@ const MOUNT_OPTIONS: &[&str] = &[
     "defaults", "auto", "noauto", "user", "users", "nouser", "owner", "group", "_netdev", "nofail", "silent",
     "loud", "comment", "uhelper", "helper",
 ];
-/// Options that describe what always holds: the kernel checks modes, ignores set-user-ID bits and devices,
-/// and there are no access times.
+/// Options that are always in effect: the kernel checks modes and ignores set-user-ID bits and devices, and
+/// there are no access times.
 const ALWAYS_TRUE: &[&str] = &[
     "default_permissions",
     "nosuid",

@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::error::{Error, Result};
 use crate::server::{AcceptedAccessKey, Logins, Secret, ServerConfig, ServiceApp};
-use crate::units::duration_within;
+use crate::units::{duration_within, exact_size};
 
 /// Largest size of a key file.
 const KEY_BYTES_MAX: u64 = 64 << 10;
@@ -88,7 +88,7 @@ fn service_app(text: &str) -> Result<ServiceApp> {
     let path = Path::new(path);
     let size = std::fs::metadata(path).map_err(|e| bad_app(e.to_string()))?.len();
     if size > KEY_BYTES_MAX {
-        return Err(bad_app(format!("not a key: larger than {KEY_BYTES_MAX} bytes")));
+        return Err(bad_app(format!("not a key: larger than {}", exact_size(KEY_BYTES_MAX))));
     }
     let pem = std::fs::read_to_string(path).map_err(|e| bad_app(e.to_string()))?;
     ServiceApp::new(id, &pem).map_err(bad_app)

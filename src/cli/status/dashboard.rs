@@ -1,6 +1,6 @@
 //! `pdsfs status --watch` at a terminal: all mounts with their transfers, and recent events.
 //!
-//! Each update asks all mounts again, so a mount that ended disappears. The terminal is restored at the end,
+//! Each update polls all mounts, so a mount that has ended disappears. The terminal is restored at the end,
 //! also after an error.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -60,7 +60,7 @@ pub(super) async fn run(wanted: Option<&str>, interval: Duration, signals: &mut 
         update = poll(wanted, BTreeMap::new()) => dashboard.apply(update?),
         _ = signals.next() => return Ok(ExitCode::SUCCESS),
     }
-    let failed = |e: std::io::Error| Error::from(e).context("the terminal");
+    let failed = |e: std::io::Error| Error::from(e).context("cannot use the terminal");
     let mut terminal = ratatui::try_init().map_err(failed)?;
     let mut keys = Keys::read();
     let outcome = watch(
@@ -123,7 +123,7 @@ struct Update {
     silent: Vec<String>,
 }
 
-/// Asks the mounts. `last_seqs` has the newest known event of each mount.
+/// Requests status and new events of the mounts. `last_seqs` has the newest known event of each mount.
 async fn poll(wanted: Option<&str>, last_seqs: BTreeMap<String, u64>) -> Result<Update> {
     let (found, silent) = mounts::answering_and_silent(wanted).await?;
     let mut mounts = Vec::new();
@@ -229,18 +229,18 @@ impl Dashboard {
     }
 
     fn draw(&self, frame: &mut Frame<'_>) {
-        let [mounts, events, foot] = Layout::vertical([
+        let [area, events, foot] = Layout::vertical([
             Constraint::Min(3),
             Constraint::Percentage(EVENTS_PERCENT),
             Constraint::Length(1),
         ])
         .areas(frame.area());
         let heights = self.mounts.values().map(|view| Constraint::Fill(1 + view.weight()));
-        for (view, area) in self.mounts.values().zip(Layout::vertical(heights).split(mounts).iter()) {
-            view.draw(frame, *area, self.first);
+        for (view, part) in self.mounts.values().zip(Layout::vertical(heights).split(area).iter()) {
+            view.draw(frame, *part, self.first);
         }
         if self.mounts.is_empty() {
-            frame.render_widget(Paragraph::new("you have no mounted drives"), mounts);
+            frame.render_widget(Paragraph::new(mounts::NO_MOUNTS), area);
         }
         self.draw_events(frame, events);
         let note = self.note.as_deref().unwrap_or("q quits, arrow keys scroll; the mounts are not affected");

@@ -58,7 +58,7 @@ fn path(path: &str) -> String {
     tail(format::printable(path), PATH_COLUMNS)
 }
 
-/// Keeps the end of a path, which tells files apart. A character may take two terminal columns.
+/// Keeps the end of a path, which distinguishes files. A character may take two terminal columns.
 pub(super) fn tail(path: String, columns: usize) -> String {
     if path.width() <= columns {
         return path;

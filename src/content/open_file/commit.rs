@@ -98,7 +98,7 @@ impl OpenFile {
         Ok(CommitStep::Run(Box::new(commit), guard))
     }
 
-    /// Makes the content failed before a commit of it has begun.
+    /// Marks the content as failed. For failures before a commit has begun.
     pub fn fail(&self, error: &Error) {
         self.lock().fail(error);
         self.state_changed.notify_waiters();
@@ -167,7 +167,7 @@ impl OpenFileState {
     }
 }
 
-/// Reports the end of a commit to the file and to those who wait. Dropped without a report, it reports a
+/// Reports the end of a commit to the file and to the waiters. Dropped without a report, it reports a
 /// failure.
 #[derive(Debug)]
 pub struct CommitGuard {
@@ -178,7 +178,7 @@ pub struct CommitGuard {
 }
 
 impl CommitGuard {
-    /// The outcome, to wait for.
+    /// A receiver of the outcome, to wait for.
     pub fn outcome(&self) -> CommitWatch {
         self.report.subscribe()
     }
@@ -209,8 +209,8 @@ impl CommitGuard {
 impl Drop for CommitGuard {
     fn drop(&mut self) {
         if !self.is_reported {
-            let stopped = Error::new(ErrorKind::Cancelled, "the commit was stopped before its end");
-            self.report_result(&Err(stopped));
+            let aborted = Error::new(ErrorKind::Cancelled, "the commit was aborted");
+            self.report_result(&Err(aborted));
         }
     }
 }

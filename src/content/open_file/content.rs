@@ -81,7 +81,7 @@ impl Content {
         }
     }
 
-    /// Takes the base out of content that the caller replaces next. A stream is withdrawn.
+    /// Takes the base out of content that the caller replaces next. The transfer of a stream is withdrawn.
     pub(super) fn take_base(&mut self) -> Option<FileMeta> {
         match std::mem::replace(self, Self::New) {
             Self::New | Self::Local(_) => None,

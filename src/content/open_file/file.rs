@@ -1,4 +1,4 @@
-//! One open file: its state, its flags, and what the tree tells it.
+//! One open file: its state, its flags, and the changes that the tree has reported.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,8 +25,8 @@ pub struct OpenFile {
     ino: Ino,
     pub(super) context: Arc<UploadContext>,
     pub(super) progress: Arc<Progress>,
-    /// Locked before the leaf locks of the buffer pool, the limiter and the parts in flight. Never held
-    /// across an await.
+    /// Locked before the tree, and before the leaf locks of the buffer pool, the limiter and the parts in
+    /// flight. Never held across an await.
     state: Mutex<OpenFileState>,
     /// The state after the last change. A leaf lock.
     snapshot: Mutex<FileSnapshot>,
@@ -227,7 +227,7 @@ impl OpenFile {
         }
     }
 
-    /// Marks the file as dirty. Returns whether it was not: the caller then tells the tree.
+    /// Marks the file as dirty. Returns whether it was clean before: the caller then marks it in the tree.
     pub fn mark_dirty(&self) -> bool {
         !self.is_marked_dirty.swap(true, Ordering::Relaxed)
     }
@@ -236,7 +236,7 @@ impl OpenFile {
         self.is_marked_dirty.store(false, Ordering::Relaxed);
     }
 
-    /// Resolves when the state has changed after the call.
+    /// Resolves when the state changes after this call.
     pub fn state_changed(&self) -> tokio::sync::futures::Notified<'_> {
         self.state_changed.notified()
     }

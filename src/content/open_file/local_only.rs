@@ -39,8 +39,8 @@ impl OpenFile {
         Ok(Some(Promoted(staged)))
     }
 
-    /// Makes a promoted file local-only again, as it was: the drive did not take it. Without effect if it was
-    /// streamed since.
+    /// Makes a promoted file local-only again, with its content at the promotion, because the drive refused
+    /// it. No effect if it was streamed since.
     pub fn demote(&self, promoted: Promoted) {
         let mut state = self.lock();
         if matches!(state.content, Content::New | Content::Staged { .. } | Content::Failed { .. }) {

@@ -1,4 +1,5 @@
-//! Reads of an open file.
+//! Reads of an open file: local bytes, or the place from which the caller reads them. Nothing here waits for
+//! the network.
 
 use bytes::Bytes;
 

@@ -1,4 +1,7 @@
 //! Writes to an open file, and its size changes.
+//!
+//! Nothing here waits for the network. If an operation has to wait, it returns the reason, and the caller
+//! waits and calls again.
 
 use super::content::{Content, OpenFileState};
 use super::file::OpenFile;
@@ -104,7 +107,7 @@ impl OpenFile {
         if matches!(state.content, Content::Streaming { .. })
             && let Err(error) = self.stage(&mut state)
         {
-            tracing::debug!(%error, "a stream is not staged before its file is removed");
+            tracing::debug!(%error, "cannot stage a stream before its file is removed");
         }
     }
 
@@ -327,7 +330,7 @@ impl OpenFile {
         Ok(staging)
     }
 
-    /// Zeroes a range, as far as the content reaches. Only where staged files are enabled. Blocks for the
+    /// Zeroes a range, as far as the content reaches. Only if staged files are enabled. Blocks for the
     /// local disk.
     pub fn punch(&self, offset: u64, len: u64) -> Result<WriteOutcome> {
         let mut state = self.lock();
@@ -350,7 +353,7 @@ impl OpenFile {
 }
 
 fn append_only_after_unlink() -> Error {
-    let detail = "a deleted file that was streamed accepts writes at its end only";
+    let detail = "a deleted file that was streamed accepts only writes at its end";
     Error::new(ErrorKind::Unsupported, detail)
 }
 

@@ -4,7 +4,7 @@
 //! so no block is requested twice at a time. The caller passes the function that fetches a range.
 //!
 //! Memory: the cache has its own limit, and [`IN_FLIGHT_BYTES_MAX`] limits the requests in flight. At that
-//! limit, read-ahead is skipped, and a read that a program waits for queues.
+//! limit, read-ahead is skipped, and reads that a program waits for are queued.
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
@@ -27,7 +27,7 @@ pub(super) const IN_FLIGHT_BYTES_MAX: u64 = 48 << 20;
 /// Bytes in flight that read-ahead leaves to reads that a program waits for.
 const DEMAND_BYTES: u64 = 16 << 20;
 
-// Every request must fit at some time.
+// Every request must fit into the permits.
 const _: () =
     assert!(RUN_BYTES_MAX <= DEMAND_BYTES && DEMAND_BYTES + WINDOW_BYTES_MAX <= IN_FLIGHT_BYTES_MAX);
 
@@ -56,6 +56,7 @@ impl Drop for ReadCursor {
 /// The blocks of all files of a mount.
 #[derive(Debug)]
 pub(super) struct Blocks {
+    /// Locked after the window of a cursor. No lock is taken under it.
     store: Mutex<Store>,
     /// One permit per block in flight.
     in_flight_permits: Arc<Semaphore>,

@@ -22,8 +22,8 @@ struct BlockKey {
     block: u64,
 }
 
-/// One answer: the bytes of a run of blocks. Only the cache references it, once per block, so it sees the
-/// last reference go.
+/// One answer: the bytes of a run of blocks. Only the cache references it, once per block, so the cache sees
+/// the drop of the last reference.
 #[derive(Debug)]
 struct Segment {
     start: u64,

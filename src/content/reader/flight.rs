@@ -47,8 +47,8 @@ impl<T> FlightOwner<T> {
 impl<T> Drop for FlightOwner<T> {
     fn drop(&mut self) {
         if !self.0.0.initialized() {
-            let stopped = Error::new(ErrorKind::Cancelled, "the request was stopped before its answer");
-            let _ = self.0.0.set(Err(stopped));
+            let aborted = Error::new(ErrorKind::Cancelled, "the request was aborted");
+            let _ = self.0.0.set(Err(aborted));
         }
     }
 }
@@ -74,7 +74,7 @@ mod tests {
     async fn dead_task_still_answers_its_waiters() {
         let (flight, owner) = Flight::<u8>::start();
         let task = tokio::spawn(async move {
-            let _pilot = owner;
+            let _owner = owner;
             std::future::pending::<()>().await;
         });
         task.abort();

@@ -5,7 +5,7 @@ use std::hash::{Hash, Hasher};
 use crate::ids::{FileId, RevisionId, Sha1Hash};
 use crate::pds::drive::FileMeta;
 
-/// One committed content of one file. Two targets have the same bytes exactly if they are equal.
+/// One committed content of one file. Equal targets have the same bytes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ReadTarget {
     pub file_id: FileId,

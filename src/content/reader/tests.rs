@@ -23,7 +23,7 @@ fn url(revision: Option<&str>, size: Option<u64>) -> DownloadUrl {
 
 /// Compiles only if a read can move between threads.
 #[allow(dead_code)]
-fn a_read_is_a_task(reader: Arc<Reader>, target: ReadTarget, cursor: Arc<ReadCursor>) {
+fn read_future_is_send(reader: Arc<Reader>, target: ReadTarget, cursor: Arc<ReadCursor>) {
     tokio::spawn(async move { reader.read(&target, &cursor, 0, 1).await });
 }
 
@@ -45,10 +45,10 @@ fn url_of_other_content_is_refused() {
         (&unversioned, Ok(url(Some("r2"), Some(11))), Some(ErrorKind::Stale)),
     ];
     for (target, answer, expected) in table {
-        let what = format!("{answer:?}");
-        match checked(target, answer) {
-            Ok(url) => assert_eq!((url.size, expected), (Some(target.size), None), "{what}"),
-            Err(error) => assert_eq!(Some(error.kind()), expected, "{what}"),
+        let case = format!("{answer:?}");
+        match check_url(target, answer) {
+            Ok(url) => assert_eq!((url.size, expected), (Some(target.size), None), "{case}"),
+            Err(error) => assert_eq!(Some(error.kind()), expected, "{case}"),
         }
     }
 }

@@ -45,9 +45,10 @@ enum UrlEntry {
     Live(Arc<LiveUrl>),
 }
 
-/// The download URLs of a mount. Neither lock is held across an await.
+/// The download URLs of a mount. Neither lock is held across an await, or while the other is held.
 #[derive(Debug)]
 pub(super) struct UrlCache {
+    /// A leaf lock.
     entries: Mutex<LruCache<ReadTarget, UrlEntry>>,
     /// URLs of deleted files: the drive issues no new ones. A leaf lock.
     pinned: Mutex<HashMap<ReadTarget, Arc<LiveUrl>>>,
@@ -270,8 +271,8 @@ mod tests {
         let (urls, drive, file) = (UrlCache::new(), FakeDrive::default(), target("a", 1));
         let request_url = || drive.clone().answer(LONG);
         {
-            let mut leaves = std::pin::pin!(urls.get(&file, request_url));
-            assert!(still_waits(leaves.as_mut()).await);
+            let mut cancelled = std::pin::pin!(urls.get(&file, request_url));
+            assert!(still_waits(cancelled.as_mut()).await);
         }
         let answer = urls.get(&file, request_url).await.unwrap();
         assert_eq!(drive.requests(), 1);

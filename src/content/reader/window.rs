@@ -22,7 +22,7 @@ pub(super) const WINDOW_BYTES_MAX: u64 = 16 << 20;
 const WINDOW_BYTES_MIN: u64 = 512 << 10;
 /// A file up to this size is fetched by one request, at any offset of the first read.
 const WHOLE_BYTES_MAX: u64 = 256 << 10;
-/// Without a window, a read this far from the end of the last one is still sequential.
+/// Without a window, a read up to this far from the end of the last one is still sequential.
 const NEAR_BYTES: u64 = 256 << 10;
 /// Sequential bytes after a first read that open a window.
 const OPENING_BYTES: u64 = 128 << 10;

@@ -78,7 +78,9 @@ impl Drive {
         match answer {
             Ok(GetAnswer::Bytes(bytes, total)) => match (total, url.size) {
                 (Some(total), Some(size)) if total != size => {
-                    let detail = format!("the content has {total} bytes instead of {size}");
+                    let detail = format!(
+                        "the file was changed on the drive: {total} bytes instead of {size}; open it again"
+                    );
                     Err(RangeError::Failed(Error::new(ErrorKind::Stale, detail)))
                 }
                 _ => Ok(bytes),

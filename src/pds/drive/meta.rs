@@ -49,7 +49,7 @@ impl TryFrom<File> for FileMeta {
     fn try_from(file: File) -> Result<Self> {
         if file.name.is_empty() || file.name.len() > NAME_BYTES_MAX {
             let detail = format!(
-                "the service returned object {} with a name of {} bytes",
+                "the service returned object {} with a name of {} bytes, not 1 to {NAME_BYTES_MAX}",
                 file.file_id,
                 file.name.len()
             );

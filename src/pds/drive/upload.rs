@@ -193,7 +193,9 @@ impl Drive {
             let part = url.part_number;
             tracing::warn!(%part, "the checksum of an uploaded part differs; sending it again");
         }
-        let detail = format!("the checksum of part {} differed in {ATTEMPTS_MAX} uploads", url.part_number);
+        let part = url.part_number;
+        let detail =
+            format!("the checksum of part {part} differed in {ATTEMPTS_MAX} uploads; save the file again");
         Err(Error::new(ErrorKind::Integrity, detail))
     }
 
@@ -275,7 +277,9 @@ impl ExpectedContent {
     /// Fails with `Integrity` if the drive has other content.
     pub fn check(&self, meta: &FileMeta) -> Result<()> {
         let wrong = |what: &str| {
-            let detail = format!("the content on the drive differs from what was written: {what}");
+            let detail = format!(
+                "the content on the drive differs from the written content: {what}; save the file again"
+            );
             Err(Error::new(ErrorKind::Integrity, detail))
         };
         if meta.size != self.size {

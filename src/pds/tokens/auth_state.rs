@@ -21,7 +21,7 @@ pub enum AuthState {
 pub enum AuthError {
     /// The service has rejected the credential for good.
     Revoked(Error),
-    /// The service could not be asked. A later attempt may succeed.
+    /// No answer, or a failure that may pass. A later attempt may succeed.
     Transient(Error),
 }
 

@@ -52,7 +52,7 @@ fn refresh_at(left_s: u64, random: u32) -> Option<Instant> {
     Instant::now().checked_add(Duration::from_millis(left_s.saturating_mul(1000) - ahead_ms))
 }
 
-/// The middle of the range if the kernel gives no random bytes.
+/// The middle of the range if the kernel returns no random bytes.
 fn random_u32() -> u32 {
     getrandom::u32().unwrap_or(u32::MAX / 2)
 }
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn early_refresh_is_in_the_last_tenth_to_fifth() {
+    fn early_refresh_is_due_before_the_expiry() {
         let left = |at: Option<Instant>, s: u64| {
             let until = at.unwrap().duration_since(Instant::now()).as_secs_f64();
             s as f64 - until

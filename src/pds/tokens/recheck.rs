@@ -51,7 +51,7 @@ impl TokenRefresher {
         if now != version {
             match self.reload_locked(state).await {
                 Ok(true) => {
-                    tracing::info!("found another credential");
+                    tracing::info!("found another credential in the store; using it");
                     note_replacement(state);
                 }
                 Ok(false) => state.revoked = Some(Revoked { version: now, tried_at }),
@@ -92,8 +92,8 @@ impl TokenRefresher {
     }
 }
 
-/// Records that a recheck found another credential. If found credentials are revoked soon again (several
-/// mounts of one account that each store what they are issued), the pause between rechecks grows up to
+/// Records that a recheck found another credential. If found credentials are soon revoked again (several
+/// mounts of one account, each storing the tokens issued to it), the pause between rechecks grows up to
 /// [`RETRY_INTERVAL`].
 fn note_replacement(state: &mut RefreshState) {
     let pause = match state.replaced {
@@ -106,7 +106,7 @@ fn note_replacement(state: &mut RefreshState) {
 fn warn_once(state: &mut RefreshState, error: &Error) {
     let text = error.to_string();
     if state.last_warning.as_ref() != Some(&text) {
-        tracing::warn!(%error, "cannot use the new credential");
+        tracing::warn!(%error, "cannot use the credential in the store");
         state.last_warning = Some(text);
     }
 }

@@ -82,7 +82,10 @@ impl TokenRefresher {
                     return self.persist_and_use(state, &lock, stored.with_token(issued)).await;
                 }
                 Ok(None) => self.store.not_refreshable_error(&request.why),
-                Err(AuthError::Revoked(error)) => self.store.revoked_error(&request.why, &error),
+                Err(AuthError::Revoked(error)) => {
+                    let why = format!("{}, and the refresh was rejected", request.why);
+                    self.store.revoked_error(&why, &error)
+                }
                 Err(transient) => return Err(transient),
             };
             // A program that ignores our lock may have used the refresh token and stored the next one.
@@ -147,7 +150,8 @@ impl TokenRefresher {
         match persisted {
             Ok(_) => tracing::info!("access token refreshed"),
             Err(error) => tracing::error!(
-                %error, "cannot store the refreshed token; the mount works until the token expires"
+                %error,
+                "cannot store the refreshed token; trying again (if pdsfs exits before that, log in again)"
             ),
         }
         Ok(())

@@ -77,7 +77,8 @@ impl TokenRefresher {
         };
         self.refresh(expired.as_ref(), "the access token has expired", transport).await?;
         let fresh = self.current().map(|current| current.authorization);
-        fresh.ok_or_else(|| AuthError::Transient(Error::new(ErrorKind::Io, "no access token")))
+        let missing = || Error::new(ErrorKind::Io, "no access token after the refresh");
+        fresh.ok_or_else(|| AuthError::Transient(missing()))
     }
 
     /// Whether the caller should start an early refresh. Returns `true` once per [`EARLY_REFRESH_RETRY`].
@@ -158,7 +159,7 @@ mod tests {
             (state.stored_grant, state.unpersisted) = (Some(stored.grant), Some(rotated));
         }
         refresher.reload().await.unwrap();
-        assert_eq!(bearer(&refresher), token(2), "a spent token is used again");
+        assert_eq!(bearer(&refresher), token(2), "the stored token replaced the unpersisted one");
         std::fs::write(file.path(), text(3)).unwrap();
         refresher.reload().await.unwrap();
         assert_eq!(bearer(&refresher), token(3), "a new login is not used");

@@ -214,10 +214,10 @@ fn classify_failure(failure: &RequestFailure, advice: &str, secrets: &[&str]) ->
     );
     // An answer without a service code most likely comes from a proxy.
     if is_transient || failure.delivery != Delivery::Answered || failure.code.is_empty() {
-        return AuthError::Transient(Error::new(
-            failure.error.kind(),
-            format!("cannot get an access token: {text}"),
-        ));
+        let is_unreachable = failure.error.kind() == ErrorKind::Unreachable;
+        let hint = if is_unreachable { " (check the network and the endpoint)" } else { "" };
+        let detail = format!("cannot get an access token{hint}: {text}");
+        return AuthError::Transient(Error::new(failure.error.kind(), detail));
     }
     AuthError::Revoked(Error::new(ErrorKind::Unauthenticated, format!("{text} ({advice})")))
 }

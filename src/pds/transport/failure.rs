@@ -75,14 +75,14 @@ mod tests {
 
     #[test]
     fn error_text_does_not_quote_the_answer() {
-        for (text, says) in [
+        for (text, expected) in [
             ("{\n \"a\": \"SECRET\"}", "unexpected value at line 2, column 14"),
             ("SECRET", "not JSON"),
             ("{\"SECRET", "truncated"),
         ] {
             let error = serde_json::from_str::<std::collections::HashMap<String, u32>>(text).unwrap_err();
-            let said = unreadable_answer("/v2/x", &error).error.to_string();
-            assert!(said.contains(says) && !said.contains("SECRET"), "{said}");
+            let message = unreadable_answer("/v2/x", &error).error.to_string();
+            assert!(message.contains(expected) && !message.contains("SECRET"), "{message}");
         }
     }
 }

@@ -48,8 +48,9 @@ pub(super) async fn api_refusal(path: &str, response: Response) -> RequestFailur
     };
     let service = serde_json::from_slice::<ServiceError>(&body).unwrap_or(gateway);
     let kind = kind_of_refusal(status, &service.code);
-    let (code, message) = (display_text(&service.code), display_text(&service.message));
-    let detail = format!("{path}: {} {code} {message} (request {request_id}){clock}", status.as_u16());
+    let reason = reason(status, &service.code, &service.message);
+    let request = if request_id.is_empty() { String::new() } else { format!(" (request {request_id})") };
+    let detail = format!("{path}: {reason}{request}{clock}{}", advice(kind));
     RequestFailure {
         error: Error::new(kind, detail),
         delivery: delivery_of(status),
@@ -67,6 +68,18 @@ async fn read_error(what: &str, mut response: Response) -> std::result::Result<B
         body.extend_from_slice(&chunk[..chunk.len().min(ERROR_BYTES_MAX - body.len())]);
     }
     Ok(body.freeze())
+}
+
+/// Status, code and message of a refusal, without empty ones.
+fn reason(status: StatusCode, code: &str, message: &str) -> String {
+    let words = [status.as_u16().to_string(), display_text(code), display_text(message)];
+    words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+/// The next step for the user, if the kind of the error shows it.
+fn advice(kind: ErrorKind) -> &'static str {
+    let is_full = kind == ErrorKind::QuotaExceeded;
+    if is_full { "; the drive is full: delete files and empty its recycle bin" } else { "" }
 }
 
 /// Shortens text from the network and replaces control characters, which could move the cursor of a terminal.
@@ -184,8 +197,8 @@ impl StoreError {
             "RequestTimeout" | "InvalidDigest" | "PartNotSequential" => Delivery::Unknown,
             _ => delivery_of(self.status),
         };
-        let (code, message) = (display_text(&self.code), display_text(&self.message));
-        let detail = format!("{}: {} {code} {message}", self.what, self.status.as_u16());
+        let reason = reason(self.status, &self.code, &self.message);
+        let detail = format!("{}: {reason}{}", self.what, advice(kind));
         RequestFailure {
             error: Error::new(kind, detail),
             code: self.code,

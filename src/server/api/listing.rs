@@ -278,7 +278,7 @@ pub(super) fn get_last_cursor(call: &ApiCall, request: DeltaRequest) -> Result<A
     })
 }
 
-/// `file/list_delta`. Of an object that was deleted or is in the recycle bin, only the id is returned.
+/// `file/list_delta`. An object that was deleted or is in the recycle bin is returned as its id only.
 pub(super) fn list_delta(call: &ApiCall, request: DeltaRequest) -> Result<ApiResponse, ServiceError> {
     let quirks = &call.app.config.quirks;
     let drive = require(request.drive_id, "drive_id")?;

@@ -107,7 +107,7 @@ impl CreateParams {
         })
     }
 
-    /// Refuses what the quirks of this server exclude.
+    /// Returns an error for a request that the quirks exclude.
     fn check(&self, quirks: &Quirks) -> Result<(), ServiceError> {
         if quirks.parallel_refused && self.parallel_upload == Some(true) {
             return Err(ServiceError::new(
@@ -130,7 +130,7 @@ impl CreateParams {
             }
             Some(hash) => Some(
                 name.parse_hash(&hash)
-                    .ok_or_else(|| ServiceError::invalid("content_hash", "It is no hash."))?,
+                    .ok_or_else(|| ServiceError::invalid("content_hash", "It is not a hash."))?,
             ),
         };
         let pre_hash = match self.pre_hash.take() {
@@ -138,7 +138,7 @@ impl CreateParams {
             Some(hash) => Some(
                 HashName::Sha1
                     .parse_hash(&hash)
-                    .ok_or_else(|| ServiceError::invalid("pre_hash", "It is no SHA-1."))?,
+                    .ok_or_else(|| ServiceError::invalid("pre_hash", "It is not a SHA-1."))?,
             ),
         };
         Ok((content_hash, pre_hash))

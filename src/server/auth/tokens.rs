@@ -47,7 +47,8 @@ pub(in crate::server) struct TokenReply {
     status: &'static str,
 }
 
-/// `key` is the fingerprint in the catalog. `configured`: the secret is one of [`crate::server::Logins`].
+/// `key` is the fingerprint of the secret, its key in the catalog. `configured`: the secret comes from
+/// [`crate::server::Logins`].
 enum TokenGrant {
     Refresh { key: String, configured: bool },
     Code { key: String, configured: bool },
@@ -106,11 +107,11 @@ pub(in crate::server) async fn grant(app: &App, request: TokenRequest) -> Result
 /// Parses the grant and checks the client. The catalog is not consulted yet.
 fn parse_grant(app: &App, request: &TokenRequest) -> Result<TokenGrant, ServiceError> {
     let logins = &app.config.logins;
-    let shown = |text: &str, name: &str| {
+    let fingerprint_of = |text: &str, name: &str| {
         if text.is_empty() { Err(ServiceError::missing(name)) } else { Ok(app.signer.fingerprint(text)) }
     };
     if request.grant_type == JWT_BEARER && !logins.service_apps.is_empty() {
-        shown(&request.assertion, "assertion")?;
+        fingerprint_of(&request.assertion, "assertion")?;
         return assertion::verify(app, &request.client_id, &request.assertion).map(TokenGrant::Assertion);
     }
     let known = |id: &String| app.signer.constant_time_eq(&request.client_id, id);
@@ -124,14 +125,14 @@ fn parse_grant(app: &App, request: &TokenRequest) -> Result<TokenGrant, ServiceE
     }
     match request.grant_type.as_str() {
         "refresh_token" => {
-            let key = shown(&request.refresh_token, "refresh_token")?;
+            let key = fingerprint_of(&request.refresh_token, "refresh_token")?;
             let same = |token: &crate::ids::Secret<String>| {
                 app.signer.constant_time_eq(&request.refresh_token, token.expose())
             };
             Ok(TokenGrant::Refresh { key, configured: logins.refresh_token.as_ref().is_some_and(same) })
         }
         "authorization_code" | "code" => {
-            let key = shown(&request.code, "code")?;
+            let key = fingerprint_of(&request.code, "code")?;
             let same =
                 |code: &crate::ids::Secret<String>| app.signer.constant_time_eq(&request.code, code.expose());
             Ok(TokenGrant::Code { key, configured: logins.codes.iter().any(same) })

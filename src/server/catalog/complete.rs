@@ -244,7 +244,8 @@ fn check_numbers(
 fn check_sizes(chosen: &[(u32, &PartRecord)], upload: &Upload, quirks: &Quirks) -> Result<(), ServiceError> {
     let Some((_, before_last)) = chosen.split_last() else { return Ok(()) };
     if let Some((number, part)) = before_last.iter().find(|(_, part)| part.len < quirks.part_bytes_min) {
-        let detail = format!("Part {number} has {} bytes; the least is {}.", part.len, quirks.part_bytes_min);
+        let detail =
+            format!("Part {number} has {} bytes; the minimum is {}.", part.len, quirks.part_bytes_min);
         return Err(ServiceError::new(400, "EntityTooSmall", detail));
     }
     let first = before_last.first().map(|(_, part)| part.len);

@@ -50,7 +50,7 @@ impl CatalogState {
     ) -> Result<(Vec<Changed<'_>>, u64, bool), ServiceError> {
         self.drive(drive)?;
         if cursor < self.first_cursor() || cursor > self.next_seq {
-            return Err(ServiceError::invalid("cursor", "It is too old or was never given."));
+            return Err(ServiceError::invalid("cursor", "It is too old, or the server did not issue it."));
         }
         let from = usize::try_from(cursor - self.first_cursor()).unwrap_or(usize::MAX);
         let mut items = Vec::new();

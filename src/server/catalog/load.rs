@@ -126,9 +126,9 @@ impl CatalogState {
             }
         }
         self.nodes = nodes;
-        let unheld: Vec<_> =
+        let unreferenced: Vec<_> =
             self.blobs.iter().filter(|(_, held)| held.revisions == 0).map(|(hash, _)| hash.clone()).collect();
-        for hash in unheld {
+        for hash in unreferenced {
             self.release(&hash);
         }
         let known: std::collections::HashSet<&str> =

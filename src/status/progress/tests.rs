@@ -151,6 +151,7 @@ fn concurrent_snapshot_and_end_do_not_deadlock() {
     assert_eq!((totals.files_uploaded, totals.files_abandoned), (1000, 1000));
     assert!(progress.snapshot().is_empty());
 }
+
 #[test]
 fn staged_file_is_measured_by_expected_size() {
     let progress = Progress::new();

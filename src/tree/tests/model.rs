@@ -84,7 +84,7 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// The model.
+/// The expected state.
 #[derive(Default)]
 struct Facts {
     remote: BTreeMap<FileId, FileMeta>,
@@ -230,7 +230,7 @@ impl Model {
         let count = self.facts.unsaved.len();
         let Some(&ino) = self.facts.unsaved.iter().nth(which % count.max(1)) else { return };
         self.facts.unsaved.remove(&ino);
-        let place = self.f.tree.location(ino).unwrap();
+        let location = self.f.tree.location(ino).unwrap();
         let file_id = match self.f.tree.replaces(ino) {
             Some(meta) => meta.file_id.clone(),
             None => match self.f.tree.identity(ino) {
@@ -238,7 +238,7 @@ impl Model {
                 _ => self.new_id(),
             },
         };
-        let meta = file(file_id.as_str(), &place.name, self.facts.made);
+        let meta = file(file_id.as_str(), &location.name, self.facts.made);
         if let Some(Identity::Remote(old)) = self.f.tree.identity(ino) {
             self.facts.remote.remove(&old);
         }
@@ -304,7 +304,7 @@ impl Model {
     }
 
     /// After a pause, a listing shows exactly the model.
-    fn check_settled(&mut self) {
+    fn check_after_pause(&mut self) {
         self.f.pass_time(3600);
         self.list();
         self.f.pass_time(3600);
@@ -332,12 +332,12 @@ impl Model {
         }
         for (file_id, meta) in &self.facts.remote {
             let plain = super::super::name::display_name(&meta.name, meta.kind);
-            let stands_behind = tree.replacing.contains_key(file_id)
+            let is_represented = tree.replacing.contains_key(file_id)
                 || self.facts.unsaved.iter().any(|&ino| {
                     tree.identity(ino) == Some(Identity::Remote(file_id.clone()))
                         || Some(ino) == tree.child(Ino::ROOT, &plain)
                 });
-            assert!(objects.contains(file_id) || stands_behind, "{meta:?} is hidden");
+            assert!(objects.contains(file_id) || is_represented, "{meta:?} is hidden");
         }
         for ino in &self.facts.unsaved {
             assert!(shown.iter().any(|l| l.ino == *ino), "unsaved {ino} is hidden");
@@ -349,12 +349,12 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_tree_agrees_with_the_facts(ops in proptest::collection::vec(op(), 1..60)) {
+    fn tree_agrees_with_the_model(ops in proptest::collection::vec(op(), 1..60)) {
         let mut model = Model { f: Fixture::new(), facts: Facts::default() };
         for op in &ops {
             model.apply(op);
             model.check_facts();
         }
-        model.check_settled();
+        model.check_after_pause();
     }
 }

@@ -3,6 +3,7 @@
 exec >/result 2>&1
 cd /
 n=0 ok=0
+# s NAME COMMAND...: one check.
 s() { n=$((n + 1)); local what=$1; shift; if "$@"; then ok=$((ok + 1)); echo "  ok $what"; else echo "  FAIL $what"; fi; }
 prop() { systemctl show -p "$2" --value "pdsfs@$1"; }
 soon() { for _ in $(seq 150); do "$@" && return 0; sleep .2; done; return 1; }

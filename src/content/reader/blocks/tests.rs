@@ -54,7 +54,7 @@ impl FakeStore {
 }
 
 /// Polls once; true if the future still waits.
-async fn waits<F: Future>(mut future: std::pin::Pin<&mut F>) -> bool {
+async fn still_waits<F: Future>(mut future: std::pin::Pin<&mut F>) -> bool {
     std::future::poll_fn(|cx| std::task::Poll::Ready(future.as_mut().poll(cx).is_pending())).await
 }
 
@@ -84,7 +84,7 @@ async fn readers_of_a_block_share_a_request() {
     let fetch = |run| store.fetch(run);
     let mut first = std::pin::pin!(blocks.read(&file, &one, 4 * B, 2 * B, fetch));
     let mut second = std::pin::pin!(blocks.read(&file, &two, 5 * B, 2 * B, fetch));
-    assert!(waits(first.as_mut()).await && waits(second.as_mut()).await);
+    assert!(still_waits(first.as_mut()).await && still_waits(second.as_mut()).await);
     assert_eq!(store.requests(), [4 * B..6 * B, 6 * B..7 * B]);
     store.gate.send_replace(true);
     assert_eq!(first.await.unwrap(), content(4 * B..6 * B));
@@ -104,13 +104,13 @@ async fn cancelled_waiter_does_not_end_the_request() {
     let (one, two) = (blocks.cursor(), blocks.cursor());
     let fetch = |run| store.fetch(run);
     {
-        let mut leaves = std::pin::pin!(blocks.read(&file, &one, 0, B, fetch));
-        assert!(waits(leaves.as_mut()).await);
+        let mut cancelled = std::pin::pin!(blocks.read(&file, &one, 0, B, fetch));
+        assert!(still_waits(cancelled.as_mut()).await);
     }
-    let mut stays = std::pin::pin!(blocks.read(&file, &two, 0, B, fetch));
-    assert!(waits(stays.as_mut()).await);
+    let mut remaining = std::pin::pin!(blocks.read(&file, &two, 0, B, fetch));
+    assert!(still_waits(remaining.as_mut()).await);
     store.gate.send_replace(true);
-    assert_eq!(stays.await.unwrap(), content(0..B));
+    assert_eq!(remaining.await.unwrap(), content(0..B));
     assert_eq!(store.requests().len(), 1);
 }
 
@@ -122,7 +122,7 @@ async fn read_failure_reaches_all_waiters_uncached() {
     store.broken.store(true, Ordering::SeqCst);
     let mut first = std::pin::pin!(blocks.read(&file, &one, 0, B, fetch));
     let mut second = std::pin::pin!(blocks.read(&file, &two, 0, B, fetch));
-    assert!(waits(first.as_mut()).await && waits(second.as_mut()).await);
+    assert!(still_waits(first.as_mut()).await && still_waits(second.as_mut()).await);
     store.gate.send_replace(true);
     assert_eq!(first.await.unwrap_err().kind(), ErrorKind::Unreachable);
     assert_eq!(second.await.unwrap_err().kind(), ErrorKind::Unreachable);
@@ -217,7 +217,7 @@ async fn many_streams_stay_within_the_bounds() {
     for offset in [0, M, 2 * M] {
         for (file, cursor) in &files {
             let mut read = Box::pin(blocks.read(file, cursor, offset, M, |run| store.fetch(run)));
-            assert!(waits(read.as_mut()).await);
+            assert!(still_waits(read.as_mut()).await);
             waiting.push(read);
         }
     }
@@ -245,8 +245,8 @@ proptest! {
             let whole = content(0..size);
             let cursors = [blocks.cursor(), blocks.cursor(), blocks.cursor()];
             let mut at = [0; 3];
-            for (handle, seek, len, goes_on) in reads {
-                let offset = if goes_on { at[handle] } else { seek % (size + 10) };
+            for (handle, seek, len, continues) in reads {
+                let offset = if continues { at[handle] } else { seek % (size + 10) };
                 let got = blocks.read(&file, &cursors[handle], offset, len, |run| store.fetch(run)).await.unwrap();
                 let end = (offset + len).min(size);
                 assert_eq!(got, whole.slice(offset.min(end) as usize..end as usize));
