@@ -37,7 +37,7 @@ macro_rules! string_id {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// Accepts 1 to [`ID_BYTES_MAX`] bytes without control characters, slashes or spaces.
+            /// Accepts 1 to `ID_BYTES_MAX` bytes without control characters, slashes or spaces.
             pub fn new(id: &str) -> Result<Self, InvalidValue> {
                 let bad = |c: char| c.is_control() || c.is_whitespace() || c == '/';
                 if id.is_empty() || id.len() > ID_BYTES_MAX || id.contains(bad) {

@@ -7,7 +7,7 @@
 //!
 //! A directory listing carries all attributes of the entries, so freshness is a property of a listing. While
 //! a complete listing is fresh, a name that it lacks is absent. The drive's listings lag behind changes.
-//! Therefore a change made by this mount wins against a listing that began less than [`LISTING_LAG`] after
+//! Therefore a change made by this mount wins against a listing that began less than `LISTING_LAG` after
 //! the change: entries created or moved here stay, and entries removed here stay removed.
 //!
 //! # Life of an inode

@@ -20,6 +20,7 @@ const PORT: u16 = 9431;
     Tokens and keys are read from the terminal without echo, or from stdin.\n\n\
     A mount whose login has ended resumes after a new login to the same account.")]
 #[allow(clippy::struct_excessive_bools, reason = "independent switches, not a state")]
+#[allow(rustdoc::bare_urls, reason = "doc comments of arguments are help texts, shown as they are")]
 pub(in crate::cli) struct LoginArgs {
     /// Name of the account
     #[arg(default_value = DEFAULT_NAME)]
