@@ -18,7 +18,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("logging", &["error", "escape"]),
     ("auth", &["error", "ids", "units"]),
     ("config", &["auth", "error", "ids", "name_patterns", "units"]),
-    ("pds", &["auth", "config", "crc64", "error", "ids", "posix", "rolling_sha1"]),
+    ("pds", &["auth", "config", "crc64", "error", "ids", "posix", "rolling_sha1", "units"]),
     ("status", &["error", "escape", "units"]),
     ("desktop", &["escape", "units"]),
     ("tree", &["error", "ids", "pds", "posix"]),
