@@ -6,7 +6,11 @@
 //! merges the sources. Defaults apply after that, in [`Settings::options`]. The settings under `resolved`
 //! depend on the account and the machine; `daemon::resolve` completes them.
 
-#![allow(clippy::doc_markdown, rustdoc::bare_urls, reason = "doc comments of settings are help texts, shown as they are")]
+#![allow(
+    clippy::doc_markdown,
+    rustdoc::bare_urls,
+    reason = "doc comments of settings are help texts, shown as they are"
+)]
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
