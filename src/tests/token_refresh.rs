@@ -72,18 +72,6 @@ fn rig() -> Rig {
     Rig { runtime, server: Some(server), dir }
 }
 
-/// A fault that returns an error code.
-fn refusal_fault(status: u16, code: &str) -> FaultAction {
-    FaultAction::Status {
-        status,
-        code: code.to_owned(),
-        message: String::new(),
-        retry_after_s: None,
-        x_retry_after_ms: None,
-        empty_body: false,
-    }
-}
-
 /// Writes a file that only its owner can read.
 fn private_file(path: &Path, text: &str) {
     std::fs::write(path, text).unwrap();
@@ -247,7 +235,7 @@ fn login_with_refused_new_tokens_stays_revoked() {
     let rig = rig();
     rig.runtime.block_on(async {
         let handle = store_expired(&rig, "RT-1").await;
-        let refused = refusal_fault(401, "AccessTokenInvalid");
+        let refused = FaultAction::status(401, "AccessTokenInvalid");
         rig.server().faults().add(FaultRule::new("drive/list_my_drives", refused));
         let session = session(&rig, &handle);
         list_drives(&session, DriveScope::Mine).await.unwrap_err();
@@ -301,14 +289,7 @@ fn waiters_share_a_refresh_failure() {
     let rig = rig();
     rig.runtime.block_on(async {
         let session = session(&rig, &store_expired(&rig, "RT-1").await);
-        let failed = FaultAction::Status {
-            status: 500,
-            code: "InternalError".to_owned(),
-            message: String::new(),
-            retry_after_s: None,
-            x_retry_after_ms: None,
-            empty_body: false,
-        };
+        let failed = FaultAction::status(500, "InternalError");
         // Long enough for all calls to arrive.
         rig.server().faults().add(FaultRule::new("oauth/token", FaultAction::Delay { ms: 1000 }));
         rig.server().faults().add(FaultRule::new("oauth/token", failed));

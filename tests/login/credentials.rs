@@ -13,7 +13,7 @@ use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
 
-use crate::rig::{CLIENT, Rig, TOKEN, private_file, refusal_fault, stderr};
+use crate::rig::{CLIENT, Rig, TOKEN, private_file, stderr};
 
 const KEY: &str = include_str!("../fixtures/service-app/key.pem");
 const PUBLIC: &str = include_str!("../fixtures/service-app/public.pem");
@@ -132,7 +132,9 @@ fn rotated_token_is_kept_when_drive_list_fails() {
         account["secrets"]["refresh_token"].as_str().unwrap().to_owned()
     };
     let by_token = |name: &'static str| [name, "--client-id", CLIENT, "--refresh-token"];
-    rig.server().faults().add(FaultRule::new("drive/list_my_drives", refusal_fault(400, "InvalidParameter")));
+    rig.server()
+        .faults()
+        .add(FaultRule::new("drive/list_my_drives", FaultAction::status(400, "InvalidParameter")));
     let printed = rig.refused(&by_token("failed"), "RT-1\n");
     assert!(printed.contains("the login is stored") && printed.contains("pdsfs drives failed"), "{printed}");
     let second = stored("failed");
@@ -186,7 +188,7 @@ fn rotated_token_survives_interrupted_login() {
 fn login_to_one_drive_needs_no_list_permission() {
     let rig = Rig::with(|config| config.logins.refresh_token = Some(Secret::new("RT-1".to_owned())));
     let faults = rig.server().faults();
-    faults.add(FaultRule::new("drive/list_my_drives", refusal_fault(403, "Forbidden")));
+    faults.add(FaultRule::new("drive/list_my_drives", FaultAction::status(403, "Forbidden")));
     let printed = rig.login(&["named", "--token", "--drive-id", "2"], TOKEN);
     assert!(printed.contains("drive 2") && !printed.contains("warning"), "{printed}");
     let printed = rig.login(&["given", "--client-id", CLIENT, "--refresh-token"], "RT-1");
@@ -195,7 +197,7 @@ fn login_to_one_drive_needs_no_list_permission() {
     assert!(printed.contains("drive 1"), "{printed}");
     let printed = rig.login(&["typo", "--token", "--drive-id", "22"], TOKEN);
     assert!(printed.contains("warning: cannot check drive 22"), "{printed}");
-    faults.add(FaultRule::new("drive/get", refusal_fault(403, "Forbidden")));
+    faults.add(FaultRule::new("drive/get", FaultAction::status(403, "Forbidden")));
     let printed = rig.login(&["blind", "--token", "--drive-id", "2"], TOKEN);
     assert!(printed.contains("warning") && printed.contains("drive 2"), "{printed}");
     let printed = rig.refused(&["wrong", "--token", "--drive-id", "2"], "no-such-token\n");

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use pdsfs::server::Secret;
-use pdsfs::server::{FaultAction, Server, ServerConfig};
+use pdsfs::server::{Server, ServerConfig};
 use url::Url;
 
 use crate::http::{Answer, send};
@@ -189,18 +189,6 @@ pub fn fields(html: &str) -> Vec<(String, String)> {
     };
     let tags = html.split("<input type=\"hidden\"").skip(1).map(|rest| rest.split_once('>').unwrap().0);
     tags.map(|tag| (attribute(tag, "name"), attribute(tag, "value"))).collect()
-}
-
-/// A fault that refuses a call.
-pub fn refusal_fault(status: u16, code: &str) -> FaultAction {
-    FaultAction::Status {
-        status,
-        code: code.to_owned(),
-        message: String::new(),
-        retry_after_s: None,
-        x_retry_after_ms: None,
-        empty_body: false,
-    }
 }
 
 fn finish(mut child: Child, stdin: &str) -> Output {

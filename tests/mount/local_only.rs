@@ -172,14 +172,7 @@ fn local_only_file_replaces_remote_file() {
 
 /// The answer of a full drive.
 fn no_room() -> FaultAction {
-    FaultAction::Status {
-        status: 403,
-        code: "QuotaExhausted.Drive".into(),
-        message: "on purpose".into(),
-        retry_after_s: None,
-        x_retry_after_ms: None,
-        empty_body: false,
-    }
+    FaultAction::status(403, "QuotaExhausted.Drive")
 }
 
 #[test]

@@ -396,14 +396,7 @@ fn unlinked_file_is_readable_and_writable() {
 fn failed_upload_stays_failed_after_seek_back() {
     let rig = Rig::new();
     let mount = small_parts(&rig);
-    let failure = FaultAction::Status {
-        status: 403,
-        code: "QuotaExhausted.Drive".into(),
-        message: "on purpose".into(),
-        retry_after_s: None,
-        x_retry_after_ms: None,
-        empty_body: false,
-    };
+    let failure = FaultAction::status(403, "QuotaExhausted.Drive");
     rig.server().faults().add(FaultRule::new("file/create", failure));
     let file = File::create(mount.at("f")).unwrap();
     let mut at = 0;

@@ -94,12 +94,5 @@ fn regression_failed_file_frees_its_memory() {
 }
 
 fn refused() -> FaultAction {
-    FaultAction::Status {
-        status: 403,
-        code: "AccessDenied".into(),
-        message: "on purpose".into(),
-        retry_after_s: None,
-        x_retry_after_ms: None,
-        empty_body: false,
-    }
+    FaultAction::status(403, "AccessDenied")
 }

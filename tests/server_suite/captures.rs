@@ -255,14 +255,7 @@ fn js_parallel_survives_expired_url() {
 
 #[test]
 fn js_parallel_survives_busy_server() {
-    let busy = FaultAction::Status {
-        status: 429,
-        code: "TooManyRequests".into(),
-        message: String::new(),
-        retry_after_s: None,
-        x_retry_after_ms: None,
-        empty_body: false,
-    };
+    let busy = FaultAction::status(429, "TooManyRequests");
     replay("js_parallel_429", |_| {}, |rig| rig.faults().add(FaultRule::times("file/create", 1, busy)));
 }
 
