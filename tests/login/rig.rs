@@ -5,8 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use pdsfs::server::Secret;
-use pdsfs::server::{Server, ServerConfig};
+use pdsfs::server::{Secret, Server, ServerConfig};
 use url::Url;
 
 use crate::http::{Answer, send};
