@@ -7,8 +7,7 @@ use serde::Serialize;
 
 use super::login::{TIMEOUTS, drive_scope, with_step};
 use super::output::print_line;
-use crate::auth::Credential;
-use crate::auth::{AccountName, AccountStore, DEFAULT_NAME};
+use crate::auth::{AccountName, AccountStore, Credential, DEFAULT_NAME};
 use crate::error::{Error, ErrorKind, Result};
 use crate::escape::{escaped, escaped_json};
 use crate::pds::domain;

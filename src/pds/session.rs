@@ -13,9 +13,8 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use url::Url;
 
-use crate::auth::Credential;
-use crate::auth::endpoint;
 use crate::auth::sign::Authorization;
+use crate::auth::{Credential, endpoint};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pds::retry::{Delivery, Idempotency, RequestFailure, RetryPolicy};
 use crate::pds::tokens::{AuthError, AuthState, RECHECK_INTERVAL, TokenRefresher};

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::auth::Credential;
 use crate::auth::sign::Authorization;
 use crate::auth::{
-    AccessToken, Account, AccountHandle, AccountName, AccountStore, Grant, RefreshBy, SecretStorage,
+    AccessToken, Account, AccountHandle, AccountName, AccountStore, Credential, Grant, RefreshBy,
+    SecretStorage,
 };
 use crate::ids::{DriveId, Secret};
 use crate::pds::domain::{DriveScope, get_default_drive, list_drives};

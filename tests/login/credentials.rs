@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use pdsfs::server::Secret;
-use pdsfs::server::{AcceptedAccessKey, FaultAction, FaultRule, ServiceApp};
+use pdsfs::server::{AcceptedAccessKey, FaultAction, FaultRule, Secret, ServiceApp};
 use ring::rand::SystemRandom;
 use ring::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
 use rustls_pki_types::PrivateKeyDer;

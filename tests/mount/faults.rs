@@ -8,8 +8,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use pdsfs::server::Secret;
-use pdsfs::server::{FaultAction, FaultRule};
+use pdsfs::server::{FaultAction, FaultRule, Secret};
 
 use crate::metadata::xattr;
 use crate::rig::{Mount, Rig, errno, fresh_bytes, wait_until};

@@ -6,8 +6,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
-use pdsfs::server::Secret;
-use pdsfs::server::{AcceptedAccessKey, FaultAction, FaultRule, HashName, ServerConfig};
+use pdsfs::server::{AcceptedAccessKey, FaultAction, FaultRule, HashName, Secret, ServerConfig};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 

@@ -3,8 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 
-use pdsfs::server::Secret;
-use pdsfs::server::{FaultInjector, Server, ServerConfig};
+use pdsfs::server::{FaultInjector, Secret, Server, ServerConfig};
 use serde_json::{Value, json};
 use sha1::{Digest as _, Sha1};
 

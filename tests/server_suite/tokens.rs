@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use pdsfs::server::Secret;
-use pdsfs::server::ServerConfig;
+use pdsfs::server::{Secret, ServerConfig};
 use serde_json::{Value, json};
 
 use super::http::{Answer, send};

@@ -9,10 +9,11 @@ use super::arguments::{LoginArgs, RefreshCall, invalid};
 use super::loopback::{Loopback, redirect_uri};
 use super::secret;
 use crate::auth::browser_login::BrowserLogin;
-use crate::auth::endpoint;
 use crate::auth::sign::AccessKey;
-use crate::auth::{AccessToken, AccountHandle, AccountSummary, Grant, RefreshBy, SubjectKind};
-use crate::auth::{Credential, IssuedToken};
+use crate::auth::{
+    AccessToken, AccountHandle, AccountSummary, Credential, Grant, IssuedToken, RefreshBy, SubjectKind,
+    endpoint,
+};
 use crate::cli::output::print_message;
 use crate::error::{Error, Result};
 use crate::ids::{DriveId, Secret};
