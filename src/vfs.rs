@@ -43,6 +43,7 @@ use crate::config::MountConfig;
 use crate::content::buffer_pool::BufferPool;
 use crate::content::cached_files::CachedFiles;
 use crate::content::disk_quota::DiskQuota;
+pub use crate::content::open_file::WriteAt;
 use crate::content::open_files::OpenFiles;
 use crate::content::reader::Reader;
 use crate::content::upload_context::UploadContext;

@@ -53,6 +53,8 @@ mod random_writes;
 mod remote_changes;
 #[path = "mount/service.rs"]
 mod service;
+#[path = "mount/shared_files.rs"]
+mod shared_files;
 #[path = "mount/staged_files.rs"]
 mod staged_files;
 #[path = "mount/stopping.rs"]

@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, Ino};
 use crate::posix::Posix;
 
-/// Access of an upload to the names and objects of the tree.
+/// Access of contents and uploads to the names and objects of the tree.
 pub trait TargetResolver: fmt::Debug + Send + Sync {
     /// The current target of a file; `None` for a deleted one.
     fn resolve(&self, ino: Ino) -> Option<CommitTarget>;
@@ -20,6 +20,9 @@ pub trait TargetResolver: fmt::Debug + Send + Sync {
 
     /// Whether `object` belongs to a file of this mount other than `ino`.
     fn belongs_to_other(&self, object: &FileId, ino: Ino) -> bool;
+
+    /// Records that a file needs a commit: listings do not change it until then.
+    fn mark_unsaved(&self, ino: Ino);
 }
 
 /// The parent, name and object that a commit creates or overwrites.

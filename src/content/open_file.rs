@@ -18,7 +18,8 @@ mod snapshot;
 mod write;
 
 pub use commit::{CommitGuard, CommitStep};
+pub use content::Writer;
 pub use file::OpenFile;
 pub use read::ReadSource;
 pub use snapshot::{FileStatus, Stage};
-pub use write::WriteOutcome;
+pub use write::{WriteAt, WriteOutcome};

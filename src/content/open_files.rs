@@ -69,6 +69,11 @@ impl OpenFiles {
         self.lock().files.get(&ino).is_some_and(|entry| entry.writers > 0)
     }
 
+    /// Whether more than one handle can write.
+    pub fn has_several_writers(&self, ino: Ino) -> bool {
+        self.lock().files.get(&ino).is_some_and(|entry| entry.writers > 1)
+    }
+
     /// Whether there are handles, none of which can write.
     pub fn has_readers_only(&self, ino: Ino) -> bool {
         self.lock().files.get(&ino).is_some_and(|entry| entry.handles > 0 && entry.writers == 0)

@@ -330,7 +330,7 @@ impl Filesystem for FuseAdapter {
         offset: u64,
         bytes: &[u8],
         flags: WriteFlags,
-        _: OpenFlags,
+        open_flags: OpenFlags,
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
@@ -340,7 +340,8 @@ impl Filesystem for FuseAdapter {
         {
             return self.reply_error(op, reply, &error);
         }
-        let accepted = match self.vfs.try_write(Fh(fh.0), offset, bytes) {
+        let at = convert::write_at(offset, flags, open_flags);
+        let accepted = match self.vfs.try_write(Fh(fh.0), at, bytes) {
             Ok(accepted) if accepted == bytes.len() => return reply.written(bytes.len() as u32),
             Ok(accepted) => accepted,
             Err(error) => return self.reply_error(op, reply, &error),
@@ -350,7 +351,7 @@ impl Filesystem for FuseAdapter {
             // A killed program writes no more; its close follows at once. Dropping the write is safe wherever
             // it waits.
             let outcome = tokio::select! {
-                outcome = vfs.write(Fh(fh.0), offset + accepted as u64, rest) => outcome,
+                outcome = vfs.write(Fh(fh.0), at.after(accepted), rest) => outcome,
                 error = caller_killed(op.pid) => Err(error),
             };
             match outcome {

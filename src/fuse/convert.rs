@@ -3,8 +3,8 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
-    FileAttr, FopenFlags, Generation, INodeNo, RenameFlags, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
-    ReplyEntry, ReplyStatfs, ReplyXattr, TimeOrNow,
+    FileAttr, FopenFlags, Generation, INodeNo, OpenFlags, RenameFlags, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyStatfs, ReplyXattr, TimeOrNow, WriteFlags,
 };
 
 use super::dispatch::{FuseOp, reply_error};
@@ -12,7 +12,9 @@ use super::dispatch::{FuseOp, reply_error};
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::posix::Special;
-use crate::vfs::{Attr, DirEntry, Entry, FallocateMode, FileKind, OpenedFile, RenameMode, Statfs, Vfs};
+use crate::vfs::{
+    Attr, DirEntry, Entry, FallocateMode, FileKind, OpenedFile, RenameMode, Statfs, Vfs, WriteAt,
+};
 
 /// Inode numbers are not reused during a mount.
 pub(super) const GENERATION: Generation = Generation(0);
@@ -74,6 +76,16 @@ pub(super) fn attr(attr: &Attr) -> FileAttr {
 
 pub(super) fn entry(reply: ReplyEntry, entry: &Entry) {
     reply.entry(&entry.ttl, &attr(&entry.attr), GENERATION);
+}
+
+/// Only the request says whether a write appends: `fcntl(2)` changes the flag of an open file, and the kernel
+/// writes a mapping back through any handle, at the offset of the page.
+pub(super) fn write_at(offset: u64, write_flags: WriteFlags, open_flags: OpenFlags) -> WriteAt {
+    if open_flags.0 & libc::O_APPEND != 0 && !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE) {
+        WriteAt::End
+    } else {
+        WriteAt::Offset(offset)
+    }
 }
 
 pub(super) fn time(time: TimeOrNow) -> SystemTime {

@@ -15,7 +15,7 @@ use crate::posix::Tags;
 
 use crate::server::{FaultAction, FaultRule, Server, ServerConfig};
 use crate::status::Progress;
-use crate::vfs::{Caller, DirEntry, Fh, RenameMode, Vfs};
+use crate::vfs::{Caller, DirEntry, Fh, RenameMode, Vfs, WriteAt};
 
 const ROOT: Ino = Ino::ROOT;
 const METADATA_TTL: Duration = Duration::from_secs(15);
@@ -103,7 +103,7 @@ impl Rig {
 
     async fn write(&self, parent: Ino, name: &str, content: &'static [u8]) -> Ino {
         let (ino, fh) = self.create(parent, name).await;
-        self.vfs.write(fh, 0, content.into()).await.unwrap();
+        self.vfs.write(fh, WriteAt::Offset(0), content.into()).await.unwrap();
         self.vfs.release(fh).await.unwrap();
         ino
     }
@@ -275,7 +275,7 @@ async fn undeletable_file_is_still_saved() {
     rig.write(ROOT, "f", b"old").await;
     let ino = rig.lookup(ROOT, "f").await.unwrap();
     let opened = rig.vfs.open(ino, libc::O_WRONLY | libc::O_TRUNC, caller()).await.unwrap();
-    rig.vfs.write(opened.fh, 0, (&b"newer"[..]).into()).await.unwrap();
+    rig.vfs.write(opened.fh, WriteAt::Offset(0), (&b"newer"[..]).into()).await.unwrap();
     rig.fault("recyclebin/trash", refused());
     let error = rig.vfs.unlink(ROOT, OsStr::new("f")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Denied);

@@ -12,6 +12,7 @@ use super::Vfs;
 use super::pending_attrs::DesiredAttrs;
 use super::types::{Attr, Caller, Entry, Fh, SetAttr};
 use crate::clock;
+use crate::content::open_file::WriteAt;
 use crate::content::reader::ReadTarget;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Ino;
@@ -213,7 +214,8 @@ impl Vfs {
     ) -> Result<Entry> {
         let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL;
         let (entry, opened) = self.create_as(parent, name, flags, posix, caller).await?;
-        let written = if content.is_empty() { Ok(0) } else { self.write(opened.fh, 0, content).await };
+        let written =
+            if content.is_empty() { Ok(0) } else { self.write(opened.fh, WriteAt::End, content).await };
         let closed = written.and(self.release(opened.fh).await);
         if closed.is_err() {
             self.forget(entry.attr.ino, 1);

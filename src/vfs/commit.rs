@@ -235,6 +235,10 @@ impl TargetResolver for Vfs {
     fn belongs_to_other(&self, object: &FileId, ino: Ino) -> bool {
         self.tree().belongs_to_other(object, ino)
     }
+
+    fn mark_unsaved(&self, ino: Ino) {
+        self.tree().mark_unsaved(ino);
+    }
 }
 
 /// Resolves when `moved` has returned the same value for `limit`.

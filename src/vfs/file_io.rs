@@ -3,7 +3,6 @@
 
 use std::ffi::OsStr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -11,11 +10,11 @@ use bytes::{Bytes, BytesMut};
 use super::Vfs;
 use super::blocking::leave_session_thread;
 use super::callers::{holds_open, thread_group};
-use super::handles::{Access, Handle};
+use super::handles::{Access, Handle, HandleId};
 use super::types::{Caller, Entry, Fh, OpenedFile};
 use crate::clock;
 use crate::content::in_flight_parts::InFlightParts;
-use crate::content::open_file::{OpenFile, ReadSource, WriteOutcome};
+use crate::content::open_file::{OpenFile, ReadSource, WriteAt, WriteOutcome};
 use crate::content::open_files::CloseOutcome;
 use crate::content::reader::ReadTarget;
 use crate::content::staged_file::Piece;
@@ -43,10 +42,13 @@ impl Vfs {
             self.set_size(ino, None, 0).await?;
         }
         let file = self.open_file(ino, access.may_commit())?;
+        let id = self.next_handle_id(access, caller);
         if access.may_commit()
             && truncates
-            && let Err(error) =
-                self.truncate(&file, 0).await.and_then(|()| self.clear_setid_bits(ino, caller))
+            && let Err(error) = self
+                .truncate(&file, 0, Some(id.writer()))
+                .await
+                .and_then(|()| self.clear_setid_bits(ino, caller))
         {
             if let Err(error) = self.release_writer(&file).await {
                 tracing::debug!(%ino, %error, "commit failed after a failed open");
@@ -54,7 +56,11 @@ impl Vfs {
             self.close_file(&file);
             return Err(error);
         }
-        Ok(self.add_handle(file, access, caller))
+        Ok(self.add_handle(file, access, id))
+    }
+
+    fn next_handle_id(&self, access: Access, caller: Caller) -> HandleId {
+        self.handles.next_id(access.may_commit().then(|| thread_group(caller.tid)).flatten())
     }
 
     /// Adds a handle to the open file of an inode. The first handle creates the open file.
@@ -95,18 +101,12 @@ impl Vfs {
         Ok(file)
     }
 
-    fn add_handle(&self, file: Arc<OpenFile>, access: Access, caller: Caller) -> OpenedFile {
+    fn add_handle(&self, file: Arc<OpenFile>, access: Access, id: HandleId) -> OpenedFile {
         let ino = file.ino();
         let has_local_content = file.has_local_content();
         let revision = file.base().and_then(|base| base.revision).filter(|_| !has_local_content);
         let keep_cache = !access.may_commit() && self.set_cached_revision(ino, revision);
-        let handle = Handle {
-            file,
-            access,
-            opener: access.may_commit().then(|| thread_group(caller.tid)).flatten(),
-            wrote: AtomicBool::new(false),
-            cursor: self.reader.cursor(),
-        };
+        let handle = Handle { file, access, id, cursor: self.reader.cursor() };
         // The kernel must not cache content that is still growing. Streams are twice as fast without the page
         // cache.
         let direct_io = access.may_commit() || has_local_content;
@@ -169,7 +169,9 @@ impl Vfs {
             return Err(error);
         }
         file.set_mtime(now);
-        let opened = self.add_handle(file, access, caller);
+        let id = self.next_handle_id(access, caller);
+        file.created_by(id.writer());
+        let opened = self.add_handle(file, access, id);
         Ok((self.getattr(ino).await?, opened))
     }
 
@@ -236,41 +238,23 @@ impl Vfs {
     }
 
     /// The fast path of a write: accepts as many bytes as possible without waiting, possibly none.
-    pub fn try_write(&self, fh: Fh, offset: u64, data: &[u8]) -> Result<usize> {
+    pub fn try_write(&self, fh: Fh, at: WriteAt, data: &[u8]) -> Result<usize> {
         let handle = self.handles.get(fh)?;
-        let offset = handle.write_offset(offset)?;
-        match handle.file.write(offset, data, &|| self.commit_target(handle.file.ino()), false)? {
-            WriteOutcome::Accepted(appended) => {
-                self.note_written(&handle, appended.bytes);
-                Ok(appended.bytes)
-            }
+        handle.check_open_for_writing()?;
+        let resolve_target = || self.commit_target(handle.file.ino());
+        match handle.file.write(at, data, handle.id.writer(), &resolve_target, false)? {
+            WriteOutcome::Accepted(appended) => Ok(appended.bytes),
             WriteOutcome::Committing | WriteOutcome::MustCommit | WriteOutcome::MustBackfill { .. } => Ok(0),
         }
     }
 
-    /// The first bytes after a commit mark the file as unsaved in the tree.
-    fn note_written(&self, handle: &Handle, bytes: usize) {
-        if bytes > 0 {
-            handle.wrote.store(true, Ordering::Relaxed);
-            if handle.file.mark_dirty() {
-                self.tree().mark_unsaved(handle.file.ino());
-            }
-        }
-    }
-
     /// Writes all of `data` and waits where necessary. A short count means that an error followed.
-    pub async fn write(&self, fh: Fh, offset: u64, data: Bytes) -> Result<usize> {
+    pub async fn write(&self, fh: Fh, at: WriteAt, data: Bytes) -> Result<usize> {
         let handle = self.handles.get(fh)?;
+        handle.check_open_for_writing()?;
         leave_session_thread().await;
-        let resolve_target = || self.commit_target(handle.file.ino());
-        let step = |done: usize| {
-            let offset = handle.write_offset(offset + done as u64)?;
-            let wrote = handle.file.write(offset, &data[done..], &resolve_target, true)?;
-            if let WriteOutcome::Accepted(appended) = wrote {
-                self.note_written(&handle, appended.bytes);
-            }
-            Ok(wrote)
-        };
+        let (writer, resolve_target) = (handle.id.writer(), || self.commit_target(handle.file.ino()));
+        let step = |done| handle.file.write(at.after(done), &data[done..], writer, &resolve_target, true);
         self.write_steps(&handle.file, data.len(), step).await
     }
 
@@ -331,30 +315,38 @@ impl Vfs {
     }
 
     /// Handles a closed descriptor. Returns the pending error, if any. Else commits if it was the last
-    /// descriptor of the process that opened the file.
+    /// descriptor of the process that opened the file. Bytes of other processes only are left to their
+    /// closes, or to the last handle.
     pub async fn flush(&self, fh: Fh, caller: Caller) -> Result<()> {
         let handle = self.handles.get(fh)?;
         if !handle.access.may_commit() {
             return Ok(());
         }
-        handle.file.check()?;
-        if handle.file.has_local_content() && self.is_last_close(&handle, caller) {
-            return self.commit_file(&handle.file).await;
+        let file = &handle.file;
+        file.check()?;
+        let has_own_changes = file.is_changed_by(handle.id.writer());
+        if file.has_local_content()
+            && (has_own_changes || !self.files.has_several_writers(file.ino()))
+            && self.is_last_close(&handle, caller)
+        {
+            return self.commit_file(file).await;
         }
         Ok(())
     }
 
     /// Whether this FLUSH commits: it closes the last descriptor of the process that opened the file.
     fn is_last_close(&self, handle: &Handle, caller: Caller) -> bool {
-        let closer = thread_group(caller.tid);
-        if closer.is_some() && handle.opener.is_some() && closer != handle.opener {
+        let (opener, closer) = (handle.id.opener, thread_group(caller.tid));
+        if closer.is_some() && opener.is_some() && closer != opener {
             return false;
         }
         let is_held = closer
             .zip(self.device.get())
             .and_then(|(closer, device)| holds_open(closer, handle.file.ino(), *device));
-        // Unknown: commit if something was written through this handle.
-        is_held.map_or_else(|| handle.wrote.load(Ordering::Relaxed), |is_held| !is_held)
+        // Unknown: commit if something was written. A shell that redirects a command closes a descriptor of
+        // the new empty file first.
+        let is_written = || handle.file.size() > 0 && handle.file.is_changed_by(handle.id.writer());
+        is_held.map_or_else(is_written, |is_held| !is_held)
     }
 
     /// Commits content and attributes.

@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 
 use super::types::Fh;
-use crate::content::open_file::OpenFile;
+use crate::content::open_file::{OpenFile, Writer};
 use crate::content::reader::ReadCursor;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -16,11 +16,23 @@ use crate::error::{Error, ErrorKind, Result};
 pub(super) struct Handle {
     pub(super) file: Arc<OpenFile>,
     pub(super) access: Access,
-    /// The process that opened it for writing.
-    pub(super) opener: Option<u32>,
-    /// Set by the first write through this handle.
-    pub(super) wrote: AtomicBool,
+    pub(super) id: HandleId,
     pub(super) cursor: ReadCursor,
+}
+
+/// The identity of a handle.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HandleId {
+    pub(super) fh: Fh,
+    /// The process that opened it for writing, if known.
+    pub(super) opener: Option<u32>,
+}
+
+impl HandleId {
+    /// The writer of what is written through the handle.
+    pub(super) fn writer(self) -> Writer {
+        self.opener.map_or(Writer::Handle(self.fh.0), Writer::Process)
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,18 +40,12 @@ pub(super) enum Access {
     Read,
     /// Opened for reading, but created the file, which must be committed.
     Create,
-    Write {
-        append: bool,
-    },
+    Write,
 }
 
 impl Access {
     pub(super) fn of(flags: i32) -> Self {
-        if flags & libc::O_ACCMODE == libc::O_RDONLY {
-            Self::Read
-        } else {
-            Self::Write { append: flags & libc::O_APPEND != 0 }
-        }
+        if flags & libc::O_ACCMODE == libc::O_RDONLY { Self::Read } else { Self::Write }
     }
 
     /// Whether closing such a handle may commit.
@@ -60,8 +66,13 @@ impl Handles {
         self.open.lock()
     }
 
+    /// The identity of a handle that is opened next.
+    pub(super) fn next_id(&self, opener: Option<u32>) -> HandleId {
+        HandleId { fh: Fh(self.next.fetch_add(1, Ordering::Relaxed) + 1), opener }
+    }
+
     pub(super) fn add(&self, handle: Handle) -> Fh {
-        let fh = Fh(self.next.fetch_add(1, Ordering::Relaxed) + 1);
+        let fh = handle.id.fh;
         self.lock().insert(fh, Arc::new(handle));
         fh
     }
@@ -76,11 +87,10 @@ impl Handles {
 }
 
 impl Handle {
-    pub(super) fn write_offset(&self, offset: u64) -> Result<u64> {
+    pub(super) fn check_open_for_writing(&self) -> Result<()> {
         match self.access {
             Access::Read | Access::Create => Err(Error::new(ErrorKind::BadHandle, "not open for writing")),
-            Access::Write { append: true } => Ok(self.file.size()),
-            Access::Write { append: false } => Ok(offset),
+            Access::Write => Ok(()),
         }
     }
 }

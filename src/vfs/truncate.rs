@@ -1,7 +1,6 @@
 //! Changes of content other than writes: truncation, holes, preallocation, server-side copies.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
@@ -10,7 +9,7 @@ use super::blocking::leave_session_thread;
 use super::file_io::cannot_rewrite_unlinked;
 use super::handles::Access;
 use super::types::{Caller, FallocateMode, Fh};
-use crate::content::open_file::{OpenFile, WriteOutcome};
+use crate::content::open_file::{OpenFile, WriteAt, WriteOutcome, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Ino;
 
@@ -19,8 +18,13 @@ static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 impl Vfs {
     /// Truncates a file, or extends it with zeros.
-    pub(super) async fn truncate(&self, file: &Arc<OpenFile>, size: u64) -> Result<()> {
-        self.change_content(file, || file.truncate(size)).await
+    pub(super) async fn truncate(
+        &self,
+        file: &Arc<OpenFile>,
+        size: u64,
+        writer: Option<Writer>,
+    ) -> Result<()> {
+        self.change_content(file, || file.truncate(size, writer)).await
     }
 
     /// `copy_file_range(2)` between (handle, offset) pairs, at most `len` bytes. Returns the number of bytes.
@@ -38,16 +42,15 @@ impl Vfs {
         if !is_whole || start != to.1 || start >= base.size || source.file.ino() == target.file.ino() {
             return Err(unsupported());
         }
-        if !matches!(target.access, Access::Write { append: false }) {
+        if target.access != Access::Write {
             return Err(unsupported());
         }
         let end = end.min(base.size);
         leave_session_thread().await;
-        if !tokio::task::block_in_place(|| target.file.clone_range(&base, start, end))? {
+        let writer = target.id.writer();
+        if !tokio::task::block_in_place(|| target.file.clone_range(&base, start, end, writer))? {
             return Err(unsupported());
         }
-        target.wrote.store(true, Ordering::Relaxed);
-        self.tree().mark_unsaved(target.file.ino());
         Ok((end - start) as u32)
     }
 
@@ -83,9 +86,7 @@ impl Vfs {
         if self.upload_context.quota.is_disabled() {
             return self.write_zeros(fh, offset, len).await;
         }
-        self.change_content(file, || file.punch(offset, len)).await?;
-        handle.wrote.store(true, Ordering::Relaxed);
-        Ok(())
+        self.change_content(file, || file.punch(offset, len, handle.id.writer())).await
     }
 
     /// Writes zeros if there is no staged file in which a hole could be punched.
@@ -93,7 +94,7 @@ impl Vfs {
         let end = offset.saturating_add(len).min(self.handles.get(fh)?.file.size());
         while offset < end {
             let piece = Bytes::from_static(&ZEROS[..ZEROS.len().min((end - offset) as usize)]);
-            offset += self.write(fh, offset, piece).await? as u64;
+            offset += self.write(fh, WriteAt::Offset(offset), piece).await? as u64;
         }
         Ok(())
     }
@@ -109,12 +110,7 @@ impl Vfs {
             let (changed, memory_changed) = (file.state_changed(), self.upload_context.buffer_pool.changed());
             match tokio::task::block_in_place(&change)? {
                 WriteOutcome::Accepted(appended) if appended.wait.is_some() => memory_changed.await,
-                WriteOutcome::Accepted(_) => {
-                    if file.has_local_content() {
-                        self.tree().mark_unsaved(file.ino());
-                    }
-                    return Ok(());
-                }
+                WriteOutcome::Accepted(_) => return Ok(()),
                 WriteOutcome::Committing => changed.await,
                 WriteOutcome::MustCommit if file.is_unlinked() => return Err(cannot_rewrite_unlinked()),
                 WriteOutcome::MustCommit => self.commit_file(file).await?,
@@ -126,10 +122,11 @@ impl Vfs {
     /// `truncate(2)`: changes the size of a file that may be closed, and commits it.
     pub(super) async fn set_size(&self, ino: Ino, fh: Option<Fh>, size: u64) -> Result<()> {
         if let Some(fh) = fh {
-            return self.truncate(&self.handles.get(fh)?.file, size).await;
+            let handle = self.handles.get(fh)?;
+            return self.truncate(&handle.file, size, Some(handle.id.writer())).await;
         }
         let file = self.open_file(ino, true)?;
-        let done = self.truncate(&file, size).await;
+        let done = self.truncate(&file, size, None).await;
         // Bytes of other writers are committed in any case.
         let committed = self.release_writer(&file).await;
         self.close_file(&file);

@@ -17,13 +17,13 @@ fn small_parts(rig: &Rig) -> Mount {
     rig.mount_with(&["--part-size", "256"])
 }
 
-fn read_write(path: &Path) -> File {
+pub fn read_write(path: &Path) -> File {
     OpenOptions::new().read(true).write(true).open(path).unwrap()
 }
 
 /// Applies `change` to a file of the mount and to a local one. Both, the drive and a fresh mount must have the same
 /// bytes afterwards.
-fn assert_same_as_local(before: Option<&[u8]>, change: impl Fn(&Path)) {
+pub fn assert_same_as_local(before: Option<&[u8]>, change: impl Fn(&Path)) {
     let (rig, plain) = (Rig::new(), tempfile::tempdir().unwrap());
     let mount = small_parts(&rig);
     for path in [plain.path().join("f"), mount.at("f")] {

@@ -109,7 +109,6 @@ impl OpenFile {
         let Content::Committing { content, base, .. } = &state.content else {
             return;
         };
-        self.clear_dirty_mark();
         self.set_commit_location(None);
         state.content = match result {
             Ok(outcome) => {
@@ -130,6 +129,7 @@ impl OpenFile {
         if let (Err(_), Content::Failed { base: Some(base), .. }) = (result, &state.content) {
             state.mtime = base.mtime;
         }
+        state.changed_by.clear();
         drop(state);
         self.state_changed.notify_waiters();
     }
@@ -150,7 +150,6 @@ impl OpenFile {
             let error = Error::new(ErrorKind::NotFound, "the file was deleted during its commit");
             Content::Failed { error, base }
         };
-        self.clear_dirty_mark();
         self.set_commit_location(None);
         drop(state);
         self.state_changed.notify_waiters();
@@ -164,6 +163,7 @@ impl OpenFileState {
         }
         let base = self.content.take_base();
         self.content = Content::Failed { error: error.clone(), base };
+        self.changed_by.clear();
     }
 }
 

@@ -58,6 +58,15 @@ pub(super) enum CommittingContent {
     Staged(Arc<StagedFile>),
 }
 
+/// The source of a change of content, as far as commits are concerned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Writer {
+    /// The process that opened the handle.
+    Process(u32),
+    /// The number of a handle whose process is unknown.
+    Handle(u64),
+}
+
 /// All that the lock of an open file protects.
 #[derive(Debug)]
 pub(super) struct OpenFileState {
@@ -65,6 +74,16 @@ pub(super) struct OpenFileState {
     /// Path below the mount, for progress lines.
     pub(super) name: Arc<str>,
     pub(super) mtime: SystemTime,
+    /// The writers of changes that no commit has saved.
+    pub(super) changed_by: Vec<Writer>,
+}
+
+impl OpenFileState {
+    pub(super) fn note_change(&mut self, writer: Writer) {
+        if !self.changed_by.contains(&writer) {
+            self.changed_by.push(writer);
+        }
+    }
 }
 
 impl Content {

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::content::{CommitWatch, CommittingContent, Content, OpenFileState};
+use super::content::{CommitWatch, CommittingContent, Content, OpenFileState, Writer};
 use super::snapshot::{FileSnapshot, FileStatus, Locked};
 use crate::clock;
 use crate::content::in_flight_parts::InFlightParts;
@@ -35,8 +35,6 @@ pub struct OpenFile {
     /// Parent and name under which a running commit may create the file. A leaf lock.
     commit_location: Mutex<Option<(FileId, String)>>,
     is_unlinked: AtomicBool,
-    /// The tree counts the file as unsaved.
-    is_marked_dirty: AtomicBool,
     pub(super) state_changed: Notify,
 }
 
@@ -51,7 +49,7 @@ impl OpenFile {
     ) -> Arc<Self> {
         let mtime = base.as_ref().map_or_else(clock::now, |base| base.mtime);
         let content = base.map_or(Content::New, |base| Content::Clean { base, retained: None });
-        let state = OpenFileState { content, name: name.into(), mtime };
+        let state = OpenFileState { content, name: name.into(), mtime, changed_by: Vec::new() };
         Arc::new(Self {
             ino,
             context,
@@ -61,13 +59,12 @@ impl OpenFile {
             cloned_from: Mutex::default(),
             commit_location: Mutex::default(),
             is_unlinked: AtomicBool::new(false),
-            is_marked_dirty: AtomicBool::new(false),
             state_changed: Notify::new(),
         })
     }
 
     pub(super) fn lock(&self) -> Locked<'_> {
-        Locked::new(&self.state, &self.snapshot)
+        Locked::new(&self.state, &self.snapshot, (self.ino, &self.context.resolver))
     }
 
     pub(super) fn new_stream(&self, name: &str) -> Streaming {
@@ -227,13 +224,14 @@ impl OpenFile {
         }
     }
 
-    /// Marks the file as dirty. Returns whether it was clean before: the caller then marks it in the tree.
-    pub fn mark_dirty(&self) -> bool {
-        !self.is_marked_dirty.swap(true, Ordering::Relaxed)
+    /// Records a new file, which must be committed although nothing was written.
+    pub fn created_by(&self, writer: Writer) {
+        self.lock().note_change(writer);
     }
 
-    pub(super) fn clear_dirty_mark(&self) {
-        self.is_marked_dirty.store(false, Ordering::Relaxed);
+    /// Whether `writer` changed the content since the last commit.
+    pub fn is_changed_by(&self, writer: Writer) -> bool {
+        self.lock().changed_by.contains(&writer)
     }
 
     /// Resolves when the state changes after this call.

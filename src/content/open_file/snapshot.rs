@@ -4,13 +4,15 @@
 //! observers read without that lock.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, MutexGuard};
 
 use super::content::{Content, OpenFileState};
+use crate::content::commit_target::TargetResolver;
 use crate::content::in_flight_parts::InFlightParts;
 use crate::error::Error;
+use crate::ids::Ino;
 use crate::status::{Transfer, TransferState, TransferView};
 
 /// The stage of a file on its way to the drive.
@@ -104,6 +106,12 @@ impl FileSnapshot {
         Self { stage, name, bytes, in_flight, transfer, error }
     }
 
+    /// Whether a commit is needed in this state, and was not in `before`.
+    fn is_newly_dirty(&self, before: &Self) -> bool {
+        matches!(before.stage, Stage::Saved | Stage::Failed)
+            && matches!(self.stage, Stage::Writing | Stage::Staged)
+    }
+
     /// The status now. A deleted file has nothing to save.
     pub(super) fn status(self, is_unlinked: bool) -> FileStatus {
         let error = self.error.or_else(|| self.in_flight.and_then(|in_flight| in_flight.check().err()));
@@ -117,16 +125,23 @@ impl FileSnapshot {
     }
 }
 
-/// The locked state. When a changed state is unlocked, its snapshot is stored.
+/// The locked state. When a changed state is unlocked, its snapshot is stored, and a file that became dirty
+/// is marked as unsaved in the tree. Still under the lock: a commit cannot begin and end in between.
 pub(super) struct Locked<'a> {
     state: MutexGuard<'a, OpenFileState>,
     snapshot: &'a Mutex<FileSnapshot>,
+    ino: Ino,
+    resolver: &'a Weak<dyn TargetResolver>,
     is_changed: bool,
 }
 
 impl<'a> Locked<'a> {
-    pub(super) fn new(state: &'a Mutex<OpenFileState>, snapshot: &'a Mutex<FileSnapshot>) -> Self {
-        Self { state: state.lock(), snapshot, is_changed: false }
+    pub(super) fn new(
+        state: &'a Mutex<OpenFileState>,
+        snapshot: &'a Mutex<FileSnapshot>,
+        (ino, resolver): (Ino, &'a Weak<dyn TargetResolver>),
+    ) -> Self {
+        Self { state: state.lock(), snapshot, ino, resolver, is_changed: false }
     }
 }
 
@@ -149,9 +164,13 @@ impl Drop for Locked<'_> {
     fn drop(&mut self) {
         if self.is_changed {
             let new = FileSnapshot::of(&self.state);
+            let is_newly_dirty = new.is_newly_dirty(&self.snapshot.lock());
             let old = std::mem::replace(&mut *self.snapshot.lock(), new);
             // Dropped without that lock: a transfer may end with it.
             drop(old);
+            if is_newly_dirty && let Some(resolver) = self.resolver.upgrade() {
+                resolver.mark_unsaved(self.ino);
+            }
         }
     }
 }

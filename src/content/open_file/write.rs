@@ -3,7 +3,7 @@
 //! Nothing here waits for the network. If an operation has to wait, it returns the reason, and the caller
 //! waits and calls again.
 
-use super::content::{Content, OpenFileState};
+use super::content::{Content, OpenFileState, Writer};
 use super::file::OpenFile;
 use crate::clock;
 use crate::content::commit_target::CommitTarget;
@@ -29,6 +29,24 @@ pub enum WriteOutcome {
     MustBackfill { to: u64 },
 }
 
+/// The place of a write.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WriteAt {
+    Offset(u64),
+    /// The end of the file at the moment of the write, as with `O_APPEND`.
+    End,
+}
+
+impl WriteAt {
+    /// The place of the rest of a write, after its first `bytes`.
+    pub fn after(self, bytes: usize) -> Self {
+        match self {
+            Self::Offset(offset) => Self::Offset(offset + bytes as u64),
+            Self::End => Self::End,
+        }
+    }
+}
+
 /// The outcome of staging a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Staging {
@@ -44,12 +62,13 @@ enum Staging {
 const RETRY_BLOCKING: WriteOutcome = WriteOutcome::Accepted(Appended { bytes: 0, wait: Some(Wait::Memory) });
 
 impl OpenFile {
-    /// Writes `data` at `offset`, as far as there is room now. Never waits for the network. Blocks for the
-    /// local disk only with `may_block`.
+    /// Writes `data`, as far as there is room now. Never waits for the network. Blocks for the local disk
+    /// only with `may_block`.
     pub fn write(
         &self,
-        offset: u64,
+        at: WriteAt,
         data: &[u8],
+        writer: Writer,
         resolve_target: &dyn Fn() -> Option<CommitTarget>,
         may_block: bool,
     ) -> Result<WriteOutcome> {
@@ -57,6 +76,25 @@ impl OpenFile {
         if data.is_empty() {
             return Ok(WriteOutcome::Accepted(Appended { bytes: 0, wait: None }));
         }
+        let offset = match at {
+            WriteAt::Offset(offset) => offset,
+            WriteAt::End => state.content.bytes(),
+        };
+        let outcome = self.write_locked(&mut state, offset, data, resolve_target, may_block)?;
+        if matches!(outcome, WriteOutcome::Accepted(appended) if appended.bytes > 0) {
+            state.note_change(writer);
+        }
+        Ok(outcome)
+    }
+
+    fn write_locked(
+        &self,
+        state: &mut OpenFileState,
+        offset: u64,
+        data: &[u8],
+        resolve_target: &dyn Fn() -> Option<CommitTarget>,
+        may_block: bool,
+    ) -> Result<WriteOutcome> {
         if let Content::Streaming { stream, .. } = &mut state.content
             && let Err(error) = stream.in_flight().check()
         {
@@ -71,25 +109,25 @@ impl OpenFile {
                 WritePlan::ResumeStream | WritePlan::Stage | WritePlan::WriteStaged if !may_block => {
                     return Ok(RETRY_BLOCKING);
                 }
-                WritePlan::StartStream => self.start_stream(&mut state),
+                WritePlan::StartStream => self.start_stream(state),
                 WritePlan::ResumeStream => {
-                    if !self.resume_stream(&mut state)? {
+                    if !self.resume_stream(state)? {
                         return Ok(RETRY_BLOCKING);
                     }
                 }
-                WritePlan::Append => return append(&mut state, data, resolve_target, may_block),
-                WritePlan::PatchTail => return patch_tail(&mut state, offset, data),
+                WritePlan::Append => return append(state, data, resolve_target, may_block),
+                WritePlan::PatchTail => return patch_tail(state, offset, data),
                 WritePlan::ZeroFill if needs_backfill(&state.content, offset) => {
                     return Ok(WriteOutcome::MustBackfill { to: offset });
                 }
                 WritePlan::ZeroFill => {
-                    let filled = zero_fill(&mut state, offset, resolve_target, may_block)?;
+                    let filled = zero_fill(state, offset, resolve_target, may_block)?;
                     if filled.wait.is_some() {
                         return Ok(WriteOutcome::Accepted(filled));
                     }
                 }
-                WritePlan::WriteStaged => return self.write_staged(&mut state, offset, data),
-                WritePlan::Stage => match self.stage(&mut state)? {
+                WritePlan::WriteStaged => return self.write_staged(state, offset, data),
+                WritePlan::Stage => match self.stage(state)? {
                     Staging::Done => {}
                     Staging::MustCommit => return Ok(WriteOutcome::MustCommit),
                     Staging::Wait => return Ok(RETRY_BLOCKING),
@@ -234,7 +272,7 @@ impl OpenFile {
 
     /// Extends a clone of the first `from` bytes of `source` to `to` bytes. An empty file is a clone of no
     /// bytes. Returns `false` and changes nothing if the content is anything else.
-    pub fn clone_range(&self, source: &FileMeta, from: u64, to: u64) -> Result<bool> {
+    pub fn clone_range(&self, source: &FileMeta, from: u64, to: u64, writer: Writer) -> Result<bool> {
         if self.context.quota.is_disabled() {
             // If the drive refused the instant upload, there would be no space to fetch the bytes.
             return Ok(false);
@@ -256,6 +294,7 @@ impl OpenFile {
         let base = state.content.take_base();
         state.content = Content::Staged { staged, base };
         state.mtime = clock::now();
+        state.note_change(writer);
         Ok(true)
     }
 
@@ -280,8 +319,9 @@ impl OpenFile {
         self.context.part_size.get() * u64::from(PartNumber::MAX)
     }
 
-    /// Sets the size: truncates, or extends with zeros. Blocks for the local disk.
-    pub fn truncate(&self, size: u64) -> Result<WriteOutcome> {
+    /// Sets the size: truncates, or extends with zeros. Blocks for the local disk. A truncation without a
+    /// handle has no writer.
+    pub fn truncate(&self, size: u64, writer: Option<Writer>) -> Result<WriteOutcome> {
         const DONE: WriteOutcome = WriteOutcome::Accepted(Appended { bytes: 0, wait: None });
         if size > self.bytes_max() {
             return Err(too_large(self.context.part_size));
@@ -305,6 +345,9 @@ impl OpenFile {
             local.truncate(size)?;
         }
         state.mtime = clock::now();
+        if let Some(writer) = writer {
+            state.note_change(writer);
+        }
         Ok(DONE)
     }
 
@@ -332,7 +375,7 @@ impl OpenFile {
 
     /// Zeroes a range, as far as the content reaches. Only if staged files are enabled. Blocks for the
     /// local disk.
-    pub fn punch(&self, offset: u64, len: u64) -> Result<WriteOutcome> {
+    pub fn punch(&self, offset: u64, len: u64, writer: Writer) -> Result<WriteOutcome> {
         let mut state = self.lock();
         match &state.content {
             Content::Committing { .. } => return Ok(WriteOutcome::Committing),
@@ -348,6 +391,7 @@ impl OpenFile {
             _ => {}
         }
         state.mtime = clock::now();
+        state.note_change(writer);
         Ok(WriteOutcome::Accepted(Appended { bytes: 0, wait: None }))
     }
 }
