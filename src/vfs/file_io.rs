@@ -325,11 +325,14 @@ impl Vfs {
         let file = &handle.file;
         file.check()?;
         let has_own_changes = file.is_changed_by(handle.id.writer());
-        if file.has_local_content()
-            && (has_own_changes || !self.files.has_several_writers(file.ino()))
-            && self.is_last_close(&handle, caller)
-        {
-            return self.commit_file(file).await;
+        let may_commit = has_own_changes || !self.files.has_several_writers(file.ino());
+        if !file.has_local_content() || !may_commit {
+            return Ok(());
+        }
+        // The process may have many descriptors.
+        leave_session_thread().await;
+        if tokio::task::block_in_place(|| self.is_last_close(&handle, caller)) {
+            self.commit_file(file).await?;
         }
         Ok(())
     }
