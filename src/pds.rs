@@ -10,6 +10,7 @@ mod connectivity;
 pub mod domain;
 pub mod drive;
 pub mod part_body;
+pub mod put_control;
 pub mod retry;
 mod route_monitor;
 pub mod session;

@@ -12,6 +12,6 @@ mod view;
 
 pub use event::{CommitMethod, ProgressEvent};
 pub use pause::{Pause, PauseReason};
-pub use progress::{Progress, Transfer};
+pub use progress::{PartCount, Progress, Transfer};
 pub use unsaved::UnsavedSummary;
 pub use view::{ProgressTotals, TransferState, TransferView};

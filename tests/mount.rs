@@ -61,6 +61,8 @@ mod staged_files;
 mod stopping;
 #[path = "mount/streaming.rs"]
 mod streaming;
+#[path = "mount/throughput.rs"]
+mod throughput;
 #[path = "mount/trash.rs"]
 mod trash;
 #[path = "mount/users.rs"]

@@ -81,6 +81,11 @@ impl Commit {
         &self.in_flight
     }
 
+    /// The transfer whose progress shows that the commit is not stalled.
+    pub fn transfer(&self) -> &Arc<Transfer> {
+        &self.transfer
+    }
+
     pub async fn run(mut self) -> Result<CommitOutcome> {
         self.transfer.committing();
         match std::mem::replace(&mut self.source, CommitSource::Failed(already_run())) {

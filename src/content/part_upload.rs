@@ -1,7 +1,11 @@
-//! The upload of one part: a permit, the PUT, and a new URL if the given one has expired.
+//! The upload of one part: attempts with a permit each, and a new URL if the given one has expired.
+//!
+//! A permit is held only while the part is being sent. A part that waits to be sent again, for a new URL or
+//! for a login lets other parts go first.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
 
 use super::in_flight_parts::InFlightParts;
 use super::part::{self, FrozenPart};
@@ -10,13 +14,16 @@ use super::upload_limiter::UploadPermit;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::PartNumber;
 use crate::pds::drive::{PutOutcome, UploadSession};
+use crate::pds::put_control::{PutControl, PutEnd};
 use crate::pds::types::PartUrl;
 use crate::rolling_sha1::Sha1Midstate;
-use crate::status::Transfer;
+use crate::status::{PartCount, Transfer};
 
-/// PUTs of one part, each after the first with a new URL. Bounds the loop with a service that returns only
-/// expired URLs.
-const ATTEMPTS_MAX: usize = 10;
+/// PUTs of one part, each after the first with a new URL, that may find their URL expired soon after it was
+/// signed. Bounds the loop with a service that returns only expired URLs.
+const EXPIRED_MAX: usize = 10;
+/// A URL may well expire if its part waits longer than this for a permit.
+const FRESH_URL_AGE: Duration = Duration::from_secs(60);
 
 /// One part on its way to the drive.
 pub(super) struct PartUpload {
@@ -28,35 +35,57 @@ pub(super) struct PartUpload {
     pub(super) midstate: Sha1Midstate,
 }
 
+/// A part that is being sent.
+pub(super) struct SendingPart {
+    permit: UploadPermit,
+    _count: PartCount,
+}
+
+impl PutControl for PartUpload {
+    type Permit = SendingPart;
+
+    async fn admit(&self) -> SendingPart {
+        let waiting = self.transfer.part_waiting();
+        let permit = self.context.upload_limiter.acquire().await;
+        drop(waiting);
+        SendingPart { permit, _count: self.transfer.part_sending() }
+    }
+
+    fn ended(&self, sending: SendingPart, end: PutEnd) {
+        sending.permit.end(end, self.part.bytes);
+    }
+
+    fn bytes_moved(&self) -> &Arc<AtomicU64> {
+        self.transfer.bytes_moved()
+    }
+}
+
 impl PartUpload {
     /// Sends the part. Returns its number, length and CRC-64.
     pub(super) async fn run(self, url: PartUrl) -> Result<(PartNumber, u64, u64)> {
-        let mut permit = self.context.upload_limiter.acquire().await;
-        self.transfer.part_started();
-        let throttled = AtomicBool::new(false);
-        let outcome = self.put(url, &mut permit, &throttled).await;
-        self.transfer.part_done(self.part.bytes, outcome.is_ok());
-        let crc = outcome?;
-        permit.record_stored(self.part.bytes, throttled.into_inner());
+        let crc = self.put(url).await?;
+        self.transfer.part_stored(self.part.bytes);
         self.in_flight.acknowledge(self.part.offset, self.part.bytes);
         Ok((self.part.number, self.part.bytes, crc))
     }
 
-    async fn put(&self, mut url: PartUrl, permit: &mut UploadPermit, throttled: &AtomicBool) -> Result<u64> {
-        for _ in 0..ATTEMPTS_MAX {
-            match self.context.drive.put_part(&url, &self.part.frames, throttled).await? {
+    async fn put(&self, mut url: PartUrl) -> Result<u64> {
+        let (mut signed, mut expired) = (Instant::now(), 0);
+        while expired < EXPIRED_MAX {
+            match self.context.drive.put_part(&url, &self.part.frames, self).await? {
                 PutOutcome::Stored { crc64 } => return Ok(crc64),
                 PutOutcome::StoredBefore => return part::crc64(&self.part.frames),
                 PutOutcome::NoSuchUpload => {
                     return Err(Error::new(ErrorKind::Stale, "the service dropped the upload session"));
                 }
                 PutOutcome::Expired => {
+                    expired += usize::from(signed.elapsed() < FRESH_URL_AGE);
                     url = self.resign_expired_url().await?;
-                    permit.restart_clock();
+                    signed = Instant::now();
                 }
             }
         }
-        let detail = format!("{ATTEMPTS_MAX} upload URLs in a row were expired; check the system clock");
+        let detail = format!("{EXPIRED_MAX} upload URLs in a row were expired; check the system clock");
         Err(Error::new(ErrorKind::Protocol, detail))
     }
 

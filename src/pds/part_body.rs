@@ -58,6 +58,8 @@ pub(super) struct PartBody {
     crc: crc_fast::Digest,
     progress: Arc<BodyProgress>,
     connectivity: Arc<Connectivity>,
+    /// Bytes that connections have accepted for the file, in all attempts and parts.
+    moved: Arc<AtomicU64>,
 }
 
 /// How much of a body the connection has accepted.
@@ -80,12 +82,17 @@ impl BodyProgress {
 }
 
 impl PartBody {
-    pub(super) fn new(frames: &[Frame], connectivity: Arc<Connectivity>) -> (Self, Arc<BodyProgress>) {
+    pub(super) fn new(
+        frames: &[Frame],
+        connectivity: Arc<Connectivity>,
+        moved: Arc<AtomicU64>,
+    ) -> (Self, Arc<BodyProgress>) {
         let progress = Arc::<BodyProgress>::default();
         let bytes_left = frames.iter().map(Frame::bytes).sum();
         let (frames, crc) = (frames.iter().cloned().collect(), crate::crc64::digest());
+        let shared = progress.clone();
         let body =
-            Self { frames, current: Bytes::new(), bytes_left, crc, progress: progress.clone(), connectivity };
+            Self { frames, current: Bytes::new(), bytes_left, crc, progress: shared, connectivity, moved };
         (body, progress)
     }
 
@@ -116,6 +123,7 @@ impl Body for PartBody {
         self.progress.crc64.store(self.crc.finalize(), Ordering::Relaxed);
         self.progress.is_complete.store(self.bytes_left == 0, Ordering::Relaxed);
         self.progress.bytes.fetch_add(length as u64, Ordering::Relaxed);
+        self.moved.fetch_add(length as u64, Ordering::Relaxed);
         self.connectivity.note_uploaded(length as u64);
         Poll::Ready(Some(Ok(http_body::Frame::data(step))))
     }

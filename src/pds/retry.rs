@@ -151,12 +151,33 @@ impl RetryPolicy {
         F: FnMut() -> A,
         A: Future<Output = Result<T, RequestFailure>>,
     {
+        let admit = || std::future::ready(());
+        self.run_admitted(idempotency, connectivity, progress, admit, |()| attempt()).await
+    }
+
+    /// Like [`Self::run`]. Each attempt gets a permit from `admit`, which it returns at its end. The wait for
+    /// it is not charged.
+    pub(super) async fn run_admitted<T, P, F, A, G, W>(
+        self,
+        idempotency: Idempotency,
+        connectivity: &Connectivity,
+        progress: &AtomicU64,
+        mut admit: G,
+        mut attempt: F,
+    ) -> Result<T, RequestFailure>
+    where
+        G: FnMut() -> W,
+        W: Future<Output = P>,
+        F: FnMut(P) -> A,
+        A: Future<Output = Result<T, RequestFailure>>,
+    {
         let start = Instant::now();
         let (mut delays, mut spent) = (self.delays(), Duration::ZERO);
         loop {
+            let permit = admit().await;
             let (recovery, progress_before) = (connectivity.recovery_waiter(), progress.load(Relaxed));
             let began = Instant::now();
-            let failure = match attempt().await {
+            let failure = match attempt(permit).await {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
             };
@@ -265,7 +286,7 @@ mod tests {
 
     /// The number of attempts of a call if each attempt takes longer than `elapsed_max`.
     async fn slow_attempts(bytes_move: bool) -> u32 {
-        let elapsed_max = Duration::from_millis(40);
+        let elapsed_max = Duration::from_millis(160);
         let policy = RetryPolicy {
             elapsed_max,
             delay_base: Duration::from_micros(1),

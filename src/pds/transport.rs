@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -24,6 +24,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Secret;
 use crate::pds::connectivity::Connectivity;
 use crate::pds::part_body::{Frame, PartBody, upload_stalled};
+use crate::pds::put_control::{PutControl, PutEnd};
 use crate::pds::retry::{Delivery, Idempotency, RequestFailure, RetryPolicy};
 use crate::pds::types::PartUrl;
 
@@ -314,24 +315,27 @@ impl Transport {
         serde_json::from_slice(&text).map_err(|e| unreadable_answer(path, &e))
     }
 
-    /// PUTs one part to its presigned URL and retries transient failures, including an idle timeout. Sets
-    /// `throttled` if the store throttled any attempt, even if a later one succeeded.
-    pub async fn put_part(
+    /// PUTs one part to its presigned URL and retries transient failures, including an idle timeout.
+    pub async fn put_part<C: PutControl>(
         &self,
         url: &PartUrl,
         body: &[Frame],
         policy: RetryPolicy,
-        throttled: &AtomicBool,
+        control: &C,
     ) -> std::result::Result<PutAnswer, RequestFailure> {
         let progress = AtomicU64::new(0);
-        let attempt = async || {
-            let answer = self.put_once(url, body, &progress).await;
-            if answer.as_ref().is_err_and(|failure| failure.error.kind() == ErrorKind::Throttled) {
-                throttled.store(true, Ordering::Relaxed);
-            }
+        let attempt = async |permit| {
+            let answer = self.put_once(url, body, &progress, control.bytes_moved()).await;
+            let end = match &answer {
+                Ok(PutAnswer::Stored { .. }) => PutEnd::Stored,
+                Err(failure) if failure.error.kind() == ErrorKind::Throttled => PutEnd::Throttled,
+                _ => PutEnd::Failed,
+            };
+            control.ended(permit, end);
             answer
         };
-        policy.run(Idempotency::Safe, &self.connectivity, &progress, attempt).await
+        let admit = || control.admit();
+        policy.run_admitted(Idempotency::Safe, &self.connectivity, &progress, admit, attempt).await
     }
 
     async fn put_once(
@@ -339,9 +343,10 @@ impl Transport {
         url: &PartUrl,
         frames: &[Frame],
         progress: &AtomicU64,
+        moved: &Arc<AtomicU64>,
     ) -> std::result::Result<PutAnswer, RequestFailure> {
         const WHAT: &str = "part upload";
-        let (body, sent) = PartBody::new(frames, self.connectivity.clone());
+        let (body, sent) = PartBody::new(frames, self.connectivity.clone(), moved.clone());
         let target = parse_presigned(&url.upload_url)?;
         let silence = self.connectivity.detect_silence(&target, true);
         let mut request = self.pools().puts.put(target.clone()).header(CONTENT_LENGTH, body.bytes_left());

@@ -93,6 +93,8 @@ impl Progress {
             bytes_written: AtomicU64::new(0),
             bytes_expected: AtomicU64::new(0),
             bytes_acked: AtomicU64::new(0),
+            bytes_moved: Arc::default(),
+            parts_waiting: AtomicU32::new(0),
             parts_in_flight: AtomicU32::new(0),
             rate: Mutex::new(RateWindow::new(now)),
         });
@@ -207,9 +209,33 @@ pub struct Transfer {
     bytes_written: AtomicU64,
     bytes_expected: AtomicU64,
     bytes_acked: AtomicU64,
+    /// Bytes that connections have accepted, and bytes that were fetched or hashed for the commit.
+    bytes_moved: Arc<AtomicU64>,
+    /// Parts that wait for a permit.
+    parts_waiting: AtomicU32,
     parts_in_flight: AtomicU32,
     /// A leaf lock.
     rate: Mutex<RateWindow>,
+}
+
+/// One part in a count of its transfer. Dropping it ends that.
+#[derive(Debug)]
+pub struct PartCount {
+    transfer: Arc<Transfer>,
+    count: fn(&Transfer) -> &AtomicU32,
+}
+
+impl PartCount {
+    fn new(transfer: &Arc<Transfer>, count: fn(&Transfer) -> &AtomicU32) -> Self {
+        count(transfer).fetch_add(1, Relaxed);
+        Self { transfer: transfer.clone(), count }
+    }
+}
+
+impl Drop for PartCount {
+    fn drop(&mut self) {
+        (self.count)(&self.transfer).fetch_sub(1, Relaxed);
+    }
 }
 
 impl Transfer {
@@ -230,27 +256,41 @@ impl Transfer {
 
     /// Counts bytes that were fetched or hashed for the commit.
     pub fn prepared(&self, bytes: u64) {
+        self.bytes_moved.fetch_add(bytes, Relaxed);
         self.progress.counters.bytes_prepared.fetch_add(bytes, Relaxed);
     }
 
-    pub fn part_started(&self) {
-        self.parts_in_flight.fetch_add(1, Relaxed);
+    /// Grows with any progress of this file. It may wrap.
+    pub fn bytes_moved(&self) -> &Arc<AtomicU64> {
+        &self.bytes_moved
     }
 
-    /// Ends the sending of a part. `ok` means that the drive has acknowledged it.
-    pub fn part_done(&self, bytes: u64, ok: bool) {
-        self.part_done_at(Instant::now(), bytes, ok);
+    /// Counts a part that waits for a permit.
+    pub fn part_waiting(self: &Arc<Self>) -> PartCount {
+        PartCount::new(self, |transfer| &transfer.parts_waiting)
     }
 
-    fn part_done_at(&self, now: Instant, bytes: u64, ok: bool) {
-        let fewer = |parts: u32| Some(parts.saturating_sub(1));
-        let _ = self.parts_in_flight.fetch_update(Relaxed, Relaxed, fewer);
-        if ok {
-            self.bytes_acked.fetch_add(bytes, Relaxed);
-            self.progress.counters.bytes_acked.fetch_add(bytes, Relaxed);
-            self.rate.lock().add(now, bytes);
-            self.progress.rate.lock().add(now, bytes);
-        }
+    /// Counts a part that is being sent.
+    pub fn part_sending(self: &Arc<Self>) -> PartCount {
+        PartCount::new(self, |transfer| &transfer.parts_in_flight)
+    }
+
+    /// Whether parts of other files must end before a part of this one can be sent.
+    pub fn waits_for_others(&self) -> bool {
+        self.parts_waiting.load(Relaxed) > 0 && self.parts_in_flight.load(Relaxed) == 0
+    }
+
+    /// Counts a part that the drive has acknowledged.
+    pub fn part_stored(&self, bytes: u64) {
+        self.part_stored_at(Instant::now(), bytes);
+    }
+
+    fn part_stored_at(&self, now: Instant, bytes: u64) {
+        self.bytes_acked.fetch_add(bytes, Relaxed);
+        self.bytes_moved.fetch_add(bytes, Relaxed);
+        self.progress.counters.bytes_acked.fetch_add(bytes, Relaxed);
+        self.rate.lock().add(now, bytes);
+        self.progress.rate.lock().add(now, bytes);
     }
 
     /// The file is completely written.

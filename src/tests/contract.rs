@@ -4,7 +4,8 @@
 //! and `PDSFS_LIVE_DRIVE_ID` are set. On a real domain every test creates its own folder in the root
 //! of the drive, touches nothing else, and moves the folder to the recycle bin at the end.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime};
 
 use crate::config::{Credential, MountConfig, RemoveMode};
@@ -16,6 +17,7 @@ use crate::pds::drive::{
     UploadSession,
 };
 use crate::pds::part_body::Frame;
+use crate::pds::put_control::{PutControl, PutEnd};
 use crate::pds::types::{CheckNameMode, FileType, PartUrl};
 use crate::posix::{self, Tags};
 use crate::rolling_sha1::{RollingSha1, Sha1Midstate};
@@ -25,6 +27,22 @@ use crate::server::{Server, ServerConfig};
 const URL_LIFETIME: Duration = Duration::from_secs(600);
 /// The object store refuses smaller parts, except the last one.
 const PART: usize = 128 << 10;
+
+/// Every attempt begins at once.
+#[derive(Default)]
+struct Unlimited(Arc<AtomicU64>);
+
+impl PutControl for Unlimited {
+    type Permit = ();
+
+    async fn admit(&self) {}
+
+    fn ended(&self, (): (), _: PutEnd) {}
+
+    fn bytes_moved(&self) -> &Arc<AtomicU64> {
+        &self.0
+    }
+}
 
 /// A folder of its own for one test. `local` is the embedded server, if the test uses it.
 struct ScratchFolder {
@@ -123,7 +141,7 @@ impl ScratchFolder {
 
 async fn put(drive: &Drive, url: &PartUrl, frame: &Frame) {
     let frames = [frame.clone()];
-    let outcome = drive.put_part(url, &frames, &AtomicBool::new(false)).await.unwrap();
+    let outcome = drive.put_part(url, &frames, &Unlimited::default()).await.unwrap();
     assert_eq!(outcome, PutOutcome::Stored { crc64: crc64(&frames).unwrap() });
 }
 
@@ -309,7 +327,7 @@ async fn contract_broken_midstate_chain_is_refused() {
     };
     for ((_, _, frame), url) in parts.iter().zip(&urls) {
         let frames = [frame.clone()];
-        let _ = scratch.drive.put_part(url, &frames, &AtomicBool::new(false)).await;
+        let _ = scratch.drive.put_part(url, &frames, &Unlimited::default()).await;
     }
     assert!(scratch.drive.complete(&upload, &expected(&bytes)).await.is_err());
     assert!(scratch.names(&scratch.folder).await.is_empty());

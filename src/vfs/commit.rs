@@ -4,6 +4,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::Vfs;
@@ -13,6 +14,7 @@ use crate::content::commit_target::{CommitTarget, TargetResolver};
 use crate::content::open_file::{CommitGuard, CommitStep, OpenFile};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, Ino};
+use crate::status::Transfer;
 use crate::tree::{Identity, Tree};
 use crate::units::exact_duration;
 
@@ -118,9 +120,10 @@ impl Vfs {
         if file.is_unlinked() {
             return commit_guard.abandon();
         }
+        let transfer = commit.transfer().clone();
         let committed = tokio::select! {
             committed = commit.run() => committed,
-            error = self.commit_idle() => Err(error),
+            error = self.commit_idle(&transfer) => Err(error),
         };
         let result = match committed {
             Ok(committed) => self.apply_commit(&file, committed).await,
@@ -146,21 +149,38 @@ impl Vfs {
     }
 
     /// Resolves with a timeout error when a commit makes no progress.
-    async fn commit_idle(&self) -> Error {
+    async fn commit_idle(&self, transfer: &Transfer) -> Error {
         let limit = self.config.options.commit_timeout;
-        self.upload_idle(limit).await;
-        let detail = format!("commit stalled: no data accepted for {}", exact_duration(limit));
-        Error::new(ErrorKind::Timeout, detail)
+        self.transfer_idle(transfer, limit).await;
+        let cause = if transfer.waits_for_others() {
+            "other files hold all upload permits, and no data of any file was accepted"
+        } else {
+            "no data of this file accepted"
+        };
+        Error::new(ErrorKind::Timeout, format!("commit stalled: {cause} for {}", exact_duration(limit)))
+    }
+
+    /// Resolves when for `limit` no byte of a file was uploaded, and none was downloaded or hashed for its
+    /// commit. While the file waits for the permits of other files, the time counts only if those do not
+    /// move either.
+    pub(super) async fn transfer_idle(&self, transfer: &Transfer, limit: Duration) {
+        let others = || if transfer.waits_for_others() { Some(self.bytes_moved()) } else { None };
+        idle_for(limit, || transfer.bytes_moved().load(Ordering::Relaxed), others).await;
     }
 
     /// Resolves when for `limit` no byte was uploaded, and none was downloaded or hashed for a commit.
     pub async fn upload_idle(&self, limit: Duration) {
-        idle_for(limit, || self.drive.bytes_uploaded().wrapping_add(self.progress.bytes_processed())).await;
+        idle_for(limit, || self.bytes_moved(), || None).await;
+    }
+
+    /// Grows with each byte that was uploaded, or downloaded or hashed for a commit. It may wrap.
+    fn bytes_moved(&self) -> u64 {
+        self.drive.bytes_uploaded().wrapping_add(self.progress.bytes_processed())
     }
 
     /// Resolves when no content was downloaded for `limit`.
     pub async fn download_idle(&self, limit: Duration) {
-        idle_for(limit, || self.drive.bytes_downloaded()).await;
+        idle_for(limit, || self.drive.bytes_downloaded(), || None).await;
     }
 
     /// Records a finished commit in the tree, and applies changes that were made while it ran.
@@ -241,14 +261,59 @@ impl TargetResolver for Vfs {
     }
 }
 
-/// Resolves when `moved` has returned the same value for `limit`.
-async fn idle_for(limit: Duration, progress: impl Fn() -> u64) {
+/// Resolves when `progress` has returned the same value for `limit`. Time does not count in which `others`
+/// returned a number that has changed.
+async fn idle_for(limit: Duration, progress: impl Fn() -> u64, others: impl Fn() -> Option<u64>) {
     let pause = (limit / IDLE_CHECKS_PER_LIMIT).min(IDLE_CHECK_INTERVAL_MAX);
-    let (mut last, mut since) = (progress(), Instant::now());
-    while since.elapsed() < limit {
-        tokio::time::sleep(pause.min(limit.saturating_sub(since.elapsed()))).await;
-        if progress() != last {
-            (last, since) = (progress(), Instant::now());
+    let mut clock = IdleClock { last: progress(), last_others: others(), idle: Duration::ZERO };
+    while clock.idle < limit {
+        let before = Instant::now();
+        tokio::time::sleep(pause.min(limit.saturating_sub(clock.idle))).await;
+        clock.advance(before.elapsed(), progress(), others());
+    }
+}
+
+/// How long there was no progress.
+struct IdleClock {
+    last: u64,
+    last_others: Option<u64>,
+    idle: Duration,
+}
+
+impl IdleClock {
+    fn advance(&mut self, elapsed: Duration, progress: u64, others: Option<u64>) {
+        let others_moved = self.last_others.zip(others).is_some_and(|(before, now)| before != now);
+        if progress != self.last {
+            self.idle = Duration::ZERO;
+        } else if !others_moved {
+            self.idle += elapsed;
         }
+        (self.last, self.last_others) = (progress, others);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idle_time_excludes_waits_for_moving_files() {
+        const STEP: Duration = Duration::from_secs(1);
+        let mut clock = IdleClock { last: 0, last_others: None, idle: Duration::ZERO };
+        let idle_s = |clock: &mut IdleClock, progress, others| {
+            clock.advance(STEP, progress, others);
+            clock.idle.as_secs()
+        };
+        assert_eq!(idle_s(&mut clock, 0, None), 1);
+        assert_eq!(idle_s(&mut clock, 5, None), 0);
+        assert_eq!(idle_s(&mut clock, 5, None), 1);
+        // It begins to wait for others; they move, stop, and move again.
+        assert_eq!(idle_s(&mut clock, 5, Some(10)), 2);
+        assert_eq!(idle_s(&mut clock, 5, Some(11)), 2);
+        assert_eq!(idle_s(&mut clock, 5, Some(11)), 3);
+        assert_eq!(idle_s(&mut clock, 5, Some(12)), 3);
+        // Its turn has come.
+        assert_eq!(idle_s(&mut clock, 5, None), 4);
+        assert_eq!(idle_s(&mut clock, 6, None), 0);
     }
 }

@@ -13,7 +13,6 @@ use super::callers::{holds_open, thread_group};
 use super::handles::{Access, Handle, HandleId};
 use super::types::{Caller, Entry, Fh, OpenedFile};
 use crate::clock;
-use crate::content::in_flight_parts::InFlightParts;
 use crate::content::open_file::{OpenFile, ReadSource, WriteAt, WriteOutcome};
 use crate::content::open_files::CloseOutcome;
 use crate::content::reader::ReadTarget;
@@ -23,6 +22,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Ino;
 use crate::pds::types::FileType;
 use crate::posix::Posix;
+use crate::status::Transfer;
 use crate::tree::{FileKind, Name};
 use crate::units::exact_duration;
 
@@ -267,9 +267,9 @@ impl Vfs {
     ) -> Result<usize> {
         let mut done = 0;
         while done < len {
-            let in_flight = file.in_flight();
+            let upload = file.upload();
             // Created before the attempt, so that no notification in between is missed.
-            let in_flight_changed = in_flight.as_deref().map(InFlightParts::changed);
+            let in_flight_changed = upload.as_ref().map(|(in_flight, _)| in_flight.changed());
             let state_changed = file.state_changed();
             let memory_changed = self.upload_context.buffer_pool.changed();
             let tee_part_written = self.upload_context.quota.tee_part_written();
@@ -289,7 +289,7 @@ impl Vfs {
                 Err(error) if done == 0 => return Err(error),
                 Err(_) => break,
             };
-            if done == len || wait.is_none() || (wait == Some(Wait::Drive) && in_flight.is_none()) {
+            if done == len || wait.is_none() || (wait == Some(Wait::Drive) && upload.is_none()) {
                 continue;
             }
             tokio::select! {
@@ -299,19 +299,29 @@ impl Vfs {
                 () = tee_part_written, if wait == Some(Wait::Disk) => {}
                 // A hung disk does not finish parts; the writer must not wait for it.
                 () = tokio::time::sleep(DISK_WAIT), if wait == Some(Wait::Disk) => {}
-                () = self.upload_idle(self.config.options.commit_timeout) => break,
+                () = self.writer_idle(wait, upload.as_ref().map(|(_, transfer)| &**transfer)) => break,
             }
         }
         if done == 0 && len > 0 {
             return Err(Error::new(
                 ErrorKind::Timeout,
                 format!(
-                    "upload stalled: no data accepted for {}",
+                    "upload stalled: no data of this file accepted for {}",
                     exact_duration(self.config.options.commit_timeout)
                 ),
             ));
         }
         Ok(done)
+    }
+
+    /// Resolves when a writer has waited for `commit_timeout` without progress: of its own file, if it waits
+    /// for the drive, else of any file, because any file may return memory.
+    async fn writer_idle(&self, wait: Option<Wait>, transfer: Option<&Transfer>) {
+        let limit = self.config.options.commit_timeout;
+        match transfer.filter(|_| wait == Some(Wait::Drive)) {
+            Some(transfer) => self.transfer_idle(transfer, limit).await,
+            None => self.upload_idle(limit).await,
+        }
     }
 
     /// Handles a closed descriptor. Returns the pending error, if any. Else commits if it was the last

@@ -69,7 +69,7 @@ mod tests {
         let progress = Progress::new();
         let transfer = progress.begin("a");
         transfer.wrote(500);
-        transfer.part_done(200, true);
+        transfer.part_stored(200);
         let sending = UnsavedFileStatus {
             status: FileStatus {
                 transfer: Some(transfer.snapshot()),

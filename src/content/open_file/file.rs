@@ -17,7 +17,7 @@ use crate::content::upload_context::UploadContext;
 use crate::error::Result;
 use crate::ids::{FileId, Ino};
 use crate::pds::drive::FileMeta;
-use crate::status::Progress;
+use crate::status::{Progress, Transfer};
 
 /// A file with open handles or unsaved content.
 #[derive(Debug)]
@@ -239,12 +239,14 @@ impl OpenFile {
         self.state_changed.notified()
     }
 
-    /// The parts in flight, whose acknowledgement a writer waits for.
-    pub fn in_flight(&self) -> Option<Arc<InFlightParts>> {
+    /// The upload of a stream, whose progress a writer waits for: its parts in flight, and its transfer.
+    pub fn upload(&self) -> Option<(Arc<InFlightParts>, Arc<Transfer>)> {
         match &self.lock().content {
-            Content::Streaming { stream, .. } => Some(stream.in_flight().clone()),
-            Content::Committing { content: CommittingContent::Stream(in_flight, _), .. } => {
-                Some(in_flight.clone())
+            Content::Streaming { stream, .. } => {
+                Some((stream.in_flight().clone(), stream.transfer().clone()))
+            }
+            Content::Committing { content: CommittingContent::Stream(in_flight, _), transfer, .. } => {
+                Some((in_flight.clone(), transfer.clone()))
             }
             Content::New
             | Content::Clean { .. }

@@ -4,13 +4,14 @@
 //! again, and the first upload session expires. If the answer to `complete` was lost, the file is read: it
 //! counts as committed if it has our size and hash.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use super::{Drive, FileMeta, meta};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, PartNumber, Sha1Hash, UploadId};
 use crate::pds::part_body::Frame;
+use crate::pds::put_control::PutControl;
 use crate::pds::retry::{Delivery, Idempotency, RequestFailure, RetryPolicy};
 use crate::pds::transport::PutAnswer;
 use crate::pds::types::{
@@ -170,18 +171,17 @@ impl Drive {
         Ok(answer.part_info_list)
     }
 
-    /// Sends a part, and sends it again if the CRC-64 of the store differs. Sets `throttled` if the store
-    /// throttled any attempt, even if a later one succeeded.
+    /// Sends a part, and sends it again if the CRC-64 of the store differs.
     pub async fn put_part(
         &self,
         url: &PartUrl,
         body: &[Frame],
-        throttled: &AtomicBool,
+        control: &impl PutControl,
     ) -> Result<PutOutcome> {
         const ATTEMPTS_MAX: usize = 3;
         for _ in 0..ATTEMPTS_MAX {
             let (stored, sent) =
-                match self.0.session.transport().put_part(url, body, self.0.transfer, throttled).await? {
+                match self.0.session.transport().put_part(url, body, self.0.transfer, control).await? {
                     PutAnswer::Stored { stored_crc64, sent_crc64 } => (stored_crc64, sent_crc64),
                     PutAnswer::AlreadyStored => return Ok(PutOutcome::StoredBefore),
                     PutAnswer::Expired => return Ok(PutOutcome::Expired),

@@ -18,15 +18,16 @@ fn transfer_is_listed_until_it_is_committed() {
     let mut events = progress.subscribe();
     let transfer = progress.begin("a.bin");
     transfer.wrote(3 * MIB);
-    transfer.part_started();
-    transfer.part_started();
-    transfer.part_done(MIB, true);
+    let (sending, other) = (transfer.part_sending(), transfer.part_sending());
+    transfer.part_stored(MIB);
+    drop(other);
     let view = only(&progress);
     assert_eq!((&*view.name, view.state), ("a.bin", TransferState::Writing));
     assert_eq!((view.bytes_written, view.bytes_acked, view.parts_in_flight), (3 * MIB, MIB, 1));
     transfer.committing();
     assert_eq!(only(&progress).state, TransferState::Committing);
-    transfer.part_done(2 * MIB, true);
+    transfer.part_stored(2 * MIB);
+    drop(sending);
     transfer.committed(3 * MIB, CommitMethod::Uploaded);
     assert!(progress.snapshot().is_empty());
     let Ok(ProgressEvent::Committed { name, bytes, how, .. }) = events.try_recv() else {
@@ -48,15 +49,17 @@ fn withdrawn_transfer_is_not_abandoned() {
 }
 
 #[test]
-fn failed_part_is_not_acknowledged() {
+fn waiting_part_is_not_in_flight() {
     let progress = Progress::new();
     let transfer = progress.begin("a");
-    transfer.wrote(MIB);
-    transfer.part_started();
-    transfer.part_done(MIB, false);
+    assert!(!transfer.waits_for_others());
+    let waiting = transfer.part_waiting();
+    assert_eq!((only(&progress).parts_in_flight, transfer.waits_for_others()), (0, true));
+    let sending = transfer.part_sending();
+    assert_eq!((only(&progress).parts_in_flight, transfer.waits_for_others()), (1, false));
+    drop((waiting, sending));
     assert_eq!((only(&progress).bytes_acked, only(&progress).parts_in_flight), (0, 0));
-    transfer.part_done(MIB, false);
-    assert_eq!(only(&progress).parts_in_flight, 0, "never below zero");
+    assert!(!transfer.waits_for_others());
 }
 
 #[test]
@@ -93,7 +96,7 @@ fn dropped_transfer_is_abandoned_and_unlisted() {
 #[test]
 fn idle_time_does_not_lower_the_rate() {
     let progress = Progress::new();
-    progress.begin("a").part_done_at(Instant::now() + Duration::from_secs(60), MIB, true);
+    progress.begin("a").part_stored_at(Instant::now() + Duration::from_secs(60), MIB);
     assert!(progress.totals().rate_bytes_s > 0);
     let _next = progress.begin("b");
     assert_eq!(progress.totals().rate_bytes_s, 0, "a new window starts");
@@ -115,7 +118,7 @@ fn eta_follows_from_rate_and_remaining_bytes() {
     let began = transfer.began;
     transfer.wrote(20 * MIB);
     assert_eq!(only(&progress).eta, None, "no rate yet");
-    transfer.part_done_at(began + Duration::from_secs(1), 4 * MIB, true);
+    transfer.part_stored_at(began + Duration::from_secs(1), 4 * MIB);
     let view = transfer.view(began + Duration::from_secs(1));
     assert_eq!((view.rate_bytes_s, view.eta), (4 * MIB, Some(Duration::from_secs(4))));
     transfer.expect_bytes(84 * MIB);
@@ -159,6 +162,6 @@ fn staged_file_is_measured_by_expected_size() {
     staged.expect_bytes(1000);
     staged.committing();
     assert_eq!(staged.snapshot().bytes_left, 1000);
-    staged.part_done(400, true);
+    staged.part_stored(400);
     assert_eq!(staged.snapshot().bytes_left, 600);
 }
