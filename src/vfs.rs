@@ -29,6 +29,7 @@ mod truncate;
 mod types;
 mod unsaved_renames;
 mod unsaved_status;
+mod write_wait;
 
 use std::collections::HashSet;
 use std::num::NonZeroUsize;

@@ -92,7 +92,12 @@ impl InFlightParts {
         self.lock().parts.len()
     }
 
-    /// Resolves when a part is acknowledged or the upload fails after this call.
+    /// Makes writers look again whether they have to wait.
+    pub(super) fn wake_writers(&self) {
+        self.changed.notify_waiters();
+    }
+
+    /// Resolves when a part is acknowledged or the upload ends after this call.
     pub fn changed(&self) -> tokio::sync::futures::Notified<'_> {
         self.changed.notified()
     }

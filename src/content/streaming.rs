@@ -69,7 +69,8 @@ pub enum Wait {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Appended {
     pub bytes: usize,
-    /// Set if the caller has to wait before it can append the rest.
+    /// Set if the caller has to wait before it can append more. If everything was appended, the writer waits
+    /// before it goes on: the next part may not begin yet.
     pub wait: Option<Wait>,
 }
 
@@ -193,14 +194,8 @@ impl Streaming {
             if self.number.is_none() {
                 return Err(too_large(self.context.part_size));
             }
-            // The lead over the drive counts whole parts, so this is checked once a part.
-            let ahead = if self.uploader.is_some() { self.in_flight.count() } else { 0 };
-            if self.filling.bytes() == 0 && ahead >= self.context.upload_limiter.parts_ahead_max() {
-                wait = Some(Wait::Drive);
-                break;
-            }
-            if self.filling.bytes() == 0 && self.tee.as_ref().is_some_and(Tee::should_pause) {
-                wait = Some(Wait::Disk);
+            wait = self.wait_for_room();
+            if wait.is_some() {
                 break;
             }
             let spill_dir = may_block.then_some(self.context.spill_dir.as_path());
@@ -228,7 +223,19 @@ impl Streaming {
         }
         let bytes = offered - data.len();
         self.transfer.wrote(bytes as u64);
-        Ok(Appended { bytes, wait })
+        Ok(Appended { bytes, wait: wait.or_else(|| self.wait_for_room()) })
+    }
+
+    /// The reason why the next part may not begin now. The lead over the drive counts whole parts, so a part
+    /// that has begun may be filled.
+    pub(super) fn wait_for_room(&self) -> Option<Wait> {
+        if self.filling.bytes() > 0 || self.uploader.is_none() || self.in_flight.check().is_err() {
+            return None;
+        }
+        if self.in_flight.count() >= self.context.upload_limiter.parts_ahead_max() {
+            return Some(Wait::Drive);
+        }
+        self.tee.as_ref().is_some_and(Tee::should_pause).then_some(Wait::Disk)
     }
 
     /// Parent and name that the upload session was opened for.

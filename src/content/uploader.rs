@@ -52,6 +52,7 @@ pub(super) struct Uploader {
     /// `None` once the last part was handed over.
     parts: Option<mpsc::UnboundedSender<FrozenPart>>,
     task: JoinHandle<Result<UploadedParts>>,
+    in_flight: Arc<InFlightParts>,
 }
 
 impl Uploader {
@@ -62,8 +63,8 @@ impl Uploader {
         transfer: Arc<Transfer>,
     ) -> Self {
         let (parts, queue) = mpsc::unbounded_channel();
-        let task = context.runtime.spawn(upload_stream(context.clone(), target, queue, in_flight, transfer));
-        Self { parts: Some(parts), task }
+        let upload = upload_stream(context.clone(), target, queue, in_flight.clone(), transfer);
+        Self { parts: Some(parts), task: context.runtime.spawn(upload), in_flight }
     }
 
     /// Hands a part over. After a failure the part is dropped; the failure is in [`InFlightParts`].
@@ -87,6 +88,8 @@ impl Uploader {
 impl Drop for Uploader {
     fn drop(&mut self) {
         self.task.abort();
+        // A writer that waits for room must not wait for parts of an upload that has ended.
+        self.in_flight.wake_writers();
     }
 }
 

@@ -342,16 +342,25 @@ impl Filesystem for FuseAdapter {
         }
         let at = convert::write_at(offset, flags, open_flags);
         let accepted = match self.vfs.try_write(Fh(fh.0), at, bytes) {
-            Ok(accepted) if accepted == bytes.len() => return reply.written(bytes.len() as u32),
-            Ok(accepted) => accepted,
+            Ok(appended) if appended.bytes == bytes.len() && appended.wait.is_none() => {
+                return reply.written(bytes.len() as u32);
+            }
+            Ok(appended) => appended.bytes,
             Err(error) => return self.reply_error(op, reply, &error),
         };
+        // Usually empty: the bytes are accepted, and the reply waits until the next part may begin.
         let (vfs, rest) = (self.vfs.clone(), Bytes::copy_from_slice(&bytes[accepted..]));
         let work = async move {
+            let write_rest = async {
+                if rest.is_empty() {
+                    return vfs.wait_for_room(Fh(fh.0)).await.map(|()| 0);
+                }
+                vfs.write(Fh(fh.0), at.after(accepted), rest).await
+            };
             // A killed program writes no more; its close follows at once. Dropping the write is safe wherever
             // it waits.
             let outcome = tokio::select! {
-                outcome = vfs.write(Fh(fh.0), at.after(accepted), rest) => outcome,
+                outcome = write_rest => outcome,
                 error = caller_killed(op.pid) => Err(error),
             };
             match outcome {

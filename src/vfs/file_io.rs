@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
@@ -17,17 +17,13 @@ use crate::content::open_file::{OpenFile, ReadSource, WriteAt, WriteOutcome};
 use crate::content::open_files::CloseOutcome;
 use crate::content::reader::ReadTarget;
 use crate::content::staged_file::Piece;
-use crate::content::streaming::Wait;
+use crate::content::streaming::{Appended, Wait};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Ino;
 use crate::pds::types::FileType;
 use crate::posix::Posix;
-use crate::status::Transfer;
 use crate::tree::{FileKind, Name};
 use crate::units::exact_duration;
-
-/// Pause of a writer that is faster than the local disk.
-const DISK_WAIT: Duration = Duration::from_millis(100);
 
 impl Vfs {
     /// `flags` as in open(2).
@@ -238,13 +234,16 @@ impl Vfs {
     }
 
     /// The fast path of a write: accepts as many bytes as possible without waiting, possibly none.
-    pub fn try_write(&self, fh: Fh, at: WriteAt, data: &[u8]) -> Result<usize> {
+    pub fn try_write(&self, fh: Fh, at: WriteAt, data: &[u8]) -> Result<Appended> {
         let handle = self.handles.get(fh)?;
         handle.check_open_for_writing()?;
         let resolve_target = || self.commit_target(handle.file.ino());
         match handle.file.write(at, data, handle.id.writer(), &resolve_target, false)? {
-            WriteOutcome::Accepted(appended) => Ok(appended.bytes),
-            WriteOutcome::Committing | WriteOutcome::MustCommit | WriteOutcome::MustBackfill { .. } => Ok(0),
+            WriteOutcome::Accepted(appended) => Ok(appended),
+            WriteOutcome::Committing => Ok(Appended { bytes: 0, wait: Some(Wait::Commit) }),
+            WriteOutcome::MustCommit | WriteOutcome::MustBackfill { .. } => {
+                Ok(Appended { bytes: 0, wait: None })
+            }
         }
     }
 
@@ -255,7 +254,9 @@ impl Vfs {
         leave_session_thread().await;
         let (writer, resolve_target) = (handle.id.writer(), || self.commit_target(handle.file.ino()));
         let step = |done| handle.file.write(at.after(done), &data[done..], writer, &resolve_target, true);
-        self.write_steps(&handle.file, data.len(), step).await
+        let written = self.write_steps(&handle.file, data.len(), step).await?;
+        self.wait_for_room_in(&handle.file).await;
+        Ok(written)
     }
 
     /// Calls `step` with the number of bytes done, until `len` bytes are done or a step fails.
@@ -269,10 +270,7 @@ impl Vfs {
         while done < len {
             let upload = file.upload();
             // Created before the attempt, so that no notification in between is missed.
-            let in_flight_changed = upload.as_ref().map(|(in_flight, _)| in_flight.changed());
-            let state_changed = file.state_changed();
-            let memory_changed = self.upload_context.buffer_pool.changed();
-            let tee_part_written = self.upload_context.quota.tee_part_written();
+            let changes = self.changes(file, upload.as_ref());
             let wait = match tokio::task::block_in_place(|| step(done)) {
                 Ok(WriteOutcome::Accepted(appended)) => {
                     done += appended.bytes;
@@ -289,17 +287,10 @@ impl Vfs {
                 Err(error) if done == 0 => return Err(error),
                 Err(_) => break,
             };
-            if done == len || wait.is_none() || (wait == Some(Wait::Drive) && upload.is_none()) {
-                continue;
-            }
+            let Some(wait) = wait.filter(|_| done < len) else { continue };
             tokio::select! {
-                () = changed_or_never(in_flight_changed) => {}
-                () = state_changed => {}
-                () = memory_changed => {}
-                () = tee_part_written, if wait == Some(Wait::Disk) => {}
-                // A hung disk does not finish parts; the writer must not wait for it.
-                () = tokio::time::sleep(DISK_WAIT), if wait == Some(Wait::Disk) => {}
-                () = self.writer_idle(wait, upload.as_ref().map(|(_, transfer)| &**transfer)) => break,
+                () = changes.wait(wait) => {}
+                () = self.writer_idle(wait, upload.as_ref()) => break,
             }
         }
         if done == 0 && len > 0 {
@@ -312,16 +303,6 @@ impl Vfs {
             ));
         }
         Ok(done)
-    }
-
-    /// Resolves when a writer has waited for `commit_timeout` without progress: of its own file, if it waits
-    /// for the drive, else of any file, because any file may return memory.
-    async fn writer_idle(&self, wait: Option<Wait>, transfer: Option<&Transfer>) {
-        let limit = self.config.options.commit_timeout;
-        match transfer.filter(|_| wait == Some(Wait::Drive)) {
-            Some(transfer) => self.transfer_idle(transfer, limit).await,
-            None => self.upload_idle(limit).await,
-        }
     }
 
     /// Handles a closed descriptor. Returns the pending error, if any. Else commits if it was the last
@@ -429,12 +410,4 @@ impl Vfs {
 /// The commit that this change needs first is not possible for an unlinked file.
 pub(super) fn cannot_rewrite_unlinked() -> Error {
     Error::new(ErrorKind::Unsupported, "a deleted file that was streamed accepts only writes at its end")
-}
-
-/// Waits for a change, or forever without a source of changes.
-async fn changed_or_never(change: Option<tokio::sync::futures::Notified<'_>>) {
-    match change {
-        Some(change) => change.await,
-        None => std::future::pending().await,
-    }
 }

@@ -12,7 +12,7 @@ use super::snapshot::{FileSnapshot, FileStatus, Locked};
 use crate::clock;
 use crate::content::in_flight_parts::InFlightParts;
 use crate::content::reader::ReadTarget;
-use crate::content::streaming::Streaming;
+use crate::content::streaming::{Streaming, Wait};
 use crate::content::upload_context::UploadContext;
 use crate::error::Result;
 use crate::ids::{FileId, Ino};
@@ -237,6 +237,14 @@ impl OpenFile {
     /// Resolves when the state changes after this call.
     pub fn state_changed(&self) -> tokio::sync::futures::Notified<'_> {
         self.state_changed.notified()
+    }
+
+    /// The reason why a writer should wait before it writes more.
+    pub fn wait_for_room(&self) -> Option<Wait> {
+        match &self.lock().content {
+            Content::Streaming { stream, .. } => stream.wait_for_room(),
+            _ => None,
+        }
     }
 
     /// The upload of a stream, whose progress a writer waits for: its parts in flight, and its transfer.

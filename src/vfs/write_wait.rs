@@ -1,0 +1,88 @@
+//! The waits of writers: for memory, for the local disk, and until the next part may begin.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::futures::Notified;
+
+use super::Vfs;
+use super::types::Fh;
+use crate::content::in_flight_parts::InFlightParts;
+use crate::content::open_file::OpenFile;
+use crate::content::streaming::Wait;
+use crate::error::Result;
+use crate::status::Transfer;
+
+/// Pause of a writer that is faster than the local disk.
+const DISK_WAIT: Duration = Duration::from_millis(100);
+
+impl Vfs {
+    /// Waits until the next part of the file may begin, at most until no data has moved for `commit_timeout`.
+    /// The bytes that were written are accepted, also if the upload fails meanwhile.
+    pub async fn wait_for_room(&self, fh: Fh) -> Result<()> {
+        let handle = self.handles.get(fh)?;
+        self.wait_for_room_in(&handle.file).await;
+        Ok(())
+    }
+
+    pub(super) async fn wait_for_room_in(&self, file: &OpenFile) {
+        loop {
+            let upload = file.upload();
+            let changes = self.changes(file, upload.as_ref());
+            let Some(wait) = file.wait_for_room() else { return };
+            tokio::select! {
+                () = changes.wait(wait) => {}
+                () = self.writer_idle(wait, upload.as_ref()) => return,
+            }
+        }
+    }
+
+    /// The events that a writer may have to wait for, from now on.
+    pub(super) fn changes<'a>(&'a self, file: &'a OpenFile, upload: Option<&'a Upload>) -> Changes<'a> {
+        Changes {
+            part_acknowledged: upload.map(|(in_flight, _)| in_flight.changed()),
+            memory_returned: self.upload_context.buffer_pool.changed(),
+            tee_part_written: self.upload_context.quota.tee_part_written(),
+            state_changed: file.state_changed(),
+        }
+    }
+
+    /// Resolves when a writer has waited for `commit_timeout` without progress: of its own file, if it waits
+    /// for the drive, else of any file, because any file may return memory.
+    pub(super) async fn writer_idle(&self, wait: Wait, upload: Option<&Upload>) {
+        let limit = self.config.options.commit_timeout;
+        match upload.filter(|_| wait == Wait::Drive) {
+            Some((_, transfer)) => self.transfer_idle(transfer, limit).await,
+            None => self.upload_idle(limit).await,
+        }
+    }
+}
+
+/// The parts in flight and the transfer of a stream.
+pub(super) type Upload = (Arc<InFlightParts>, Arc<Transfer>);
+
+/// The events that a writer may have to wait for.
+pub(super) struct Changes<'a> {
+    part_acknowledged: Option<Notified<'a>>,
+    memory_returned: Notified<'a>,
+    tee_part_written: Notified<'a>,
+    state_changed: Notified<'a>,
+}
+
+impl Changes<'_> {
+    /// Resolves when the reason to wait may have ended.
+    pub(super) async fn wait(self, wait: Wait) {
+        match wait {
+            Wait::Drive => {
+                // Without an upload there is nothing to wait for.
+                if let Some(acknowledged) = self.part_acknowledged {
+                    acknowledged.await;
+                }
+            }
+            Wait::Memory => self.memory_returned.await,
+            // A hung disk does not finish parts; the writer must not wait for it.
+            Wait::Disk => drop(tokio::time::timeout(DISK_WAIT, self.tee_part_written).await),
+            Wait::Commit => self.state_changed.await,
+        }
+    }
+}
