@@ -25,6 +25,7 @@
 //! A local-only file is `Local` from its creation on. It accepts any write and has nothing to commit. When it
 //! is renamed to an ordinary name, it becomes `Staged`. If the drive refuses it, it becomes `Local` again.
 
+mod arena;
 pub mod buffer_pool;
 pub mod cached_files;
 pub mod commit;

@@ -200,11 +200,7 @@ impl FillingPart {
 
     /// The frames of the complete part, in order.
     pub(super) fn freeze(self) -> Vec<Frame> {
-        let mut frames = Vec::with_capacity(self.slabs.len());
-        for mut slab in self.slabs {
-            slab.mark_in_flight();
-            frames.push(Frame::Memory(Bytes::from_owner(slab)));
-        }
+        let mut frames: Vec<_> = BufferPool::freeze(self.slabs).map(Frame::Memory).collect();
         if let Some(spilled) = self.spilled {
             let mut offset = 0;
             while offset < spilled.bytes {
