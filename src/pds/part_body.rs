@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body::{Body, SizeHint};
@@ -47,14 +47,19 @@ impl Frame {
     }
 }
 
-/// Bytes that are passed to the connection at once: the granularity of progress on a slow line.
-const STEP_BYTES: usize = 32 << 10;
+/// Bytes that are passed to the connection at once on a slow line: the granularity of progress.
+const STEP_BYTES_MIN: usize = 32 << 10;
+/// The same on a fast line, where steps double as long as each takes no longer than [`QUICK_STEP`].
+const STEP_BYTES_MAX: usize = 256 << 10;
+const QUICK_STEP: Duration = Duration::from_millis(5);
 
 pub(super) struct PartBody {
     frames: VecDeque<Frame>,
     /// The rest of the frame that is being sent.
     current: Bytes,
     bytes_left: u64,
+    step_bytes: usize,
+    stepped_at: Option<Instant>,
     crc: crc_fast::Digest,
     progress: Arc<BodyProgress>,
     connectivity: Arc<Connectivity>,
@@ -90,14 +95,30 @@ impl PartBody {
         let progress = Arc::<BodyProgress>::default();
         let bytes_left = frames.iter().map(Frame::bytes).sum();
         let (frames, crc) = (frames.iter().cloned().collect(), crate::crc64::digest());
-        let shared = progress.clone();
-        let body =
-            Self { frames, current: Bytes::new(), bytes_left, crc, progress: shared, connectivity, moved };
+        let body = Self {
+            frames,
+            current: Bytes::new(),
+            bytes_left,
+            step_bytes: STEP_BYTES_MIN,
+            stepped_at: None,
+            crc,
+            progress: progress.clone(),
+            connectivity,
+            moved,
+        };
         (body, progress)
     }
 
     pub(super) fn bytes_left(&self) -> u64 {
         self.bytes_left
+    }
+
+    /// Bytes of the next step. The connection asks for it when it has passed on the one before.
+    fn next_step(&mut self) -> usize {
+        let now = Instant::now();
+        let is_quick = self.stepped_at.replace(now).is_some_and(|before| now - before <= QUICK_STEP);
+        self.step_bytes = if is_quick { (self.step_bytes * 2).min(STEP_BYTES_MAX) } else { STEP_BYTES_MIN };
+        self.current.len().min(self.step_bytes)
     }
 }
 
@@ -116,7 +137,7 @@ impl Body for PartBody {
                 None => return Poll::Ready(None),
             }
         }
-        let length = self.current.len().min(STEP_BYTES);
+        let length = self.next_step();
         let step = self.current.split_to(length);
         self.bytes_left -= length as u64;
         self.crc.update(&step);
