@@ -1,7 +1,7 @@
 //! The client of the PDS API: JSON types, transport, retries, tokens, and one typed method per endpoint.
 //!
 //! ```text
-//! drive, domain -> session -> tokens -> transport -> retry, part_body -> connectivity -> route_monitor
+//! drive, domain -> page_markers, session -> tokens -> transport -> retry, part_body -> connectivity -> route_monitor
 //! ```
 //!
 //! The embedded server shares `types` and nothing else.
@@ -9,6 +9,7 @@
 mod connectivity;
 pub mod domain;
 pub mod drive;
+pub mod page_markers;
 pub mod part_body;
 pub mod put_control;
 pub mod retry;

@@ -7,5 +7,6 @@
 
 mod contract;
 mod golden;
+mod quirks;
 mod token_refresh;
 mod vfs;

@@ -10,6 +10,7 @@ mod server_suite {
     mod objects;
     mod paging;
     mod persistence;
+    mod quirks;
     pub(crate) mod rig;
     mod taken_names;
     mod tokens;

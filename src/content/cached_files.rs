@@ -94,7 +94,14 @@ mod tests {
     use crate::ids::FileId;
 
     fn target(name: &str) -> ReadTarget {
-        ReadTarget { file_id: FileId::new(name).unwrap(), revision: None, size: 10, sha1: None }
+        ReadTarget {
+            file_id: FileId::new(name).unwrap(),
+            revision: None,
+            size: 10,
+            sha1: None,
+            crc64: None,
+            changed_at: None,
+        }
     }
 
     fn staged(quota: &Arc<DiskQuota>) -> Arc<StagedFile> {

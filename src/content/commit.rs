@@ -182,8 +182,8 @@ impl Commit {
         let first = [(PartNumber::FIRST, Sha1Midstate::START)];
         self.target.refresh(&self.context.resolver)?;
         let created = create(&self.context, &mut self.target, Some((size, sha1)), &first).await?;
-        let CreateOutcome::InstantUpload(file_id) = created else { return Ok(None) };
-        let meta = self.context.drive.get_committed(&file_id, &expected).await?;
+        let CreateOutcome::InstantUpload(instant) = created else { return Ok(None) };
+        let meta = self.context.drive.get_committed(&instant, &expected).await?;
         let target = self.target.clone();
         Ok(Some(CommitOutcome { meta, method: CommitMethod::Instant, target }))
     }
@@ -247,8 +247,8 @@ impl Commit {
         let first = first_url_requests(&content.parts);
         let (session, urls) = match create(&self.context, &mut self.target, size_and_sha1, &first).await? {
             CreateOutcome::Session(session, urls) => (session, urls),
-            CreateOutcome::InstantUpload(file_id) => {
-                let meta = drive.get_committed(&file_id, &expected).await?;
+            CreateOutcome::InstantUpload(instant) => {
+                let meta = drive.get_committed(&instant, &expected).await?;
                 let target = self.target.clone();
                 return Ok(CommitOutcome { meta, method: CommitMethod::Instant, target });
             }

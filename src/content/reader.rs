@@ -4,8 +4,8 @@
 //! flight, and requests the missing ones. The read-ahead of each handle is decided by its [`ReadCursor`]. A
 //! read returns bytes of one revision: if the content was overwritten, the read fails.
 //!
-//! Assumes that the transport retries, and checks that an answer has the requested range. This module retries
-//! only an expired URL.
+//! Assumes that the transport retries, and that it checks that an answer has the requested range. This module
+//! retries only an expired URL.
 //!
 //! * `target`: the key of a content
 //! * `window`: which ranges to request (pure)
@@ -13,10 +13,14 @@
 //! * `flight`: one request, many waiters
 //! * `blocks`: combines the three
 //! * `urls`: the cache of download URLs
+//! * `open_bodies`: answers of stores that ignore `Range`
+//! * `seen_objects`: whether all ranges come from one object
 
 mod blocks;
 mod cache;
 mod flight;
+mod open_bodies;
+mod seen_objects;
 mod target;
 mod urls;
 mod window;
@@ -33,8 +37,10 @@ pub use target::ReadTarget;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::FileId;
-use crate::pds::drive::{DOWNLOAD_URL_LIFETIME_MAX, DownloadUrl, Drive, RangeError};
+use crate::pds::drive::{DOWNLOAD_URL_LIFETIME_MAX, DownloadUrl, Drive, RangeError, RangeRequest};
 use blocks::Blocks;
+use open_bodies::{Admission, OpenBodies};
+use seen_objects::SeenObjects;
 use urls::{LiveUrl, UrlCache};
 
 /// Requested lifetime of a download URL.
@@ -49,12 +55,15 @@ pub struct Reader {
     drive: Drive,
     blocks: Arc<Blocks>,
     urls: Arc<UrlCache>,
+    bodies: Arc<OpenBodies>,
+    objects: SeenObjects,
 }
 
 impl Reader {
     /// A reader with a cache of `cache_bytes_max`. Requests in flight come on top, with a fixed bound.
     pub fn new(drive: Drive, cache_bytes_max: u64) -> Arc<Self> {
-        Arc::new(Self { drive, blocks: Blocks::new(cache_bytes_max), urls: UrlCache::new() })
+        let (blocks, urls) = (Blocks::new(cache_bytes_max), UrlCache::new());
+        Arc::new(Self { drive, blocks, urls, bodies: OpenBodies::new(), objects: SeenObjects::new() })
     }
 
     /// The read position of a new handle.
@@ -81,6 +90,7 @@ impl Reader {
     /// Drops the URLs of a file whose content has changed. Its blocks stay: their key is the content.
     pub fn forget(&self, file_id: &FileId) {
         self.urls.forget(file_id);
+        self.bodies.forget(file_id);
     }
 
     /// Keeps the content of a file readable after its deletion, until [`Self::unpin`] or the longest lifetime
@@ -98,6 +108,11 @@ impl Reader {
     }
 
     async fn fetch(self: &Arc<Self>, target: &ReadTarget, run: Range<u64>) -> Result<Bytes> {
+        let admission = self.bodies.admit(target, &run, || self.blocks.cached(target, &run)).await;
+        let turn = match admission {
+            Admission::Fetch(turn) => turn,
+            Admission::Cached(bytes) => return Ok(bytes),
+        };
         let request_url = || {
             let (drive, target) = (self.drive.clone(), target.clone());
             async move {
@@ -107,10 +122,24 @@ impl Reader {
             }
         };
         let get = |live: Arc<LiveUrl>| {
-            let run = run.clone();
-            async move { self.drive.read_range(&live.url, run).await }
+            let (run, turn) = (&run, &turn);
+            async move {
+                let request = RangeRequest {
+                    url: &live.url.url,
+                    range: run.clone(),
+                    check: &|info| self.objects.check(target, info),
+                    body: &turn.body,
+                    skipped: &|at, bytes| self.blocks.insert_skipped(target, run, at, bytes),
+                };
+                self.drive.read_range(&request).await
+            }
         };
-        fetch_range(&self.urls, target, request_url, get).await
+        let answer = fetch_range(&self.urls, target, request_url, get).await;
+        match &answer {
+            Ok(answer) => self.bodies.note_answer(answer.ignored_range),
+            Err(_) => self.bodies.note_failure(),
+        }
+        answer.map(|answer| answer.bytes)
     }
 }
 
@@ -143,26 +172,25 @@ fn check_url(target: &ReadTarget, answer: Result<DownloadUrl>) -> Result<Downloa
             "the file was overwritten on the drive: it has {size} bytes instead of {}",
             target.size
         )),
-        // With the size set, the transport compares every answer with it.
-        _ => Ok(DownloadUrl { size: Some(target.size), ..url }),
+        _ => Ok(url),
     }
 }
 
 /// Gets one range. Renews the URL if the store reports that it has expired.
-async fn fetch_range<Request, Get>(
+async fn fetch_range<Request, Get, T>(
     urls: &Arc<UrlCache>,
     target: &ReadTarget,
     request_url: impl Fn() -> Request,
     get: impl Fn(Arc<LiveUrl>) -> Get,
-) -> Result<Bytes>
+) -> Result<T>
 where
     Request: Future<Output = Result<DownloadUrl>> + Send + 'static,
-    Get: Future<Output = std::result::Result<Bytes, RangeError>>,
+    Get: Future<Output = std::result::Result<T, RangeError>>,
 {
     for _ in 0..EXPIRED_MAX {
         let live = urls.get(target, &request_url).await?;
         match get(live.clone()).await {
-            Ok(bytes) => return Ok(bytes),
+            Ok(answer) => return Ok(answer),
             Err(RangeError::Failed(error)) => return Err(error),
             Err(RangeError::Expired) => urls.discard(target, &live),
         }

@@ -297,7 +297,14 @@ mod tests {
 
     fn base(size: u64) -> ReadTarget {
         let revision = Some(RevisionId::new("r").unwrap());
-        ReadTarget { file_id: FileId::new("f").unwrap(), revision, size, sha1: None }
+        ReadTarget {
+            file_id: FileId::new("f").unwrap(),
+            revision,
+            size,
+            sha1: None,
+            crc64: None,
+            changed_at: None,
+        }
     }
 
     fn content(staged: &StagedFile, base: &[u8], offset: u64, len: u64) -> Vec<u8> {

@@ -41,7 +41,7 @@ pub struct Streaming {
     /// The size set by `ftruncate`: zeros follow the frontier up to there.
     declared_size: u64,
     /// Base content past the frontier that was not back-filled yet.
-    base: Option<Base>,
+    base: Option<Box<Base>>,
 }
 
 /// The base revision of a stream. Only if staged files are disabled; else such a file is staged.
@@ -98,7 +98,7 @@ impl Streaming {
         transfer: Arc<Transfer>,
         target: ReadTarget,
     ) -> Self {
-        let base = Some(Base { bytes: target.size, target });
+        let base = Some(Box::new(Base { bytes: target.size, target }));
         Self { base, ..Self::new(context, transfer) }
     }
 

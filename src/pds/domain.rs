@@ -2,16 +2,15 @@
 
 use serde::Serialize;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::ids::DriveId;
+use crate::pds::page_markers::PageMarkers;
 use crate::pds::retry::{Idempotency, RetryPolicy};
 use crate::pds::session::Session;
 use crate::pds::types::{DriveInfo, DriveList, DriveRequest};
 
 /// Drives per page: the documented maximum.
 const PAGE_DRIVES: u32 = 100;
-/// Largest number of pages that are read.
-const PAGES_MAX: usize = 100;
 
 #[derive(Serialize)]
 struct ListDrives<'a> {
@@ -80,16 +79,15 @@ pub async fn list_drives(session: &Session, scope: DriveScope<'_>) -> Result<Vec
 }
 
 async fn list_pages(session: &Session, path: &str, owner: Option<&str>) -> Result<Vec<DriveInfo>> {
-    let (mut found, mut marker) = (Vec::new(), String::new());
-    for _ in 0..PAGES_MAX {
+    let (mut found, mut markers, mut marker) = (Vec::new(), PageMarkers::default(), String::new());
+    loop {
         let body = ListDrives { limit: PAGE_DRIVES, marker: &marker, owner };
         let page: DriveList = session.call(path, Idempotency::Safe, RetryPolicy::INTERACTIVE, &body).await?;
         found.extend(page.root_group_drive);
-        found.extend(page.items);
-        if page.next_marker.is_empty() || page.next_marker == marker {
-            return Ok(found);
+        found.extend(page.items.0);
+        match markers.check(Some(page.next_marker).filter(|marker| !marker.is_empty()))? {
+            Some(next) => marker = next,
+            None => return Ok(found),
         }
-        marker = page.next_marker;
     }
-    Err(Error::new(ErrorKind::Protocol, format!("the list of drives has more than {PAGES_MAX} pages")))
 }

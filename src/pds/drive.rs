@@ -9,7 +9,7 @@ mod meta;
 mod upload;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use crate::config::{MountConfig, RemoveMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{DriveId, FileId};
+use crate::pds::page_markers::PageMarkers;
 use crate::pds::retry::{Delivery, Idempotency, RequestFailure, RetryPolicy};
 use crate::pds::session::Session;
 use crate::pds::tokens::AuthState;
@@ -30,6 +31,7 @@ use crate::pds::types::{
 use crate::posix::Tags;
 use crate::units::exact_duration;
 
+pub use crate::pds::transport::{ObjectInfo, OpenBody, RangeRequest};
 pub use attributes::AttrChange;
 pub use download::{DOWNLOAD_URL_LIFETIME_MAX, DownloadUrl, RangeError};
 pub use meta::FileMeta;
@@ -71,6 +73,8 @@ struct DriveInner {
     parallel_upload: AtomicBool,
     /// Whether POSIX attributes are kept in user tags (setting `metadata`).
     keeps_metadata: bool,
+    /// The service has returned a file without a hash.
+    lacks_hashes: AtomicBool,
     /// The warning that the service reports no hashes is logged once.
     warned_no_hash: AtomicBool,
 }
@@ -89,6 +93,7 @@ impl Drive {
             transfer: RetryPolicy::transfer(config.options.commit_timeout),
             parallel_upload: AtomicBool::new(true),
             keeps_metadata: config.options.metadata,
+            lacks_hashes: AtomicBool::new(false),
             warned_no_hash: AtomicBool::new(false),
         })))
     }
@@ -117,6 +122,9 @@ impl Drive {
 
     fn meta(&self, file: File) -> Result<FileMeta> {
         let mut meta = FileMeta::try_from(file)?;
+        if meta.kind == FileType::File && !meta.has_hash() {
+            self.0.lacks_hashes.store(true, Ordering::Relaxed);
+        }
         if !self.0.keeps_metadata {
             meta.posix = None;
         }
@@ -159,8 +167,8 @@ impl Drive {
             fields: "*",
         };
         let page: ListResponse = self.call_safe("/v2/file/list", &request).await?;
-        let mut items = Vec::with_capacity(page.items.len());
-        for file in page.items {
+        let mut items = Vec::with_capacity(page.items.0.len());
+        for file in page.items.0 {
             match self.meta(file) {
                 Ok(meta) => items.push(meta),
                 Err(error) => tracing::warn!(%error, "skipped an invalid entry of a listing"),
@@ -188,15 +196,15 @@ impl Drive {
     /// The child folder of this name. If several have it, the one that was changed last.
     pub async fn find_folder(&self, parent: &FileId, name: &str) -> Result<FileId> {
         let mut found: Option<FileMeta> = None;
-        let mut marker = String::new();
+        let (mut markers, mut marker) = (PageMarkers::default(), String::new());
         loop {
             let page = self.list_page(parent, &marker).await?;
             let named = page.items.into_iter().filter(|item| item.name == name);
             let folders = named.filter(|item| item.kind == FileType::Folder);
             found = found.into_iter().chain(folders).max_by_key(|folder| folder.changed_at);
-            match page.next_marker {
-                Some(next) if next != marker => marker = next,
-                _ => break,
+            match markers.check(page.next_marker)? {
+                Some(next) => marker = next,
+                None => break,
             }
         }
         let missing = || Error::new(ErrorKind::NotFound, format!("no folder {name:?} on the drive"));

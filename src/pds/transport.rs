@@ -5,15 +5,14 @@
 //! without a cycle. Calls, downloads and uploads use separate connection pools, so that part uploads never
 //! delay a listing. Every body read is bounded. Error texts and logs never contain presigned URLs.
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::RwLock;
-use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, RANGE};
-use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
+use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use reqwest::{Client, RequestBuilder, Response, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
@@ -21,7 +20,6 @@ use tokio::sync::watch;
 use crate::auth::endpoint;
 use crate::auth::sign::{Authorization, authorization_headers};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::Secret;
 use crate::pds::connectivity::Connectivity;
 use crate::pds::part_body::{Frame, PartBody, upload_stalled};
 use crate::pds::put_control::{PutControl, PutEnd};
@@ -31,6 +29,9 @@ use crate::pds::types::PartUrl;
 use failure::{connection_lost, idle_timeout, offline, protocol_error, unreadable_answer};
 use refusal::{ERROR_BYTES_MAX, StoreError, api_refusal, header_number};
 
+pub use download::{GetAnswer, ObjectInfo, OpenBody, RangeBytes, RangeRequest};
+
+mod download;
 mod failure;
 mod refusal;
 
@@ -104,15 +105,6 @@ pub enum PutAnswer {
     AlreadyStored,
     /// The upload session was completed, aborted or expired.
     NoSuchUpload,
-}
-
-/// The object store's answer to a ranged GET. Failures are errors.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum GetAnswer {
-    /// Exactly the requested bytes, and the size of the whole object if the store reports it.
-    Bytes(Bytes, Option<u64>),
-    /// The presigned URL has expired and must be signed again.
-    Expired,
 }
 
 impl Pools {
@@ -347,9 +339,9 @@ impl Transport {
     ) -> std::result::Result<PutAnswer, RequestFailure> {
         const WHAT: &str = "part upload";
         let (body, sent) = PartBody::new(frames, self.connectivity.clone(), moved.clone());
-        let target = parse_presigned(&url.upload_url)?;
+        let (target, length) = (parse_presigned(&url.upload_url)?, body.bytes_left());
         let silence = self.connectivity.detect_silence(&target, true);
-        let mut request = self.pools().puts.put(target.clone()).header(CONTENT_LENGTH, body.bytes_left());
+        let mut request = self.pools().puts.put(target.clone()).header(CONTENT_LENGTH, length);
         if let Some(content_type) = url.content_type.as_deref().filter(|t| !t.is_empty()) {
             request = request.header(CONTENT_TYPE, content_type);
         }
@@ -363,6 +355,11 @@ impl Transport {
         progress.fetch_add(sent.bytes(), Ordering::Relaxed);
         let response = response?;
         let status = response.status();
+        if status.is_success() && sent.bytes() < length {
+            // The store cannot have the part yet.
+            let detail = format!("{WHAT}: {status} after {} of {length} bytes", sent.bytes());
+            return Err(RequestFailure { delivery: Delivery::Unknown, ..protocol_error(detail) });
+        }
         if status.is_success() {
             let stored_crc64 = header_number(response.headers(), "x-oss-hash-crc64ecma");
             // Reading the (empty) body to its end returns the connection to the pool.
@@ -378,58 +375,6 @@ impl Transport {
             "PartAlreadyExist" => Ok(PutAnswer::AlreadyStored),
             "NoSuchUpload" => Ok(PutAnswer::NoSuchUpload),
             _ => Err(error.into_failure()),
-        }
-    }
-
-    /// GETs exactly the bytes `start..end` of a presigned URL.
-    pub async fn get_range(
-        &self,
-        url: &Secret<String>,
-        start: u64,
-        end: u64,
-        policy: RetryPolicy,
-    ) -> std::result::Result<GetAnswer, RequestFailure> {
-        let target = parse_presigned(url.expose())?;
-        let (keeps_waiting, progress) = (policy.outage_max.is_none(), AtomicU64::new(0));
-        let attempt = async || {
-            let attempt = self.get_once(&target, start, end, &progress);
-            self.with_liveness_checks(("download", &target), keeps_waiting, &progress, attempt).await
-        };
-        policy.run(Idempotency::Safe, &self.connectivity, &progress, attempt).await
-    }
-
-    async fn get_once(
-        &self,
-        url: &Url,
-        start: u64,
-        end: u64,
-        progress: &AtomicU64,
-    ) -> std::result::Result<GetAnswer, RequestFailure> {
-        const WHAT: &str = "download";
-        let request = self.pools().gets.get(url.clone()).header(RANGE, format!("bytes={start}-{}", end - 1));
-        let response = tokio::time::timeout(self.timeouts.idle, self.send(WHAT, request))
-            .await
-            .map_err(|_| idle_timeout(WHAT))??;
-        match response.status() {
-            StatusCode::PARTIAL_CONTENT => {
-                let total = check_content_range(response.headers(), start, end)?;
-                Ok(GetAnswer::Bytes(
-                    read_exact(response, 0..end - start, &self.connectivity, progress).await?,
-                    total,
-                ))
-            }
-            // Some CDNs ignore Range and send the whole object: skip to the requested range.
-            StatusCode::OK => {
-                let total = header_number(response.headers(), CONTENT_LENGTH.as_str());
-                Ok(GetAnswer::Bytes(
-                    read_exact(response, start..end, &self.connectivity, progress).await?,
-                    total,
-                ))
-            }
-            _ => {
-                let error = StoreError::read(WHAT, response).await?;
-                if error.is_expired() { Ok(GetAnswer::Expired) } else { Err(error.into_failure()) }
-            }
         }
     }
 }
@@ -451,63 +396,4 @@ async fn read_body(
         body.extend_from_slice(&chunk);
     }
     Ok(body.freeze())
-}
-
-/// Reads exactly this range of a body.
-async fn read_exact(
-    mut response: Response,
-    range: Range<u64>,
-    connectivity: &Connectivity,
-    progress: &AtomicU64,
-) -> std::result::Result<Bytes, RequestFailure> {
-    const WHAT: &str = "download";
-    let (mut skip, wanted) = (range.start, range.end - range.start);
-    let mut body = BytesMut::with_capacity(wanted as usize);
-    while let Some(mut chunk) = response.chunk().await.map_err(|e| connection_lost(WHAT, e))? {
-        connectivity.note_downloaded(chunk.len() as u64);
-        progress.fetch_add(chunk.len() as u64, Ordering::Relaxed);
-        let skipped = skip.min(chunk.len() as u64);
-        skip -= skipped;
-        let chunk = chunk.split_off(skipped as usize);
-        let room = wanted as usize - body.len();
-        body.extend_from_slice(&chunk[..room.min(chunk.len())]);
-        if body.len() as u64 == wanted && chunk.len() > room {
-            break;
-        }
-    }
-    if (body.len() as u64) < wanted {
-        let detail = format!("{WHAT}: received {} of {wanted} bytes", body.len());
-        return Err(RequestFailure { delivery: Delivery::Unknown, ..protocol_error(detail) });
-    }
-    Ok(body.freeze())
-}
-
-/// Checks that `Content-Range: bytes a-b/total` is the requested range and returns the total.
-fn check_content_range(
-    headers: &HeaderMap,
-    start: u64,
-    end: u64,
-) -> std::result::Result<Option<u64>, RequestFailure> {
-    let text = headers.get(CONTENT_RANGE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    let wrong = || protocol_error(format!("download: requested bytes {start}-{}, got {text:?}", end - 1));
-    let (range, total) = text.strip_prefix("bytes ").and_then(|r| r.split_once('/')).ok_or_else(wrong)?;
-    if range != format!("{start}-{}", end - 1) {
-        return Err(wrong());
-    }
-    Ok(total.parse().ok())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn content_range_must_match_the_request() {
-        let headers = |text: &str| HeaderMap::from_iter([(CONTENT_RANGE, text.parse().unwrap())]);
-        assert_eq!(check_content_range(&headers("bytes 0-9/100"), 0, 10).unwrap(), Some(100));
-        assert_eq!(check_content_range(&headers("bytes 0-9/*"), 0, 10).unwrap(), None);
-        for wrong in ["bytes 0-8/100", "bytes 1-9/100", "items 0-9/100", ""] {
-            assert!(check_content_range(&headers(wrong), 0, 10).is_err(), "{wrong}");
-        }
-    }
 }

@@ -5,6 +5,7 @@
 //! [`PartUrl`] are used outside of `pds/` and the server.
 
 mod batch;
+mod items;
 
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +13,7 @@ use crate::ids::{DriveId, FileId, PartNumber, RevisionId, UploadId};
 use crate::rolling_sha1::Sha1Midstate;
 
 pub use batch::{BatchBody, BatchItem, BatchRequest, BatchResponse, DeleteTagsRequest, PutTagsRequest};
+pub use items::Items;
 
 /// `parallel_sha1_ctx`: the SHA-1 midstate before a part (API page `UploadPartInfo`).
 ///
@@ -247,10 +249,10 @@ pub struct ListRequest<'a> {
 }
 
 /// A page of a listing. An empty page with a marker is not the last one.
-#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 pub struct ListResponse {
     #[serde(default)]
-    pub items: Vec<File>,
+    pub items: Items<File>,
     /// Empty or absent at the end.
     #[serde(default, deserialize_with = "null_is_empty")]
     pub next_marker: String,
@@ -381,12 +383,12 @@ pub struct DriveInfo {
 #[derive(Clone, Debug, Deserialize)]
 pub struct DriveList {
     #[serde(default)]
-    pub items: Vec<DriveInfo>,
+    pub items: Items<DriveInfo>,
     /// The drive of the domain itself; only in the list of group drives.
     #[serde(default)]
     pub root_group_drive: Option<DriveInfo>,
-    /// Empty at the end.
-    #[serde(default)]
+    /// Empty or absent at the end.
+    #[serde(default, deserialize_with = "null_is_empty")]
     pub next_marker: String,
 }
 

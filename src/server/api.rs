@@ -8,6 +8,7 @@ mod drives;
 mod endpoints;
 mod files;
 mod listing;
+mod odd_items;
 mod parts;
 mod query;
 mod removal;

@@ -217,6 +217,18 @@ pub struct Quirks {
     pub delta_empty_cursor_is_now: bool,
     /// Downloads ignore `Range` and return 200.
     pub ignore_range: bool,
+    /// Responses have no hash of the content: neither `content_hash` nor `crc64_hash`.
+    pub no_hashes: bool,
+    /// Download URLs are for the newest revision at the time of the download, and `get_download_url` returns
+    /// neither a revision nor a hash.
+    pub unversioned_urls: bool,
+    /// `create` with `check_name_mode: refuse` refuses to overwrite too: it returns the file of `file_id` as
+    /// existing, without an upload session.
+    pub refuse_overwrite: bool,
+    /// Each page of `list` also has items that contradict the documentation, see `api/odd_items.rs`.
+    pub odd_list_items: bool,
+    /// The last page of `list` has the marker of the first one, so the listing never ends.
+    pub endless_list: bool,
     /// A part that exceeds the quota is refused at its PUT, not only at `complete`.
     pub quota_at_put: bool,
     /// HTTP status of `QuotaExhausted.Drive`.
@@ -261,6 +273,11 @@ impl Default for Quirks {
             delta_always_empty: false,
             delta_empty_cursor_is_now: false,
             ignore_range: false,
+            no_hashes: false,
+            unversioned_urls: false,
+            refuse_overwrite: false,
+            odd_list_items: false,
+            endless_list: false,
             quota_at_put: false,
             quota_status: 409,
             rotate_refresh_token: true,

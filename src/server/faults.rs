@@ -112,6 +112,11 @@ pub enum FaultAction {
     Reset,
     /// Executes the request, then closes the connection without a response.
     CloseAfter,
+    /// The object store answers 200 after `bytes` bytes of a part, without a checksum, and discards the part.
+    AnswerEarly {
+        /// Body bytes before the answer.
+        bytes: u64,
+    },
     /// The object store answers that the URL has expired.
     Expire,
     /// Revokes the bearer token of the request until the next change of the plan.

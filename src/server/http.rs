@@ -62,7 +62,24 @@ pub(super) async fn accept(app: Arc<App>, listener: TcpListener, mut stop: watch
     while connections.join_next().await.is_some() {}
 }
 
+/// Counts a connection while it is open.
+struct CountedConnection(Arc<App>);
+
+impl CountedConnection {
+    fn new(app: Arc<App>) -> Self {
+        app.counters.connected();
+        Self(app)
+    }
+}
+
+impl Drop for CountedConnection {
+    fn drop(&mut self) {
+        self.0.counters.disconnected();
+    }
+}
+
 async fn serve(app: Arc<App>, stream: TcpStream, mut stop: watch::Receiver<RunState>) {
+    let _counted = CountedConnection::new(Arc::clone(&app));
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot set TCP_NODELAY");
     }

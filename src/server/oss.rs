@@ -28,6 +28,10 @@ const PART_BYTES_MAX: u64 = 5 << 30;
 /// How much of a refused body is read and dropped, so that the client receives the error response.
 const DRAIN_BYTES_MAX: u64 = 1 << 30;
 
+/// How long the rest of a body stays unread after [`FaultAction::AnswerEarly`], so that the client gets the
+/// answer while it still sends.
+const EARLY_ANSWER_LEAD: Duration = Duration::from_secs(1);
+
 /// Why a request failed.
 enum Failure {
     Refused(OssError),
@@ -69,6 +73,13 @@ pub(super) async fn handle(call: ApiCall, mut body: Incoming) -> HttpResult {
     };
     let status = outcome.as_ref().map_or(0, |response| response.status().as_u16());
     call.app.counters.count(endpoint, status);
+    if !body.is_end_stream() && outcome.is_ok() {
+        // An early answer. A dropped body would close the connection before the client has read the answer.
+        tokio::spawn(async move {
+            tokio::time::sleep(EARLY_ANSWER_LEAD).await;
+            drain(&mut body).await;
+        });
+    }
     outcome
 }
 
@@ -161,6 +172,12 @@ async fn put(call: &ApiCall, body: &mut Incoming) -> Result<hyper::Response<Repl
     };
     if len > PART_BYTES_MAX {
         return Err(OssError::new(400, "EntityTooLarge", "The part is larger than 5 GiB.").into());
+    }
+    if let Some(FaultAction::AnswerEarly { bytes }) = decision.action {
+        let (mut received, faults) = (0, BodyFaults::of(&decision));
+        while received < bytes && faults.next(app, body, &mut received).await?.is_some() {}
+        app.counters.received(received);
+        return response(200, &[], ReplyBody::whole("")).map_err(Failure::Disconnect);
     }
     let received = receive(call, body, &object, &part, len, content_md5, &decision).await?;
     match decision.action {
@@ -348,9 +365,11 @@ async fn get(call: &ApiCall) -> Result<hyper::Response<ReplyBody>, Failure> {
         app.signer.check_get(path, query, app.clock.now_ms() / 1000).map_err(|why| url_error(call, why))?;
     let decision = app.faults.decide("get_object", None);
     apply_early_faults(call, &decision).await?;
+    let is_newest = app.config.quirks.unversioned_urls;
+    let revision = (!is_newest).then_some(&object.revision);
     let blob = app
         .catalog
-        .read(|state| state.blob_of(&object.drive, &object.file, &object.revision))
+        .read(|state| state.blob_of(&object.drive, &object.file, revision))
         .ok_or_else(|| OssError::new(404, "NoSuchKey", "The specified key does not exist."))?;
     let size = blob.record.size;
     let range = call.head.headers.get("range").and_then(|value| value.to_str().ok());
@@ -379,16 +398,15 @@ async fn get(call: &ApiCall) -> Result<hyper::Response<ReplyBody>, Failure> {
         headers.push(("content-length", (to - from).to_string()));
         return response(status, &headers, ReplyBody::whole("")).map_err(Failure::Disconnect);
     }
-    let body = object_body(&blob, from, to, &decision, &call.control)?;
-    app.counters.sent(to - from);
+    let body = object_body(app, &blob, (from, to), &decision, &call.control)?;
     response(status, &headers, body).map_err(Failure::Disconnect)
 }
 
 /// The body with bytes `from..to` of a blob, with the faults applied.
 fn object_body(
+    app: &Arc<App>,
     blob: &Arc<Blob>,
-    from: u64,
-    to: u64,
+    (from, to): (u64, u64),
     decision: &FaultDecision,
     control: &Arc<ConnectionControl>,
 ) -> Result<ReplyBody, Failure> {
@@ -408,10 +426,11 @@ fn object_body(
         Some(FaultAction::CloseAfter) => return Err(Failure::Disconnect(Disconnect)),
         Some(FaultAction::Cut { bytes }) => {
             let first = read(bytes.min(len).min(DRAIN_BYTES_MAX))?;
+            app.counters.sent(first.len() as u64);
             return Ok(ReplyBody::cut(first, len, control));
         }
         Some(FaultAction::Short { bytes }) if bytes < len => {
-            return object_body(blob, from, from + bytes, &FaultDecision::default(), control);
+            return object_body(app, blob, (from, from + bytes), &FaultDecision::default(), control);
         }
         _ => {}
     }
@@ -419,13 +438,15 @@ fn object_body(
     let is_throttled = decision.throttle_bytes_per_s.is_some() || decision.shared_throttle.is_some();
     if len <= CHUNK_BYTES as u64 && !is_throttled {
         let bytes = read(len)?;
+        app.counters.sent(len);
         return Ok(ReplyBody::whole(if corrupts { corrupt(&bytes) } else { bytes }));
     }
     let faults = BodyFaults::of(decision);
-    let mut sent = 0;
+    let (mut sent, app) = (0, Arc::clone(app));
     Ok(ReplyBody::stream(PartReader::of_blob(blob, from, to), len, move |bytes| {
         let is_first = sent == 0;
         sent += bytes.len() as u64;
+        app.counters.sent(bytes.len() as u64);
         // This is a blocking thread.
         std::thread::sleep(faults.delay(sent, bytes.len()));
         Ok(if corrupts && is_first { corrupt(&bytes) } else { bytes })

@@ -20,8 +20,12 @@ pub struct Stats {
     pub statuses: BTreeMap<String, u64>,
     /// Received bytes of part bodies, including truncated ones.
     pub received_bytes: u64,
-    /// Bytes of content in the responses to downloads, counted when a response begins.
+    /// Bytes of content in the responses to downloads, counted when they are given to the connection.
     pub sent_bytes: u64,
+    /// Open connections.
+    pub connections: u64,
+    /// Most connections that were open at a time.
+    pub connections_peak: u64,
     /// Upload sessions that are not complete, oldest first.
     pub open_uploads: Vec<OpenUpload>,
 }
@@ -118,6 +122,17 @@ impl Counters {
 
     pub(super) fn sent(&self, bytes: u64) {
         self.edit(|stats| stats.sent_bytes += bytes);
+    }
+
+    pub(super) fn connected(&self) {
+        self.edit(|stats| {
+            stats.connections += 1;
+            stats.connections_peak = stats.connections_peak.max(stats.connections);
+        });
+    }
+
+    pub(super) fn disconnected(&self) {
+        self.edit(|stats| stats.connections -= 1);
     }
 
     pub(super) fn snapshot(&self) -> Stats {

@@ -4,7 +4,6 @@
 //! page before. Cookies index the entries that a handle got at `opendir`, so they stay valid when the
 //! directory changes.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -16,11 +15,10 @@ use super::types::{DirEntry, Fh};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, Ino};
 use crate::pds::drive::FileMeta;
+use crate::pds::page_markers::PageMarkers;
 use crate::pds::types::FileType;
 use crate::tree::{FileKind, ListedEntry, ListingMerge};
 
-/// Most pages of one directory: a million entries.
-const PAGES_MAX: usize = 10_000;
 /// Most pages in a row without a new entry.
 const EMPTY_PAGES_MAX: usize = 100;
 /// Most siblings with equal names that wait for the next page.
@@ -92,15 +90,15 @@ impl Vfs {
         dir_id: &FileId,
         fetch: &ListingFetch,
     ) -> Result<Vec<FileId>> {
-        let mut markers = HashSet::from([String::new()]);
+        let mut markers = PageMarkers::default();
         let mut empty_pages = 0;
         // Siblings with equal names must be merged together, so the last name of a page waits for the next
         // page.
         let mut pending: Vec<FileMeta> = Vec::new();
         let mut page = self.drive.list_page(dir_id, "").await?;
-        for _ in 0..PAGES_MAX {
+        loop {
             pending.extend(page.items);
-            let Some(next) = page.next_marker else {
+            let Some(next) = markers.check(page.next_marker)? else {
                 let mut tree = self.tree();
                 let listed = tree.merge_page(merge, pending, Instant::now());
                 let merged = tree.end_listing(merge, Instant::now())?;
@@ -109,9 +107,6 @@ impl Vfs {
                 fetch.add(merged.unlisted);
                 return Ok(merged.unconfirmed);
             };
-            if !markers.insert(next.clone()) {
-                return Err(Error::protocol("invalid listing: a marker was repeated"));
-            }
             let last = pending.last().map(|meta| meta.name.clone()).unwrap_or_default();
             let keep = match pending.iter().rposition(|meta| meta.name != last) {
                 Some(index) => index + 1,
@@ -135,9 +130,6 @@ impl Vfs {
             }
             page = ahead?;
         }
-        Err(Error::protocol(
-            "directory too large: it has more than a million entries; move some into subdirectories",
-        ))
     }
 
     /// Queries objects that a listing should contain and does not.

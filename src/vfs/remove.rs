@@ -15,6 +15,7 @@ use crate::content::reader::ReadTarget;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, Ino};
 use crate::pds::drive::FileMeta;
+use crate::pds::page_markers::PageMarkers;
 use crate::pds::types::FileType;
 use crate::tree::{Identity, Name};
 
@@ -156,7 +157,7 @@ impl Vfs {
                 Ok(_) | Err(_) => {}
             }
         }
-        let mut marker = String::new();
+        let (mut markers, mut marker) = (PageMarkers::default(), String::new());
         for _ in 0..EMPTY_PAGES_MAX {
             let page = self.drive.list_page(dir_id, &marker).await?;
             let tree = self.tree();
@@ -164,7 +165,7 @@ impl Vfs {
             if page.items.iter().any(|item| !tree.is_removed(ino, &item.file_id, started)) {
                 return Err(not_empty());
             }
-            match page.next_marker {
+            match markers.check(page.next_marker)? {
                 Some(next) => marker = next,
                 None => return Ok(()),
             }

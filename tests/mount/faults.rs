@@ -257,11 +257,34 @@ fn refused_parallel_upload_becomes_ordered() {
 fn ignored_range_header_is_handled() {
     let rig = Rig::with(|config| config.quirks.ignore_range = true);
     let mount = mount(&rig);
-    let bytes = fresh_bytes(3_000_000);
+    let bytes = fresh_bytes(24_000_000);
     fs::write(mount.at("f"), &bytes).unwrap();
     drop(mount);
-    let mount = rig.mount();
-    assert_eq!(fs::read(mount.at("f")).unwrap(), bytes);
+    // A read cache that is larger than the file, and a smaller one.
+    for cache in ["64MiB", "8MiB"] {
+        let before = rig.server().stats();
+        let mount = rig.mount_with(&["--read-cache", cache]);
+        assert!(fs::read(mount.at("f")).unwrap() == bytes);
+        drop(mount);
+        let after = rig.server().stats();
+        assert_eq!(after.count("get_object") - before.count("get_object"), 1, "read cache of {cache}");
+        assert_eq!(after.sent_bytes - before.sent_bytes, bytes.len() as u64, "read cache of {cache}");
+    }
+}
+
+#[test]
+fn odd_items_leave_the_root_usable() {
+    let rig = Rig::with(|config| config.quirks.odd_list_items = true);
+    let mount = mount(&rig);
+    fs::create_dir(mount.at("directory")).unwrap();
+    fs::write(mount.at("file"), b"content").unwrap();
+    let mount = mount.restart(&rig.endpoint(), &[]);
+    let mut names: Vec<_> =
+        fs::read_dir(mount.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["directory", "file"]);
+    assert_eq!(fs::read(mount.at("file")).unwrap(), b"content");
+    assert!(mount.log().iter().any(|line| line.contains("skipped an invalid entry")), "{:?}", mount.log());
 }
 
 #[test]

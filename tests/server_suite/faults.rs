@@ -93,6 +93,29 @@ fn cut_part_leaves_previous_part_or_nothing() {
 }
 
 #[test]
+fn early_answer_discards_the_part() {
+    let rig = Rig::new();
+    let (begun, url) = begin(&rig);
+    rig.faults().add(FaultRule::times("put_part", 1, FaultAction::AnswerEarly { bytes: 1000 }));
+    let answer = rig.put(&url, &bytes(1, 300_000));
+    assert_eq!((answer.status, answer.header("x-oss-hash-crc64ecma")), (200, None));
+    assert_eq!(rig.ok("file/list_uploaded_parts", of_upload(&begun))["uploaded_parts"], json!([]));
+    assert_eq!(rig.put(&url, b"x").status, 200);
+    rig.ok("file/complete", of_upload(&begun));
+}
+
+#[test]
+fn stats_count_connections_and_sent_bytes() {
+    let rig = Rig::new();
+    let content = bytes(1, 2_000_000);
+    let url = download_url(&rig, &content);
+    assert_eq!(rig.get(&url, Some("bytes=0-1499999")).body.len(), 1_500_000);
+    let stats = rig.server().stats();
+    assert_eq!((stats.sent_bytes, stats.connections_peak > 0), (1_500_000, true));
+    rig.runtime.block_on(rig.server().wait_until(|stats| stats.connections == 0));
+}
+
+#[test]
 fn answer_can_be_lost_after_the_work() {
     let rig = Rig::new();
     let (begun, url) = begin(&rig);

@@ -144,6 +144,30 @@ impl Blocks {
         assemble(&read, sources?).await
     }
 
+    /// The bytes of `run`, if all of it is cached.
+    pub(super) fn cached(&self, target: &ReadTarget, run: &Range<u64>) -> Option<Bytes> {
+        let mut store = self.store();
+        let first = store.cache.get(target, run)?;
+        if first.len() as u64 == run.end - run.start {
+            return Some(first);
+        }
+        let mut bytes = BytesMut::with_capacity((run.end - run.start) as usize);
+        bytes.extend_from_slice(&first);
+        while (bytes.len() as u64) < run.end - run.start {
+            let at = run.start + bytes.len() as u64;
+            bytes.extend_from_slice(&store.cache.get(target, &(at..run.end))?);
+        }
+        Some(bytes.freeze())
+    }
+
+    /// Caches bytes that the store sent unasked before `run`. The first of them begin at a block. Bytes far
+    /// before the run are dropped: they would evict what programs read.
+    pub(super) fn insert_skipped(&self, target: &ReadTarget, run: &Range<u64>, at: u64, bytes: Bytes) {
+        if run.start.saturating_sub(at) <= self.ahead_bytes_max {
+            self.store().cache.insert(target, at, bytes);
+        }
+    }
+
     /// Records the read, registers its requests, and finds the sources of its bytes.
     fn plan_read(
         self: &Arc<Self>,

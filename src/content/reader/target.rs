@@ -1,6 +1,7 @@
 //! The key of committed content.
 
 use std::hash::{Hash, Hasher};
+use std::time::SystemTime;
 
 use crate::ids::{FileId, RevisionId, Sha1Hash};
 use crate::pds::drive::FileMeta;
@@ -9,22 +10,29 @@ use crate::pds::drive::FileMeta;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ReadTarget {
     pub file_id: FileId,
-    /// Without a revision id, hash and size distinguish contents.
+    /// Without a revision id, hashes and size distinguish contents.
     pub revision: Option<RevisionId>,
     /// Size in bytes.
     pub size: u64,
     /// The SHA-1 that the drive reports.
     pub sha1: Option<Sha1Hash>,
+    /// The CRC-64/XZ that the drive reports.
+    pub crc64: Option<u64>,
+    /// When the drive last changed the file. Only for a content without revision id and hash.
+    pub changed_at: Option<SystemTime>,
 }
 
 impl ReadTarget {
     /// The content of `meta`.
     pub fn of(meta: &FileMeta) -> Self {
+        let is_named = meta.revision.is_some() || meta.sha1.is_some() || meta.crc64.is_some();
         Self {
             file_id: meta.file_id.clone(),
             revision: meta.revision.clone(),
             size: meta.size,
             sha1: meta.sha1,
+            crc64: meta.crc64,
+            changed_at: (!is_named).then_some(meta.changed_at),
         }
     }
 }

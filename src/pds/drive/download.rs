@@ -1,15 +1,12 @@
 //! Downloads: the presigned URL of a revision, and ranged reads through it.
 
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
 use super::Drive;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::ids::{FileId, RevisionId, Secret};
 use crate::pds::retry::{Idempotency, RetryPolicy};
-use crate::pds::transport::GetAnswer;
+use crate::pds::transport::{GetAnswer, RangeBytes, RangeRequest};
 use crate::pds::types::{DownloadUrlRequest, DownloadUrlResponse};
 
 /// Longest lifetime of a download URL (`expire_sec` of `get_download_url`).
@@ -63,28 +60,13 @@ impl Drive {
         })
     }
 
-    /// Reads exactly the bytes of `range`, which must not be empty.
+    /// Reads exactly the bytes of a range.
     pub async fn read_range(
         &self,
-        url: &DownloadUrl,
-        range: Range<u64>,
-    ) -> std::result::Result<Bytes, RangeError> {
-        let answer = self
-            .0
-            .session
-            .transport()
-            .get_range(&url.url, range.start, range.end, RetryPolicy::READING)
-            .await;
-        match answer {
-            Ok(GetAnswer::Bytes(bytes, total)) => match (total, url.size) {
-                (Some(total), Some(size)) if total != size => {
-                    let detail = format!(
-                        "the file was changed on the drive: {total} bytes instead of {size}; open it again"
-                    );
-                    Err(RangeError::Failed(Error::new(ErrorKind::Stale, detail)))
-                }
-                _ => Ok(bytes),
-            },
+        request: &RangeRequest<'_>,
+    ) -> std::result::Result<RangeBytes, RangeError> {
+        match self.0.session.transport().get_range(request, RetryPolicy::READING).await {
+            Ok(GetAnswer::Bytes(bytes)) => Ok(bytes),
             Ok(GetAnswer::Expired) => Err(RangeError::Expired),
             Err(failure) => Err(RangeError::Failed(failure.error)),
         }

@@ -11,6 +11,9 @@ use crate::posix::{self, ParsedTags, Posix, Tags};
 /// Longest name of an object, in bytes (API page of `CreateFile`).
 const NAME_BYTES_MAX: usize = 1024;
 
+/// Largest size of a file, in bytes: offsets of the kernel are signed.
+const SIZE_MAX: u64 = i64::MAX as u64;
+
 /// A committed file or folder of the drive.
 #[derive(Clone, PartialEq, Debug)]
 pub struct FileMeta {
@@ -37,6 +40,11 @@ pub struct FileMeta {
 }
 
 impl FileMeta {
+    /// Whether the service reports a hash of the content.
+    pub(super) fn has_hash(&self) -> bool {
+        self.sha1.is_some() || self.crc64.is_some()
+    }
+
     /// The tags of an object with these attributes.
     pub fn tags(&self) -> Tags {
         posix::tags(self.posix.as_deref(), self.mtime)
@@ -53,6 +61,11 @@ impl TryFrom<File> for FileMeta {
                 file.file_id,
                 file.name.len()
             );
+            return Err(Error::new(ErrorKind::Protocol, detail));
+        }
+        if file.file_type == FileType::File && file.size.is_none_or(|size| size > SIZE_MAX) {
+            let size = file.size.map_or("no size".to_owned(), |size| format!("a size of {size} bytes"));
+            let detail = format!("the service returned file {} with {size}", file.file_id);
             return Err(Error::new(ErrorKind::Protocol, detail));
         }
         let is_sha1 = file.content_hash_name.as_deref().is_none_or(|n| n.eq_ignore_ascii_case("sha1"));
@@ -120,8 +133,16 @@ mod tests {
     }
 
     #[test]
-    fn object_without_name_is_rejected() {
-        let file: File = serde_json::from_str(r#"{"file_id":"f","type":"file"}"#).unwrap();
-        assert_eq!(FileMeta::try_from(file).unwrap_err().kind(), ErrorKind::Protocol);
+    fn object_without_name_or_size_is_rejected() {
+        let read = |text: &str| FileMeta::try_from(serde_json::from_str::<File>(text).unwrap());
+        for wrong in [
+            r#"{"file_id":"f","type":"file","size":1}"#,
+            r#"{"file_id":"f","type":"file","name":"n"}"#,
+            r#"{"file_id":"f","type":"file","name":"n","size":9223372036854775808}"#,
+        ] {
+            assert_eq!(read(wrong).unwrap_err().kind(), ErrorKind::Protocol, "{wrong}");
+        }
+        read(r#"{"file_id":"f","type":"file","name":"n","size":9223372036854775807}"#).unwrap();
+        read(r#"{"file_id":"f","type":"folder","name":"n"}"#).unwrap();
     }
 }

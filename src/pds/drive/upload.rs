@@ -2,7 +2,8 @@
 //!
 //! An upload is invisible to other clients until `complete`. So a `create` whose answer was lost is sent
 //! again, and the first upload session expires. If the answer to `complete` was lost, the file is read: it
-//! counts as committed if it has our size and hash.
+//! counts as committed if it has our size and hash. Where the service reports no hashes, an overwritten file
+//! must also have changed since just before the call.
 
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
@@ -46,6 +47,16 @@ pub struct UploadSession {
     pub upload_id: UploadId,
     /// Parts may be sent in any order, else one at a time in order.
     pub parallel: bool,
+    /// The file exists and gets a new revision.
+    pub overwrites: bool,
+}
+
+/// A file that `create` completed, because the service already had the content.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct InstantUpload {
+    pub file_id: FileId,
+    /// The answer says so, or the file is new. Else only a hash shows that the file has the content.
+    is_certain: bool,
 }
 
 /// The result of `create`.
@@ -54,7 +65,7 @@ pub enum CreateOutcome {
     /// An upload session, and the presigned URLs in the requested order.
     Session(UploadSession, Vec<PartUrl>),
     /// The service already had the content, so the file is complete.
-    InstantUpload(FileId),
+    InstantUpload(InstantUpload),
     /// Nothing was created, because this object has the name.
     NameTaken(FileId, FileType),
 }
@@ -136,16 +147,26 @@ impl Drive {
         if file.overwrite.is_some_and(|target| *target != answer.file_id) {
             return Err(invalid_answer("create: the answer is about another file than the one to overwrite"));
         }
-        if answer.rapid_upload || answer.status.as_deref() == Some("available") && answer.upload_id.is_none()
-        {
-            return Ok(CreateOutcome::InstantUpload(answer.file_id));
+        let is_available = answer.status.as_deref() == Some("available") && answer.upload_id.is_none();
+        if answer.rapid_upload || is_available && !answer.exist {
+            let is_certain = answer.rapid_upload || file.overwrite.is_none();
+            let instant = InstantUpload { file_id: answer.file_id, is_certain };
+            return Ok(CreateOutcome::InstantUpload(instant));
+        }
+        if answer.exist && answer.upload_id.is_none() {
+            return Err(refused_overwrite(file.name));
         }
         let Some(upload_id) = answer.upload_id else {
             return Err(invalid_answer("create: the answer has neither an upload_id nor a complete file"));
         };
         check_urls(file.parts.iter().map(|(number, _)| *number), &answer.part_info_list)?;
         Ok(CreateOutcome::Session(
-            UploadSession { file_id: answer.file_id, upload_id, parallel },
+            UploadSession {
+                file_id: answer.file_id,
+                upload_id,
+                parallel,
+                overwrites: file.overwrite.is_some(),
+            },
             answer.part_info_list,
         ))
     }
@@ -207,6 +228,7 @@ impl Drive {
             upload_id: &upload.upload_id,
             crc64_hash: expected.crc64.map(|crc64| crc64.to_string()),
         };
+        let before = self.before_overwrite(upload).await;
         let answer = self
             .0
             .session
@@ -214,29 +236,44 @@ impl Drive {
             .await;
         let mut meta = match answer {
             Ok(file) => self.meta(file)?,
-            Err(failure) if is_ambiguous(&failure) => {
-                match self.get_with(self.0.transfer, &upload.file_id).await {
-                    Ok(meta) if expected.check(&meta).is_ok() => meta,
-                    _ => return Err(failure.error),
-                }
-            }
+            Err(failure) if is_ambiguous(&failure) => match self.get_latest(&upload.file_id).await {
+                Ok(meta) if is_result_of(upload, expected, before.as_ref(), &meta) => meta,
+                _ => return Err(failure.error),
+            },
             Err(failure) => return Err(failure.error),
         };
-        if meta.sha1.is_none() && meta.crc64.is_none() {
-            meta = self.get_with(self.0.transfer, &upload.file_id).await?;
+        if !meta.has_hash() {
+            meta = self.get_latest(&upload.file_id).await?;
         }
         expected.check(&meta)?;
-        if meta.sha1.is_none() && meta.crc64.is_none() && !self.0.warned_no_hash.swap(true, Ordering::Relaxed)
-        {
+        if !meta.has_hash() && !self.0.warned_no_hash.swap(true, Ordering::Relaxed) {
             tracing::warn!("the service reports no content hashes; only the sizes of uploads can be checked");
         }
         Ok(meta)
     }
 
+    /// The file before `complete` overwrites it, where the service reports no hashes. If the answer is lost,
+    /// only a change of the file shows that the call was executed.
+    async fn before_overwrite(&self, upload: &UploadSession) -> Option<FileMeta> {
+        if !upload.overwrites || !self.0.lacks_hashes.load(Ordering::Relaxed) {
+            return None;
+        }
+        // Without it, a lost answer counts as a failure.
+        self.get_latest(&upload.file_id).await.ok()
+    }
+
     /// The file of an instant upload, checked like a completed one.
-    pub async fn get_committed(&self, file: &FileId, expected: &ExpectedContent) -> Result<FileMeta> {
-        let meta = self.get_with(self.0.transfer, file).await?;
+    pub async fn get_committed(
+        &self,
+        instant: &InstantUpload,
+        expected: &ExpectedContent,
+    ) -> Result<FileMeta> {
+        let meta = self.get_latest(&instant.file_id).await?;
         expected.check(&meta)?;
+        if !instant.is_certain && !expected.has_hash_of(&meta) {
+            let detail = "the service reports neither an instant upload nor a hash of the overwritten file";
+            return Err(Error::new(ErrorKind::Integrity, detail));
+        }
         Ok(meta)
     }
 
@@ -259,10 +296,10 @@ impl Drive {
         // A program waits for the rename: it fails if the credential is revoked, and in a long outage.
         let outage_max = RetryPolicy::INTERACTIVE.outage_max;
         let policy = RetryPolicy { waits_for_login: false, outage_max, ..self.0.transfer };
-        let CreateOutcome::InstantUpload(file_id) = self.create_with_policy(&file, policy).await? else {
+        let CreateOutcome::InstantUpload(instant) = self.create_with_policy(&file, policy).await? else {
             return Ok(None);
         };
-        let meta = self.get(&file_id).await?;
+        let meta = self.get(&instant.file_id).await?;
         if meta.size != source.size || meta.sha1 != Some(sha1) {
             return Err(Error::new(
                 ErrorKind::Integrity,
@@ -293,6 +330,31 @@ impl ExpectedContent {
         }
         Ok(())
     }
+
+    /// Whether the service reports a hash of this content for the file.
+    fn has_hash_of(&self, meta: &FileMeta) -> bool {
+        meta.sha1 == Some(self.sha1) || meta.crc64.is_some() && meta.crc64 == self.crc64
+    }
+}
+
+/// Whether `meta` is the result of `complete`, whose answer was lost. `before` is the overwritten file.
+fn is_result_of(
+    upload: &UploadSession,
+    expected: &ExpectedContent,
+    before: Option<&FileMeta>,
+    meta: &FileMeta,
+) -> bool {
+    let is_new = || !upload.overwrites || before.is_some_and(|before| has_new_content(before, meta));
+    expected.check(meta).is_ok() && (expected.has_hash_of(meta) || is_new())
+}
+
+/// Whether a file got another revision between two answers. Without revision ids, the time of its last change
+/// decides.
+fn has_new_content(before: &FileMeta, after: &FileMeta) -> bool {
+    match (&before.revision, &after.revision) {
+        (Some(before), Some(after)) => before != after,
+        _ => before.changed_at < after.changed_at,
+    }
 }
 
 /// Whether `complete` may have succeeded: the upload session is gone, or the answer was lost.
@@ -320,6 +382,58 @@ fn check_urls(
 }
 
 fn invalid_answer(detail: &str) -> RequestFailure {
-    let error = Error::new(ErrorKind::Protocol, detail);
+    final_failure(Error::new(ErrorKind::Protocol, detail))
+}
+
+fn refused_overwrite(name: &str) -> RequestFailure {
+    let detail = format!("create: the service did not overwrite {name:?}; save the file under another name");
+    final_failure(Error::new(ErrorKind::Exists, detail))
+}
+
+fn final_failure(error: Error) -> RequestFailure {
     RequestFailure { error, code: String::new(), delivery: Delivery::Answered, retry_after: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meta(more: &str) -> FileMeta {
+        let text = format!(r#"{{"file_id":"f","type":"file","name":"n","size":3{more}}}"#);
+        FileMeta::try_from(serde_json::from_str::<File>(&text).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn equal_size_alone_proves_no_overwrite() {
+        let sha1 = Sha1Hash([1; 20]);
+        let expected = ExpectedContent { size: 3, sha1, crc64: Some(7) };
+        let session = |overwrites| UploadSession {
+            file_id: FileId::new("f").unwrap(),
+            upload_id: UploadId::new("u").unwrap(),
+            parallel: true,
+            overwrites,
+        };
+        let time = |seconds: u32| format!(r#","updated_at":"2026-01-01T00:00:{seconds:02}.000Z""#);
+        let revision = |id: &str| format!(r#","revision_id":"{id}"{}"#, time(1));
+        let table = [
+            // Nothing is known of the time before.
+            (None, meta(""), false),
+            (None, meta(&revision("r1")), false),
+            (None, meta(r#","crc64_hash":"7""#), true),
+            (None, meta(r#","crc64_hash":"8""#), false),
+            (None, meta(&format!(r#","content_hash":"{sha1}""#)), true),
+            (Some(meta(&revision("r1"))), meta(&revision("r1")), false),
+            (Some(meta(&revision("r1"))), meta(&revision("r2")), true),
+            (Some(meta(&time(1))), meta(&time(1)), false),
+            (Some(meta(&time(1))), meta(&time(2)), true),
+        ];
+        for (before, after, is_result) in table {
+            let case = format!("{before:?} {after:?}");
+            assert_eq!(is_result_of(&session(true), &expected, before.as_ref(), &after), is_result, "{case}");
+        }
+        // Only our upload can have made a new file.
+        assert!(is_result_of(&session(false), &expected, None, &meta("")));
+        let longer = ExpectedContent { size: 4, ..expected };
+        assert!(!is_result_of(&session(false), &longer, None, &meta("")));
+    }
 }

@@ -317,21 +317,26 @@ pub(super) fn get_download_url(
         };
         let revision = revision.ok_or_else(|| ServiceError::not_found("Revision"))?;
         let (url, expires_s) = download_url(call, node, revision, ttl_s);
-        let body = serde_json::json!({
+        let mut body = serde_json::json!({
             "domain_id": DOMAIN_ID,
             "drive_id": drive.as_str(),
             "file_id": file.as_str(),
-            "revision_id": revision.revision_id.as_str(),
             "url": url,
             "internal_url": "",
             "cdn_url": "",
             "expiration": rfc3339(expires_s * 1000),
             "method": "GET",
             "size": revision.size,
-            "crc64_hash": revision.crc64.to_string(),
-            "content_hash": revision.hash,
-            "content_hash_name": call.app.config.quirks.hash_name.as_str(),
         });
+        let quirks = &call.app.config.quirks;
+        if !quirks.unversioned_urls {
+            body["revision_id"] = revision.revision_id.as_str().into();
+        }
+        if !quirks.unversioned_urls && !quirks.no_hashes {
+            body["crc64_hash"] = revision.crc64.to_string().into();
+            body["content_hash"] = revision.hash.as_str().into();
+            body["content_hash_name"] = quirks.hash_name.as_str().into();
+        }
         ApiResponse::json(200, &body)
     })
 }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::files::includes_field;
+use super::odd_items::odd_items;
 use super::query::Query;
 use super::request::{lenient, limit, require};
 use super::view::{FileView, category, download_url};
@@ -151,9 +152,28 @@ pub(super) fn list(call: &ApiCall, request: &ListParams) -> Result<ApiResponse, 
             }
         }
         let next = Marker { last, empty_page: quirks.list_empty_pages, ..marker.clone() };
-        let next_marker = if is_end { String::new() } else { next.encode() };
-        ApiResponse::json(200, &ListReply { items, next_marker, total_count: None })
+        let next_marker = match (is_end, quirks.endless_list) {
+            (false, _) => next.encode(),
+            (true, false) => String::new(),
+            (true, true) => Marker { last: None, ..marker }.encode(),
+        };
+        let page = ListReply { items, next_marker, total_count: None };
+        if quirks.odd_list_items {
+            return add_odd_items(&page, parent.as_str());
+        }
+        ApiResponse::json(200, &page)
     })
+}
+
+/// The page with items that contradict the documentation, before and between its own.
+fn add_odd_items(page: &ListReply<'_>, parent: &str) -> Result<ApiResponse, ServiceError> {
+    let mut body = serde_json::to_value(page).map_err(|error| ServiceError::internal(error.to_string()))?;
+    if let Some(items) = body["items"].as_array_mut() {
+        for (index, odd) in odd_items(parent).into_iter().enumerate() {
+            items.insert((2 * index).min(items.len()), odd);
+        }
+    }
+    ApiResponse::json(200, &body)
 }
 
 /// `file/scan` and `file/walk`: all objects of the drive by id. The marker is the last id.

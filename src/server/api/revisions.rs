@@ -38,9 +38,12 @@ struct RevisionView<'a> {
     revision_version: u64,
     revision_description: &'a str,
     size: u64,
-    content_hash: &'a str,
-    content_hash_name: &'static str,
-    crc64_hash: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_hash: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_hash_name: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    crc64_hash: Option<String>,
     is_latest_version: bool,
     keep_forever: bool,
     created_at: String,
@@ -50,6 +53,8 @@ struct RevisionView<'a> {
 
 impl<'a> RevisionView<'a> {
     fn of(call: &ApiCall, node: &'a Node, revision: &'a Revision) -> Self {
+        let quirks = &call.app.config.quirks;
+        let hashed = Some(revision).filter(|_| !quirks.no_hashes);
         Self {
             domain_id: DOMAIN_ID,
             drive_id: &node.drive_id,
@@ -59,9 +64,9 @@ impl<'a> RevisionView<'a> {
             revision_version: revision.version,
             revision_description: &revision.description,
             size: revision.size,
-            content_hash: &revision.hash,
-            content_hash_name: call.app.config.quirks.hash_name.as_str(),
-            crc64_hash: revision.crc64.to_string(),
+            content_hash: hashed.map(|revision| revision.hash.as_str()),
+            content_hash_name: hashed.map(|_| quirks.hash_name.as_str()),
+            crc64_hash: hashed.map(|revision| revision.crc64.to_string()),
             is_latest_version: node.newest().is_some_and(|n| n.revision_id == revision.revision_id),
             keep_forever: revision.keep_forever,
             created_at: rfc3339(revision.created_ms),

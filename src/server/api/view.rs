@@ -97,6 +97,8 @@ impl<'a> FileView<'a> {
     pub(super) fn of(call: &ApiCall, node: &'a Node) -> Self {
         let newest = node.newest();
         let is_file = newest.is_some();
+        let quirks = &call.app.config.quirks;
+        let hashed = newest.filter(|_| !quirks.no_hashes);
         let attrs = &node.attrs;
         Self {
             domain_id: DOMAIN_ID,
@@ -110,9 +112,9 @@ impl<'a> FileView<'a> {
             content_type: is_file.then(|| attrs.content_type.as_deref().unwrap_or("application/oct-stream")),
             file_extension: extension(&node.name).filter(|_| is_file),
             category: is_file.then(|| category(&node.name)),
-            content_hash: newest.map(|revision| revision.hash.as_str()),
-            content_hash_name: is_file.then(|| call.app.config.quirks.hash_name.as_str()),
-            crc64_hash: newest.map(|revision| revision.crc64.to_string()),
+            content_hash: hashed.map(|revision| revision.hash.as_str()),
+            content_hash_name: hashed.map(|_| quirks.hash_name.as_str()),
+            crc64_hash: hashed.map(|revision| revision.crc64.to_string()),
             created_at: rfc3339(node.created_ms),
             updated_at: rfc3339(node.updated_ms),
             local_created_at: attrs.local_created_at.as_deref(),

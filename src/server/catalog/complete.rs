@@ -185,15 +185,18 @@ impl CatalogState {
         Ok(revision)
     }
 
-    /// The blob of a revision, for a download.
+    /// The blob of a revision, for a download. `None` is the newest.
     pub(in crate::server) fn blob_of(
         &self,
         drive: &DriveId,
         file: &FileId,
-        revision: &RevisionId,
+        revision: Option<&RevisionId>,
     ) -> Option<std::sync::Arc<crate::server::blobs::Blob>> {
         let node = self.node(drive, file).ok()?;
-        let revision = node.revisions().iter().find(|r| r.revision_id == *revision)?;
+        let revision = match revision {
+            Some(id) => node.revisions().iter().find(|r| r.revision_id == *id)?,
+            None => node.newest()?,
+        };
         self.blobs.get(&revision.hash).map(|held| std::sync::Arc::clone(&held.blob))
     }
 }

@@ -96,6 +96,9 @@ impl CatalogState {
         let (parent, name) = if let Some(file) = &new.overwrite {
             let node = self.live(&new.drive_id, file)?;
             self.check_overwrite(node, new.last_revision.as_deref())?;
+            if self.quirks.refuse_overwrite && new.mode == CheckNameMode::Refuse {
+                return Ok(CreateResult::NameExists(file.clone()));
+            }
             (node.parent.clone(), node.name.clone())
         } else {
             self.check_folder(&new.drive_id, &new.parent)?;
