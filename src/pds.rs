@@ -1,11 +1,12 @@
 //! The client of the PDS API: JSON types, transport, retries, tokens, and one typed method per endpoint.
 //!
 //! ```text
-//! drive, domain -> page_markers, session -> tokens -> transport -> retry, part_body -> connectivity -> route_monitor
+//! drive, domain -> page_markers, session -> tokens -> transport -> call_limiter, retry, part_body -> connectivity -> route_monitor
 //! ```
 //!
 //! The embedded server shares `types` and nothing else.
 
+mod call_limiter;
 mod connectivity;
 pub mod domain;
 pub mod drive;

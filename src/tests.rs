@@ -5,6 +5,7 @@
 // A whole module of tests: helpers may fail as tests do.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
+mod call_limits;
 mod contract;
 mod golden;
 mod quirks;

@@ -252,6 +252,9 @@ settings! {
         /// Maximum number of parts of one upload in flight; pdsfs adapts the number within this limit
         parts_in_flight: usize = Notation::count("N", 1, 256) => 32;
 
+        /// Maximum number of API calls at a time; commits go first, then part URLs, then lookups and listings
+        concurrent_calls: usize = Notation::count("N", 1, 1024) => 64;
+
         /// Memory for all write buffers together, at least two parts
         buffer_size: u64 = Notation::size(MIB, TIB) => 256 * MIB;
 

@@ -37,7 +37,9 @@ pub use target::ReadTarget;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::FileId;
-use crate::pds::drive::{DOWNLOAD_URL_LIFETIME_MAX, DownloadUrl, Drive, RangeError, RangeRequest};
+use crate::pds::drive::{
+    CallPriority, DOWNLOAD_URL_LIFETIME_MAX, DownloadUrl, Drive, RangeError, RangeRequest,
+};
 use blocks::Blocks;
 use open_bodies::{Admission, OpenBodies};
 use seen_objects::SeenObjects;
@@ -80,9 +82,9 @@ impl Reader {
         offset: u64,
         len: u64,
     ) -> Result<Bytes> {
-        let fetch = |run| {
+        let fetch = |run, priority| {
             let (reader, target) = (self.clone(), target.clone());
-            async move { reader.fetch(&target, run).await }
+            async move { reader.fetch(&target, run, priority).await }
         };
         self.blocks.read(target, cursor, offset, len, fetch).await
     }
@@ -97,7 +99,8 @@ impl Reader {
     /// of a URL. A presigned URL stays valid when its file goes to the recycle bin.
     pub async fn pin(&self, target: &ReadTarget) -> Result<()> {
         let (requested_at, revision) = (Instant::now(), target.revision.as_ref());
-        let answer = self.drive.download_url(&target.file_id, revision, DOWNLOAD_URL_LIFETIME_MAX).await;
+        let (file, priority) = (&target.file_id, CallPriority::Lookup);
+        let answer = self.drive.download_url(file, revision, DOWNLOAD_URL_LIFETIME_MAX, priority).await;
         self.urls.pin(target, Arc::new(LiveUrl::new(check_url(target, answer)?, requested_at)));
         Ok(())
     }
@@ -107,7 +110,12 @@ impl Reader {
         self.urls.unpin(target);
     }
 
-    async fn fetch(self: &Arc<Self>, target: &ReadTarget, run: Range<u64>) -> Result<Bytes> {
+    async fn fetch(
+        self: &Arc<Self>,
+        target: &ReadTarget,
+        run: Range<u64>,
+        priority: CallPriority,
+    ) -> Result<Bytes> {
         let admission = self.bodies.admit(target, &run, || self.blocks.cached(target, &run)).await;
         let turn = match admission {
             Admission::Fetch(turn) => turn,
@@ -117,7 +125,7 @@ impl Reader {
             let (drive, target) = (self.drive.clone(), target.clone());
             async move {
                 let revision = target.revision.as_ref();
-                let answer = drive.download_url(&target.file_id, revision, URL_LIFETIME).await;
+                let answer = drive.download_url(&target.file_id, revision, URL_LIFETIME, priority).await;
                 check_url(&target, answer)
             }
         };

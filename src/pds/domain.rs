@@ -7,6 +7,7 @@ use crate::ids::DriveId;
 use crate::pds::page_markers::PageMarkers;
 use crate::pds::retry::{Idempotency, RetryPolicy};
 use crate::pds::session::Session;
+use crate::pds::transport::CallPriority;
 use crate::pds::types::{DriveInfo, DriveList, DriveRequest};
 
 /// Drives per page: the documented maximum.
@@ -44,13 +45,13 @@ pub async fn get_default_drive(session: &Session, scope: DriveScope<'_>) -> Resu
         DriveScope::Mine | DriveScope::All => None,
     };
     let body = DefaultDrive { user_id };
-    let (path, policy) = ("/v2/drive/get_default_drive", RetryPolicy::INTERACTIVE);
-    Ok(session.call(path, Idempotency::Safe, policy, &body).await?)
+    let (call, policy) = (("/v2/drive/get_default_drive", CallPriority::Lookup), RetryPolicy::INTERACTIVE);
+    Ok(session.call(call, Idempotency::Safe, policy, &body).await?)
 }
 
 pub async fn get_drive(session: &Session, drive_id: &DriveId) -> Result<DriveInfo> {
-    let (path, body) = ("/v2/drive/get", DriveRequest { drive_id });
-    Ok(session.call(path, Idempotency::Safe, RetryPolicy::INTERACTIVE, &body).await?)
+    let (call, body) = (("/v2/drive/get", CallPriority::Lookup), DriveRequest { drive_id });
+    Ok(session.call(call, Idempotency::Safe, RetryPolicy::INTERACTIVE, &body).await?)
 }
 
 /// All drives that can be mounted, including those of the user's groups.
@@ -82,7 +83,8 @@ async fn list_pages(session: &Session, path: &str, owner: Option<&str>) -> Resul
     let (mut found, mut markers, mut marker) = (Vec::new(), PageMarkers::default(), String::new());
     loop {
         let body = ListDrives { limit: PAGE_DRIVES, marker: &marker, owner };
-        let page: DriveList = session.call(path, Idempotency::Safe, RetryPolicy::INTERACTIVE, &body).await?;
+        let call = (path, CallPriority::Lookup);
+        let page: DriveList = session.call(call, Idempotency::Safe, RetryPolicy::INTERACTIVE, &body).await?;
         found.extend(page.root_group_drive);
         found.extend(page.items.0);
         match markers.check(Some(page.next_marker).filter(|marker| !marker.is_empty()))? {

@@ -23,7 +23,7 @@ use crate::pds::page_markers::PageMarkers;
 use crate::pds::retry::{Delivery, Idempotency, RequestFailure, RetryPolicy};
 use crate::pds::session::Session;
 use crate::pds::tokens::AuthState;
-use crate::pds::transport::Timeouts;
+use crate::pds::transport::TransportLimits;
 use crate::pds::types::{
     AsyncResponse, AsyncTask, AsyncTaskRequest, CheckNameMode, CreateRequest, CreateResponse, DriveInfo,
     DriveRequest, File, FileRequest, FileType, ListRequest, ListResponse, MoveRequest, UpdateRequest,
@@ -31,7 +31,7 @@ use crate::pds::types::{
 use crate::posix::Tags;
 use crate::units::exact_duration;
 
-pub use crate::pds::transport::{ObjectInfo, OpenBody, RangeRequest};
+pub use crate::pds::transport::{CallPriority, ObjectInfo, OpenBody, RangeRequest};
 pub use attributes::AttrChange;
 pub use download::{DOWNLOAD_URL_LIFETIME_MAX, DownloadUrl, RangeError};
 pub use meta::FileMeta;
@@ -82,13 +82,14 @@ struct DriveInner {
 impl Drive {
     /// Makes no call yet.
     pub fn new(config: &MountConfig) -> Result<Self> {
-        let timeouts = Timeouts {
+        let limits = TransportLimits {
             connect: Duration::from_secs(10),
             call: config.options.call_timeout,
             idle: config.options.stall_timeout,
+            calls_max: config.options.concurrent_calls,
         };
         Ok(Self(Arc::new(DriveInner {
-            session: Session::new(&config.endpoint, config.credential.clone(), timeouts)?,
+            session: Session::new(&config.endpoint, config.credential.clone(), limits)?,
             drive_id: config.drive_id.clone(),
             transfer: RetryPolicy::transfer(config.options.commit_timeout),
             parallel_upload: AtomicBool::new(true),
@@ -152,7 +153,8 @@ impl Drive {
         path: &str,
         body: &impl Serialize,
     ) -> std::result::Result<A, RequestFailure> {
-        self.0.session.call(path, Idempotency::Safe, RetryPolicy::INTERACTIVE, body).await
+        let call = (path, CallPriority::Lookup);
+        self.0.session.call(call, Idempotency::Safe, RetryPolicy::INTERACTIVE, body).await
     }
 
     /// One page of the listing of a folder, ordered by name. `marker` is empty for the first page.
@@ -179,17 +181,23 @@ impl Drive {
 
     /// `NotFound` if the object is deleted, in the recycle bin, or still uploading.
     pub async fn get(&self, file: &FileId) -> Result<FileMeta> {
-        self.get_with(RetryPolicy::INTERACTIVE, file).await
+        self.get_with(RetryPolicy::INTERACTIVE, CallPriority::Lookup, file).await
     }
 
-    /// Like [`Self::get`], with the retry policy of a commit.
+    /// Like [`Self::get`], and no program waits.
+    pub async fn get_ahead(&self, file: &FileId) -> Result<FileMeta> {
+        self.get_with(RetryPolicy::INTERACTIVE, CallPriority::ReadAhead, file).await
+    }
+
+    /// Like [`Self::get`], for a commit.
     pub async fn get_latest(&self, file: &FileId) -> Result<FileMeta> {
-        self.get_with(self.0.transfer, file).await
+        self.get_with(self.0.transfer, CallPriority::Commit, file).await
     }
 
-    async fn get_with(&self, policy: RetryPolicy, file: &FileId) -> Result<FileMeta> {
+    async fn get_with(&self, policy: RetryPolicy, priority: CallPriority, file: &FileId) -> Result<FileMeta> {
         let request = FileRequest { drive_id: self.id(), file_id: file };
-        let file: File = self.0.session.call("/v2/file/get", Idempotency::Safe, policy, &request).await?;
+        let file: File =
+            self.0.session.call(("/v2/file/get", priority), Idempotency::Safe, policy, &request).await?;
         self.meta(file)
     }
 
@@ -230,7 +238,7 @@ impl Drive {
         };
         let attempt = || {
             self.0.session.call::<CreateResponse>(
-                "/v2/file/create",
+                ("/v2/file/create", CallPriority::Lookup),
                 Idempotency::Once,
                 RetryPolicy::INTERACTIVE,
                 &request,

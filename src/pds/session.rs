@@ -18,7 +18,7 @@ use crate::auth::{Credential, endpoint};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pds::retry::{Delivery, Idempotency, RequestFailure, RetryPolicy};
 use crate::pds::tokens::{AuthError, AuthState, RECHECK_INTERVAL, TokenRefresher};
-use crate::pds::transport::{Call, Timeouts, Transport};
+use crate::pds::transport::{Call, CallPriority, Transport, TransportLimits};
 
 /// Rejections in a row before the credential counts as revoked. A refreshed token may be rejected once
 /// because another process has refreshed it since.
@@ -41,9 +41,9 @@ struct SessionInner {
 
 impl Session {
     /// Makes no call yet.
-    pub fn new(endpoint: &Url, credential: Credential, timeouts: Timeouts) -> Result<Self> {
+    pub fn new(endpoint: &Url, credential: Credential, limits: TransportLimits) -> Result<Self> {
         Ok(Self(Arc::new(SessionInner {
-            transport: Transport::new(timeouts, endpoint::is_loopback(endpoint))?,
+            transport: Transport::new(limits, endpoint::is_loopback(endpoint))?,
             tokens: Arc::new(TokenRefresher::new(credential, endpoint)?),
             endpoint: endpoint.clone(),
             is_watching: AtomicBool::new(false),
@@ -72,7 +72,7 @@ impl Session {
     /// One API call. Refreshes a rejected token; the transport retries other failures.
     pub async fn call<A: DeserializeOwned>(
         &self,
-        path: &str,
+        (path, priority): (&str, CallPriority),
         idempotency: Idempotency,
         policy: RetryPolicy,
         body: &impl Serialize,
@@ -90,7 +90,7 @@ impl Session {
             };
             self.refresh_early_if_due();
             let began_revoked = tokens.is_revoked();
-            let call = Call { url: &url, authorization: Some(&authorization), idempotency, policy };
+            let call = Call { url: &url, authorization: Some(&authorization), idempotency, policy, priority };
             let failure = match transport.json(call, body).await {
                 Err(failure) if failure.error.kind() == ErrorKind::Unauthenticated => failure,
                 answer => {

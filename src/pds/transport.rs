@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use crate::auth::endpoint;
 use crate::auth::sign::{Authorization, authorization_headers};
 use crate::error::{Error, ErrorKind, Result};
+use crate::pds::call_limiter::CallLimiter;
 use crate::pds::connectivity::Connectivity;
 use crate::pds::part_body::{Frame, PartBody, upload_stalled};
 use crate::pds::put_control::{PutControl, PutEnd};
@@ -29,6 +30,7 @@ use crate::pds::types::PartUrl;
 use failure::{connection_lost, idle_timeout, offline, protocol_error, unreadable_answer};
 use refusal::{ERROR_BYTES_MAX, StoreError, api_refusal, header_number};
 
+pub use crate::pds::call_limiter::CallPriority;
 pub use download::{GetAnswer, ObjectInfo, OpenBody, RangeBytes, RangeRequest};
 
 mod download;
@@ -49,14 +51,16 @@ const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(20);
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(5);
 
-/// Limits of one attempt.
+/// Limits of attempts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Timeouts {
+pub struct TransportLimits {
     pub connect: Duration,
     /// Whole duration of a metadata call.
     pub call: Duration,
     /// Longest time without a byte in a transfer.
     pub idle: Duration,
+    /// API calls at a time.
+    pub calls_max: usize,
 }
 
 /// The connection pools of one service. Cheap to clone.
@@ -64,7 +68,8 @@ pub struct Timeouts {
 pub struct Transport {
     /// A leaf lock.
     pools: Arc<RwLock<Pools>>,
-    timeouts: Timeouts,
+    calls: Arc<CallLimiter>,
+    limits: TransportLimits,
     is_loopback: bool,
     connectivity: Arc<Connectivity>,
 }
@@ -89,6 +94,7 @@ pub struct Call<'a> {
     pub authorization: Option<&'a Authorization>,
     pub idempotency: Idempotency,
     pub policy: RetryPolicy,
+    pub priority: CallPriority,
 }
 
 /// The object store's answer to the PUT of a part. Failures are errors.
@@ -109,11 +115,11 @@ pub enum PutAnswer {
 
 impl Pools {
     /// Makes no connection yet.
-    fn open(timeouts: Timeouts, is_loopback: bool, generation: u64) -> Result<Self> {
+    fn open(limits: TransportLimits, is_loopback: bool, generation: u64) -> Result<Self> {
         let client = |idle_max: usize, answer_max: Option<Duration>, is_direct: bool| {
             let builder = Client::builder()
                 .user_agent(concat!("pdsfs/", env!("CARGO_PKG_VERSION")))
-                .connect_timeout(timeouts.connect)
+                .connect_timeout(limits.connect)
                 .tcp_user_timeout(UNACKNOWLEDGED_MAX)
                 .tcp_keepalive(KEEPALIVE_AFTER)
                 .tcp_keepalive_interval(KEEPALIVE_EVERY)
@@ -130,10 +136,11 @@ impl Pools {
                 "cannot create the HTTP client (without root certificates: install ca-certificates)";
             builder.build().map_err(|e| Error::with_source(ErrorKind::Io, message, e))
         };
-        let idle = Some(timeouts.idle);
+        let idle = Some(limits.idle);
         // A read timeout starts with the first byte sent, so a slow PUT must not have one. Its progress is
         // monitored instead.
-        let (calls, loopback) = (client(16, idle, false)?, client(16, idle, true)?);
+        let calls_max = limits.calls_max;
+        let (calls, loopback) = (client(calls_max, idle, false)?, client(calls_max, idle, true)?);
         let (gets, puts) = (client(64, idle, is_loopback)?, client(64, None, is_loopback)?);
         Ok(Self { calls, loopback, gets, puts, generation })
     }
@@ -146,12 +153,13 @@ impl Pools {
 impl Transport {
     /// Makes no connection yet. Content bypasses every proxy if the service is on this machine
     /// (`is_loopback`). Calls bypass it if their own URL is.
-    pub fn new(timeouts: Timeouts, is_loopback: bool) -> Result<Self> {
+    pub fn new(limits: TransportLimits, is_loopback: bool) -> Result<Self> {
         // Fails if a provider is installed already, which serves as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let connectivity = Connectivity::new(is_loopback);
-        let pools = Pools::open(timeouts, is_loopback, connectivity.connection_generation())?;
-        Ok(Self { pools: Arc::new(RwLock::new(pools)), timeouts, is_loopback, connectivity })
+        let pools = Pools::open(limits, is_loopback, connectivity.connection_generation())?;
+        let (pools, calls) = (Arc::new(RwLock::new(pools)), CallLimiter::new(limits.calls_max));
+        Ok(Self { pools, calls, limits, is_loopback, connectivity })
     }
 
     /// Returns the current pools. After an outage or a change of the local address they are replaced, because
@@ -164,7 +172,7 @@ impl Transport {
         }
         let mut pools = self.pools.write();
         if pools.generation != generation {
-            match Pools::open(self.timeouts, self.is_loopback, generation) {
+            match Pools::open(self.limits, self.is_loopback, generation) {
                 Ok(fresh) => *pools = fresh,
                 Err(error) => tracing::debug!(%error, "cannot replace the connection pools"),
             }
@@ -267,7 +275,8 @@ impl Transport {
         let progress = AtomicU64::new(0);
         // A request that may have been carried out is not abandoned: only its answer shows the outcome.
         let keeps_waiting = is_once || call.policy.outage_max.is_none();
-        let attempt = async || {
+        let admit = || self.calls.acquire(call.priority);
+        let attempt = async |_permit| {
             // Such a request does not start during an outage either, so it was certainly not carried out.
             if is_once && !self.connectivity.admit(call.url).await {
                 return Err(offline(what, Delivery::NotSent));
@@ -279,7 +288,7 @@ impl Transport {
             }
             self.with_liveness_checks((what, call.url), keeps_waiting, &progress, attempt).await
         };
-        call.policy.run(call.idempotency, &self.connectivity, &progress, attempt).await
+        call.policy.run_admitted(call.idempotency, &self.connectivity, &progress, admit, attempt).await
     }
 
     async fn post_once<A: DeserializeOwned>(
@@ -287,7 +296,7 @@ impl Transport {
         call: Call<'_>,
         (body, content_type): (Bytes, &'static str),
     ) -> std::result::Result<A, RequestFailure> {
-        let mut request = self.pools().calls_to(call.url).post(call.url.clone()).timeout(self.timeouts.call);
+        let mut request = self.pools().calls_to(call.url).post(call.url.clone()).timeout(self.limits.call);
         let headers = match call.authorization {
             Some(authorization) => authorization_headers(authorization, call.url)
                 .map_err(|error| RequestFailure { error, ..protocol_error(String::new()) })?,
@@ -348,7 +357,7 @@ impl Transport {
         let send = self.send(WHAT, request.body(reqwest::Body::wrap(body)));
         let response = tokio::select! {
             response = send => response,
-            () = upload_stalled(&sent, self.timeouts.idle) => Err(idle_timeout(WHAT)),
+            () = upload_stalled(&sent, self.limits.idle) => Err(idle_timeout(WHAT)),
             () = self.connectivity.detect_stall_after_change(|| sent.bytes()) => Err(idle_timeout(WHAT)),
             () = silence => Err(offline(WHAT, Delivery::Unknown)),
         };
@@ -364,12 +373,11 @@ impl Transport {
             let stored_crc64 = header_number(response.headers(), "x-oss-hash-crc64ecma");
             // Reading the (empty) body to its end returns the connection to the pool.
             let end = read_body(WHAT, response, ERROR_BYTES_MAX);
-            tokio::time::timeout(self.timeouts.idle, end).await.map_err(|_| idle_timeout(WHAT))??;
+            tokio::time::timeout(self.limits.idle, end).await.map_err(|_| idle_timeout(WHAT))??;
             return Ok(PutAnswer::Stored { stored_crc64, sent_crc64: sent.crc64() });
         }
         let error = StoreError::read(WHAT, response);
-        let error =
-            tokio::time::timeout(self.timeouts.idle, error).await.map_err(|_| idle_timeout(WHAT))??;
+        let error = tokio::time::timeout(self.limits.idle, error).await.map_err(|_| idle_timeout(WHAT))??;
         match error.code.as_str() {
             _ if error.is_expired() => Ok(PutAnswer::Expired),
             "PartAlreadyExist" => Ok(PutAnswer::AlreadyStored),

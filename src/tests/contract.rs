@@ -13,8 +13,8 @@ use crate::content::part::crc64;
 use crate::error::ErrorKind;
 use crate::ids::{DriveId, FileId, PartNumber, Secret, Sha1Hash};
 use crate::pds::drive::{
-    AttrChange, CreateOutcome, DownloadUrl, Drive, ExpectedContent, FileMeta, NewFile, PutOutcome,
-    RangeError, RangeRequest, UploadSession,
+    AttrChange, CallPriority, CreateOutcome, DownloadUrl, Drive, ExpectedContent, FileMeta, NewFile,
+    PutOutcome, RangeError, RangeRequest, UploadSession,
 };
 use crate::pds::part_body::Frame;
 use crate::pds::put_control::{PutControl, PutEnd};
@@ -211,7 +211,11 @@ async fn contract_parallel_upload_needs_no_size() {
         let bytes = fresh_bytes(len);
         let meta = scratch.upload(&format!("f{len}"), None, &bytes).await;
         assert_eq!((meta.size, meta.sha1), (len as u64, Some(sha1(&bytes))));
-        let url = scratch.drive.download_url(&meta.file_id, None, URL_LIFETIME).await.unwrap();
+        let url = scratch
+            .drive
+            .download_url(&meta.file_id, None, URL_LIFETIME, CallPriority::Lookup)
+            .await
+            .unwrap();
         assert_eq!(read(&scratch.drive, &url, 0..len as u64).await.unwrap(), bytes);
     }
     scratch.clean_up().await;
@@ -236,7 +240,8 @@ async fn contract_overwrite_keeps_id_and_old_content() {
     let (old, new) = (fresh_bytes(PART + 5), fresh_bytes(3 * PART));
     let first = scratch.upload("f", None, &old).await;
     let (upload, expected) = scratch.send("f", Some(&first.file_id), &new).await;
-    let url = scratch.drive.download_url(&first.file_id, None, URL_LIFETIME).await.unwrap();
+    let url =
+        scratch.drive.download_url(&first.file_id, None, URL_LIFETIME, CallPriority::Lookup).await.unwrap();
     assert_eq!(read(&scratch.drive, &url, 0..old.len() as u64).await.unwrap(), old);
     let second = scratch.drive.complete(&upload, &expected).await.unwrap();
     assert_eq!(second.file_id, first.file_id);
@@ -406,7 +411,11 @@ async fn contract_ranges_and_pages_are_complete() {
     let scratch = ScratchFolder::new().await;
     let bytes = fresh_bytes(3 * PART);
     let meta = scratch.upload("f", None, &bytes).await;
-    let url = scratch.drive.download_url(&meta.file_id, meta.revision.as_ref(), URL_LIFETIME).await.unwrap();
+    let url = scratch
+        .drive
+        .download_url(&meta.file_id, meta.revision.as_ref(), URL_LIFETIME, CallPriority::Lookup)
+        .await
+        .unwrap();
     for (start, end) in [(0, 1), (PART - 1, PART + 1), (3 * PART - 1, 3 * PART)] {
         assert_eq!(read(&scratch.drive, &url, start as u64..end as u64).await.unwrap(), bytes[start..end]);
     }

@@ -14,14 +14,15 @@ use crate::ids::{DriveId, Secret};
 use crate::pds::domain::{DriveScope, get_default_drive, list_drives};
 use crate::pds::session::Session;
 use crate::pds::tokens::{AuthState, RECHECK_INTERVAL, TokenRefresher};
-use crate::pds::transport::{Timeouts, Transport};
+use crate::pds::transport::{Transport, TransportLimits};
 use crate::server::{FaultAction, FaultRule, Server, ServerConfig};
 use url::Url;
 
-const TIMEOUTS: Timeouts = Timeouts {
+const TIMEOUTS: TransportLimits = TransportLimits {
     connect: Duration::from_secs(5),
     call: Duration::from_secs(30),
     idle: Duration::from_secs(30),
+    calls_max: 8,
 };
 
 /// The app that the server knows.

@@ -136,7 +136,7 @@ impl Vfs {
     async fn confirm_entries(&self, unconfirmed: Vec<FileId>) {
         for file in unconfirmed.into_iter().take(CONFIRMED_PER_LISTING_MAX) {
             let requested_at = Instant::now();
-            match self.drive.get(&file).await {
+            match self.drive.get_ahead(&file).await {
                 Ok(meta) => self.tree().merge_object(meta, requested_at),
                 Err(error) if error.kind() == ErrorKind::NotFound => self.tree().removed_elsewhere(&file),
                 // The entry stays; it is queried again after a later listing.

@@ -18,13 +18,14 @@ use crate::cli::output::print_message;
 use crate::error::{Error, Result};
 use crate::ids::{DriveId, Secret};
 use crate::pds::tokens::{self, AuthorizationCode, TokenRequestGuard};
-use crate::pds::transport::{Timeouts, Transport};
+use crate::pds::transport::{Transport, TransportLimits};
 
 /// For one attempt of a call while the user waits.
-pub(in crate::cli) const TIMEOUTS: Timeouts = Timeouts {
+pub(in crate::cli) const TIMEOUTS: TransportLimits = TransportLimits {
     connect: Duration::from_secs(10),
     call: Duration::from_secs(30),
     idle: Duration::from_secs(30),
+    calls_max: 8,
 };
 
 /// Environment variable with the secret of an access key.

@@ -21,6 +21,7 @@ use super::flight::{Flight, FlightOwner};
 use super::target::ReadTarget;
 use super::window::{BLOCK_BYTES, RUN_BYTES_MAX, WINDOW_BYTES_MAX, Window, plan_fetch};
 use crate::error::{Error, ErrorKind, Result};
+use crate::pds::drive::CallPriority;
 
 /// Bytes in flight at most, over all files of a mount.
 pub(super) const IN_FLIGHT_BYTES_MAX: u64 = 48 << 20;
@@ -118,14 +119,14 @@ impl Blocks {
     }
 
     /// Reads bytes `offset..offset + len`, fewer at the end. Does not wait for read-ahead. `fetch` gets the
-    /// bytes of one range; it is called before the first await.
+    /// bytes of one range, for read-ahead with a lower priority; it is called before the first await.
     pub(super) async fn read<Fut>(
         self: &Arc<Self>,
         target: &ReadTarget,
         cursor: &ReadCursor,
         offset: u64,
         len: u64,
-        fetch: impl Fn(Range<u64>) -> Fut,
+        fetch: impl Fn(Range<u64>, CallPriority) -> Fut,
     ) -> Result<Bytes>
     where
         Fut: Future<Output = Result<Bytes>> + Send + 'static,
@@ -138,7 +139,9 @@ impl Blocks {
         // Spawned without the locks: a runtime that shuts down drops a new task at once, and the drop takes
         // the lock of the store.
         for request in requests {
-            let answer = fetch(request.completion.run.clone());
+            let is_ahead = request.permit.is_some();
+            let priority = if is_ahead { CallPriority::ReadAhead } else { CallPriority::Lookup };
+            let answer = fetch(request.completion.run.clone(), priority);
             tokio::spawn(request.run(self.in_flight_permits.clone(), answer));
         }
         assemble(&read, sources?).await

@@ -6,7 +6,7 @@ use super::Drive;
 use crate::error::{Error, Result};
 use crate::ids::{FileId, RevisionId, Secret};
 use crate::pds::retry::{Idempotency, RetryPolicy};
-use crate::pds::transport::{GetAnswer, RangeBytes, RangeRequest};
+use crate::pds::transport::{CallPriority, GetAnswer, RangeBytes, RangeRequest};
 use crate::pds::types::{DownloadUrlRequest, DownloadUrlResponse};
 
 /// Longest lifetime of a download URL (`expire_sec` of `get_download_url`).
@@ -41,6 +41,7 @@ impl Drive {
         file: &FileId,
         revision: Option<&RevisionId>,
         lifetime: Duration,
+        priority: CallPriority,
     ) -> Result<DownloadUrl> {
         let request = DownloadUrlRequest {
             drive_id: self.id(),
@@ -49,9 +50,9 @@ impl Drive {
             expire_sec: lifetime.as_secs() as u32,
         };
         let requested_at = Instant::now();
-        let (path, policy) = ("/v2/file/get_download_url", RetryPolicy::READING);
+        let (call, policy) = (("/v2/file/get_download_url", priority), RetryPolicy::READING);
         let answer: DownloadUrlResponse =
-            self.0.session.call(path, Idempotency::Safe, policy, &request).await?;
+            self.0.session.call(call, Idempotency::Safe, policy, &request).await?;
         Ok(DownloadUrl {
             url: Secret::new(answer.url),
             expires_at: requested_at + lifetime,

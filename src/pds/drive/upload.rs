@@ -14,7 +14,7 @@ use crate::ids::{FileId, PartNumber, Sha1Hash, UploadId};
 use crate::pds::part_body::Frame;
 use crate::pds::put_control::PutControl;
 use crate::pds::retry::{Delivery, Idempotency, RequestFailure, RetryPolicy};
-use crate::pds::transport::PutAnswer;
+use crate::pds::transport::{CallPriority, PutAnswer};
 use crate::pds::types::{
     CheckNameMode, CompleteRequest, CreateRequest, CreateResponse, File, FileType, PartRequest, PartUrl,
     UploadUrlRequest, UploadUrlResponse, WireSha1Ctx,
@@ -139,8 +139,11 @@ impl Drive {
             local_modified_at: file.mtime.and_then(meta::wire_time),
             user_tags: self.user_tags(&file.tags),
         };
-        let answer: CreateResponse =
-            self.0.session.call("/v2/file/create", Idempotency::Safe, policy, &request).await?;
+        let answer: CreateResponse = self
+            .0
+            .session
+            .call(("/v2/file/create", CallPriority::Commit), Idempotency::Safe, policy, &request)
+            .await?;
         if answer.exist && file.overwrite.is_none() {
             return Ok(CreateOutcome::NameTaken(answer.file_id, answer.file_type.unwrap_or(FileType::File)));
         }
@@ -186,7 +189,12 @@ impl Drive {
         let answer: UploadUrlResponse = self
             .0
             .session
-            .call("/v2/file/get_upload_url", Idempotency::Safe, self.0.transfer, &request)
+            .call(
+                ("/v2/file/get_upload_url", CallPriority::PartUrl),
+                Idempotency::Safe,
+                self.0.transfer,
+                &request,
+            )
             .await?;
         check_urls(parts.iter().map(|(number, _)| *number), &answer.part_info_list)?;
         Ok(answer.part_info_list)
@@ -232,7 +240,12 @@ impl Drive {
         let answer = self
             .0
             .session
-            .call::<File>("/v2/file/complete", Idempotency::Safe, self.0.transfer, &request)
+            .call::<File>(
+                ("/v2/file/complete", CallPriority::Commit),
+                Idempotency::Safe,
+                self.0.transfer,
+                &request,
+            )
             .await;
         let mut meta = match answer {
             Ok(file) => self.meta(file)?,

@@ -13,7 +13,7 @@ use crate::auth::{AccessToken, Grant, IssuedToken, RefreshBy, check_token, endpo
 use crate::error::{Error, ErrorKind};
 use crate::ids::{DriveId, Secret};
 use crate::pds::retry::{Delivery, Idempotency, RequestFailure, RetryPolicy};
-use crate::pds::transport::{Call, Transport};
+use crate::pds::transport::{Call, CallPriority, Transport};
 
 const OAUTH_PATH: &str = "/v2/oauth/token";
 const ACCOUNT_PATH: &str = "/v2/account/token";
@@ -185,6 +185,7 @@ fn token_call(url: &Url) -> Call<'_> {
         authorization: None,
         idempotency: Idempotency::NonReplayable,
         policy: RetryPolicy::INTERACTIVE,
+        priority: CallPriority::Commit,
     }
 }
 
@@ -225,7 +226,7 @@ fn classify_failure(failure: &RequestFailure, advice: &str, secrets: &[&str]) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pds::transport::Timeouts;
+    use crate::pds::transport::TransportLimits;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     fn parse(json: &str) -> Result<IssuedToken, Error> {
@@ -248,7 +249,7 @@ mod tests {
             stream.write_all(answer.as_bytes()).await.unwrap();
         });
         let wait = Duration::from_secs(20);
-        let timeouts = Timeouts { connect: wait, call: wait, idle: wait };
+        let timeouts = TransportLimits { connect: wait, call: wait, idle: wait, calls_max: 1 };
         let grant = Grant::Refresh {
             client_id: "app".to_owned(),
             client_secret: None,

@@ -136,7 +136,7 @@ impl Transport {
     async fn open(&self, url: &Url, range: &Range<u64>) -> std::result::Result<Opened, RequestFailure> {
         let bytes = format!("bytes={}-{}", range.start, range.end - 1);
         let request = self.pools().gets.get(url.clone()).header(RANGE, bytes);
-        let response = tokio::time::timeout(self.timeouts.idle, self.send(WHAT, request))
+        let response = tokio::time::timeout(self.limits.idle, self.send(WHAT, request))
             .await
             .map_err(|_| idle_timeout(WHAT))??;
         let headers = response.headers();

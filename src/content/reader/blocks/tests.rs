@@ -65,15 +65,17 @@ async fn read_returns_content_up_to_the_end() {
     for (offset, len) in
         [(3, 10), (B - 1, 2), (0, 10 * B + 7), (9 * B, 100 * B), (10 * B + 6, 1), (5, u64::MAX)]
     {
-        let got = blocks.read(&file, &cursor, offset, len, |run| store.fetch(run)).await.unwrap();
+        let got = blocks.read(&file, &cursor, offset, len, |run, _| store.fetch(run)).await.unwrap();
         assert_eq!(got, content(offset..offset.saturating_add(len).min(file.size)), "{offset} {len}");
     }
     store.requests();
     for (offset, len) in [(10 * B + 7, 1), (u64::MAX, 5), (0, 0)] {
-        assert!(blocks.read(&file, &cursor, offset, len, |run| store.fetch(run)).await.unwrap().is_empty());
+        assert!(
+            blocks.read(&file, &cursor, offset, len, |run, _| store.fetch(run)).await.unwrap().is_empty()
+        );
     }
     let empty = target("empty", 0);
-    assert!(blocks.read(&empty, &cursor, 0, 10, |run| store.fetch(run)).await.unwrap().is_empty());
+    assert!(blocks.read(&empty, &cursor, 0, 10, |run, _| store.fetch(run)).await.unwrap().is_empty());
     assert_eq!(store.requests(), []);
 }
 
@@ -81,7 +83,7 @@ async fn read_returns_content_up_to_the_end() {
 async fn readers_of_a_block_share_a_request() {
     let (blocks, store, file) = (Blocks::new(64 * M), FakeStore::new(false), target("a", 100 * M));
     let (one, two) = (blocks.cursor(), blocks.cursor());
-    let fetch = |run| store.fetch(run);
+    let fetch = |run, _| store.fetch(run);
     let mut first = std::pin::pin!(blocks.read(&file, &one, 4 * B, 2 * B, fetch));
     let mut second = std::pin::pin!(blocks.read(&file, &two, 5 * B, 2 * B, fetch));
     assert!(still_waits(first.as_mut()).await && still_waits(second.as_mut()).await);
@@ -102,7 +104,7 @@ async fn readers_of_a_block_share_a_request() {
 async fn cancelled_waiter_does_not_end_the_request() {
     let (blocks, store, file) = (Blocks::new(64 * M), FakeStore::new(false), target("a", 100 * M));
     let (one, two) = (blocks.cursor(), blocks.cursor());
-    let fetch = |run| store.fetch(run);
+    let fetch = |run, _| store.fetch(run);
     {
         let mut cancelled = std::pin::pin!(blocks.read(&file, &one, 0, B, fetch));
         assert!(still_waits(cancelled.as_mut()).await);
@@ -118,7 +120,7 @@ async fn cancelled_waiter_does_not_end_the_request() {
 async fn read_failure_reaches_all_waiters_uncached() {
     let (blocks, store, file) = (Blocks::new(64 * M), FakeStore::new(false), target("a", 100 * M));
     let (one, two) = (blocks.cursor(), blocks.cursor());
-    let fetch = |run| store.fetch(run);
+    let fetch = |run, _| store.fetch(run);
     store.broken.store(true, Ordering::SeqCst);
     let mut first = std::pin::pin!(blocks.read(&file, &one, 0, B, fetch));
     let mut second = std::pin::pin!(blocks.read(&file, &two, 0, B, fetch));
@@ -135,7 +137,7 @@ async fn read_failure_reaches_all_waiters_uncached() {
 #[tokio::test]
 async fn answer_of_wrong_length_is_an_error() {
     let (blocks, file) = (Blocks::new(64 * M), target("a", 100 * M));
-    let short = |run: Range<u64>| async move { Ok(content(run.start..run.end - 1)) };
+    let short = |run: Range<u64>, _| async move { Ok(content(run.start..run.end - 1)) };
     let error = blocks.read(&file, &blocks.cursor(), 0, B, short).await.unwrap_err();
     assert_eq!((error.kind(), blocks.cached_bytes()), (ErrorKind::Integrity, 0));
 }
@@ -143,10 +145,10 @@ async fn answer_of_wrong_length_is_an_error() {
 #[tokio::test]
 async fn dead_request_answers_waiters_and_is_repeatable() {
     let (blocks, store, file) = (Blocks::new(64 * M), FakeStore::new(true), target("a", 100 * M));
-    let dies = |_| async { panic!("a panic on purpose") };
+    let dies = |_, _| async { panic!("a panic on purpose") };
     let error = blocks.read(&file, &blocks.cursor(), 0, B, dies).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled);
-    let got = blocks.read(&file, &blocks.cursor(), 0, B, |run| store.fetch(run)).await.unwrap();
+    let got = blocks.read(&file, &blocks.cursor(), 0, B, |run, _| store.fetch(run)).await.unwrap();
     assert_eq!(got, content(0..B));
     assert_eq!(blocks.in_flight_permits.available_permits() as u64, IN_FLIGHT_BYTES_MAX / B);
 }
@@ -155,7 +157,7 @@ async fn dead_request_answers_waiters_and_is_repeatable() {
 async fn sequential_read_needs_few_requests() {
     let (blocks, store, file) = (Blocks::new(64 * M), FakeStore::new(true), target("a", 40 * M + 5));
     let cursor = blocks.cursor();
-    let fetch = |run| store.fetch(run);
+    let fetch = |run, _| store.fetch(run);
     for offset in (0..file.size).step_by(128 << 10) {
         let got = blocks.read(&file, &cursor, offset, 128 << 10, fetch).await.unwrap();
         assert_eq!(got, content(offset..(offset + (128 << 10)).min(file.size)));
@@ -174,7 +176,7 @@ async fn sequential_read_needs_few_requests() {
 async fn read_does_not_wait_for_read_ahead() {
     let (blocks, store, file) = (Blocks::new(64 * M), FakeStore::new(false), target("a", 100 * M));
     let cursor = blocks.cursor();
-    let only_demand = |run: Range<u64>| {
+    let only_demand = |run: Range<u64>, _| {
         let (store, run) = (store.clone(), run);
         async move { if run.end <= 2 * M { Ok(content(run)) } else { store.fetch(run).await } }
     };
@@ -190,7 +192,7 @@ async fn read_does_not_wait_for_read_ahead() {
 async fn lost_blocks_are_requested_again() {
     let (blocks, store, file) = (Blocks::new(64 * M), FakeStore::new(true), target("a", 100 * M));
     let cursor = blocks.cursor();
-    let fetch = |run| store.fetch(run);
+    let fetch = |run, _| store.fetch(run);
     for n in 0..4 {
         blocks.read(&file, &cursor, n * M, M, fetch).await.unwrap();
     }
@@ -216,7 +218,7 @@ async fn many_streams_stay_within_the_bounds() {
     let mut waiting = Vec::new();
     for offset in [0, M, 2 * M] {
         for (file, cursor) in &files {
-            let mut read = Box::pin(blocks.read(file, cursor, offset, M, |run| store.fetch(run)));
+            let mut read = Box::pin(blocks.read(file, cursor, offset, M, |run, _| store.fetch(run)));
             assert!(still_waits(read.as_mut()).await);
             waiting.push(read);
         }
@@ -247,7 +249,7 @@ proptest! {
             let mut at = [0; 3];
             for (handle, seek, len, continues) in reads {
                 let offset = if continues { at[handle] } else { seek % (size + 10) };
-                let got = blocks.read(&file, &cursors[handle], offset, len, |run| store.fetch(run)).await.unwrap();
+                let got = blocks.read(&file, &cursors[handle], offset, len, |run, _| store.fetch(run)).await.unwrap();
                 let end = (offset + len).min(size);
                 assert_eq!(got, whole.slice(offset.min(end) as usize..end as usize));
                 at[handle] = end;
