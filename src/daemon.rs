@@ -4,6 +4,7 @@
 //! Stop: save open files, unmount, answer the last requests of the kernel, save the changes that arrived
 //! during the unmount. Only then the process ends. [`MountEnd`] states whether everything is on the drive.
 
+use std::convert::Infallible;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ use crate::fuse::KernelMount;
 use crate::pds::drive::Drive;
 use crate::status::Progress;
 use crate::status::systemd::SystemdNotifier;
-use crate::vfs::Vfs;
+use crate::vfs::{DrainReport, Stage, Vfs};
 use observers::{ObserverSetup, Observers};
 use progress_watch::ProgressWatch;
 use signals::Signals;
@@ -43,6 +44,9 @@ const STOP_MARGIN: Duration = Duration::from_secs(30);
 /// Added to the stall timeout, after which an idle transfer is retried. Under a service manager, a stop
 /// without progress for the sum is aborted.
 const STALL_MARGIN: Duration = Duration::from_secs(15);
+/// When a stop first reports what it waits for, and how often after that.
+const WAIT_NOTICE_FIRST: Duration = Duration::from_secs(1);
+const WAIT_NOTICE_INTERVAL: Duration = Duration::from_secs(10);
 /// How long the end of the program waits for a token refresh that is under way, so that its result is stored.
 pub const TOKEN_REFRESH_END_MAX: Duration = Duration::from_secs(5);
 
@@ -51,10 +55,24 @@ pub const TOKEN_REFRESH_END_MAX: Duration = Duration::from_secs(5);
 pub enum Notice<'a> {
     /// The mount answers.
     Mounted { drive_id: &'a str, path: &'a Path },
+    /// The stop waits for these files, or, without files, for programs that use the mount.
+    Waiting { files: &'a [WaitingFile] },
+    /// A program still had this file open. What it had written is on the drive.
+    PartlySaved { path: &'a str, bytes: u64 },
     /// The stop leaves this file unsaved.
     NotSaved { path: &'a str, error: &'a Error },
     /// The mount is gone, and everything is on the drive.
     Unmounted { path: &'a Path },
+}
+
+/// A file that a stop waits for.
+#[derive(Clone, Debug)]
+pub struct WaitingFile {
+    /// Path below the mountpoint.
+    pub path: String,
+    pub bytes: u64,
+    /// Bytes of it in parts that the drive has acknowledged.
+    pub bytes_acked: u64,
 }
 
 /// How a mount has ended.
@@ -161,36 +179,70 @@ impl ReachedDrive {
     }
 }
 
+/// How a stop has ended.
+#[derive(Debug)]
+pub struct StopOutcome {
+    pub files: DrainReport,
+    /// Why the stop was cut short. Then `files.unsaved` are the files that were not saved by then.
+    pub failure: Option<Error>,
+}
+
 impl RunningMount {
     /// Returns when the mount was unmounted from outside.
     pub async fn wait(&mut self) {
         self.kernel.wait().await;
     }
 
-    /// Saves, unmounts, and returns the paths and errors of files that are not on the drive.
-    pub async fn stop(mut self) -> Result<Vec<(String, Error)>> {
+    /// Fails all calls to the drive from now on: it is gone for good.
+    #[cfg(feature = "server")]
+    pub fn abandon_drive(&self, why: &str) {
+        self.vfs.drive().abandon(why);
+    }
+
+    /// Saves and unmounts, until `given_up` resolves. For the demo.
+    #[cfg(feature = "server")]
+    pub async fn stop(mut self, given_up: impl Future<Output = Error>) -> StopOutcome {
         let (progress_watch, limit) = (self.progress_watch.clone(), self.stop_limit);
-        let outcome = tokio::select! {
-            unsaved = self.drain_and_unmount() => unsaved,
-            error = progress_watch.stalled(limit, || ()) => Err(error),
+        let given_up = async {
+            tokio::select! {
+                error = progress_watch.stalled(limit, || ()) => error,
+                error = given_up => error,
+            }
         };
-        if outcome.is_err() {
-            self.kernel.detach().await?;
-        }
+        let outcome = self.end(given_up).await;
         self.observers.close();
         outcome
     }
 
+    /// Saves and unmounts. If `given_up` resolves first, it only unmounts.
+    async fn end(&mut self, given_up: impl Future<Output = Error>) -> StopOutcome {
+        self.vfs.begin_stop();
+        let drained = tokio::select! {
+            // Boxed: the future is deep, and so are those of its callers.
+            drained = Box::pin(self.drain_and_unmount()) => drained,
+            error = given_up => Err(error),
+        };
+        let error = match drained {
+            Ok(files) => return StopOutcome { files, failure: None },
+            Err(error) => error,
+        };
+        let files = DrainReport { unsaved: self.vfs.unsaved_after(&error), partly_saved: Vec::new() };
+        // A dead mount hangs every program that looks into it, so it is removed in any case.
+        if let Err(error) = self.kernel.detach().await {
+            tracing::error!("{error}");
+        }
+        StopOutcome { files, failure: Some(error) }
+    }
+
     /// Has no time limit of its own.
-    async fn drain_and_unmount(&mut self) -> Result<Vec<(String, Error)>> {
+    async fn drain_and_unmount(&mut self) -> Result<DrainReport> {
         // The second drain repeats commits that fail here.
         let first = self.vfs.drain().await;
         self.kernel.detach().await?;
         if !self.kernel.finish(LINGER_MAX).await {
             tracing::warn!("programs still use files of the mount: their further requests will fail");
         }
-        let left = self.vfs.drain_again(first).await;
-        Ok(left.into_iter().map(|left| (left.path, left.error)).collect())
+        Ok(self.vfs.drain_again(first).await)
     }
 }
 
@@ -224,8 +276,8 @@ pub async fn run(
     let supervision = match unless_interrupted(&mut signals, supervision).await {
         Ok(supervision) => supervision,
         Err(error) => {
-            mounted.stop().await?;
-            return Err(error);
+            let stopped = mounted.end(std::future::pending()).await;
+            return Err(stopped.failure.unwrap_or(error));
         }
     };
     report(Notice::Mounted { drive_id: drive_id.as_str(), path: &path });
@@ -244,11 +296,12 @@ pub async fn run(
             },
             signal = signals.next() => {
                 signal_at = Some(Instant::now());
+                mounted.vfs.begin_stop();
                 tracing::info!("{signal}: saving open files, then unmounting; a second signal stops at once");
             }
         }
     }
-    let end = finish(mounted, &supervision, &mut signals, signal_at, report).await?;
+    let end = finish(mounted, supervision, &mut signals, signal_at, report).await?;
     not_detached.or(aborted).map_or(Ok(end), Err)
 }
 
@@ -263,38 +316,33 @@ async fn unless_interrupted<T>(signals: &mut Signals, work: impl Future<Output =
 /// Stops the mount and reports the files that are not on the drive.
 async fn finish(
     mut mounted: RunningMount,
-    supervision: &Supervision,
+    supervision: Supervision,
     signals: &mut Signals,
     signal_at: Option<Instant>,
     report: impl Fn(Notice<'_>),
 ) -> Result<MountEnd> {
     supervision.stopping();
-    let outcome = tokio::select! {
-        unsaved = mounted.drain_and_unmount() => unsaved,
-        error = supervision.stalled() => Err(error),
-        signal = signals.second_request(signal_at) => {
-            Err(interrupted(signal, "unsaved changes are not on the drive"))
+    let vfs = mounted.vfs.clone();
+    let given_up = async {
+        tokio::select! {
+            error = supervision.stalled() => error,
+            signal = signals.second_request(signal_at) => {
+                interrupted(signal, "unsaved changes are not on the drive")
+            }
+            never = report_waiting(&vfs, &report) => match never {},
         }
     };
-    let (unsaved, failure) = match outcome {
-        Ok(unsaved) => (unsaved, None),
-        Err(error) => {
-            let paths = mounted.vfs.unsaved_paths().into_iter();
-            (paths.map(|path| (path, error.clone())).collect(), Some(error))
-        }
-    };
-    for (path, error) in &unsaved {
-        report(Notice::NotSaved { path, error });
+    let StopOutcome { files, failure } = mounted.end(given_up).await;
+    for file in &files.partly_saved {
+        report(Notice::PartlySaved { path: &file.path, bytes: file.bytes });
     }
-    // A dead mount hangs every program that looks into it, so it is removed in any case.
-    if failure.is_some()
-        && let Err(error) = mounted.kernel.detach().await
-    {
-        tracing::error!("{error}");
+    for file in &files.unsaved {
+        report(Notice::NotSaved { path: &file.path, error: &file.error });
     }
-    tokio::time::timeout(TOKEN_REFRESH_END_MAX, mounted.vfs.drive().store_credentials()).await.ok();
-    let is_saved = unsaved.is_empty();
-    mounted.observers.finish(unsaved, failure.is_some()).await;
+    tokio::time::timeout(TOKEN_REFRESH_END_MAX, vfs.drive().store_credentials()).await.ok();
+    supervision.end(&files.unsaved).await;
+    let is_saved = files.unsaved.is_empty();
+    mounted.observers.finish(files.unsaved, failure.is_some()).await;
     if let Some(error) = failure {
         return Err(error);
     }
@@ -303,6 +351,22 @@ async fn finish(
         return Ok(MountEnd::Saved);
     }
     Ok(MountEnd::Unsaved)
+}
+
+/// Reports what a stop waits for, while it waits.
+async fn report_waiting(vfs: &Vfs, report: impl Fn(Notice<'_>)) -> Infallible {
+    let mut pause = WAIT_NOTICE_FIRST;
+    loop {
+        tokio::time::sleep(pause).await;
+        let files = vfs.unsaved_files().into_iter().filter(|file| file.status.stage != Stage::Failed);
+        let files = files.map(|file| WaitingFile {
+            path: file.path,
+            bytes: file.status.bytes,
+            bytes_acked: file.status.transfer.map_or(0, |view| view.bytes_acked),
+        });
+        report(Notice::Waiting { files: &files.collect::<Vec<_>>() });
+        pause = WAIT_NOTICE_INTERVAL;
+    }
 }
 
 fn interrupted(signal: &str, consequence: &str) -> Error {

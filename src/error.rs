@@ -51,9 +51,12 @@ pub enum ErrorKind {
     Timeout,
     /// The network or the server cannot be reached.
     Unreachable,
+    /// The mount is about to end and accepts no more content. ESHUTDOWN: EIO would blame the disk, and programs
+    /// do not repeat the write.
+    Stopping,
     /// The calling program was killed and does not see the answer.
     Interrupted,
-    /// The daemon is stopping, or a task panicked or was aborted. Not EINTR: programs retry EINTR at once and
+    /// A task panicked or was aborted. Not EINTR: programs retry EINTR at once and
     /// forever, or mistake it for success (`close`).
     Cancelled,
     /// Size or hash does not match.
@@ -87,6 +90,7 @@ impl ErrorKind {
             Self::OutOfRoom => libc::ERANGE,
             Self::Timeout => libc::ETIMEDOUT,
             Self::Unreachable => libc::EHOSTUNREACH,
+            Self::Stopping => libc::ESHUTDOWN,
             Self::Interrupted => libc::EINTR,
             // Not EAGAIN for throttling: programs spin on EAGAIN from a regular file.
             Self::Throttled
@@ -113,6 +117,7 @@ impl ErrorKind {
             | Self::NotPermitted
             | Self::Invalid
             | Self::Interrupted
+            | Self::Stopping
             | Self::NameTooLong => tracing::Level::DEBUG,
             Self::InvalidName
             | Self::Denied
@@ -132,7 +137,7 @@ impl ErrorKind {
         }
     }
 
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::NotFound,
         Self::Exists,
         Self::NotDirectory,
@@ -158,6 +163,7 @@ impl ErrorKind {
         Self::NotImplemented,
         Self::Timeout,
         Self::Unreachable,
+        Self::Stopping,
         Self::Interrupted,
         Self::Cancelled,
         Self::Integrity,
@@ -309,6 +315,7 @@ mod tests {
             (ErrorKind::Unsupported, "EOPNOTSUPP", 95),
             (ErrorKind::Integrity, "EIO", 5),
             (ErrorKind::Cancelled, "EIO", 5),
+            (ErrorKind::Stopping, "ESHUTDOWN", 108),
             (ErrorKind::Stale, "ESTALE", 116),
             (ErrorKind::NoAttribute, "ENODATA", 61),
         ];

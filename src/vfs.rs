@@ -12,6 +12,7 @@ mod callers;
 mod commit;
 mod commit_failures;
 mod desktop_trash;
+mod drain;
 mod file_io;
 mod handles;
 mod inspect;
@@ -25,20 +26,19 @@ mod readdir;
 mod remove;
 mod rename;
 mod statfs;
+mod stop_flag;
 mod truncate;
 mod types;
 mod unsaved_renames;
 mod unsaved_status;
 mod write_wait;
 
-use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::SystemTime;
 
 use lru::LruCache;
 use parking_lot::{Mutex, MutexGuard};
-use tokio::task::JoinSet;
 
 use crate::config::MountConfig;
 use crate::content::buffer_pool::BufferPool;
@@ -60,18 +60,17 @@ use active_renames::ActiveRenames;
 use callers::Device;
 pub use callers::is_killed;
 use commit_failures::CommitFailures;
+pub use drain::DrainReport;
 use handles::Handles;
 use late_renames::LateRenames;
 use listings::Dirs;
 use pending_attrs::PendingAttrs;
 use quota_cache::QuotaCache;
+use stop_flag::StopFlag;
 pub use types::{
     Attr, Caller, DirEntry, Entry, FallocateMode, Fh, OpenedFile, RenameMode, SetAttr, Statfs, UnsavedFile,
 };
 pub use unsaved_status::{Stage, UnsavedFileStatus, summarize};
-
-/// The name under which unsaved attributes appear in lists of unsaved files.
-const ATTRIBUTES: &str = "attributes";
 
 #[derive(Debug)]
 pub struct Vfs {
@@ -97,6 +96,7 @@ pub struct Vfs {
     failures: CommitFailures,
     late_renames: LateRenames,
     active_renames: ActiveRenames,
+    stop: StopFlag,
 }
 
 /// Quota for local-only files if staged files are off, in bytes.
@@ -146,6 +146,7 @@ impl Vfs {
                 failures: CommitFailures::default(),
                 late_renames: LateRenames::default(),
                 active_renames: ActiveRenames::default(),
+                stop: StopFlag::default(),
                 progress,
                 drive,
                 config,
@@ -187,43 +188,6 @@ impl Vfs {
             return false;
         };
         cached.put(ino, revision.clone()) == Some(revision)
-    }
-
-    /// Commits all open files. Returns the files that could not be committed.
-    pub async fn drain(&self) -> Vec<UnsavedFile> {
-        let mut commits = JoinSet::new();
-        for file in self.files.all() {
-            let Ok(vfs) = self.this() else { break };
-            commits.spawn(async move {
-                let outcome = vfs.commit_file(&file).await;
-                let ino = file.ino();
-                outcome.err().map(|error| UnsavedFile { ino: Some(ino), path: vfs.path_of(ino), error })
-            });
-        }
-        let mut unsaved: Vec<_> = commits.join_all().await.into_iter().flatten().collect();
-        unsaved.extend(self.retry_late_renames().await);
-        if let Err(error) = self.pending.flush(&self.drive, &self.tree).await {
-            unsaved.push(UnsavedFile { ino: None, path: ATTRIBUTES.into(), error });
-        }
-        unsaved
-    }
-
-    /// Drains again. Also returns files of the former drain that were closed and are still unsaved.
-    pub async fn drain_again(&self, before: Vec<UnsavedFile>) -> Vec<UnsavedFile> {
-        let mut unsaved = self.drain().await;
-        let known: HashSet<_> = unsaved.iter().filter_map(|file| file.ino).collect();
-        let is_still_unsaved = |ino: Ino| !known.contains(&ino) && self.failures.get(ino).is_some();
-        unsaved.extend(before.into_iter().filter(|file| file.ino.is_some_and(is_still_unsaved)));
-        unsaved
-    }
-
-    /// Paths of open files with unsaved content, plus [`ATTRIBUTES`] if attributes are unsaved.
-    pub fn unsaved_paths(&self) -> Vec<String> {
-        let files = self.files.all();
-        let unsaved = files.iter().filter(|file| file.status().stage.is_unsaved() && !file.is_unlinked());
-        let names = unsaved.map(|file| self.path_of(file.ino()));
-        let attributes = (self.unsaved_attr_count() > 0).then(|| ATTRIBUTES.to_owned());
-        names.chain(attributes).collect()
     }
 
     /// Path below the mountpoint, for display.

@@ -5,7 +5,7 @@
 // This crate has only tests, so its helpers may panic.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -70,6 +70,31 @@ impl Demo {
     fn wait(&mut self) -> ExitStatus {
         wait(&mut self.child, PATIENCE)
     }
+
+    /// Waits for the end. Returns the exit code and the lines that no one has read.
+    fn ended(&mut self) -> (Option<i32>, Vec<String>) {
+        let code = self.wait().code();
+        (code, self.lines.iter().collect())
+    }
+
+    /// The process of the embedded server.
+    fn server(&self) -> (u32, String) {
+        let mut processes = children(self.child.id());
+        assert_eq!(processes.len(), 1, "one server");
+        processes.remove(0)
+    }
+}
+
+fn signal(process: &(u32, String), signal: i32) {
+    let pid = libc::pid_t::try_from(process.0).unwrap();
+    assert!(is_alive(process));
+    // SAFETY: kill takes no pointers. The server lives as long as the demo.
+    assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+}
+
+/// Asserts that exactly one line contains `part`.
+fn assert_printed_once(lines: &[String], part: &str) {
+    assert_eq!(lines.iter().filter(|line| line.contains(part)).count(), 1, "{part}: {lines:#?}");
 }
 
 impl Drop for Demo {
@@ -201,6 +226,126 @@ fn stopped_demo_cleans_up_and_keeps_files() {
     assert_eq!(std::fs::read(mountpoint.join("hello.txt")).unwrap(), b"hello");
     demo.signal(libc::SIGINT);
     assert!(demo.wait().success());
+}
+
+#[test]
+fn stopped_demo_keeps_old_content_of_an_overwrite() {
+    require_fuse();
+    let temporary = tempfile::tempdir().unwrap();
+    let root = temporary.path().canonicalize().unwrap();
+    let (data, mountpoint) = (root.join("data"), root.join("drive"));
+    let mut demo = Demo::start(&data, &mountpoint);
+    std::fs::write(mountpoint.join("report.bin"), "old content").unwrap();
+    let mut file = std::fs::File::create(mountpoint.join("report.bin")).unwrap();
+    file.write_all(&vec![7; 9 << 20]).unwrap();
+    let mut new = std::fs::File::create(mountpoint.join("new.bin")).unwrap();
+    new.write_all(b"new content").unwrap();
+    demo.signal(libc::SIGINT);
+    let (code, lines) = demo.ended();
+    assert_eq!(code, Some(1), "{lines:#?}");
+    let unsaved =
+        "NOT SAVED /report.bin: its program was still writing (9.0 MiB so far); the old content stays";
+    assert_printed_once(&lines, unsaved);
+    assert_printed_once(
+        &lines,
+        "saved as far as it was written: /new.bin (11 B); a program still had it open",
+    );
+    assert_printed_once(&lines, "Ctrl-C again gives up");
+    drop((file, new));
+    let mut demo = Demo::start(&data, &mountpoint);
+    assert_eq!(std::fs::read(mountpoint.join("report.bin")).unwrap(), b"old content");
+    assert_eq!(std::fs::read(mountpoint.join("new.bin")).unwrap(), b"new content");
+    demo.signal(libc::SIGINT);
+    assert!(demo.wait().success());
+}
+
+/// A demo must not wait for a server whose process has ended.
+#[test]
+fn demo_ends_soon_after_its_server() {
+    require_fuse();
+    let temporary = tempfile::tempdir().unwrap();
+    let root = temporary.path().canonicalize().unwrap();
+    let mountpoint = root.join("drive");
+    let mut demo = Demo::start(&root.join("data"), &mountpoint);
+    let server = demo.server();
+    let mut open = std::fs::File::create(mountpoint.join("open.bin")).unwrap();
+    open.write_all(&vec![7; 9 << 20]).unwrap();
+    signal(&server, libc::SIGSTOP);
+    let closing = std::thread::spawn({
+        let path = mountpoint.join("closing.bin");
+        move || std::fs::write(path, "content")
+    });
+    // The kernel has the size when the write has returned, so the close waits for the drive soon.
+    let written = || (std::fs::metadata(mountpoint.join("closing.bin")).ok()?.len() == 7).then_some(());
+    poll_until(Instant::now() + PATIENCE, written).unwrap();
+    let began = Instant::now();
+    signal(&server, libc::SIGKILL);
+    let (code, lines) = demo.ended();
+    assert!(began.elapsed() < Duration::from_secs(20), "{lines:#?}");
+    assert_eq!(code, Some(1), "{lines:#?}");
+    assert_printed_once(&lines, "NOT SAVED /open.bin: ");
+    assert_printed_once(&lines, "server.log");
+    assert!(
+        lines.iter().any(|line| line.contains("the server of the demo has exited (signal: 9")),
+        "{lines:#?}"
+    );
+    drop((closing.join().unwrap(), open));
+}
+
+#[test]
+fn demo_once_ends_soon_after_its_server() {
+    require_fuse();
+    let temporary = tempfile::tempdir().unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_pdsfs"))
+        .args(["demo", "--once"])
+        .env("TMPDIR", temporary.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let stdout = BufReader::new(child.stdout.take().unwrap());
+    let (sender, lines) = mpsc::channel();
+    std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+    while !lines.recv_timeout(PATIENCE).unwrap().contains("copying") {}
+    let server = children(child.id()).into_iter().find(|process| {
+        let name = std::fs::read_to_string(format!("/proc/{}/comm", process.0)).unwrap_or_default();
+        name.starts_with("pdsfs")
+    });
+    let began = Instant::now();
+    signal(&server.unwrap(), libc::SIGKILL);
+    let status = wait(&mut child, PATIENCE);
+    assert!(began.elapsed() < Duration::from_secs(20));
+    assert_eq!(status.code(), Some(1));
+    let printed = std::io::read_to_string(child.stderr.take().unwrap()).unwrap();
+    assert!(
+        printed.contains("the server of the demo has exited") && printed.contains("server.log"),
+        "{printed}"
+    );
+    assert_eq!(entries(temporary.path()), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn second_signal_ends_a_waiting_demo() {
+    require_fuse();
+    let temporary = tempfile::tempdir().unwrap();
+    let root = temporary.path().canonicalize().unwrap();
+    let mountpoint = root.join("drive");
+    let mut demo = Demo::start(&root.join("data"), &mountpoint);
+    let server = demo.server();
+    let mut file = std::fs::File::create(mountpoint.join("f")).unwrap();
+    file.write_all(b"content").unwrap();
+    signal(&server, libc::SIGSTOP);
+    demo.signal(libc::SIGINT);
+    demo.wait_for_line("Ctrl-C again gives up");
+    // The demo takes signals within a second as one.
+    std::thread::sleep(Duration::from_millis(1200));
+    demo.signal(libc::SIGINT);
+    demo.wait_for_line("NOT SAVED /f: interrupted by SIGINT");
+    signal(&server, libc::SIGCONT);
+    assert_eq!(demo.ended().0, Some(1));
+    assert!(!is_mounted(&mountpoint));
+    drop(file);
 }
 
 #[test]

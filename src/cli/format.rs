@@ -10,6 +10,7 @@ use jiff::tz::TimeZone;
 pub(super) use crate::escape::escaped as printable;
 
 use crate::control::types::{EventKind, LogEntry, Status, TransferStage};
+pub(super) use crate::units::count;
 use crate::units::{Elapsed, Size};
 
 pub(super) fn millis(ms: u64) -> String {
@@ -49,7 +50,7 @@ pub(super) fn event(entry: &LogEntry) -> String {
             let (size, took) = (Size(entry.bytes.unwrap_or(0)), millis(entry.elapsed_ms.unwrap_or(0)));
             format!("on the drive  {path}  {size}  {took}{how}")
         }
-        EventKind::Failed => format!("NOT SAVED     {path}  {text}"),
+        EventKind::Failed => not_saved(entry.path.as_deref().unwrap_or_default(), &entry.text),
         EventKind::AttributesRefused => format!("ATTRS REFUSED {path}  {text}"),
         EventKind::Unknown => format!("              {path}  {text}"),
         EventKind::Warning => format!("warning       {text}"),
@@ -105,9 +106,15 @@ pub(super) fn pause_line(status: &Status) -> Option<String> {
     Some(format!("paused: {reason} since {}: {}", local_time(paused.since_ms), printable(&paused.detail)))
 }
 
-/// A number with its noun, such as `2 files`.
-pub(super) fn count(number: u64, noun: &str) -> String {
-    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+/// The line about a file that is not on the drive.
+pub(super) fn not_saved(path: &str, error: &str) -> String {
+    format!("NOT SAVED {}: {}", printable(path), printable(error))
+}
+
+/// The line about a file that was committed while a program had it open.
+pub(super) fn partly_saved(path: &str, bytes: u64) -> String {
+    let (path, size) = (printable(path), Size(bytes));
+    format!("saved as far as it was written: {path} ({size}); a program still had it open")
 }
 
 #[cfg(test)]

@@ -3,19 +3,23 @@
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
+use super::format;
 use super::output::{EXIT_USAGE, print_error, print_message};
 use super::runtime::on_runtime;
 use crate::config::MountConfig;
-use crate::daemon::{self, MountEnd, Notice, background};
+use crate::daemon::{self, MountEnd, Notice, WaitingFile, background};
 use crate::error::Result;
-use crate::escape::escaped;
 use crate::status::systemd::SystemdNotifier;
+use crate::units::Size;
 use arguments::ServeMode;
 
 pub use arguments::MountArgs;
 
 mod arguments;
 pub(super) mod fstab;
+
+/// Files that a waiting stop names at a time.
+const WAITING_MAX: usize = 10;
 
 /// Mounts the drive of the arguments. The outer error is a mistake in the arguments.
 pub(super) fn start(args: MountArgs, notifier: SystemdNotifier) -> Result<Result<ExitCode>> {
@@ -53,12 +57,26 @@ fn print_notice(notice: Notice<'_>, is_detached: bool) {
             print_message(format_args!("mounted drive {drive_id} at {}{hint}", path.display()));
         }
         Notice::NotSaved { path, error } => {
-            print_message(format_args!(
-                "pdsfs: not saved: {}: {}",
-                escaped(path),
-                escaped(&error.to_string())
-            ));
+            print_message(format::not_saved(path, &error.to_string()));
         }
+        Notice::PartlySaved { path, bytes } => print_message(format::partly_saved(path, bytes)),
+        Notice::Waiting { files } => print_waiting(files),
         Notice::Unmounted { path } => print_message(format_args!("unmounted {}", path.display())),
     }
+}
+
+/// Prints what a stop waits for.
+fn print_waiting(files: &[WaitingFile]) {
+    for file in files.iter().take(WAITING_MAX) {
+        let path = format::printable(&file.path);
+        let (acked, bytes) = (Size(file.bytes_acked), Size(file.bytes));
+        print_message(format_args!("waiting for {path} ({acked} of {bytes} on the drive)"));
+    }
+    if files.len() > WAITING_MAX {
+        print_message(format_args!("waiting for {} more files", files.len() - WAITING_MAX));
+    }
+    if files.is_empty() {
+        print_message("waiting for the last requests of programs that use the mount");
+    }
+    print_message("a second Ctrl-C or SIGTERM gives up: files that are not on the drive are then not saved");
 }

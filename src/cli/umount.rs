@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use super::config::{ConfigArgs, Configuration};
+use super::format::not_saved;
 use super::output::{EXIT_TIMEOUT, print_error, print_message};
 use crate::control::client;
 use crate::daemon::{has_died, resolve};
 use crate::error::{Error, ErrorKind, Result};
-use crate::escape::escaped;
 use crate::fuse::mountinfo::{self, Mount};
 use crate::fuse::unmount;
 use crate::units::{duration_within, exact_duration};
@@ -151,7 +151,7 @@ fn drain(path: &Path, mount: &Mount, limit: Duration) -> Result<()> {
         Error::new(ErrorKind::Io, detail)
     })?;
     for file in &report.unsaved {
-        print_message(format_args!("pdsfs: not saved: {}: {}", escaped(&file.path), escaped(&file.error)));
+        print_message(not_saved(&file.path, &file.error));
     }
     if report.unsaved.is_empty() && !report.timed_out {
         return Ok(());

@@ -234,11 +234,7 @@ fn report_failures(watched: &[WatchedMount]) -> ExitCode {
     for mount in watched {
         for entry in mount.failures.values() {
             let path = format!("{}{}", mount.now.mountpoint, entry.path.as_deref().unwrap_or_default());
-            print_message(format_args!(
-                "pdsfs: not saved: {}: {}",
-                format::printable(&path),
-                format::printable(&entry.text)
-            ));
+            print_message(format::not_saved(&path, &entry.text));
         }
     }
     for mount in watched {

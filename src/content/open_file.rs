@@ -7,11 +7,12 @@
 //! * `content`: the states
 //! * `snapshot`: the state for observers, readable without the lock
 //! * `file`: the file, its flags and times
-//! * `read`, `write`, `local_only`, `commit`: the operations
+//! * `read`, `write`, `local_only`, `commit`, `give_up`: the operations
 
 mod commit;
 mod content;
 mod file;
+mod give_up;
 mod local_only;
 mod read;
 mod snapshot;

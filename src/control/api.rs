@@ -72,8 +72,9 @@ impl ControlApi {
             Err(message) => return refuse(StatusCode::BAD_REQUEST, message),
         };
         let drained = match tokio::time::timeout(limit, self.mount.vfs.drain()).await {
-            Ok(unsaved) => {
-                let unsaved = unsaved
+            Ok(report) => {
+                let unsaved = report
+                    .unsaved
                     .into_iter()
                     .map(|file| UnsavedEntry { path: file.path, error: file.error.to_string() });
                 Drained { unsaved: unsaved.collect(), timed_out: false }

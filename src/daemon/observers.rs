@@ -12,9 +12,9 @@ use crate::control::metrics::MetricsListener;
 use crate::control::types::{Drained, UnsavedEntry};
 use crate::control::{ControlApi, ControlSocket, MountHandle, SocketDirs};
 use crate::desktop::notification::Notifier;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::status::{Pause, PauseReason, Progress, ProgressEvent};
-use crate::vfs::Vfs;
+use crate::vfs::{UnsavedFile, Vfs};
 
 /// How long the end of a mount waits for the last notification to be delivered.
 const LAST_NOTIFICATION_MAX: Duration = Duration::from_secs(3);
@@ -45,15 +45,15 @@ impl Observers {
     }
 
     /// Reports the end of the mount. With `is_incomplete`, more files than `unsaved` may be lost.
-    pub(super) async fn finish(mut self, unsaved: Vec<(String, Error)>, is_incomplete: bool) {
+    pub(super) async fn finish(mut self, unsaved: Vec<UnsavedFile>, is_incomplete: bool) {
         // Failed commits were reported when they failed. Files of an interrupted stop were not.
         if let (Some((notifier, _)), true) = (&self.desktop, is_incomplete) {
-            for (path, error) in &unsaved {
-                notifier.failed(path, &error.to_string());
+            for file in &unsaved {
+                notifier.failed(&file.path, &file.error.to_string());
             }
         }
         let unsaved =
-            unsaved.into_iter().map(|(path, error)| UnsavedEntry { path, error: error.to_string() });
+            unsaved.into_iter().map(|file| UnsavedEntry { path: file.path, error: file.error.to_string() });
         if let Some(control) = &self.control {
             control.finish(Drained { unsaved: unsaved.collect(), timed_out: is_incomplete }).await;
         }

@@ -20,11 +20,13 @@ use crate::pds::drive::Drive;
 use crate::pds::tokens::AuthState;
 use crate::status::systemd::SystemdNotifier;
 use crate::status::{PauseReason, Progress, UnsavedSummary};
-use crate::units::{Elapsed, Size, exact_duration};
-use crate::vfs::Vfs;
+use crate::units::{Elapsed, Size, count, exact_duration};
+use crate::vfs::{UnsavedFile, Vfs};
 
 /// Interval of status updates.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+/// Paths in a status line.
+const NAMES_MAX: usize = 3;
 /// Limit on the first request to a new mount.
 const FIRST_ANSWER_MAX: Duration = Duration::from_secs(60);
 /// Watchdog messages in each watchdog timeout.
@@ -40,7 +42,7 @@ pub(super) struct Supervision {
     is_stopping: watch::Sender<bool>,
     /// A stop without progress for this time is aborted.
     stop_limit: Duration,
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
 }
 
 impl Supervision {
@@ -72,13 +74,22 @@ impl Supervision {
         ));
         tasks.spawn(inhibit::hold_while_needed(inhibit_reason));
         let progress_watch = ProgressWatch::new(progress, drive);
-        Ok(Self { notifier, progress_watch, is_stopping, stop_limit, _tasks: tasks })
+        Ok(Self { notifier, progress_watch, is_stopping, stop_limit, tasks })
     }
 
     /// Reports that the mount is about to stop.
     pub(super) fn stopping(&self) {
         self.is_stopping.send_replace(true);
         self.notifier.stopping();
+    }
+
+    /// Sends the last status line. The service manager shows it after the end of the program.
+    pub(super) async fn end(mut self, unsaved: &[UnsavedFile]) {
+        // Not earlier: a task could send its line after this one.
+        self.tasks.shutdown().await;
+        if let Some(line) = end_line(unsaved) {
+            self.notifier.status(&line);
+        }
     }
 
     /// Extends the stop timeout while there is progress. Resolves after the stop limit without progress.
@@ -102,8 +113,12 @@ async fn publish_status(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let Some(unsaved) = vfs.upgrade().map(|vfs| vfs.unsaved_sum()) else { return };
-        let line = status_line(&progress, &unsaved, *is_stopping.borrow());
+        let Some(vfs) = vfs.upgrade() else { return };
+        let (unsaved, is_stopping) = (vfs.unsaved_sum(), *is_stopping.borrow());
+        let paths = if is_stopping { vfs.unsaved_files() } else { Vec::new() };
+        drop(vfs);
+        let line =
+            status_line(&progress, &unsaved, is_stopping.then(|| paths.iter().map(|file| &*file.path)));
         if line != last_line {
             notifier.status(&line);
             last_line = line;
@@ -116,10 +131,15 @@ async fn publish_status(
     }
 }
 
-fn status_line(progress: &Progress, unsaved: &UnsavedSummary, is_stopping: bool) -> String {
-    let line = match (unsaved.files, is_stopping) {
-        (0, true) => "unmounting".to_owned(),
-        (0, false) => {
+/// The status line of the unit. A stop shows the `waiting` paths.
+fn status_line<'a>(
+    progress: &Progress,
+    unsaved: &UnsavedSummary,
+    waiting: Option<impl Iterator<Item = &'a str>>,
+) -> String {
+    let line = match (unsaved.files, waiting) {
+        (0, Some(_)) => "unmounting".to_owned(),
+        (0, None) => {
             let totals = progress.totals();
             let files = totals.files_committed();
             let noun = if files == 1 { "file" } else { "files" };
@@ -129,14 +149,39 @@ fn status_line(progress: &Progress, unsaved: &UnsavedSummary, is_stopping: bool)
                 failed => format!("nothing to save; {saved}, {failed} failed"),
             }
         }
-        (_, true) => format!("saving before unmounting: {unsaved}"),
-        (_, false) => format!("saving: {unsaved}"),
+        (_, Some(paths)) => {
+            let (files, left) = (count(unsaved.files, "file"), Size(unsaved.bytes));
+            format!("saving before unmounting: {files} ({}), {left} left", some_of(paths))
+        }
+        (_, None) => format!("saving: {unsaved}"),
     };
     match (progress.pauses().first().map(|pause| pause.reason), unsaved.eta) {
         (Some(PauseReason::LoginNeeded), _) => format!("paused: login needed (pdsfs login); {line}"),
         (Some(reason), _) => format!("paused: {}; {line}", reason.name()),
         (None, Some(eta)) => format!("{line}, {}", Elapsed(eta)),
         (None, None) => line,
+    }
+}
+
+/// The last status line of a mount that leaves files unsaved.
+fn end_line(unsaved: &[UnsavedFile]) -> Option<String> {
+    match unsaved {
+        [] => None,
+        [file] => Some(format!("1 file not saved: {}: {}", file.path, file.error)),
+        files => {
+            let paths = some_of(files.iter().map(|file| &*file.path));
+            Some(format!("{} not saved: {paths}", count(files.len() as u64, "file")))
+        }
+    }
+}
+
+/// The first few paths, and the number of the others.
+fn some_of<'a>(mut paths: impl Iterator<Item = &'a str>) -> String {
+    let shown: Vec<_> = paths.by_ref().take(NAMES_MAX).collect();
+    let shown = shown.join(", ");
+    match paths.count() {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
     }
 }
 
@@ -250,13 +295,14 @@ mod tests {
     fn status_line_shows_unsaved_and_pauses() {
         let progress = Progress::new();
         let one = UnsavedSummary { files: 1, bytes: 3 << 20, ..UnsavedSummary::default() };
-        let line = |stopping| status_line(&progress, &one, stopping);
-        let idle = |stopping| status_line(&progress, &UnsavedSummary::default(), stopping);
+        let waiting = |stopping: bool| stopping.then(|| ["/a"].into_iter());
+        let line = |stopping| status_line(&progress, &one, waiting(stopping));
+        let idle = |stopping| status_line(&progress, &UnsavedSummary::default(), waiting(stopping));
         assert_eq!(idle(false), "nothing to save; 0 files (0 B) saved since the start");
         assert_eq!(line(false), "saving: 1 file, 3.0 MiB left");
-        assert_eq!(line(true), "saving before unmounting: 1 file, 3.0 MiB left");
+        assert_eq!(line(true), "saving before unmounting: 1 file (/a), 3.0 MiB left");
         assert_eq!(
-            status_line(&progress, &one.at_rate(1 << 20), false),
+            status_line(&progress, &one.at_rate(1 << 20), waiting(false)),
             "saving: 1 file, 3.0 MiB left, 3.0 s"
         );
         progress.pause(PauseReason::Offline, "no route");
@@ -272,6 +318,19 @@ mod tests {
         progress.begin("b").failed(&Error::new(ErrorKind::Io, "x"));
         assert_eq!(idle(false), "nothing to save; 1 file (3.0 MiB) saved since the start, 1 failed");
         assert_eq!(idle(true), "unmounting");
+    }
+
+    #[test]
+    fn end_line_names_the_unsaved_files() {
+        let file = |path: &str| UnsavedFile {
+            ino: None,
+            path: path.to_owned(),
+            error: Error::new(ErrorKind::Stopping, "still writing"),
+        };
+        assert_eq!(end_line(&[]), None);
+        assert_eq!(end_line(&[file("/a")]).unwrap(), "1 file not saved: /a: still writing");
+        let five = ["/a", "/b", "/c", "/d", "/e"].map(file);
+        assert_eq!(end_line(&five).unwrap(), "5 files not saved: /a, /b, /c and 2 more");
     }
 
     #[test]

@@ -68,6 +68,8 @@ pub(super) struct Connectivity {
     /// When an answer or a byte last came or went, in milliseconds after `created_at`.
     last_activity_ms: AtomicU64,
     created_at: Instant,
+    /// Why the service is gone for good, once it is known to be.
+    abandoned: watch::Sender<Option<Arc<str>>>,
     /// Held while a probe runs, so that there is one at a time.
     last_probe: tokio::sync::Mutex<Option<Probe>>,
     /// Grows when idle connections may have died.
@@ -101,6 +103,7 @@ impl Connectivity {
             bytes_downloaded: AtomicU64::new(0),
             last_activity_ms: AtomicU64::new(0),
             created_at: Instant::now(),
+            abandoned: watch::Sender::new(None),
             last_probe: tokio::sync::Mutex::new(None),
             connection_generation: AtomicU64::new(0),
             proxies: if is_direct { Proxies::none() } else { Proxies::from_environment() },
@@ -113,6 +116,23 @@ impl Connectivity {
 
     pub(super) fn is_online(&self) -> bool {
         *self.online.borrow()
+    }
+
+    /// Fails all calls from now on: the service is gone for good.
+    #[cfg(feature = "server")]
+    pub(super) fn abandon(&self, why: &str) {
+        self.abandoned.send_replace(Some(why.into()));
+    }
+
+    /// Resolves with the reason once the service is gone for good.
+    pub(super) async fn abandoned(&self) -> Arc<str> {
+        let mut abandoned = self.abandoned.subscribe();
+        let why = abandoned.wait_for(Option::is_some).await.ok().and_then(|why| why.clone());
+        match why {
+            Some(why) => why,
+            // Cannot happen: the sender lives as long as `self`.
+            None => std::future::pending().await,
+        }
     }
 
     /// `None` while the service is online.
@@ -188,6 +208,9 @@ impl Connectivity {
     }
 
     fn go_offline(&self, target: &ProbeTarget, since: Instant) {
+        if self.abandoned.borrow().is_some() {
+            return;
+        }
         if self.online.send_if_modified(|online| std::mem::replace(online, false)) {
             *self.offline_since.lock() = Some(since);
             tracing::warn!("{} cannot be reached; transfers wait for it (check the network)", target.host());

@@ -111,6 +111,12 @@ impl Drive {
         self.0.session.transport().is_online()
     }
 
+    /// Fails all calls from now on: the service is gone for good.
+    #[cfg(feature = "server")]
+    pub fn abandon(&self, why: &str) {
+        self.0.session.transport().abandon(why);
+    }
+
     /// Bytes of parts that connections have accepted, including repeated attempts. Grows during every upload.
     pub fn bytes_uploaded(&self) -> u64 {
         self.0.session.transport().bytes_uploaded()

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::pds::connectivity::Connectivity;
 
 /// Attempts with moving bytes that are always possible within `elapsed_max`, however long each takes.
@@ -60,6 +60,12 @@ pub struct RequestFailure {
 }
 
 impl RequestFailure {
+    /// The service is gone for good.
+    fn abandoned(why: &str) -> Self {
+        let (error, code) = (Error::new(ErrorKind::Unreachable, why), String::new());
+        Self { error, code, delivery: Delivery::Unknown, retry_after: None }
+    }
+
     /// Whether the code is `class` or begins with `class.`.
     pub fn is(&self, class: &str) -> bool {
         self.code.strip_prefix(class).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
@@ -162,6 +168,26 @@ impl RetryPolicy {
         idempotency: Idempotency,
         connectivity: &Connectivity,
         progress: &AtomicU64,
+        admit: G,
+        attempt: F,
+    ) -> Result<T, RequestFailure>
+    where
+        G: FnMut() -> W,
+        W: Future<Output = P>,
+        F: FnMut(P) -> A,
+        A: Future<Output = Result<T, RequestFailure>>,
+    {
+        tokio::select! {
+            outcome = self.repeat(idempotency, connectivity, progress, admit, attempt) => outcome,
+            why = connectivity.abandoned() => Err(RequestFailure::abandoned(&why)),
+        }
+    }
+
+    async fn repeat<T, P, F, A, G, W>(
+        self,
+        idempotency: Idempotency,
+        connectivity: &Connectivity,
+        progress: &AtomicU64,
         mut admit: G,
         mut attempt: F,
     ) -> Result<T, RequestFailure>
@@ -225,7 +251,6 @@ fn is_retryable(idempotency: Idempotency, delivery: Delivery) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::ErrorKind;
 
     static NO_PROGRESS: AtomicU64 = AtomicU64::new(0);
 
@@ -260,6 +285,21 @@ mod tests {
         assert!(failure(Delivery::NotSent).is("NotFound"));
         assert!(failure(Delivery::NotSent).is("NotFound.UploadId"));
         assert!(!failure(Delivery::NotSent).is("NotFound.Upload"));
+    }
+
+    #[tokio::test]
+    async fn abandoned_service_ends_attempts_and_pauses() {
+        let connectivity = Connectivity::new(true);
+        let policy = RetryPolicy::transfer(Duration::from_secs(600));
+        let stuck = policy.run(Idempotency::Safe, &connectivity, &NO_PROGRESS, || {
+            std::future::pending::<Result<(), RequestFailure>>()
+        });
+        let (stuck, ()) = tokio::join!(stuck, async { connectivity.abandon("the server has exited") });
+        assert_eq!(stuck.unwrap_err().error.to_string(), "the server has exited");
+        let later: Result<(), _> = policy
+            .run(Idempotency::Safe, &connectivity, &NO_PROGRESS, || async { Err(failure(Delivery::NotSent)) })
+            .await;
+        assert_eq!(later.unwrap_err().error.kind(), ErrorKind::Unreachable);
     }
 
     #[tokio::test]

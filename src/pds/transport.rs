@@ -188,6 +188,12 @@ impl Transport {
         self.connectivity.is_online()
     }
 
+    /// Fails all calls from now on: the service is gone for good.
+    #[cfg(feature = "server")]
+    pub fn abandon(&self, why: &str) {
+        self.connectivity.abandon(why);
+    }
+
     /// Bytes of parts that connections have accepted, including repeated attempts.
     pub fn bytes_uploaded(&self) -> u64 {
         self.connectivity.bytes_uploaded()

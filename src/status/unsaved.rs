@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::view::eta;
-use crate::units::Size;
+use crate::units::{Size, count};
 
 /// Unsaved files at one moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -35,8 +35,7 @@ impl UnsavedSummary {
 
 impl fmt::Display for UnsavedSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let files = if self.files == 1 { "file" } else { "files" };
-        write!(f, "{} {files}, {} left", self.files, Size(self.bytes))
+        write!(f, "{}, {} left", count(self.files, "file"), Size(self.bytes))
     }
 }
 

@@ -142,6 +142,7 @@ impl Vfs {
                 .map(|opened| (entry.clone(), opened))
                 .inspect_err(|_| self.forget(entry.attr.ino, 1));
         }
+        self.check_accepts_content()?;
         let (now, name) = (clock::now(), Name::new(name)?);
         let ino = {
             let mut tree = self.tree();
@@ -235,6 +236,7 @@ impl Vfs {
 
     /// The fast path of a write: accepts as many bytes as possible without waiting, possibly none.
     pub fn try_write(&self, fh: Fh, at: WriteAt, data: &[u8]) -> Result<Appended> {
+        self.check_accepts_content()?;
         let handle = self.handles.get(fh)?;
         handle.check_open_for_writing()?;
         let resolve_target = || self.commit_target(handle.file.ino());
@@ -253,7 +255,10 @@ impl Vfs {
         handle.check_open_for_writing()?;
         leave_session_thread().await;
         let (writer, resolve_target) = (handle.id.writer(), || self.commit_target(handle.file.ino()));
-        let step = |done| handle.file.write(at.after(done), &data[done..], writer, &resolve_target, true);
+        let step = |done| {
+            self.check_accepts_content()?;
+            handle.file.write(at.after(done), &data[done..], writer, &resolve_target, true)
+        };
         let written = self.write_steps(&handle.file, data.len(), step).await?;
         self.wait_for_room_in(&handle.file).await;
         Ok(written)

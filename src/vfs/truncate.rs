@@ -46,6 +46,7 @@ impl Vfs {
             return Err(unsupported());
         }
         let end = end.min(base.size);
+        self.check_accepts_content()?;
         leave_session_thread().await;
         let writer = target.id.writer();
         if !tokio::task::block_in_place(|| target.file.clone_range(&base, start, end, writer))? {
@@ -107,6 +108,7 @@ impl Vfs {
     ) -> Result<()> {
         leave_session_thread().await;
         loop {
+            self.check_accepts_content()?;
             let (changed, memory_changed) = (file.state_changed(), self.upload_context.buffer_pool.changed());
             match tokio::task::block_in_place(&change)? {
                 WriteOutcome::Accepted(appended) if appended.wait.is_some() => memory_changed.await,
@@ -121,6 +123,7 @@ impl Vfs {
 
     /// `truncate(2)`: changes the size of a file that may be closed, and commits it.
     pub(super) async fn set_size(&self, ino: Ino, fh: Option<Fh>, size: u64) -> Result<()> {
+        self.check_accepts_content()?;
         if let Some(fh) = fh {
             let handle = self.handles.get(fh)?;
             return self.truncate(&handle.file, size, Some(handle.id.writer())).await;

@@ -111,6 +111,16 @@ pub struct UnsavedFile {
     pub error: Error,
 }
 
+/// A file that was committed while a program had it open.
+#[derive(Clone, Debug)]
+pub struct PartlySavedFile {
+    pub ino: Ino,
+    /// Path below the mountpoint, for display.
+    pub path: String,
+    /// Its size on the drive.
+    pub bytes: u64,
+}
+
 /// How rename treats an existing target.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RenameMode {

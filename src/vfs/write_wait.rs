@@ -29,7 +29,7 @@ impl Vfs {
         loop {
             let upload = file.upload();
             let changes = self.changes(file, upload.as_ref());
-            let Some(wait) = file.wait_for_room() else { return };
+            let Some(wait) = file.wait_for_room().filter(|_| !self.stop.is_set()) else { return };
             tokio::select! {
                 () = changes.wait(wait) => {}
                 () = self.writer_idle(wait, upload.as_ref()) => return,
@@ -44,6 +44,7 @@ impl Vfs {
             memory_returned: self.upload_context.buffer_pool.changed(),
             tee_part_written: self.upload_context.quota.tee_part_written(),
             state_changed: file.state_changed(),
+            stop_begun: self.stop.was_set(),
         }
     }
 
@@ -67,22 +68,30 @@ pub(super) struct Changes<'a> {
     memory_returned: Notified<'a>,
     tee_part_written: Notified<'a>,
     state_changed: Notified<'a>,
+    stop_begun: Notified<'a>,
 }
 
 impl Changes<'_> {
     /// Resolves when the reason to wait may have ended.
     pub(super) async fn wait(self, wait: Wait) {
-        match wait {
-            Wait::Drive => {
+        let Self { part_acknowledged, memory_returned, tee_part_written, state_changed, stop_begun } = self;
+        let change = async move {
+            match wait {
                 // Without an upload there is nothing to wait for.
-                if let Some(acknowledged) = self.part_acknowledged {
-                    acknowledged.await;
+                Wait::Drive => {
+                    if let Some(acknowledged) = part_acknowledged {
+                        acknowledged.await;
+                    }
                 }
+                Wait::Memory => memory_returned.await,
+                // A hung disk does not finish parts; the writer must not wait for it.
+                Wait::Disk => drop(tokio::time::timeout(DISK_WAIT, tee_part_written).await),
+                Wait::Commit => state_changed.await,
             }
-            Wait::Memory => self.memory_returned.await,
-            // A hung disk does not finish parts; the writer must not wait for it.
-            Wait::Disk => drop(tokio::time::timeout(DISK_WAIT, self.tee_part_written).await),
-            Wait::Commit => self.state_changed.await,
+        };
+        tokio::select! {
+            () = change => {}
+            () = stop_begun => {}
         }
     }
 }

@@ -192,7 +192,7 @@ fn failure_text_is_the_same_everywhere() {
     rig.server().faults().set(FaultPlan { rules: vec![full] });
     assert_eq!(errno(writer.join().unwrap()), libc::ENOSPC);
 
-    let failure = waiting.line("not saved");
+    let failure = waiting.line("NOT SAVED");
     assert_eq!(waiting.code(), Some(1));
     let seen = status(&mount);
     assert_eq!((seen.totals.files_failed, seen.pending.files, seen.failures.len()), (1, 0, 1));
@@ -256,7 +256,7 @@ fn control_characters_in_names_are_escaped() {
     mount.signal(libc::SIGTERM);
     let (code, log) = mount.ended();
     assert_eq!(code, 1, "{log:?}");
-    assert!(log.iter().any(|line| line.starts_with("pdsfs: not saved: /a\\n\\u{1b}")), "{log:?}");
+    assert!(log.iter().any(|line| line.starts_with("NOT SAVED /a\\n\\u{1b}")), "{log:?}");
     let mut lines = log;
     for output in outputs {
         let all = text(&output.stdout) + &text(&output.stderr);
@@ -304,6 +304,25 @@ fn drain_commits_open_files() {
     file.write_all(&fresh_bytes(3 * PART)).unwrap();
     assert!(drain(&mount, Duration::from_millis(100)).timed_out);
     rig.server().faults().clear();
+}
+
+#[test]
+fn drain_leaves_unfinished_overwrites_alone() {
+    let rig = Rig::new();
+    let mount = rig.mount_with(&ARGUMENTS);
+    fs::write(mount.at("f"), b"old content").unwrap();
+    let mut file = File::create(mount.at("f")).unwrap();
+    file.write_all(b"half of ").unwrap();
+    let drained = drain(&mount, PATIENCE);
+    let unsaved: Vec<_> =
+        drained.unsaved.iter().map(|file| (file.path.as_str(), file.error.as_str())).collect();
+    let expected = "its program is still writing (8 B so far); the drive has the old content";
+    assert_eq!(unsaved, [("/f", expected)]);
+    assert_eq!(rig.client().read("f").unwrap(), b"old content");
+    file.write_all(b"the new content").unwrap();
+    drop(file);
+    assert_eq!(rig.client().read("f").unwrap(), b"half of the new content");
+    assert!(drain(&mount, PATIENCE).unsaved.is_empty());
 }
 
 #[test]

@@ -87,7 +87,7 @@ fn sd_notify_reports_state_from_start_to_stop() {
     manager.expect("STOPPING=1");
     let more = manager.expect("EXTEND_TIMEOUT_USEC=");
     assert!(more["EXTEND_TIMEOUT_USEC=".len()..].parse::<u64>().unwrap() > 60_000_000, "{more}");
-    manager.expect("STATUS=saving before unmounting: 1 file, 192 KiB left");
+    manager.expect("STATUS=saving before unmounting: 1 file (/f), 192 KiB left");
     manager.clear();
     rig.server().faults().clear();
     manager.expect("EXTEND_TIMEOUT_USEC=");
@@ -185,13 +185,30 @@ fn offline_stop_names_unsaved_files() {
     rig.stop();
     file.write_all(&fresh_bytes(PART)).unwrap();
     mount.signal(libc::SIGTERM);
-    manager.expect("STATUS=paused: offline; saving before unmounting: 1 file");
+    manager.expect("STATUS=paused: offline; saving before unmounting: 1 file (/precious)");
     let log = wait_until("the daemon gives up", || {
         let log = mount.log();
         log.iter().any(|line| line.contains("no progress for")).then_some(log)
     });
-    assert!(log.iter().any(|line| line.contains("not saved: /precious")), "{log:?}");
+    assert!(log.iter().any(|line| line.contains("NOT SAVED /precious")), "{log:?}");
     assert_eq!(mount.stop(), 1);
+}
+
+#[test]
+fn status_of_a_failed_stop_names_the_file() {
+    let rig = Rig::new();
+    let (mut manager, command) = NotifySocket::new();
+    let mount = start(&rig, command, &[]);
+    fs::write(mount.at("report"), b"old").unwrap();
+    let mut file = File::create(mount.at("report")).unwrap();
+    file.write_all(b"new").unwrap();
+    mount.signal(libc::SIGTERM);
+    manager.expect("STATUS=1 file not saved: /report: its program was still writing (3 B so far)");
+    assert_eq!(mount.ended().0, 1);
+    manager.receive();
+    let last = manager.lines.iter().rfind(|line| line.starts_with("STATUS=")).unwrap();
+    assert!(last.starts_with("STATUS=1 file not saved"), "{last}");
+    drop(file);
 }
 
 #[test]

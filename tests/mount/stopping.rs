@@ -2,13 +2,14 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use pdsfs::server::{FaultAction, FaultRule};
 
-use crate::rig::{Mount, PATIENCE, Rig, fresh_bytes, is_mount, wait_until};
+use crate::monitoring::pdsfs_xattr;
+use crate::rig::{Mount, PATIENCE, Rig, errno, fresh_bytes, is_mount, wait_until};
 
 const PART: usize = 64 << 10;
 const ARGUMENTS: [&str; 4] = ["--part-size", "64KiB", "--commit-timeout", "60s"];
@@ -64,7 +65,7 @@ fn second_signal_aborts_and_names_unsaved_files() {
     mount.signal(libc::SIGTERM);
     let (code, log) = mount.ended();
     assert_eq!(code, 1);
-    assert!(log.iter().any(|line| line.contains("not saved: /f: interrupted by SIGTERM")), "{log:?}");
+    assert!(log.iter().any(|line| line.contains("NOT SAVED /f: interrupted by SIGTERM")), "{log:?}");
     drop(file);
 }
 
@@ -83,6 +84,191 @@ fn stop_lasts_while_bytes_move() {
     let (code, log) = mount.ended();
     assert_eq!(code, 0, "{log:?}");
     assert!(began.elapsed() > Duration::from_secs(2), "the stop was not slow");
+    assert_eq!(rig.client().read("f").unwrap(), bytes);
+    drop(file);
+}
+
+/// The arguments of mounts with and without staged files.
+fn with_and_without_cache() -> [Vec<&'static str>; 2] {
+    [ARGUMENTS.to_vec(), [&ARGUMENTS[..], &["--cache-size", "off"]].concat()]
+}
+
+/// Asserts that the log has exactly one line with `text`.
+fn assert_logged_once(log: &[String], text: &str) {
+    assert_eq!(log.iter().filter(|line| line.contains(text)).count(), 1, "{text}: {log:?}");
+}
+
+#[test]
+fn stop_keeps_old_content_of_unfinished_overwrite() {
+    for arguments in with_and_without_cache() {
+        let rig = Rig::new();
+        let mount = rig.mount_with(&arguments);
+        let old = fresh_bytes(2 * PART + 5);
+        fs::write(mount.at("report.bin"), &old).unwrap();
+        let before = rig.client().find("report.bin").unwrap();
+        let mut file = File::create(mount.at("report.bin")).unwrap();
+        file.write_all(&fresh_bytes(3 * PART)).unwrap();
+        mount.signal(libc::SIGTERM);
+        let (code, log) = mount.ended();
+        assert_eq!(code, 1, "{log:?}");
+        let line =
+            "NOT SAVED /report.bin: its program was still writing (192 KiB so far); the old content stays";
+        assert_logged_once(&log, line);
+        assert_logged_once(&log, "report.bin");
+        let after = rig.client().find("report.bin").unwrap();
+        assert_eq!((after.revision, after.size), (before.revision, before.size));
+        assert_eq!(rig.client().read("report.bin").unwrap(), old);
+        drop(file);
+    }
+}
+
+/// A staged overwrite: the writer goes back, so the content does not stream any more.
+#[test]
+fn stop_keeps_old_content_of_staged_overwrite() {
+    let rig = Rig::new();
+    let mount = rig.mount_with(&ARGUMENTS);
+    let old = fresh_bytes(2 * PART);
+    fs::write(mount.at("f"), &old).unwrap();
+    let file = File::create(mount.at("f")).unwrap();
+    file.write_all_at(&fresh_bytes(PART), 5 * PART as u64).unwrap();
+    file.write_all_at(&fresh_bytes(PART), 0).unwrap();
+    mount.signal(libc::SIGINT);
+    let (code, log) = mount.ended();
+    assert_eq!(code, 1, "{log:?}");
+    assert_logged_once(&log, "NOT SAVED /f: its program was still writing");
+    assert_eq!(rig.client().read("f").unwrap(), old);
+    drop(file);
+}
+
+#[test]
+fn stop_saves_new_appended_and_edited_files() {
+    for arguments in with_and_without_cache() {
+        let rig = Rig::new();
+        let mount = rig.mount_with(&arguments);
+        let (old, new) = (fresh_bytes(2 * PART), fresh_bytes(PART + 7));
+        for name in ["appended", "edited", "closed"] {
+            fs::write(mount.at(name), &old).unwrap();
+        }
+        let mut created = File::create(mount.at("created")).unwrap();
+        created.write_all(&new).unwrap();
+        let mut appended = File::options().append(true).open(mount.at("appended")).unwrap();
+        appended.write_all(&new).unwrap();
+        let edited = File::options().write(true).open(mount.at("edited")).unwrap();
+        edited.write_all_at(&new, 9).unwrap();
+        mount.signal(libc::SIGTERM);
+        let (code, log) = mount.ended();
+        assert_eq!(code, 0, "{log:?}");
+        for (name, size) in [("created", "64 KiB"), ("appended", "192 KiB"), ("edited", "128 KiB")] {
+            let line =
+                format!("saved as far as it was written: /{name} ({size}); a program still had it open");
+            assert_logged_once(&log, &line);
+        }
+        assert!(!log.iter().any(|line| line.contains("closed")), "{log:?}");
+        let read = |name| rig.client().read(name).unwrap();
+        assert_eq!(read("created"), new);
+        assert_eq!(read("appended"), [&old[..], &new].concat());
+        assert_eq!(read("edited"), [&old[..9], &new, &old[9 + new.len()..]].concat());
+        drop((created, appended, edited));
+    }
+}
+
+#[test]
+fn stop_ends_while_a_program_writes_on() {
+    for arguments in with_and_without_cache() {
+        let rig = Rig::new();
+        let mount = rig.mount_with(&arguments);
+        let bytes = fresh_bytes(PART);
+        let mut file = File::create(mount.at("f")).unwrap();
+        let (written, at_least) =
+            (std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0)), 20 * PART as u64);
+        let counter = written.clone();
+        let piece = bytes.clone();
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        // Goes on after every error, as a log daemon does.
+        let writer = std::thread::spawn(move || {
+            let mut first_error = None;
+            while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+                match file.write(&piece) {
+                    Ok(count) => drop(counter.fetch_add(count as u64, std::sync::atomic::Ordering::Relaxed)),
+                    Err(error) => drop(first_error.get_or_insert(error)),
+                }
+            }
+            first_error.and_then(|error| error.raw_os_error())
+        });
+        wait_until("the program writes", || {
+            (written.load(std::sync::atomic::Ordering::Relaxed) > at_least).then_some(())
+        });
+        mount.signal(libc::SIGTERM);
+        let (code, log) = mount.ended();
+        stop.send(()).unwrap();
+        assert_eq!(writer.join().unwrap(), Some(libc::ESHUTDOWN));
+        assert_eq!(code, 0, "{log:?}");
+        assert_logged_once(&log, "saved as far as it was written: /f");
+        let saved = rig.client().read("f").unwrap();
+        assert!(saved.chunks(PART).all(|piece| *piece == bytes[..piece.len()]));
+        assert_eq!(saved.len() as u64, written.load(std::sync::atomic::Ordering::Relaxed));
+    }
+}
+
+#[test]
+fn stopping_mount_accepts_no_new_content() {
+    let rig = Rig::new();
+    let mount = rig.mount_with(&ARGUMENTS);
+    fs::write(mount.at("old"), b"old content").unwrap();
+    fs::write(mount.at("other"), b"other content").unwrap();
+    let kept = File::options().write(true).open(mount.at("other")).unwrap();
+    let (mut file, bytes) = unsaved_file(&rig, &mount);
+    mount.signal(libc::SIGTERM);
+    wait_for_log(&mount, "saving open files");
+    assert_eq!(errno(file.write(b"x")), libc::ESHUTDOWN);
+    assert_eq!(errno(kept.set_len(3)), libc::ESHUTDOWN);
+    assert_eq!(errno(kept.write_all_at(b"x", 1)), libc::ESHUTDOWN);
+    assert_eq!(errno(File::create(mount.at("old"))), libc::ESHUTDOWN);
+    assert_eq!(errno(File::create(mount.at("new"))), libc::ESHUTDOWN);
+    assert_eq!(fs::read(mount.at("old")).unwrap(), b"old content");
+    rig.server().faults().clear();
+    let (code, log) = mount.ended();
+    assert_eq!(code, 0, "{log:?}");
+    assert_eq!(rig.client().read("f").unwrap(), bytes);
+    assert_eq!(rig.client().read("old").unwrap(), b"old content");
+    assert_eq!(rig.client().read("other").unwrap(), b"other content");
+    assert_eq!(rig.client().find("new"), None);
+    drop((file, kept));
+}
+
+/// The close of an overwrite that was given up must not report success.
+#[test]
+fn close_after_a_given_up_overwrite_fails() {
+    let rig = Rig::new();
+    let mount = rig.mount_with(&ARGUMENTS);
+    fs::write(mount.at("old"), b"old content").unwrap();
+    let mut overwriting = File::create(mount.at("old")).unwrap();
+    overwriting.write_all(b"new").unwrap();
+    let (file, _) = unsaved_file(&rig, &mount);
+    mount.signal(libc::SIGTERM);
+    wait_until("the overwrite is given up", || {
+        (pdsfs_xattr(&mount, "old", "state") == "failed").then_some(())
+    });
+    assert_eq!(errno(overwriting.sync_all()), libc::ESHUTDOWN);
+    assert_eq!(fs::read(mount.at("old")).unwrap(), b"old content");
+    rig.server().faults().clear();
+    let (code, log) = mount.ended();
+    assert_eq!(code, 1, "{log:?}");
+    assert_logged_once(&log, "NOT SAVED /old");
+    drop((file, overwriting));
+}
+
+#[test]
+fn waiting_stop_names_the_files_and_the_way_out() {
+    let rig = Rig::new();
+    let mount = rig.mount_with(&ARGUMENTS);
+    let (file, bytes) = unsaved_file(&rig, &mount);
+    mount.signal(libc::SIGINT);
+    wait_for_log(&mount, "saving open files");
+    wait_for_log(&mount, "waiting for /f (0 B of 192 KiB on the drive)");
+    wait_for_log(&mount, "a second Ctrl-C or SIGTERM gives up");
+    rig.server().faults().clear();
+    assert_eq!(mount.ended().0, 0);
     assert_eq!(rig.client().read("f").unwrap(), bytes);
     drop(file);
 }
@@ -164,7 +350,7 @@ fn failed_drain_names_unsaved_files() {
     let mut rest = String::new();
     printed.read_to_string(&mut rest).unwrap();
     assert_eq!(draining.wait().unwrap().code(), Some(1), "{rest}");
-    assert!(rest.contains("not saved: attributes") && rest.contains("is unmounted, but"), "{rest}");
+    assert!(rest.contains("NOT SAVED attributes") && rest.contains("is unmounted, but"), "{rest}");
     assert_eq!(mount.ended().0, 1);
 }
 

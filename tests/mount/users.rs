@@ -199,8 +199,11 @@ fn aborted_mount_saves_files_and_exits_1() {
     assert!(is_root(), "this test needs root, to abort a mount");
     let rig = Rig::new();
     let mount = rig.mount();
+    fs::write(mount.at("complete"), b"complete").unwrap();
     let mut file = fs::File::create(mount.at("f")).unwrap();
     file.write_all(b"not closed").unwrap();
+    let mut overwriting = fs::File::create(mount.at("complete")).unwrap();
+    overwriting.write_all(b"com").unwrap();
     let path = std::ffi::CString::new(mount.path().to_str().unwrap()).unwrap();
     // SAFETY: the path outlives the call. The path is in use, so the mount stays without a connection.
     assert_eq!(unsafe { libc::umount2(path.as_ptr(), libc::MNT_FORCE) }, -1);
@@ -208,6 +211,8 @@ fn aborted_mount_saves_files_and_exits_1() {
     assert_eq!(code, 1, "{log:?}");
     assert!(log.iter().any(|line| line.contains("aborted the connection of the mount")), "{log:?}");
     assert_eq!(rig.client().read("f").unwrap(), b"not closed");
+    assert!(log.iter().any(|line| line.contains("NOT SAVED /complete: its program was still")), "{log:?}");
+    assert_eq!(rig.client().read("complete").unwrap(), b"complete");
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! The interactive demo: mounts the drive and shows its uploads until a signal or an unmount.
 
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
@@ -13,14 +14,16 @@ use tokio::time::MissedTickBehavior;
 use super::dirs::{self, MountDir};
 use super::screen::{self, Screen};
 use super::setup::start_server;
-use crate::cli::format::count;
-use crate::daemon::mount_in_process;
+use crate::cli::format::{count, not_saved, partly_saved};
 use crate::daemon::signals::Signals;
-use crate::error::Result;
+use crate::daemon::{StopOutcome, mount_in_process};
+use crate::error::{Error, ErrorKind, Result};
 use crate::status::{Progress, ProgressEvent};
 
 /// The default mountpoint, in the current directory.
 const MOUNTPOINT: &str = "pdsfs-demo";
+/// The error of all files that are not saved when the server has exited.
+pub(super) const SERVER_EXITED: &str = "the server of the demo has exited";
 /// Interval between two redraws of the running uploads.
 const REFRESH: Duration = Duration::from_millis(150);
 
@@ -30,7 +33,8 @@ pub(super) async fn run(data_dir: Option<&Path>, mountpoint: Option<&Path>) -> R
     let data_dir = data_dir.map_or_else(dirs::default_data_dir, |dir| Ok(dir.to_owned()))?;
     let dir = MountDir::prepare(mountpoint.unwrap_or(Path::new(MOUNTPOINT)))?;
     let progress = Progress::new();
-    let mut view = LiveView { screen: Screen::new(), events: progress.subscribe(), progress };
+    let events = progress.subscribe();
+    let mut view = LiveView { screen: Screen::new(), events, progress, not_saved: HashSet::new() };
     let (mut server, config) = start_server(&data_dir, dir.path()).await?;
     let mut mounted = match mount_in_process(config, Arc::clone(&view.progress)).await {
         Ok(mounted) => mounted,
@@ -42,29 +46,54 @@ pub(super) async fn run(data_dir: Option<&Path>, mountpoint: Option<&Path>) -> R
     for line in introduction(dir.path(), &data_dir) {
         view.screen.print(&line);
     }
-    let why = tokio::select! {
+    let end = tokio::select! {
         never = view.watch() => match never {},
-        signal = signals.next() => signal.into(),
-        () = mounted.wait() => format!("{} was unmounted", dir.path().display()),
-        error = server.unexpected_exit() => error.to_string(),
+        signal = signals.next() => End::Signal(signal),
+        () = mounted.wait() => End::Unmounted,
+        error = server.unexpected_exit() => End::ServerExited(error),
     };
-    view.screen.print(&format!("stopping: {why}"));
-    view.screen.print("committing open files, then unmounting");
-    let unsaved = tokio::select! {
-        never = view.watch() => match never {},
-        unsaved = mounted.stop() => unsaved,
-    };
-    view.finish();
-    let stopped = server.stop().await;
-    drop(dir);
-    let unsaved = unsaved?;
-    for (name, error) in &unsaved {
-        view.screen.print(&format!("NOT SAVED     {name}  {error}"));
+    view.screen.clear();
+    view.screen.print(&format!("stopping: {}", end.reason(dir.path())));
+    if let End::ServerExited(_) = &end {
+        mounted.abandon_drive(SERVER_EXITED);
+    } else {
+        view.screen.print("committing open files, then unmounting; Ctrl-C again gives up");
     }
+    let began = matches!(end, End::Signal(_)).then(Instant::now);
+    let given_up = async {
+        tokio::select! {
+            signal = signals.second_request(began) => {
+                Error::new(ErrorKind::Cancelled, format!("interrupted by {signal}"))
+            }
+            never = view.watch() => match never {},
+        }
+    };
+    let stopped = mounted.stop(given_up).await;
+    view.finish(&stopped);
+    let server_stopped = if let End::ServerExited(_) = end { Ok(()) } else { server.stop().await };
+    drop(dir);
     let commits = view.progress.totals().files_committed();
     view.screen.print(&format!("unmounted; {} committed", count(commits, "upload")));
-    stopped?;
-    Ok(if unsaved.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    server_stopped?;
+    let is_clean = stopped.files.unsaved.is_empty() && stopped.failure.is_none();
+    Ok(if is_clean && !matches!(end, End::ServerExited(_)) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Why the demo ends.
+enum End {
+    Signal(&'static str),
+    Unmounted,
+    ServerExited(Error),
+}
+
+impl End {
+    fn reason(&self, mountpoint: &Path) -> String {
+        match self {
+            Self::Signal(signal) => (*signal).to_owned(),
+            Self::Unmounted => format!("{} was unmounted", mountpoint.display()),
+            Self::ServerExited(error) => error.to_string(),
+        }
+    }
 }
 
 fn introduction(mountpoint: &Path, data_dir: &Path) -> [String; 6] {
@@ -84,6 +113,8 @@ struct LiveView {
     screen: Screen,
     events: Receiver<ProgressEvent>,
     progress: Arc<Progress>,
+    /// Paths that were shown as not saved, and were not committed since.
+    not_saved: HashSet<String>,
 }
 
 impl LiveView {
@@ -94,7 +125,7 @@ impl LiveView {
         loop {
             tokio::select! {
                 event = self.events.recv() => match event {
-                    Ok(event) => self.screen.print(&screen::outcome_line(&event)),
+                    Ok(event) => self.show(&event),
                     Err(RecvError::Lagged(missed)) => self.print_missed(missed),
                     // Cannot happen: `self.progress` holds the sender.
                     Err(RecvError::Closed) => std::future::pending().await,
@@ -104,15 +135,36 @@ impl LiveView {
         }
     }
 
-    /// Clears the progress lines and prints the outcomes that are still queued.
-    fn finish(&mut self) {
+    /// Clears the progress lines. Prints the outcomes that are still queued, and each file of the stop that was
+    /// not shown yet.
+    fn finish(&mut self, stopped: &StopOutcome) {
         self.screen.clear();
         loop {
             match self.events.try_recv() {
-                Ok(event) => self.screen.print(&screen::outcome_line(&event)),
+                Ok(event) => self.show(&event),
                 Err(TryRecvError::Lagged(missed)) => self.print_missed(missed),
-                Err(TryRecvError::Empty | TryRecvError::Closed) => return,
+                Err(TryRecvError::Empty | TryRecvError::Closed) => break,
             }
+        }
+        for file in &stopped.files.partly_saved {
+            self.screen.print(&partly_saved(&file.path, file.bytes));
+        }
+        for file in stopped.files.unsaved.iter().filter(|file| !self.not_saved.contains(&file.path)) {
+            self.screen.print(&not_saved(&file.path, &file.error.to_string()));
+        }
+    }
+
+    fn show(&mut self, event: &ProgressEvent) {
+        let is_new = match event {
+            ProgressEvent::Failed { name, .. } => self.not_saved.insert(name.to_string()),
+            ProgressEvent::Committed { name, .. } => {
+                self.not_saved.remove(&**name);
+                true
+            }
+            ProgressEvent::AttributesRefused { .. } => true,
+        };
+        if is_new {
+            self.screen.print(&screen::outcome_line(event));
         }
     }
 

@@ -21,6 +21,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 use url::Url;
 
+use crate::cli::format::{count, not_saved, partly_saved};
 use crate::config::{Credential, MountConfig, RemoveMode};
 use crate::daemon::signals::Signals;
 use crate::daemon::{RunningMount, mount_in_process};
@@ -32,6 +33,7 @@ use crate::units::exact_duration;
 
 use super::cancel::CancelFlag;
 use super::dirs::{self, MountDir};
+use super::live::SERVER_EXITED;
 use super::report::{self, BigFile, Measurements};
 use super::setup::start_server;
 use super::source::{self, Manifest};
@@ -69,10 +71,14 @@ pub(super) async fn run(
             let detail = format!("the demo did not finish within {}", exact_duration(RUN_TIME_MAX));
             Err(Error::new(ErrorKind::Timeout, detail))
         }),
-        signal = signals.next() => Err(Error::new(ErrorKind::Cancelled, signal)),
-        error = server.unexpected_exit() => Err(error),
+        signal = signals.next() => Err(Error::new(ErrorKind::Cancelled, format!("interrupted by {signal}"))),
+        error = server.unexpected_exit() => {
+            run.abandon_drive();
+            Err(error)
+        }
     };
-    let torn_down = run.tear_down().await;
+    let began = outcome.is_err().then(Instant::now);
+    let torn_down = run.tear_down(signals.second_request(began)).await;
     let stopped = server.stop().await;
     drop(dir);
     let removed = tokio::task::spawn_blocking(move || scratch.close()).await;
@@ -121,9 +127,10 @@ impl Run {
 
     /// Stops the threads, unmounts, and deletes the files of the run from the drive: with `--data` the drive
     /// outlives the run.
-    async fn tear_down(&mut self) -> Result<()> {
+    async fn tear_down(&mut self, signal: impl Future<Output = &'static str>) -> Result<()> {
         self.cancel.set();
-        let unmounted = self.unmount().await;
+        let given_up = async { Error::new(ErrorKind::Cancelled, format!("interrupted by {}", signal.await)) };
+        let unmounted = self.unmount(given_up).await;
         if let Some((drive, folder)) = self.on_drive.take() {
             let removal = drive.remove(&folder, RemoveMode::Delete);
             let removed = tokio::time::timeout(REMOVE_TIME_MAX, removal).await;
@@ -166,7 +173,7 @@ impl Run {
         measurements.compare_time = began.elapsed();
         differences.extend(verify::differences(manifest, &found));
         measurements.totals = progress.totals();
-        self.unmount().await?;
+        self.unmount(std::future::pending()).await?;
         report::print_line("reading every file back through a fresh mount");
         self.mount().await?;
         let began = Instant::now();
@@ -175,7 +182,7 @@ impl Run {
         differences
             .extend(blocking(move || verify::compare_bytes(&source, &target, &manifest, &cancel)).await?);
         measurements.read_time = began.elapsed();
-        self.unmount().await?;
+        self.unmount(std::future::pending()).await?;
         Ok((measurements, differences))
     }
 
@@ -201,12 +208,28 @@ impl Run {
         }
     }
 
-    /// Unmounts if mounted. Fails if a file was not committed.
-    async fn unmount(&mut self) -> Result<()> {
+    /// Unmounts if mounted. Names the files that were not committed, and fails if there are some.
+    async fn unmount(&mut self, given_up: impl Future<Output = Error>) -> Result<()> {
         let Some(mounted) = self.mounted.take() else { return Ok(()) };
-        match mounted.stop().await?.into_iter().next() {
-            Some((name, error)) => Err(error.context(format!("{name} was not committed before the unmount"))),
-            None => Ok(()),
+        let stopped = mounted.stop(given_up).await;
+        for file in &stopped.files.partly_saved {
+            report::print_line(&partly_saved(&file.path, file.bytes));
+        }
+        for file in &stopped.files.unsaved {
+            report::print_line(&not_saved(&file.path, &file.error.to_string()));
+        }
+        match (stopped.failure, stopped.files.unsaved.len() as u64) {
+            (Some(error), _) => Err(error),
+            (None, 0) => Ok(()),
+            (None, files) => Err(Error::new(ErrorKind::Io, format!("{} not saved", count(files, "file")))),
+        }
+    }
+
+    /// The server has exited: nothing can be saved or removed any more.
+    fn abandon_drive(&mut self) {
+        self.on_drive = None;
+        if let Some(mounted) = &self.mounted {
+            mounted.abandon_drive(SERVER_EXITED);
         }
     }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::cli::format::{count, printable};
+use crate::cli::format::{count, not_saved, printable};
 use crate::status::{CommitMethod, ProgressEvent, TransferState, TransferView};
 use crate::units::{Elapsed, Size};
 
@@ -148,9 +148,7 @@ pub(super) fn outcome_line(event: &ProgressEvent) -> String {
         ProgressEvent::AttributesRefused { name, error } => {
             format!("NO ATTRIBUTES {}  {}", printable(name), printable(&error.to_string()))
         }
-        ProgressEvent::Failed { name, error } => {
-            format!("NOT SAVED     {}  {}", printable(name), printable(&error.to_string()))
-        }
+        ProgressEvent::Failed { name, error } => not_saved(name, &error.to_string()),
     }
 }
 
@@ -198,7 +196,7 @@ mod tests {
         assert!(done(CommitMethod::Instant).contains("nothing was sent"));
         let error = Error::new(ErrorKind::QuotaExceeded, "the drive is full");
         let failed = outcome_line(&ProgressEvent::Failed { name: "a".into(), error });
-        assert_eq!(failed, "NOT SAVED     a  the drive is full");
+        assert_eq!(failed, "NOT SAVED a: the drive is full");
     }
 
     #[test]

@@ -165,9 +165,8 @@ fn with_log_tail(what: &str, log: &Path) -> Error {
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     let tail = lines[lines.len().saturating_sub(LOG_LINES_MAX)..].join("\n  ");
-    let tail =
-        if tail.is_empty() { String::new() } else { format!("; the end of {}:\n  {tail}", log.display()) };
-    Error::new(ErrorKind::Unreachable, format!("{what}{tail}"))
+    let tail = if tail.is_empty() { String::new() } else { format!(", which ends with:\n  {tail}") };
+    Error::new(ErrorKind::Unreachable, format!("{what}; its log is {}{tail}", log.display()))
 }
 
 #[cfg(test)]
@@ -194,7 +193,8 @@ mod tests {
         std::fs::write(&log, "one\n\ntwo\nthree\nfour\nfive\nsix\n").unwrap();
         let text = with_log_tail("it ended", &log).to_string();
         assert!(text.contains("six") && text.contains("two") && !text.contains("one"), "{text}");
-        assert_eq!(with_log_tail("it ended", Path::new("/nonexistent/x")).to_string(), "it ended");
+        let without_log = with_log_tail("it ended", Path::new("/nonexistent/x"));
+        assert_eq!(without_log.to_string(), "it ended; its log is /nonexistent/x");
     }
 
     #[tokio::test]

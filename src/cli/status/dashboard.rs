@@ -380,7 +380,7 @@ mod tests {
             "33 % of 96 MiB",
             "16 MiB/s",
             "the drive is full",
-            "NOT SAVED     /lost",
+            "NOT SAVED /lost",
         ] {
             assert!(text.contains(part), "{part} is missing:\n{text}");
         }

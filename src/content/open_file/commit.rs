@@ -64,7 +64,8 @@ impl OpenFile {
         let (report, outcome) = watch::channel(None);
         let mut location = Some((target.parent.clone(), target.name.clone()));
         let (commit, content, bytes, base) = match std::mem::replace(&mut state.content, Content::New) {
-            Content::Staged { staged, base } => {
+            Content::Staged { staged, basis } => {
+                let base = basis.into_base();
                 let transfer = self.progress.begin(&state.name);
                 let bytes = staged.size();
                 let commit = Commit {
@@ -80,7 +81,7 @@ impl OpenFile {
             }
             other => {
                 let (stream, base) = match other {
-                    Content::Streaming { stream, base } => (stream, base),
+                    Content::Streaming { stream, basis } => (stream, basis.into_base()),
                     // An empty file is committed too.
                     _ => (self.new_stream(&state.name), None),
                 };
@@ -145,7 +146,7 @@ impl OpenFile {
         };
         let base = base.clone();
         state.content = if let Some(staged) = staged {
-            Content::Staged { staged, base }
+            Content::Staged { staged, basis: base.into() }
         } else {
             let error = Error::new(ErrorKind::NotFound, "the file was deleted during its commit");
             Content::Failed { error, base }
@@ -161,7 +162,7 @@ impl OpenFileState {
         if let Content::Streaming { stream, .. } = &self.content {
             stream.transfer().failed(error);
         }
-        let base = self.content.take_base();
+        let base = self.content.take_basis().into_base();
         self.content = Content::Failed { error: error.clone(), base };
         self.changed_by.clear();
     }

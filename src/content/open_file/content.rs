@@ -30,11 +30,11 @@ pub(super) enum Content {
     },
     Streaming {
         stream: Streaming,
-        base: Option<FileMeta>,
+        basis: Basis,
     },
     Staged {
         staged: Arc<StagedFile>,
-        base: Option<FileMeta>,
+        basis: Basis,
     },
     Committing {
         content: CommittingContent,
@@ -49,6 +49,17 @@ pub(super) enum Content {
     },
     /// Never uploaded.
     Local(LocalContent),
+}
+
+/// The revision on the drive that unsaved content replaces.
+#[derive(Clone, Debug)]
+pub(super) enum Basis {
+    /// The file is new.
+    None,
+    /// The content was appended or edited, or the revision is empty.
+    Edited(FileMeta),
+    /// The file was truncated to nothing since. The revision is complete; the content is not before its commit.
+    Overwritten(FileMeta),
 }
 
 /// The content that readers use during a commit.
@@ -100,17 +111,56 @@ impl Content {
         }
     }
 
-    /// Takes the base out of content that the caller replaces next. The transfer of a stream is withdrawn.
-    pub(super) fn take_base(&mut self) -> Option<FileMeta> {
+    /// Takes the basis out of content that the caller replaces next. The transfer of a stream is withdrawn.
+    pub(super) fn take_basis(&mut self) -> Basis {
         match std::mem::replace(self, Self::New) {
-            Self::New | Self::Local(_) => None,
-            Self::Clean { base, .. } => Some(base),
-            Self::Streaming { stream, base } => {
+            Self::New | Self::Local(_) => Basis::None,
+            Self::Clean { base, .. } => Basis::Edited(base),
+            Self::Streaming { stream, basis } => {
                 stream.transfer().withdrawn();
-                base
+                basis
             }
-            Self::Staged { base, .. } | Self::Committing { base, .. } | Self::Failed { base, .. } => base,
+            Self::Staged { basis, .. } => basis,
+            Self::Committing { base, .. } | Self::Failed { base, .. } => base.into(),
         }
+    }
+}
+
+impl Basis {
+    pub(super) fn base(&self) -> Option<&FileMeta> {
+        match self {
+            Self::None => None,
+            Self::Edited(base) | Self::Overwritten(base) => Some(base),
+        }
+    }
+
+    pub(super) fn into_base(self) -> Option<FileMeta> {
+        match self {
+            Self::None => None,
+            Self::Edited(base) | Self::Overwritten(base) => Some(base),
+        }
+    }
+
+    /// The basis after a truncation to nothing.
+    pub(super) fn truncated(self) -> Self {
+        match self {
+            Self::Edited(base) if base.size > 0 => Self::Overwritten(base),
+            Self::None | Self::Edited(_) | Self::Overwritten(_) => self,
+        }
+    }
+
+    /// Sets another base: the file took over the object of another file.
+    pub(super) fn set_base(&mut self, new: &FileMeta) {
+        match self {
+            Self::None => *self = Self::Edited(new.clone()),
+            Self::Edited(base) | Self::Overwritten(base) => *base = new.clone(),
+        }
+    }
+}
+
+impl From<Option<FileMeta>> for Basis {
+    fn from(base: Option<FileMeta>) -> Self {
+        base.map_or(Self::None, Self::Edited)
     }
 }
 

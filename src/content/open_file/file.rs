@@ -119,10 +119,8 @@ impl OpenFile {
         match &self.lock().content {
             Content::New | Content::Local(_) => None,
             Content::Clean { base, .. } => Some(base.clone()),
-            Content::Streaming { base, .. }
-            | Content::Staged { base, .. }
-            | Content::Committing { base, .. }
-            | Content::Failed { base, .. } => base.clone(),
+            Content::Streaming { basis, .. } | Content::Staged { basis, .. } => basis.base().cloned(),
+            Content::Committing { base, .. } | Content::Failed { base, .. } => base.clone(),
         }
     }
 
@@ -202,12 +200,8 @@ impl OpenFile {
                 }
                 *base = meta.clone();
             }
-            Content::Streaming { base, .. }
-            | Content::Staged { base, .. }
-            | Content::Committing { base, .. }
-            | Content::Failed { base, .. } => {
-                *base = Some(meta.clone());
-            }
+            Content::Streaming { basis, .. } | Content::Staged { basis, .. } => basis.set_base(meta),
+            Content::Committing { base, .. } | Content::Failed { base, .. } => *base = Some(meta.clone()),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::content::Content;
+use super::content::{Basis, Content};
 use super::file::OpenFile;
 use crate::content::local_content::LocalContent;
 use crate::content::staged_file::StagedFile;
@@ -34,7 +34,7 @@ impl OpenFile {
         // An empty file has nothing to read from a staged file.
         state.content = match staged.size() {
             0 => Content::New,
-            _ => Content::Staged { staged: staged.clone(), base: None },
+            _ => Content::Staged { staged: staged.clone(), basis: Basis::None },
         };
         Ok(Some(Promoted(staged)))
     }

@@ -172,8 +172,8 @@ impl OpenFile {
 
     fn start_stream(&self, state: &mut OpenFileState) {
         let stream = self.new_stream(&state.name);
-        let base = state.content.take_base();
-        state.content = Content::Streaming { stream, base };
+        let basis = state.content.take_basis().truncated();
+        state.content = Content::Streaming { stream, basis };
     }
 
     /// Makes a clean file with retained content a stream again. Returns `false` and changes nothing if there
@@ -186,8 +186,8 @@ impl OpenFile {
             stream.transfer().withdrawn();
             return Ok(false);
         }
-        let base = state.content.take_base();
-        state.content = Content::Streaming { stream, base };
+        let basis = state.content.take_basis();
+        state.content = Content::Streaming { stream, basis };
         Ok(true)
     }
 
@@ -246,8 +246,8 @@ impl OpenFile {
             },
             _ => StagedFile::new(quota, None)?,
         };
-        let base = state.content.take_base();
-        state.content = Content::Staged { staged, base };
+        let basis = state.content.take_basis();
+        state.content = Content::Staged { staged, basis };
         Ok(Staging::Done)
     }
 
@@ -265,8 +265,8 @@ impl OpenFile {
             Content::Streaming { .. } => return Ok(Staging::MustCommit),
             _ => self.new_stream(&state.name),
         };
-        let base = state.content.take_base();
-        state.content = Content::Streaming { stream, base };
+        let basis = state.content.take_basis();
+        state.content = Content::Streaming { stream, basis };
         Ok(Staging::Done)
     }
 
@@ -291,8 +291,8 @@ impl OpenFile {
         let staged = StagedFile::new(&self.context.quota, Some(source.clone()))?;
         staged.truncate(to)?;
         self.set_cloned_from(source.file_id);
-        let base = state.content.take_base();
-        state.content = Content::Staged { staged, base };
+        let basis = state.content.take_basis();
+        state.content = Content::Staged { staged, basis };
         state.mtime = clock::now();
         state.note_change(writer);
         Ok(true)

@@ -40,7 +40,7 @@ head -c 3000000 /tmp/f >&9
 systemctl stop pdsfs-drive
 systemctl stop pdsfs@cloud
 s lost_file_is_a_failure soon ended cloud failed exit-code
-s lost_file_is_named grep -q 'not saved: /precious' <(journalctl -u pdsfs@cloud --no-pager)
+s lost_file_is_named grep -q 'NOT SAVED /precious' <(journalctl -u pdsfs@cloud --no-pager)
 s nothing_left_mounted bash -c '! grep -q " /mnt/cloud " /proc/mounts'
 systemctl stop 'pdsfs@*'
 systemd-analyze security --no-pager pdsfs@cloud.service | grep -i 'overall exposure'

@@ -1,0 +1,156 @@
+//! The end of a mount: it accepts no more content, commits what was written, and gives unfinished overwrites
+//! up.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+
+use super::Vfs;
+use super::types::{PartlySavedFile, UnsavedFile};
+use crate::content::open_file::OpenFile;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::Ino;
+use crate::units::Size;
+
+/// The name under which unsaved attributes appear in lists of unsaved files.
+const ATTRIBUTES: &str = "attributes";
+
+/// The files of a drain that are not on the drive as their programs meant them.
+#[derive(Debug, Default)]
+pub struct DrainReport {
+    pub unsaved: Vec<UnsavedFile>,
+    pub partly_saved: Vec<PartlySavedFile>,
+}
+
+/// What a drain found out about one file.
+enum Drained {
+    Saved,
+    PartlySaved(PartlySavedFile),
+    Unsaved(UnsavedFile),
+}
+
+impl Vfs {
+    /// Refuses changes of content from now on. A stop begins with it: later writes could go on forever, and no
+    /// commit would include them.
+    pub fn begin_stop(&self) {
+        self.stop.set();
+    }
+
+    /// Fails once the mount is stopping.
+    pub(super) fn check_accepts_content(&self) -> Result<()> {
+        if self.stop.is_set() {
+            return Err(Error::new(ErrorKind::Stopping, "the mount is stopping and accepts no more content"));
+        }
+        Ok(())
+    }
+
+    /// Commits the open files as far as they were written. Unfinished overwrites are not committed. During a
+    /// stop they are given up.
+    pub async fn drain(&self) -> DrainReport {
+        let mut commits = JoinSet::new();
+        for file in self.files.all() {
+            let Ok(vfs) = self.this() else { break };
+            commits.spawn(async move { vfs.drain_file(&file).await });
+        }
+        let mut report = DrainReport::default();
+        for drained in commits.join_all().await {
+            match drained {
+                Drained::Saved => {}
+                Drained::PartlySaved(file) => report.partly_saved.push(file),
+                Drained::Unsaved(file) => report.unsaved.push(file),
+            }
+        }
+        report.unsaved.extend(self.retry_late_renames().await);
+        if let Err(error) = self.pending.flush(&self.drive, &self.tree).await {
+            report.unsaved.push(UnsavedFile { ino: None, path: ATTRIBUTES.into(), error });
+        }
+        report
+    }
+
+    async fn drain_file(&self, file: &Arc<OpenFile>) -> Drained {
+        let ino = file.ino();
+        let unsaved =
+            |error| Drained::Unsaved(UnsavedFile { ino: Some(ino), path: self.path_of(ino), error });
+        let is_being_written = self.files.has_writers(ino) && !file.is_unlinked();
+        if is_being_written && let Some(error) = self.withhold_overwrite(file) {
+            return unsaved(error);
+        }
+        let bytes = file.unsaved_bytes().filter(|_| is_being_written);
+        match (self.commit_file(file).await, bytes) {
+            (Err(error), _) => unsaved(error),
+            (Ok(()), Some(bytes)) => {
+                Drained::PartlySaved(PartlySavedFile { ino, path: self.path_of(ino), bytes })
+            }
+            (Ok(()), None) => Drained::Saved,
+        }
+    }
+
+    /// The reason why a file that is being written must not be committed now, if there is one.
+    fn withhold_overwrite(&self, file: &OpenFile) -> Option<Error> {
+        if self.stop.is_set() {
+            return self.give_up_at_stop(file);
+        }
+        let bytes = file.overwriting_bytes(self.replaces_other(file.ino()))?;
+        let detail =
+            format!("its program is still writing ({} so far); the drive has the old content", Size(bytes));
+        Some(Error::new(ErrorKind::Cancelled, detail))
+    }
+
+    /// Gives up an unfinished overwrite that a stop interrupts. Its writers get the error.
+    fn give_up_at_stop(&self, file: &OpenFile) -> Option<Error> {
+        let ino = file.ino();
+        file.give_up_overwrite(self.replaces_other(ino), |bytes| {
+            let error = given_up(ErrorKind::Stopping, "its program was still writing", bytes);
+            self.failures.record(ino, Some(&error));
+            Some(error)
+        })
+    }
+
+    /// Whether a new file takes the place of another one with its first commit.
+    fn replaces_other(&self, ino: Ino) -> bool {
+        self.tree().replaces(ino).is_some()
+    }
+
+    /// Drains again, after `first`. Also reports its files that were closed since.
+    pub async fn drain_again(&self, first: DrainReport) -> DrainReport {
+        let second = self.drain().await;
+        let is_still_unsaved =
+            |file: &UnsavedFile| file.ino.is_some_and(|ino| self.failures.get(ino).is_some());
+        let first_unsaved = first.unsaved.into_iter().filter(is_still_unsaved);
+        let mut unsaved: HashMap<_, _> = first_unsaved.map(|file| (file.ino, file)).collect();
+        unsaved.extend(second.unsaved.into_iter().map(|file| (file.ino, file)));
+        let partly_saved = first.partly_saved.into_iter().chain(second.partly_saved);
+        let mut partly_saved: HashMap<_, _> = partly_saved.map(|file| (file.ino, file)).collect();
+        partly_saved.retain(|ino, _| !unsaved.contains_key(&Some(*ino)));
+        let mut report = DrainReport {
+            unsaved: unsaved.into_values().collect(),
+            partly_saved: partly_saved.into_values().collect(),
+        };
+        report.unsaved.sort_by(|a, b| a.path.cmp(&b.path));
+        report.partly_saved.sort_by(|a, b| a.path.cmp(&b.path));
+        report
+    }
+
+    /// The files that a stop leaves unsaved if it ends now because of `error`.
+    pub fn unsaved_after(&self, error: &Error) -> Vec<UnsavedFile> {
+        let files = self.files.all();
+        let unsaved = files.iter().filter_map(|file| {
+            let status = file.status();
+            let is_unsaved = status.stage.is_unsaved() && !file.is_unlinked();
+            let error = status.error.unwrap_or_else(|| error.clone());
+            is_unsaved.then(|| UnsavedFile { ino: Some(file.ino()), path: self.path_of(file.ino()), error })
+        });
+        let attributes = (self.unsaved_attr_count() > 0).then(|| UnsavedFile {
+            ino: None,
+            path: ATTRIBUTES.to_owned(),
+            error: error.clone(),
+        });
+        unsaved.chain(attributes).collect()
+    }
+}
+
+/// The error of an overwrite that is not committed.
+fn given_up(kind: ErrorKind, why: &str, bytes: u64) -> Error {
+    Error::new(kind, format!("{why} ({} so far); the old content stays", Size(bytes)))
+}
