@@ -25,6 +25,8 @@ mod copy_and_seek;
 mod crash;
 #[path = "mount/faults.rs"]
 mod faults;
+#[path = "mount/killed_writers.rs"]
+mod killed_writers;
 #[path = "mount/limits.rs"]
 mod limits;
 #[path = "mount/local_only.rs"]

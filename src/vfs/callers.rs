@@ -38,14 +38,54 @@ fn leads_its_group(tid: u32) -> bool {
 
 /// SIGKILL in a signal mask. The kernel turns every fatal signal into SIGKILL for all threads of the process.
 const KILL_BIT: u64 = 1 << (libc::SIGKILL - 1);
-/// Kernel flag of a task that is exiting.
-const PF_EXITING: u64 = 4;
+/// Kernel flags of a task: it is exiting; a signal ended it.
+const PF_EXITING: u64 = 0x4;
+const PF_SIGNALED: u64 = 0x400;
 
 /// Whether a thread is being killed by a fatal signal. It does not see an answer any more.
 pub fn is_killed(tid: u32) -> bool {
     tid != 0
         && (read_proc(&format!("/proc/{tid}/status")).is_some_and(|status| has_kill_pending(&status))
-            || read_proc(&format!("/proc/{tid}/stat")).is_some_and(|stat| dies_of_signal(&stat)))
+            || dies_of_signal(tid))
+}
+
+/// Whether the process of a thread that closes its files at exit is dying of a signal.
+///
+/// The exit code says so. [`PF_SIGNALED`] alone does not: the other threads of a process that exits by itself
+/// are ended by a signal too, and one of them may be the last to close the files.
+pub fn dies_of_signal(tid: u32) -> bool {
+    let Some(end) = ThreadEnd::of(tid) else { return false };
+    if end.exit_code != 0 {
+        return end.exit_code & 0x7f != 0;
+    }
+    // The code was 0, or this process may not read it. The same right is needed for the link.
+    let is_readable = fs::read_link(format!("/proc/{tid}/cwd")).is_ok();
+    // The thread that ends its process by itself is not signalled. It is almost always the first one.
+    let first = || thread_group(tid).and_then(ThreadEnd::of);
+    !is_readable && end.is_signaled && first().is_some_and(|first| first.is_signaled)
+}
+
+/// How a thread ends.
+#[derive(Debug, PartialEq, Eq)]
+struct ThreadEnd {
+    is_signaled: bool,
+    /// As in wait(2). 0 if it is not readable.
+    exit_code: u64,
+}
+
+impl ThreadEnd {
+    /// `None` unless the thread is exiting.
+    fn of(tid: u32) -> Option<Self> {
+        Self::parse(&read_proc(&format!("/proc/{tid}/stat"))?)
+    }
+
+    /// Field 9 has the flags. Field 52 has the exit code. Field 2 is a name in parentheses.
+    fn parse(stat: &str) -> Option<Self> {
+        let (_, rest) = stat.rsplit_once(')')?;
+        let field = |number: usize| rest.split_ascii_whitespace().nth(number - 3)?.parse::<u64>().ok();
+        let flags = field(9).filter(|flags| flags & PF_EXITING != 0)?;
+        Some(Self { is_signaled: flags & PF_SIGNALED != 0, exit_code: field(52)? })
+    }
 }
 
 fn has_kill_pending(status: &str) -> bool {
@@ -54,14 +94,6 @@ fn has_kill_pending(status: &str) -> bool {
         u64::from_str_radix(hex.trim(), 16).ok()
     });
     pending.fold(0, |all, signals| all | signals) & KILL_BIT != 0
-}
-
-/// Field 9 has the flags. Field 52 has the exit code, if readable. Field 2 is a name in parentheses.
-fn dies_of_signal(stat: &str) -> bool {
-    let Some((_, rest)) = stat.rsplit_once(')') else { return false };
-    let field = |number: usize| rest.split_ascii_whitespace().nth(number - 3)?.parse::<u64>().ok();
-    let is_exiting = field(9).is_some_and(|flags| flags & PF_EXITING != 0);
-    is_exiting && field(52).is_some_and(|code| code & 0x7f != 0)
 }
 
 /// The beginning of a file in `/proc`, in one read: the kernel generates the text for each read.
@@ -172,18 +204,39 @@ mod tests {
         assert!(!is_killed(std::process::id()) && !is_killed(0) && !is_killed(u32::MAX));
         assert!(has_kill_pending("State:\tD\nSigPnd:\t0000000000000100\nShdPnd:\t0000000000000000\n"));
         assert!(!has_kill_pending("State:\tD\nSigPnd:\t0000000000000002\nShdPnd:\t0000000000004000\n"));
-        let stat = |flags: u64, code: u64| {
-            let between = "0 ".repeat(42);
-            format!("7 (a) b) D 1 1 1 0 -1 {flags} {between}{code}\n")
-        };
-        assert!(dies_of_signal(&stat(0x40_0104, 9)) && dies_of_signal(&stat(0x4, 2)));
-        assert!(!dies_of_signal(&stat(0x4, 0x100)), "exits with code 1");
-        assert!(!dies_of_signal(&stat(0x40_0100, 5)), "stopped by a debugger");
-        assert!(!dies_of_signal(""));
         // Checks the field numbers against the running kernel.
         let own = read_proc("/proc/self/stat").unwrap();
         assert_eq!(own.rsplit_once(')').unwrap().1.split_ascii_whitespace().count(), 50);
-        assert!(!dies_of_signal(&own));
+        assert!(ThreadEnd::parse(&own).is_none() && !dies_of_signal(std::process::id()));
+    }
+
+    #[test]
+    fn end_of_a_thread_is_parsed() {
+        let stat = |flags: u64, code: u64| {
+            let between = "0 ".repeat(42);
+            ThreadEnd::parse(&format!("7 (a) b) D 1 1 1 0 -1 {flags} {between}{code}\n"))
+        };
+        assert_eq!(stat(0x40_050c, 9), Some(ThreadEnd { is_signaled: true, exit_code: 9 }));
+        assert_eq!(stat(0x40_010c, 0x100), Some(ThreadEnd { is_signaled: false, exit_code: 0x100 }));
+        assert_eq!(stat(0x40_0500, 5), None, "stopped by a debugger");
+        assert_eq!(ThreadEnd::parse(""), None);
+    }
+
+    #[test]
+    fn zombie_of_a_killed_process_died_of_it() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let tid = child.id();
+        assert!(!dies_of_signal(tid));
+        child.kill().unwrap();
+        // A zombie keeps its facts until it is reaped.
+        let waited = rustix::process::waitid(
+            rustix::process::WaitId::Pid(Pid::from_raw(tid.cast_signed()).unwrap()),
+            rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT,
+        );
+        assert!(waited.unwrap().unwrap().killed());
+        assert!(dies_of_signal(tid));
+        child.wait().unwrap();
+        assert!(!dies_of_signal(tid));
     }
 
     #[test]

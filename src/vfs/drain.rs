@@ -1,14 +1,15 @@
 //! The end of a mount: it accepts no more content, commits what was written, and gives unfinished overwrites
-//! up.
+//! up. The latter also at the death of a writer.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::task::JoinSet;
 
 use super::Vfs;
 use super::types::{PartlySavedFile, UnsavedFile};
-use crate::content::open_file::OpenFile;
+use crate::content::open_file::{OpenFile, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Ino;
 use crate::units::Size;
@@ -103,8 +104,32 @@ impl Vfs {
         file.give_up_overwrite(self.replaces_other(ino), |bytes| {
             let error = given_up(ErrorKind::Stopping, "its program was still writing", bytes);
             self.failures.record(ino, Some(&error));
-            Some(error)
+            error
         })
+    }
+
+    /// Whether a commit now would replace a complete revision by content that may be incomplete.
+    pub(super) fn is_overwriting(&self, file: &OpenFile) -> bool {
+        file.overwriting_bytes(self.replaces_other(file.ino())).is_some()
+    }
+
+    /// Gives up the unfinished overwrite of a killed writer, unless another writer of the content remains. Readers
+    /// have the old content again.
+    pub(super) fn give_up_after_kill(&self, file: &OpenFile, killed: Writer) {
+        let (ino, replaces) = (file.ino(), self.replaces_other(file.ino()));
+        let error = file.give_up_overwrite_of(killed, replaces, |bytes| {
+            let error = given_up(ErrorKind::Interrupted, "its program was killed while it wrote", bytes);
+            self.failures.record(ino, Some(&error));
+            if !replaces {
+                // A new file is discarded with its last handle.
+                self.tree().discard(ino, Instant::now());
+            }
+            error
+        });
+        if let Some(error) = error {
+            let (op, ino, errno) = ("commit", ino.0, error.errno());
+            tracing::warn!(op, ino, errno, "{}: not saved: {error}", self.path_of(file.ino()));
+        }
     }
 
     /// Whether a new file takes the place of another one with its first commit.

@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::Vfs;
 use super::blocking::leave_session_thread;
-use super::callers::{holds_open, thread_group};
+use super::callers::{dies_of_signal, holds_open, thread_group};
 use super::handles::{Access, Handle, HandleId};
 use super::types::{Caller, Entry, Fh, OpenedFile};
 use crate::clock;
@@ -102,7 +102,7 @@ impl Vfs {
         let has_local_content = file.has_local_content();
         let revision = file.base().and_then(|base| base.revision).filter(|_| !has_local_content);
         let keep_cache = !access.may_commit() && self.set_cached_revision(ino, revision);
-        let handle = Handle { file, access, id, cursor: self.reader.cursor() };
+        let handle = Handle::new(file, access, id, self.reader.cursor());
         // The kernel must not cache content that is still growing. Streams are twice as fast without the page
         // cache.
         let direct_io = access.may_commit() || has_local_content;
@@ -325,6 +325,12 @@ impl Vfs {
         if !file.has_local_content() || !may_commit {
             return Ok(());
         }
+        let is_killed = dies_of_signal(caller.tid);
+        handle.note_close(is_killed);
+        if is_killed && self.is_overwriting(file) {
+            // Another process may have the handle too, so its RELEASE decides.
+            return Ok(());
+        }
         // The process may have many descriptors.
         leave_session_thread().await;
         if tokio::task::block_in_place(|| self.is_last_close(&handle, caller)) {
@@ -366,6 +372,10 @@ impl Vfs {
             return Err(Error::new(ErrorKind::BadHandle, "no such file handle"));
         };
         let writes = handle.access.may_commit();
+        let writer = handle.id.writer();
+        if writes && handle.was_killed() && !self.handles.has_writer(handle.file.ino(), writer) {
+            self.give_up_after_kill(&handle.file, writer);
+        }
         let committed = if writes { self.release_writer(&handle.file).await } else { Ok(()) };
         self.close_file(&handle.file);
         committed

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 
@@ -10,6 +10,7 @@ use super::types::Fh;
 use crate::content::open_file::{OpenFile, Writer};
 use crate::content::reader::ReadCursor;
 use crate::error::{Error, ErrorKind, Result};
+use crate::ids::Ino;
 
 /// One `open(2)` of a file.
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub(super) struct Handle {
     pub(super) access: Access,
     pub(super) id: HandleId,
     pub(super) cursor: ReadCursor,
+    /// The last descriptor that was closed belonged to a process that was dying of a signal.
+    was_killed: AtomicBool,
 }
 
 /// The identity of a handle.
@@ -84,9 +87,28 @@ impl Handles {
     pub(super) fn remove(&self, fh: Fh) -> Option<Arc<Handle>> {
         self.lock().remove(&fh)
     }
+
+    /// Whether a writer has an open handle of a file.
+    pub(super) fn has_writer(&self, ino: Ino, writer: Writer) -> bool {
+        let is_its = |handle: &Arc<Handle>| handle.file.ino() == ino && handle.id.writer() == writer;
+        self.lock().values().any(is_its)
+    }
 }
 
 impl Handle {
+    pub(super) fn new(file: Arc<OpenFile>, access: Access, id: HandleId, cursor: ReadCursor) -> Self {
+        Self { file, access, id, cursor, was_killed: AtomicBool::new(false) }
+    }
+
+    /// Records the close of a descriptor. A RELEASE has no process: it uses the last one.
+    pub(super) fn note_close(&self, is_killed: bool) {
+        self.was_killed.store(is_killed, Ordering::Relaxed);
+    }
+
+    pub(super) fn was_killed(&self) -> bool {
+        self.was_killed.load(Ordering::Relaxed)
+    }
+
     pub(super) fn check_open_for_writing(&self) -> Result<()> {
         match self.access {
             Access::Read | Access::Create => Err(Error::new(ErrorKind::BadHandle, "not open for writing")),

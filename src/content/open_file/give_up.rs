@@ -1,8 +1,17 @@
 //! Giving up an unfinished overwrite: the file has the content of its revision on the drive again.
 
-use super::content::{Basis, Content};
+use super::content::{Basis, Content, Writer};
 use super::file::OpenFile;
+use super::snapshot::Locked;
 use crate::error::Error;
+
+/// The writers of content that is given up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Writers {
+    /// They must get the error at their next write, fsync or close.
+    Remain,
+    Ended,
+}
 
 impl OpenFile {
     /// Bytes of unsaved content, unless it is being committed.
@@ -19,19 +28,37 @@ impl OpenFile {
         state.content.overwrites(replaces).then(|| state.content.bytes())
     }
 
-    /// Gives up unsaved content that overwrites a complete revision, and its upload session, if `decide` returns
-    /// an error for its number of bytes. `decide` runs under the lock of the content: no write comes between.
-    /// Returns that error, which writers get from now on; `None` if nothing has changed.
-    pub fn give_up_overwrite(
+    /// Gives up unsaved content that overwrites a complete revision, and its upload session. Its writers get the
+    /// error that `reason` returns for the number of bytes. Returns it; `None` if nothing has changed.
+    ///
+    /// `reason` runs under the lock of the content: no write comes between.
+    pub fn give_up_overwrite(&self, replaces: bool, reason: impl FnOnce(u64) -> Error) -> Option<Error> {
+        self.give_up(self.lock(), replaces, Writers::Remain, reason)
+    }
+
+    /// The same after the death of a writer, if no other writer of the content is left.
+    pub fn give_up_overwrite_of(
         &self,
+        killed: Writer,
         replaces: bool,
-        decide: impl FnOnce(u64) -> Option<Error>,
+        reason: impl FnOnce(u64) -> Error,
     ) -> Option<Error> {
         let mut state = self.lock();
+        state.changed_by.retain(|writer| *writer != killed);
+        if state.changed_by.is_empty() { self.give_up(state, replaces, Writers::Ended, reason) } else { None }
+    }
+
+    fn give_up(
+        &self,
+        mut state: Locked<'_>,
+        replaces: bool,
+        writers: Writers,
+        reason: impl FnOnce(u64) -> Error,
+    ) -> Option<Error> {
         if !state.content.overwrites(replaces) {
             return None;
         }
-        let error = decide(state.content.bytes())?;
+        let error = reason(state.content.bytes());
         let transfer = match &state.content {
             Content::Streaming { stream, .. } => stream.transfer().clone(),
             // A staged file has a transfer only while it is committed.
@@ -42,7 +69,10 @@ impl OpenFile {
         if let Some(base) = &base {
             state.mtime = base.mtime;
         }
-        state.content = Content::Failed { error: error.clone(), base };
+        state.content = match (writers, base) {
+            (Writers::Ended, Some(base)) => Content::Clean { base, retained: None },
+            (_, base) => Content::Failed { error: error.clone(), base },
+        };
         state.changed_by.clear();
         drop(state);
         self.state_changed.notify_waiters();
