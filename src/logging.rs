@@ -32,9 +32,16 @@ use repeats::RepeatFilter;
 /// Warnings that a slow subscriber may be behind before it loses the oldest.
 const WARNINGS_MAX: usize = 256;
 
+/// Lines that a receiver of diverted lines may be behind before it loses the oldest.
+const DIVERTED_LINES_MAX: usize = 1024;
+
 /// The warnings of this process. It is global, as the log is.
 static WARNINGS: LazyLock<broadcast::Sender<Arc<str>>> =
     LazyLock::new(|| broadcast::Sender::new(WARNINGS_MAX));
+
+/// Takes the lines instead of stderr while it has receivers. It is global, as the log is.
+static DIVERTED: LazyLock<broadcast::Sender<Arc<str>>> =
+    LazyLock::new(|| broadcast::Sender::new(DIVERTED_LINES_MAX));
 
 /// Starts the log. `filter` has the syntax of `RUST_LOG`, such as `warn,pdsfs=info`.
 pub fn start(filter: &str) -> Result<()> {
@@ -43,7 +50,7 @@ pub fn start(filter: &str) -> Result<()> {
         Error::with_source(ErrorKind::Invalid, message, e)
     })?;
     let style = style();
-    let lossy_writer = LossyWriter::stderr(style);
+    let lossy_writer = LossyWriter::stderr(style, DIVERTED.clone());
     let lines = layer(style, move || LineWriter(lossy_writer.clone()))
         .map_err(|e| e.context("cannot start the log"))?;
     tracing_subscriber::registry()
@@ -56,6 +63,13 @@ pub fn start(filter: &str) -> Result<()> {
 /// Switches to journal lines, after stderr was redirected to the journal.
 pub fn switch_to_journal() {
     line::GOES_TO_JOURNAL.store(true, Ordering::Relaxed);
+}
+
+/// Diverts the lines from stderr to the receiver, until it is dropped. For a screen that is redrawn: a line
+/// from elsewhere would displace it.
+#[cfg(feature = "server")]
+pub fn divert() -> broadcast::Receiver<Arc<str>> {
+    DIVERTED.subscribe()
 }
 
 /// Warnings and errors from now on, except those about saving a file, which `status` reports.

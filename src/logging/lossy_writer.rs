@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tokio::sync::broadcast;
 use tracing::Level;
 
 use super::line::{LineStyle, write_line};
@@ -26,6 +27,8 @@ const WAIT_MAX: Duration = Duration::from_millis(100);
 pub(super) struct LossyWriter {
     fd: RawFd,
     style: LineStyle,
+    /// Takes the lines while it has receivers.
+    diverted: broadcast::Sender<Arc<str>>,
     is_blocked: AtomicBool,
     dropped: AtomicU64,
     /// Held while a line is written, so that lines do not mix.
@@ -33,13 +36,13 @@ pub(super) struct LossyWriter {
 }
 
 impl LossyWriter {
-    pub(super) fn stderr(style: LineStyle) -> Arc<Self> {
-        Self::new(io::stderr().as_raw_fd(), style)
+    pub(super) fn stderr(style: LineStyle, diverted: broadcast::Sender<Arc<str>>) -> Arc<Self> {
+        Self::new(io::stderr().as_raw_fd(), style, diverted)
     }
 
-    fn new(fd: RawFd, style: LineStyle) -> Arc<Self> {
+    fn new(fd: RawFd, style: LineStyle, diverted: broadcast::Sender<Arc<str>>) -> Arc<Self> {
         let (is_blocked, dropped) = (AtomicBool::new(false), AtomicU64::new(0));
-        Arc::new(Self { fd, style, is_blocked, dropped, writing: Mutex::default() })
+        Arc::new(Self { fd, style, diverted, is_blocked, dropped, writing: Mutex::default() })
     }
 
     fn put(&self, line: &[u8]) -> io::Result<()> {
@@ -84,6 +87,11 @@ pub(super) struct LineWriter(pub(super) Arc<LossyWriter>);
 
 impl Write for LineWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.0.diverted.receiver_count() > 0 {
+            // Fails only without receivers.
+            let _ = self.0.diverted.send(String::from_utf8_lossy(line).trim_end().into());
+            return Ok(line.len());
+        }
         self.0.put(line).map(|()| line.len())
     }
 
@@ -112,7 +120,8 @@ mod tests {
     #[test]
     fn blocked_reader_delays_nothing_and_gets_a_count() {
         let (mut reader, writer) = UnixStream::pair().unwrap();
-        let mut to = LineWriter(LossyWriter::new(writer.as_raw_fd(), LineStyle::Journal));
+        let mut to =
+            LineWriter(LossyWriter::new(writer.as_raw_fd(), LineStyle::Journal, broadcast::Sender::new(1)));
         let line = [&[b'x'; 1000][..], b"\n"].concat();
         let (began, mut written) = (Instant::now(), 0);
         while !to.0.is_blocked.load(Ordering::Relaxed) {
@@ -130,5 +139,21 @@ mod tests {
         let mut rest = String::new();
         reader.read_to_string(&mut rest).unwrap();
         assert_eq!(rest, "<4>6 log lines were dropped: the reader of the log was blocked\n<6>again\n");
+    }
+
+    #[test]
+    fn diverted_lines_do_not_reach_the_descriptor() {
+        let (mut reader, writer) = UnixStream::pair().unwrap();
+        let diverted = broadcast::Sender::new(1);
+        let mut to = LineWriter(LossyWriter::new(writer.as_raw_fd(), LineStyle::Plain, diverted.clone()));
+        let mut screen = diverted.subscribe();
+        to.write_all(b"for the screen\n").unwrap();
+        assert_eq!(&*screen.try_recv().unwrap(), "for the screen");
+        drop(screen);
+        to.write_all(b"for stderr\n").unwrap();
+        drop((to, writer));
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "for stderr\n");
     }
 }

@@ -34,7 +34,9 @@ pub(super) async fn run(data_dir: Option<&Path>, mountpoint: Option<&Path>) -> R
     let dir = MountDir::prepare(mountpoint.unwrap_or(Path::new(MOUNTPOINT)))?;
     let progress = Progress::new();
     let events = progress.subscribe();
-    let mut view = LiveView { screen: Screen::new(), events, progress, not_saved: HashSet::new() };
+    let screen = Screen::new();
+    let log = screen.log();
+    let mut view = LiveView { screen, events, log, progress, not_saved: HashSet::new() };
     let (mut server, config) = start_server(&data_dir, dir.path()).await?;
     let mut mounted = match mount_in_process(config, Arc::clone(&view.progress)).await {
         Ok(mounted) => mounted,
@@ -112,6 +114,8 @@ fn introduction(mountpoint: &Path, data_dir: &Path) -> [String; 6] {
 struct LiveView {
     screen: Screen,
     events: Receiver<ProgressEvent>,
+    /// Lines of the log that must not displace the screen.
+    log: Option<Receiver<Arc<str>>>,
     progress: Arc<Progress>,
     /// Paths that were shown as not saved, and were not committed since.
     not_saved: HashSet<String>,
@@ -130,6 +134,7 @@ impl LiveView {
                     // Cannot happen: `self.progress` holds the sender.
                     Err(RecvError::Closed) => std::future::pending().await,
                 },
+                line = next_line(&mut self.log) => self.screen.print(&line),
                 _ = tick.tick() => self.screen.refresh(&self.progress.snapshot()),
             }
         }
@@ -146,6 +151,11 @@ impl LiveView {
                 Err(TryRecvError::Empty | TryRecvError::Closed) => break,
             }
         }
+        while let Some(Ok(line)) = self.log.as_mut().map(Receiver::try_recv) {
+            self.screen.print(&line);
+        }
+        // From now on they go to stderr again.
+        self.log = None;
         for file in &stopped.files.partly_saved {
             self.screen.print(&partly_saved(&file.path, file.bytes));
         }
@@ -170,5 +180,18 @@ impl LiveView {
 
     fn print_missed(&self, missed: u64) {
         self.screen.print(&format!("({missed} more uploads ended)"));
+    }
+}
+
+/// The next line of the log. Pending without a log.
+async fn next_line(log: &mut Option<Receiver<Arc<str>>>) -> Arc<str> {
+    match log {
+        Some(log) => match log.recv().await {
+            Ok(line) => line,
+            Err(RecvError::Lagged(missed)) => format!("({missed} more lines of the log)").into(),
+            // Cannot happen: the sender is global.
+            Err(RecvError::Closed) => std::future::pending().await,
+        },
+        None => std::future::pending().await,
     }
 }

@@ -7,11 +7,14 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
+use std::sync::Arc;
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::sync::broadcast;
 
 use crate::cli::format::{count, not_saved, printable};
+use crate::logging;
 use crate::status::{CommitMethod, ProgressEvent, TransferState, TransferView};
 use crate::units::{Elapsed, Size};
 
@@ -46,6 +49,12 @@ impl Screen {
         let lines = MultiProgress::with_draw_target(ProgressDrawTarget::stdout_with_hz(10));
         let rest = ProgressBar::no_length().with_style(style("{wide_msg}"));
         Self::Terminal(Box::new(ProgressLines { lines, bars: BTreeMap::new(), rest }))
+    }
+
+    /// The log of this process, if it would displace the redrawn lines.
+    pub(super) fn log(&self) -> Option<broadcast::Receiver<Arc<str>>> {
+        let is_mixed = matches!(self, Self::Terminal(_)) && std::io::stderr().is_terminal();
+        is_mixed.then(logging::divert)
     }
 
     /// Prints a permanent line.
