@@ -24,6 +24,8 @@ use crate::status::{Progress, ProgressEvent};
 const MOUNTPOINT: &str = "pdsfs-demo";
 /// The error of all files that are not saved when the server has exited.
 pub(super) const SERVER_EXITED: &str = "the server of the demo has exited";
+/// When a stop without running uploads says what it waits for.
+const WAIT_NOTICE: Duration = Duration::from_secs(1);
 /// Interval between two redraws of the running uploads.
 const REFRESH: Duration = Duration::from_millis(150);
 
@@ -36,7 +38,7 @@ pub(super) async fn run(data_dir: Option<&Path>, mountpoint: Option<&Path>) -> R
     let events = progress.subscribe();
     let screen = Screen::new();
     let log = screen.log();
-    let mut view = LiveView { screen, events, log, progress, not_saved: HashSet::new() };
+    let mut view = LiveView { screen, events, log, progress, stop_began: None, not_saved: HashSet::new() };
     let (mut server, config) = start_server(&data_dir, dir.path()).await?;
     let mut mounted = match mount_in_process(config, Arc::clone(&view.progress)).await {
         Ok(mounted) => mounted,
@@ -61,6 +63,7 @@ pub(super) async fn run(data_dir: Option<&Path>, mountpoint: Option<&Path>) -> R
     } else {
         view.screen.print("committing open files, then unmounting; Ctrl-C again gives up");
     }
+    view.stop_began = Some(Instant::now());
     let began = matches!(end, End::Signal(_)).then(Instant::now);
     let given_up = async {
         tokio::select! {
@@ -117,6 +120,8 @@ struct LiveView {
     /// Lines of the log that must not displace the screen.
     log: Option<Receiver<Arc<str>>>,
     progress: Arc<Progress>,
+    /// Taken when the display has said that only programs delay the stop.
+    stop_began: Option<Instant>,
     /// Paths that were shown as not saved, and were not committed since.
     not_saved: HashSet<String>,
 }
@@ -135,8 +140,16 @@ impl LiveView {
                     Err(RecvError::Closed) => std::future::pending().await,
                 },
                 line = next_line(&mut self.log) => self.screen.print(&line),
-                _ = tick.tick() => self.screen.refresh(&self.progress.snapshot()),
+                _ = tick.tick() => self.refresh(),
             }
+        }
+    }
+
+    fn refresh(&mut self) {
+        let running = self.progress.snapshot();
+        self.screen.refresh(&running);
+        if running.is_empty() && self.stop_began.take_if(|began| began.elapsed() > WAIT_NOTICE).is_some() {
+            self.screen.print("waiting for programs that still use the mount");
         }
     }
 
