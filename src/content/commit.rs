@@ -4,6 +4,7 @@
 //! `create` gets its hash: the drive may have the bytes already, or the file may not have changed.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use super::commit_target::CommitTarget;
 use super::in_flight_parts::InFlightParts;
@@ -277,7 +278,8 @@ impl Commit {
             return Err(Error::new(ErrorKind::Protocol, "the service returned no URL for a part"));
         };
         let session = session.clone();
-        let upload = PartUpload { context, in_flight, transfer, session, part, midstate };
+        let is_paused = AtomicBool::new(false);
+        let upload = PartUpload { context, in_flight, transfer, session, part, midstate, is_paused };
         upload.run(url).await.map(|(_, _, crc64)| crc64)
     }
 }

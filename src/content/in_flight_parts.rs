@@ -8,6 +8,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use super::part::read_frames;
+use super::upload_limiter::PartAhead;
 use crate::error::{Error, Result};
 use crate::pds::part_body::Frame;
 
@@ -29,6 +30,8 @@ struct InFlightState {
     /// A copy of the first bytes: file managers read the first block of a file that they copy. The slab
     /// itself cannot stay, as it belongs to the buffer pool.
     head: Bytes,
+    /// One for each part in flight that counts for the lead of the mount.
+    ahead: Vec<PartAhead>,
     acknowledged_bytes: u64,
     /// Acknowledged parts stay readable.
     retain_all: bool,
@@ -54,12 +57,26 @@ impl InFlightParts {
         }
     }
 
+    /// Counts a part for the lead of the mount, until it is acknowledged or pauses, or the upload fails.
+    pub(super) fn count_ahead(&self, part: PartAhead) {
+        let mut state = self.lock();
+        if state.failed.is_none() {
+            state.ahead.push(part);
+        }
+    }
+
+    /// A part will be sent again later. Meanwhile it takes nothing from the lead of other files.
+    pub(super) fn pause_part(&self) {
+        self.lock().ahead.pop();
+    }
+
     /// Removes a part that the drive has.
     pub(super) fn acknowledge(&self, offset: u64, bytes: u64) {
         let mut state = self.lock();
         if !state.retain_all {
             state.parts.remove(&offset);
         }
+        state.ahead.pop();
         state.acknowledged_bytes += bytes;
         drop(state);
         self.changed.notify_waiters();
@@ -76,6 +93,7 @@ impl InFlightParts {
             let mut state = self.lock();
             state.failed.get_or_insert_with(|| error.clone());
             // No part will be acknowledged, and other files may wait for the memory.
+            state.ahead.clear();
             std::mem::take(&mut state.parts)
         };
         drop(dropped);
@@ -122,6 +140,7 @@ impl InFlightParts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::content::upload_limiter::UploadLimiter;
     use crate::error::ErrorKind;
 
     fn frames(text: &'static str) -> Arc<[Frame]> {
@@ -141,6 +160,23 @@ mod tests {
         assert_eq!(in_flight.read(1, &mut out).unwrap(), Some(2));
         assert_eq!(in_flight.read(4, &mut out).unwrap(), None);
         assert_eq!((in_flight.count(), in_flight.lock().acknowledged_bytes), (0, 6));
+    }
+
+    #[test]
+    fn paused_and_failed_parts_take_no_lead() {
+        let limiter = UploadLimiter::new(4, 8 << 20);
+        let in_flight = InFlightParts::default();
+        (0..4).for_each(|_| in_flight.count_ahead(limiter.count_ahead()));
+        assert!(!limiter.may_begin_part(2) && limiter.may_begin_part(1));
+        in_flight.pause_part();
+        assert!(limiter.may_begin_part(2));
+        in_flight.count_ahead(limiter.count_ahead());
+        assert!(!limiter.may_begin_part(2));
+        in_flight.acknowledge(0, 1);
+        assert!(limiter.may_begin_part(2));
+        in_flight.fail(&Error::new(ErrorKind::Io, "x"));
+        (0..3).for_each(|_| in_flight.count_ahead(limiter.count_ahead()));
+        assert!(limiter.may_begin_part(3));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! for a login lets other parts go first.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::in_flight_parts::InFlightParts;
@@ -33,6 +33,8 @@ pub(super) struct PartUpload {
     pub(super) session: UploadSession,
     pub(super) part: FrozenPart,
     pub(super) midstate: Sha1Midstate,
+    /// It failed, and is to be sent again.
+    pub(super) is_paused: AtomicBool,
 }
 
 /// A part that is being sent.
@@ -45,6 +47,9 @@ impl PutControl for PartUpload {
     type Permit = SendingPart;
 
     async fn admit(&self) -> SendingPart {
+        if self.is_paused.swap(false, Ordering::Relaxed) {
+            self.in_flight.count_ahead(self.context.upload_limiter.count_ahead());
+        }
         let waiting = self.transfer.part_waiting();
         let permit = self.context.upload_limiter.acquire().await;
         drop(waiting);
@@ -53,6 +58,10 @@ impl PutControl for PartUpload {
 
     fn ended(&self, sending: SendingPart, end: PutEnd) {
         sending.permit.end(end, self.part.bytes);
+        if end != PutEnd::Stored {
+            self.is_paused.store(true, Ordering::Relaxed);
+            self.in_flight.pause_part();
+        }
     }
 
     fn bytes_moved(&self) -> &Arc<AtomicU64> {

@@ -232,7 +232,7 @@ impl Streaming {
         if self.filling.bytes() > 0 || self.uploader.is_none() || self.in_flight.check().is_err() {
             return None;
         }
-        if self.in_flight.count() >= self.context.upload_limiter.parts_ahead_max() {
+        if !self.context.upload_limiter.may_begin_part(self.in_flight.count()) {
             return Some(Wait::Drive);
         }
         self.tee.as_ref().is_some_and(Tee::should_pause).then_some(Wait::Disk)
@@ -267,6 +267,7 @@ impl Streaming {
             return Err(too_large(self.context.part_size));
         };
         if let Some(uploader) = &self.uploader {
+            self.in_flight.count_ahead(self.context.upload_limiter.count_ahead());
             uploader.send(part);
         }
         self.in_flight.check().map(|()| true)

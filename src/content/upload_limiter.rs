@@ -5,13 +5,14 @@
 //! be sent again.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::pds::put_control::PutEnd;
-use controller::{ConcurrencyController, PutStart};
+use controller::{ConcurrencyController, PARTS_AHEAD_MIN, PutStart};
 
 mod controller;
 mod scaling;
@@ -20,8 +21,20 @@ mod scaling;
 #[derive(Debug)]
 pub struct UploadLimiter {
     permits: Arc<Semaphore>,
+    /// Full parts of all streams that the drive has not acknowledged.
+    ahead: Arc<AtomicUsize>,
     /// A leaf lock.
     state: Mutex<LimiterState>,
+}
+
+/// One full part of a stream that the drive has not acknowledged.
+#[derive(Debug)]
+pub(super) struct PartAhead(Arc<AtomicUsize>);
+
+impl Drop for PartAhead {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
 }
 
 #[derive(Debug)]
@@ -46,7 +59,8 @@ impl UploadLimiter {
     pub fn new(in_flight_max: usize, part_bytes: u64) -> Arc<Self> {
         let controller = ConcurrencyController::new(in_flight_max, part_bytes);
         let permits = Arc::new(Semaphore::new(controller.limit()));
-        Arc::new(Self { permits, state: Mutex::new(LimiterState { controller, excess_permits: 0 }) })
+        let state = Mutex::new(LimiterState { controller, excess_permits: 0 });
+        Arc::new(Self { permits, ahead: Arc::default(), state })
     }
 
     /// Changes the controller, then sets the number of permits to its limit.
@@ -81,9 +95,17 @@ impl UploadLimiter {
         UploadPermit { limiter: self.clone(), start, end: PutEnd::Failed, bytes: 0, permit }
     }
 
-    /// Full parts of one file that may be unacknowledged now.
-    pub(super) fn parts_ahead_max(&self) -> usize {
-        self.adjust(|controller| controller.parts_ahead_max())
+    /// Whether a stream with `own` unacknowledged parts may begin another one. The lead is that of the whole
+    /// mount, but each stream may have a few parts.
+    pub(super) fn may_begin_part(&self, own: usize) -> bool {
+        let max = self.adjust(|controller| controller.parts_ahead_max());
+        own < max.min(PARTS_AHEAD_MIN) || self.ahead.load(Relaxed) < max
+    }
+
+    /// Counts a part for the lead.
+    pub(super) fn count_ahead(&self) -> PartAhead {
+        self.ahead.fetch_add(1, Relaxed);
+        PartAhead(self.ahead.clone())
     }
 
     /// Parts that may be in flight now.

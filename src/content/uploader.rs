@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
@@ -278,6 +279,7 @@ impl PartSender {
             session: session.clone(),
             part,
             midstate,
+            is_paused: AtomicBool::new(false),
         };
         self.puts.spawn(upload.run(url));
         Ok(())

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use crate::config::{Credential, MountConfig, MountOptions};
 use crate::content::open_file::WriteAt;
-use crate::content::streaming::{Appended, Wait};
 use crate::error::ErrorKind;
 use crate::ids::{DriveId, FileId, Ino, PartSize, Secret};
 use crate::pds::drive::{Drive, FileMeta};
@@ -18,6 +17,8 @@ use crate::posix::Tags;
 use crate::server::{FaultAction, FaultRule, Server, ServerConfig};
 use crate::status::Progress;
 use crate::vfs::{Caller, DirEntry, Fh, RenameMode, Vfs};
+
+mod write_wait;
 
 const ROOT: Ino = Ino::ROOT;
 const METADATA_TTL: Duration = Duration::from_secs(15);
@@ -457,30 +458,4 @@ async fn failed_listing_is_retried_next_time() {
     rig.server.faults().clear();
     assert_eq!(rig.read_dir_from(dh, 0).await.len(), 8);
     rig.vfs.releasedir(dh);
-}
-
-/// The bytes of the last write are accepted before its reply, also if the upload fails meanwhile.
-#[tokio::test(flavor = "multi_thread")]
-async fn write_that_fills_the_lead_waits_for_room() {
-    let rig = Rig::new().await;
-    rig.fault("put_part", FaultAction::Stall);
-    let (_, fh) = rig.create(ROOT, "f").await;
-    let (mut offset, part) = (0, [7; 64]);
-    let full = loop {
-        let appended = rig.vfs.try_write(fh, WriteAt::Offset(offset), &part).unwrap();
-        offset += 64;
-        if appended.wait.is_some() {
-            break appended;
-        }
-        assert!(offset < 64 << 10, "the lead has no end");
-    };
-    assert_eq!(full, Appended { bytes: 64, wait: Some(Wait::Drive) });
-    assert_eq!(rig.vfs.try_write(fh, WriteAt::Offset(offset), &part).unwrap(), Appended { bytes: 0, ..full });
-    let (vfs, waiting) = (rig.vfs.clone(), rig.vfs.wait_for_room(fh));
-    assert!(tokio::time::timeout(Duration::from_millis(50), waiting).await.is_err());
-    rig.server.faults().clear();
-    vfs.wait_for_room(fh).await.unwrap();
-    assert_eq!(vfs.try_write(fh, WriteAt::Offset(offset), &part).unwrap().bytes, 64);
-    rig.vfs.release(fh).await.unwrap();
-    assert_eq!(rig.remote_entries(&FileId::root()).await[0].size, offset + 64);
 }

@@ -380,7 +380,8 @@ fn killed_program_exits_while_drive_is_silent() {
     });
     // Killed in an explicit close. (SIGTERM, because a shell may ignore SIGINT for background tests.)
     let source = tempfile::NamedTempFile::new().unwrap();
-    fs::write(source.path(), fresh_bytes(2 * PART)).unwrap();
+    let small = 2 * PART - 1;
+    fs::write(source.path(), fresh_bytes(small)).unwrap();
     let mut closes = Command::new("cp");
     closes.arg(source.path()).arg(mount.at("small"));
     kill_while_waiting(closes, libc::SIGTERM, || {
@@ -391,7 +392,7 @@ fn killed_program_exits_while_drive_is_silent() {
     faults.clear();
     wait_until("the written bytes are on the drive", || {
         let size = |name| rig.client().find(name).map_or(0, |meta| meta.size);
-        (size("big") > 0 && size("small") == 2 * PART as u64).then_some(())
+        (size("big") > 0 && size("small") == small as u64).then_some(())
     });
     // Killed in a read.
     faults.add(FaultRule::new("get_object", FaultAction::Stall));

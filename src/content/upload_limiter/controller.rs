@@ -15,7 +15,7 @@ use super::scaling::Scaling;
 pub(super) const LIMIT_MIN: usize = 4;
 /// Bytes that may be in flight before anything is known, if that is more than [`LIMIT_MIN`] parts.
 const START_BYTES: u64 = 32 << 20;
-/// Full parts of one file that may wait for a permit, at least. The limit grows only while parts wait.
+/// Full parts that may wait for a permit, at least. The limit grows only while parts wait.
 const WAITING_MIN: usize = 3;
 /// Part of the limit that may wait.
 const WAITING_FRACTION: usize = 4;
@@ -33,8 +33,8 @@ const BURST_FRACTION: u32 = 8;
 const RATE_SPAN: Duration = Duration::from_secs(3);
 /// How far a writer may be ahead of the drive, as time of upload.
 const WRITER_LEAD: Duration = Duration::from_secs(3);
-/// The same, in parts, if that is more.
-const PARTS_AHEAD_MIN: usize = 2;
+/// The same, in parts of one stream, if that is more.
+pub(super) const PARTS_AHEAD_MIN: usize = 2;
 
 #[derive(Debug)]
 pub(super) struct ConcurrencyController {
@@ -188,7 +188,7 @@ impl ConcurrencyController {
         (span > 0.0 && bytes >= self.part_bytes).then(|| bytes as f64 / span).or(self.last_rate)
     }
 
-    /// Full parts of one file that may be unacknowledged.
+    /// Full parts of all streams that may be unacknowledged.
     pub(super) fn parts_ahead_max(&self) -> usize {
         let by_count = self.limit + (self.limit / WAITING_FRACTION).max(WAITING_MIN);
         if self.scaling.is_by_connections() {

@@ -1,0 +1,55 @@
+//! How far writers may be ahead of the drive.
+
+use super::*;
+use crate::content::streaming::{Appended, Wait};
+
+/// Writes parts until the lead is full. Returns the number of bytes.
+fn fill_the_lead(rig: &Rig, fh: Fh) -> u64 {
+    let (mut offset, part) = (0, [7; 64]);
+    loop {
+        let appended = rig.vfs.try_write(fh, WriteAt::Offset(offset), &part).unwrap();
+        offset += 64;
+        if appended.wait.is_some() {
+            assert_eq!(appended, Appended { bytes: 64, wait: Some(Wait::Drive) });
+            return offset;
+        }
+        assert!(offset < 64 << 10, "the lead has no end");
+    }
+}
+
+/// The bytes of the last write are accepted before its reply, also if the upload fails meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn write_that_fills_the_lead_waits_for_room() {
+    let rig = Rig::new().await;
+    rig.fault("put_part", FaultAction::Stall);
+    let (_, fh) = rig.create(ROOT, "f").await;
+    let (offset, part) = (fill_the_lead(&rig, fh), [7; 64]);
+    let refused = Appended { bytes: 0, wait: Some(Wait::Drive) };
+    assert_eq!(rig.vfs.try_write(fh, WriteAt::Offset(offset), &part).unwrap(), refused);
+    let (vfs, waiting) = (rig.vfs.clone(), rig.vfs.wait_for_room(fh));
+    assert!(tokio::time::timeout(Duration::from_millis(50), waiting).await.is_err());
+    rig.server.faults().clear();
+    vfs.wait_for_room(fh).await.unwrap();
+    assert_eq!(vfs.try_write(fh, WriteAt::Offset(offset), &part).unwrap().bytes, 64);
+    rig.vfs.release(fh).await.unwrap();
+    assert_eq!(rig.remote_entries(&FileId::root()).await[0].size, offset + 64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_share_one_lead() {
+    let rig = Rig::new().await;
+    rig.fault("put_part", FaultAction::Stall);
+    let (_, first) = rig.create(ROOT, "first").await;
+    let (_, second) = rig.create(ROOT, "second").await;
+    assert_eq!(fill_the_lead(&rig, first), 4 * 64);
+    assert_eq!(fill_the_lead(&rig, second), 2 * 64);
+    rig.server.faults().clear();
+    for fh in [second, first] {
+        rig.vfs.wait_for_room(fh).await.unwrap();
+        rig.vfs.release(fh).await.unwrap();
+    }
+    let mut sizes: Vec<_> =
+        rig.remote_entries(&FileId::root()).await.into_iter().map(|meta| meta.size).collect();
+    sizes.sort_unstable();
+    assert_eq!(sizes, [2 * 64, 4 * 64]);
+}
