@@ -50,6 +50,16 @@ impl Tree {
         }
     }
 
+    /// Whether the file's own object is still in this folder under this name, and the file is not.
+    pub fn has_object_elsewhere(&self, ino: Ino, dir_id: &FileId, name: &str) -> bool {
+        let Some(Backing::Remote(meta)) = self.inodes.get(&ino).map(|inode| &inode.backing) else {
+            return false;
+        };
+        meta.name == name
+            && meta.parent_id.as_ref() == Some(dir_id)
+            && (self.replaces(ino).is_some() || !self.is_at_location(ino))
+    }
+
     /// Whether the object is at the inode's current location.
     pub fn is_at_location(&self, ino: Ino) -> bool {
         let Some(Backing::Remote(meta)) = self.inodes.get(&ino).map(|inode| &inode.backing) else {

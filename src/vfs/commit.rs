@@ -108,9 +108,7 @@ impl Vfs {
     ) -> bool {
         let others = self.files.all().into_iter().chain(self.late_renames.pending());
         others.filter(|other| Some(other.ino()) != ino).any(|other| {
-            let elsewhere = tree.objects(other.ino()).elsewhere;
-            other.may_commit_to(dir_id, name)
-                || elsewhere.is_some_and(|meta| meta.name == name && meta.parent_id.as_ref() == Some(dir_id))
+            other.may_commit_to(dir_id, name) || tree.has_object_elsewhere(other.ino(), dir_id, name)
         })
     }
 
