@@ -23,7 +23,7 @@ const WAITING_MAX: usize = 10;
 
 /// Mounts the drive of the arguments. The outer error is a mistake in the arguments.
 pub(super) fn start(args: MountArgs, notifier: SystemdNotifier) -> Result<Result<ExitCode>> {
-    let mode = args.mode();
+    let (mode, is_quiet) = (args.mode(), args.is_quiet());
     let config = args.into_config()?;
     Ok(match mode {
         ServeMode::Background => {
@@ -31,14 +31,22 @@ pub(super) fn start(args: MountArgs, notifier: SystemdNotifier) -> Result<Result
                 |argument| if argument == "--background" { background::DETACHED.into() } else { argument };
             background::start(std::env::args_os().skip(1).map(detached))
         }
-        ServeMode::Foreground => on_runtime(serve(config, false, notifier)),
-        ServeMode::Detached => on_runtime(serve(config, true, notifier)),
+        ServeMode::Foreground => on_runtime(serve(config, (false, is_quiet), notifier)),
+        ServeMode::Detached => on_runtime(serve(config, (true, is_quiet), notifier)),
     })
 }
 
-/// Serves the mount until it ends.
-async fn serve(config: MountConfig, is_detached: bool, notifier: SystemdNotifier) -> Result<ExitCode> {
-    let report = |notice: Notice<'_>| print_notice(notice, is_detached);
+/// Serves the mount until it ends. A quiet one prints only what is not saved.
+async fn serve(
+    config: MountConfig,
+    (is_detached, is_quiet): (bool, bool),
+    notifier: SystemdNotifier,
+) -> Result<ExitCode> {
+    let report = |notice: Notice<'_>| {
+        if !is_quiet || matches!(notice, Notice::NotSaved { .. }) {
+            print_notice(notice, is_detached);
+        }
+    };
     Ok(match daemon::run(config, is_detached, notifier, report).await? {
         MountEnd::Saved => ExitCode::SUCCESS,
         MountEnd::Unsaved => ExitCode::FAILURE,

@@ -34,6 +34,9 @@ pub struct MountArgs {
     /// Serve a drive in the background (for --background)
     #[arg(long, hide = true, conflicts_with = "background")]
     detached: bool,
+    /// Print nothing when the drive is mounted (for mount(8))
+    #[arg(long, hide = true)]
+    quiet: bool,
     /// The source that the mount table shows
     #[arg(long, hide = true)]
     source: Option<String>,
@@ -69,6 +72,10 @@ impl MountArgs {
             (_, true) => ServeMode::Detached,
             _ => ServeMode::Foreground,
         }
+    }
+
+    pub(in crate::cli) fn is_quiet(&self) -> bool {
+        self.quiet
     }
 
     /// Adds settings from the environment and the configuration, and checks them together.

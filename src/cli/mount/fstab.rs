@@ -22,7 +22,7 @@ const MOUNT_OPTIONS: &[&str] = &[
     "loud", "comment", "uhelper", "helper",
 ];
 /// Options that are always in effect: the kernel checks modes and ignores set-user-ID bits and devices, and
-/// there are no access times.
+/// reads do not change access times.
 const ALWAYS_TRUE: &[&str] = &[
     "default_permissions",
     "nosuid",
@@ -41,10 +41,10 @@ const ALWAYS_TRUE: &[&str] = &[
 /// Options that are refused, each with the reason.
 const UNSUPPORTED: &[(&str, &str)] = &[
     ("suid", "set-user-ID bits are ignored; remove the option"),
-    ("dev", "a drive has no devices; remove the option"),
+    ("dev", "device nodes cannot be opened; remove the option"),
     ("sync", "a file is committed when it is closed or synced, not after each write; remove the option"),
     ("dirsync", "a new file is committed when it is closed, not before; remove the option"),
-    ("strictatime", "there are no access times; remove the option"),
+    ("strictatime", "reads do not change access times; remove the option"),
     ("nosymfollow", "symbolic links are followed; use metadata=off, which has none"),
     ("remount", "options of a mounted drive cannot change; unmount it, then mount it again"),
 ];
@@ -154,7 +154,7 @@ impl FstabArgs {
 
     /// The arguments of `pdsfs mount`.
     fn arguments(&self) -> Result<Vec<OsString>> {
-        let mut out: Vec<OsString> = vec!["mount".into(), background::DETACHED.into()];
+        let mut out: Vec<OsString> = vec!["mount".into(), background::DETACHED.into(), "--quiet".into()];
         // mount(8) finds its line in the mount table by the source.
         out.push(format!("--source={}", self.spec).into());
         out.extend(self.settings()?.into_iter().map(|(key, value)| format!("--{key}={value}").into()));
@@ -254,6 +254,7 @@ mod tests {
             Ok([
                 "mount",
                 "--detached",
+                "--quiet",
                 "--source=photos:/a",
                 "--read-only=false",
                 "--allow-other=true",
@@ -269,7 +270,7 @@ mod tests {
         if let Some(home) = std::env::home_dir().filter(|home| home.is_absolute()) {
             let at_home = arguments(&["a", "/mnt", "-o", "config=~/x.toml,token_file=~/t"]).unwrap();
             let whole = |flag: &str, file: &str| format!("--{flag}={}", home.join(file).display());
-            assert_eq!(at_home[3..5], [whole("config", "x.toml"), whole("token-file", "t")]);
+            assert_eq!(at_home[4..6], [whole("config", "x.toml"), whole("token-file", "t")]);
         }
         assert_eq!(described.last().map(String::as_str), Some("/mnt"));
         assert!(!described.contains(&"none".to_owned()));
@@ -288,7 +289,7 @@ mod tests {
     fn unsupported_options_fail_and_implied_ones_pass() {
         let flags = |options: &str| {
             let all = arguments(&["a", "/mnt", "-o", options])?;
-            Ok::<_, String>(all[3..all.len() - 3].join(" "))
+            Ok::<_, String>(all[4..all.len() - 3].join(" "))
         };
         // As mount(8) passes the line of a user.
         assert_eq!(
