@@ -138,6 +138,7 @@ fn session_options(config: &MountConfig) -> Config {
         MountOption::DefaultPermissions,
         MountOption::NoSuid,
         MountOption::NoDev,
+        MountOption::NoAtime,
     ];
     if config.options.read_only {
         options.mount_options.push(MountOption::RO);

@@ -5,7 +5,8 @@
 //! tag counts as missing, because other clients may write tags too.
 //!
 //! ```text
-//! pdsfs.type    link | fifo | socket   (a regular file on the drive; the content of a link is its target)
+//! pdsfs.type    link | fifo | socket | char MAJOR:MINOR | block MAJOR:MINOR
+//!                                      (a regular file on the drive; the content of a link is its target)
 //! pdsfs.mode    permission bits, octal
 //! pdsfs.owner   uid:gid
 //! pdsfs.mtime   seconds.nanoseconds    (only if `local_modified_at` is too coarse)
@@ -46,19 +47,48 @@ pub enum Special {
     Link,
     Fifo,
     Socket,
+    CharDevice(DeviceNumber),
+    BlockDevice(DeviceNumber),
+}
+
+/// The number of a device node. The kernel opens no device of a mount.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DeviceNumber {
+    pub major: u32,
+    pub minor: u32,
+}
+
+impl DeviceNumber {
+    fn parse(text: &str) -> Option<Self> {
+        let (major, minor) = text.split_once(':')?;
+        Some(Self { major: major.parse().ok()?, minor: minor.parse().ok()? })
+    }
+}
+
+impl std::fmt::Display for DeviceNumber {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.major, self.minor)
+    }
 }
 
 impl Special {
-    fn text(self) -> &'static str {
+    fn text(self) -> String {
         match self {
-            Self::Link => "link",
-            Self::Fifo => "fifo",
-            Self::Socket => "socket",
+            Self::Link => "link".to_owned(),
+            Self::Fifo => "fifo".to_owned(),
+            Self::Socket => "socket".to_owned(),
+            Self::CharDevice(number) => format!("char {number}"),
+            Self::BlockDevice(number) => format!("block {number}"),
         }
     }
 
     fn parse(text: &str) -> Option<Self> {
-        [Self::Link, Self::Fifo, Self::Socket].into_iter().find(|special| special.text() == text)
+        match text.split_once(' ') {
+            Some(("char", number)) => DeviceNumber::parse(number).map(Self::CharDevice),
+            Some(("block", number)) => DeviceNumber::parse(number).map(Self::BlockDevice),
+            Some(_) => None,
+            None => [Self::Link, Self::Fifo, Self::Socket].into_iter().find(|special| special.text() == text),
+        }
     }
 }
 
@@ -137,7 +167,7 @@ impl Posix {
                 tags.insert(key.to_owned(), value);
             }
         };
-        tag(TYPE, self.special.map(|special| special.text().to_owned()));
+        tag(TYPE, self.special.map(Special::text));
         tag(MODE, self.perm.map(|perm| format!("{perm:04o}")));
         tag(OWNER, self.owner.map(|(uid, gid)| format!("{uid}:{gid}")));
         tag(MTIME, (at_drive_resolution(mtime) != mtime).then(|| show_time(mtime)));
@@ -180,11 +210,12 @@ impl Posix {
         self.xattrs.remove(name).is_some()
     }
 
-    /// Clears set-user-ID, and set-group-ID if the group may execute, after a change by an unprivileged
-    /// program.
-    pub fn clear_setid_bits(&mut self, mode: u16) {
-        let group_may_execute = mode & 0o010 != 0;
-        let kept = mode & !0o4000 & if group_may_execute { !0o2000 } else { !0 };
+    /// Clears set-user-ID and set-group-ID as the kernel does for local file systems. Without permission of
+    /// the group to execute, set-group-ID means mandatory locking: then `is_member`, a caller in the group of
+    /// the file, keeps it.
+    pub fn clear_setid_bits(&mut self, mode: u16, is_member: bool) {
+        let clears_group = mode & 0o010 != 0 || !is_member;
+        let kept = mode & !0o4000 & if clears_group { !0o2000 } else { !0 };
         if kept != mode {
             self.perm = Some(kept);
         }
@@ -272,8 +303,15 @@ mod tests {
     }
 
     fn strategy() -> impl Strategy<Value = Posix> {
-        let special =
-            prop::sample::select(vec![None, Some(Special::Link), Some(Special::Fifo), Some(Special::Socket)]);
+        let device = DeviceNumber { major: 4095, minor: 1_048_575 };
+        let kinds = [
+            Special::Link,
+            Special::Fifo,
+            Special::Socket,
+            Special::CharDevice(device),
+            Special::BlockDevice(device),
+        ];
+        let special = prop::option::of(prop::sample::select(kinds.to_vec()));
         let perm = prop::option::of(0..=0o7777_u16);
         let owner = prop::option::of((0..u32::MAX, 0..u32::MAX));
         let atime = prop::option::of((-1_i128 << 60..1 << 62).prop_map(at));
@@ -328,6 +366,9 @@ mod tests {
     fn invalid_tags_are_ignored() {
         for (key, value) in [
             (TYPE, "device"),
+            (TYPE, "char"),
+            (TYPE, "block 1"),
+            (TYPE, "link 1:3"),
             (MODE, "17777"),
             (MODE, "rw"),
             (OWNER, "1"),
@@ -362,15 +403,18 @@ mod tests {
 
     #[test]
     fn setid_bits_are_cleared() {
-        let dropped = |mode| {
+        let dropped = |mode, is_member| {
             let mut posix = Posix::default();
-            posix.clear_setid_bits(mode);
+            posix.clear_setid_bits(mode, is_member);
             posix.perm
         };
-        assert_eq!(dropped(0o4755), Some(0o755));
-        assert_eq!(dropped(0o6755), Some(0o755));
-        assert_eq!(dropped(0o2644), None, "without group execution the bit means mandatory locking");
-        assert_eq!(dropped(0o755), None);
+        for is_member in [false, true] {
+            assert_eq!(dropped(0o4755, is_member), Some(0o755));
+            assert_eq!(dropped(0o6755, is_member), Some(0o755));
+            assert_eq!(dropped(0o755, is_member), None);
+        }
+        assert_eq!(dropped(0o2644, true), None, "without group execution the bit means mandatory locking");
+        assert_eq!(dropped(0o2644, false), Some(0o644));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 const KIB: u64 = 1 << 10;
 pub const MIB: u64 = 1 << 20;
-const GIB: u64 = 1 << 30;
+pub const GIB: u64 = 1 << 30;
 pub const TIB: u64 = 1 << 40;
 pub const PIB: u64 = 1 << 50;
 

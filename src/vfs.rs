@@ -124,6 +124,7 @@ impl Vfs {
                 buffer_pool: BufferPool::new(config.options.buffer_size, part_bytes),
                 upload_limiter: UploadLimiter::new(in_flight_max as usize, part_bytes),
                 part_size: config.options.part_size,
+                zero_fill_max: config.options.zero_fill_max,
                 spill_dir: config.spill_dir.clone(),
                 local_quota: local_only_quota(&disk_quota, config.options.cache_min_free),
                 cached_files: CachedFiles::new(&disk_quota),

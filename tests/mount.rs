@@ -23,6 +23,8 @@ mod configuration;
 mod copy_and_seek;
 #[path = "mount/crash.rs"]
 mod crash;
+#[path = "mount/device_nodes.rs"]
+mod device_nodes;
 #[path = "mount/faults.rs"]
 mod faults;
 #[path = "mount/killed_writers.rs"]
@@ -55,6 +57,8 @@ mod random_writes;
 mod remote_changes;
 #[path = "mount/service.rs"]
 mod service;
+#[path = "mount/set_id_bits.rs"]
+mod set_id_bits;
 #[path = "mount/shared_files.rs"]
 mod shared_files;
 #[path = "mount/staged_files.rs"]
@@ -65,7 +69,11 @@ mod stopping;
 mod streaming;
 #[path = "mount/throughput.rs"]
 mod throughput;
+#[path = "mount/times.rs"]
+mod times;
 #[path = "mount/trash.rs"]
 mod trash;
 #[path = "mount/users.rs"]
 mod users;
+#[path = "mount/zero_fill.rs"]
+mod zero_fill;

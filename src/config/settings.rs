@@ -26,7 +26,7 @@ use crate::auth::{AccountName, endpoint};
 use crate::error::{Error, Result};
 use crate::ids::{DriveId, FileId, PartSize, Secret};
 use crate::name_patterns::NamePatterns;
-use crate::units::{MIB, PIB, TIB, exact_size, parse_size};
+use crate::units::{GIB, MIB, PIB, TIB, exact_size, parse_size};
 
 const DAY_S: u64 = 86_400;
 /// One part is filled while another one is sent.
@@ -289,6 +289,10 @@ settings! {
 
         /// Disk space that staged and cached files leave free
         cache_min_free: u64 = Notation::size(0, PIB) => 512 * MIB;
+
+        /// Most bytes of a file that no program wrote (holes) and that are uploaded as zeros; truncate beyond it,
+        /// and close with more of them, fail with EFBIG
+        zero_fill_max: u64 = Notation::size(0, PIB) => 4 * GIB;
 
         /// Name patterns of lock and junk files that are never uploaded and end with the mount, separated by
         /// commas; * matches any characters, ? matches one; off for none

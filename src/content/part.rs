@@ -268,6 +268,17 @@ pub(super) fn read_frames(frames: &[Frame], mut offset: u64, out: &mut [u8]) -> 
     Ok(done)
 }
 
+/// The error of a file with more than `zero_fill_max` bytes that no program wrote.
+pub(super) fn too_sparse(zeros: u64, zero_fill_max: u64) -> Error {
+    let detail = format!(
+        "{} that no program wrote would be uploaded as zeros, more than zero_fill_max ({}): write them, or mount \
+         with a larger --zero-fill-max",
+        exact_size(zeros),
+        exact_size(zero_fill_max)
+    );
+    Error::new(ErrorKind::TooLarge, detail)
+}
+
 /// The error of a file with more bytes than its parts can carry.
 pub(super) fn too_large(part_size: PartSize) -> Error {
     let detail = format!(

@@ -17,6 +17,11 @@ impl PresentRanges {
         self.bytes
     }
 
+    /// The ranges in ascending order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = Range<u64>> {
+        self.set.iter().cloned()
+    }
+
     pub(super) fn insert(&mut self, range: Range<u64>) {
         if !range.is_empty() {
             self.bytes += self.missing_bytes(&range);

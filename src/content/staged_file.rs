@@ -87,6 +87,21 @@ impl StagedFile {
         self.lock().size
     }
 
+    /// Bytes that were not written and are not of the base: holes.
+    pub(super) fn zero_bytes(&self) -> u64 {
+        let state = self.lock();
+        state.present.missing_bytes(&(state.base_bytes..state.size))
+    }
+
+    /// Makes ranges that were written as zeros holes. For a file without a base.
+    pub(super) fn forget_zeros(&self, zeros: &PresentRanges) -> Result<()> {
+        let mut state = self.lock();
+        for range in zeros.iter() {
+            state.present.remove(range);
+        }
+        state.shrink_reservation()
+    }
+
     /// Writes `data`. A gap after the old end reads as zeros. `NoSpace` changes nothing.
     pub(super) fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
         let mut state = self.lock();
@@ -375,6 +390,9 @@ mod tests {
                 prop_assert_eq!(staged.size(), model.len() as u64);
                 prop_assert_eq!(content(&staged, &base_bytes, 0, u64::MAX), model.clone());
                 prop_assert_eq!(quota.reserved_bytes(), staged.lock().present.bytes());
+                // Only zeros count as holes; written bytes and those of the base are not zero.
+                let written: u64 = model.iter().map(|byte| u64::from(*byte != 0)).sum();
+                prop_assert!(staged.zero_bytes() <= model.len() as u64 - written);
             }
             while let Some((_, at, len)) = staged.next_backfill(50) {
                 staged.backfill(at, &base_bytes[at as usize..(at + len) as usize]).unwrap();

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use super::commit::{Commit, CommitSource};
 use super::commit_target::CommitTarget;
 use super::in_flight_parts::InFlightParts;
-use super::part::{FillingPart, FrozenPart, too_large};
+use super::part::{FillingPart, FrozenPart, ZEROS, too_large, too_sparse};
+use super::present_ranges::PresentRanges;
 use super::reader::ReadTarget;
 use super::staged_file::StagedFile;
 use super::tee::Tee;
@@ -40,6 +41,8 @@ pub struct Streaming {
     tee: Option<Tee>,
     /// The size set by `ftruncate`: zeros follow the frontier up to there.
     declared_size: u64,
+    /// Ranges below the frontier that no program wrote: they were appended as zeros.
+    gaps: Box<PresentRanges>,
     /// Base content past the frontier that was not back-filled yet.
     base: Option<Box<Base>>,
 }
@@ -88,6 +91,7 @@ impl Streaming {
             session_location: None,
             tee: None,
             declared_size: 0,
+            gaps: Box::default(),
             base: None,
         }
     }
@@ -105,6 +109,16 @@ impl Streaming {
     /// Size of the content in bytes, with the base and the declared zeros.
     pub(super) fn size(&self) -> u64 {
         self.frontier().max(self.declared_size).max(self.base_bytes())
+    }
+
+    /// Bytes that no program wrote and that are not of the base: gaps, and the declared zeros.
+    pub(super) fn zero_bytes(&self) -> u64 {
+        self.gaps.bytes() + self.size() - self.frontier().max(self.base_bytes())
+    }
+
+    /// Longest gap that may still be appended as zeros, in bytes.
+    pub(super) fn gap_bytes_max(&self) -> u64 {
+        self.context.zero_fill_max.saturating_sub(self.gaps.bytes())
     }
 
     fn base_bytes(&self) -> u64 {
@@ -126,7 +140,9 @@ impl Streaming {
     /// Overwrites bytes between [`Self::patchable_from`] and [`Self::frontier`]. Returns how many bytes of
     /// `data` are in that range.
     pub(super) fn patch(&mut self, offset: u64, data: &[u8]) -> Result<usize> {
-        self.filling.patch(offset - self.offset, data)
+        let bytes = self.filling.patch(offset - self.offset, data)?;
+        self.gaps.remove(offset..offset + bytes as u64);
+        Ok(bytes)
     }
 
     /// Sets the size: declares zeros, or truncates the filling part. Returns `false` and changes nothing if
@@ -137,6 +153,7 @@ impl Streaming {
         }
         if size < self.frontier() {
             self.filling.truncate(size - self.offset)?;
+            self.gaps.remove(size..u64::MAX);
         }
         if let Some(base) = &mut self.base {
             base.bytes = base.bytes.min(size);
@@ -238,6 +255,30 @@ impl Streaming {
         self.tee.as_ref().is_some_and(Tee::should_pause).then_some(Wait::Disk)
     }
 
+    /// Appends zeros up to `offset`, as far as memory and the drive allow now. `TooLarge`, and no change, if the
+    /// content would have too many.
+    pub(super) fn append_gap(
+        &mut self,
+        offset: u64,
+        resolve_target: &dyn Fn() -> Option<CommitTarget>,
+        may_block: bool,
+    ) -> Result<Option<Wait>> {
+        let start = self.frontier();
+        if offset.saturating_sub(start) > self.gap_bytes_max() {
+            // Declared zeros do not count: the program can still write there.
+            return Err(too_sparse(self.gaps.bytes() + offset - start, self.context.zero_fill_max));
+        }
+        while self.frontier() < offset {
+            let zeros = &ZEROS[..ZEROS.len().min((offset - self.frontier()) as usize)];
+            let appended = self.append(zeros, resolve_target, may_block)?;
+            self.gaps.insert(start..self.frontier());
+            if appended.wait.is_some() {
+                return Ok(appended.wait);
+            }
+        }
+        Ok(None)
+    }
+
     /// Parent and name that the upload session was opened for.
     pub(super) fn session_location(&self) -> Option<(FileId, String)> {
         self.session_location.clone()
@@ -310,6 +351,7 @@ impl Streaming {
             staged.write(at, &buffer[..count])?;
             at += count as u64;
         }
+        staged.forget_zeros(&self.gaps)?;
         if staged.size() != self.size() {
             staged.truncate(self.size())?;
         }

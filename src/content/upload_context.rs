@@ -20,6 +20,8 @@ pub struct UploadContext {
     pub buffer_pool: Arc<BufferPool>,
     pub upload_limiter: Arc<UploadLimiter>,
     pub part_size: PartSize,
+    /// Most bytes of a file that no program wrote and that are uploaded as zeros.
+    pub zero_fill_max: u64,
     /// Directory of parts that do not fit into memory.
     pub spill_dir: PathBuf,
     /// Quota of staged and cached files.

@@ -131,12 +131,12 @@ impl Filesystem for FuseAdapter {
         name: &OsStr,
         mode: u32,
         _umask: u32,
-        _rdev: u32,
+        rdev: u32,
         reply: ReplyEntry,
     ) {
         let op = FuseOp::new(req, "mknod", parent.0);
-        let Some(kind) = convert::kind_of_mode(mode) else {
-            return Self::reply_unsupported(op, ErrorKind::NotPermitted, reply);
+        let Some(kind) = convert::kind_of_mode(mode, rdev) else {
+            return Self::reply_unsupported(op, ErrorKind::Invalid, reply);
         };
         let (vfs, name, caller) = (self.vfs.clone(), name.to_owned(), caller(req));
         let work = async move { vfs.mknod(Ino(parent.0), &name, kind, mode, caller).await };
@@ -486,8 +486,9 @@ impl Filesystem for FuseAdapter {
         reply: ReplyWrite,
     ) {
         let op = FuseOp::new(req, "copy_file_range", ino.0).with_handle(from.0).with_range(offset, len);
-        let vfs = self.vfs.clone();
-        let work = async move { vfs.copy_range((Fh(from.0), offset), (Fh(to.0), to_offset), len).await };
+        let (vfs, caller) = (self.vfs.clone(), caller(req));
+        let work =
+            async move { vfs.copy_range((Fh(from.0), offset), (Fh(to.0), to_offset), len, caller).await };
         self.dispatch(op, self.commit_wait_max, reply, work, ReplyWrite::written);
     }
 }

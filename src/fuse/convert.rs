@@ -11,7 +11,7 @@ use super::dispatch::{FuseOp, reply_error};
 
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::posix::Special;
+use crate::posix::{DeviceNumber, Special};
 use crate::vfs::{
     Attr, DirEntry, Entry, FallocateMode, FileKind, OpenedFile, RenameMode, Statfs, Vfs, WriteAt,
 };
@@ -51,6 +51,28 @@ fn kind(kind: FileKind) -> fuser::FileType {
         FileKind::Special(Special::Link) => fuser::FileType::Symlink,
         FileKind::Special(Special::Fifo) => fuser::FileType::NamedPipe,
         FileKind::Special(Special::Socket) => fuser::FileType::Socket,
+        FileKind::Special(Special::CharDevice(_)) => fuser::FileType::CharDevice,
+        FileKind::Special(Special::BlockDevice(_)) => fuser::FileType::BlockDevice,
+    }
+}
+
+/// A device number in the kernel's 32 bits: 12 bits of the major number between 8 and 12 bits of the minor.
+fn encode_device(number: DeviceNumber) -> u32 {
+    (number.minor & 0xff) | ((number.major & 0xfff) << 8) | ((number.minor & 0xf_ff00) << 12)
+}
+
+fn decode_device(rdev: u32) -> DeviceNumber {
+    DeviceNumber { major: (rdev >> 8) & 0xfff, minor: (rdev & 0xff) | ((rdev >> 12) & 0xf_ff00) }
+}
+
+fn rdev(kind: FileKind) -> u32 {
+    match kind {
+        FileKind::Special(Special::CharDevice(number) | Special::BlockDevice(number)) => {
+            encode_device(number)
+        }
+        FileKind::File
+        | FileKind::Directory
+        | FileKind::Special(Special::Link | Special::Fifo | Special::Socket) => 0,
     }
 }
 
@@ -68,7 +90,7 @@ pub(super) fn attr(attr: &Attr) -> FileAttr {
         nlink: attr.nlink,
         uid: attr.uid,
         gid: attr.gid,
-        rdev: 0,
+        rdev: rdev(attr.kind),
         blksize: BLOCK_BYTES_PREFERRED,
         flags: 0,
     }
@@ -102,13 +124,15 @@ pub(super) fn open_flags(opened: OpenedFile) -> FopenFlags {
     flags
 }
 
-/// The file type of a mknod mode. `None` for devices.
-pub(super) fn kind_of_mode(mode: u32) -> Option<FileKind> {
+/// The file type of a mknod mode and device number. `None` for types that mknod(2) does not know.
+pub(super) fn kind_of_mode(mode: u32, rdev: u32) -> Option<FileKind> {
     match mode & libc::S_IFMT {
         // Type 0 means a regular file too (mknod(2)).
         libc::S_IFREG | 0 => Some(FileKind::File),
         libc::S_IFIFO => Some(FileKind::Special(Special::Fifo)),
         libc::S_IFSOCK => Some(FileKind::Special(Special::Socket)),
+        libc::S_IFCHR => Some(FileKind::Special(Special::CharDevice(decode_device(rdev)))),
+        libc::S_IFBLK => Some(FileKind::Special(Special::BlockDevice(decode_device(rdev)))),
         _ => None,
     }
 }
@@ -268,11 +292,25 @@ mod tests {
     }
 
     #[test]
-    fn mknod_supports_all_types_but_devices() {
-        assert_eq!(kind_of_mode(libc::S_IFREG | 0o644), Some(FileKind::File));
-        assert_eq!(kind_of_mode(0o644), Some(FileKind::File));
-        assert_eq!(kind_of_mode(libc::S_IFIFO | 0o644), Some(FileKind::Special(Special::Fifo)));
-        assert_eq!(kind_of_mode(libc::S_IFSOCK), Some(FileKind::Special(Special::Socket)));
-        assert_eq!((kind_of_mode(libc::S_IFCHR), kind_of_mode(libc::S_IFBLK | 0o600)), (None, None));
+    fn mknod_supports_all_file_types() {
+        let number = DeviceNumber { major: 1, minor: 3 };
+        let of = |mode| kind_of_mode(mode, encode_device(number));
+        assert_eq!(of(libc::S_IFREG | 0o644), Some(FileKind::File));
+        assert_eq!(of(0o644), Some(FileKind::File));
+        assert_eq!(of(libc::S_IFIFO | 0o644), Some(FileKind::Special(Special::Fifo)));
+        assert_eq!(of(libc::S_IFSOCK), Some(FileKind::Special(Special::Socket)));
+        assert_eq!(of(libc::S_IFCHR), Some(FileKind::Special(Special::CharDevice(number))));
+        assert_eq!(of(libc::S_IFBLK | 0o600), Some(FileKind::Special(Special::BlockDevice(number))));
+        assert_eq!((of(libc::S_IFDIR), of(libc::S_IFLNK)), (None, None));
+    }
+
+    #[test]
+    fn device_numbers_round_trip() {
+        for (major, minor, rdev) in
+            [(0, 0, 0), (1, 3, 0x103), (8, 0x1_2345, 0x1230_0845), (4095, 1_048_575, u32::MAX)]
+        {
+            let number = DeviceNumber { major, minor };
+            assert_eq!((encode_device(number), decode_device(rdev)), (rdev, number));
+        }
     }
 }

@@ -391,6 +391,13 @@ impl Tree {
         }
     }
 
+    /// Records that this mount changed the content of a file at `at`. The service has its own, later time.
+    pub fn content_changed(&mut self, ino: Ino, at: SystemTime) {
+        if let Some(inode) = self.inodes.get_mut(&ino) {
+            inode.attrs_changed_at = inode.attrs_changed_at.max(Some(at));
+        }
+    }
+
     /// Records that this mount changed names in `dirs`, and names of `inodes`, at `at`.
     pub fn names_changed(&mut self, dirs: &[Ino], inodes: &[Ino], at: SystemTime) {
         for dir in dirs {

@@ -126,6 +126,8 @@ pub(super) struct Inode {
     pub(super) dentry_ref: Option<DentryRef>,
     pub(super) lookups: u64,
     pub(super) pins: u64,
+    /// Creation by this mount. The service has its own, later time.
+    pub(super) created_at: Option<SystemTime>,
     /// Last change of attributes by this mount.
     pub(super) attrs_changed_at: Option<SystemTime>,
     /// Last change of names in this directory by this mount.
@@ -210,12 +212,17 @@ impl Tree {
         if let Backing::Remote(meta) = &backing {
             self.by_file_id.insert(meta.file_id.clone(), ino);
         }
+        let created_at = match &backing {
+            Backing::None { since, .. } => Some(*since),
+            Backing::Remote(_) | Backing::Removed(_) => None,
+        };
         let inode = Inode {
             backing,
             body,
             dentry_ref: None,
             lookups: 0,
             pins: 0,
+            created_at,
             attrs_changed_at: None,
             names_changed_at: None,
             attrs_read_at,
@@ -326,7 +333,7 @@ impl Tree {
             InodeBody::Directory(directory) if directory.listed_at.is_some() => 2 + directory.subdirs as u32,
             InodeBody::File { .. } | InodeBody::Directory(_) => 1,
         };
-        let posix = inode.posix().cloned();
+        let (crtime, posix) = (inode.created_at.unwrap_or(crtime), inode.posix().cloned());
         Ok(Stat { kind: inode.file_kind(), size, mtime, ctime, crtime, posix, nlink })
     }
 

@@ -9,6 +9,7 @@ use std::time::{Instant, SystemTime};
 use bytes::Bytes;
 
 use super::Vfs;
+use super::callers::SetIdRights;
 use super::pending_attrs::DesiredAttrs;
 use super::types::{Attr, Caller, Entry, Fh, SetAttr};
 use crate::clock;
@@ -30,7 +31,7 @@ const TARGET_BYTES_MAX: u64 = libc::PATH_MAX as u64 - 1;
 /// Set-group-ID: new entries of such a directory inherit its group.
 const SETGID_BIT: u16 = 0o2000;
 /// Set-user-ID and set-group-ID: the file runs as its owner or group.
-const SETID_BITS: u16 = 0o6000;
+pub(super) const SETID_BITS: u16 = 0o6000;
 
 impl Vfs {
     /// Changes attributes and returns the new ones.
@@ -42,18 +43,25 @@ impl Vfs {
         }
         let sets_owner = set.uid.is_some() || set.gid.is_some();
         if set.mode.is_some() || sets_owner || set.atime.is_some() || set.mtime.is_some() {
-            self.change_attrs(ino, set.mtime, |posix, current| set.apply(posix, current))?;
+            let rights = if sets_owner { SetIdRights::of(caller) } else { SetIdRights::default() };
+            self.change_attrs(ino, set.mtime, |posix, current| set.apply(posix, current, &rights))?;
         }
         self.getattr(ino).await
     }
 
-    /// Clears set-user-ID and set-group-ID after a write by a caller that is not root.
+    /// Clears set-user-ID and set-group-ID after a change of content, unless the caller has `CAP_FSETID`.
     pub fn clear_setid_bits(&self, ino: Ino, caller: Caller) -> Result<()> {
-        let perm = self.tree().posix(ino).and_then(|posix| posix.perm);
-        if caller.uid == 0 || perm.is_none_or(|perm| perm & SETID_BITS == 0) {
+        let perm = self.posix_of(&self.tree(), ino).and_then(|posix| posix.perm);
+        if perm.is_none_or(|perm| perm & SETID_BITS == 0) {
             return Ok(());
         }
-        self.change_attrs(ino, None, |posix, current| posix.clear_setid_bits(current.perm))
+        let rights = SetIdRights::of(caller);
+        if rights.keeps_bits {
+            return Ok(());
+        }
+        self.change_attrs(ino, None, |posix, current| {
+            posix.clear_setid_bits(current.perm, rights.is_member(current.gid));
+        })
     }
 
     /// Changes the attributes of an inode. They are sent to the drive soon, or with the first commit of a new
@@ -175,7 +183,7 @@ impl Vfs {
         }
     }
 
-    /// Creates a regular file, a named pipe or a socket.
+    /// Creates a regular file, a named pipe, a socket or a device node.
     pub async fn mknod(
         &self,
         parent: Ino,
@@ -319,7 +327,7 @@ impl Vfs {
 
 impl SetAttr {
     /// Applies the change to `posix`. Values equal to `current` are not stored on the drive.
-    fn apply(&self, posix: &mut Posix, current: &Attr) {
+    fn apply(&self, posix: &mut Posix, current: &Attr, rights: &SetIdRights) {
         let mut perm = current.perm;
         if let Some(mode) = self.mode {
             perm = (mode & 0o7777) as u16;
@@ -332,11 +340,11 @@ impl SetAttr {
             posix.owner = Some(owner);
         }
         if (self.uid.is_some() || self.gid.is_some()) && current.kind != FileKind::Directory {
-            posix.clear_setid_bits(perm);
+            posix.clear_setid_bits(perm, rights.is_member(current.gid));
         }
         if let Some(atime) = self.atime {
-            // An unknown access time is shown as the modification time.
-            posix.atime = Some(atime).filter(|atime| *atime != self.mtime.unwrap_or(current.mtime));
+            // An unknown access time is shown as the creation time.
+            posix.atime = Some(atime).filter(|atime| *atime != current.crtime);
         }
     }
 }

@@ -16,6 +16,7 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, StatxFlags};
 use rustix::process::{Pid, PidfdFlags};
 
+use super::types::Caller;
 use crate::ids::Ino;
 
 /// Longest text read from a file in `/proc`, in bytes. The wanted fields are at its beginning.
@@ -94,6 +95,38 @@ fn has_kill_pending(status: &str) -> bool {
         u64::from_str_radix(hex.trim(), 16).ok()
     });
     pending.fold(0, |all, signals| all | signals) & KILL_BIT != 0
+}
+
+/// The rights of a thread that decide whether its change of a file clears set-ID bits.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct SetIdRights {
+    /// `CAP_FSETID`: its writes clear nothing.
+    pub keeps_bits: bool,
+    /// All groups, in the order of `/proc`.
+    groups: Vec<u32>,
+}
+
+impl SetIdRights {
+    /// Read from `/proc`; derived from user and group if that is not readable.
+    pub fn of(caller: Caller) -> Self {
+        let known = read_proc(&format!("/proc/{}/status", caller.tid)).and_then(|text| Self::parse(&text));
+        let mut rights = known.unwrap_or(Self { keeps_bits: caller.uid == 0, groups: Vec::new() });
+        rights.groups.push(caller.gid);
+        rights
+    }
+
+    pub fn is_member(&self, group: u32) -> bool {
+        self.keeps_bits || self.groups.contains(&group)
+    }
+
+    fn parse(status: &str) -> Option<Self> {
+        /// `CAP_FSETID` in a capability mask.
+        const FSETID_BIT: u64 = 1 << 4;
+        let field = |key| status.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
+        let effective = u64::from_str_radix(field("CapEff:")?, 16).ok()?;
+        let groups = field("Groups:")?.split_ascii_whitespace().filter_map(|id| id.parse().ok()).collect();
+        Some(Self { keeps_bits: effective & FSETID_BIT != 0, groups })
+    }
 }
 
 /// The beginning of a file in `/proc`, in one read: the kernel generates the text for each read.
@@ -237,6 +270,19 @@ mod tests {
         assert!(dies_of_signal(tid));
         child.wait().unwrap();
         assert!(!dies_of_signal(tid));
+    }
+
+    #[test]
+    fn set_id_rights_come_from_proc() {
+        let status = "Uid:\t7\nGroups:\t4 24 \nNoNewPrivs:\t0\nCapEff:\t0000000000000010\n";
+        let rights = SetIdRights::parse(status).unwrap();
+        assert_eq!(rights, SetIdRights { keeps_bits: true, groups: vec![4, 24] });
+        assert_eq!(SetIdRights::parse("Groups:\t4\n"), None);
+        let unknown = |uid| SetIdRights::of(Caller { uid, gid: 9, tid: u32::MAX });
+        assert_eq!((unknown(0).keeps_bits, unknown(7).keeps_bits), (true, false));
+        assert!(unknown(7).is_member(9) && !unknown(7).is_member(4));
+        // Checks the field names against the running kernel.
+        assert!(SetIdRights::parse(&read_proc("/proc/self/status").unwrap()).is_some());
     }
 
     #[test]

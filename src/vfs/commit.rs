@@ -196,8 +196,11 @@ impl Vfs {
             committed.meta = moved;
         }
         let posix = {
-            let tree = self.tree();
-            self.posix_of(&tree, ino)
+            let mut tree = self.tree();
+            let posix = self.posix_of(&tree, ino);
+            // Since the change, the drive may have returned the attributes from before it.
+            tree.set_posix(ino, posix.clone()).ok();
+            posix
         };
         committed.meta = self.push_attrs(committed.meta, file.mtime(), posix).await;
         self.reader.forget(&committed.meta.file_id);
@@ -214,6 +217,7 @@ impl Vfs {
                 }
                 // From here on, an unlink finds the new object in the tree.
                 tree.adopt(ino, committed.meta.clone(), Instant::now());
+                tree.content_changed(ino, file.mtime());
             }
             was_deleted
         };

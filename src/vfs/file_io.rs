@@ -36,6 +36,7 @@ impl Vfs {
         if truncates && !access.may_commit() {
             // No handle will commit it later.
             self.set_size(ino, None, 0).await?;
+            self.clear_setid_bits(ino, caller)?;
         }
         let file = self.open_file(ino, access.may_commit())?;
         let id = self.next_handle_id(access, caller);
@@ -383,7 +384,18 @@ impl Vfs {
 
     /// Ends the writing of a handle. The last writer commits.
     pub(super) async fn release_writer(&self, file: &Arc<OpenFile>) -> Result<()> {
-        if self.files.release_writer(file.ino()) { self.commit_file(file).await } else { Ok(()) }
+        if !self.files.release_writer(file.ino()) {
+            return Ok(());
+        }
+        let committed = self.commit_file(file).await;
+        if let Err(error) = &committed
+            && file.has_local_content()
+            && !self.files.has_writers(file.ino())
+        {
+            // No writer is left that could change what was refused.
+            file.fail(error);
+        }
+        committed
     }
 
     /// Removes a handle that does not write any more.

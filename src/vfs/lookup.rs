@@ -7,6 +7,7 @@ use std::ffi::OsStr;
 use std::time::{Duration, Instant};
 
 use super::Vfs;
+use super::attributes::SETID_BITS;
 use super::types::{Attr, Caller, Entry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Ino;
@@ -142,7 +143,9 @@ impl Vfs {
     pub async fn getattr(&self, ino: Ino) -> Result<Entry> {
         let entry = self.entry(ino)?;
         let parent = self.tree().parent(ino).unwrap_or(ino);
-        if !entry.ttl.is_zero() || ino == Ino::ROOT || self.probe_if_unreachable(parent) {
+        // The TTL of an entry may be zero although its attributes are fresh.
+        let is_fresh = !self.tree().attrs_fresh_for(ino, Instant::now()).is_zero();
+        if is_fresh || ino == Ino::ROOT || self.probe_if_unreachable(parent) {
             return Ok(entry);
         }
         match tokio::time::timeout(STALE_WAIT_MAX, self.refresh(ino)).await {
@@ -185,16 +188,21 @@ impl Vfs {
             }
         }
         let known = posix.as_deref();
+        let perm = known.and_then(|posix| posix.perm).unwrap_or_else(|| self.default_mode(stat.kind));
+        if perm & SETID_BITS != 0 && stat.kind == FileKind::File {
+            // A write clears these bits here, and the kernel would show the cached ones until the TTL ends.
+            ttl = Duration::ZERO;
+        }
         let (uid, gid) = known.and_then(|posix| posix.owner).unwrap_or((self.config.uid, self.config.gid));
         let attr = Attr {
             ino,
             size,
-            atime: known.and_then(|posix| posix.atime).unwrap_or(mtime),
+            atime: known.and_then(|posix| posix.atime).unwrap_or(stat.crtime),
             mtime,
             ctime: stat.ctime.max(mtime),
             crtime: stat.crtime,
             kind: stat.kind,
-            perm: known.and_then(|posix| posix.perm).unwrap_or_else(|| self.default_mode(stat.kind)),
+            perm,
             nlink: stat.nlink,
             uid,
             gid,

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 use super::Vfs;
 use super::quota_cache::statfs_of;
 use super::types::Statfs;
+use crate::error::{Error, ErrorKind, Result};
+use crate::units::exact_size;
 
 const QUOTA_TTL: Duration = Duration::from_secs(10);
 /// How long the very first `statfs` waits for the drive.
@@ -26,6 +28,20 @@ impl Vfs {
             }
         }
         statfs_of(self.quota.get().map(|(_, quota)| quota))
+    }
+
+    /// `NoSpace` if the drive is known to have less free space.
+    pub(super) async fn check_free_space(&self, bytes: u64) -> Result<()> {
+        let lacks = |free: Statfs| free.blocks_free * u64::from(Statfs::BLOCK_BYTES) < bytes;
+        if lacks(self.statfs().await) {
+            // The last known quota may be older than a deletion.
+            self.refresh_quota().await;
+            if lacks(self.statfs().await) {
+                let detail = format!("the drive has less than {} free", exact_size(bytes));
+                return Err(Error::new(ErrorKind::NoSpace, detail));
+            }
+        }
+        Ok(())
     }
 
     async fn refresh_quota(&self) {

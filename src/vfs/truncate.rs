@@ -29,7 +29,7 @@ impl Vfs {
 
     /// `copy_file_range(2)` between (handle, offset) pairs, at most `len` bytes. Returns the number of bytes.
     /// Supports only whole committed files; the kernel copies others by reading and writing.
-    pub async fn copy_range(&self, from: (Fh, u64), to: (Fh, u64), len: u64) -> Result<u32> {
+    pub async fn copy_range(&self, from: (Fh, u64), to: (Fh, u64), len: u64, caller: Caller) -> Result<u32> {
         /// Longest copy in one call: fits the 32-bit answer, in whole pages.
         const BYTES_MAX: u64 = u32::MAX as u64 & !0xfff;
         let (source, target) = (self.handles.get(from.0)?, self.handles.get(to.0)?);
@@ -52,6 +52,7 @@ impl Vfs {
         if !tokio::task::block_in_place(|| target.file.clone_range(&base, start, end, writer))? {
             return Err(unsupported());
         }
+        self.clear_setid_bits(target.file.ino(), caller)?;
         Ok((end - start) as u32)
     }
 
@@ -71,8 +72,14 @@ impl Vfs {
             self.zero_range(fh, offset, len).await?;
         }
         // The kernel holds the inode lock, so the size cannot change in between.
-        if mode.grows && self.getattr(ino).await?.attr.size < end {
-            self.set_size(ino, Some(fh), end).await?;
+        let size = if mode.grows { self.getattr(ino).await?.attr.size } else { end };
+        if size < end {
+            let handle = self.handles.get(fh)?;
+            let file = &handle.file;
+            if !file.is_local() && !file.is_unlinked() {
+                self.check_free_space(end - size).await?;
+            }
+            self.change_content(file, || file.set_size(end, Some(handle.id.writer()))).await?;
         }
         self.clear_setid_bits(ino, caller)
     }

@@ -11,7 +11,7 @@ use crate::tree::{FileKind, Name};
 pub struct Attr {
     pub ino: Ino,
     pub size: u64,
-    /// The time set by a program, else the modification time.
+    /// The time set by a program, else the creation time.
     pub atime: SystemTime,
     pub mtime: SystemTime,
     pub ctime: SystemTime,

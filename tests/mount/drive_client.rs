@@ -31,6 +31,7 @@ pub struct RemoteFile {
     pub tags: BTreeMap<String, String>,
     /// RFC 3339.
     modified_at: String,
+    created_at: String,
 }
 
 impl RemoteFile {
@@ -45,6 +46,7 @@ impl RemoteFile {
             sha1: text("content_hash"),
             tags: tags.map(|(key, value)| (key.clone(), value.as_str().unwrap().to_owned())).collect(),
             modified_at: text("local_modified_at").or_else(|| text("updated_at")).unwrap(),
+            created_at: text("created_at").unwrap(),
         }
     }
 
@@ -61,6 +63,12 @@ impl RemoteFile {
             return SystemTime::UNIX_EPOCH + Duration::new(seconds.parse().unwrap(), nanos);
         }
         let time: jiff::Timestamp = self.modified_at.parse().unwrap();
+        time.into()
+    }
+
+    /// The creation time of the object.
+    pub fn created_at(&self) -> SystemTime {
+        let time: jiff::Timestamp = self.created_at.parse().unwrap();
         time.into()
     }
 }

@@ -8,6 +8,7 @@ use super::content::{CommitWatch, CommittingContent, Content, OpenFileState};
 use super::file::OpenFile;
 use crate::content::commit::{Commit, CommitOutcome, CommitSource};
 use crate::content::commit_target::CommitTarget;
+use crate::content::part::too_sparse;
 use crate::content::reader::ReadTarget;
 use crate::error::{Error, ErrorKind, Result};
 use crate::status::Transfer;
@@ -58,6 +59,7 @@ impl OpenFile {
             }
             return Ok(CommitStep::Backfill);
         }
+        self.check_zero_fill(&state.content)?;
         let deleted = || Error::new(ErrorKind::NotFound, "the file was deleted while it was being written");
         let target = resolve_target().ok_or_else(deleted)?;
         let target = CommitTarget { mtime: Some(state.mtime), ..target };
@@ -97,6 +99,22 @@ impl OpenFile {
         state.content = Content::Committing { content, bytes, base, outcome, transfer: transfer.clone() };
         let guard = CommitGuard { file: self.clone(), report, transfer, is_reported: false };
         Ok(CommitStep::Run(Box::new(commit), guard))
+    }
+
+    /// Refuses content with too many bytes that no program wrote. The content stays: a program can still fill
+    /// the holes.
+    fn check_zero_fill(&self, content: &Content) -> Result<()> {
+        let zeros = match content {
+            Content::Streaming { stream, .. } => stream.zero_bytes(),
+            Content::Staged { staged, .. } => staged.zero_bytes(),
+            Content::New
+            | Content::Clean { .. }
+            | Content::Committing { .. }
+            | Content::Failed { .. }
+            | Content::Local(_) => 0,
+        };
+        let max = self.context.zero_fill_max;
+        if zeros > max { Err(too_sparse(zeros, max)) } else { Ok(()) }
     }
 
     /// Marks the content as failed. For failures before a commit has begun.

@@ -7,7 +7,7 @@ use super::content::{Content, OpenFileState, Writer};
 use super::file::OpenFile;
 use crate::clock;
 use crate::content::commit_target::CommitTarget;
-use crate::content::part::{ZEROS, too_large};
+use crate::content::part::{too_large, too_sparse};
 use crate::content::reader::ReadTarget;
 use crate::content::staged_file::StagedFile;
 use crate::content::streaming::{Appended, Streaming, Wait};
@@ -158,10 +158,11 @@ impl OpenFile {
             Content::Streaming { stream, .. } => ContentState::Streaming {
                 patchable_from: stream.patchable_from(),
                 frontier: stream.frontier(),
+                // Without staged files, a longer gap is refused when it is appended.
                 zero_fill_max: if self.context.quota.is_disabled() {
                     u64::MAX
                 } else {
-                    self.context.part_size.get()
+                    self.context.part_size.get().min(stream.gap_bytes_max())
                 },
             },
             Content::Staged { .. } | Content::Local(_) => ContentState::Staged,
@@ -319,9 +320,21 @@ impl OpenFile {
         self.context.part_size.get() * u64::from(PartNumber::MAX)
     }
 
-    /// Sets the size: truncates, or extends with zeros. Blocks for the local disk. A truncation without a
-    /// handle has no writer.
+    /// Sets the size: truncates, or extends with zeros. `TooLarge` for an extension that no commit would send.
+    /// Blocks for the local disk. A truncation without a handle has no writer.
     pub fn truncate(&self, size: u64, writer: Option<Writer>) -> Result<WriteOutcome> {
+        let state = self.lock();
+        let is_committed = !matches!(state.content, Content::Local(_) | Content::Committing { .. });
+        let zeros = size.saturating_sub(state.content.bytes());
+        drop(state);
+        if is_committed && !self.is_unlinked() && zeros > self.context.zero_fill_max {
+            return Err(too_sparse(zeros, self.context.zero_fill_max));
+        }
+        self.set_size(size, writer)
+    }
+
+    /// Sets the size without a bound on zeros: the program is going to write there.
+    pub fn set_size(&self, size: u64, writer: Option<Writer>) -> Result<WriteOutcome> {
         const DONE: WriteOutcome = WriteOutcome::Accepted(Appended { bytes: 0, wait: None });
         if size > self.bytes_max() {
             return Err(too_large(self.context.part_size));
@@ -335,7 +348,7 @@ impl OpenFile {
             Content::Failed { .. } => self.start_stream(&mut state),
             content if content.bytes() == size => return Ok(DONE),
             _ if size == 0 => self.start_stream(&mut state),
-            _ => match self.set_size(&mut state, size)? {
+            _ => match self.resize(&mut state, size)? {
                 Staging::Done => {}
                 Staging::MustCommit => return Ok(WriteOutcome::MustCommit),
                 Staging::Wait => return Ok(RETRY_BLOCKING),
@@ -351,7 +364,7 @@ impl OpenFile {
         Ok(DONE)
     }
 
-    fn set_size(&self, state: &mut OpenFileState, size: u64) -> Result<Staging> {
+    fn resize(&self, state: &mut OpenFileState, size: u64) -> Result<Staging> {
         if matches!(state.content, Content::New) {
             self.start_stream(state);
         }
@@ -442,14 +455,8 @@ fn zero_fill(
     let Content::Streaming { stream, .. } = &mut state.content else {
         return Ok(Appended { bytes: 0, wait: Some(Wait::Commit) });
     };
-    while stream.frontier() < offset {
-        let zeros = &ZEROS[..ZEROS.len().min((offset - stream.frontier()) as usize)];
-        let appended = stream.append(zeros, resolve_target, may_block)?;
-        if let Some(wait) = appended.wait {
-            return Ok(Appended { bytes: 0, wait: Some(wait) });
-        }
-    }
-    Ok(Appended { bytes: 0, wait: None })
+    let wait = stream.append_gap(offset, resolve_target, may_block)?;
+    Ok(Appended { bytes: 0, wait })
 }
 
 fn report_failure(content: &Content) -> Result<WriteOutcome> {
