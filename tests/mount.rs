@@ -25,6 +25,8 @@ mod copy_and_seek;
 mod crash;
 #[path = "mount/device_nodes.rs"]
 mod device_nodes;
+#[path = "mount/directory_streams.rs"]
+mod directory_streams;
 #[path = "mount/faults.rs"]
 mod faults;
 #[path = "mount/killed_writers.rs"]

@@ -30,10 +30,9 @@ pub(super) struct Dirs {
 #[derive(Debug)]
 pub(super) struct DirHandle {
     pub(super) dir: Ino,
-    /// Replaced when the program rewinds. A leaf lock.
-    fetch: Mutex<Arc<ListingFetch>>,
-    /// Set by the first read from the beginning. The next one is a rewind.
-    pub(super) was_begun: AtomicBool,
+    /// The entries of the last read from the beginning, to which the cookies belong. `None` before the first
+    /// one. A leaf lock.
+    fetch: Mutex<Option<Arc<ListingFetch>>>,
 }
 
 /// A listing of a directory, running or complete.
@@ -131,15 +130,15 @@ impl Dirs {
 }
 
 impl DirHandle {
-    pub(super) fn new(dir: Ino, fetch: Arc<ListingFetch>) -> Self {
-        Self { dir, fetch: Mutex::new(fetch), was_begun: AtomicBool::new(false) }
+    pub(super) fn new(dir: Ino) -> Self {
+        Self { dir, fetch: Mutex::default() }
     }
 
     pub(super) fn set_fetch(&self, fetch: Arc<ListingFetch>) {
-        *self.fetch.lock() = fetch;
+        *self.fetch.lock() = Some(fetch);
     }
 
-    pub(super) fn fetch(&self) -> Arc<ListingFetch> {
+    pub(super) fn fetch(&self) -> Option<Arc<ListingFetch>> {
         self.fetch.lock().clone()
     }
 }

@@ -1,8 +1,8 @@
 //! Reading directories: one listing per directory at a time, shared by all waiting callers, page by page.
 //!
 //! A listing runs ahead of the kernel, because the next page can only be requested with the marker from the
-//! page before. Cookies index the entries that a handle got at `opendir`, so they stay valid when the
-//! directory changes.
+//! page before. Cookies index the entries of the last read from the beginning, so they stay valid until a
+//! rewind, also when the directory changes.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -148,27 +148,45 @@ impl Vfs {
         }
     }
 
-    /// Opens a directory. Uses known entries while they are fresh.
+    /// Opens a directory. Starts its listing, unless the known entries are fresh.
     #[allow(clippy::unused_async)] // Operations are asynchronous, whether they wait or not.
     pub async fn opendir(&self, ino: Ino) -> Result<Fh> {
-        let fetch = self.snapshot(ino)?;
+        let is_fresh = {
+            let tree = self.tree();
+            if tree.kind(ino)? != FileType::Folder {
+                return Err(Error::new(ErrorKind::NotDirectory, "not a directory"));
+            }
+            tree.is_listing_fresh(ino, Instant::now())
+        };
+        if !is_fresh {
+            self.fetch_listing(ino)?;
+        }
         let fh = Fh(self.dirs.next.fetch_add(1, Ordering::Relaxed) + 1);
         self.tree().pin(ino)?;
-        self.dirs.lock_handles().insert(fh, Arc::new(DirHandle::new(ino, fetch)));
+        self.dirs.lock_handles().insert(fh, Arc::new(DirHandle::new(ino)));
         Ok(fh)
     }
 
+    /// The entries of a directory now: the known ones while they are fresh, else those of a listing.
     fn snapshot(&self, dir: Ino) -> Result<Arc<ListingFetch>> {
         {
             let tree = self.tree();
-            if tree.kind(dir)? != FileType::Folder {
-                return Err(Error::new(ErrorKind::NotDirectory, "not a directory"));
-            }
             if tree.is_listing_fresh(dir, Instant::now()) {
                 return Ok(Arc::new(ListingFetch::completed(tree.snapshot(dir)?)));
             }
         }
         self.fetch_listing(dir)
+    }
+
+    /// The entries that the cookies of a handle index. New ones for a read from the beginning: a rewind shows
+    /// the names that were added since.
+    fn entries_for(&self, handle: &DirHandle, cookie: u64) -> Result<Arc<ListingFetch>> {
+        if let Some(fetch) = handle.fetch().filter(|_| cookie > 0) {
+            return Ok(fetch);
+        }
+        let fetch = self.snapshot(handle.dir)?;
+        handle.set_fetch(fetch.clone());
+        Ok(fetch)
     }
 
     /// Whether the drive is unreachable: the last request failed with an outage, or the drive is offline.
@@ -177,10 +195,13 @@ impl Vfs {
     }
 
     /// Falls back to known entries if the drive does not answer.
-    async fn start_readdir(&self, handle: &DirHandle) -> Result<()> {
-        let fetch = handle.fetch();
+    async fn known_if_unreachable(
+        &self,
+        handle: &DirHandle,
+        fetch: Arc<ListingFetch>,
+    ) -> Result<Arc<ListingFetch>> {
         if !self.tree().was_listed(handle.dir) {
-            return Ok(());
+            return Ok(fetch);
         }
         let wait_max = if self.is_drive_unreachable() { Duration::ZERO } else { STALE_WAIT_MAX };
         let has_answered = match tokio::time::timeout(wait_max, fetch.entries(0)).await {
@@ -191,29 +212,27 @@ impl Vfs {
                 false
             }
         };
-        if !has_answered {
-            tracing::debug!(ino = %handle.dir, "drive not reachable: using the last listing");
-            handle.set_fetch(ListingFetch::completed(self.tree().snapshot(handle.dir)?).into());
+        if has_answered {
+            return Ok(fetch);
         }
-        Ok(())
+        tracing::debug!(ino = %handle.dir, "drive not reachable: using the last listing");
+        let known = Arc::new(ListingFetch::completed(self.tree().snapshot(handle.dir)?));
+        handle.set_fetch(known.clone());
+        Ok(known)
     }
 
     /// Some entries after `cookie`. Empty at the end. With `plus`, they have attributes.
     pub async fn readdir(&self, dh: Fh, cookie: u64, plus: bool) -> Result<Vec<DirEntry>> {
         let handle = self.dirs.lock_handles().get(&dh).cloned();
         let handle = handle.ok_or_else(|| Error::new(ErrorKind::BadHandle, "no such directory handle"))?;
+        let mut fetch = self.entries_for(&handle, cookie)?;
         if cookie < DOTS {
             return Ok(self.dots(handle.dir, cookie));
         }
-        if cookie == DOTS && handle.was_begun.swap(true, Ordering::Relaxed) {
-            // A rewind shows changes since the last read.
-            handle.set_fetch(self.snapshot(handle.dir)?);
-        }
         if cookie == DOTS {
-            self.start_readdir(&handle).await?;
+            fetch = self.known_if_unreachable(&handle, fetch).await?;
         }
         let mut index = (cookie - DOTS) as usize;
-        let fetch = handle.fetch();
         loop {
             let listed = fetch.entries(index).await?;
             if listed.is_empty() {
