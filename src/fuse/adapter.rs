@@ -26,8 +26,8 @@ use crate::vfs::{Caller, Fh, SetAttr, Vfs};
 
 /// Deadline of operations that transfer no content.
 const METADATA_WAIT_MAX: Deadline = Deadline::Fixed(Duration::from_secs(60));
-/// Deadline of one READ.
-const READ_WAIT_MAX: Deadline = Deadline::DownloadIdle(Duration::from_secs(120));
+/// Deadline of one READ. It may wait for a commit, which uploads.
+const READ_WAIT_MAX: Deadline = Deadline::TransferIdle(Duration::from_secs(120));
 /// Added to the commit timeout, so that the more precise error of the layer below comes first.
 const COMMIT_MARGIN: Duration = Duration::from_secs(30);
 

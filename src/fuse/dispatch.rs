@@ -185,8 +185,8 @@ pub(super) enum Deadline {
     Fixed(Duration),
     /// When no byte was uploaded for this time.
     UploadIdle(Duration),
-    /// When no byte was downloaded for this time.
-    DownloadIdle(Duration),
+    /// When no byte was uploaded or downloaded for this time.
+    TransferIdle(Duration),
 }
 
 impl Deadline {
@@ -197,11 +197,11 @@ impl Deadline {
                 tokio::time::sleep(limit).await;
                 Error::new(ErrorKind::Timeout, format!("timed out after {}", exact_duration(limit)))
             }
-            Self::DownloadIdle(limit) => {
-                vfs.download_idle(limit).await;
+            Self::TransferIdle(limit) => {
+                vfs.drive_idle(limit).await;
                 Error::new(
                     ErrorKind::Timeout,
-                    format!("download stalled: no data received for {}", exact_duration(limit)),
+                    format!("transfer stalled: no data sent or received for {}", exact_duration(limit)),
                 )
             }
             Self::UploadIdle(limit) => {

@@ -176,9 +176,9 @@ impl Vfs {
         self.drive.bytes_uploaded().wrapping_add(self.progress.bytes_processed())
     }
 
-    /// Resolves when no content was downloaded for `limit`.
-    pub async fn download_idle(&self, limit: Duration) {
-        idle_for(limit, || self.drive.bytes_downloaded(), || None).await;
+    /// Like [`Self::upload_idle`], and no content was downloaded.
+    pub async fn drive_idle(&self, limit: Duration) {
+        idle_for(limit, || self.bytes_moved().wrapping_add(self.drive.bytes_downloaded()), || None).await;
     }
 
     /// Records a finished commit in the tree, and applies changes that were made while it ran.
