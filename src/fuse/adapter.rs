@@ -19,7 +19,7 @@ mod request;
 
 use super::capabilities;
 use super::convert::{self, GENERATION};
-use super::dispatch::{Deadline, FuseOp, OpenedDir, Uncounted, caller_killed, reply_error};
+use super::dispatch::{Deadline, FuseOp, OpenedDir, Uncounted, caller_killed, guarded, reply_error};
 use crate::error::{Error, ErrorKind};
 use crate::ids::Ino;
 use crate::vfs::{Caller, Fh, SetAttr, Vfs};
@@ -72,7 +72,7 @@ impl Filesystem for FuseAdapter {
 
     /// Needs no reply and no I/O, so it runs in the session thread.
     fn forget(&self, _: &Request, ino: INodeNo, lookups: u64) {
-        self.vfs.forget(Ino(ino.0), lookups);
+        guarded("forget", || self.vfs.forget(Ino(ino.0), lookups));
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
@@ -265,9 +265,13 @@ impl Filesystem for FuseAdapter {
         });
     }
 
-    fn releasedir(&self, _: &Request, _: INodeNo, dh: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
-        self.vfs.releasedir(Fh(dh.0));
-        reply.ok();
+    fn releasedir(&self, req: &Request, ino: INodeNo, dh: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
+        let op = FuseOp::new(req, "releasedir", ino.0).with_handle(dh.0);
+        let work = |vfs: &Vfs| {
+            vfs.releasedir(Fh(dh.0));
+            Ok(())
+        };
+        self.at_once(op, reply, work, |reply, ()| reply.ok());
     }
 
     /// Nothing to do: a change of a name returns after the drive has it. The name of an unsaved file is
@@ -335,18 +339,20 @@ impl Filesystem for FuseAdapter {
         reply: ReplyWrite,
     ) {
         let op = FuseOp::new(req, "write", ino.0).with_handle(fh.0).with_range(offset, bytes.len() as u64);
-        if flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID)
-            && let Err(error) = self.vfs.clear_setid_bits(Ino(ino.0), caller(req))
-        {
-            return self.reply_error(op, reply, &error);
-        }
         let at = convert::write_at(offset, flags, open_flags);
-        let accepted = match self.vfs.try_write(Fh(fh.0), at, bytes) {
-            Ok(appended) if appended.bytes == bytes.len() && appended.wait.is_none() => {
+        let appended = guarded(op.name, || {
+            if flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
+                self.vfs.clear_setid_bits(Ino(ino.0), caller(req))?;
+            }
+            self.vfs.try_write(Fh(fh.0), at, bytes)
+        });
+        let accepted = match appended {
+            Some(Ok(appended)) if appended.bytes == bytes.len() && appended.wait.is_none() => {
                 return reply.written(bytes.len() as u32);
             }
-            Ok(appended) => appended.bytes,
-            Err(error) => return self.reply_error(op, reply, &error),
+            Some(Ok(appended)) => appended.bytes,
+            Some(Err(error)) => return self.reply_error(op, reply, &error),
+            None => return,
         };
         // Usually empty: the bytes are accepted, and the reply waits until the next part may begin.
         let (vfs, rest) = (self.vfs.clone(), Bytes::copy_from_slice(&bytes[accepted..]));
@@ -432,24 +438,26 @@ impl Filesystem for FuseAdapter {
         _: u32,
         reply: ReplyEmpty,
     ) {
-        let set = self.vfs.setxattr(Ino(ino.0), name, value, flags);
-        convert::done(FuseOp::new(req, "setxattr", ino.0), reply, set);
+        let work = |vfs: &Vfs| vfs.setxattr(Ino(ino.0), name, value, flags);
+        self.at_once(FuseOp::new(req, "setxattr", ino.0), reply, work, |reply, ()| reply.ok());
     }
 
     /// Answered from memory, without a task: programs that list directories call it for each file.
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let value = self.vfs.getxattr(Ino(ino.0), name);
-        convert::xattr(FuseOp::new(req, "getxattr", ino.0), reply, size, value);
+        let op = FuseOp::new(req, "getxattr", ino.0);
+        let work = |vfs: &Vfs| vfs.getxattr(Ino(ino.0), name);
+        self.at_once(op, reply, work, |reply, value| convert::xattr(op, reply, size, &value));
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let names = self.vfs.listxattr(Ino(ino.0));
-        convert::xattr(FuseOp::new(req, "listxattr", ino.0), reply, size, names);
+        let op = FuseOp::new(req, "listxattr", ino.0);
+        let work = |vfs: &Vfs| vfs.listxattr(Ino(ino.0));
+        self.at_once(op, reply, work, |reply, names| convert::xattr(op, reply, size, &names));
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let removed = self.vfs.removexattr(Ino(ino.0), name);
-        convert::done(FuseOp::new(req, "removexattr", ino.0), reply, removed);
+        let work = |vfs: &Vfs| vfs.removexattr(Ino(ino.0), name);
+        self.at_once(FuseOp::new(req, "removexattr", ino.0), reply, work, |reply, ()| reply.ok());
     }
 
     // Answered once with ENOSYS; the kernel does not send it again.

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
     FileAttr, FopenFlags, Generation, INodeNo, OpenFlags, RenameFlags, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyStatfs, ReplyXattr, TimeOrNow, WriteFlags,
+    ReplyEntry, ReplyStatfs, ReplyXattr, TimeOrNow, WriteFlags,
 };
 
 use super::dispatch::{FuseOp, reply_error};
@@ -138,24 +138,15 @@ pub(super) fn kind_of_mode(mode: u32, rdev: u32) -> Option<FileKind> {
 }
 
 /// Replies to a call without a result value.
-pub(super) fn done(op: FuseOp, reply: ReplyEmpty, outcome: Result<()>) {
-    match outcome {
-        Ok(()) => reply.ok(),
-        Err(error) => reply_error(op, reply, &error),
-    }
-}
-
 /// Replies with a value, or with its size if the caller offers no buffer.
-pub(super) fn xattr(op: FuseOp, reply: ReplyXattr, room: u32, value: Result<Vec<u8>>) {
-    match value {
-        Ok(value) if room == 0 => reply.size(value.len() as u32),
-        Ok(value) if value.len() <= room as usize => reply.data(&value),
-        Ok(_) => reply_error(
-            op,
-            reply,
-            &Error::new(ErrorKind::OutOfRoom, "buffer too small for the extended attribute"),
-        ),
-        Err(error) => reply_error(op, reply, &error),
+pub(super) fn xattr(op: FuseOp, reply: ReplyXattr, room: u32, value: &[u8]) {
+    if room == 0 {
+        reply.size(value.len() as u32);
+    } else if value.len() <= room as usize {
+        reply.data(value);
+    } else {
+        let error = Error::new(ErrorKind::OutOfRoom, "buffer too small for the extended attribute");
+        reply_error(op, reply, &error);
     }
 }
 

@@ -255,16 +255,17 @@ pub(super) async fn reply_within<R: Reply, T>(
 pub(super) fn poll_once<F: Future<Output = ()>>(op: &str, mut request: Pin<Box<F>>) -> Option<Pin<Box<F>>> {
     // The next poll registers its own waker.
     let mut context = Context::from_waker(Waker::noop());
-    // A panic must not end the session thread. The dropped reply answers EIO.
-    let step = catch_unwind(AssertUnwindSafe(|| request.as_mut().poll(&mut context)));
-    match step {
-        Ok(Poll::Pending) => Some(request),
-        Ok(Poll::Ready(())) => None,
-        Err(_) => {
-            tracing::error!("panic in FUSE handler {op}; please report this as a bug");
-            None
-        }
+    match guarded(op, || request.as_mut().poll(&mut context)) {
+        Some(Poll::Pending) => Some(request),
+        Some(Poll::Ready(())) | None => None,
     }
+}
+
+/// Runs code of a handler in the session thread, which a panic must not end. Returns `None` after a panic: the
+/// dropped reply answers EIO.
+pub(super) fn guarded<T>(op: &str, work: impl FnOnce() -> T) -> Option<T> {
+    let done = catch_unwind(AssertUnwindSafe(work));
+    done.inspect_err(|_| tracing::error!("panic in FUSE handler {op}; please report this as a bug")).ok()
 }
 
 #[cfg(test)]
@@ -331,6 +332,13 @@ mod tests {
     #[test]
     fn panic_ends_only_its_request() {
         let (sender, receiver) = channel::<()>();
+        assert_eq!(guarded("forget", || 7), Some(7));
+        let reply = sender.clone();
+        let done = guarded("forget", move || {
+            let _reply = reply;
+            panic!("on purpose");
+        });
+        assert!(done.is_none());
         let rest = poll_once(
             "write",
             Box::pin(async move {

@@ -11,7 +11,7 @@ use tracing::Instrument;
 use super::{COMMIT_MARGIN, FuseAdapter};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::dispatch::{
-    self, Deadline, FuseOp, Outcome, Reply, caller_killed, reply_error, reply_within,
+    self, Deadline, FuseOp, Outcome, Reply, caller_killed, guarded, reply_error, reply_within,
 };
 use crate::ids::Ino;
 use crate::vfs::Vfs;
@@ -64,11 +64,47 @@ impl FuseAdapter {
         }
     }
 
+    /// Runs `work`, which does not wait, in the session thread, and sends its result as the reply.
+    pub(super) fn at_once<R: Reply, T>(
+        &self,
+        op: FuseOp,
+        reply: R,
+        work: impl FnOnce(&Vfs) -> Result<T>,
+        answer: impl FnOnce(R, T),
+    ) {
+        guarded(op.name, || match work(&self.vfs) {
+            Ok(done) => answer(reply, done),
+            Err(error) => self.reply_error(op, reply, &error),
+        });
+    }
+
     pub(super) fn reply_error(&self, op: FuseOp, reply: impl Reply, error: &Error) {
         dispatch::reply_error_at(op, reply, error, |ino| self.vfs.path_of(Ino(ino)));
     }
 
     pub(super) fn reply_unsupported(op: FuseOp, kind: ErrorKind, reply: impl Reply) {
         reply_error(op, reply, &Error::new(kind, "not supported by this file system"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// A panic outside of the guard would end a session thread.
+    #[test]
+    fn every_handler_runs_under_the_panic_guard() {
+        const GUARDS: [&str; 3] = ["self.dispatch(", "self.at_once(", "guarded("];
+        // These call nothing that can panic.
+        const PLAIN: [&str; 3] = ["init", "destroy", "fsyncdir"];
+        let source = include_str!("../adapter.rs");
+        let (_, handlers) = source.split_once("impl Filesystem for FuseAdapter {").unwrap();
+        let handlers: Vec<_> = handlers.split("\n    fn ").skip(1).collect();
+        assert!(handlers.len() > 30, "{}", handlers.len());
+        for handler in handlers {
+            let name = handler.split('(').next().unwrap();
+            let only_refuses =
+                handler.matches("self.").count() == 0 && handler.contains("reply_unsupported(");
+            let is_guarded = GUARDS.iter().any(|guard| handler.contains(guard));
+            assert!(is_guarded || only_refuses || PLAIN.contains(&name), "{name}");
+        }
     }
 }
