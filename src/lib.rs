@@ -22,6 +22,7 @@ mod rolling_sha1;
 #[cfg(feature = "server")]
 pub mod server;
 mod status;
+mod supervised;
 mod tree;
 mod units;
 mod vfs;

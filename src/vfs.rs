@@ -53,6 +53,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Ino, RevisionId};
 use crate::pds::drive::Drive;
 use crate::status::Progress;
+use crate::supervised;
 pub use crate::tree::FileKind;
 use crate::tree::Tree;
 
@@ -154,7 +155,10 @@ impl Vfs {
             }
         });
         let (pending, drive) = (vfs.pending.clone(), vfs.drive.clone());
-        tokio::spawn(async move { pending.run(&drive, || weak_tree.upgrade()).await });
+        tokio::spawn(supervised::run("attributes", move || {
+            let (pending, drive, tree) = (pending.clone(), drive.clone(), weak_tree.clone());
+            async move { pending.run(&drive, || tree.upgrade()).await }
+        }));
         vfs
     }
 

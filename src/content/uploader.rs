@@ -104,12 +104,33 @@ async fn upload_stream(
 ) -> Result<UploadedParts> {
     let (hashed, queue) = mpsc::unbounded_channel();
     let sender = PartSender::new(context, in_flight.clone(), transfer);
-    let outcome = tokio::try_join!(hash_stream(parts, hashed), sender.run(target, queue));
-    match outcome {
-        Ok((sha1, (session, crc64, target))) => Ok(UploadedParts { session, sha1, crc64, target }),
-        Err(error) => {
-            in_flight.fail(&error);
-            Err(error)
+    fail_writer(&in_flight, async {
+        let (sha1, (session, crc64, target)) =
+            tokio::try_join!(hash_stream(parts, hashed), sender.run(target, queue))?;
+        Ok(UploadedParts { session, sha1, crc64, target })
+    })
+    .await
+}
+
+/// Runs an upload. Its writer gets its error, and learns of its panic.
+async fn fail_writer<T>(in_flight: &InFlightParts, upload: impl Future<Output = Result<T>>) -> Result<T> {
+    let guard = PanicGuard(in_flight);
+    let outcome = upload.await;
+    drop(guard);
+    outcome.inspect_err(|error| in_flight.fail(error))
+}
+
+/// Dropped by a panic of the upload task, it fails the stream: else its writer would wait for acknowledgements
+/// that never come.
+struct PanicGuard<'a>(&'a InFlightParts);
+
+impl Drop for PanicGuard<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail(&Error::new(
+                ErrorKind::Cancelled,
+                "the upload task panicked; please report this as a bug",
+            ));
         }
     }
 }
@@ -283,5 +304,26 @@ impl PartSender {
         };
         self.puts.spawn(upload.run(url));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn panic_of_the_upload_fails_its_stream() {
+        let in_flight = Arc::new(InFlightParts::default());
+        let (changed, upload) = (in_flight.changed(), in_flight.clone());
+        let task = tokio::spawn(async move {
+            fail_writer::<()>(&upload, async {
+                tokio::task::yield_now().await;
+                panic!("on purpose");
+            })
+            .await
+        });
+        changed.await;
+        assert_eq!(in_flight.check().unwrap_err().kind(), ErrorKind::Cancelled);
+        assert!(task.await.unwrap_err().is_panic());
     }
 }

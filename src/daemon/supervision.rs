@@ -20,6 +20,7 @@ use crate::pds::drive::Drive;
 use crate::pds::tokens::AuthState;
 use crate::status::systemd::SystemdNotifier;
 use crate::status::{PauseReason, Progress, UnsavedSummary};
+use crate::supervised;
 use crate::units::{Elapsed, Size, count, exact_duration};
 use crate::vfs::{UnsavedFile, Vfs};
 
@@ -61,18 +62,24 @@ impl Supervision {
         check_new_mount(path, notifier.is_connected()).await?;
         notifier.ready();
         if let Some(limit) = notifier.watchdog() {
-            tasks.spawn(send_watchdog(notifier.clone(), path.to_owned(), limit / MESSAGES_PER_TIMEOUT));
+            let (notifier, path, pause) = (notifier.clone(), path.to_owned(), limit / MESSAGES_PER_TIMEOUT);
+            let send = move || send_watchdog(notifier.clone(), path.clone(), pause);
+            tasks.spawn(supervised::run("watchdog", send));
         }
-        tasks.spawn(follow_connectivity(drive.clone(), progress.clone()));
-        tasks.spawn(follow_login(drive.clone(), progress.clone()));
-        tasks.spawn(publish_status(
-            notifier.clone(),
-            Arc::downgrade(vfs),
-            progress.clone(),
-            stopping,
-            inhibit_tx,
-        ));
-        tasks.spawn(inhibit::hold_while_needed(inhibit_reason));
+        let shared = (drive.clone(), progress.clone());
+        tasks.spawn(supervised::run("pauses", move || {
+            follow_connectivity(shared.0.clone(), shared.1.clone())
+        }));
+        let shared = (drive.clone(), progress.clone());
+        tasks.spawn(supervised::run("login state", move || follow_login(shared.0.clone(), shared.1.clone())));
+        let (status_notifier, weak, shown) = (notifier.clone(), Arc::downgrade(vfs), progress.clone());
+        tasks.spawn(supervised::run("status line", move || {
+            let (notifier, vfs, progress) = (status_notifier.clone(), weak.clone(), shown.clone());
+            publish_status(notifier, vfs, progress, stopping.clone(), inhibit_tx.clone())
+        }));
+        tasks.spawn(supervised::run("sleep inhibitor", move || {
+            inhibit::hold_while_needed(inhibit_reason.clone())
+        }));
         let progress_watch = ProgressWatch::new(progress, drive);
         Ok(Self { notifier, progress_watch, is_stopping, stop_limit, tasks })
     }

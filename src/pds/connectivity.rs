@@ -19,6 +19,7 @@ use tokio::sync::{Notify, watch};
 use url::Url;
 
 use crate::pds::route_monitor::RouteMonitor;
+use crate::supervised;
 
 use target::{ProbeTarget, Proxies};
 
@@ -217,7 +218,7 @@ impl Connectivity {
         }
         let Some(this) = self.this.upgrade() else { return };
         if !self.is_probing.swap(true, Relaxed) {
-            tokio::spawn(async move { this.probe_until_online().await });
+            tokio::spawn(supervised::run("connectivity", move || this.clone().probe_until_online()));
         }
     }
 
@@ -266,8 +267,11 @@ impl Connectivity {
                 return;
             }
         };
-        let (this, target) = (self.this.clone(), self.proxies.target(service));
-        tokio::spawn(async move { follow_routes(&routes, &target, &this).await });
+        let (this, target, routes) = (self.this.clone(), self.proxies.target(service), Arc::new(routes));
+        tokio::spawn(supervised::run("routes", move || {
+            let (this, target, routes) = (this.clone(), target.clone(), routes.clone());
+            async move { follow_routes(&routes, &target, &this).await }
+        }));
     }
 
     /// Resolves when routes have changed or the service has come back, and `progress` did not change for a

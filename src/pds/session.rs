@@ -19,6 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::pds::retry::{Delivery, Idempotency, RequestFailure, RetryPolicy};
 use crate::pds::tokens::{AuthError, AuthState, RECHECK_INTERVAL, TokenRefresher};
 use crate::pds::transport::{Call, CallPriority, Transport, TransportLimits};
+use crate::supervised;
 
 /// Rejections in a row before the credential counts as revoked. A refreshed token may be rejected once
 /// because another process has refreshed it since.
@@ -179,14 +180,17 @@ impl Session {
             return;
         }
         let inner = Arc::downgrade(&self.0);
-        tokio::spawn(async move {
-            while let Some(inner) = recheck_once(&inner).await {
-                drop(inner);
-                // No event reports every change: another machine may replace the file on a network file
-                // system.
-                tokio::time::sleep(RECHECK_INTERVAL).await;
+        tokio::spawn(supervised::run("login", move || {
+            let inner = inner.clone();
+            async move {
+                while let Some(inner) = recheck_once(&inner).await {
+                    drop(inner);
+                    // No event reports every change: another machine may replace the file on a network file
+                    // system.
+                    tokio::time::sleep(RECHECK_INTERVAL).await;
+                }
             }
-        });
+        }));
     }
 }
 

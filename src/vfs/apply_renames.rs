@@ -1,6 +1,6 @@
 //! Applies renames to the drive that happened during a commit. See [`super::late_renames`].
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::Vfs;
@@ -12,6 +12,7 @@ use crate::error::{ErrorKind, Result};
 use crate::ids::Ino;
 use crate::pds::drive::FileMeta;
 use crate::pds::types::CheckNameMode;
+use crate::supervised;
 
 /// Renames applied in a row at most: the file may be renamed again while one is applied.
 const FOLLOWED_MAX: usize = 8;
@@ -34,16 +35,7 @@ impl Vfs {
         };
         if is_first {
             let vfs = self.this.clone();
-            tokio::spawn(async move {
-                loop {
-                    tokio::time::sleep(PAUSE).await;
-                    let Some(vfs) = vfs.upgrade() else { return };
-                    vfs.retry_late_renames().await;
-                    if vfs.late_renames.lock().is_empty() {
-                        return;
-                    }
-                }
-            });
+            tokio::spawn(supervised::run("late renames", move || keep_retrying(vfs.clone())));
         }
     }
 
@@ -126,5 +118,17 @@ impl Vfs {
             );
         }
         Ok(moved)
+    }
+}
+
+/// Retries until no late rename is pending, or the file system is gone.
+async fn keep_retrying(vfs: Weak<Vfs>) {
+    loop {
+        tokio::time::sleep(PAUSE).await;
+        let Some(vfs) = vfs.upgrade() else { return };
+        vfs.retry_late_renames().await;
+        if vfs.late_renames.lock().is_empty() {
+            return;
+        }
     }
 }

@@ -137,6 +137,10 @@ impl PendingAttrs {
 
     /// Sends gathered changes periodically, until the tree is gone.
     pub async fn run(&self, drive: &Drive, tree: impl Fn() -> Option<Arc<Mutex<Tree>>>) {
+        if self.count() > 0 {
+            // Left by a run that panicked.
+            self.arrived.notify_one();
+        }
         loop {
             self.arrived.notified().await;
             tokio::time::sleep(GATHER_TIME).await;
