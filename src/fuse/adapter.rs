@@ -18,11 +18,11 @@ use tokio::sync::{mpsc, watch};
 mod request;
 
 use super::capabilities;
-use super::convert::{self, GENERATION};
+use super::convert::{self, GENERATION, caller};
 use super::dispatch::{Deadline, FuseOp, OpenedDir, Uncounted, caller_killed, guarded, reply_error};
 use crate::error::{Error, ErrorKind};
 use crate::ids::Ino;
-use crate::vfs::{Caller, Fh, SetAttr, Vfs};
+use crate::vfs::{Fh, SetAttr, Vfs};
 
 /// Deadline of operations that transfer no content.
 const METADATA_WAIT_MAX: Deadline = Deadline::Fixed(Duration::from_secs(60));
@@ -39,10 +39,6 @@ pub(super) struct FuseAdapter {
     ended: watch::Sender<bool>,
     /// Cloned into every task. The receiver closes when all tasks and the session have ended.
     busy: mpsc::Sender<()>,
-}
-
-fn caller(request: &Request) -> Caller {
-    Caller { uid: request.uid(), gid: request.gid(), tid: request.pid() }
 }
 
 /// The signatures are fuser's.

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
     FileAttr, FopenFlags, Generation, INodeNo, OpenFlags, RenameFlags, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEntry, ReplyStatfs, ReplyXattr, TimeOrNow, WriteFlags,
+    ReplyEntry, ReplyStatfs, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use super::dispatch::{FuseOp, reply_error};
@@ -13,7 +13,7 @@ use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::posix::{DeviceNumber, Special};
 use crate::vfs::{
-    Attr, DirEntry, Entry, FallocateMode, FileKind, OpenedFile, RenameMode, Statfs, Vfs, WriteAt,
+    Attr, Caller, DirEntry, Entry, FallocateMode, FileKind, OpenedFile, RenameMode, Statfs, Vfs, WriteAt,
 };
 
 /// Inode numbers are not reused during a mount.
@@ -43,6 +43,10 @@ pub(super) const ABSENT: FileAttr = FileAttr {
     blksize: BLOCK_BYTES_PREFERRED,
     flags: 0,
 };
+
+pub(super) fn caller(request: &Request) -> Caller {
+    Caller { uid: request.uid(), gid: request.gid(), tid: request.pid() }
+}
 
 fn kind(kind: FileKind) -> fuser::FileType {
     match kind {

@@ -114,14 +114,17 @@ impl Vfs {
 
     async fn run_commit(self: Arc<Self>, file: Arc<OpenFile>, commit: Commit, commit_guard: CommitGuard) {
         // Its name and object may be about to change.
-        self.active_renames.wait_idle(file.ino()).await;
+        let ready = self.bounded(self.active_renames.wait_idle(file.ino())).await;
         if file.is_unlinked() {
             return commit_guard.abandon();
         }
         let transfer = commit.transfer().clone();
-        let committed = tokio::select! {
-            committed = commit.run() => committed,
-            error = self.commit_idle(&transfer) => Err(error),
+        let committed = match ready {
+            Ok(()) => tokio::select! {
+                committed = commit.run() => committed,
+                error = self.commit_idle(&transfer) => Err(error),
+            },
+            Err(error) => Err(error),
         };
         let result = match committed {
             Ok(committed) => self.apply_commit(&file, committed).await,
@@ -164,6 +167,20 @@ impl Vfs {
     pub(super) async fn transfer_idle(&self, transfer: &Transfer, limit: Duration) {
         let others = || if transfer.waits_for_others() { Some(self.bytes_moved()) } else { None };
         idle_for(limit, || transfer.bytes_moved().load(Ordering::Relaxed), others).await;
+    }
+
+    /// Waits for an event of content or names. Fails with a timeout once no byte has moved for
+    /// `commit_timeout`.
+    pub(super) async fn bounded<T>(&self, event: impl Future<Output = T>) -> Result<T> {
+        let limit = self.config.options.commit_timeout;
+        tokio::select! {
+            biased;
+            outcome = event => Ok(outcome),
+            () = self.upload_idle(limit) => {
+                let detail = format!("stalled: no data of any file accepted for {}", exact_duration(limit));
+                Err(Error::new(ErrorKind::Timeout, detail))
+            }
+        }
     }
 
     /// Resolves when for `limit` no byte was uploaded, and none was downloaded or hashed for a commit.
@@ -297,6 +314,48 @@ impl IdleClock {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Credential, MountConfig, MountOptions};
+    use crate::ids::{DriveId, Secret};
+    use crate::pds::drive::Drive;
+    use crate::status::Progress;
+    use crate::tree::Name;
+
+    /// A file system that moves no byte, and a new file of it.
+    fn silent() -> (Arc<Vfs>, Arc<OpenFile>) {
+        let credential = Credential::Token(Secret::new("token".into()));
+        let endpoint = "http://127.0.0.1:9".parse().unwrap();
+        let mut config = MountConfig::new(endpoint, DriveId::new("1").unwrap(), credential);
+        config.options = MountOptions { commit_timeout: Duration::from_millis(200), ..config.options };
+        let config = Arc::new(config);
+        let vfs = Vfs::new(config.clone(), Drive::new(&config).unwrap(), Progress::new());
+        let name = Name::new("f".as_ref()).unwrap();
+        let ino = vfs.tree().create_local(Ino::ROOT, &name, Instant::now(), (std::time::UNIX_EPOCH, None));
+        let file = vfs.open_file(ino.unwrap(), true).unwrap();
+        (vfs, file)
+    }
+
+    /// The outcome of an operation that must end by itself.
+    async fn ended<T>(operation: impl Future<Output = Result<T>>) -> Option<ErrorKind> {
+        let outcome = tokio::time::timeout(Duration::from_secs(20), operation).await;
+        outcome.expect("the wait has no bound").err().map(|error| error.kind())
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn wait_for_a_commit_is_bounded() {
+        let (vfs, file) = silent();
+        // Held: this commit does not end.
+        let commit = file.begin_commit(|| vfs.commit_target(file.ino())).unwrap();
+        assert_eq!(ended(vfs.truncate(&file, 5, None)).await, Some(ErrorKind::Timeout));
+        drop(commit);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn commit_waits_for_a_rename_within_bounds() {
+        let (vfs, file) = silent();
+        let rename = vfs.active_renames.begin([file.ino()]);
+        assert_eq!(ended(vfs.commit_file(&file)).await, Some(ErrorKind::Timeout));
+        drop(rename);
+    }
 
     #[test]
     fn idle_time_excludes_waits_for_moving_files() {

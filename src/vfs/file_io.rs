@@ -203,7 +203,7 @@ impl Vfs {
     async fn make_readable(&self, handle: &Handle) -> Result<()> {
         if let Some(mut running) = handle.file.running_commit() {
             // The next attempt handles the result.
-            let _ = running.wait_for(Option::is_some).await.is_ok();
+            let _ = self.bounded(running.wait_for(Option::is_some)).await?.is_ok();
             return Ok(());
         }
         if handle.access.may_commit() && !handle.file.is_unlinked() {

@@ -3,17 +3,22 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use super::types::Fh;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Ino;
 use crate::tree::ListedEntry;
+use crate::units::exact_duration;
 
 /// Most entries returned to the kernel at once.
 const ENTRIES_PER_CALL: usize = 512;
+
+/// Longest wait of a caller for the next page with new entries.
+const PAGE_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Directory handles and running listings.
 #[derive(Debug, Default)]
@@ -82,6 +87,19 @@ impl ListingFetch {
         self.lock().ended.clone()
     }
 
+    /// Waits for `changed`, at most [`PAGE_WAIT_MAX`].
+    pub(super) async fn wait(changed: tokio::sync::futures::Notified<'_>) -> Result<()> {
+        Self::wait_at_most(PAGE_WAIT_MAX, changed).await
+    }
+
+    async fn wait_at_most(limit: Duration, changed: tokio::sync::futures::Notified<'_>) -> Result<()> {
+        let late = |_| {
+            let detail = format!("directory listing: no page for {}", exact_duration(limit));
+            Error::new(ErrorKind::Timeout, detail)
+        };
+        tokio::time::timeout(limit, changed).await.map_err(late)
+    }
+
     /// Some entries from `index` on. Waits for them while the listing runs. Empty at the end.
     pub(super) async fn entries(&self, index: usize) -> Result<Vec<ListedEntry>> {
         loop {
@@ -96,7 +114,7 @@ impl ListingFetch {
                     return outcome.clone().map(|()| Vec::new());
                 }
             }
-            changed.await;
+            Self::wait(changed).await?;
         }
     }
 }
@@ -140,5 +158,20 @@ impl DirHandle {
 
     pub(super) fn fetch(&self) -> Option<Arc<ListingFetch>> {
         self.fetch.lock().clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn wait_for_a_page_is_bounded() {
+        let fetch = ListingFetch::default();
+        let late = ListingFetch::wait_at_most(Duration::from_millis(10), fetch.changed()).await;
+        assert_eq!(late.unwrap_err().kind(), ErrorKind::Timeout);
+        let changed = fetch.changed();
+        fetch.end(Ok(()));
+        ListingFetch::wait(changed).await.unwrap();
     }
 }

@@ -100,7 +100,7 @@ impl Vfs {
             && let Some(mut running) = open.running_commit()
         {
             // The commit would overwrite the renamed file. Its result does not matter.
-            let _ = running.wait_for(Option::is_some).await.is_ok();
+            let _ = self.bounded(running.wait_for(Option::is_some)).await?.is_ok();
         }
         if kind == FileType::Folder {
             if let Some(target) = target {
@@ -134,7 +134,7 @@ impl Vfs {
                 target.and_then(|target| self.files.get(target)).and_then(|open| open.running_commit());
             if let Some(mut running) = running {
                 drop(guard);
-                let _ = running.wait_for(Option::is_some).await.is_ok();
+                let _ = self.bounded(running.wait_for(Option::is_some)).await?.is_ok();
             } else if self.files.get(source).is_none_or(|file| !file.has_local_content()) {
                 break guard;
             }

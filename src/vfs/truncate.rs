@@ -118,9 +118,11 @@ impl Vfs {
             self.check_accepts_content()?;
             let (changed, memory_changed) = (file.state_changed(), self.upload_context.buffer_pool.changed());
             match tokio::task::block_in_place(&change)? {
-                WriteOutcome::Accepted(appended) if appended.wait.is_some() => memory_changed.await,
+                WriteOutcome::Accepted(appended) if appended.wait.is_some() => {
+                    self.bounded(memory_changed).await?
+                }
                 WriteOutcome::Accepted(_) => return Ok(()),
-                WriteOutcome::Committing => changed.await,
+                WriteOutcome::Committing => self.bounded(changed).await?,
                 WriteOutcome::MustCommit if file.is_unlinked() => return Err(cannot_rewrite_unlinked()),
                 WriteOutcome::MustCommit => self.commit_file(file).await?,
                 WriteOutcome::MustBackfill { to } => self.backfill(file, to).await?,

@@ -53,3 +53,24 @@ async fn streams_share_one_lead() {
     sizes.sort_unstable();
     assert_eq!(sizes, [2 * 64, 4 * 64]);
 }
+
+/// A READ may wait for a commit, which only uploads.
+#[tokio::test(flavor = "multi_thread")]
+async fn upload_is_movement_for_the_deadline_of_a_read() {
+    const LIMIT: Duration = Duration::from_secs(1);
+    let rig = Rig::new().await;
+    rig.fault("put_part", FaultAction::Delay { ms: 100 });
+    let (_, fh) = rig.create(ROOT, "f").await;
+    let saved = async {
+        // Four parts of 64 bytes at a time.
+        rig.vfs.write(fh, WriteAt::End, vec![7; 64 * 64].into()).await.unwrap();
+        rig.vfs.release(fh).await.unwrap();
+    };
+    tokio::select! {
+        () = rig.vfs.drive_idle(LIMIT) => panic!("bytes were moving"),
+        () = saved => {}
+    }
+    let since = Instant::now();
+    rig.vfs.drive_idle(LIMIT).await;
+    assert!(since.elapsed() >= LIMIT);
+}
