@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
@@ -24,6 +24,9 @@ use crate::pds::types::FileType;
 use crate::posix::Posix;
 use crate::tree::{FileKind, Name};
 use crate::units::exact_duration;
+
+/// Longest look at the descriptors of a process that closes one.
+const LOOK_MAX: Duration = Duration::from_millis(500);
 
 impl Vfs {
     /// `flags` as in open(2).
@@ -332,23 +335,26 @@ impl Vfs {
             // Another process may have the handle too, so its RELEASE decides.
             return Ok(());
         }
-        // The process may have many descriptors.
-        leave_session_thread().await;
-        if tokio::task::block_in_place(|| self.is_last_close(&handle, caller)) {
+        if self.is_last_close(&handle, caller).await {
             self.commit_file(file).await?;
         }
         Ok(())
     }
 
     /// Whether this FLUSH commits: it closes the last descriptor of the process that opened the file.
-    fn is_last_close(&self, handle: &Handle, caller: Caller) -> bool {
-        let (opener, closer) = (handle.id.opener, thread_group(caller.tid));
-        if closer.is_some() && opener.is_some() && closer != opener {
-            return false;
-        }
-        let is_held = closer
-            .zip(self.device.get())
-            .and_then(|(closer, device)| holds_open(closer, handle.file.ino(), *device));
+    async fn is_last_close(&self, handle: &Handle, caller: Caller) -> bool {
+        let (opener, ino, device) = (handle.id.opener, handle.file.ino(), self.device.get().copied());
+        let look = move || {
+            let closer = thread_group(caller.tid);
+            if closer.is_some() && opener.is_some() && closer != opener {
+                return Some(true);
+            }
+            closer.zip(device).and_then(|(closer, device)| holds_open(closer, ino, device))
+        };
+        // The process may have many descriptors. If `execve` closes them, the kernel holds a lock that `/proc`
+        // waits for: the look ends only after the answer to this FLUSH.
+        let looked = tokio::time::timeout(LOOK_MAX, tokio::task::spawn_blocking(look)).await;
+        let is_held = looked.ok().and_then(|look| look.ok().flatten());
         // Unknown: commit if something was written. A shell that redirects a command closes a descriptor of
         // the new empty file first.
         let is_written = || handle.file.size() > 0 && handle.file.is_changed_by(handle.id.writer());

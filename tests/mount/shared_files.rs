@@ -1,13 +1,16 @@
 //! Several handles and several processes on one file: appends, mappings, and which close commits.
 
+use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::rig::{Mount, Rig, fresh_bytes, wait_until};
+use crate::rig::{Mount, PATIENCE, Rig, fresh_bytes, wait_until};
 use crate::staged_files::{assert_same_as_local, read_write};
 
 const PART: usize = 64 << 10;
@@ -230,4 +233,28 @@ fn last_writer_commits_the_bytes_of_others() {
     wait_until("the last handle commits", || {
         (rig.client().read("f").unwrap() == b"parent\nchild\n").then_some(())
     });
+}
+
+/// During `execve` the kernel closes descriptors under a lock that readers of `/proc/PID` wait for.
+#[test]
+fn close_by_exec_commits() {
+    let rig = Rig::new();
+    let mount = mount(&rig);
+    let path = CString::new(mount.at("f").as_os_str().as_bytes()).unwrap();
+    let mut command = Command::new("true");
+    // SAFETY: open and write are async-signal-safe; the path was made before the fork.
+    unsafe {
+        command.pre_exec(move || {
+            let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_CLOEXEC;
+            let fd = libc::open(path.as_ptr(), flags, 0o644);
+            if fd < 0 || libc::write(fd, b"bytes".as_ptr().cast(), 5) != 5 {
+                return Err(std::io::Error::last_os_error());
+            }
+            Ok(())
+        });
+    }
+    let (ended, status) = std::sync::mpsc::channel();
+    std::thread::spawn(move || ended.send(command.status().unwrap()));
+    assert!(status.recv_timeout(PATIENCE).expect("execve waits for its close").success());
+    assert_eq!(rig.client().read("f").unwrap(), b"bytes");
 }
