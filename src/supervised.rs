@@ -59,8 +59,8 @@ mod tests {
         let supervisor = tokio::spawn(run("test", move || {
             let task = task.clone();
             async move {
-                let _task = task;
                 std::future::pending::<()>().await;
+                drop(task);
             }
         }));
         while Arc::strong_count(&held) < 3 {

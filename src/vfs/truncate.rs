@@ -119,7 +119,7 @@ impl Vfs {
             let (changed, memory_changed) = (file.state_changed(), self.upload_context.buffer_pool.changed());
             match tokio::task::block_in_place(&change)? {
                 WriteOutcome::Accepted(appended) if appended.wait.is_some() => {
-                    self.bounded(memory_changed).await?
+                    self.bounded(memory_changed).await?;
                 }
                 WriteOutcome::Accepted(_) => return Ok(()),
                 WriteOutcome::Committing => self.bounded(changed).await?,
