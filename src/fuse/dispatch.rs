@@ -219,7 +219,8 @@ impl Deadline {
 pub(super) async fn caller_killed(tid: u32) -> Error {
     loop {
         tokio::time::sleep(KILL_CHECK_INTERVAL).await;
-        if is_killed(tid) {
+        // `/proc` may answer only after this request: `execve` closes descriptors under a lock of its process.
+        if tokio::task::spawn_blocking(move || is_killed(tid)).await.unwrap_or(false) {
             return Error::new(ErrorKind::Interrupted, "the calling program was killed");
         }
     }

@@ -55,6 +55,12 @@ pub fn is_killed(tid: u32) -> bool {
 /// The exit code says so. [`PF_SIGNALED`] alone does not: the other threads of a process that exits by itself
 /// are ended by a signal too, and one of them may be the last to close the files.
 pub fn dies_of_signal(tid: u32) -> bool {
+    // A thread that exits has given its memory back. The text of `stat` waits for a running `execve`, which may
+    // wait for the answer to a close.
+    let status = read_proc(&format!("/proc/{tid}/status"));
+    if status.is_none_or(|status| status.contains("\nVmSize:")) {
+        return false;
+    }
     let Some(end) = ThreadEnd::of(tid) else { return false };
     if end.exit_code != 0 {
         return end.exit_code & 0x7f != 0;

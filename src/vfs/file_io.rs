@@ -26,7 +26,7 @@ use crate::tree::{FileKind, Name};
 use crate::units::exact_duration;
 
 /// Longest look at the descriptors of a process that closes one.
-const LOOK_MAX: Duration = Duration::from_millis(500);
+const LOOK_MAX: Duration = Duration::from_millis(300);
 
 impl Vfs {
     /// `flags` as in open(2).
@@ -329,36 +329,36 @@ impl Vfs {
         if !file.has_local_content() || !may_commit {
             return Ok(());
         }
-        let is_killed = dies_of_signal(caller.tid);
+        let (is_killed, is_still_open) = self.look_at_closer(&handle, caller).await;
         handle.note_close(is_killed);
         if is_killed && self.is_overwriting(file) {
             // Another process may have the handle too, so its RELEASE decides.
             return Ok(());
         }
-        if self.is_last_close(&handle, caller).await {
+        // Unknown: commit if something was written. A shell that redirects a command closes a descriptor of
+        // the new empty file first.
+        let is_written = || file.size() > 0 && has_own_changes;
+        if is_still_open.map_or_else(is_written, |is_open| !is_open) {
             self.commit_file(file).await?;
         }
         Ok(())
     }
 
-    /// Whether this FLUSH commits: it closes the last descriptor of the process that opened the file.
-    async fn is_last_close(&self, handle: &Handle, caller: Caller) -> bool {
+    /// Whether the process that closes a descriptor dies of a signal, and whether the process that opened the
+    /// handle still has the file open for writing. `None` if that is unknown.
+    async fn look_at_closer(&self, handle: &Handle, caller: Caller) -> (bool, Option<bool>) {
         let (opener, ino, device) = (handle.id.opener, handle.file.ino(), self.device.get().copied());
         let look = move || {
-            let closer = thread_group(caller.tid);
+            let (is_killed, closer) = (dies_of_signal(caller.tid), thread_group(caller.tid));
             if closer.is_some() && opener.is_some() && closer != opener {
-                return Some(true);
+                return (is_killed, Some(true));
             }
-            closer.zip(device).and_then(|(closer, device)| holds_open(closer, ino, device))
+            (is_killed, closer.zip(device).and_then(|(closer, device)| holds_open(closer, ino, device)))
         };
         // The process may have many descriptors. If `execve` closes them, the kernel holds a lock that `/proc`
         // waits for: the look ends only after the answer to this FLUSH.
         let looked = tokio::time::timeout(LOOK_MAX, tokio::task::spawn_blocking(look)).await;
-        let is_held = looked.ok().and_then(|look| look.ok().flatten());
-        // Unknown: commit if something was written. A shell that redirects a command closes a descriptor of
-        // the new empty file first.
-        let is_written = || handle.file.size() > 0 && handle.file.is_changed_by(handle.id.writer());
-        is_held.map_or_else(is_written, |is_held| !is_held)
+        looked.ok().and_then(std::result::Result::ok).unwrap_or_default()
     }
 
     /// Commits content and attributes.
