@@ -54,6 +54,8 @@ pub enum ErrorKind {
     /// The mount is about to end and accepts no more content. ESHUTDOWN: EIO would blame the disk, and programs
     /// do not repeat the write.
     Stopping,
+    /// Another program is writing the file.
+    Busy,
     /// The calling program was killed and does not see the answer.
     Interrupted,
     /// A task panicked or was aborted. Not EINTR: programs retry EINTR at once and
@@ -91,6 +93,7 @@ impl ErrorKind {
             Self::Timeout => libc::ETIMEDOUT,
             Self::Unreachable => libc::EHOSTUNREACH,
             Self::Stopping => libc::ESHUTDOWN,
+            Self::Busy => libc::EBUSY,
             Self::Interrupted => libc::EINTR,
             // Not EAGAIN for throttling: programs spin on EAGAIN from a regular file.
             Self::Throttled
@@ -116,6 +119,7 @@ impl ErrorKind {
             | Self::Unsupported
             | Self::NotPermitted
             | Self::Invalid
+            | Self::Busy
             | Self::Interrupted
             | Self::Stopping
             | Self::NameTooLong => tracing::Level::DEBUG,
@@ -137,7 +141,7 @@ impl ErrorKind {
         }
     }
 
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::NotFound,
         Self::Exists,
         Self::NotDirectory,
@@ -164,6 +168,7 @@ impl ErrorKind {
         Self::Timeout,
         Self::Unreachable,
         Self::Stopping,
+        Self::Busy,
         Self::Interrupted,
         Self::Cancelled,
         Self::Integrity,
@@ -316,6 +321,7 @@ mod tests {
             (ErrorKind::Integrity, "EIO", 5),
             (ErrorKind::Cancelled, "EIO", 5),
             (ErrorKind::Stopping, "ESHUTDOWN", 108),
+            (ErrorKind::Busy, "EBUSY", 16),
             (ErrorKind::Stale, "ESTALE", 116),
             (ErrorKind::NoAttribute, "ENODATA", 61),
         ];

@@ -382,9 +382,9 @@ impl Filesystem for FuseAdapter {
     }
 
     fn fsync(&self, req: &Request, ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        let vfs = self.vfs.clone();
+        let (vfs, caller) = (self.vfs.clone(), caller(req));
         let op = FuseOp::new(req, "fsync", ino.0).with_handle(fh.0);
-        let work = async move { vfs.fsync(Fh(fh.0)).await };
+        let work = async move { vfs.fsync(Fh(fh.0), caller).await };
         self.dispatch(op, self.commit_wait_max, reply, work, |reply, ()| reply.ok());
     }
 

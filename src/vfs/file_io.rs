@@ -13,7 +13,7 @@ use super::callers::{dies_of_signal, holds_open, thread_group};
 use super::handles::{Access, Handle, HandleId};
 use super::types::{Caller, Entry, Fh, OpenedFile};
 use crate::clock;
-use crate::content::open_file::{OpenFile, ReadSource, WriteAt, WriteOutcome};
+use crate::content::open_file::{OpenFile, ReadSource, WriteAt, WriteOutcome, Writer};
 use crate::content::open_files::CloseOutcome;
 use crate::content::reader::ReadTarget;
 use crate::content::staged_file::Piece;
@@ -361,14 +361,22 @@ impl Vfs {
         looked.ok().and_then(std::result::Result::ok).unwrap_or_default()
     }
 
-    /// Commits content and attributes.
-    pub async fn fsync(&self, fh: Fh) -> Result<()> {
+    /// Commits content and attributes of the file, through any handle. Only a process that wrote may publish
+    /// an overwrite that is not finished: for others the old content stays, and fsync fails.
+    pub async fn fsync(&self, fh: Fh, caller: Caller) -> Result<()> {
         let handle = self.handles.get(fh)?;
-        if handle.access.may_commit() {
-            self.commit_file(&handle.file).await?;
-            if let Some(base) = handle.file.base() {
-                self.pending.flush_file(&self.drive, &self.tree, &base.file_id).await?;
-            }
+        let file = &handle.file;
+        let is_writer = || {
+            let process = thread_group(caller.tid).map(Writer::Process);
+            [Some(handle.id.writer()), process].into_iter().flatten().any(|writer| file.is_changed_by(writer))
+        };
+        if file.overwriting_bytes(self.replaces_other(file.ino())).is_some() && !is_writer() {
+            let detail = "another program is overwriting the file; the old content stays until it is done";
+            return Err(Error::new(ErrorKind::Busy, detail));
+        }
+        self.commit_file(file).await?;
+        if let Some(base) = file.base() {
+            self.pending.flush_file(&self.drive, &self.tree, &base.file_id).await?;
         }
         Ok(())
     }

@@ -258,3 +258,51 @@ fn close_by_exec_commits() {
     assert!(status.recv_timeout(PATIENCE).expect("execve waits for its close").success());
     assert_eq!(rig.client().read("f").unwrap(), b"bytes");
 }
+
+/// The outcome of `sync PATH`, which opens the file for reading.
+fn sync_by_other_process(path: &Path) -> std::process::Output {
+    Command::new("sync").arg(path).env("LC_ALL", "C").output().unwrap()
+}
+
+#[test]
+fn fsync_of_a_reader_commits_new_and_edited_files() {
+    let rig = Rig::new();
+    let mount = mount(&rig);
+    fs::write(mount.at("edited"), b"0123456789").unwrap();
+    let bytes = fresh_bytes(PART + 100);
+    let mut new = File::create(mount.at("new")).unwrap();
+    new.write_all(&bytes[..1000]).unwrap();
+    let edited = read_write(&mount.at("edited"));
+    edited.write_all_at(b"ABC", 4).unwrap();
+    for name in ["new", "edited"] {
+        let synced = sync_by_other_process(&mount.at(name));
+        assert!(synced.status.success(), "{name}: {synced:?}");
+    }
+    assert!(rig.client().read("new").unwrap() == bytes[..1000]);
+    assert_eq!(rig.client().read("edited").unwrap(), b"0123ABC789");
+    new.write_all(&bytes[1000..]).unwrap();
+    // A reader of the same process.
+    File::open(mount.at("new")).unwrap().sync_all().unwrap();
+    assert!(rig.client().read("new").unwrap() == bytes);
+}
+
+#[test]
+fn fsync_of_a_reader_keeps_an_overwritten_file() {
+    let rig = Rig::new();
+    let mount = mount(&rig);
+    let (old, new) = (fresh_bytes(2 * PART), fresh_bytes(3 * PART));
+    fs::write(mount.at("f"), &old).unwrap();
+    let mut file = File::create(mount.at("f")).unwrap();
+    file.write_all(&new[..PART + 7]).unwrap();
+    let synced = sync_by_other_process(&mount.at("f"));
+    assert!(!synced.status.success(), "{synced:?}");
+    assert!(String::from_utf8_lossy(&synced.stderr).contains("Device or resource busy"), "{synced:?}");
+    assert!(rig.client().read("f").unwrap() == old);
+    // The writer itself asks for it, through a descriptor that cannot write.
+    File::open(mount.at("f")).unwrap().sync_all().unwrap();
+    assert!(rig.client().read("f").unwrap() == new[..PART + 7]);
+    file.write_all(&new[PART + 7..]).unwrap();
+    drop(file);
+    assert!(rig.client().read("f").unwrap() == new);
+    assert!(sync_by_other_process(&mount.at("f")).status.success());
+}
