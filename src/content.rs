@@ -43,6 +43,7 @@ pub mod reader;
 pub mod staged_file;
 pub mod streaming;
 mod tee;
+pub mod tee_queue;
 pub mod upload_context;
 pub mod upload_limiter;
 mod upload_session;

@@ -14,6 +14,7 @@ mod error;
 mod escape;
 mod fuse;
 mod ids;
+mod local_disk;
 mod logging;
 mod name_patterns;
 mod pds;

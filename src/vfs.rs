@@ -7,7 +7,6 @@
 mod active_renames;
 mod apply_renames;
 mod attributes;
-mod blocking;
 mod callers;
 mod commit;
 mod commit_failures;
@@ -47,10 +46,12 @@ use crate::content::disk_quota::DiskQuota;
 pub use crate::content::open_file::WriteAt;
 use crate::content::open_files::OpenFiles;
 use crate::content::reader::Reader;
+use crate::content::tee_queue::TeeQueue;
 use crate::content::upload_context::UploadContext;
 use crate::content::upload_limiter::UploadLimiter;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Ino, RevisionId};
+use crate::local_disk::LocalDisk;
 use crate::pds::drive::Drive;
 use crate::status::Progress;
 use crate::supervised;
@@ -113,8 +114,9 @@ impl Vfs {
         let in_flight_max = (config.options.buffer_size / part_bytes).saturating_sub(1);
         let in_flight_max = in_flight_max.clamp(1, config.options.parts_in_flight as u64);
         let reader = Reader::new(drive.clone(), config.options.read_cache);
+        let disk = LocalDisk::new(&config.spill_dir, config.options.commit_timeout);
         let disk_quota =
-            DiskQuota::new(&config.spill_dir, config.options.cache_size, config.options.cache_min_free);
+            DiskQuota::new(disk.clone(), config.options.cache_size, config.options.cache_min_free);
         let tree = Tree::new(&config.root_id, config.options.metadata_ttl, SystemTime::now());
         let tree = Arc::new(Mutex::new(tree));
         let weak_tree = Arc::downgrade(&tree);
@@ -126,7 +128,8 @@ impl Vfs {
                 upload_limiter: UploadLimiter::new(in_flight_max as usize, part_bytes),
                 part_size: config.options.part_size,
                 zero_fill_max: config.options.zero_fill_max,
-                spill_dir: config.spill_dir.clone(),
+                disk,
+                tees: TeeQueue::new(disk_quota.clone(), config.options.buffer_size / part_bytes),
                 local_quota: local_only_quota(&disk_quota, config.options.cache_min_free),
                 cached_files: CachedFiles::new(&disk_quota),
                 quota: disk_quota,
@@ -204,7 +207,7 @@ impl Vfs {
 /// Local-only files share the quota of staged files. If that is off, they have their own.
 fn local_only_quota(quota: &Arc<DiskQuota>, free_bytes_min: u64) -> Arc<DiskQuota> {
     if quota.is_disabled() {
-        DiskQuota::new(quota.dir(), Some(LOCAL_ONLY_BYTES_MAX), free_bytes_min)
+        DiskQuota::new(quota.disk().clone(), Some(LOCAL_ONLY_BYTES_MAX), free_bytes_min)
     } else {
         quota.clone()
     }

@@ -10,6 +10,8 @@ mod drive_client;
 mod http;
 #[path = "mount/rig.rs"]
 mod rig;
+#[path = "mount/slow_disk.rs"]
+mod slow_disk;
 
 #[path = "mount/accounts.rs"]
 mod accounts;
@@ -29,6 +31,8 @@ mod device_nodes;
 mod directory_streams;
 #[path = "mount/faults.rs"]
 mod faults;
+#[path = "mount/hung_disk.rs"]
+mod hung_disk;
 #[path = "mount/killed_writers.rs"]
 mod killed_writers;
 #[path = "mount/limits.rs"]

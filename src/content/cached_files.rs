@@ -15,7 +15,7 @@ use super::disk_quota::{DiskQuota, EvictableCache};
 use super::reader::ReadTarget;
 use super::staged_file::StagedFile;
 
-/// Cached files at most. Each holds a file descriptor.
+/// Cached files at most. Each holds one file descriptor.
 const FILES_MAX: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 
 /// Complete staged files by their content.
@@ -63,8 +63,9 @@ impl CachedFiles {
         self.lock().get(target).cloned()
     }
 
-    /// Whether a content is cached now. It may be evicted at any time.
-    pub(super) fn contains(&self, target: &ReadTarget) -> bool {
+    /// Whether a content is cached now.
+    #[cfg(test)]
+    fn contains(&self, target: &ReadTarget) -> bool {
         self.count.load(Ordering::Relaxed) > 0 && self.lock().contains(target)
     }
 
@@ -92,6 +93,7 @@ mod tests {
     use super::*;
     use crate::error::ErrorKind;
     use crate::ids::FileId;
+    use crate::local_disk::LocalDisk;
 
     fn target(name: &str) -> ReadTarget {
         ReadTarget {
@@ -113,7 +115,7 @@ mod tests {
     #[test]
     fn least_recently_used_file_is_evicted() {
         let dir = tempfile::tempdir().unwrap();
-        let quota = DiskQuota::new(dir.path(), Some(35), 0);
+        let quota = DiskQuota::new(LocalDisk::of(&dir), Some(35), 0);
         let cache = CachedFiles::new(&quota);
         for name in ["a", "b", "c"] {
             cache.insert(target(name), staged(&quota));
@@ -132,7 +134,7 @@ mod tests {
     #[test]
     fn evicted_file_in_use_keeps_its_space() {
         let dir = tempfile::tempdir().unwrap();
-        let quota = DiskQuota::new(dir.path(), Some(10), 0);
+        let quota = DiskQuota::new(LocalDisk::of(&dir), Some(10), 0);
         let cache = CachedFiles::new(&quota);
         cache.insert(target("a"), staged(&quota));
         let used = cache.get(&target("a")).unwrap();
@@ -145,7 +147,7 @@ mod tests {
     #[test]
     fn files_are_found_by_their_content() {
         let dir = tempfile::tempdir().unwrap();
-        let quota = DiskQuota::new(dir.path(), None, 0);
+        let quota = DiskQuota::new(LocalDisk::of(&dir), None, 0);
         let cache = CachedFiles::new(&quota);
         cache.insert(target("a"), staged(&quota));
         cache.rekey(&target("a"), target("b"));

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::commit_target::CommitTarget;
 use super::in_flight_parts::InFlightParts;
-use super::part::{FrozenPart, hash_frames};
+use super::part::{FrozenPart, hash_frames, run_for};
 use super::part_upload::PartUpload;
 use super::staged_file::StagedFile;
 use super::tee::Tee;
@@ -94,7 +94,7 @@ impl Commit {
             CommitSource::SinglePart(part) => {
                 // Readers get the bytes from here until the commit ends.
                 self.in_flight.retain_all();
-                let content = hash_single_part(part, &self.transfer).await?;
+                let content = hash_parts(vec![part], &self.transfer).await?;
                 self.commit_hashed(content).await
             }
             CommitSource::Staged(staged) => {
@@ -103,8 +103,7 @@ impl Commit {
                     return Ok(outcome);
                 }
                 self.backfill(&staged).await?;
-                let (part_size, transfer) = (self.context.part_size, self.transfer.clone());
-                let content = run_blocking(move || hash_parts(staged.parts(part_size)?, &transfer)).await?;
+                let content = hash_parts(staged.parts(self.context.part_size)?, &self.transfer).await?;
                 self.transfer.expect_bytes(content.size);
                 self.commit_hashed(content).await
             }
@@ -159,15 +158,15 @@ impl Commit {
     /// was opened for. The bytes come from the tee; without one the commit fails.
     async fn resend(mut self, size: u64, used: &CommitTarget, refused: Error) -> Result<CommitOutcome> {
         let Some(tee) = self.tee.clone() else { return Err(refused) };
-        let (part_size, transfer) = (self.context.part_size, self.transfer.clone());
-        let refused_kind = refused.kind();
         tracing::info!(name = self.target.name, %refused, "upload restarts for another target");
-        let content = run_blocking(move || {
-            let staged = tee.wait_for_file(size).ok_or(refused)?;
-            hash_parts(staged.parts(part_size)?, &transfer)
-        });
-        let gone = used.overwrite.clone().filter(|_| refused_kind == ErrorKind::NotFound);
-        let content = content.await?;
+        let gone = used.overwrite.clone().filter(|_| refused.kind() == ErrorKind::NotFound);
+        let staged = tee.wait_for_file(size).await?.ok_or(refused)?;
+        if staged.size() != size {
+            // A stream that could not be staged as a whole has left bytes behind the sent ones.
+            let truncated = staged.clone();
+            self.context.disk.run(move || truncated.truncate(size)).await?;
+        }
+        let content = hash_parts(staged.parts(self.context.part_size)?, &self.transfer).await?;
         self.commit_with_retries(&content, gone).await
     }
 
@@ -200,7 +199,7 @@ impl Commit {
             }
             self.transfer.prepared(bytes.len() as u64);
             let staged = staged.clone();
-            run_blocking(move || staged.backfill(offset, &bytes)).await?;
+            self.context.disk.run(move || staged.backfill(offset, &bytes)).await?;
         }
         Ok(())
     }
@@ -288,30 +287,20 @@ fn already_run() -> Error {
     Error::new(ErrorKind::Cancelled, "a commit ran twice")
 }
 
-async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    let aborted = |e| Error::with_source(ErrorKind::Io, "a local task was aborted", e);
-    tokio::task::spawn_blocking(work).await.map_err(aborted)?
-}
-
-/// Hashes a file of one part: on this thread if it is small and in memory, else on a blocking thread.
-async fn hash_single_part(part: FrozenPart, transfer: &Arc<Transfer>) -> Result<HashedContent> {
-    let is_quick = part.bytes <= INLINE_HASH_BYTES_MAX
-        && part.frames.iter().all(|frame| matches!(frame, Frame::Memory(_)));
-    if is_quick {
-        return hash_parts(vec![part], transfer);
-    }
-    let transfer = transfer.clone();
-    run_blocking(move || hash_parts(vec![part], &transfer)).await
-}
-
-/// Hashes parts in order. Blocks.
-fn hash_parts(parts: Vec<FrozenPart>, transfer: &Transfer) -> Result<HashedContent> {
+/// Hashes parts in order: small ones in memory on this thread, others on a blocking thread each.
+async fn hash_parts(parts: Vec<FrozenPart>, transfer: &Transfer) -> Result<HashedContent> {
     let mut rolling = RollingSha1::default();
     let (mut size, mut hashed) = (0, Vec::with_capacity(parts.len()));
     for part in parts {
         // Part sizes are multiples of 64, so there is a midstate at every boundary.
         let midstate = rolling.midstate().ok_or_else(off_boundary)?;
-        rolling = hash_frames(rolling, &part.frames)?;
+        let is_quick = part.bytes <= INLINE_HASH_BYTES_MAX && !part.frames.iter().any(Frame::is_stored);
+        rolling = if is_quick {
+            hash_frames(rolling, &part.frames)?
+        } else {
+            let frames = part.frames.clone();
+            run_for(&part.frames, move || hash_frames(rolling, &frames)).await?
+        };
         size += part.bytes;
         transfer.prepared(part.bytes);
         hashed.push((part, midstate));

@@ -4,21 +4,17 @@
 //! not needed are evicted: first cached files, the least recently used first; then tees, the largest first.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
 use rustix::fs::{StatVfs, statvfs};
-use tokio::sync::Notify;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::local_disk::LocalDisk;
 use crate::units::exact_size;
 
-/// Queued parts of tees at which streams begin to wait for the disk.
-const TEE_PARTS_SOFT_MAX: usize = 8;
-/// Queued parts of tees at most: several streams may pass the soft limit at once.
-const TEE_PARTS_MAX: usize = 2 * TEE_PARTS_SOFT_MAX;
 /// Largest default limit in bytes.
 const DEFAULT_BYTES_MAX: u64 = 20 << 30;
 /// Bytes reserved between two checks of the free disk space.
@@ -29,30 +25,27 @@ pub(super) trait Evictable: fmt::Debug + Send + Sync {
     /// Bytes of disk space.
     fn bytes(&self) -> u64;
 
-    /// Drops the file. `false` if it was dropped before.
+    /// Drops the file. `false` if it has no space any more. Blocks for the local disk.
     fn evict(&self) -> bool;
 }
 
 /// A cache whose files can be dropped one by one.
 pub(super) trait EvictableCache: fmt::Debug + Send + Sync {
-    /// Drops the least recently used file. `false` if the cache is empty.
+    /// Drops the least recently used file. `false` if the cache is empty. Does not block.
     fn evict_oldest(&self) -> bool;
 }
 
 /// The disk space of all staged and cached files of a mount.
 #[derive(Debug)]
 pub struct DiskQuota {
-    dir: PathBuf,
+    disk: Arc<LocalDisk>,
     bytes_max: u64,
     free_bytes_min: u64,
     reserved: AtomicU64,
     /// Bytes that may still be reserved before the free space is checked again.
     unchecked_bytes: AtomicU64,
-    /// Parts that tees have yet to write, over the whole mount. They hold memory that the streams need.
-    tee_parts_queued: AtomicUsize,
-    tee_part_written: Notify,
     cache: OnceLock<Weak<dyn EvictableCache>>,
-    /// Held while a tee is evicted: the lock of the tee is taken under it.
+    /// A leaf lock. No tee is evicted under it.
     evictables: Mutex<Vec<Weak<dyn Evictable>>>,
 }
 
@@ -64,19 +57,18 @@ pub(super) struct Reservation {
 }
 
 impl DiskQuota {
-    /// A quota of `bytes_max` for files in `dir`; by default a tenth of the disk, at most 20 GiB. The disk
+    /// A quota of `bytes_max` for files of `disk`; by default a tenth of the disk, at most 20 GiB. The disk
     /// keeps `free_bytes_min` free.
-    pub fn new(dir: &Path, bytes_max: Option<u64>, free_bytes_min: u64) -> Arc<Self> {
+    pub fn new(disk: Arc<LocalDisk>, bytes_max: Option<u64>, free_bytes_min: u64) -> Arc<Self> {
         let default_max =
-            || disk_bytes(dir).map_or(DEFAULT_BYTES_MAX, |disk| (disk / 10).min(DEFAULT_BYTES_MAX));
+            || disk_bytes(disk.dir()).map_or(DEFAULT_BYTES_MAX, |disk| (disk / 10).min(DEFAULT_BYTES_MAX));
+        let bytes_max = bytes_max.unwrap_or_else(default_max);
         Arc::new(Self {
-            dir: dir.to_owned(),
-            bytes_max: bytes_max.unwrap_or_else(default_max),
+            disk,
+            bytes_max,
             free_bytes_min,
             reserved: AtomicU64::new(0),
             unchecked_bytes: AtomicU64::new(0),
-            tee_parts_queued: AtomicUsize::new(0),
-            tee_part_written: Notify::new(),
             cache: OnceLock::new(),
             evictables: Mutex::default(),
         })
@@ -87,35 +79,13 @@ impl DiskQuota {
         self.bytes_max == 0
     }
 
-    /// The directory of the files.
-    pub fn dir(&self) -> &Path {
-        &self.dir
+    /// The disk of the files.
+    pub fn disk(&self) -> &Arc<LocalDisk> {
+        &self.disk
     }
 
     pub fn reserved_bytes(&self) -> u64 {
         self.reserved.load(Ordering::Relaxed)
-    }
-
-    /// Counts one more part that a tee has to write. `false` if too many are queued.
-    pub(super) fn queue_tee_part(&self) -> bool {
-        let fits = |queued: usize| (queued < TEE_PARTS_MAX).then_some(queued + 1);
-        self.tee_parts_queued.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok()
-    }
-
-    /// Whether the queued tee parts have reached the soft limit, at which streams pause.
-    pub(super) fn is_tee_backlogged(&self) -> bool {
-        self.tee_parts_queued.load(Ordering::Relaxed) >= TEE_PARTS_SOFT_MAX
-    }
-
-    /// Removes written or dropped parts from the count of queued ones.
-    pub(super) fn finish_tee_parts(&self, parts: usize) {
-        self.tee_parts_queued.fetch_sub(parts, Ordering::Relaxed);
-        self.tee_part_written.notify_waiters();
-    }
-
-    /// Resolves when a tee part is written or dropped after this call.
-    pub fn tee_part_written(&self) -> tokio::sync::futures::Notified<'_> {
-        self.tee_part_written.notified()
     }
 
     /// A reservation of no bytes.
@@ -139,41 +109,60 @@ impl DiskQuota {
     }
 
     fn evict_largest(&self) -> bool {
-        let evictables = self.evictables.lock();
-        let mut evictables: Vec<_> = evictables.iter().filter_map(Weak::upgrade).collect();
+        // Without the lock: an eviction waits for the disk, and a new tee needs the list.
+        let mut evictables: Vec<_> = self.evictables.lock().iter().filter_map(Weak::upgrade).collect();
         evictables.sort_by_key(|evictable| std::cmp::Reverse(evictable.bytes()));
         evictables.iter().any(|evictable| evictable.evict())
     }
 
-    /// Reserves bytes. Evicts cached files, and with `may_evict` also tees.
+    /// Reserves bytes. Evicts cached files, and with `may_evict` also tees. Blocks for the local disk.
     fn reserve(&self, bytes: u64, may_evict: bool) -> Result<()> {
         loop {
-            match self.try_reserve(bytes) {
+            match self.count(bytes).and_then(|()| self.check_free_space(bytes)) {
                 Err(error)
                     if error.kind() == ErrorKind::NoSpace
-                        && (self.evict_cached() || may_evict && self.evict_largest()) => {}
+                        && (self.evict_cached() || may_evict && self.evict_largest()) =>
+                {
+                    self.disk.wait_closed();
+                }
                 outcome => return outcome,
             }
         }
     }
 
-    fn try_reserve(&self, bytes: u64) -> Result<()> {
+    /// Reserves bytes that are in memory: the free space of the disk does not matter. Evicts cached files.
+    fn reserve_in_memory(&self, bytes: u64) -> Result<()> {
+        loop {
+            match self.count(bytes) {
+                Err(_) if self.evict_cached() => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Counts bytes within the limit.
+    fn count(&self, bytes: u64) -> Result<()> {
         let fits = |reserved: u64| reserved.checked_add(bytes).filter(|sum| *sum <= self.bytes_max);
-        if self.reserved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_err() {
+        let counted = self.reserved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits);
+        counted.map(drop).map_err(|_| {
             let detail = format!(
                 "staged files have reached their limit of {}; set a larger --cache-size",
                 exact_size(self.bytes_max)
             );
-            return Err(Error::new(ErrorKind::NoSpace, detail));
-        }
+            Error::new(ErrorKind::NoSpace, detail)
+        })
+    }
+
+    /// Checks the free space for counted bytes. Releases them if it fails.
+    fn check_free_space(&self, bytes: u64) -> Result<()> {
         let spend = |left: u64| left.checked_sub(bytes);
         if self.unchecked_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend).is_err() {
-            let free = free_bytes(&self.dir);
+            let free = free_bytes(self.disk.dir());
             if free.is_some_and(|free| free.saturating_sub(bytes) < self.free_bytes_min) {
                 self.release(bytes);
                 let detail = format!(
                     "the disk of {} must keep {} free; delete files there or set a smaller --cache-min-free",
-                    self.dir.display(),
+                    self.disk.dir().display(),
                     exact_size(self.free_bytes_min)
                 );
                 return Err(Error::new(ErrorKind::NoSpace, detail));
@@ -190,23 +179,24 @@ impl DiskQuota {
 }
 
 impl Reservation {
-    pub(super) fn quota(&self) -> &Arc<DiskQuota> {
-        &self.quota
-    }
-
-    /// Sets the number of reserved bytes. `NoSpace` changes nothing.
+    /// Sets the number of reserved bytes. `NoSpace` changes nothing. Blocks for the local disk.
     pub(super) fn resize(&mut self, bytes: u64) -> Result<()> {
-        self.resize_for(bytes, true)
+        self.resize_by(bytes, |quota, more| quota.reserve(more, true))
     }
 
     /// Likewise, for an evictable file: evicts no other evictable file.
     pub(super) fn resize_optional(&mut self, bytes: u64) -> Result<()> {
-        self.resize_for(bytes, false)
+        self.resize_by(bytes, |quota, more| quota.reserve(more, false))
     }
 
-    fn resize_for(&mut self, bytes: u64, may_evict: bool) -> Result<()> {
+    /// Likewise, for bytes in memory. Does not block.
+    pub(super) fn resize_in_memory(&mut self, bytes: u64) -> Result<()> {
+        self.resize_by(bytes, DiskQuota::reserve_in_memory)
+    }
+
+    fn resize_by(&mut self, bytes: u64, reserve: impl FnOnce(&DiskQuota, u64) -> Result<()>) -> Result<()> {
         match bytes.checked_sub(self.bytes) {
-            Some(more) => self.quota.reserve(more, may_evict)?,
+            Some(more) => reserve(&self.quota, more)?,
             None => self.quota.release(self.bytes - bytes),
         }
         self.bytes = bytes;
@@ -237,10 +227,15 @@ fn disk(dir: &Path) -> Option<StatVfs> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
+
+    fn disk() -> Arc<LocalDisk> {
+        LocalDisk::new(Path::new("/"), Duration::from_secs(20))
+    }
 
     #[test]
     fn limit_holds_and_reservations_are_released() {
-        let quota = DiskQuota::new(Path::new("/"), Some(100), 0);
+        let quota = DiskQuota::new(disk(), Some(100), 0);
         let (mut one, mut two) = (quota.reservation(), quota.reservation());
         one.resize(60).unwrap();
         assert_eq!(two.resize(41).unwrap_err().kind(), ErrorKind::NoSpace);
@@ -255,13 +250,44 @@ mod tests {
 
     #[test]
     fn disk_keeps_its_free_space() {
-        let quota = DiskQuota::new(Path::new("/"), Some(u64::MAX), u64::MAX);
+        let quota = DiskQuota::new(disk(), Some(u64::MAX), u64::MAX);
         let refused = quota.reservation().resize(1).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::NoSpace);
         assert_eq!(quota.reserved_bytes(), 0);
         assert!(disk_bytes(Path::new("/")).unwrap() >= free_bytes(Path::new("/")).unwrap());
-        let quota = DiskQuota::new(Path::new("/"), None, 0);
+        let quota = DiskQuota::new(disk(), None, 0);
         assert_eq!(quota.bytes_max, DEFAULT_BYTES_MAX.min(disk_bytes(Path::new("/")).unwrap() / 10));
         assert_eq!(free_bytes(Path::new("/no/such/dir")), None);
+    }
+
+    /// A tee whose eviction waits for the disk.
+    #[derive(Debug)]
+    struct HungTee(std::sync::Barrier, std::sync::Barrier);
+
+    impl Evictable for HungTee {
+        fn bytes(&self) -> u64 {
+            1
+        }
+
+        fn evict(&self) -> bool {
+            self.0.wait();
+            self.1.wait();
+            false
+        }
+    }
+
+    #[test]
+    fn eviction_that_waits_delays_no_new_tee() {
+        let quota = DiskQuota::new(disk(), Some(0), 0);
+        let tee = Arc::new(HungTee(std::sync::Barrier::new(2), std::sync::Barrier::new(2)));
+        let evictable: Weak<HungTee> = Arc::downgrade(&tee);
+        quota.add_evictable(evictable.clone());
+        let evicting = quota.clone();
+        let evicting = std::thread::spawn(move || evicting.reservation().resize(1).unwrap_err().kind());
+        tee.0.wait();
+        assert!(quota.evictables.try_lock().is_some(), "the list of tees is locked during an eviction");
+        tee.1.wait();
+        assert_eq!(evicting.join().unwrap(), ErrorKind::NoSpace);
+        quota.add_evictable(evictable);
     }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
-use super::part::read_frames;
+use super::part::slice_frames;
 use super::upload_limiter::PartAhead;
 use crate::error::{Error, Result};
 use crate::pds::part_body::Frame;
@@ -120,20 +120,17 @@ impl InFlightParts {
         self.changed.notified()
     }
 
-    /// Copies bytes at `offset` into `out`, at most to the end of one part. `None` if no part here has them.
-    pub(super) fn read(&self, offset: u64, out: &mut [u8]) -> Result<Option<usize>> {
+    /// Bytes `offset..offset + len`, at most to the end of one part. `None` if no part here has the first.
+    pub(super) fn read(&self, offset: u64, len: u64) -> Option<Vec<Frame>> {
         let state = self.lock();
-        let part = state.parts.range(..=offset).next_back().map(|(start, frames)| (*start, frames.clone()));
-        let head = state.head.clone();
-        drop(state);
-        if let Some((start, frames)) = part {
-            let count = read_frames(&frames, offset - start, out)?;
-            if count > 0 {
-                return Ok(Some(count));
-            }
-        }
-        let count = read_frames(&[Frame::Memory(head)], offset, out)?;
-        Ok((count > 0).then_some(count))
+        let part = state.parts.range(..=offset).next_back();
+        let found = part.map_or_else(Vec::new, |(start, frames)| slice_frames(frames, offset - start, len));
+        let found = if found.is_empty() {
+            slice_frames(&[Frame::Memory(state.head.clone())], offset, len)
+        } else {
+            found
+        };
+        (!found.is_empty()).then_some(found)
     }
 }
 
@@ -147,18 +144,25 @@ mod tests {
         [Frame::Memory(Bytes::from_static(text.as_bytes()))].into()
     }
 
+    fn read(in_flight: &InFlightParts, offset: u64) -> Option<Vec<u8>> {
+        let frames = in_flight.read(offset, 8)?;
+        let memory = frames.into_iter().map(|frame| match frame {
+            Frame::Memory(bytes) => bytes.to_vec(),
+            other => panic!("{other:?}"),
+        });
+        Some(memory.flatten().collect())
+    }
+
     #[test]
     fn head_outlives_its_acknowledgement() {
         let in_flight = InFlightParts::default();
         in_flight.insert(0, frames("abc"), true);
         in_flight.insert(3, frames("def"), true);
-        let mut out = [0; 8];
-        assert_eq!(in_flight.read(4, &mut out).unwrap(), Some(2));
-        assert_eq!(&out[..2], b"ef");
+        assert_eq!(read(&in_flight, 4).unwrap(), b"ef");
         in_flight.acknowledge(0, 3);
         in_flight.acknowledge(3, 3);
-        assert_eq!(in_flight.read(1, &mut out).unwrap(), Some(2));
-        assert_eq!(in_flight.read(4, &mut out).unwrap(), None);
+        assert_eq!(read(&in_flight, 1).unwrap(), b"bc");
+        assert_eq!(read(&in_flight, 4), None);
         assert_eq!((in_flight.count(), in_flight.lock().acknowledged_bytes), (0, 6));
     }
 

@@ -1,13 +1,17 @@
 //! The content of a local-only file: lock and junk files, which are never uploaded.
 //!
 //! Most of them have a few bytes, and there may be thousands. So small content is in memory, and larger
-//! content in a staged file. Both count against the local quota. Calls block for the local disk.
+//! content in a staged file. Both count against the local quota. Nothing here waits for the local disk: the
+//! caller changes the staged file.
 
 use std::sync::Arc;
+
+use bytes::Bytes;
 
 use super::disk_quota::{DiskQuota, Reservation};
 use super::staged_file::{Piece, StagedFile};
 use crate::error::Result;
+use crate::pds::part_body::Frame;
 
 /// Largest content in memory, in bytes.
 const MEMORY_BYTES_MAX: u64 = 16 << 10;
@@ -20,6 +24,16 @@ pub(super) enum LocalContent {
         bytes: Vec<u8>,
         reservation: Reservation,
     },
+    Staged(Arc<StagedFile>),
+}
+
+/// The place of a change.
+#[derive(Debug)]
+pub(super) enum ChangePlace {
+    /// It was made in memory.
+    Memory,
+    /// The content must move to a staged file first.
+    MustStage,
     Staged(Arc<StagedFile>),
 }
 
@@ -36,78 +50,62 @@ impl LocalContent {
         }
     }
 
-    /// Whether a read may block for the local disk.
-    pub(super) fn is_on_disk(&self) -> bool {
-        matches!(self, Self::Staged(_))
-    }
-
-    /// Writes `data`. A gap after the old end reads as zeros. `NoSpace` changes nothing.
-    pub(super) fn write(&mut self, offset: u64, data: &[u8]) -> Result<()> {
+    /// Writes `data` if the content stays in memory. A gap after the old end reads as zeros. `NoSpace` changes
+    /// nothing.
+    pub(super) fn write(&mut self, offset: u64, data: &[u8]) -> Result<ChangePlace> {
         let end = offset.saturating_add(data.len() as u64);
-        match self {
-            Self::Memory { bytes, reservation } if end <= MEMORY_BYTES_MAX => {
-                let size = bytes.len().max(end as usize);
-                reservation.resize(size as u64)?;
-                bytes.resize(size, 0);
-                bytes[offset as usize..end as usize].copy_from_slice(data);
-                Ok(())
-            }
-            Self::Memory { .. } | Self::Staged(_) => self.move_to_disk()?.write(offset, data),
+        let place = self.resize(end.max(self.size()))?;
+        if let (Self::Memory { bytes, .. }, ChangePlace::Memory) = (self, &place) {
+            bytes[offset as usize..end as usize].copy_from_slice(data);
         }
+        Ok(place)
     }
 
-    /// Sets the size: truncates, or extends with zeros.
-    pub(super) fn truncate(&mut self, size: u64) -> Result<()> {
+    /// Sets the size if the content stays in memory: truncates, or extends with zeros.
+    pub(super) fn resize(&mut self, size: u64) -> Result<ChangePlace> {
         match self {
+            Self::Staged(staged) => Ok(ChangePlace::Staged(staged.clone())),
             Self::Memory { bytes, reservation } if size <= MEMORY_BYTES_MAX => {
-                reservation.resize(size)?;
+                reservation.resize_in_memory(size)?;
                 bytes.resize(size as usize, 0);
-                Ok(())
+                Ok(ChangePlace::Memory)
             }
-            Self::Memory { .. } | Self::Staged(_) => self.move_to_disk()?.truncate(size),
+            Self::Memory { .. } => Ok(ChangePlace::MustStage),
         }
     }
 
-    /// Zeroes a range, as far as the content reaches.
-    pub(super) fn punch(&mut self, offset: u64, len: u64) -> Result<()> {
+    /// Zeroes a range in memory, as far as the content reaches.
+    pub(super) fn punch(&mut self, offset: u64, len: u64) -> ChangePlace {
         match self {
             Self::Memory { bytes, .. } => {
                 let size = bytes.len() as u64;
                 let (start, end) = (offset.min(size), offset.saturating_add(len).min(size));
                 bytes[start as usize..end as usize].fill(0);
-                Ok(())
+                ChangePlace::Memory
             }
-            Self::Staged(staged) => staged.punch(offset, len),
+            Self::Staged(staged) => ChangePlace::Staged(staged.clone()),
         }
     }
 
-    /// The pieces of bytes `offset..offset + len`, fewer only at the end of the content.
-    pub(super) fn read(&self, offset: u64, len: u64) -> Result<Vec<Piece>> {
+    /// The pieces of bytes `offset..offset + len`, fewer only at the end of the content. Does no I/O.
+    pub(super) fn read(&self, offset: u64, len: u64) -> Vec<Piece> {
         match self {
             Self::Memory { bytes, .. } => {
                 let size = bytes.len() as u64;
                 let (start, end) = (offset.min(size), offset.saturating_add(len).min(size));
-                let data = bytes[start as usize..end as usize].to_vec();
-                Ok(vec![Piece::Data(data.into())])
+                let data = Bytes::copy_from_slice(&bytes[start as usize..end as usize]);
+                vec![Piece::Local(Frame::Memory(data))]
             }
             Self::Staged(staged) => staged.read(offset, len),
         }
     }
 
-    /// Moves content in memory to a staged file. Returns that file.
-    pub(super) fn move_to_disk(&mut self) -> Result<Arc<StagedFile>> {
-        let staged = match self {
-            Self::Staged(staged) => return Ok(staged.clone()),
-            Self::Memory { bytes, reservation } => {
-                let staged = StagedFile::new(reservation.quota(), None)?;
-                if !bytes.is_empty() {
-                    staged.write(0, bytes)?;
-                }
-                staged
-            }
-        };
-        *self = Self::Staged(staged.clone());
-        Ok(staged)
+    /// The staged file with the content; the content itself if it is in memory.
+    pub(super) fn staged_or_bytes(&self) -> std::result::Result<Arc<StagedFile>, Bytes> {
+        match self {
+            Self::Staged(staged) => Ok(staged.clone()),
+            Self::Memory { bytes, .. } => Err(Bytes::copy_from_slice(bytes)),
+        }
     }
 }
 
@@ -115,51 +113,50 @@ impl LocalContent {
 mod tests {
     use super::*;
     use crate::error::ErrorKind;
+    use crate::local_disk::LocalDisk;
 
     fn whole(local: &LocalContent) -> Vec<u8> {
-        let pieces = local.read(0, u64::MAX).unwrap();
+        let pieces = local.read(0, u64::MAX);
         let bytes = pieces.into_iter().map(|piece| match piece {
-            Piece::Data(bytes) => bytes.to_vec(),
-            Piece::Base { .. } => panic!("there is no base"),
+            Piece::Local(Frame::Memory(bytes)) => bytes.to_vec(),
+            other => panic!("{other:?}"),
         });
         bytes.flatten().collect()
     }
 
     #[test]
-    fn memory_and_disk_give_the_same_content() {
+    fn small_content_stays_in_memory() {
         let dir = tempfile::tempdir().unwrap();
-        let quota = DiskQuota::new(dir.path(), None, 0);
-        let (mut small, mut large) = (LocalContent::new(&quota), LocalContent::new(&quota));
-        large.move_to_disk().unwrap();
-        for local in [&mut small, &mut large] {
-            local.write(2, b"abcdef").unwrap();
-            local.punch(3, 2).unwrap();
-            local.punch(7, 100).unwrap();
-            local.truncate(12).unwrap();
-            local.write(11, b"xy").unwrap();
-            assert_eq!(whole(local), b"\0\0a\0\0de\0\0\0\0xy");
-            assert_eq!(local.read(50, 1).unwrap().len(), usize::from(!local.is_on_disk()));
-            local.truncate(3).unwrap();
-        }
-        assert!(!small.is_on_disk() && large.is_on_disk());
-        small.write(MEMORY_BYTES_MAX - 1, b"zz").unwrap();
-        assert!(small.is_on_disk());
-        let bytes = whole(&small);
-        assert_eq!((bytes.len() as u64, &bytes[..4]), (MEMORY_BYTES_MAX + 1, &b"\0\0a\0"[..]));
-        drop((small, large));
-        assert_eq!(quota.reserved_bytes(), 0);
+        let quota = DiskQuota::new(LocalDisk::of(&dir), None, 0);
+        let mut local = LocalContent::new(&quota);
+        assert!(matches!(local.write(2, b"abcdef").unwrap(), ChangePlace::Memory));
+        local.punch(3, 2);
+        local.punch(7, 100);
+        local.resize(12).unwrap();
+        local.write(11, b"xy").unwrap();
+        assert_eq!(whole(&local), b"\0\0a\0\0de\0\0\0\0xy");
+        assert_eq!(local.read(50, 1).len(), 1);
+        local.resize(3).unwrap();
+        assert_eq!((whole(&local), quota.reserved_bytes()), (b"\0\0a".to_vec(), 3));
+        assert!(matches!(local.write(MEMORY_BYTES_MAX - 1, b"zz").unwrap(), ChangePlace::MustStage));
+        assert!(matches!(local.resize(MEMORY_BYTES_MAX + 1).unwrap(), ChangePlace::MustStage));
+        assert_eq!(local.staged_or_bytes().unwrap_err(), b"\0\0a"[..]);
+        let mut local = LocalContent::Staged(StagedFile::new(&quota, None).unwrap());
+        assert!(matches!(local.write(0, b"a").unwrap(), ChangePlace::Staged(_)));
+        assert!(local.staged_or_bytes().is_ok());
     }
 
     #[test]
     fn local_content_stays_within_the_quota() {
         let dir = tempfile::tempdir().unwrap();
-        let quota = DiskQuota::new(dir.path(), Some(100), 0);
+        let quota = DiskQuota::new(LocalDisk::of(&dir), Some(100), 0);
         let mut local = LocalContent::new(&quota);
         local.write(0, &[1; 90]).unwrap();
         assert_eq!(local.write(90, &[2; 11]).unwrap_err().kind(), ErrorKind::NoSpace);
-        assert_eq!(local.truncate(101).unwrap_err().kind(), ErrorKind::NoSpace);
+        assert_eq!(local.resize(101).unwrap_err().kind(), ErrorKind::NoSpace);
         assert_eq!((local.size(), quota.reserved_bytes()), (90, 90));
-        assert_eq!(local.write(MEMORY_BYTES_MAX, &[3]).unwrap_err().kind(), ErrorKind::NoSpace);
         assert_eq!(whole(&local), [1; 90]);
+        drop(local);
+        assert_eq!(quota.reserved_bytes(), 0);
     }
 }

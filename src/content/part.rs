@@ -1,11 +1,9 @@
 //! The bytes of one part: while it fills, and after it is frozen.
 //!
 //! A part is stored in slabs of the buffer pool. If no slab is free and none is in flight, the rest of the
-//! part spills to an unlinked local file.
+//! part spills to an unlinked local file. Nothing here waits for the local disk: the caller writes that file
+//! between [`FillingPart::spill_target`] and [`FillingPart::add_spilled`].
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,15 +11,10 @@ use bytes::Bytes;
 use super::buffer_pool::{Allocation, BufferPool, Slab};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{PartNumber, PartSize};
+use crate::local_disk::{LocalDisk, LocalFile};
 use crate::pds::part_body::Frame;
 use crate::rolling_sha1::RollingSha1;
 use crate::units::exact_size;
-
-/// Longest stored frame in bytes: the memory that one PUT of a spilled part needs.
-const STORED_FRAME_BYTES: u64 = 256 << 10;
-
-/// The source of zero-fill.
-pub(super) static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// A complete part.
 #[derive(Clone, Debug)]
@@ -46,25 +39,24 @@ pub(super) struct FillingPart {
 
 #[derive(Debug)]
 struct SpillFile {
-    file: Arc<File>,
+    file: Arc<LocalFile>,
     bytes: u64,
-}
-
-impl SpillFile {
-    fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        let stored = self.file.write_all_at(bytes, self.bytes);
-        stored.map_err(|e| Error::from(e).context("cannot spill a write buffer to the local disk"))?;
-        self.bytes += bytes.len() as u64;
-        Ok(())
-    }
 }
 
 /// The outcome of one append to a part.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct PartAppend {
     pub(super) bytes: usize,
+    pub(super) blocked: Option<Blocked>,
+}
+
+/// The reason why a part takes no more bytes now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Blocked {
     /// No memory now: the caller appends the rest after the buffer pool has changed.
-    pub(super) must_wait: bool,
+    Memory,
+    /// No memory will come: the caller spills the rest.
+    Spill,
 }
 
 impl FillingPart {
@@ -73,69 +65,88 @@ impl FillingPart {
         self.bytes
     }
 
-    /// Appends bytes until the part has `part_bytes`. Without a `spill_dir` it never touches the disk: if it
-    /// has to, the caller calls again with one.
+    /// Appends bytes until the part has `part_bytes`, as far as there is memory.
     pub(super) fn append(
         &mut self,
         data: &[u8],
         part_bytes: u64,
         buffer_pool: &Arc<BufferPool>,
-        spill_dir: Option<&Path>,
-    ) -> Result<PartAppend> {
+    ) -> PartAppend {
         let wanted = &data[..data.len().min((part_bytes - self.bytes) as usize)];
         let mut rest = wanted;
         while !rest.is_empty() {
-            if let (Some(spilled), Some(_)) = (&mut self.spilled, spill_dir) {
-                spilled.append(rest)?;
-                self.bytes += rest.len() as u64;
-                break;
-            }
-            let filled = self.slabs.last_mut().map_or(0, |slab| slab.fill(rest, usize::MAX));
-            self.bytes += filled as u64;
-            rest = &rest[filled..];
-            if rest.is_empty() {
-                break;
-            }
-            let must_wait = PartAppend { bytes: wanted.len() - rest.len(), must_wait: true };
-            if self.spilled.is_some() {
-                return Ok(must_wait);
-            }
-            match (buffer_pool.allocate(), spill_dir) {
-                (Allocation::Slab(slab), _) => self.slabs.push(slab),
-                (Allocation::Wait, _) | (Allocation::Spill, None) => return Ok(must_wait),
-                (Allocation::Spill, Some(dir)) => {
-                    self.spilled = Some(SpillFile { file: Arc::new(unlinked_file(dir)?), bytes: 0 });
+            let mut blocked = self.spilled.is_some().then_some(Blocked::Spill);
+            if blocked.is_none() {
+                let filled = self.slabs.last_mut().map_or(0, |slab| slab.fill(rest, usize::MAX));
+                self.bytes += filled as u64;
+                rest = &rest[filled..];
+                if rest.is_empty() {
+                    break;
                 }
+                blocked = match buffer_pool.allocate() {
+                    Allocation::Slab(slab) => {
+                        self.slabs.push(slab);
+                        None
+                    }
+                    Allocation::Wait => Some(Blocked::Memory),
+                    Allocation::Spill => Some(Blocked::Spill),
+                };
+            }
+            if blocked.is_some() {
+                return PartAppend { bytes: wanted.len() - rest.len(), blocked };
             }
         }
-        Ok(PartAppend { bytes: wanted.len(), must_wait: false })
+        PartAppend { bytes: wanted.len(), blocked: None }
     }
 
-    /// Copies bytes `offset..` of the part into `out`. Returns how many were copied.
-    pub(super) fn read(&self, mut offset: u64, out: &mut [u8]) -> Result<usize> {
-        let mut done = 0;
+    /// The file that takes the next spilled bytes, and their offset in it; no file if none has spilled.
+    pub(super) fn spill_target(&self) -> (Option<Arc<LocalFile>>, u64) {
+        self.spilled.as_ref().map_or((None, 0), |spilled| (Some(spilled.file.clone()), spilled.bytes))
+    }
+
+    /// Appends bytes that were written to the file at the offset of [`Self::spill_target`].
+    pub(super) fn add_spilled(&mut self, file: Arc<LocalFile>, bytes: u64) {
+        self.spilled.get_or_insert(SpillFile { file, bytes: 0 }).bytes += bytes;
+        self.bytes += bytes;
+    }
+
+    /// Whether no byte is in memory.
+    pub(super) fn is_spilled(&self) -> bool {
+        self.slabs.is_empty()
+    }
+
+    /// Replaces the part by a file that has all its bytes. Releases the memory.
+    pub(super) fn replace_by_file(&mut self, file: Arc<LocalFile>) {
+        self.slabs.clear();
+        self.spilled = Some(SpillFile { file, bytes: self.bytes });
+    }
+
+    /// Bytes `offset..offset + len` of the part, as far as it reaches. Bytes in memory are copied.
+    pub(super) fn read(&self, mut offset: u64, mut len: u64) -> Vec<Frame> {
+        let mut frames = Vec::new();
         for slab in &self.slabs {
             let bytes = slab.bytes();
-            if offset < bytes.len() as u64 {
+            if offset < bytes.len() as u64 && len > 0 {
                 let piece = &bytes[offset as usize..];
-                let count = piece.len().min(out.len() - done);
-                out[done..done + count].copy_from_slice(&piece[..count]);
-                done += count;
-                offset = 0;
-            } else {
-                offset -= bytes.len() as u64;
+                let piece = &piece[..piece.len().min(len as usize)];
+                frames.push(Frame::Memory(Bytes::copy_from_slice(piece)));
+                len -= piece.len() as u64;
             }
+            offset = offset.saturating_sub(bytes.len() as u64);
         }
-        if let Some(spilled) = &self.spilled {
-            let count = (out.len() - done).min(spilled.bytes.saturating_sub(offset) as usize);
-            spilled.file.read_exact_at(&mut out[done..done + count], offset)?;
-            done += count;
+        if let Some(spilled) = &self.spilled
+            && offset < spilled.bytes
+            && len > 0
+        {
+            let bytes = len.min(spilled.bytes - offset);
+            frames.push(Frame::Stored { file: spilled.file.clone(), offset, bytes });
         }
-        Ok(done)
+        frames
     }
 
-    /// Overwrites bytes `offset..` of the part. Returns how many bytes of `data` are within the part.
-    pub(super) fn patch(&mut self, mut offset: u64, data: &[u8]) -> Result<usize> {
+    /// Overwrites bytes `offset..` of the part in memory. Returns how many bytes of `data` are there: none if
+    /// they begin in the spilled bytes.
+    pub(super) fn patch(&mut self, mut offset: u64, data: &[u8]) -> usize {
         let mut done = 0;
         for slab in &mut self.slabs {
             let slab_bytes = slab.bytes().len() as u64;
@@ -146,16 +157,18 @@ impl FillingPart {
                 offset -= slab_bytes;
             }
         }
-        if let Some(spilled) = &self.spilled {
-            let count = (data.len() - done).min(spilled.bytes.saturating_sub(offset) as usize);
-            spilled.file.write_all_at(&data[done..done + count], offset)?;
-            done += count;
-        }
-        Ok(done)
+        done
+    }
+
+    /// The place of spilled bytes from `offset` of the part on: file, offset in it, length.
+    pub(super) fn spilled_range(&self, offset: u64) -> Option<(Arc<LocalFile>, u64, u64)> {
+        let spilled = self.spilled.as_ref()?;
+        let at = offset.checked_sub(self.bytes - spilled.bytes)?;
+        Some((spilled.file.clone(), at, spilled.bytes.checked_sub(at)?))
     }
 
     /// Truncates the part to `bytes`.
-    pub(super) fn truncate(&mut self, bytes: u64) -> Result<()> {
+    pub(super) fn truncate(&mut self, bytes: u64) {
         let mut left = bytes;
         for slab in &mut self.slabs {
             let slab_bytes = slab.bytes().len() as u64;
@@ -166,11 +179,10 @@ impl FillingPart {
         if left == 0 {
             self.spilled = None;
         } else if let Some(spilled) = &mut self.spilled {
-            spilled.file.set_len(left)?;
+            // The file keeps the bytes after them until they are overwritten.
             spilled.bytes = spilled.bytes.min(left);
         }
         self.bytes = self.bytes.min(bytes);
-        Ok(())
     }
 
     /// Ends the part with zeros. The caller freezes it next.
@@ -179,93 +191,94 @@ impl FillingPart {
         self.bytes += bytes;
     }
 
-    /// Moves the slabs to the local disk and releases their memory. On failure the part is unchanged.
-    pub(super) fn spill(&mut self, spill_dir: &Path) -> Result<()> {
-        if self.slabs.is_empty() && self.spilled.is_some() {
-            return Ok(());
-        }
-        let mut whole = SpillFile { file: Arc::new(unlinked_file(spill_dir)?), bytes: 0 };
-        for slab in &self.slabs {
-            whole.append(slab.bytes())?;
-        }
-        if let Some(tail) = &self.spilled {
-            let mut rest = vec![0; tail.bytes as usize];
-            tail.file.read_exact_at(&mut rest, 0)?;
-            whole.append(&rest)?;
-        }
-        self.slabs.clear();
-        self.spilled = Some(whole);
-        Ok(())
-    }
-
     /// The frames of the complete part, in order.
     pub(super) fn freeze(self) -> Vec<Frame> {
         let mut frames: Vec<_> = BufferPool::freeze(self.slabs).map(Frame::Memory).collect();
-        if let Some(spilled) = self.spilled {
-            let mut offset = 0;
-            while offset < spilled.bytes {
-                let bytes = STORED_FRAME_BYTES.min(spilled.bytes - offset);
-                frames.push(Frame::Stored { file: spilled.file.clone(), offset, bytes });
-                offset += bytes;
-            }
+        if let Some(SpillFile { file, bytes }) = self.spilled {
+            frames.push(Frame::Stored { file, offset: 0, bytes });
         }
-        let mut zeros = self.zeros as usize;
-        while zeros > 0 {
-            let piece = &ZEROS[..zeros.min(ZEROS.len())];
-            frames.push(Frame::Memory(Bytes::from_static(piece)));
-            zeros -= piece.len();
+        if self.zeros > 0 {
+            frames.push(Frame::Zeros(self.zeros));
         }
         frames
     }
 }
 
-/// CRC-64/XZ of frames. Blocks for local reads of stored frames.
-pub fn crc64(frames: &[Frame]) -> Result<u64> {
-    let mut digest = crate::crc64::digest();
-    for frame in frames {
-        digest.update(&frame.load()?);
-    }
-    Ok(digest.finalize())
+/// CRC-64/XZ of frames.
+pub(super) async fn crc64(frames: &[Frame]) -> Result<u64> {
+    let whole = frames.to_vec();
+    let compute = move || {
+        let mut digest = crate::crc64::digest();
+        for frame in &whole {
+            frame.visit(|bytes| {
+                digest.update(bytes);
+                Ok(())
+            })?;
+        }
+        Ok(digest.finalize())
+    };
+    run_for(frames, compute).await
 }
 
 /// Continues a SHA-1 over frames. Blocks.
 pub(super) fn hash_frames(mut rolling: RollingSha1, frames: &[Frame]) -> Result<RollingSha1> {
     for frame in frames {
-        rolling.update(&frame.load()?);
+        frame.visit(|bytes| {
+            rolling.update(bytes);
+            Ok(())
+        })?;
     }
     Ok(rolling)
 }
 
-/// A file in `dir` without a name: a crash leaves nothing behind.
-fn unlinked_file(dir: &Path) -> Result<File> {
-    tempfile::tempfile_in(dir).map_err(|e| {
+/// Runs work on frames: on a thread of the local disk if they are stored there, else on another one.
+pub(super) async fn run_for<T: Send + 'static>(
+    frames: &[Frame],
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let stored = frames.iter().find_map(|frame| match frame {
+        Frame::Stored { file, .. } => Some(file.disk().clone()),
+        Frame::Memory(_) | Frame::Zeros(_) => None,
+    });
+    if let Some(disk) = stored {
+        return disk.run(work).await;
+    }
+    let aborted = |e| Error::with_source(ErrorKind::Io, "a local task was aborted", e);
+    tokio::task::spawn_blocking(work).await.map_err(aborted)?
+}
+
+/// A file for spilled bytes. Blocks.
+pub(super) fn new_spill_file(disk: &Arc<LocalDisk>) -> Result<Arc<LocalFile>> {
+    disk.create().map_err(|e| {
         let detail = format!(
             "write buffers are full and a temporary file cannot be created in {}: {e}; free disk space there \
              or set a larger --buffer-size",
-            dir.display()
+            disk.dir().display()
         );
         Error::new(ErrorKind::NoSpace, detail)
     })
 }
 
-/// Copies bytes `offset..` of frames into `out`. Returns how many were copied.
-pub(super) fn read_frames(frames: &[Frame], mut offset: u64, out: &mut [u8]) -> Result<usize> {
-    let mut done = 0;
+/// Bytes `offset..offset + len` of frames, as far as they reach.
+pub(super) fn slice_frames(frames: &[Frame], mut offset: u64, mut len: u64) -> Vec<Frame> {
+    let mut out = Vec::new();
     for frame in frames {
-        if done == out.len() {
+        if len == 0 {
             break;
         }
         if offset < frame.bytes() {
-            let piece = frame.load()?.slice(offset as usize..);
-            let count = piece.len().min(out.len() - done);
-            out[done..done + count].copy_from_slice(&piece[..count]);
-            done += count;
-            offset = 0;
-        } else {
-            offset -= frame.bytes();
+            let piece = frame.slice(offset, len);
+            len -= piece.bytes();
+            out.push(piece);
         }
+        offset = offset.saturating_sub(frame.bytes());
     }
-    Ok(done)
+    out
+}
+
+/// Number of bytes of frames.
+pub(super) fn bytes_of(frames: &[Frame]) -> u64 {
+    frames.iter().map(Frame::bytes).sum()
 }
 
 /// The error of a file with more than `zero_fill_max` bytes that no program wrote.
@@ -292,28 +305,60 @@ pub(super) fn too_large(part_size: PartSize) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::FileExt as _;
 
     fn bytes(frames: &[Frame]) -> Vec<u8> {
-        frames.iter().flat_map(|f| f.load().unwrap()).collect()
+        let mut all = Vec::new();
+        for frame in frames {
+            let visited = frame.visit(|bytes| {
+                all.extend_from_slice(bytes);
+                Ok(())
+            });
+            visited.unwrap();
+        }
+        all
+    }
+
+    /// Spills as much of `data` as the part has room for.
+    fn spill(part: &mut FillingPart, data: &[u8], part_bytes: u64, disk: &Arc<LocalDisk>) {
+        let (file, at) = part.spill_target();
+        let file = file.unwrap_or_else(|| new_spill_file(disk).unwrap());
+        let data = &data[..data.len().min((part_bytes - part.bytes()) as usize)];
+        file.write_all_at(data, at).unwrap();
+        part.add_spilled(file, data.len() as u64);
     }
 
     #[test]
     fn overflow_spills_and_reads_back_in_order() {
         let buffer_pool = BufferPool::new(128, 64);
         let dir = tempfile::tempdir().unwrap();
-        let data: Vec<u8> = (0..300u32).map(|i| i as u8).collect();
+        let disk = LocalDisk::of(&dir);
+        let mut data: Vec<u8> = (0..300u32).map(|i| i as u8).collect();
         let mut part = FillingPart::default();
-        let appended = part.append(&data, 256, &buffer_pool, Some(dir.path())).unwrap();
-        assert_eq!(appended, PartAppend { bytes: 256, must_wait: false });
-        assert_eq!(buffer_pool.bytes_in_use(), 128);
-        let mut out = [0; 300];
-        assert_eq!(part.read(100, &mut out).unwrap(), 156);
-        assert_eq!(out[..156], data[100..256]);
+        let appended = part.append(&data, 256, &buffer_pool);
+        assert_eq!(appended, PartAppend { bytes: 128, blocked: Some(Blocked::Spill) });
+        assert!(part.spilled_range(128).is_none());
+        spill(&mut part, &data[128..200], 256, &disk);
+        assert_eq!(
+            part.append(&data[200..], 256, &buffer_pool),
+            PartAppend { bytes: 0, blocked: Some(Blocked::Spill) }
+        );
+        spill(&mut part, &data[200..], 256, &disk);
+        assert_eq!(part.append(&data, 256, &buffer_pool), PartAppend { bytes: 0, blocked: None });
+        assert_eq!((buffer_pool.bytes_in_use(), part.bytes()), (128, 256));
+        assert_eq!(bytes(&part.read(100, 300)), data[100..256]);
+        assert_eq!(bytes(&part.read(200, 9)), data[200..209]);
+        assert!(part.read(256, 1).is_empty());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        assert_eq!((part.patch(127, b"ab"), part.patch(128, b"b")), (1, 0));
+        let (file, at, len) = part.spilled_range(128).unwrap();
+        assert_eq!((at, len), (0, 128));
+        file.write_all_at(b"b", at).unwrap();
+        data[127..129].copy_from_slice(b"ab");
         let frames = part.freeze();
         assert_eq!(bytes(&frames), data[..256]);
-        assert_eq!(read_frames(&frames, 120, &mut out).unwrap(), 136);
-        assert_eq!(out[..136], data[120..256]);
+        assert_eq!(bytes(&slice_frames(&frames, 120, 1000)), data[120..256]);
+        assert_eq!(bytes(&slice_frames(&frames, 126, 3)), data[126..129]);
         drop(frames);
         assert_eq!(buffer_pool.bytes_in_use(), 0);
     }
@@ -321,48 +366,51 @@ mod tests {
     #[test]
     fn append_waits_while_a_part_is_in_flight() {
         let buffer_pool = BufferPool::new(64, 64);
-        let dir = tempfile::tempdir().unwrap();
         let mut first = FillingPart::default();
-        first.append(&[1; 64], 64, &buffer_pool, Some(dir.path())).unwrap();
+        first.append(&[1; 64], 64, &buffer_pool);
         let first = first.freeze();
         let mut second = FillingPart::default();
         assert_eq!(
-            second.append(&[2; 64], 64, &buffer_pool, Some(dir.path())).unwrap(),
-            PartAppend { bytes: 0, must_wait: true }
+            second.append(&[2; 64], 64, &buffer_pool),
+            PartAppend { bytes: 0, blocked: Some(Blocked::Memory) }
         );
         drop(first);
-        assert_eq!(
-            second.append(&[2; 64], 64, &buffer_pool, Some(dir.path())).unwrap(),
-            PartAppend { bytes: 64, must_wait: false }
-        );
+        assert_eq!(second.append(&[2; 64], 64, &buffer_pool), PartAppend { bytes: 64, blocked: None });
     }
 
     #[test]
     fn spilled_part_returns_its_memory() {
         let buffer_pool = BufferPool::new(128, 64);
         let dir = tempfile::tempdir().unwrap();
+        let disk = LocalDisk::of(&dir);
         let data: Vec<u8> = (0..200u32).map(|i| i as u8).collect();
         let mut part = FillingPart::default();
-        part.append(&data, 200, &buffer_pool, Some(dir.path())).unwrap();
-        assert!(part.spill(Path::new("/nonexistent")).is_err());
-        let mut out = [0; 200];
-        assert_eq!(
-            (part.read(0, &mut out).unwrap(), &out[..]),
-            (200, &data[..]),
-            "a failed spill lost bytes"
-        );
-        part.spill(dir.path()).unwrap();
+        part.append(&data, 200, &buffer_pool);
+        spill(&mut part, &data[128..], 200, &disk);
+        assert!(!part.is_spilled());
+        let whole = new_spill_file(&disk).unwrap();
+        whole.write_all_at(&bytes(&part.read(0, 200)), 0).unwrap();
+        part.replace_by_file(whole);
+        assert!(part.is_spilled());
         assert_eq!(buffer_pool.bytes_in_use(), 0);
-        part.spill(dir.path()).unwrap();
+        part.truncate(150);
+        spill(&mut part, &data[150..], 200, &disk);
         assert_eq!(bytes(&part.freeze()), data);
     }
 
     #[test]
+    fn zeros_take_one_frame() {
+        let mut part = FillingPart::default();
+        part.append(b"abc", 1 << 30, &BufferPool::new(64, 64));
+        part.add_zeros((1 << 30) - 3);
+        let frames = part.freeze();
+        assert_eq!((frames.len(), bytes_of(&frames)), (2, 1 << 30));
+        assert_eq!(bytes(&slice_frames(&frames, 1, 5)), b"bc\0\0\0");
+    }
+
+    #[test]
     fn missing_spill_dir_is_no_space() {
-        let buffer_pool = BufferPool::new(64, 64);
-        let mut first = FillingPart::default();
-        first.append(&[1; 32], 128, &buffer_pool, Some(Path::new("/nonexistent"))).unwrap();
-        let error = first.append(&[1; 64], 128, &buffer_pool, Some(Path::new("/nonexistent"))).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::NoSpace);
+        let disk = LocalDisk::new(std::path::Path::new("/nonexistent"), std::time::Duration::ZERO);
+        assert_eq!(new_spill_file(&disk).unwrap_err().kind(), ErrorKind::NoSpace);
     }
 }

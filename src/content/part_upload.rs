@@ -83,7 +83,7 @@ impl PartUpload {
         while expired < EXPIRED_MAX {
             match self.context.drive.put_part(&url, &self.part.frames, self).await? {
                 PutOutcome::Stored { crc64 } => return Ok(crc64),
-                PutOutcome::StoredBefore => return part::crc64(&self.part.frames),
+                PutOutcome::StoredBefore => return part::crc64(&self.part.frames).await,
                 PutOutcome::NoSuchUpload => {
                     return Err(Error::new(ErrorKind::Stale, "the service dropped the upload session"));
                 }

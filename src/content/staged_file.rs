@@ -10,14 +10,14 @@
 //!                                      missing above: zeros
 //! ```
 //!
-//! The local file has no name, so a crash leaves nothing behind. All calls block for the local disk.
+//! The local file has no name, so a crash leaves nothing behind. Changes block for the local disk. Reads only
+//! plan: they return the places of the bytes.
 
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::{FallocateFlags, fallocate};
 
@@ -28,19 +28,18 @@ use super::present_ranges::PresentRanges;
 use super::reader::ReadTarget;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{PartNumber, PartSize};
-use crate::pds::part_body::Frame;
-
-/// Longest stored frame in bytes: the memory that one PUT of a staged part needs.
-const FRAME_BYTES: u64 = 256 << 10;
+use crate::local_disk::{LocalDisk, LocalFile};
+use crate::pds::part_body::{Frame, ZEROS};
 
 /// Content in a sparse local file over a base revision.
 #[derive(Debug)]
 pub struct StagedFile {
-    file: Arc<File>,
-    /// The same file without the page cache, if the file system supports it.
-    direct: Option<DirectFile>,
-    /// Held over reads and writes of the local file. Locked before the locks of the quota: a reservation may
-    /// evict cached files and tees.
+    file: Arc<LocalFile>,
+    /// Locked for each change from its reservation to its end, so that changes do not mix. Its holder waits
+    /// for the local disk. Locked before `state` and before the locks of the quota: a reservation may evict
+    /// cached files and tees.
+    change: Mutex<Reservation>,
+    /// A leaf lock. Never held over I/O: observers take it.
     state: Mutex<StagedState>,
 }
 
@@ -52,34 +51,38 @@ struct StagedState {
     base_bytes: u64,
     /// Ranges below `size`.
     present: PresentRanges,
-    reservation: Reservation,
 }
 
 /// A piece of a read.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub enum Piece {
     /// Bytes of this machine.
-    Data(Bytes),
+    Local(Frame),
     /// A range to read from the base revision.
     Base { target: ReadTarget, offset: u64, len: u64 },
 }
 
 impl StagedFile {
     /// A staged file with the content of `base`, nothing of which is present; an empty one without a base.
+    /// Blocks for the local disk.
     pub(super) fn new(quota: &Arc<DiskQuota>, base: Option<ReadTarget>) -> Result<Arc<Self>> {
-        let file = tempfile::tempfile_in(quota.dir()).map_err(|e| {
-            Error::from(e).context(format!("cannot create a staged file in {}", quota.dir().display()))
+        let disk = quota.disk();
+        let file = disk.create().map_err(|e| {
+            Error::from(e).context(format!("cannot create a staged file in {}", disk.dir().display()))
         })?;
         let size = base.as_ref().map_or(0, |base| base.size);
         file.set_len(size)?;
-        let (present, reservation) = (PresentRanges::default(), quota.reservation());
-        let state = StagedState { size, base, base_bytes: size, present, reservation };
-        let direct = DirectFile::of(&file);
-        Ok(Arc::new(Self { file: Arc::new(file), direct, state: Mutex::new(state) }))
+        let state = StagedState { size, base, base_bytes: size, present: PresentRanges::default() };
+        Ok(Arc::new(Self { file, change: Mutex::new(quota.reservation()), state: Mutex::new(state) }))
     }
 
     fn lock(&self) -> MutexGuard<'_, StagedState> {
         self.state.lock()
+    }
+
+    /// The disk of the local file.
+    pub(super) fn disk(&self) -> &Arc<LocalDisk> {
+        self.file.disk()
     }
 
     /// Size of the content in bytes.
@@ -95,58 +98,76 @@ impl StagedFile {
 
     /// Makes ranges that were written as zeros holes. For a file without a base.
     pub(super) fn forget_zeros(&self, zeros: &PresentRanges) -> Result<()> {
-        let mut state = self.lock();
-        for range in zeros.iter() {
-            state.present.remove(range);
-        }
-        state.shrink_reservation()
+        let mut reservation = self.change.lock();
+        let present = {
+            let mut state = self.lock();
+            for range in zeros.iter() {
+                state.present.remove(range);
+            }
+            state.present.bytes()
+        };
+        reservation.resize(present)
     }
 
     /// Writes `data`. A gap after the old end reads as zeros. `NoSpace` changes nothing.
     pub(super) fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
-        let mut state = self.lock();
-        let end = offset + data.len() as u64;
-        state.reserve(&(offset..end))?;
+        let mut reservation = self.change.lock();
+        let range = offset..offset + data.len() as u64;
+        reservation.resize(self.bytes_with(&range))?;
         self.file.write_all_at(data, offset)?;
-        state.present.insert(offset..end);
-        state.size = state.size.max(end);
+        self.note_written(range);
         Ok(())
     }
 
-    /// Writes a part of a tee. Evicts nothing but cached files. The caller makes no other write at the same
-    /// time.
+    /// Writes frames one after the other, likewise.
+    pub(super) fn write_frames(&self, mut offset: u64, frames: &[Frame]) -> Result<()> {
+        for frame in frames {
+            frame.visit(|bytes| {
+                self.write(offset, bytes)?;
+                offset += bytes.len() as u64;
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Writes a part of a tee. Evicts nothing but cached files.
     pub(super) fn write_part(&self, part: &FrozenPart) -> Result<()> {
-        let end = part.offset + part.bytes;
-        self.lock().reserve_optional(&(part.offset..end))?;
-        // Without the lock: a reader of earlier parts does not wait for the disk.
+        let mut reservation = self.change.lock();
+        let range = part.offset..part.offset + part.bytes;
+        reservation.resize_optional(self.bytes_with(&range))?;
         let mut at = part.offset;
         let direct = self.write_direct(part)?;
         for (index, frame) in part.frames.iter().enumerate() {
-            if index >= direct {
-                self.file.write_all_at(&frame.load()?, at)?;
+            if index < direct {
+                at += frame.bytes();
+                continue;
             }
-            at += frame.bytes();
+            frame.visit(|bytes| {
+                self.file.write_all_at(bytes, at)?;
+                at += bytes.len() as u64;
+                Ok(())
+            })?;
         }
-        let mut state = self.lock();
-        state.present.insert(part.offset..end);
-        state.size = state.size.max(end);
+        self.note_written(range);
         Ok(())
     }
 
     /// Writes the aligned frames at the beginning of a part without the page cache. Returns how many.
     fn write_direct(&self, part: &FrozenPart) -> Result<usize> {
-        let Some(direct) = self.direct.as_ref().filter(|_| part.offset.is_multiple_of(ALIGN_BYTES as u64))
-        else {
-            return Ok(0);
-        };
         let pieces: Vec<&[u8]> = part
             .frames
             .iter()
             .map_while(|frame| match frame {
                 Frame::Memory(bytes) if is_aligned(bytes) => Some(&bytes[..]),
-                Frame::Memory(_) | Frame::Stored { .. } => None,
+                Frame::Memory(_) | Frame::Stored { .. } | Frame::Zeros(_) => None,
             })
             .collect();
+        if pieces.is_empty() || !part.offset.is_multiple_of(ALIGN_BYTES as u64) {
+            return Ok(0);
+        }
+        // Opened for each part: few staged files are tees, and descriptors are scarce.
+        let Some(direct) = DirectFile::of(&self.file) else { return Ok(0) };
         match direct.write_all_at(&pieces, part.offset) {
             Ok(()) => Ok(pieces.len()),
             // The file system accepted `O_DIRECT` at the open and refuses it here.
@@ -155,53 +176,76 @@ impl StagedFile {
         }
     }
 
+    /// Present bytes once `range` is present too.
+    fn bytes_with(&self, range: &Range<u64>) -> u64 {
+        let state = self.lock();
+        state.present.bytes() + state.present.missing_bytes(range)
+    }
+
+    fn note_written(&self, range: Range<u64>) {
+        let mut state = self.lock();
+        state.size = state.size.max(range.end);
+        state.present.insert(range);
+    }
+
     /// Sets the size: truncates, or extends with zeros.
     pub(super) fn truncate(&self, size: u64) -> Result<()> {
-        let mut state = self.lock();
+        let mut reservation = self.change.lock();
         self.file.set_len(size)?;
-        state.present.remove(size..u64::MAX);
-        state.base_bytes = state.base_bytes.min(size);
-        state.size = size;
-        state.shrink_reservation()
+        let present = {
+            let mut state = self.lock();
+            state.present.remove(size..u64::MAX);
+            state.base_bytes = state.base_bytes.min(size);
+            state.size = size;
+            state.present.bytes()
+        };
+        reservation.resize(present)
     }
 
     /// Zeroes a range, as far as the content reaches. `NoSpace` changes nothing.
     pub(super) fn punch(&self, offset: u64, len: u64) -> Result<()> {
-        let mut state = self.lock();
-        let end = offset.saturating_add(len).min(state.size);
+        let mut reservation = self.change.lock();
+        let (end, base_bytes) = {
+            let state = self.lock();
+            (offset.saturating_add(len).min(state.size), state.base_bytes)
+        };
         if offset >= end {
             return Ok(());
         }
         // Zeros over the base are present. Above the base, missing ranges are zeros already.
-        let over_base = offset..end.min(state.base_bytes).max(offset);
-        state.reserve(&over_base)?;
+        let over_base = offset..end.min(base_bytes).max(offset);
+        reservation.resize(self.bytes_with(&over_base))?;
         punch_hole(&self.file, offset, end - offset)?;
-        state.present.remove(offset..end);
-        state.present.insert(over_base);
-        state.shrink_reservation()
+        let present = {
+            let mut state = self.lock();
+            state.present.remove(offset..end);
+            state.present.insert(over_base);
+            state.present.bytes()
+        };
+        reservation.resize(present)
     }
 
-    /// The pieces of bytes `offset..offset + len`, fewer only at the end of the content.
-    pub(super) fn read(&self, offset: u64, len: u64) -> Result<Vec<Piece>> {
+    /// The pieces of bytes `offset..offset + len`, fewer only at the end of the content. Does no I/O.
+    pub(super) fn read(&self, offset: u64, len: u64) -> Vec<Piece> {
         let state = self.lock();
         let end = offset.saturating_add(len).min(state.size);
         let (mut at, mut pieces) = (offset, Vec::new());
         while let Some((run, is_present)) = state.present.first_run(&(at..end.max(at))) {
             at = run.end;
-            match &state.base {
-                Some(target) if !is_present && run.start < state.base_bytes => {
+            let piece = match &state.base {
+                _ if is_present => {
+                    let (file, bytes) = (self.file.clone(), run.end - run.start);
+                    Piece::Local(Frame::Stored { file, offset: run.start, bytes })
+                }
+                Some(target) if run.start < state.base_bytes => {
                     at = run.end.min(state.base_bytes);
-                    let (target, len) = (target.clone(), at - run.start);
-                    pieces.push(Piece::Base { target, offset: run.start, len });
+                    Piece::Base { target: target.clone(), offset: run.start, len: at - run.start }
                 }
-                _ => {
-                    let mut bytes = vec![0; (run.end - run.start) as usize];
-                    self.file.read_exact_at(&mut bytes, run.start)?;
-                    pieces.push(Piece::Data(bytes.into()));
-                }
-            }
+                _ => Piece::Local(Frame::Zeros(run.end - run.start)),
+            };
+            pieces.push(piece);
         }
-        Ok(pieces)
+        pieces
     }
 
     /// The next missing range of the base, at most `bytes_max` long: base, offset, length.
@@ -226,60 +270,34 @@ impl StagedFile {
 
     /// Stores bytes of the base in the ranges that are still missing.
     pub(super) fn backfill(&self, offset: u64, data: &[u8]) -> Result<()> {
-        let mut state = self.lock();
-        let end = (offset + data.len() as u64).min(state.base_bytes);
+        let mut reservation = self.change.lock();
+        let end = (offset + data.len() as u64).min(self.lock().base_bytes);
         let range = offset..end.max(offset);
-        state.reserve(&range)?;
-        while let Some(gap) = state.present.first_gap(&range) {
+        reservation.resize(self.bytes_with(&range))?;
+        loop {
+            let Some(gap) = self.lock().present.first_gap(&range) else { return Ok(()) };
             let piece = &data[(gap.start - offset) as usize..(gap.end - offset) as usize];
             self.file.write_all_at(piece, gap.start)?;
-            state.present.insert(gap);
+            self.lock().present.insert(gap);
         }
-        Ok(())
     }
 
     /// The whole content as parts, whose bytes are read when they are sent. The file must be complete.
-    /// `TooLarge` if there are not enough part numbers.
+    /// `TooLarge` if there are not enough part numbers. Does no I/O.
     pub(super) fn parts(&self, part_size: PartSize) -> Result<Vec<FrozenPart>> {
-        let size = self.lock().size;
+        let size = self.size();
         let (mut parts, mut number, mut offset) = (Vec::new(), Some(PartNumber::FIRST), 0);
         while offset < size || parts.is_empty() {
             let Some(this) = number else {
                 return Err(too_large(part_size));
             };
             let bytes = part_size.get().min(size - offset);
-            let frames = self.frames(offset, bytes);
-            parts.push(FrozenPart { number: this, offset, bytes, frames });
+            let frame = Frame::Stored { file: self.file.clone(), offset, bytes };
+            parts.push(FrozenPart { number: this, offset, bytes, frames: [frame].into() });
             offset += bytes;
             number = this.next();
         }
         Ok(parts)
-    }
-
-    fn frames(&self, offset: u64, bytes: u64) -> Arc<[Frame]> {
-        let starts = (offset..offset + bytes).step_by(FRAME_BYTES as usize);
-        let frame = |start| Frame::Stored {
-            file: self.file.clone(),
-            offset: start,
-            bytes: FRAME_BYTES.min(offset + bytes - start),
-        };
-        starts.map(frame).collect()
-    }
-}
-
-impl StagedState {
-    /// Reserves disk space for a range that will be present.
-    fn reserve(&mut self, range: &Range<u64>) -> Result<()> {
-        self.reservation.resize(self.present.bytes() + self.present.missing_bytes(range))
-    }
-
-    /// Likewise, for a tee: evicts only cached files.
-    fn reserve_optional(&mut self, range: &Range<u64>) -> Result<()> {
-        self.reservation.resize_optional(self.present.bytes() + self.present.missing_bytes(range))
-    }
-
-    fn shrink_reservation(&mut self) -> Result<()> {
-        self.reservation.resize(self.present.bytes())
     }
 }
 
@@ -292,10 +310,9 @@ fn punch_hole(file: &File, offset: u64, len: u64) -> Result<()> {
     if fallocate(file, mode, offset, len).is_ok() {
         return Ok(());
     }
-    let zeros = vec![0; FRAME_BYTES as usize];
     let mut at = offset;
     while at < offset + len {
-        let piece = &zeros[..(offset + len - at).min(FRAME_BYTES) as usize];
+        let piece = &ZEROS[..(offset + len - at).min(ZEROS.len() as u64) as usize];
         file.write_all_at(piece, at)?;
         at += piece.len() as u64;
     }
@@ -305,6 +322,8 @@ fn punch_hole(file: &File, offset: u64, len: u64) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::content::buffer_pool::BufferPool;
+    use crate::content::part::FillingPart;
     use crate::ids::{FileId, RevisionId};
     use proptest::prelude::*;
 
@@ -322,11 +341,19 @@ mod tests {
         }
     }
 
+    fn append(all: &mut Vec<u8>, frame: &Frame) {
+        let appended = frame.visit(|bytes| {
+            all.extend_from_slice(bytes);
+            Ok(())
+        });
+        appended.unwrap();
+    }
+
     fn content(staged: &StagedFile, base: &[u8], offset: u64, len: u64) -> Vec<u8> {
         let mut all = Vec::new();
-        for piece in staged.read(offset, len).unwrap() {
+        for piece in staged.read(offset, len) {
             match piece {
-                Piece::Data(bytes) => all.extend_from_slice(&bytes),
+                Piece::Local(frame) => append(&mut all, &frame),
                 Piece::Base { offset, len, .. } => {
                     all.extend_from_slice(&base[offset as usize..(offset + len) as usize]);
                 }
@@ -360,7 +387,7 @@ mod tests {
             base_bytes in prop::collection::vec(1..=255_u8, 0..200), steps in steps()
         ) {
             let dir = tempfile::tempdir().unwrap();
-            let quota = DiskQuota::new(dir.path(), None, 0);
+            let quota = DiskQuota::new(LocalDisk::of(&dir), None, 0);
             let staged = StagedFile::new(&quota, Some(base(base_bytes.len() as u64))).unwrap();
             let mut model = base_bytes.clone();
             for step in steps {
@@ -398,8 +425,8 @@ mod tests {
                 staged.backfill(at, &base_bytes[at as usize..(at + len) as usize]).unwrap();
             }
             let parts = staged.parts(PartSize::new(64).unwrap()).unwrap();
-            let frames = parts.iter().flat_map(|part| part.frames.iter());
-            let whole: Vec<u8> = frames.flat_map(|frame| frame.load().unwrap().to_vec()).collect();
+            let mut whole = Vec::new();
+            parts.iter().flat_map(|part| part.frames.iter()).for_each(|frame| append(&mut whole, frame));
             prop_assert_eq!(whole, model);
             drop(staged);
             drop(parts);
@@ -411,7 +438,7 @@ mod tests {
     #[test]
     fn write_over_quota_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let quota = DiskQuota::new(dir.path(), Some(10), 0);
+        let quota = DiskQuota::new(LocalDisk::of(&dir), Some(10), 0);
         let staged = StagedFile::new(&quota, None).unwrap();
         staged.write(0, &[1; 10]).unwrap();
         staged.write(5, &[2; 5]).unwrap();
@@ -421,9 +448,39 @@ mod tests {
     }
 
     #[test]
+    fn observers_do_not_wait_for_a_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let staged = StagedFile::new(&DiskQuota::new(LocalDisk::of(&dir), None, 0), None).unwrap();
+        staged.write(0, b"abc").unwrap();
+        let running_change = staged.change.lock();
+        assert_eq!((staged.size(), staged.is_complete(), staged.read(0, 9).len()), (3, true, 1));
+        assert_eq!(staged.parts(PartSize::new(64).unwrap()).unwrap().len(), 1);
+        drop(running_change);
+    }
+
+    #[test]
+    fn staged_file_has_one_descriptor() {
+        let dir = tempfile::tempdir().unwrap();
+        let quota = DiskQuota::new(LocalDisk::of(&dir), None, 0);
+        let of_dir = || {
+            let all = std::fs::read_dir("/proc/self/fd").unwrap();
+            let links = all.filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok());
+            links.filter(|link| link.starts_with(dir.path())).count()
+        };
+        let staged = StagedFile::new(&quota, None).unwrap();
+        let mut filling = FillingPart::default();
+        filling.append(&[7; ALIGN_BYTES], 1 << 20, &BufferPool::new(1 << 20, 1 << 20));
+        let frames: Arc<[Frame]> = filling.freeze().into();
+        assert!(matches!(&frames[0], Frame::Memory(bytes) if is_aligned(bytes)));
+        let part = FrozenPart { number: PartNumber::FIRST, offset: 0, bytes: ALIGN_BYTES as u64, frames };
+        staged.write_part(&part).unwrap();
+        assert_eq!((content(&staged, &[], 4095, 2), of_dir()), (vec![7], 1));
+    }
+
+    #[test]
     fn too_many_parts_are_too_large() {
         let dir = tempfile::tempdir().unwrap();
-        let staged = StagedFile::new(&DiskQuota::new(dir.path(), None, 0), None).unwrap();
+        let staged = StagedFile::new(&DiskQuota::new(LocalDisk::of(&dir), None, 0), None).unwrap();
         staged.truncate(64 * u64::from(PartNumber::MAX) + 1).unwrap();
         let refused = staged.parts(PartSize::new(64).unwrap()).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::TooLarge);

@@ -9,20 +9,18 @@ use std::sync::Arc;
 use super::commit::{Commit, CommitSource};
 use super::commit_target::CommitTarget;
 use super::in_flight_parts::InFlightParts;
-use super::part::{FillingPart, FrozenPart, ZEROS, too_large, too_sparse};
+use super::part::{Blocked, FillingPart, FrozenPart, bytes_of, too_large, too_sparse};
 use super::present_ranges::PresentRanges;
 use super::reader::ReadTarget;
-use super::staged_file::StagedFile;
 use super::tee::Tee;
 use super::upload_context::UploadContext;
 use super::uploader::Uploader;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, PartNumber};
+use crate::local_disk::LocalFile;
 use crate::pds::drive::FileMeta;
+use crate::pds::part_body::{Frame, ZEROS};
 use crate::status::Transfer;
-
-/// Bytes of one copy step into a staged file.
-const COPY_CHUNK_BYTES: u64 = 1 << 20;
 
 /// The stream of one file.
 #[derive(Debug)]
@@ -64,6 +62,8 @@ pub enum Wait {
     Drive,
     /// The tee is behind.
     Disk,
+    /// No memory will come: the rest must go to the local disk.
+    Spill,
     /// A commit is running.
     Commit,
 }
@@ -138,28 +138,53 @@ impl Streaming {
     }
 
     /// Overwrites bytes between [`Self::patchable_from`] and [`Self::frontier`]. Returns how many bytes of
-    /// `data` are in that range.
-    pub(super) fn patch(&mut self, offset: u64, data: &[u8]) -> Result<usize> {
-        let bytes = self.filling.patch(offset - self.offset, data)?;
-        self.gaps.remove(offset..offset + bytes as u64);
-        Ok(bytes)
+    /// `data` are in memory there: none if they begin in the spilled bytes.
+    pub(super) fn patch(&mut self, offset: u64, data: &[u8]) -> usize {
+        let bytes = self.filling.patch(offset - self.offset, data);
+        self.note_patched(offset, bytes as u64);
+        bytes
+    }
+
+    /// The place of spilled bytes of the filling part from `offset` on: file, offset in it, length.
+    pub(super) fn spilled_range(&self, offset: u64) -> Option<(Arc<LocalFile>, u64, u64)> {
+        self.filling.spilled_range(offset.checked_sub(self.offset)?)
+    }
+
+    /// Records that a program wrote these bytes of the filling part: they are no gap.
+    pub(super) fn note_patched(&mut self, offset: u64, bytes: u64) {
+        self.gaps.remove(offset..offset + bytes);
+    }
+
+    /// Records that the last `bytes` are zeros that no program wrote.
+    pub(super) fn note_gap(&mut self, bytes: u64) {
+        self.gaps.insert(self.frontier() - bytes..self.frontier());
+    }
+
+    /// Ranges of zeros that no program wrote.
+    pub(super) fn gaps(&self) -> &PresentRanges {
+        &self.gaps
+    }
+
+    /// The filling part, for a caller that spills it.
+    pub(super) fn filling(&mut self) -> &mut FillingPart {
+        &mut self.filling
     }
 
     /// Sets the size: declares zeros, or truncates the filling part. Returns `false` and changes nothing if
     /// the new end lies before the filling part.
-    pub(super) fn set_size(&mut self, size: u64) -> Result<bool> {
+    pub(super) fn set_size(&mut self, size: u64) -> bool {
         if size < self.offset {
-            return Ok(false);
+            return false;
         }
         if size < self.frontier() {
-            self.filling.truncate(size - self.offset)?;
+            self.filling.truncate(size - self.offset);
             self.gaps.remove(size..u64::MAX);
         }
         if let Some(base) = &mut self.base {
             base.bytes = base.bytes.min(size);
         }
         self.declared_size = size;
-        Ok(true)
+        true
     }
 
     /// The offset of the next append.
@@ -187,25 +212,26 @@ impl Streaming {
         &self.transfer
     }
 
-    /// Begins an empty stream with `data`, which is less than a part. Returns `false` if the buffer pool has
-    /// no memory now; the stream must then be dropped.
-    pub(super) fn preload(&mut self, data: &[u8]) -> Result<bool> {
-        let (part_bytes, spill_dir) = (self.context.part_size.get(), Some(self.context.spill_dir.as_path()));
-        let appended = self.filling.append(data, part_bytes, &self.context.buffer_pool, spill_dir)?;
-        Ok(appended.bytes == data.len())
+    /// The tee, if parts were sent and it still has them.
+    pub(super) fn tee(&self) -> Option<&Tee> {
+        self.tee.as_ref()
+    }
+
+    /// Begins an empty stream with `data`, which is less than a part. If the buffer pool has no memory now,
+    /// returns the reason; the stream must then be dropped.
+    pub(super) fn preload(&mut self, data: &[u8]) -> Option<Blocked> {
+        self.filling.append(data, self.context.part_size.get(), &self.context.buffer_pool).blocked
     }
 
     /// Appends as much as memory and the drive allow now. Resolves the target when the first part is full.
-    /// Spills parts to the local disk only with `may_block`.
     pub(super) fn append(
         &mut self,
         mut data: &[u8],
         resolve_target: &dyn Fn() -> Option<CommitTarget>,
-        may_block: bool,
     ) -> Result<Appended> {
         self.in_flight.check()?;
         let part_bytes = self.context.part_size.get();
-        let (offered, start) = (data.len(), self.frontier());
+        let offered = data.len();
         let mut wait = None;
         while !data.is_empty() {
             if self.number.is_none() {
@@ -215,26 +241,14 @@ impl Streaming {
             if wait.is_some() {
                 break;
             }
-            let spill_dir = may_block.then_some(self.context.spill_dir.as_path());
-            let appended = match self.filling.append(data, part_bytes, &self.context.buffer_pool, spill_dir) {
-                Ok(appended) => appended,
-                Err(error) => {
-                    let bytes = (self.frontier() - start) as usize;
-                    if bytes == 0 {
-                        return Err(error);
-                    }
-                    // The appended bytes count as written; the next call returns the error.
-                    self.transfer.wrote(bytes as u64);
-                    return Ok(Appended { bytes, wait: None });
-                }
-            };
+            let appended = self.filling.append(data, part_bytes, &self.context.buffer_pool);
             data = &data[appended.bytes..];
-            if self.filling.bytes() == part_bytes && !self.send_part(resolve_target, may_block)? {
-                wait = Some(Wait::Memory);
+            if self.filling.bytes() == part_bytes && !self.send_part(resolve_target)? {
+                wait = Some(Wait::Spill);
                 break;
             }
-            if appended.must_wait {
-                wait = Some(Wait::Memory);
+            if let Some(blocked) = appended.blocked {
+                wait = Some(blocked.into());
                 break;
             }
         }
@@ -261,7 +275,6 @@ impl Streaming {
         &mut self,
         offset: u64,
         resolve_target: &dyn Fn() -> Option<CommitTarget>,
-        may_block: bool,
     ) -> Result<Option<Wait>> {
         let start = self.frontier();
         if offset.saturating_sub(start) > self.gap_bytes_max() {
@@ -270,7 +283,7 @@ impl Streaming {
         }
         while self.frontier() < offset {
             let zeros = &ZEROS[..ZEROS.len().min((offset - self.frontier()) as usize)];
-            let appended = self.append(zeros, resolve_target, may_block)?;
+            let appended = self.append(zeros, resolve_target)?;
             self.gaps.insert(start..self.frontier());
             if appended.wait.is_some() {
                 return Ok(appended.wait);
@@ -284,13 +297,9 @@ impl Streaming {
         self.session_location.clone()
     }
 
-    /// Hands the filling part to the uploader and begins the next one. A deleted file has no target: its
-    /// parts are spilled. Returns `false` if that needs the disk and `may_block` is off.
-    fn send_part(
-        &mut self,
-        resolve_target: &dyn Fn() -> Option<CommitTarget>,
-        may_block: bool,
-    ) -> Result<bool> {
+    /// Hands the filling part to the uploader and begins the next one. A deleted file has no target: its parts
+    /// are spilled. Returns `false` if the part must be spilled first.
+    fn send_part(&mut self, resolve_target: &dyn Fn() -> Option<CommitTarget>) -> Result<bool> {
         if self.uploader.is_none() {
             // Spilled parts are never sent, so no upload begins after them.
             match resolve_target().filter(|_| self.offset == 0) {
@@ -298,9 +307,9 @@ impl Streaming {
                     self.session_location = Some((target.parent.clone(), target.name.clone()));
                     let (in_flight, transfer) = (self.in_flight.clone(), self.transfer.clone());
                     self.uploader = Some(Uploader::spawn(&self.context, target, in_flight, transfer));
-                    self.tee = Tee::new(&self.context.quota);
+                    self.tee = Tee::new(&self.context.tees);
                 }
-                None if may_block => self.filling.spill(&self.context.spill_dir)?,
+                None if self.filling.is_spilled() => {}
                 None => return Ok(false),
             }
         }
@@ -330,52 +339,14 @@ impl Streaming {
         Some(part)
     }
 
-    /// A staged file with everything that was written. `None` if parts were sent and the tee does not have
-    /// them. Blocks for the local disk.
-    pub(super) fn to_staged(&self) -> Result<Option<Arc<StagedFile>>> {
-        let staged = match &self.tee {
-            _ if !self.has_sent_parts() => StagedFile::new(&self.context.quota, None)?,
-            Some(tee) => match tee.wait_for_file(self.offset) {
-                Some(staged) => staged,
-                None => return Ok(None),
-            },
-            None => return Ok(None),
-        };
-        let mut buffer = vec![0; COPY_CHUNK_BYTES.min(self.frontier()) as usize];
-        let mut at = if self.has_sent_parts() { self.offset } else { 0 };
-        while at < self.frontier() {
-            let count = buffer.len().min((self.frontier() - at) as usize);
-            if self.read(at, &mut buffer[..count])? < count {
-                return Ok(None);
-            }
-            staged.write(at, &buffer[..count])?;
-            at += count as u64;
-        }
-        staged.forget_zeros(&self.gaps)?;
-        if staged.size() != self.size() {
-            staged.truncate(self.size())?;
-        }
-        Ok(Some(staged))
-    }
-
-    /// Copies written bytes at `offset` into `out`. Returns fewer than `out` has room for at the frontier, or
-    /// before a sent part that is no longer on this machine.
-    pub(super) fn read(&self, mut offset: u64, out: &mut [u8]) -> Result<usize> {
-        let mut done = 0;
-        while done < out.len() && offset < self.frontier() {
-            let count = if offset >= self.offset {
-                self.filling.read(offset - self.offset, &mut out[done..])?
-            } else {
-                let room = (self.offset - offset).min((out.len() - done) as u64) as usize;
-                read_sent(&self.in_flight, self.tee.as_ref(), offset, &mut out[done..done + room])?
-            };
-            if count == 0 {
-                break;
-            }
-            done += count;
-            offset += count as u64;
-        }
-        Ok(done)
+    /// Written bytes `offset..offset + len`, as far as the frontier. `None` if some were sent and are no longer
+    /// on this machine. Does no I/O.
+    pub(super) fn read(&self, offset: u64, len: u64) -> Option<Vec<Frame>> {
+        let end = offset.saturating_add(len).min(self.frontier());
+        let sent = read_sent(&self.in_flight, self.tee.as_ref(), offset, end.min(self.offset))?;
+        let start = offset.max(self.offset);
+        let filling = self.filling.read(start - self.offset, end.saturating_sub(start));
+        Some(sent.into_iter().chain(filling).collect())
     }
 
     /// The commit of everything that was written. `base` is the base revision of the file.
@@ -407,23 +378,40 @@ impl Streaming {
             let room = part_bytes - self.filling.bytes();
             self.filling.add_zeros(room.min(self.declared_size - self.frontier()));
             if self.filling.bytes() == part_bytes {
-                self.send_part(&|| Some(target.clone()), true)?;
+                self.send_part(&|| Some(target.clone()))?;
             }
         }
         Ok(())
     }
 }
 
-/// Reads bytes of sent parts: from memory while a part is in flight, else from the tee. Returns 0 if neither
-/// has them.
+impl From<Blocked> for Wait {
+    fn from(blocked: Blocked) -> Self {
+        match blocked {
+            Blocked::Memory => Self::Memory,
+            Blocked::Spill => Self::Spill,
+        }
+    }
+}
+
+/// Bytes `offset..end` of sent parts: from memory while a part is in flight, else from the tee. `None` if some
+/// are no longer on this machine. Does no I/O.
 pub(super) fn read_sent(
     in_flight: &InFlightParts,
     tee: Option<&Tee>,
-    offset: u64,
-    out: &mut [u8],
-) -> Result<usize> {
-    if let Some(count) = in_flight.read(offset, out)? {
-        return Ok(count);
+    mut offset: u64,
+    end: u64,
+) -> Option<Vec<Frame>> {
+    let mut all = Vec::new();
+    while offset < end {
+        let len = end - offset;
+        let found = in_flight.read(offset, len).or_else(|| tee.map(|tee| tee.read(offset, len)))?;
+        let bytes = bytes_of(&found);
+        if bytes == 0 {
+            return None;
+        }
+        all.extend(found);
+        offset += bytes;
     }
-    tee.map_or(Ok(0), |tee| tee.read(offset, out))
+    Some(all)
 }

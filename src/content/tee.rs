@@ -1,9 +1,9 @@
 //! The tee: a stream's second copy, in a staged file.
 //!
-//! A sent part leaves memory once the drive has it. The tee writes each part to a staged file too, on a
-//! thread of its own, so that a program can still read or change what was sent. The tee is optional. It may
-//! pause its stream for a small share of the time. If the disk is slower than that or full, the stream goes
-//! on without it. A file that needs disk space evicts tees, the largest first.
+//! A sent part leaves memory once the drive has it. The tee writes each part to a staged file too, in the
+//! background, so that a program can still read or change what was sent. The tee is optional: if the disk is
+//! full, or slower than the pauses that all streams may take together, the stream goes on without it. A file
+//! that needs disk space evicts tees, the largest first.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -11,190 +11,268 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use super::disk_quota::{DiskQuota, Evictable};
-use super::part::{FrozenPart, read_frames};
+use super::disk_quota::Evictable;
+use super::part::{FrozenPart, slice_frames};
 use super::staged_file::{Piece, StagedFile};
-use crate::error::Result;
-
-/// How long a stream waits for the disk before it drops its tee: this time, plus a fraction of its age.
-const PAUSE_MAX: Duration = Duration::from_millis(300);
-/// Divisor of the age of a stream: see [`PAUSE_MAX`].
-const PAUSE_FRACTION: u32 = 20;
+use super::tee_queue::{Pause, TeeQueue};
+use crate::error::{Error, ErrorKind, Result};
+use crate::pds::part_body::Frame;
 
 /// How long an eviction waits for the part being written.
 const EVICT_WAIT_MAX: Duration = Duration::from_secs(2);
 
-/// The tee of one stream.
+/// The tee of one stream. With its last clone the file is dropped, unless another owner has it by then.
 #[derive(Clone, Debug)]
-pub(super) struct Tee(Arc<TeeShared>);
+pub(super) struct Tee(Arc<TeeOwner>);
 
 #[derive(Debug)]
+struct TeeOwner(Arc<TeeShared>);
+
+impl Drop for TeeOwner {
+    fn drop(&mut self) {
+        self.0.drop_file(&mut self.0.lock());
+    }
+}
+
+/// Shared by the stream and the task that writes.
+#[derive(Debug)]
 struct TeeShared {
-    quota: Arc<DiskQuota>,
-    started: Instant,
-    /// Locked before the state of the staged file, never while that is written.
+    queue: Arc<TeeQueue>,
+    /// Locked before the state of the staged file. Never held over I/O.
     state: Mutex<TeeState>,
-    writer_idle: Condvar,
+    part_ended: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct TeeState {
-    /// Parts in order, the one being written first.
+    /// Parts to write, in order.
     backlog: VecDeque<FrozenPart>,
-    /// A thread is writing the backlog.
+    /// The part that is being written.
+    current: Option<FrozenPart>,
+    /// A task is writing. It goes on until the backlog is empty.
     is_writing: bool,
     /// Bytes of the file that are written, from its beginning.
     written_bytes: u64,
-    /// `None` if the disk failed or was too slow, or the tee was evicted: nothing is added any more.
-    staged: Option<Arc<StagedFile>>,
-    /// Time that the stream has waited for the disk, without the current pause.
-    paused: Duration,
-    paused_since: Option<Instant>,
+    file: TeeFile,
+}
+
+#[derive(Debug, Default)]
+enum TeeFile {
+    /// Created with the first part.
+    #[default]
+    Pending,
+    Open(Arc<StagedFile>),
+    /// The disk failed or was too slow, or the tee was evicted: nothing is added any more.
+    Dropped,
+}
+
+impl TeeFile {
+    fn open(&self) -> Option<&Arc<StagedFile>> {
+        match self {
+            Self::Open(staged) => Some(staged),
+            Self::Pending | Self::Dropped => None,
+        }
+    }
+
+    fn is_dropped(&self) -> bool {
+        matches!(self, Self::Dropped)
+    }
 }
 
 impl Tee {
-    /// A tee into a new staged file; `None` if that cannot be created.
-    pub(super) fn new(quota: &Arc<DiskQuota>) -> Option<Self> {
-        let state = TeeState { staged: Some(StagedFile::new(quota, None).ok()?), ..TeeState::default() };
-        let (state, writer_idle) = (Mutex::new(state), Condvar::new());
-        let shared =
-            Arc::new(TeeShared { quota: quota.clone(), started: Instant::now(), state, writer_idle });
+    /// A tee without a file. `None` if staged files are disabled.
+    pub(super) fn new(queue: &Arc<TeeQueue>) -> Option<Self> {
+        if queue.quota().is_disabled() {
+            return None;
+        }
+        let (queue, state) = (queue.clone(), Mutex::default());
+        let shared = Arc::new(TeeShared { queue, state, part_ended: Condvar::new() });
         let evictable: Weak<TeeShared> = Arc::downgrade(&shared);
-        quota.add_evictable(evictable);
-        Some(Self(shared))
+        shared.queue.quota().add_evictable(evictable);
+        Some(Self(Arc::new(TeeOwner(shared))))
+    }
+
+    fn shared(&self) -> &Arc<TeeShared> {
+        &self.0.0
     }
 
     fn lock(&self) -> MutexGuard<'_, TeeState> {
-        self.0.state.lock()
+        self.shared().lock()
     }
 
-    /// Whether the stream should wait before its next part: the disk is behind, and has not paused the stream
-    /// for long.
+    /// Whether the stream should wait before its next part.
     pub(super) fn should_pause(&self) -> bool {
         let mut state = self.lock();
-        if state.staged.is_none() {
+        if state.file.is_dropped() {
             return false;
         }
-        if !self.0.quota.is_tee_backlogged() {
-            if let Some(since) = state.paused_since.take() {
-                state.paused += since.elapsed();
+        match self.shared().queue.pause() {
+            Pause::No => false,
+            Pause::Yes => true,
+            Pause::UsedUp => {
+                tracing::debug!("tee dropped: the local disk is slower than the streams");
+                self.shared().drop_file(&mut state);
+                false
             }
-            return false;
         }
-        let paused = state.paused + state.paused_since.get_or_insert_with(Instant::now).elapsed();
-        if paused <= PAUSE_MAX + self.0.started.elapsed() / PAUSE_FRACTION {
-            return true;
-        }
-        tracing::debug!("tee dropped: the stream is faster than the local disk");
-        state.staged = None;
-        false
     }
 
     /// Queues the next part. Does not wait.
     pub(super) fn push(&self, part: &FrozenPart, runtime: &tokio::runtime::Handle) {
         let mut state = self.lock();
-        if state.staged.is_none() {
+        if state.file.is_dropped() {
             return;
         }
-        if !self.0.quota.queue_tee_part() {
+        if !self.shared().queue.add_part() {
             tracing::debug!("tee dropped: all streams together are faster than the local disk");
-            state.staged = None;
+            self.shared().drop_file(&mut state);
             return;
         }
         state.backlog.push_back(part.clone());
         if !state.is_writing {
             state.is_writing = true;
-            let tee = self.clone();
-            runtime.spawn_blocking(move || tee.write_backlog());
+            runtime.spawn(self.shared().clone().write_backlog());
         }
     }
 
-    fn write_backlog(&self) {
+    /// The staged file, if it has the first `bytes` and the tee wrote no others. Waits for the backlog, as long
+    /// as the disk makes progress.
+    pub(super) async fn wait_for_file(&self, bytes: u64) -> Result<Option<Arc<StagedFile>>> {
+        let queue = &self.shared().queue;
         loop {
-            let (next, staged) = {
+            // Created before the look, so that no notification in between is missed.
+            let part_written = queue.part_written();
+            {
                 let state = self.lock();
-                (state.backlog.front().cloned(), state.staged.clone())
-            };
-            let Some(part) = next else { return };
-            let written = staged.is_some_and(|staged| {
-                let written = staged.write_part(&part);
-                written.inspect_err(|error| tracing::debug!(%error, "tee dropped: a write failed")).is_ok()
-            });
-            drop(part);
-            let mut state = self.lock();
-            if written && state.staged.is_some() {
-                if let Some(part) = state.backlog.pop_front() {
-                    self.0.quota.finish_tee_parts(1);
-                    state.written_bytes = part.offset + part.bytes;
+                if state.file.is_dropped() || state.written_bytes == bytes && !state.is_writing {
+                    return Ok(state.file.open().cloned());
                 }
-            } else {
-                state.staged = None;
-                self.0.quota.finish_tee_parts(state.backlog.len());
-                state.backlog.clear();
+                if !state.is_writing {
+                    return Ok(None);
+                }
             }
-            if state.backlog.is_empty() {
-                state.is_writing = false;
-                drop(state);
-                self.0.writer_idle.notify_all();
-                return;
-            }
+            queue.quota().disk().in_time(part_written).await?;
         }
-    }
-
-    /// The staged file, if it has exactly the first `bytes`. Waits for the backlog; blocks for the local
-    /// disk.
-    pub(super) fn wait_for_file(&self, bytes: u64) -> Option<Arc<StagedFile>> {
-        let mut state = self.lock();
-        while state.is_writing {
-            self.0.writer_idle.wait(&mut state);
-        }
-        state.staged.clone().filter(|_| state.written_bytes == bytes)
     }
 
     /// The staged file, if it has exactly `bytes` already.
     pub(super) fn finished_file(&self, bytes: u64) -> Option<Arc<StagedFile>> {
         let state = self.lock();
-        state.staged.clone().filter(|staged| state.written_bytes == bytes && staged.size() == bytes)
+        let staged = state.file.open()?;
+        (state.written_bytes == bytes && staged.size() == bytes).then(|| staged.clone())
     }
 
-    /// Copies bytes at `offset` into `out`: at least one pushed byte, or none if the tee was dropped.
-    pub(super) fn read(&self, offset: u64, out: &mut [u8]) -> Result<usize> {
-        let (written_bytes, queued, staged) = {
-            let state = self.lock();
-            let holds = |part: &&FrozenPart| (part.offset..part.offset + part.bytes).contains(&offset);
-            (state.written_bytes, state.backlog.iter().find(holds).cloned(), state.staged.clone())
+    /// Bytes `offset..offset + len`, at most to the end of one part; none if the tee does not have the first.
+    pub(super) fn read(&self, offset: u64, len: u64) -> Vec<Frame> {
+        let state = self.lock();
+        let holds = |part: &&FrozenPart| (part.offset..part.offset + part.bytes).contains(&offset);
+        let Some(staged) = state.file.open().filter(|_| offset < state.written_bytes) else {
+            let part = state.current.iter().chain(&state.backlog).find(holds);
+            return part.map_or_else(Vec::new, |part| slice_frames(&part.frames, offset - part.offset, len));
         };
-        if let Some(part) = queued {
-            return read_frames(&part.frames, offset - part.offset, out);
+        let pieces = staged.read(offset, len.min(state.written_bytes - offset));
+        let local = pieces.into_iter().map_while(|piece| match piece {
+            Piece::Local(frame) => Some(frame),
+            Piece::Base { .. } => None,
+        });
+        local.collect()
+    }
+}
+
+impl TeeShared {
+    fn lock(&self) -> MutexGuard<'_, TeeState> {
+        self.state.lock()
+    }
+
+    /// Drops the file and the backlog, so that their space and memory are free at once. A part that is being
+    /// written stays in memory and counts until the disk has it.
+    fn drop_file(&self, state: &mut TeeState) {
+        state.file = TeeFile::Dropped;
+        state.current = None;
+        let parts = std::mem::take(&mut state.backlog).len();
+        self.queue.finish_parts(parts);
+    }
+
+    async fn write_backlog(self: Arc<Self>) {
+        while let Some((part, end)) = self.next_part() {
+            let tee = self.clone();
+            let disk = self.queue.quota().disk();
+            let written = disk.run_in_background(move || tee.write_part(&part)).await;
+            self.end_part(end, written);
         }
-        let Some(staged) = staged else { return Ok(0) };
-        let len = written_bytes.saturating_sub(offset).min(out.len() as u64);
-        let mut done = 0;
-        for piece in staged.read(offset, len)? {
-            if let Piece::Data(bytes) = piece {
-                out[done..done + bytes.len()].copy_from_slice(&bytes);
-                done += bytes.len();
+    }
+
+    /// Takes the next part of the backlog. Without one the task ends.
+    fn next_part(&self) -> Option<(FrozenPart, u64)> {
+        let mut state = self.lock();
+        state.current = state.backlog.pop_front();
+        state.is_writing = state.current.is_some();
+        let part = state.current.clone();
+        drop(state);
+        if part.is_none() {
+            self.queue.finish_parts(0);
+        }
+        part.map(|part| {
+            let end = part.offset + part.bytes;
+            (part, end)
+        })
+    }
+
+    /// Blocks for the local disk.
+    fn write_part(&self, part: &FrozenPart) -> Result<()> {
+        let dropped = || Error::new(ErrorKind::Cancelled, "the tee was dropped");
+        let open = match &self.lock().file {
+            TeeFile::Open(staged) => Some(staged.clone()),
+            TeeFile::Pending => None,
+            TeeFile::Dropped => return Err(dropped()),
+        };
+        let staged = if let Some(staged) = open {
+            staged
+        } else {
+            let new = StagedFile::new(self.queue.quota(), None)?;
+            let mut state = self.lock();
+            if state.file.is_dropped() {
+                return Err(dropped());
+            }
+            state.file = TeeFile::Open(new.clone());
+            new
+        };
+        staged.write_part(part)
+    }
+
+    fn end_part(&self, end: u64, written: Result<()>) {
+        let mut state = self.lock();
+        state.current = None;
+        match written {
+            _ if state.file.is_dropped() => {}
+            Ok(()) => state.written_bytes = end,
+            Err(error) => {
+                tracing::debug!(%error, "tee dropped: a write failed");
+                self.drop_file(&mut state);
             }
         }
-        Ok(done)
+        drop(state);
+        self.queue.finish_parts(1);
+        self.part_ended.notify_all();
     }
 }
 
 impl Evictable for TeeShared {
     fn bytes(&self) -> u64 {
-        self.state.lock().written_bytes
+        self.lock().written_bytes
     }
 
     fn evict(&self) -> bool {
-        let mut state = self.state.lock();
-        if state.staged.take().is_none() {
+        let mut state = self.lock();
+        if state.file.open().is_none() {
             return false;
         }
         tracing::debug!("tee dropped: its disk space is needed");
+        let is_busy = state.current.is_some();
+        self.drop_file(&mut state);
         // The writing thread holds the space until it has written its part.
-        let end = Instant::now() + EVICT_WAIT_MAX;
-        while state.is_writing && Instant::now() < end {
-            self.writer_idle.wait_until(&mut state, end);
+        if is_busy {
+            self.part_ended.wait_until(&mut state, Instant::now() + EVICT_WAIT_MAX);
         }
         true
     }
@@ -203,71 +281,119 @@ impl Evictable for TeeShared {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::content::disk_quota::DiskQuota;
     use crate::ids::PartNumber;
-    use crate::pds::part_body::Frame;
+    use crate::local_disk::LocalDisk;
+    use crate::pds::part_body::load;
 
     fn part(offset: u64, bytes: &'static [u8]) -> FrozenPart {
         let frames = [Frame::Memory(bytes::Bytes::from_static(bytes))].into();
         FrozenPart { number: PartNumber::FIRST, offset, bytes: bytes.len() as u64, frames }
     }
 
+    fn queue(dir: &tempfile::TempDir, bytes_max: Option<u64>) -> Arc<TeeQueue> {
+        TeeQueue::new(DiskQuota::new(LocalDisk::of(dir), bytes_max, 0), 32)
+    }
+
     #[tokio::test]
     async fn parts_are_written_in_order() {
         let dir = tempfile::tempdir().unwrap();
-        let tee = Tee::new(&DiskQuota::new(dir.path(), None, 0)).unwrap();
+        let tee = Tee::new(&queue(&dir, None)).unwrap();
         let runtime = tokio::runtime::Handle::current();
         tee.push(&part(0, b"abc"), &runtime);
+        // Unwritten parts are read from memory.
+        assert_eq!(load(tee.read(1, 9)).await.unwrap(), b"bc"[..]);
         tee.push(&part(3, b"def"), &runtime);
-        let (waiting, pieces) = (tee.clone(), b"abcdef");
-        let staged = tokio::task::spawn_blocking(move || waiting.wait_for_file(6)).await.unwrap().unwrap();
-        assert_eq!(staged.read(0, 9).unwrap(), [Piece::Data(bytes::Bytes::from_static(pieces))]);
-        let mut out = [0; 4];
-        assert_eq!((tee.read(4, &mut out).unwrap(), &out[..2]), (2, &b"ef"[..]));
-        assert_eq!(tee.read(6, &mut out).unwrap(), 0);
-        tee.lock().backlog.push_back(part(6, b"ghi"));
-        assert_eq!((tee.read(7, &mut out).unwrap(), &out[..2]), (2, &b"hi"[..]));
-        tee.lock().backlog.clear();
+        let staged = tee.wait_for_file(6).await.unwrap().unwrap();
+        assert_eq!(staged.size(), 6);
+        assert_eq!(load(tee.read(0, 9)).await.unwrap(), b"abcdef"[..]);
+        assert!(tee.read(6, 1).is_empty());
         assert!(tee.finished_file(6).is_some() && tee.finished_file(5).is_none());
+        assert!(tee.wait_for_file(5).await.unwrap().is_none());
     }
 
-    #[test]
-    fn stream_waits_for_the_disk_but_not_long() {
+    #[tokio::test]
+    async fn disk_work_of_a_new_stream_is_in_the_background() {
         let dir = tempfile::tempdir().unwrap();
-        let quota = DiskQuota::new(dir.path(), None, 0);
-        let tee = Tee::new(&quota).unwrap();
-        assert!(!tee.should_pause());
-        let waiting = std::iter::repeat_with(|| quota.queue_tee_part()).take_while(|waits| *waits).count();
-        assert!(tee.should_pause());
-        quota.finish_tee_parts(waiting);
-        assert!(!tee.should_pause());
-        assert!(tee.lock().paused > Duration::ZERO);
-        assert!(
-            std::iter::repeat_with(|| quota.queue_tee_part()).take_while(|waits| *waits).count() == waiting
-        );
-        tee.lock().paused = Duration::from_secs(3600);
-        assert!(!tee.should_pause() && tee.lock().staged.is_none());
-        assert!(tee.finished_file(0).is_none());
+        let queue = queue(&dir, None);
+        let busy = [(); 2].map(|()| {
+            let (release, released) = std::sync::mpsc::channel::<()>();
+            let quota = queue.quota().clone();
+            tokio::spawn(async move {
+                let hang = move || Ok(released.recv().is_ok());
+                quota.disk().run_in_background(hang).await
+            });
+            release
+        });
+        tokio::task::yield_now().await;
+        let tee = Tee::new(&queue).unwrap();
+        tee.push(&part(0, b"abc"), &tokio::runtime::Handle::current());
+        tokio::task::yield_now().await;
+        assert!(matches!(tee.lock().file, TeeFile::Pending), "a file was created in the stream's thread");
+        drop(busy);
+        assert!(tee.wait_for_file(3).await.unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn used_up_allowance_drops_each_later_tee() {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = queue(&dir, None);
+        let (first, second) = (Tee::new(&queue).unwrap(), Tee::new(&queue).unwrap());
+        assert!(!first.should_pause());
+        let behind = std::iter::repeat_with(|| queue.add_part()).take_while(|added| *added).count();
+        let start = Instant::now();
+        while first.should_pause() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(start.elapsed() >= Duration::from_millis(300) && first.lock().file.is_dropped());
+        assert!(!second.should_pause() && second.lock().file.is_dropped(), "the second stream pauses too");
+        queue.finish_parts(behind);
+        assert!(first.finished_file(0).is_none());
+    }
+
+    #[tokio::test]
+    async fn ended_stream_returns_memory_of_its_backlog() {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = queue(&dir, None);
+        let tee = Tee::new(&queue).unwrap();
+        let (bytes, memory) = (Arc::new(()), part(0, b"abc"));
+        let backlog = FrozenPart {
+            frames: [Frame::Memory(bytes::Bytes::from_owner(Held(bytes.clone())))].into(),
+            ..memory
+        };
+        tee.lock().is_writing = true;
+        tee.push(&backlog, &tokio::runtime::Handle::current());
+        drop(backlog);
+        assert_eq!(Arc::strong_count(&bytes), 2);
+        drop(tee);
+        assert_eq!(Arc::strong_count(&bytes), 1);
+        let free = std::iter::repeat_with(|| queue.add_part()).take_while(|added| *added).count();
+        assert_eq!(free, 16);
+    }
+
+    struct Held(#[allow(dead_code, reason = "counted")] Arc<()>);
+
+    impl AsRef<[u8]> for Held {
+        fn as_ref(&self) -> &[u8] {
+            b"abc"
+        }
     }
 
     #[tokio::test]
     async fn needed_file_evicts_the_largest_tee() {
         let dir = tempfile::tempdir().unwrap();
-        let quota = DiskQuota::new(dir.path(), Some(10), 0);
-        let (small, large) = (Tee::new(&quota).unwrap(), Tee::new(&quota).unwrap());
+        let queue = queue(&dir, Some(10));
+        let (small, large) = (Tee::new(&queue).unwrap(), Tee::new(&queue).unwrap());
         let runtime = tokio::runtime::Handle::current();
         small.push(&part(0, b"abc"), &runtime);
         large.push(&part(0, b"abcdef"), &runtime);
-        let done = [(small.clone(), 3), (large.clone(), 6)];
-        for (tee, bytes) in done {
-            let staged = tokio::task::spawn_blocking(move || tee.wait_for_file(bytes)).await.unwrap();
-            assert!(staged.is_some(), "{bytes}");
-        }
+        assert!(small.wait_for_file(3).await.unwrap().is_some());
+        assert!(large.wait_for_file(6).await.unwrap().is_some());
         // A tee evicts no other tee.
         large.push(&part(6, b"ghij"), &runtime);
-        let waiting = large.clone();
-        assert!(tokio::task::spawn_blocking(move || waiting.wait_for_file(10)).await.unwrap().is_none());
-        assert_eq!(quota.reserved_bytes(), 3);
-        let needed = StagedFile::new(&quota, None).unwrap();
+        assert!(large.wait_for_file(10).await.unwrap().is_none());
+        assert_eq!(queue.quota().reserved_bytes(), 3);
+        let needed = StagedFile::new(queue.quota(), None).unwrap();
         needed.write(0, b"7 bytes").unwrap();
         assert!(small.finished_file(3).is_some());
         needed.write(7, b"8").unwrap();
@@ -278,12 +404,11 @@ mod tests {
     #[tokio::test]
     async fn tee_without_space_is_dropped() {
         let dir = tempfile::tempdir().unwrap();
-        let tee = Tee::new(&DiskQuota::new(dir.path(), Some(4), 0)).unwrap();
+        let tee = Tee::new(&queue(&dir, Some(4))).unwrap();
         let runtime = tokio::runtime::Handle::current();
         tee.push(&part(0, b"abc"), &runtime);
         tee.push(&part(3, b"def"), &runtime);
-        let waiting = tee.clone();
-        assert!(tokio::task::spawn_blocking(move || waiting.wait_for_file(6)).await.unwrap().is_none());
+        assert!(tee.wait_for_file(6).await.unwrap().is_none());
         tee.push(&part(6, b"g"), &runtime);
         assert!(tee.finished_file(7).is_none());
     }

@@ -1,6 +1,5 @@
 //! The shared state of all open files and uploads of a mount.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
 use super::buffer_pool::BufferPool;
@@ -8,8 +7,10 @@ use super::cached_files::CachedFiles;
 use super::commit_target::TargetResolver;
 use super::disk_quota::DiskQuota;
 use super::reader::Reader;
+use super::tee_queue::TeeQueue;
 use super::upload_limiter::UploadLimiter;
 use crate::ids::PartSize;
+use crate::local_disk::LocalDisk;
 use crate::pds::drive::Drive;
 
 /// One per mount.
@@ -22,12 +23,14 @@ pub struct UploadContext {
     pub part_size: PartSize,
     /// Most bytes of a file that no program wrote and that are uploaded as zeros.
     pub zero_fill_max: u64,
-    /// Directory of parts that do not fit into memory.
-    pub spill_dir: PathBuf,
+    /// The disk of staged files, and of parts that do not fit into memory.
+    pub disk: Arc<LocalDisk>,
     /// Quota of staged and cached files.
     pub quota: Arc<DiskQuota>,
     /// Quota of files that are never uploaded. The same as `quota`, unless that is disabled.
     pub local_quota: Arc<DiskQuota>,
+    /// The queue of all tees.
+    pub tees: Arc<TeeQueue>,
     /// Committed content that is still on this machine.
     pub cached_files: Arc<CachedFiles>,
     /// Reads the base of staged files.

@@ -17,7 +17,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use super::commit_target::CommitTarget;
 use super::in_flight_parts::InFlightParts;
-use super::part::{FrozenPart, hash_frames};
+use super::part::{FrozenPart, hash_frames, run_for};
 use super::part_upload::PartUpload;
 use super::upload_context::UploadContext;
 use super::upload_session::begin_session;
@@ -192,9 +192,8 @@ async fn hash_stream(
             // The sending loop has failed. Its error is more precise than one from here.
             return std::future::pending().await;
         }
-        rolling = tokio::task::spawn_blocking(move || hash_frames(rolling, &frames))
-            .await
-            .map_err(|e| Error::with_source(ErrorKind::Io, "the hashing task was aborted", e))??;
+        let hashing = frames.clone();
+        rolling = run_for(&frames, move || hash_frames(rolling, &hashing)).await?;
     }
     Ok(rolling.digest())
 }

@@ -2,49 +2,131 @@
 //! An attempt can be repeated without a copy.
 
 use std::collections::VecDeque;
+use std::os::unix::fs::FileExt as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::{Body, SizeHint};
+use parking_lot::Mutex;
+use tokio::task::JoinHandle;
 
+use crate::error::{Error, ErrorKind, Result};
+use crate::local_disk::LocalFile;
 use crate::pds::connectivity::Connectivity;
+
+/// Longest read of a stored frame in bytes. [`READS_AHEAD`] of them are the memory that one PUT of stored bytes
+/// needs.
+const READ_BYTES: u64 = 256 << 10;
+/// Reads of stored frames that run at once for one PUT.
+const READS_AHEAD: usize = 2;
+
+/// The source of zeros.
+pub static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// A piece of a part.
 #[derive(Clone, Debug)]
 pub enum Frame {
     Memory(Bytes),
-    /// A range of a local file that does not change. It is read when it is sent, by one read.
+    /// A range of a local file. It does not change while it is sent.
     Stored {
-        file: Arc<std::fs::File>,
+        file: Arc<LocalFile>,
         offset: u64,
         bytes: u64,
     },
+    /// This many zeros. They take no memory.
+    Zeros(u64),
 }
 
 impl Frame {
     pub fn bytes(&self) -> u64 {
         match self {
             Self::Memory(bytes) => bytes.len() as u64,
-            Self::Stored { bytes, .. } => *bytes,
+            Self::Stored { bytes, .. } | Self::Zeros(bytes) => *bytes,
         }
     }
 
-    /// Returns the bytes. Blocks for one local read of a stored frame.
-    pub fn load(&self) -> std::io::Result<Bytes> {
-        use std::os::unix::fs::FileExt;
+    /// Bytes `start..start + len` of the frame, as far as it reaches.
+    #[must_use]
+    pub fn slice(&self, start: u64, len: u64) -> Self {
+        let start = start.min(self.bytes());
+        let len = len.min(self.bytes() - start);
         match self {
-            Self::Memory(bytes) => Ok(bytes.clone()),
+            Self::Memory(bytes) => Self::Memory(bytes.slice(start as usize..(start + len) as usize)),
+            Self::Stored { file, offset, .. } => {
+                Self::Stored { file: file.clone(), offset: offset + start, bytes: len }
+            }
+            Self::Zeros(_) => Self::Zeros(len),
+        }
+    }
+
+    /// Whether [`Self::visit`] reads the local disk.
+    pub fn is_stored(&self) -> bool {
+        matches!(self, Self::Stored { .. })
+    }
+
+    /// Calls `visit` with the bytes in order, in pieces. Blocks for the local disk if the frame is stored.
+    pub fn visit(&self, mut visit: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        match self {
+            Self::Memory(bytes) => visit(bytes),
             Self::Stored { file, offset, bytes } => {
-                let mut buffer = vec![0; *bytes as usize];
-                file.read_exact_at(&mut buffer, *offset)?;
-                Ok(buffer.into())
+                let (mut at, end) = (*offset, offset + bytes);
+                let mut buffer = vec![0; READ_BYTES.min(*bytes) as usize];
+                while at < end {
+                    let piece = &mut buffer[..READ_BYTES.min(end - at) as usize];
+                    file.read_exact_at(piece, at)?;
+                    visit(piece)?;
+                    at += piece.len() as u64;
+                }
+                Ok(())
+            }
+            Self::Zeros(bytes) => {
+                let mut left = *bytes;
+                while left > 0 {
+                    let piece = &ZEROS[..left.min(ZEROS.len() as u64) as usize];
+                    visit(piece)?;
+                    left -= piece.len() as u64;
+                }
+                Ok(())
             }
         }
     }
+}
+
+/// The bytes of frames, for a reader. Past the end of a local file they are zeros: it may be truncated at the
+/// same time.
+pub async fn load(frames: Vec<Frame>) -> Result<Bytes> {
+    if let [Frame::Memory(bytes)] = &frames[..] {
+        return Ok(bytes.clone());
+    }
+    let disk = frames.iter().find_map(|frame| match frame {
+        Frame::Stored { file, .. } => Some(file.disk().clone()),
+        Frame::Memory(_) | Frame::Zeros(_) => None,
+    });
+    match disk {
+        Some(disk) => disk.run(move || concat(&frames)).await,
+        None => concat(&frames),
+    }
+}
+
+/// Blocks for the local disk if a frame is stored.
+fn concat(frames: &[Frame]) -> Result<Bytes> {
+    let mut all = BytesMut::with_capacity(frames.iter().map(Frame::bytes).sum::<u64>() as usize);
+    for frame in frames {
+        let start = all.len();
+        match frame {
+            Frame::Memory(bytes) => all.extend_from_slice(bytes),
+            Frame::Zeros(bytes) => all.resize(start + *bytes as usize, 0),
+            Frame::Stored { file, offset, bytes } => {
+                all.resize(start + *bytes as usize, 0);
+                file.read_at_zero_filled(&mut all[start..], *offset)?;
+            }
+        }
+    }
+    Ok(all.freeze())
 }
 
 /// Bytes that are passed to the connection at once on a slow line: the granularity of progress.
@@ -54,8 +136,11 @@ const STEP_BYTES_MAX: usize = 256 << 10;
 const QUICK_STEP: Duration = Duration::from_millis(5);
 
 pub(super) struct PartBody {
+    /// The frames after `ahead`.
     frames: VecDeque<Frame>,
-    /// The rest of the frame that is being sent.
+    /// The next pieces. Reads of stored frames run already.
+    ahead: VecDeque<Ahead>,
+    /// The rest of the piece that is being sent.
     current: Bytes,
     bytes_left: u64,
     step_bytes: usize,
@@ -67,6 +152,12 @@ pub(super) struct PartBody {
     moved: Arc<AtomicU64>,
 }
 
+/// A piece that is sent soon.
+enum Ahead {
+    Ready(Bytes),
+    Read(JoinHandle<Result<Bytes>>),
+}
+
 /// How much of a body the connection has accepted.
 #[derive(Debug, Default)]
 pub(super) struct BodyProgress {
@@ -74,9 +165,16 @@ pub(super) struct BodyProgress {
     /// CRC-64/XZ of these bytes.
     crc64: AtomicU64,
     is_complete: AtomicBool,
+    /// The failure of the local disk that has ended the body. A leaf lock.
+    disk_error: Mutex<Option<Error>>,
 }
 
 impl BodyProgress {
+    /// The failure of the local disk that has ended the body, if any. A repetition does not mend it.
+    pub(super) fn disk_error(&self) -> Option<Error> {
+        self.disk_error.lock().clone()
+    }
+
     pub(super) fn crc64(&self) -> u64 {
         self.crc64.load(Ordering::Relaxed)
     }
@@ -97,6 +195,7 @@ impl PartBody {
         let (frames, crc) = (frames.iter().cloned().collect(), crate::crc64::digest());
         let body = Self {
             frames,
+            ahead: VecDeque::new(),
             current: Bytes::new(),
             bytes_left,
             step_bytes: STEP_BYTES_MIN,
@@ -107,6 +206,46 @@ impl PartBody {
             moved,
         };
         (body, progress)
+    }
+
+    /// Starts the next reads. They run on threads of the local disk: a task of the runtime must not wait for it.
+    fn read_ahead(&mut self) {
+        while self.ahead.len() < READS_AHEAD
+            && let Some(frame) = self.frames.pop_front()
+        {
+            let bytes_max = match &frame {
+                Frame::Memory(bytes) => bytes.len() as u64,
+                Frame::Stored { .. } => READ_BYTES,
+                Frame::Zeros(_) => ZEROS.len() as u64,
+            };
+            if frame.bytes() > bytes_max {
+                self.frames.push_front(frame.slice(bytes_max, u64::MAX));
+            }
+            self.ahead.push_back(match frame.slice(0, bytes_max) {
+                Frame::Memory(bytes) => Ahead::Ready(bytes),
+                Frame::Stored { file, offset, bytes } => Ahead::Read(tokio::spawn(read(file, offset, bytes))),
+                Frame::Zeros(bytes) => Ahead::Ready(Bytes::from_static(&ZEROS[..bytes as usize])),
+            });
+        }
+    }
+
+    /// The next piece of the body; `None` at its end.
+    fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<std::io::Result<Bytes>>> {
+        self.read_ahead();
+        let piece = match self.ahead.front_mut() {
+            None => return Poll::Ready(None),
+            Some(Ahead::Ready(bytes)) => Ok(std::mem::take(bytes)),
+            Some(Ahead::Read(read)) => {
+                let aborted = |e| Err(Error::with_source(ErrorKind::Io, "a local read was aborted", e));
+                ready!(Pin::new(read).poll(context)).unwrap_or_else(aborted)
+            }
+        };
+        self.ahead.pop_front();
+        Poll::Ready(Some(piece.map_err(|error| {
+            let failed = std::io::Error::other(error.to_string());
+            *self.progress.disk_error.lock() = Some(error);
+            failed
+        })))
     }
 
     pub(super) fn bytes_left(&self) -> u64 {
@@ -122,16 +261,27 @@ impl PartBody {
     }
 }
 
+/// Reads a range of a local file.
+async fn read(file: Arc<LocalFile>, offset: u64, bytes: u64) -> Result<Bytes> {
+    let disk = file.disk().clone();
+    let read = move || {
+        let mut buffer = vec![0; bytes as usize];
+        file.read_exact_at(&mut buffer, offset)?;
+        Ok(buffer.into())
+    };
+    disk.run(read).await
+}
+
 impl Body for PartBody {
     type Data = Bytes;
     type Error = std::io::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        context: &mut Context<'_>,
     ) -> Poll<Option<std::io::Result<http_body::Frame<Bytes>>>> {
         while self.current.is_empty() {
-            match self.frames.pop_front().map(|frame| frame.load()) {
+            match ready!(self.poll_piece(context)) {
                 Some(Ok(bytes)) => self.current = bytes,
                 Some(Err(e)) => return Poll::Ready(Some(Err(e))),
                 None => return Poll::Ready(None),

@@ -368,7 +368,10 @@ impl Transport {
             () = silence => Err(offline(WHAT, Delivery::Unknown)),
         };
         progress.fetch_add(sent.bytes(), Ordering::Relaxed);
-        let response = response?;
+        let response = response.map_err(|failure| match sent.disk_error() {
+            Some(error) => RequestFailure { error, delivery: Delivery::Answered, ..failure },
+            None => failure,
+        })?;
         let status = response.status();
         if status.is_success() && sent.bytes() < length {
             // The store cannot have the part yet.

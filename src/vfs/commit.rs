@@ -44,6 +44,10 @@ impl Vfs {
                     })?;
                 }
                 CommitStep::Join(outcome) => break outcome,
+                CommitStep::AwaitDisk => {
+                    let ended = file.wait_for_disk().await;
+                    ended.inspect_err(|error| self.failures.record(file.ino(), Some(error)))?;
+                }
                 CommitStep::Run(commit, commit_guard) => {
                     let outcome = commit_guard.outcome();
                     let commit = self.this()?.run_commit(file.clone(), *commit, commit_guard);
@@ -75,7 +79,7 @@ impl Vfs {
                 }
                 let step =
                     |done: usize| file.backfill(&target, at + done as u64, &bytes[done..], &resolve_target);
-                self.write_steps(file, bytes.len(), step).await?;
+                self.write_steps(file, &bytes, step).await?;
             }
             Ok(())
         })

@@ -8,18 +8,18 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 
 use super::Vfs;
-use super::blocking::leave_session_thread;
 use super::callers::{dies_of_signal, holds_open, thread_group};
 use super::handles::{Access, Handle, HandleId};
 use super::types::{Caller, Entry, Fh, OpenedFile};
 use crate::clock;
-use crate::content::open_file::{OpenFile, ReadSource, WriteAt, WriteOutcome, Writer};
+use crate::content::open_file::{DiskOutcome, OpenFile, ReadSource, WriteAt, WriteOutcome, Writer};
 use crate::content::open_files::CloseOutcome;
 use crate::content::reader::ReadTarget;
 use crate::content::staged_file::Piece;
 use crate::content::streaming::{Appended, Wait};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Ino;
+use crate::pds::part_body::load;
 use crate::pds::types::FileType;
 use crate::posix::Posix;
 use crate::tree::{FileKind, Name};
@@ -180,15 +180,7 @@ impl Vfs {
     pub async fn read(&self, fh: Fh, offset: u64, size: u32) -> Result<Bytes> {
         let handle = self.handles.get(fh)?;
         loop {
-            let read = || handle.file.read(offset, size as usize);
-            let found = if handle.file.may_read_disk() {
-                leave_session_thread().await;
-                tokio::task::block_in_place(read)
-            } else {
-                read()
-            };
-            match found? {
-                ReadSource::Memory(bytes) => return Ok(bytes),
+            match handle.file.read(offset, size.into())? {
                 ReadSource::Drive(base) => {
                     return self
                         .reader
@@ -217,15 +209,13 @@ impl Vfs {
     }
 
     /// Assembles a read from local bytes and bytes of the drive.
-    async fn read_pieces(&self, handle: &Handle, mut pieces: Vec<Piece>) -> Result<Bytes> {
-        if let [Piece::Data(bytes)] = &mut pieces[..] {
-            return Ok(std::mem::take(bytes));
-        }
-        let mut all = BytesMut::new();
+    async fn read_pieces(&self, handle: &Handle, pieces: Vec<Piece>) -> Result<Bytes> {
+        let (mut all, mut local) = (BytesMut::new(), Vec::new());
         for piece in pieces {
             match piece {
-                Piece::Data(bytes) => all.extend_from_slice(&bytes),
+                Piece::Local(frame) => local.push(frame),
                 Piece::Base { target, offset, len } => {
+                    all.extend_from_slice(&load(std::mem::take(&mut local)).await?);
                     let bytes = self.reader.read(&target, &handle.cursor, offset, len).await?;
                     if bytes.len() as u64 != len {
                         let detail = "the base revision on the drive is shorter than its recorded size";
@@ -235,6 +225,11 @@ impl Vfs {
                 }
             }
         }
+        let rest = load(local).await?;
+        if all.is_empty() {
+            return Ok(rest);
+        }
+        all.extend_from_slice(&rest);
         Ok(all.freeze())
     }
 
@@ -244,12 +239,13 @@ impl Vfs {
         let handle = self.handles.get(fh)?;
         handle.check_open_for_writing()?;
         let resolve_target = || self.commit_target(handle.file.ino());
-        match handle.file.write(at, data, handle.id.writer(), &resolve_target, false)? {
+        match handle.file.write(at, data, handle.id.writer(), &resolve_target)? {
             WriteOutcome::Accepted(appended) => Ok(appended),
             WriteOutcome::Committing => Ok(Appended { bytes: 0, wait: Some(Wait::Commit) }),
-            WriteOutcome::MustCommit | WriteOutcome::MustBackfill { .. } => {
-                Ok(Appended { bytes: 0, wait: None })
-            }
+            WriteOutcome::MustCommit
+            | WriteOutcome::MustBackfill { .. }
+            | WriteOutcome::Disk(_)
+            | WriteOutcome::DiskBusy => Ok(Appended { bytes: 0, wait: None }),
         }
     }
 
@@ -257,40 +253,36 @@ impl Vfs {
     pub async fn write(&self, fh: Fh, at: WriteAt, data: Bytes) -> Result<usize> {
         let handle = self.handles.get(fh)?;
         handle.check_open_for_writing()?;
-        leave_session_thread().await;
         let (writer, resolve_target) = (handle.id.writer(), || self.commit_target(handle.file.ino()));
         let step = |done| {
             self.check_accepts_content()?;
-            handle.file.write(at.after(done), &data[done..], writer, &resolve_target, true)
+            handle.file.write(at.after(done), &data[done..], writer, &resolve_target)
         };
-        let written = self.write_steps(&handle.file, data.len(), step).await?;
+        let written = self.write_steps(&handle.file, &data, step).await?;
         self.wait_for_room_in(&handle.file).await;
         Ok(written)
     }
 
-    /// Calls `step` with the number of bytes done, until `len` bytes are done or a step fails.
+    /// Calls `step` with the number of bytes done, until all `data` is done or a step fails.
     pub(super) async fn write_steps(
         &self,
         file: &Arc<OpenFile>,
-        len: usize,
+        data: &Bytes,
         step: impl Fn(usize) -> Result<WriteOutcome>,
     ) -> Result<usize> {
-        let mut done = 0;
+        let (mut done, len) = (0, data.len());
         while done < len {
             let upload = file.upload();
             // Created before the attempt, so that no notification in between is missed.
             let changes = self.changes(file, upload.as_ref());
-            let wait = match tokio::task::block_in_place(|| step(done)) {
-                Ok(WriteOutcome::Accepted(appended)) => {
-                    done += appended.bytes;
-                    Ok(appended.wait)
-                }
-                Ok(WriteOutcome::Committing) => Ok(Some(Wait::Commit)),
-                Ok(WriteOutcome::MustCommit) if file.is_unlinked() => Err(cannot_rewrite_unlinked()),
-                Ok(WriteOutcome::MustCommit) => self.commit_file(file).await.map(|()| None),
-                Ok(WriteOutcome::MustBackfill { to }) => self.backfill(file, to).await.map(|()| None),
+            let stepped = match step(done) {
+                Ok(outcome) => self.finish_step(file, outcome, data.slice(done..)).await,
                 Err(error) => Err(error),
             };
+            let wait = stepped.map(|(bytes, wait)| {
+                done += bytes;
+                wait
+            });
             let wait = match wait {
                 Ok(wait) => wait,
                 Err(error) if done == 0 => return Err(error),
@@ -312,6 +304,35 @@ impl Vfs {
             ));
         }
         Ok(done)
+    }
+
+    /// Finishes a step of a write, of which `rest` is not written yet. Returns the bytes that were written, and
+    /// what to wait for before the next step.
+    async fn finish_step(
+        &self,
+        file: &Arc<OpenFile>,
+        outcome: WriteOutcome,
+        rest: Bytes,
+    ) -> Result<(usize, Option<Wait>)> {
+        match outcome {
+            WriteOutcome::Accepted(appended) => Ok((appended.bytes, appended.wait)),
+            WriteOutcome::Committing => Ok((0, Some(Wait::Commit))),
+            WriteOutcome::MustCommit => self.commit_first(file).await,
+            WriteOutcome::MustBackfill { to } => self.backfill(file, to).await.map(|()| (0, None)),
+            WriteOutcome::DiskBusy => file.wait_for_disk().await.map(|()| (0, None)),
+            WriteOutcome::Disk(change) => match change.run(rest).await? {
+                DiskOutcome::Done(bytes) => Ok((bytes, None)),
+                DiskOutcome::Again => Ok((0, None)),
+                DiskOutcome::MustCommit => self.commit_first(file).await,
+            },
+        }
+    }
+
+    async fn commit_first(&self, file: &Arc<OpenFile>) -> Result<(usize, Option<Wait>)> {
+        if file.is_unlinked() {
+            return Err(cannot_rewrite_unlinked());
+        }
+        self.commit_file(file).await.map(|()| (0, None))
     }
 
     /// Handles a closed descriptor. Returns the pending error, if any. Else commits if it was the last

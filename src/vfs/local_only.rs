@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Vfs;
-use super::blocking::leave_session_thread;
 use super::types::NameInDir;
 use crate::content::open_file::OpenFile;
 use crate::error::{Error, ErrorKind, Result};
@@ -84,8 +83,7 @@ impl Vfs {
             self.commit_file(&open).await?;
         }
         let file = self.open_file(ino, true)?;
-        leave_session_thread().await;
-        let outcome = match tokio::task::block_in_place(|| file.promote()) {
+        let outcome = match file.promote().await {
             Ok(promoted) => {
                 let renamed = self.rename_unsaved(ino, Some(file.clone()), target, to).await;
                 (renamed, promoted)

@@ -8,7 +8,6 @@ use std::ffi::OsStr;
 use std::time::Instant;
 
 use super::Vfs;
-use super::blocking::leave_session_thread;
 use crate::clock;
 use crate::config::RemoveMode;
 use crate::content::reader::ReadTarget;
@@ -40,8 +39,7 @@ impl Vfs {
     /// content stay.
     pub(super) async fn remove_file(&self, ino: Ino, mode: RemoveMode) -> Result<()> {
         if let Some(file) = self.files.get(ino) {
-            leave_session_thread().await;
-            tokio::task::block_in_place(|| file.stage_for_unlink());
+            file.stage_for_unlink().await;
         }
         let known = self.tree().meta(ino).cloned();
         let mut removed = HashSet::new();

@@ -5,16 +5,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Vfs;
-use super::blocking::leave_session_thread;
 use super::file_io::cannot_rewrite_unlinked;
 use super::handles::Access;
 use super::types::{Caller, FallocateMode, Fh};
-use crate::content::open_file::{OpenFile, WriteAt, WriteOutcome, Writer};
+use crate::content::open_file::{DiskOutcome, OpenFile, WriteAt, WriteOutcome, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Ino;
-
-/// Written if holes cannot be punched.
-static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+use crate::pds::part_body::ZEROS;
 
 impl Vfs {
     /// Truncates a file, or extends it with zeros.
@@ -47,9 +44,7 @@ impl Vfs {
         }
         let end = end.min(base.size);
         self.check_accepts_content()?;
-        leave_session_thread().await;
-        let writer = target.id.writer();
-        if !tokio::task::block_in_place(|| target.file.clone_range(&base, start, end, writer))? {
+        if !target.file.clone_range(&base, start, end, target.id.writer()).await? {
             return Err(unsupported());
         }
         self.clear_setid_bits(target.file.ino(), caller)?;
@@ -113,19 +108,35 @@ impl Vfs {
         file: &Arc<OpenFile>,
         change: impl Fn() -> Result<WriteOutcome>,
     ) -> Result<()> {
-        leave_session_thread().await;
         loop {
             self.check_accepts_content()?;
             let (changed, memory_changed) = (file.state_changed(), self.upload_context.buffer_pool.changed());
-            match tokio::task::block_in_place(&change)? {
+            let outcome = match change()? {
+                WriteOutcome::Disk(change) => change.run(Bytes::new()).await?,
                 WriteOutcome::Accepted(appended) if appended.wait.is_some() => {
                     self.bounded(memory_changed).await?;
+                    continue;
                 }
-                WriteOutcome::Accepted(_) => return Ok(()),
-                WriteOutcome::Committing => self.bounded(changed).await?,
-                WriteOutcome::MustCommit if file.is_unlinked() => return Err(cannot_rewrite_unlinked()),
-                WriteOutcome::MustCommit => self.commit_file(file).await?,
-                WriteOutcome::MustBackfill { to } => self.backfill(file, to).await?,
+                WriteOutcome::Accepted(_) => DiskOutcome::Done(0),
+                WriteOutcome::Committing => {
+                    self.bounded(changed).await?;
+                    continue;
+                }
+                WriteOutcome::DiskBusy => {
+                    file.wait_for_disk().await?;
+                    continue;
+                }
+                WriteOutcome::MustCommit => DiskOutcome::MustCommit,
+                WriteOutcome::MustBackfill { to } => {
+                    self.backfill(file, to).await?;
+                    continue;
+                }
+            };
+            match outcome {
+                DiskOutcome::Again => {}
+                DiskOutcome::MustCommit if file.is_unlinked() => return Err(cannot_rewrite_unlinked()),
+                DiskOutcome::MustCommit => self.commit_file(file).await?,
+                DiskOutcome::Done(_) => return Ok(()),
             }
         }
     }

@@ -1,7 +1,6 @@
 //! The waits of writers: for memory, for the local disk, and until the next part may begin.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::futures::Notified;
 
@@ -10,11 +9,9 @@ use super::types::Fh;
 use crate::content::in_flight_parts::InFlightParts;
 use crate::content::open_file::OpenFile;
 use crate::content::streaming::Wait;
+use crate::content::tee_queue::PAUSE_CHECK_INTERVAL;
 use crate::error::Result;
 use crate::status::Transfer;
-
-/// Pause of a writer that is faster than the local disk.
-const DISK_WAIT: Duration = Duration::from_millis(100);
 
 impl Vfs {
     /// Waits until the next part of the file may begin, at most until no data has moved for `commit_timeout`.
@@ -42,7 +39,7 @@ impl Vfs {
         Changes {
             part_acknowledged: upload.map(|(in_flight, _)| in_flight.changed()),
             memory_returned: self.upload_context.buffer_pool.changed(),
-            tee_part_written: self.upload_context.quota.tee_part_written(),
+            tee_part_written: self.upload_context.tees.part_written(),
             state_changed: file.state_changed(),
             stop_begun: self.stop.was_set(),
         }
@@ -85,8 +82,10 @@ impl Changes<'_> {
                 }
                 Wait::Memory => memory_returned.await,
                 // A hung disk does not finish parts; the writer must not wait for it.
-                Wait::Disk => drop(tokio::time::timeout(DISK_WAIT, tee_part_written).await),
+                Wait::Disk => drop(tokio::time::timeout(PAUSE_CHECK_INTERVAL, tee_part_written).await),
                 Wait::Commit => state_changed.await,
+                // The next step goes to the local disk.
+                Wait::Spill => {}
             }
         };
         tokio::select! {

@@ -26,6 +26,8 @@ pub enum CommitStep {
     Backfill,
     /// A commit is running: wait for it.
     Join(CommitWatch),
+    /// A change on the local disk is running: wait for [`OpenFile::state_changed`].
+    AwaitDisk,
     /// Run this commit, then report to the guard.
     Run(Box<Commit>, CommitGuard),
 }
@@ -45,6 +47,9 @@ impl OpenFile {
         }
         if self.is_unlinked() {
             return Ok(CommitStep::Clean);
+        }
+        if state.is_disk_busy {
+            return Ok(CommitStep::AwaitDisk);
         }
         if let Content::Streaming { stream, .. } = &state.content
             && stream.next_backfill(u64::MAX).is_some()

@@ -1,17 +1,21 @@
 //! The states of a file's content. The picture is in the documentation of `content`.
 
-use std::sync::Arc;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
+use crate::content::commit_target::TargetResolver;
 use crate::content::in_flight_parts::InFlightParts;
 use crate::content::local_content::LocalContent;
 use crate::content::staged_file::StagedFile;
 use crate::content::streaming::{Streaming, read_sent};
 use crate::content::tee::Tee;
 use crate::error::{Error, Result};
+use crate::ids::Ino;
 use crate::pds::drive::FileMeta;
 use crate::status::Transfer;
 
@@ -85,6 +89,10 @@ pub(super) struct OpenFileState {
     /// Path below the mount, for progress lines.
     pub(super) name: Arc<str>,
     pub(super) mtime: SystemTime,
+    /// A change on the local disk is running: see [`DiskTurn`].
+    ///
+    /// [`DiskTurn`]: super::disk::DiskTurn
+    pub(super) is_disk_busy: bool,
     /// The writers of changes that no commit has saved.
     pub(super) changed_by: Vec<Writer>,
 }
@@ -93,6 +101,54 @@ impl OpenFileState {
     pub(super) fn note_change(&mut self, writer: Writer) {
         if !self.changed_by.contains(&writer) {
             self.changed_by.push(writer);
+        }
+    }
+}
+
+/// The locked state. A file that became dirty is marked as unsaved in the tree when it is unlocked. Still under
+/// the lock: a commit cannot begin and end in between.
+pub(super) struct Locked<'a> {
+    state: MutexGuard<'a, OpenFileState>,
+    ino: Ino,
+    resolver: &'a Weak<dyn TargetResolver>,
+    was_saved: bool,
+}
+
+impl<'a> Locked<'a> {
+    pub(super) fn new(
+        state: &'a Mutex<OpenFileState>,
+        ino: Ino,
+        resolver: &'a Weak<dyn TargetResolver>,
+    ) -> Self {
+        let state = state.lock();
+        let was_saved = matches!(state.content, Content::Clean { .. } | Content::Failed { .. });
+        Self { state, ino, resolver, was_saved }
+    }
+}
+
+impl Deref for Locked<'_> {
+    type Target = OpenFileState;
+
+    fn deref(&self) -> &OpenFileState {
+        &self.state
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut OpenFileState {
+        &mut self.state
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        let is_dirty =
+            matches!(self.content, Content::New | Content::Streaming { .. } | Content::Staged { .. });
+        if self.was_saved
+            && is_dirty
+            && let Some(resolver) = self.resolver.upgrade()
+        {
+            resolver.mark_unsaved(self.ino);
         }
     }
 }
@@ -171,8 +227,18 @@ impl CommittingContent {
         if bytes > bytes_max {
             return None;
         }
-        let retained = read_in_flight(in_flight, tee.as_ref(), 0, bytes as usize).ok();
-        retained.filter(|retained| retained.len() as u64 == bytes)
+        let mut retained = Vec::with_capacity(bytes as usize);
+        for frame in read_sent(in_flight, tee.as_ref(), 0, bytes)? {
+            if frame.is_stored() {
+                return None;
+            }
+            let append = |piece: &[u8]| {
+                retained.extend_from_slice(piece);
+                Ok(())
+            };
+            frame.visit(append).ok()?;
+        }
+        Some(retained.into())
     }
 
     /// A complete staged file of the committed content.
@@ -182,23 +248,4 @@ impl CommittingContent {
             Self::Stream(_, tee) => tee.as_ref()?.finished_file(bytes),
         }
     }
-}
-
-/// Reads sent bytes. Fewer than `len` if some of them are no longer on this machine.
-pub(super) fn read_in_flight(
-    in_flight: &InFlightParts,
-    tee: Option<&Tee>,
-    offset: u64,
-    len: usize,
-) -> Result<Bytes> {
-    let mut out = vec![0; len];
-    let mut done = 0;
-    while done < len {
-        match read_sent(in_flight, tee, offset + done as u64, &mut out[done..])? {
-            0 => break,
-            count => done += count,
-        }
-    }
-    out.truncate(done);
-    Ok(out.into())
 }

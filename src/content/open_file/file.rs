@@ -7,8 +7,8 @@ use std::time::SystemTime;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::content::{CommitWatch, CommittingContent, Content, OpenFileState, Writer};
-use super::snapshot::{FileSnapshot, FileStatus, Locked};
+use super::content::{CommitWatch, CommittingContent, Content, Locked, OpenFileState, Writer};
+use super::status::FileStatus;
 use crate::clock;
 use crate::content::in_flight_parts::InFlightParts;
 use crate::content::reader::ReadTarget;
@@ -25,11 +25,9 @@ pub struct OpenFile {
     ino: Ino,
     pub(super) context: Arc<UploadContext>,
     pub(super) progress: Arc<Progress>,
-    /// Locked before the tree, and before the leaf locks of the buffer pool, the limiter and the parts in
-    /// flight. Never held across an await.
+    /// Locked before the tree, before tees and staged files, and before the leaf locks of the buffer pool, the
+    /// limiter and the parts in flight. Never held across an await or over I/O: observers take it.
     state: Mutex<OpenFileState>,
-    /// The state after the last change. A leaf lock.
-    snapshot: Mutex<FileSnapshot>,
     /// The file that this was last cloned from. The clone may not depend on it any more. A leaf lock.
     cloned_from: Mutex<Option<FileId>>,
     /// Parent and name under which a running commit may create the file. A leaf lock.
@@ -49,12 +47,12 @@ impl OpenFile {
     ) -> Arc<Self> {
         let mtime = base.as_ref().map_or_else(clock::now, |base| base.mtime);
         let content = base.map_or(Content::New, |base| Content::Clean { base, retained: None });
-        let state = OpenFileState { content, name: name.into(), mtime, changed_by: Vec::new() };
+        let state =
+            OpenFileState { content, name: name.into(), mtime, is_disk_busy: false, changed_by: Vec::new() };
         Arc::new(Self {
             ino,
             context,
             progress,
-            snapshot: Mutex::new(FileSnapshot::of(&state)),
             state: Mutex::new(state),
             cloned_from: Mutex::default(),
             commit_location: Mutex::default(),
@@ -64,7 +62,7 @@ impl OpenFile {
     }
 
     pub(super) fn lock(&self) -> Locked<'_> {
-        Locked::new(&self.state, &self.snapshot, (self.ino, &self.context.resolver))
+        Locked::new(&self.state, self.ino, &self.context.resolver)
     }
 
     pub(super) fn new_stream(&self, name: &str) -> Streaming {
@@ -274,9 +272,8 @@ impl OpenFile {
         }
     }
 
-    /// The status for an observer. Does not wait for the lock of the state.
+    /// The status for an observer.
     pub fn status(&self) -> FileStatus {
-        let snapshot = self.snapshot.lock().clone();
-        snapshot.status(self.is_unlinked())
+        self.lock().status(self.is_unlinked())
     }
 }

@@ -1,8 +1,7 @@
 //! Giving up an unfinished overwrite: the file has the content of its revision on the drive again.
 
-use super::content::{Basis, Content, Writer};
+use super::content::{Basis, Content, Locked, Writer};
 use super::file::OpenFile;
-use super::snapshot::Locked;
 use crate::error::Error;
 
 /// The writers of content that is given up.

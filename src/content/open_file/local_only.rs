@@ -25,18 +25,25 @@ impl OpenFile {
         matches!(self.lock().content, Content::Local(_))
     }
 
-    /// Makes a local-only file an ordinary unsaved file. `None` if it is one already. Blocks for the local
-    /// disk.
-    pub fn promote(&self) -> Result<Option<Promoted>> {
+    /// Makes a local-only file an ordinary unsaved file. `None` if it is one already.
+    pub async fn promote(self: &Arc<Self>) -> Result<Option<Promoted>> {
+        if !self.is_local() {
+            return Ok(None);
+        }
+        let Some((turn, staged)) = self.stage_local().await? else { return Ok(None) };
         let mut state = self.lock();
-        let Content::Local(local) = &mut state.content else { return Ok(None) };
-        let staged = local.move_to_disk()?;
-        // An empty file has nothing to read from a staged file.
-        state.content = match staged.size() {
-            0 => Content::New,
-            _ => Content::Staged { staged: staged.clone(), basis: Basis::None },
-        };
-        Ok(Some(Promoted(staged)))
+        let is_same =
+            matches!(&state.content, Content::Local(LocalContent::Staged(now)) if Arc::ptr_eq(now, &staged));
+        if is_same {
+            // An empty file has nothing to read from a staged file.
+            state.content = match staged.size() {
+                0 => Content::New,
+                _ => Content::Staged { staged: staged.clone(), basis: Basis::None },
+            };
+        }
+        drop(state);
+        drop(turn);
+        Ok(is_same.then_some(Promoted(staged)))
     }
 
     /// Makes a promoted file local-only again, with its content at the promotion, because the drive refused

@@ -1,96 +1,80 @@
-//! Reads of an open file: local bytes, or the place from which the caller reads them. Nothing here waits for
-//! the network.
+//! Reads of an open file: the places of its bytes. Nothing here waits for the network or the local disk.
 
-use bytes::Bytes;
-
-use super::content::{CommittingContent, Content, read_in_flight};
+use super::content::{CommittingContent, Content};
 use super::file::OpenFile;
 use crate::content::reader::ReadTarget;
 use crate::content::staged_file::Piece;
-use crate::content::streaming::Streaming;
+use crate::content::streaming::{Streaming, read_sent};
 use crate::error::Result;
 use crate::pds::drive::FileMeta;
+use crate::pds::part_body::Frame;
 
 /// The source of the bytes of a read.
 #[derive(Debug)]
 pub enum ReadSource {
     /// The revision on the drive.
     Drive(FileMeta),
-    Memory(Bytes),
     /// Pieces of this machine and of the base revision.
     Pieces(Vec<Piece>),
     /// Sent and no longer on this machine. The drive returns it after the commit.
     Unavailable,
 }
 
-impl OpenFile {
-    /// Whether [`Self::read`] may block for the local disk.
-    pub fn may_read_disk(&self) -> bool {
-        match &self.lock().content {
-            Content::Staged { .. } | Content::Committing { content: CommittingContent::Staged(_), .. } => {
-                true
-            }
-            Content::Clean { base, retained: None } => {
-                self.context.cached_files.contains(&ReadTarget::of(base))
-            }
-            Content::Streaming { stream, .. } => stream.has_sent_parts(),
-            Content::Committing { content: CommittingContent::Stream(_, tee), .. } => tee.is_some(),
-            Content::Local(local) => local.is_on_disk(),
-            Content::New | Content::Clean { .. } | Content::Failed { .. } => false,
-        }
+impl ReadSource {
+    fn of_frames(frames: Option<Vec<Frame>>) -> Self {
+        let pieces = |frames: Vec<Frame>| Self::Pieces(frames.into_iter().map(Piece::Local).collect());
+        frames.map_or(Self::Unavailable, pieces)
     }
+}
 
+impl OpenFile {
     /// The source of bytes `offset..offset + len`.
-    pub fn read(&self, offset: u64, len: usize) -> Result<ReadSource> {
+    pub fn read(&self, offset: u64, len: u64) -> Result<ReadSource> {
         let state = self.lock();
         match &state.content {
-            Content::New => Ok(ReadSource::Memory(Bytes::new())),
-            Content::Local(local) => local.read(offset, len as u64).map(ReadSource::Pieces),
+            Content::New => Ok(ReadSource::Pieces(Vec::new())),
+            Content::Local(local) => Ok(ReadSource::Pieces(local.read(offset, len))),
             Content::Clean { base, retained: None } => {
                 match self.context.cached_files.get(&ReadTarget::of(base)) {
-                    Some(staged) => staged.read(offset, len as u64).map(ReadSource::Pieces),
+                    Some(staged) => Ok(ReadSource::Pieces(staged.read(offset, len))),
                     None => Ok(ReadSource::Drive(base.clone())),
                 }
             }
             Content::Failed { base: Some(base), .. } => Ok(ReadSource::Drive(base.clone())),
             Content::Clean { retained: Some(bytes), .. } => {
-                let start = bytes.len().min(offset as usize);
-                Ok(ReadSource::Memory(bytes.slice(start..bytes.len().min(start + len))))
+                let all = Frame::Memory(bytes.clone());
+                Ok(ReadSource::of_frames(Some(vec![all.slice(offset, len)])))
             }
             Content::Failed { error, base: None } => Err(error.clone()),
-            Content::Streaming { stream, .. } => read_stream(stream, offset, len),
+            Content::Streaming { stream, .. } => Ok(read_stream(stream, offset, len)),
             Content::Committing { content: CommittingContent::Stream(in_flight, tee), bytes, .. } => {
-                let len = len.min(bytes.saturating_sub(offset) as usize);
-                let out = read_in_flight(in_flight, tee.as_ref(), offset, len)?;
-                Ok(if out.len() == len { ReadSource::Memory(out) } else { ReadSource::Unavailable })
+                let end = offset.saturating_add(len).min(*bytes);
+                Ok(ReadSource::of_frames(read_sent(in_flight, tee.as_ref(), offset, end)))
             }
             Content::Staged { staged, .. }
             | Content::Committing { content: CommittingContent::Staged(staged), .. } => {
-                staged.read(offset, len as u64).map(ReadSource::Pieces)
+                Ok(ReadSource::Pieces(staged.read(offset, len)))
             }
         }
     }
 }
 
-/// Reads written bytes, then the base past the frontier, then declared zeros.
-fn read_stream(stream: &Streaming, offset: u64, len: usize) -> Result<ReadSource> {
-    let end = stream.size().min(offset.saturating_add(len as u64)).max(offset);
-    let mut out = vec![0; (end - offset) as usize];
-    let written = stream.frontier().clamp(offset, end) - offset;
-    if stream.read(offset, &mut out[..written as usize])? < written as usize {
-        return Ok(ReadSource::Unavailable);
+/// Written bytes, then the base past the frontier, then declared zeros.
+fn read_stream(stream: &Streaming, offset: u64, len: u64) -> ReadSource {
+    let end = stream.size().min(offset.saturating_add(len)).max(offset);
+    let Some(written) = stream.read(offset, end - offset) else { return ReadSource::Unavailable };
+    let mut pieces: Vec<_> = written.into_iter().map(Piece::Local).collect();
+    let mut at = stream.frontier().clamp(offset, end);
+    if let Some((target, base_start, base_len)) = stream.next_backfill(end) {
+        // The range of the base begins at the frontier. The read may begin inside it.
+        let (start, base_end) = (base_start.max(offset), base_start + base_len);
+        if start < base_end {
+            pieces.push(Piece::Base { target, offset: start, len: base_end - start });
+            at = base_end;
+        }
     }
-    let Some((target, base_start, base_len)) = stream.next_backfill(end) else {
-        return Ok(ReadSource::Memory(out.into()));
-    };
-    // The range of the base begins at the frontier. The read may begin inside it.
-    let (start, base_end) = (base_start.max(offset), base_start + base_len);
-    if start >= base_end {
-        return Ok(ReadSource::Memory(out.into()));
+    if at < end {
+        pieces.push(Piece::Local(Frame::Zeros(end - at)));
     }
-    let mut head = Bytes::from(out);
-    let zeros = head.split_off((base_end - offset) as usize);
-    head.truncate(written as usize);
-    let base = Piece::Base { target, offset: start, len: base_end - start };
-    Ok(ReadSource::Pieces(vec![Piece::Data(head), base, Piece::Data(zeros)]))
+    ReadSource::Pieces(pieces)
 }

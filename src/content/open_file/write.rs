@@ -1,23 +1,26 @@
 //! Writes to an open file, and its size changes.
 //!
-//! Nothing here waits for the network. If an operation has to wait, it returns the reason, and the caller
-//! waits and calls again.
+//! Nothing here waits for the network or the local disk. If an operation has to wait, it returns the reason, and
+//! the caller waits and calls again. Changes on the local disk are in `disk`.
+
+use std::sync::Arc;
 
 use super::content::{Content, OpenFileState, Writer};
+use super::disk::{ChangeKind, DiskChange, DiskTurn, append_only_after_unlink};
 use super::file::OpenFile;
 use crate::clock;
 use crate::content::commit_target::CommitTarget;
-use crate::content::part::{too_large, too_sparse};
+use crate::content::local_content::ChangePlace;
+use crate::content::part::{Blocked, too_large, too_sparse};
 use crate::content::reader::ReadTarget;
 use crate::content::staged_file::StagedFile;
 use crate::content::streaming::{Appended, Streaming, Wait};
 use crate::content::write_plan::{ContentState, WritePlan, plan_write};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::ids::PartNumber;
-use crate::pds::drive::FileMeta;
 
 /// The outcome of a write that did not fail.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Debug)]
 pub enum WriteOutcome {
     /// Accepted completely, or as far as there was room.
     Accepted(Appended),
@@ -27,6 +30,20 @@ pub enum WriteOutcome {
     MustCommit,
     /// Nothing was written: the stream must be back-filled up to offset `to` first.
     MustBackfill { to: u64 },
+    /// Nothing was written: the caller runs this change on the local disk, or drops it.
+    Disk(DiskChange),
+    /// Nothing was written: another change on the local disk is running.
+    DiskBusy,
+}
+
+impl WriteOutcome {
+    /// Records the writer of a change that still has to be made.
+    fn by(self, writer: Option<Writer>) -> Self {
+        match self {
+            Self::Disk(change) => Self::Disk(change.by(writer)),
+            done => done,
+        }
+    }
 }
 
 /// The place of a write.
@@ -47,53 +64,47 @@ impl WriteAt {
     }
 }
 
-/// The outcome of staging a file.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// The preparation of a file for any write.
 enum Staging {
     /// The content takes any write now.
     Done,
-    /// Nothing has changed: the file must be committed first.
-    MustCommit,
-    /// Nothing has changed: there is no memory now.
-    Wait,
+    /// Nothing has changed yet.
+    Blocked(WriteOutcome),
 }
 
-/// Nothing was written: the caller calls again where it may block for the local disk.
-const RETRY_BLOCKING: WriteOutcome = WriteOutcome::Accepted(Appended { bytes: 0, wait: Some(Wait::Memory) });
-
 impl OpenFile {
-    /// Writes `data`, as far as there is room now. Never waits for the network. Blocks for the local disk
-    /// only with `may_block`.
+    /// Writes `data`, as far as there is room now.
     pub fn write(
-        &self,
+        self: &Arc<Self>,
         at: WriteAt,
         data: &[u8],
         writer: Writer,
         resolve_target: &dyn Fn() -> Option<CommitTarget>,
-        may_block: bool,
     ) -> Result<WriteOutcome> {
         let mut state = self.lock();
         if data.is_empty() {
-            return Ok(WriteOutcome::Accepted(Appended { bytes: 0, wait: None }));
+            return Ok(accepted(0, None));
+        }
+        if state.is_disk_busy {
+            return Ok(WriteOutcome::DiskBusy);
         }
         let offset = match at {
             WriteAt::Offset(offset) => offset,
             WriteAt::End => state.content.bytes(),
         };
-        let outcome = self.write_locked(&mut state, offset, data, resolve_target, may_block)?;
+        let outcome = self.write_locked(&mut state, offset, data, resolve_target)?;
         if matches!(outcome, WriteOutcome::Accepted(appended) if appended.bytes > 0) {
             state.note_change(writer);
         }
-        Ok(outcome)
+        Ok(outcome.by(Some(writer)))
     }
 
     fn write_locked(
-        &self,
+        self: &Arc<Self>,
         state: &mut OpenFileState,
         offset: u64,
         data: &[u8],
         resolve_target: &dyn Fn() -> Option<CommitTarget>,
-        may_block: bool,
     ) -> Result<WriteOutcome> {
         if let Content::Streaming { stream, .. } = &mut state.content
             && let Err(error) = stream.in_flight().check()
@@ -106,31 +117,33 @@ impl OpenFile {
         }
         loop {
             match plan_write(self.content_state(&state.content), offset) {
-                WritePlan::ResumeStream | WritePlan::Stage | WritePlan::WriteStaged if !may_block => {
-                    return Ok(RETRY_BLOCKING);
-                }
                 WritePlan::StartStream => self.start_stream(state),
-                WritePlan::ResumeStream => {
-                    if !self.resume_stream(state)? {
-                        return Ok(RETRY_BLOCKING);
-                    }
+                WritePlan::ResumeStream => match self.resume_stream(state) {
+                    None => {}
+                    Some(Blocked::Memory) => return Ok(accepted(0, Some(Wait::Memory))),
+                    Some(Blocked::Spill) => match self.stage(state)? {
+                        Staging::Done => {}
+                        Staging::Blocked(outcome) => return Ok(outcome),
+                    },
+                },
+                WritePlan::Append => {
+                    let appended = append(state, data, resolve_target)?;
+                    return Ok(self.spill_if_needed(state, appended, ChangeKind::Spill { skip: 0 }));
                 }
-                WritePlan::Append => return append(state, data, resolve_target, may_block),
-                WritePlan::PatchTail => return patch_tail(state, offset, data),
+                WritePlan::PatchTail => return Ok(self.patch_tail(state, offset, data)),
                 WritePlan::ZeroFill if needs_backfill(&state.content, offset) => {
                     return Ok(WriteOutcome::MustBackfill { to: offset });
                 }
                 WritePlan::ZeroFill => {
-                    let filled = zero_fill(state, offset, resolve_target, may_block)?;
+                    let (filled, left) = zero_fill(state, offset, resolve_target)?;
                     if filled.wait.is_some() {
-                        return Ok(WriteOutcome::Accepted(filled));
+                        return Ok(self.spill_if_needed(state, filled, ChangeKind::SpillZeros(left)));
                     }
                 }
                 WritePlan::WriteStaged => return self.write_staged(state, offset, data),
                 WritePlan::Stage => match self.stage(state)? {
                     Staging::Done => {}
-                    Staging::MustCommit => return Ok(WriteOutcome::MustCommit),
-                    Staging::Wait => return Ok(RETRY_BLOCKING),
+                    Staging::Blocked(outcome) => return Ok(outcome),
                 },
                 WritePlan::AwaitCommit => return Ok(WriteOutcome::Committing),
                 WritePlan::ReportFailure => return report_failure(&state.content),
@@ -138,14 +151,25 @@ impl OpenFile {
         }
     }
 
-    /// Stages a stream before its file is removed from the drive, which ends the upload. Without a staged
-    /// file the stream goes on and fails. Blocks for the local disk.
-    pub fn stage_for_unlink(&self) {
-        let mut state = self.lock();
-        if matches!(state.content, Content::Streaming { .. })
-            && let Err(error) = self.stage(&mut state)
-        {
-            tracing::debug!(%error, "cannot stage a stream before its file is removed");
+    /// A change on the local disk, which becomes the running one. The caller has seen that there is none.
+    pub(super) fn begin_change(
+        self: &Arc<Self>,
+        state: &mut OpenFileState,
+        kind: ChangeKind,
+    ) -> WriteOutcome {
+        WriteOutcome::Disk(DiskChange::new(DiskTurn::take(self, state), kind))
+    }
+
+    /// The outcome of an append: the bytes, or `spill` if none was appended because memory is used up.
+    fn spill_if_needed(
+        self: &Arc<Self>,
+        state: &mut OpenFileState,
+        appended: Appended,
+        spill: ChangeKind,
+    ) -> WriteOutcome {
+        match appended {
+            Appended { bytes: 0, wait: Some(Wait::Spill) } => self.begin_change(state, spill),
+            appended => WriteOutcome::Accepted(appended),
         }
     }
 
@@ -177,93 +201,96 @@ impl OpenFile {
         state.content = Content::Streaming { stream, basis };
     }
 
-    /// Makes a clean file with retained content a stream again. Returns `false` and changes nothing if there
-    /// is no memory now.
-    fn resume_stream(&self, state: &mut OpenFileState) -> Result<bool> {
+    /// Makes a clean file with retained content a stream again. If there is no memory now, changes nothing and
+    /// returns the reason.
+    fn resume_stream(&self, state: &mut OpenFileState) -> Option<Blocked> {
         let mut stream = self.new_stream(&state.name);
         if let Content::Clean { retained: Some(bytes), .. } = &state.content
-            && !stream.preload(bytes)?
+            && let Some(blocked) = stream.preload(bytes)
         {
             stream.transfer().withdrawn();
-            return Ok(false);
+            return Some(blocked);
         }
         let basis = state.content.take_basis();
         state.content = Content::Streaming { stream, basis };
-        Ok(true)
+        None
     }
 
     /// Appends bytes of `base` from offset `at`. Ranges that were written or truncated since are skipped.
     pub fn backfill(
-        &self,
+        self: &Arc<Self>,
         base: &ReadTarget,
         at: u64,
         data: &[u8],
         resolve_target: &dyn Fn() -> Option<CommitTarget>,
     ) -> Result<WriteOutcome> {
-        let skip_all = Ok(WriteOutcome::Accepted(Appended { bytes: data.len(), wait: None }));
+        let skip_all = Ok(accepted(data.len(), None));
         let mut state = self.lock();
+        if state.is_disk_busy {
+            return Ok(WriteOutcome::DiskBusy);
+        }
         let end = at + data.len() as u64;
         let Content::Streaming { stream, .. } = &mut state.content else {
             return skip_all;
         };
         match stream.next_backfill(end) {
             Some((of, start, bytes)) if start >= at && of == *base => {
-                let skipped = (start - at) as usize;
-                let appended =
-                    stream.append(&data[skipped..skipped + bytes as usize], resolve_target, true)?;
-                Ok(WriteOutcome::Accepted(Appended { bytes: skipped + appended.bytes, ..appended }))
+                let skip = (start - at) as usize;
+                let appended = stream.append(&data[skip..skip + bytes as usize], resolve_target)?;
+                match appended {
+                    Appended { bytes: 0, wait: Some(Wait::Spill) } => {
+                        Ok(self.begin_change(&mut state, ChangeKind::Spill { skip }))
+                    }
+                    Appended { bytes, wait } => Ok(accepted(skip + bytes, wait)),
+                }
             }
             // Truncated, written, or another stream by now.
             _ => skip_all,
         }
     }
 
-    /// Stages the content, so that it takes writes in any order. If staged files are disabled, starts a
-    /// stream over the base instead.
-    fn stage(&self, state: &mut OpenFileState) -> Result<Staging> {
-        let quota = &self.context.quota;
+    /// Stages the content, so that it takes writes in any order: a change on the local disk. If staged files are
+    /// disabled, starts a stream over the base instead.
+    fn stage(self: &Arc<Self>, state: &mut OpenFileState) -> Result<Staging> {
         if matches!(state.content, Content::Staged { .. }) {
             return Ok(Staging::Done);
         }
-        if quota.is_disabled() {
+        if self.context.quota.is_disabled() {
             return self.stream_over_base(state);
         }
-        let staged = match &state.content {
-            Content::Clean { retained: Some(bytes), .. } => {
-                let staged = StagedFile::new(quota, None)?;
-                staged.write(0, bytes)?;
-                staged
-            }
-            Content::Clean { base, retained: None } => {
-                match self.context.cached_files.remove(&ReadTarget::of(base)) {
-                    Some(staged) => staged,
-                    None => StagedFile::new(quota, Some(ReadTarget::of(base)))?,
-                }
-            }
-            Content::Streaming { stream, .. } => match stream.to_staged()? {
-                Some(staged) => staged,
-                None if self.is_unlinked() => return Err(append_only_after_unlink()),
-                None => return Ok(Staging::MustCommit),
-            },
-            _ => StagedFile::new(quota, None)?,
-        };
-        let basis = state.content.take_basis();
-        state.content = Content::Staged { staged, basis };
-        Ok(Staging::Done)
+        if let Content::Streaming { stream, .. } = &state.content
+            && stream.has_sent_parts()
+            && stream.tee().is_none()
+        {
+            return self.must_commit();
+        }
+        Ok(Staging::Blocked(self.begin_change(state, ChangeKind::Stage)))
+    }
+
+    /// Sent bytes are no longer on this machine.
+    fn must_commit(&self) -> Result<Staging> {
+        if self.is_unlinked() {
+            return Err(append_only_after_unlink());
+        }
+        Ok(Staging::Blocked(WriteOutcome::MustCommit))
     }
 
     /// Starts a stream that begins at offset 0 over the base.
     fn stream_over_base(&self, state: &mut OpenFileState) -> Result<Staging> {
-        let stream = match &state.content {
-            Content::Clean { retained: Some(_), .. } => {
-                return Ok(if self.resume_stream(state)? { Staging::Done } else { Staging::Wait });
+        if matches!(state.content, Content::Clean { retained: Some(_), .. }) {
+            match self.resume_stream(state) {
+                None => return Ok(Staging::Done),
+                Some(Blocked::Memory) => return Ok(Staging::Blocked(accepted(0, Some(Wait::Memory)))),
+                // The drive has the bytes too.
+                Some(Blocked::Spill) => {}
             }
-            Content::Clean { base, retained: None } => {
+        }
+        let stream = match &state.content {
+            Content::Clean { base, .. } => {
                 let transfer = self.progress.begin(&state.name);
                 Streaming::over_base(self.context.clone(), transfer, ReadTarget::of(base))
             }
-            Content::Streaming { .. } if self.is_unlinked() => return Err(append_only_after_unlink()),
-            Content::Streaming { .. } => return Ok(Staging::MustCommit),
+            Content::Streaming { .. } => return self.must_commit(),
             _ => self.new_stream(&state.name),
         };
         let basis = state.content.take_basis();
@@ -271,48 +298,40 @@ impl OpenFile {
         Ok(Staging::Done)
     }
 
-    /// Extends a clone of the first `from` bytes of `source` to `to` bytes. An empty file is a clone of no
-    /// bytes. Returns `false` and changes nothing if the content is anything else.
-    pub fn clone_range(&self, source: &FileMeta, from: u64, to: u64, writer: Writer) -> Result<bool> {
-        if self.context.quota.is_disabled() {
-            // If the drive refused the instant upload, there would be no space to fetch the bytes.
-            return Ok(false);
-        }
-        let (mut state, source) = (self.lock(), ReadTarget::of(source));
-        let is_ready = match &state.content {
-            Content::Staged { staged, .. } if from > 0 => {
-                staged.clone_source() == Some((source.clone(), from))
-            }
-            Content::Committing { .. } | Content::Failed { .. } | Content::Local(_) => false,
-            content => from == 0 && content.bytes() == 0,
-        };
-        if !is_ready {
-            return Ok(false);
-        }
-        let staged = StagedFile::new(&self.context.quota, Some(source.clone()))?;
-        staged.truncate(to)?;
-        self.set_cloned_from(source.file_id);
-        let basis = state.content.take_basis();
-        state.content = Content::Staged { staged, basis };
-        state.mtime = clock::now();
-        state.note_change(writer);
-        Ok(true)
-    }
-
-    fn write_staged(&self, state: &mut OpenFileState, offset: u64, data: &[u8]) -> Result<WriteOutcome> {
+    fn write_staged(
+        self: &Arc<Self>,
+        state: &mut OpenFileState,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<WriteOutcome> {
         if offset.checked_add(data.len() as u64).is_none_or(|end| end > self.bytes_max()) {
             return Err(too_large(self.context.part_size));
         }
-        match &mut state.content {
-            Content::Staged { staged, .. } => {
-                staged.write(offset, data)?;
-                self.progress.wrote(data.len() as u64);
-            }
+        let place = match &mut state.content {
+            Content::Staged { staged, .. } => ChangePlace::Staged(staged.clone()),
             Content::Local(local) => local.write(offset, data)?,
             _ => return Ok(WriteOutcome::Committing),
+        };
+        let change = |staged| ChangeKind::Write { staged, offset };
+        Ok(self.change_at(state, place, data.len(), change))
+    }
+
+    /// The outcome of a change of staged or local content at this place. One in memory is done already.
+    fn change_at(
+        self: &Arc<Self>,
+        state: &mut OpenFileState,
+        place: ChangePlace,
+        bytes: usize,
+        change: impl FnOnce(Arc<StagedFile>) -> ChangeKind,
+    ) -> WriteOutcome {
+        match place {
+            ChangePlace::Memory => {
+                state.mtime = clock::now();
+                accepted(bytes, None)
+            }
+            ChangePlace::MustStage => self.begin_change(state, ChangeKind::Stage),
+            ChangePlace::Staged(staged) => self.begin_change(state, change(staged)),
         }
-        state.mtime = clock::now();
-        Ok(WriteOutcome::Accepted(Appended { bytes: data.len(), wait: None }))
     }
 
     /// The largest file that all part numbers can carry.
@@ -321,8 +340,8 @@ impl OpenFile {
     }
 
     /// Sets the size: truncates, or extends with zeros. `TooLarge` for an extension that no commit would send.
-    /// Blocks for the local disk. A truncation without a handle has no writer.
-    pub fn truncate(&self, size: u64, writer: Option<Writer>) -> Result<WriteOutcome> {
+    /// A truncation without a handle has no writer.
+    pub fn truncate(self: &Arc<Self>, size: u64, writer: Option<Writer>) -> Result<WriteOutcome> {
         let state = self.lock();
         let is_committed = !matches!(state.content, Content::Local(_) | Content::Committing { .. });
         let zeros = size.saturating_sub(state.content.bytes());
@@ -334,84 +353,110 @@ impl OpenFile {
     }
 
     /// Sets the size without a bound on zeros: the program is going to write there.
-    pub fn set_size(&self, size: u64, writer: Option<Writer>) -> Result<WriteOutcome> {
-        const DONE: WriteOutcome = WriteOutcome::Accepted(Appended { bytes: 0, wait: None });
+    pub fn set_size(self: &Arc<Self>, size: u64, writer: Option<Writer>) -> Result<WriteOutcome> {
         if size > self.bytes_max() {
             return Err(too_large(self.context.part_size));
         }
         let mut state = self.lock();
-        match &state.content {
+        let is_disk_busy = state.is_disk_busy;
+        let change = |staged| ChangeKind::SetSize { staged, size };
+        match &mut state.content {
             Content::Committing { .. } => return Ok(WriteOutcome::Committing),
             Content::Failed { error, .. } if size != 0 => return Err(error.clone()),
-            Content::Local(_) => {}
+            _ if is_disk_busy => return Ok(WriteOutcome::DiskBusy),
+            Content::Local(local) => {
+                if local.size() == size {
+                    return Ok(accepted(0, None));
+                }
+                let place = local.resize(size)?;
+                return Ok(self.change_at(&mut state, place, 0, change).by(writer));
+            }
             // A truncation to nothing clears the failure.
             Content::Failed { .. } => self.start_stream(&mut state),
-            content if content.bytes() == size => return Ok(DONE),
+            content if content.bytes() == size => return Ok(accepted(0, None)),
             _ if size == 0 => self.start_stream(&mut state),
-            _ => match self.resize(&mut state, size)? {
-                Staging::Done => {}
-                Staging::MustCommit => return Ok(WriteOutcome::MustCommit),
-                Staging::Wait => return Ok(RETRY_BLOCKING),
-            },
-        }
-        if let Content::Local(local) = &mut state.content {
-            local.truncate(size)?;
+            _ => {
+                if let Some(outcome) = self.resize(&mut state, size)? {
+                    return Ok(outcome.by(writer));
+                }
+            }
         }
         state.mtime = clock::now();
         if let Some(writer) = writer {
             state.note_change(writer);
         }
-        Ok(DONE)
+        Ok(accepted(0, None))
     }
 
-    fn resize(&self, state: &mut OpenFileState, size: u64) -> Result<Staging> {
+    /// Returns the outcome if the size is not set yet.
+    fn resize(self: &Arc<Self>, state: &mut OpenFileState, size: u64) -> Result<Option<WriteOutcome>> {
         if matches!(state.content, Content::New) {
             self.start_stream(state);
         }
-        if let Content::Streaming { stream, .. } = &mut state.content
-            && stream.in_flight().check().and_then(|()| stream.set_size(size))?
-        {
-            return Ok(Staging::Done);
-        }
-        let staging = self.stage(state)?;
-        if staging == Staging::Done {
-            match &mut state.content {
-                Content::Staged { staged, .. } => staged.truncate(size)?,
-                Content::Streaming { stream, .. } => {
-                    stream.set_size(size)?;
-                }
-                _ => {}
+        if let Content::Streaming { stream, .. } = &mut state.content {
+            stream.in_flight().check()?;
+            if stream.set_size(size) {
+                return Ok(None);
             }
         }
-        Ok(staging)
+        if let Staging::Blocked(outcome) = self.stage(state)? {
+            return Ok(Some(outcome));
+        }
+        match &mut state.content {
+            Content::Staged { staged, .. } => {
+                let change = ChangeKind::SetSize { staged: staged.clone(), size };
+                Ok(Some(self.begin_change(state, change)))
+            }
+            Content::Streaming { stream, .. } => {
+                stream.set_size(size);
+                Ok(None)
+            }
+            _ => Ok(None),
+        }
     }
 
-    /// Zeroes a range, as far as the content reaches. Only if staged files are enabled. Blocks for the
-    /// local disk.
-    pub fn punch(&self, offset: u64, len: u64, writer: Writer) -> Result<WriteOutcome> {
+    /// Zeroes a range, as far as the content reaches. Only if staged files are enabled.
+    pub fn punch(self: &Arc<Self>, offset: u64, len: u64, writer: Writer) -> Result<WriteOutcome> {
         let mut state = self.lock();
         match &state.content {
             Content::Committing { .. } => return Ok(WriteOutcome::Committing),
             Content::Failed { error, .. } => return Err(error.clone()),
-            _ => {}
+            _ if state.is_disk_busy => return Ok(WriteOutcome::DiskBusy),
+            Content::Local(_) => {}
+            _ => {
+                if let Staging::Blocked(outcome) = self.stage(&mut state)? {
+                    return Ok(outcome);
+                }
+            }
         }
-        if !matches!(state.content, Content::Local(_)) && self.stage(&mut state)? != Staging::Done {
-            return Ok(WriteOutcome::MustCommit);
-        }
-        match &mut state.content {
-            Content::Staged { staged, .. } => staged.punch(offset, len)?,
-            Content::Local(local) => local.punch(offset, len)?,
-            _ => {}
+        let place = match &mut state.content {
+            Content::Staged { staged, .. } => ChangePlace::Staged(staged.clone()),
+            Content::Local(local) => local.punch(offset, len),
+            _ => return Ok(accepted(0, None)),
+        };
+        let change = |staged| ChangeKind::Punch { staged, offset, len };
+        Ok(self.change_at(&mut state, place, 0, change).by(Some(writer)))
+    }
+
+    /// Overwrites bytes of the filling part. Bytes beyond it are for the next call.
+    fn patch_tail(self: &Arc<Self>, state: &mut OpenFileState, offset: u64, data: &[u8]) -> WriteOutcome {
+        let Content::Streaming { stream, .. } = &mut state.content else {
+            return WriteOutcome::Committing;
+        };
+        let bytes = stream.patch(offset, data);
+        if bytes == 0
+            && let Some((file, at, len)) = stream.spilled_range(offset)
+        {
+            let len = len.min(data.len() as u64) as usize;
+            return self.begin_change(state, ChangeKind::PatchSpilled { offset, file, at, len });
         }
         state.mtime = clock::now();
-        state.note_change(writer);
-        Ok(WriteOutcome::Accepted(Appended { bytes: 0, wait: None }))
+        accepted(bytes, None)
     }
 }
 
-fn append_only_after_unlink() -> Error {
-    let detail = "a deleted file that was streamed accepts only writes at its end";
-    Error::new(ErrorKind::Unsupported, detail)
+fn accepted(bytes: usize, wait: Option<Wait>) -> WriteOutcome {
+    WriteOutcome::Accepted(Appended { bytes, wait })
 }
 
 /// Whether a range of the base comes before `offset`.
@@ -423,40 +468,29 @@ fn append(
     state: &mut OpenFileState,
     data: &[u8],
     resolve_target: &dyn Fn() -> Option<CommitTarget>,
-    may_block: bool,
-) -> Result<WriteOutcome> {
-    let Content::Streaming { stream, .. } = &mut state.content else {
-        return Ok(WriteOutcome::Committing);
-    };
-    let appended = stream.append(data, resolve_target, may_block)?;
-    if appended.bytes > 0 {
-        state.mtime = clock::now();
-    }
-    Ok(WriteOutcome::Accepted(appended))
-}
-
-/// Overwrites bytes of the filling part. Bytes beyond it are for the next call.
-fn patch_tail(state: &mut OpenFileState, offset: u64, data: &[u8]) -> Result<WriteOutcome> {
-    let Content::Streaming { stream, .. } = &mut state.content else {
-        return Ok(WriteOutcome::Committing);
-    };
-    let bytes = stream.patch(offset, data)?;
-    state.mtime = clock::now();
-    Ok(WriteOutcome::Accepted(Appended { bytes, wait: None }))
-}
-
-/// Appends zeros up to `offset`, as far as there is room.
-fn zero_fill(
-    state: &mut OpenFileState,
-    offset: u64,
-    resolve_target: &dyn Fn() -> Option<CommitTarget>,
-    may_block: bool,
 ) -> Result<Appended> {
     let Content::Streaming { stream, .. } = &mut state.content else {
         return Ok(Appended { bytes: 0, wait: Some(Wait::Commit) });
     };
-    let wait = stream.append_gap(offset, resolve_target, may_block)?;
-    Ok(Appended { bytes: 0, wait })
+    let appended = stream.append(data, resolve_target)?;
+    if appended.bytes > 0 {
+        state.mtime = clock::now();
+    }
+    Ok(appended)
+}
+
+/// Appends zeros up to `offset`, as far as there is room. Returns no bytes, and the number of zeros that are
+/// left.
+fn zero_fill(
+    state: &mut OpenFileState,
+    offset: u64,
+    resolve_target: &dyn Fn() -> Option<CommitTarget>,
+) -> Result<(Appended, u64)> {
+    let Content::Streaming { stream, .. } = &mut state.content else {
+        return Ok((Appended { bytes: 0, wait: Some(Wait::Commit) }, 0));
+    };
+    let wait = stream.append_gap(offset, resolve_target)?;
+    Ok((Appended { bytes: 0, wait }, offset.saturating_sub(stream.frontier())))
 }
 
 fn report_failure(content: &Content) -> Result<WriteOutcome> {

@@ -1,0 +1,238 @@
+//! The local disk of a mount: the directory of its files, and the threads that wait for it.
+//!
+//! A disk may be slow, or hang completely. So no task of the runtime and no lock waits for it: all work runs on
+//! a bounded number of blocking threads, and its caller waits asynchronously, with a deadline. Work that has
+//! begun cannot be cancelled. If its caller gives up, it runs on, and what it owns lives until its end.
+
+use std::fs::File;
+use std::io;
+use std::mem::ManuallyDrop;
+use std::ops::Deref;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::units::exact_duration;
+
+/// Threads that work on the disk. If it hangs, this many threads hang, and further work waits for them.
+const THREADS_MAX: usize = 16;
+/// Threads for work that nothing waits for. Each may hold the memory of one part while the disk hangs.
+const BACKGROUND_THREADS_MAX: usize = 2;
+
+/// The directory of staged files, cached files and spilled parts.
+#[derive(Debug)]
+pub struct LocalDisk {
+    dir: PathBuf,
+    /// The longest wait for one piece of work.
+    wait_max: Duration,
+    threads: Arc<Semaphore>,
+    background_threads: Arc<Semaphore>,
+    /// Closes files. The thread starts with the first one; `None` if it cannot start.
+    closer: OnceLock<Option<Sender<Closing>>>,
+}
+
+#[derive(Debug)]
+enum Closing {
+    File(File),
+    /// Answered when all files before it are closed.
+    Barrier(Sender<()>),
+}
+
+impl LocalDisk {
+    pub fn new(dir: &Path, wait_max: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            dir: dir.to_owned(),
+            wait_max,
+            threads: Arc::new(Semaphore::new(THREADS_MAX)),
+            background_threads: Arc::new(Semaphore::new(BACKGROUND_THREADS_MAX)),
+            closer: OnceLock::new(),
+        })
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Runs `work`, which may block for the disk. `Timeout` after the longest wait.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.in_time(run_on(self.threads.clone(), work)).await?
+    }
+
+    /// Runs `work` that no request waits for, without a deadline. It takes no thread of [`Self::run`].
+    pub async fn run_in_background<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        run_on(self.background_threads.clone(), work).await
+    }
+
+    /// Waits for something that the disk does. `Timeout` after the longest wait.
+    pub async fn in_time<T>(&self, work: impl Future<Output = T>) -> Result<T> {
+        tokio::time::timeout(self.wait_max, work).await.map_err(|_| {
+            let (dir, limit) = (self.dir.display(), exact_duration(self.wait_max));
+            Error::new(ErrorKind::Timeout, format!("the local disk of {dir} did not answer for {limit}"))
+        })
+    }
+
+    /// Creates a file without a name: a crash leaves nothing behind. Blocks.
+    pub fn create(self: &Arc<Self>) -> io::Result<Arc<LocalFile>> {
+        let file = ManuallyDrop::new(tempfile::tempfile_in(&self.dir)?);
+        Ok(Arc::new(LocalFile { file, disk: self.clone() }))
+    }
+
+    fn closer(&self) -> Option<&Sender<Closing>> {
+        self.closer.get_or_init(start_closer).as_ref()
+    }
+
+    /// Waits until all files that were dropped before are closed, so that their space is free. Blocks.
+    pub fn wait_closed(&self) {
+        if let Some(Some(closer)) = self.closer.get() {
+            let (closed, all_closed) = channel();
+            if closer.send(Closing::Barrier(closed)).is_ok() {
+                // An error means that the closer has ended.
+                let _ = all_closed.recv();
+            }
+        }
+    }
+}
+
+/// Runs `work` on a blocking thread once there is a permit.
+async fn run_on<T: Send + 'static>(
+    threads: Arc<Semaphore>,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    const ABORTED: &str = "work on the local disk was aborted";
+    // The semaphore is never closed.
+    let permit = threads.acquire_owned().await.map_err(|e| Error::with_source(ErrorKind::Io, ABORTED, e))?;
+    let done = tokio::task::spawn_blocking(move || {
+        let done = work();
+        drop(permit);
+        done
+    });
+    done.await.map_err(|e| Error::with_source(ErrorKind::Io, ABORTED, e))?
+}
+
+/// Closing the last descriptor of a large file without a name frees its blocks, which takes time.
+fn start_closer() -> Option<Sender<Closing>> {
+    let (closer, files): (_, Receiver<Closing>) = channel();
+    let close_all = move || {
+        for closing in files {
+            match closing {
+                Closing::File(file) => drop(file),
+                Closing::Barrier(closed) => drop(closed),
+            }
+        }
+    };
+    std::thread::Builder::new().name("closer".to_owned()).spawn(close_all).ok().map(|_| closer)
+}
+
+/// A file of the disk without a name. Dropping it does not block: a thread of its own closes it.
+#[derive(Debug)]
+pub struct LocalFile {
+    file: ManuallyDrop<File>,
+    disk: Arc<LocalDisk>,
+}
+
+impl LocalFile {
+    pub fn disk(&self) -> &Arc<LocalDisk> {
+        &self.disk
+    }
+
+    /// Fills `out` with the bytes at `offset`, and with zeros from the end of the file on. Blocks.
+    pub fn read_at_zero_filled(&self, out: &mut [u8], offset: u64) -> io::Result<()> {
+        let mut done = 0;
+        while done < out.len() {
+            match self.file.read_at(&mut out[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        out[done..].fill(0);
+        Ok(())
+    }
+}
+
+impl Deref for LocalFile {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.file
+    }
+}
+
+impl Drop for LocalFile {
+    fn drop(&mut self) {
+        // SAFETY: the field is not used again.
+        let file = unsafe { ManuallyDrop::take(&mut self.file) };
+        if let Some(closer) = self.disk.closer() {
+            // An error returns the file, which is closed here.
+            let _ = closer.send(Closing::File(file));
+        }
+    }
+}
+
+#[cfg(test)]
+impl LocalDisk {
+    /// A disk for tests.
+    pub fn of(dir: &tempfile::TempDir) -> Arc<Self> {
+        Self::new(dir.path(), Duration::from_secs(20))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn hung_work_takes_a_bounded_number_of_threads() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = LocalDisk::new(dir.path(), Duration::from_millis(300));
+        let (released, hang) = channel::<()>();
+        let hang = Arc::new(parking_lot::Mutex::new(hang));
+        let mut requests = tokio::task::JoinSet::new();
+        for _ in 0..THREADS_MAX + 3 {
+            let (disk, hang) = (disk.clone(), hang.clone());
+            requests.spawn(async move { disk.run(move || Ok(hang.lock().recv().is_ok())).await });
+        }
+        for request in requests.join_all().await {
+            assert_eq!(request.unwrap_err().kind(), ErrorKind::Timeout);
+        }
+        assert_eq!(disk.threads.available_permits(), 0);
+        assert_eq!(disk.run_in_background(|| Ok(7)).await.unwrap(), 7);
+        drop(released);
+        let answered = async {
+            loop {
+                if let Ok(answer) = disk.run(|| Ok(8)).await {
+                    return answer;
+                }
+            }
+        };
+        assert_eq!(tokio::time::timeout(Duration::from_secs(20), answered).await.unwrap(), 8);
+    }
+
+    #[test]
+    fn dropped_file_is_closed_by_another_thread() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = LocalDisk::of(&dir);
+        let file = disk.create().unwrap();
+        file.write_all_at(b"abc", 0).unwrap();
+        let mut out = *b"xxxxx";
+        file.read_at_zero_filled(&mut out, 1).unwrap();
+        assert_eq!(out, *b"bc\0\0\0");
+        let descriptor = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&**file));
+        let link = std::fs::read_link(&descriptor).unwrap();
+        drop(file);
+        disk.wait_closed();
+        assert_ne!(std::fs::read_link(&descriptor).ok(), Some(link));
+    }
+}
