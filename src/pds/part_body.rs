@@ -23,6 +23,10 @@ use crate::pds::connectivity::Connectivity;
 const READ_BYTES: u64 = 256 << 10;
 /// Reads of stored frames that run at once for one PUT.
 const READS_AHEAD: usize = 2;
+/// How long a PUT waits for the local disk before it returns its permit and waits without one.
+const DISK_WAIT_MAX: Duration = Duration::from_secs(2);
+/// Bytes of a read that shows whether the local disk answers.
+const PROBE_BYTES: u64 = 4096;
 
 /// The source of zeros.
 pub static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
@@ -155,7 +159,7 @@ pub(super) struct PartBody {
 /// A piece that is sent soon.
 enum Ahead {
     Ready(Bytes),
-    Read(JoinHandle<Result<Bytes>>),
+    Read(Frame, JoinHandle<Result<Bytes>>),
 }
 
 /// How much of a body the connection has accepted.
@@ -165,14 +169,34 @@ pub(super) struct BodyProgress {
     /// CRC-64/XZ of these bytes.
     crc64: AtomicU64,
     is_complete: AtomicBool,
-    /// The failure of the local disk that has ended the body. A leaf lock.
-    disk_error: Mutex<Option<Error>>,
+    disk: Mutex<DiskProgress>,
+}
+
+/// The reads of stored frames. Locked as a leaf.
+#[derive(Debug, Default)]
+struct DiskProgress {
+    /// The read that the body waits for, and since when.
+    waits_for: Option<(Frame, Instant)>,
+    /// The failure that has ended the body.
+    error: Option<Error>,
 }
 
 impl BodyProgress {
     /// The failure of the local disk that has ended the body, if any. A repetition does not mend it.
     pub(super) fn disk_error(&self) -> Option<Error> {
-        self.disk_error.lock().clone()
+        self.disk.lock().error.clone()
+    }
+
+    /// Resolves with the stored frame that the body has waited for longer than [`DISK_WAIT_MAX`].
+    pub(super) async fn disk_stalled(&self) -> Frame {
+        loop {
+            tokio::time::sleep(DISK_WAIT_MAX / 4).await;
+            if let Some((frame, since)) = &self.disk.lock().waits_for
+                && since.elapsed() >= DISK_WAIT_MAX
+            {
+                return frame.clone();
+            }
+        }
     }
 
     pub(super) fn crc64(&self) -> u64 {
@@ -221,10 +245,14 @@ impl PartBody {
             if frame.bytes() > bytes_max {
                 self.frames.push_front(frame.slice(bytes_max, u64::MAX));
             }
-            self.ahead.push_back(match frame.slice(0, bytes_max) {
+            let next = frame.slice(0, bytes_max);
+            self.ahead.push_back(match next {
                 Frame::Memory(bytes) => Ahead::Ready(bytes),
-                Frame::Stored { file, offset, bytes } => Ahead::Read(tokio::spawn(read(file, offset, bytes))),
                 Frame::Zeros(bytes) => Ahead::Ready(Bytes::from_static(&ZEROS[..bytes as usize])),
+                Frame::Stored { ref file, offset, bytes } => {
+                    let read = tokio::spawn(read(file.clone(), offset, bytes));
+                    Ahead::Read(next, read)
+                }
             });
         }
     }
@@ -235,15 +263,23 @@ impl PartBody {
         let piece = match self.ahead.front_mut() {
             None => return Poll::Ready(None),
             Some(Ahead::Ready(bytes)) => Ok(std::mem::take(bytes)),
-            Some(Ahead::Read(read)) => {
+            Some(Ahead::Read(frame, read)) => {
                 let aborted = |e| Err(Error::with_source(ErrorKind::Io, "a local read was aborted", e));
-                ready!(Pin::new(read).poll(context)).unwrap_or_else(aborted)
+                let polled = Pin::new(read).poll(context);
+                let mut disk = self.progress.disk.lock();
+                if polled.is_pending() {
+                    disk.waits_for.get_or_insert_with(|| (frame.clone(), Instant::now()));
+                    return Poll::Pending;
+                }
+                disk.waits_for = None;
+                drop(disk);
+                ready!(polled).unwrap_or_else(aborted)
             }
         };
         self.ahead.pop_front();
         Poll::Ready(Some(piece.map_err(|error| {
             let failed = std::io::Error::other(error.to_string());
-            *self.progress.disk_error.lock() = Some(error);
+            self.progress.disk.lock().error = Some(error);
             failed
         })))
     }
@@ -258,6 +294,14 @@ impl PartBody {
         let is_quick = self.stepped_at.replace(now).is_some_and(|before| now - before <= QUICK_STEP);
         self.step_bytes = if is_quick { (self.step_bytes * 2).min(STEP_BYTES_MAX) } else { STEP_BYTES_MIN };
         self.current.len().min(self.step_bytes)
+    }
+}
+
+/// Waits until the local disk answers for a stored frame, at most until its deadline. Other frames need no disk.
+pub(super) async fn wait_for_disk(frame: Option<Frame>) {
+    if let Some(Frame::Stored { file, offset, bytes }) = frame {
+        // The PUT reads it again, and reports an error.
+        let _ = read(file, offset, bytes.min(PROBE_BYTES)).await.is_ok();
     }
 }
 

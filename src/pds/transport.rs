@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use reqwest::{Client, RequestBuilder, Response, Url};
 use serde::Serialize;
@@ -22,7 +22,7 @@ use crate::auth::sign::{Authorization, authorization_headers};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pds::call_limiter::CallLimiter;
 use crate::pds::connectivity::Connectivity;
-use crate::pds::part_body::{Frame, PartBody, upload_stalled};
+use crate::pds::part_body::{Frame, PartBody, upload_stalled, wait_for_disk};
 use crate::pds::put_control::{PutControl, PutEnd};
 use crate::pds::retry::{Delivery, Idempotency, RequestFailure, RetryPolicy};
 use crate::pds::types::PartUrl;
@@ -331,8 +331,10 @@ impl Transport {
         control: &C,
     ) -> std::result::Result<PutAnswer, RequestFailure> {
         let progress = AtomicU64::new(0);
+        // The stored frame that the last attempt has waited for; at first the first one.
+        let stuck = Mutex::new(body.iter().find(|frame| frame.is_stored()).cloned());
         let attempt = async |permit| {
-            let answer = self.put_once(url, body, &progress, control.bytes_moved()).await;
+            let answer = self.put_once(url, body, &progress, control.bytes_moved(), &stuck).await;
             let end = match &answer {
                 Ok(PutAnswer::Stored { .. }) => PutEnd::Stored,
                 Err(failure) if failure.error.kind() == ErrorKind::Throttled => PutEnd::Throttled,
@@ -341,7 +343,12 @@ impl Transport {
             control.ended(permit, end);
             answer
         };
-        let admit = || control.admit();
+        let admit = async || {
+            // Without a permit: other parts need no local disk, or another one.
+            let frame = stuck.lock().clone();
+            wait_for_disk(frame).await;
+            control.admit().await
+        };
         policy.run_admitted(Idempotency::Safe, &self.connectivity, &progress, admit, attempt).await
     }
 
@@ -351,6 +358,7 @@ impl Transport {
         frames: &[Frame],
         progress: &AtomicU64,
         moved: &Arc<AtomicU64>,
+        stuck: &Mutex<Option<Frame>>,
     ) -> std::result::Result<PutAnswer, RequestFailure> {
         const WHAT: &str = "part upload";
         let (body, sent) = PartBody::new(frames, self.connectivity.clone(), moved.clone());
@@ -363,6 +371,10 @@ impl Transport {
         let send = self.send(WHAT, request.body(reqwest::Body::wrap(body)));
         let response = tokio::select! {
             response = send => response,
+            frame = sent.disk_stalled() => {
+                *stuck.lock() = Some(frame);
+                Err(idle_timeout("read of the local disk"))
+            }
             () = upload_stalled(&sent, self.limits.idle) => Err(idle_timeout(WHAT)),
             () = self.connectivity.detect_stall_after_change(|| sent.bytes()) => Err(idle_timeout(WHAT)),
             () = silence => Err(offline(WHAT, Delivery::Unknown)),

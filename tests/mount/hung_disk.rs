@@ -219,7 +219,7 @@ fn hung_cached_files_delay_no_other_request() {
 fn commits_that_hang_delay_no_other_request() {
     let (rig, disk) = (Rig::new(), SlowDisk::new());
     let mount = mount_with_timeout(&rig, &disk, "60s");
-    let names = ["a", "b", "c"];
+    let names = ["a", "b", "c", "d", "e", "f"];
     let files = names.map(|name| {
         let file = File::create(mount.at(name)).unwrap();
         file.write_all_at(&[7; 1000], 5000).unwrap();
@@ -229,7 +229,7 @@ fn commits_that_hang_delay_no_other_request() {
     // The commits have computed their hashes, and send once the disk hangs.
     rig.server().faults().add(FaultRule::new("file/create", FaultAction::Stall));
     let closed = files.map(|file| in_background(move || drop(file)));
-    rig.block_on(rig.server().faults().wait_for_hits(3));
+    rig.block_on(rig.server().faults().wait_for_hits(6));
     let hang = disk.hang(Hanging::Data);
     rig.server().faults().clear();
     hang.wait_for(2);
