@@ -104,12 +104,12 @@ async fn upload_stream(
 ) -> Result<UploadedParts> {
     let (hashed, queue) = mpsc::unbounded_channel();
     let sender = PartSender::new(context, in_flight.clone(), transfer);
-    fail_writer(&in_flight, async {
+    let upload = Box::pin(async {
         let (sha1, (session, crc64, target)) =
             tokio::try_join!(hash_stream(parts, hashed), sender.run(target, queue))?;
         Ok(UploadedParts { session, sha1, crc64, target })
-    })
-    .await
+    });
+    fail_writer(&in_flight, upload).await
 }
 
 /// Runs an upload. Its writer gets its error, and learns of its panic.
