@@ -154,6 +154,11 @@ impl Drop for Locked<'_> {
 }
 
 impl Content {
+    /// Whether a range of the base must be back-filled before `offset` can be written.
+    pub(super) fn needs_backfill(&self, offset: u64) -> bool {
+        matches!(self, Self::Streaming { stream, .. } if stream.next_backfill(offset).is_some())
+    }
+
     /// Size in bytes.
     pub(super) fn bytes(&self) -> u64 {
         match self {

@@ -131,7 +131,7 @@ impl OpenFile {
                     return Ok(self.spill_if_needed(state, appended, ChangeKind::Spill { skip: 0 }));
                 }
                 WritePlan::PatchTail => return Ok(self.patch_tail(state, offset, data)),
-                WritePlan::ZeroFill if needs_backfill(&state.content, offset) => {
+                WritePlan::ZeroFill if state.content.needs_backfill(offset) => {
                     return Ok(WriteOutcome::MustBackfill { to: offset });
                 }
                 WritePlan::ZeroFill => {
@@ -457,11 +457,6 @@ impl OpenFile {
 
 fn accepted(bytes: usize, wait: Option<Wait>) -> WriteOutcome {
     WriteOutcome::Accepted(Appended { bytes, wait })
-}
-
-/// Whether a range of the base comes before `offset`.
-fn needs_backfill(content: &Content, offset: u64) -> bool {
-    matches!(content, Content::Streaming { stream, .. } if stream.next_backfill(offset).is_some())
 }
 
 fn append(
