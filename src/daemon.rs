@@ -18,6 +18,7 @@ use crate::status::Progress;
 use crate::status::systemd::SystemdNotifier;
 use crate::vfs::{DrainReport, Stage, Vfs};
 use observers::{ObserverSetup, Observers};
+#[cfg(feature = "server")]
 use progress_watch::ProgressWatch;
 use signals::Signals;
 use supervision::Supervision;
@@ -100,6 +101,7 @@ struct ReachedDrive {
 pub struct RunningMount {
     vfs: Arc<Vfs>,
     kernel: KernelMount,
+    #[cfg(feature = "server")]
     progress_watch: ProgressWatch,
     /// A stop without progress for this time is aborted.
     stop_limit: Duration,
@@ -169,13 +171,22 @@ impl ReachedDrive {
     async fn mount(self) -> Result<RunningMount> {
         let Self { config, drive, progress, observers } = self;
         let config = Arc::new(config);
+        #[cfg(feature = "server")]
         let progress_watch = ProgressWatch::new(progress.clone(), drive.clone());
         let vfs = Vfs::new(config.clone(), drive, progress.clone());
         let kernel = KernelMount::start(vfs.clone(), &config).await.map_err(preflight::explain)?;
         let stop_limit = config.options.commit_timeout + STOP_MARGIN;
         let managed_stop_limit = config.options.stall_timeout + STALL_MARGIN;
         let observers = observers.start(vfs.clone(), config, progress);
-        Ok(RunningMount { vfs, kernel, progress_watch, stop_limit, managed_stop_limit, observers })
+        Ok(RunningMount {
+            vfs,
+            kernel,
+            #[cfg(feature = "server")]
+            progress_watch,
+            stop_limit,
+            managed_stop_limit,
+            observers,
+        })
     }
 }
 

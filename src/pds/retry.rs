@@ -287,6 +287,7 @@ mod tests {
         assert!(!failure(Delivery::NotSent).is("NotFound.Upload"));
     }
 
+    #[cfg(feature = "server")]
     #[tokio::test]
     async fn abandoned_service_ends_attempts_and_pauses() {
         let connectivity = Connectivity::new(true);
