@@ -41,7 +41,7 @@ use crate::pds::drive::{
     CallPriority, DOWNLOAD_URL_LIFETIME_MAX, DownloadUrl, Drive, RangeError, RangeRequest,
 };
 use blocks::Blocks;
-use open_bodies::{Admission, OpenBodies};
+use open_bodies::{Admission, OpenBodies, QueuedRun};
 use seen_objects::SeenObjects;
 use urls::{LiveUrl, UrlCache};
 
@@ -82,9 +82,13 @@ impl Reader {
         offset: u64,
         len: u64,
     ) -> Result<Bytes> {
-        let fetch = |run, priority| {
+        let fetch = |run: Range<u64>, priority| {
             let (reader, target) = (self.clone(), target.clone());
-            async move { reader.fetch(&target, run, priority).await }
+            // Read-ahead has its permit. It takes its place now, before the next read of the program, which may be
+            // far behind it. A read that waits for a permit must not hold up runs that have one.
+            let is_ahead = priority == CallPriority::ReadAhead;
+            let queued = is_ahead.then(|| self.bodies.enqueue(&target, run.start)).flatten();
+            async move { reader.fetch(&target, run, queued, priority).await }
         };
         self.blocks.read(target, cursor, offset, len, fetch).await
     }
@@ -114,9 +118,10 @@ impl Reader {
         self: &Arc<Self>,
         target: &ReadTarget,
         run: Range<u64>,
+        queued: Option<QueuedRun>,
         priority: CallPriority,
     ) -> Result<Bytes> {
-        let admission = self.bodies.admit(target, &run, || self.blocks.cached(target, &run)).await;
+        let admission = self.bodies.admit(target, &run, queued, || self.blocks.cached(target, &run)).await;
         let turn = match admission {
             Admission::Fetch(turn) => turn,
             Admission::Cached(bytes) => return Ok(bytes),

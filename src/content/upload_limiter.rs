@@ -123,11 +123,10 @@ impl UploadPermit {
 
 impl Drop for UploadPermit {
     fn drop(&mut self) {
-        let others_wait = self.limiter.permits.available_permits() == 0;
         self.limiter.adjust(|controller| {
             let now = Instant::now();
             match self.end {
-                PutEnd::Stored => controller.finished(now, self.start, self.bytes, others_wait),
+                PutEnd::Stored => controller.finished(now, self.start, self.bytes),
                 PutEnd::Throttled => controller.throttled(now, self.start),
                 PutEnd::Failed => controller.abandoned(now),
             }

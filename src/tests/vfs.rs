@@ -18,6 +18,7 @@ use crate::server::{FaultAction, FaultRule, Server, ServerConfig};
 use crate::status::Progress;
 use crate::vfs::{Caller, DirEntry, Fh, RenameMode, Vfs};
 
+mod killed_closer;
 mod write_wait;
 
 const ROOT: Ino = Ino::ROOT;

@@ -350,7 +350,7 @@ impl Vfs {
         if !file.has_local_content() || !may_commit {
             return Ok(());
         }
-        let (is_killed, is_still_open) = self.look_at_closer(&handle, caller).await;
+        let (is_killed, is_still_open) = self.look_at_closer(&handle, caller).await?;
         handle.note_close(is_killed);
         if is_killed && self.is_overwriting(file) {
             // Another process may have the handle too, so its RELEASE decides.
@@ -367,19 +367,25 @@ impl Vfs {
 
     /// Whether the process that closes a descriptor dies of a signal, and whether the process that opened the
     /// handle still has the file open for writing. `None` if that is unknown.
-    async fn look_at_closer(&self, handle: &Handle, caller: Caller) -> (bool, Option<bool>) {
-        let (opener, ino, device) = (handle.id.opener, handle.file.ino(), self.device.get().copied());
-        let look = move || {
-            let (is_killed, closer) = (dies_of_signal(caller.tid), thread_group(caller.tid));
-            if closer.is_some() && opener.is_some() && closer != opener {
-                return (is_killed, Some(true));
-            }
-            (is_killed, closer.zip(device).and_then(|(closer, device)| holds_open(closer, ino, device)))
+    async fn look_at_closer(&self, handle: &Handle, caller: Caller) -> Result<(bool, Option<bool>)> {
+        // Not bounded: without the fact, the overwrite of a killed process could be committed. It waits for no lock
+        // of the process.
+        let look = move || (dies_of_signal(caller.tid), thread_group(caller.tid));
+        let (is_killed, closer) = tokio::task::spawn_blocking(look).await.map_err(look_failed)?;
+        let (opener, ino) = (handle.id.opener, handle.file.ino());
+        if closer.is_some() && opener.is_some() && closer != opener {
+            return Ok((is_killed, Some(true)));
+        }
+        let Some((closer, device)) = closer.zip(self.device.get().copied()) else {
+            return Ok((is_killed, None));
         };
-        // The process may have many descriptors. If `execve` closes them, the kernel holds a lock that `/proc`
-        // waits for: the look ends only after the answer to this FLUSH.
-        let looked = tokio::time::timeout(LOOK_MAX, tokio::task::spawn_blocking(look)).await;
-        looked.ok().and_then(std::result::Result::ok).unwrap_or_default()
+        // Bounded: a process may have many descriptors. If `execve` closes them, the kernel holds a lock that the
+        // look waits for: it ends only after the answer to this FLUSH.
+        let look = tokio::task::spawn_blocking(move || holds_open(closer, ino, device));
+        match tokio::time::timeout(LOOK_MAX, look).await {
+            Ok(looked) => Ok((is_killed, looked.map_err(look_failed)?)),
+            Err(_) => Ok((is_killed, None)),
+        }
     }
 
     /// Commits content and attributes of the file, through any handle. Only a process that wrote may publish
@@ -467,6 +473,10 @@ impl Vfs {
         }
         Ok(())
     }
+}
+
+fn look_failed(error: tokio::task::JoinError) -> Error {
+    Error::new(ErrorKind::Cancelled, format!("the look at the closing process failed: {error}"))
 }
 
 /// The commit that this change needs first is not possible for an unlinked file.

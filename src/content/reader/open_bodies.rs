@@ -106,12 +106,12 @@ impl OpenBodies {
         self: &Arc<Self>,
         target: &ReadTarget,
         run: &Range<u64>,
+        queued: Option<QueuedRun>,
         cached: impl Fn() -> Option<Bytes>,
     ) -> Admission {
-        if !self.table().is_serial(target) {
+        let Some(queued) = queued.or_else(|| self.enqueue(target, run.start)) else {
             return Admission::Fetch(self.turn(target, None, None));
-        }
-        let queued = self.enqueue(target, run.start);
+        };
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
             changed.as_mut().enable();
@@ -120,17 +120,24 @@ impl OpenBodies {
                 return Admission::Cached(bytes);
             }
             if let Some(turn) = self.try_take(target, run, queued.number) {
-                return Admission::Fetch(turn);
+                // Another run may have received the bytes and ended since the first look.
+                let received = turn.entry.and_then(|_| cached());
+                return received.map_or(Admission::Fetch(turn), Admission::Cached);
             }
             changed.await;
         }
     }
 
-    fn enqueue(self: &Arc<Self>, target: &ReadTarget, start: u64) -> QueuedRun {
+    /// Queues a run that begins at `start`. `None` if it needs no turn. Later runs of the file wait for a queued
+    /// one, so the caller must not wait for another run before it passes the place to [`Self::admit`].
+    pub(super) fn enqueue(self: &Arc<Self>, target: &ReadTarget, start: u64) -> Option<QueuedRun> {
         let mut table = self.table();
+        if !table.is_serial(target) {
+            return None;
+        }
         let number = table.number();
         table.waiting.entry(target.clone()).or_default().insert((start, number));
-        QueuedRun { bodies: self.clone(), target: target.clone(), start, number }
+        Some(QueuedRun { bodies: self.clone(), target: target.clone(), start, number })
     }
 
     fn try_take(self: &Arc<Self>, target: &ReadTarget, run: &Range<u64>, number: u64) -> Option<Turn> {
@@ -293,8 +300,9 @@ impl Drop for Turn {
     }
 }
 
-/// A run in the queue.
-struct QueuedRun {
+/// The place of a run in the queue. Its drop leaves the queue.
+#[derive(Debug)]
+pub(super) struct QueuedRun {
     bodies: Arc<OpenBodies>,
     target: ReadTarget,
     start: u64,

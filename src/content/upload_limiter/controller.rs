@@ -15,7 +15,7 @@ use super::scaling::Scaling;
 pub(super) const LIMIT_MIN: usize = 4;
 /// Bytes that may be in flight before anything is known, if that is more than [`LIMIT_MIN`] parts.
 const START_BYTES: u64 = 32 << 20;
-/// Full parts that may wait for a permit, at least. The limit grows only while parts wait.
+/// Full parts that may wait for a permit, at least.
 const WAITING_MIN: usize = 3;
 /// Part of the limit that may wait.
 const WAITING_FRACTION: usize = 4;
@@ -54,6 +54,8 @@ pub(super) struct ConcurrencyController {
     /// Bytes per second before the last idle time.
     last_rate: Option<f64>,
     throttled_at: Option<Instant>,
+    /// The last start of a PUT that took the last free place.
+    full_at: Option<Instant>,
     in_flight: usize,
     /// The integral of `in_flight` up to `integrated_to`, in seconds.
     in_flight_seconds: f64,
@@ -90,6 +92,7 @@ impl ConcurrencyController {
             measured_since: None,
             last_rate: None,
             throttled_at: None,
+            full_at: None,
             in_flight: 0,
             in_flight_seconds: 0.0,
             integrated_to: None,
@@ -114,11 +117,14 @@ impl ConcurrencyController {
             self.measured_since = Some(now);
         }
         self.in_flight += 1;
+        if self.in_flight >= self.limit {
+            self.full_at = Some(now);
+        }
         PutStart { at: now, in_flight_seconds: self.in_flight_seconds }
     }
 
-    /// The PUT of a part of `bytes` was stored. `others_wait`: another part could have been sent.
-    pub(super) fn finished(&mut self, now: Instant, start: PutStart, bytes: u64, others_wait: bool) {
+    /// The PUT of a part of `bytes` was stored.
+    pub(super) fn finished(&mut self, now: Instant, start: PutStart, bytes: u64) {
         self.abandoned(now);
         let elapsed = now.duration_since(start.at);
         self.completed.push_back(CompletedPart { at: now, bytes, elapsed });
@@ -136,7 +142,10 @@ impl ConcurrencyController {
         let queueing = self.limit as f64 * (1.0 - self.base_put_seconds / elapsed);
         self.is_starting &= queueing < QUEUEING_HIGH;
         let more = if self.is_starting { 2 } else { usize::from(queueing < QUEUEING_LOW) };
-        if more > 0 && others_wait {
+        // PUTs end in bursts, faster than the writer begins new parts. So what counts is whether the limit was
+        // reached while this one was in flight, and not whether it is reached at its end.
+        let was_full = self.full_at.is_some_and(|full_at| full_at >= start.at);
+        if more > 0 && was_full {
             self.limit = (self.limit + more).min(self.limit_max);
         } else if queueing > QUEUEING_HIGH {
             self.limit = (self.limit - 1).max(self.limit_min);

@@ -1,4 +1,5 @@
-//! The controller in a closed loop: a writer that refills its lead at once, and PUTs that share a line.
+//! The controller in a closed loop: a writer that refills its lead after each burst of ended PUTs, and PUTs that
+//! share a line.
 
 use super::*;
 
@@ -76,6 +77,10 @@ impl Upload {
             self.ahead += 1;
             self.queued += 1;
         }
+        self.begin_queued();
+    }
+
+    fn begin_queued(&mut self) {
         while self.queued > 0 && self.puts.len() < self.controller.limit() {
             self.queued -= 1;
             let (weight, start) = (self.weight(), self.controller.started(self.now()));
@@ -97,14 +102,14 @@ impl Upload {
                 put.bytes_left -= step * rate(put);
             }
             while let Some(index) = self.puts.iter().position(|put| put.bytes_left < 0.5) {
-                let others_wait = self.puts.len() >= self.controller.limit();
                 let (put, now) = (self.puts.remove(index), self.now());
-                self.controller.finished(now, put.start, self.controller.part_bytes, others_wait);
+                self.controller.finished(now, put.start, self.controller.part_bytes);
                 self.ahead -= 1;
                 self.stored += 1;
-                self.refill();
+                self.begin_queued();
                 check(self);
             }
+            self.refill();
         }
     }
 
@@ -124,6 +129,13 @@ fn slow_connections_reach_the_full_limit() {
         let in_flight = (upload.stored - before) as f64 / 10.0;
         assert!(in_flight > 26.0, "{in_flight} in flight at {mib} MiB/s, noise {noise}");
     }
+}
+
+#[test]
+fn limit_triples_with_each_round_of_a_burst() {
+    let mut upload = Upload::new(PART);
+    upload.run(Line::of_connections(8.0), 2.1, |_| {});
+    assert_eq!(upload.controller.limit(), 32, "after two rounds of one second");
 }
 
 #[test]
@@ -234,7 +246,7 @@ fn burst_does_not_inflate_the_rate() {
         let starts: Vec<_> = (0..4).map(|_| controller.started(now)).collect();
         for (part, begun) in starts.into_iter().enumerate() {
             now = start + Duration::from_millis(3200) * (round + 1) + Duration::from_millis(part as u64 * 30);
-            controller.finished(now, begun, PART, true);
+            controller.finished(now, begun, PART);
             // 10 MiB/s.
             assert!((1..=3).contains(&controller.parts_ahead_max()), "{round} {part}");
         }
@@ -246,7 +258,7 @@ fn small_files_do_not_set_the_rate() {
     let mut controller = ConcurrencyController::new(32, PART);
     let now = Instant::now();
     let start = controller.started(now);
-    controller.finished(now + Duration::from_millis(20), start, 100, false);
+    controller.finished(now + Duration::from_millis(20), start, 100);
     assert_eq!(controller.parts_ahead_max(), LIMIT_MIN);
 }
 
