@@ -95,6 +95,17 @@ impl ThreadEnd {
     }
 }
 
+/// Whether a thread is in the part of `execve` that closes descriptors: its process has the memory of the new
+/// program, and the program is not loaded yet.
+pub fn is_in_execve(tid: u32) -> bool {
+    read_proc(&format!("/proc/{tid}/status")).is_some_and(|status| has_no_program(&status))
+}
+
+fn has_no_program(status: &str) -> bool {
+    let code = status.lines().find_map(|line| line.strip_prefix("VmExe:"));
+    code.is_some_and(|code| code.trim() == "0 kB")
+}
+
 fn has_kill_pending(status: &str) -> bool {
     let pending = status.lines().filter_map(|line| {
         let hex = line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:"))?;
@@ -293,6 +304,11 @@ mod tests {
 
     #[test]
     fn proc_texts_are_parsed() {
+        assert!(has_no_program("VmStk:\t     132 kB\nVmExe:\t       0 kB\n"));
+        assert!(!has_no_program("State:\tZ (zombie)\n"));
+        // Checks the field name against the running kernel.
+        assert!(read_proc("/proc/self/status").unwrap().contains("\nVmExe:"));
+        assert!(!is_in_execve(std::process::id()));
         assert_eq!(parse_thread_group("Name:\tcp\nTgid:\t42\nPid:\t43\n"), Some(42));
         assert_eq!(Device::parse("0:52"), Some(Device { major: 0, minor: 52 }));
         assert_eq!(Device::parse("52"), None);

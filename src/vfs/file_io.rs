@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 
 use super::Vfs;
-use super::callers::{dies_of_signal, holds_open, thread_group};
+use super::callers::{dies_of_signal, holds_open, is_in_execve, thread_group};
 use super::handles::{Access, Handle, HandleId};
 use super::types::{Caller, Entry, Fh, OpenedFile};
 use crate::clock;
@@ -25,8 +25,8 @@ use crate::posix::Posix;
 use crate::tree::{FileKind, Name};
 use crate::units::exact_duration;
 
-/// Longest look at the descriptors of a process that closes one.
-const LOOK_MAX: Duration = Duration::from_millis(300);
+/// Longest look at the descriptors of a process that closes one. A process may have very many.
+const LOOK_MAX: Duration = Duration::from_secs(5);
 
 impl Vfs {
     /// `flags` as in open(2).
@@ -368,19 +368,18 @@ impl Vfs {
     /// Whether the process that closes a descriptor dies of a signal, and whether the process that opened the
     /// handle still has the file open for writing. `None` if that is unknown.
     async fn look_at_closer(&self, handle: &Handle, caller: Caller) -> Result<(bool, Option<bool>)> {
-        // Not bounded: without the fact, the overwrite of a killed process could be committed. It waits for no lock
-        // of the process.
-        let look = move || (dies_of_signal(caller.tid), thread_group(caller.tid));
-        let (is_killed, closer) = tokio::task::spawn_blocking(look).await.map_err(look_failed)?;
+        // Not bounded: without these facts, the overwrite of a killed process could be committed. The look waits for
+        // no lock of the process.
+        let look = move || (dies_of_signal(caller.tid), thread_group(caller.tid), is_in_execve(caller.tid));
+        let (is_killed, closer, in_execve) = tokio::task::spawn_blocking(look).await.map_err(look_failed)?;
         let (opener, ino) = (handle.id.opener, handle.file.ino());
         if closer.is_some() && opener.is_some() && closer != opener {
             return Ok((is_killed, Some(true)));
         }
-        let Some((closer, device)) = closer.zip(self.device.get().copied()) else {
+        // `execve` closes descriptors under a lock that the next look would wait for.
+        let Some((closer, device)) = closer.zip(self.device.get().copied()).filter(|_| !in_execve) else {
             return Ok((is_killed, None));
         };
-        // Bounded: a process may have many descriptors. If `execve` closes them, the kernel holds a lock that the
-        // look waits for: it ends only after the answer to this FLUSH.
         let look = tokio::task::spawn_blocking(move || holds_open(closer, ino, device));
         match tokio::time::timeout(LOOK_MAX, look).await {
             Ok(looked) => Ok((is_killed, looked.map_err(look_failed)?)),

@@ -5,9 +5,6 @@ use std::sync::mpsc;
 
 use super::*;
 
-/// Longer than the bounded look at the descriptors of a closing process.
-const LONGER_THAN_A_LOOK: Duration = Duration::from_millis(500);
-
 /// A process that a signal has ended. `/proc` shows how until it is reaped.
 struct Zombie(Child);
 
@@ -50,7 +47,7 @@ fn late_look_finds_the_death_of_a_writer() {
         let (release, released) = mpsc::channel::<()>();
         let busy = tokio::task::spawn_blocking(move || released.recv());
         let mut flush = std::pin::pin!(rig.vfs.flush(opened.fh, killed));
-        let early = tokio::time::timeout(LONGER_THAN_A_LOOK, &mut flush).await;
+        let early = tokio::time::timeout(Duration::from_millis(500), &mut flush).await;
         assert!(early.is_err(), "the close ended without the look: {early:?}");
         release.send(()).unwrap();
         busy.await.unwrap().unwrap();
