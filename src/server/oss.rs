@@ -30,7 +30,7 @@ const DRAIN_BYTES_MAX: u64 = 1 << 30;
 
 /// How long the rest of a body stays unread after [`FaultAction::AnswerEarly`], so that the client gets the
 /// answer while it still sends.
-const EARLY_ANSWER_LEAD: Duration = Duration::from_secs(1);
+const EARLY_ANSWER_LEAD: Duration = Duration::from_secs(5);
 
 /// Why a request failed.
 enum Failure {

@@ -43,7 +43,7 @@ impl Rig {
         let endpoint = format!("http://{}", server.addr()).parse().unwrap();
         let credential = Credential::Token(Secret::new("token".into()));
         let mut config = MountConfig::new(endpoint, DriveId::new("1").unwrap(), credential);
-        config.options.commit_timeout = Duration::from_secs(2);
+        config.options.commit_timeout = Duration::from_secs(5);
         let drive = Drive::new(&config).unwrap();
         Self { server, drive, config: Arc::new(config), _data: data }
     }

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use pdsfs::server::Secret;
 
 use crate::monitoring::control_request;
-use crate::rig::{Mount, PATIENCE, Rig, errno, fresh_bytes, wait_until};
+use crate::rig::{Mount, PATIENCE, Rig, errno, fresh_bytes};
 
 const PART: usize = 64 << 10;
 
@@ -78,13 +78,11 @@ fn upload_resumes_after_new_login() {
             file.sync_all()
         }
     });
-    wait_until("the mount reports that its login has ended", || {
-        mount.log().iter().any(|line| line.contains("parked until a new login")).then_some(())
-    });
+    mount.wait_for_log("parked until a new login");
     // Calls other than writes fail at once, and the log names the remedy.
     let code = errno(std::fs::read_dir(mount.at("no-such-dir")));
     assert!(code == libc::EACCES || code == libc::ENOENT, "{code}");
-    assert!(mount.log().iter().any(|line| line.contains("run pdsfs login home")), "{:?}", mount.log());
+    mount.wait_for_log("run pdsfs login home");
     assert!(!writer.is_finished(), "the upload failed before the new login");
     accounts.login(&["--token"], crate::rig::TOKEN);
     let end = std::time::Instant::now() + PATIENCE;

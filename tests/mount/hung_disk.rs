@@ -14,11 +14,11 @@ use crate::rig::{Mount, PATIENCE, Rig, errno, fresh_bytes, is_mount, wait_until}
 use crate::slow_disk::{Hanging, SlowDisk};
 
 const PART: usize = 64 << 10;
-/// Longest answer of `stat`, `ls` and `pdsfs status` while the disk hangs.
-const ANSWER_MAX: Duration = Duration::from_millis(100);
+/// Longest answer of `stat`, `ls` and `pdsfs status` while the disk hangs. Below the deadline of the hung requests.
+const ANSWER_MAX: Duration = Duration::from_secs(1);
 
 fn mount(rig: &Rig, disk: &SlowDisk) -> Mount {
-    mount_with_timeout(rig, disk, "2s")
+    mount_with_timeout(rig, disk, "6s")
 }
 
 fn mount_with_timeout(rig: &Rig, disk: &SlowDisk, timeout: &str) -> Mount {
@@ -39,7 +39,7 @@ fn within_patience<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Sen
 
 /// The quickest of several attempts: other tests use the machine too.
 fn assert_quick(what: &str, work: impl Fn() + Clone + Send + 'static) {
-    let quickest = (0..10).map(|_| {
+    let quickest = (0..3).map(|_| {
         let work = work.clone();
         within_patience(what, move || {
             let start = Instant::now();
@@ -197,7 +197,7 @@ fn hung_cached_files_delay_no_other_request() {
             in_background(move || read_directly(&path, PART))
         })
         .collect();
-    hang.wait_for(1);
+    hang.wait_for(reads.len());
     assert_observable(&mount, &[&names[0], "."]);
     assert_other_files_work(&rig, &mount, "c");
     // The removal of a cached file does not wait for its local copy.

@@ -4,7 +4,7 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -26,7 +26,7 @@ impl Writer {
     fn start(script: &str, path: &Path) -> Self {
         let mut command = Command::new("sh");
         command.args(["-c", script]).env("f", path).stdin(Stdio::piped());
-        Self(command.spawn().unwrap())
+        Self(interruptible(&mut command).spawn().unwrap())
     }
 
     /// A program that copies its input over a file, as `cat > file` does.
@@ -63,6 +63,17 @@ impl Drop for Writer {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+/// SIGINT kills the program, also if this process was started with that signal ignored.
+fn interruptible(command: &mut Command) -> &mut Command {
+    // SAFETY: signal is async-signal-safe and touches nothing of this process.
+    unsafe {
+        command.pre_exec(|| {
+            libc::signal(libc::SIGINT, libc::SIG_DFL);
+            Ok(())
+        })
     }
 }
 
@@ -109,16 +120,24 @@ fn killed_overwrite_keeps_old_content() {
         }
         assert_eq!(saved(&rig), old);
         let why = "its program was killed while it wrote (192 KiB so far); the old content stays";
-        let log = mount.log();
-        let named = log.iter().filter(|line| line.contains(&format!("/f: not saved: {why}"))).count();
-        assert!(named == signals.len() && log.iter().any(|line| line.contains(" WARN ")), "{log:?}");
+        // The content is restored before its failure is recorded and logged.
+        let failures = wait_until("all failures are recorded", || {
+            Some(status(&mount).failures).filter(|failures| failures.len() >= signals.len())
+        });
+        assert_eq!(failures.len(), signals.len());
+        assert_eq!((failures[0].path.as_deref(), failures[0].text.as_str()), (Some("/f"), why));
+        let is_named = |line: &&String| line.contains(&format!("/f: not saved: {why}"));
+        let log = wait_until("all failures are logged", || {
+            let log = mount.log();
+            (log.iter().filter(is_named).count() >= signals.len()).then_some(log)
+        });
+        let named: Vec<_> = log.iter().filter(is_named).collect();
+        assert!(named.len() == signals.len() && named[0].contains(" WARN "), "{log:?}");
         assert_eq!(
             (pdsfs_xattr(&mount, "f", "state"), pdsfs_xattr(&mount, "f", "error")),
             ("failed".into(), why.into())
         );
         let status = status(&mount);
-        assert_eq!(status.failures.len(), signals.len());
-        assert_eq!((status.failures[0].path.as_deref(), status.failures[0].text.as_str()), (Some("/f"), why));
         assert_eq!((status.pending.files, status.transfers.len()), (0, 0));
         // The next complete overwrite is committed.
         fs::write(&path, b"complete").unwrap();
@@ -135,7 +154,7 @@ fn cp_that_is_interrupted_keeps_the_old_file() {
     rig.server().faults().add(FaultRule::new("put_part", FaultAction::Throttle { bytes_per_s: 60_000 }));
     let source = tempfile::NamedTempFile::new().unwrap();
     fs::write(source.path(), fresh_bytes(100 * PART)).unwrap();
-    let mut cp = Command::new("cp").arg(source.path()).arg(&path).spawn().unwrap();
+    let mut cp = interruptible(Command::new("cp").arg(source.path()).arg(&path)).spawn().unwrap();
     wait_until("cp writes", || (fs::metadata(&path).unwrap().len() > 2 * PART as u64).then_some(()));
     // SAFETY: kill takes no pointers; the pid belongs to our child, which is not reaped yet.
     assert_eq!(unsafe { libc::kill(cp.id().cast_signed(), libc::SIGINT) }, 0);

@@ -86,7 +86,7 @@ fn file_over_10000_parts_returns_efbig() {
     assert_eq!(crate::rig::errno(file.write(b"x")), libc::EFBIG);
     drop(file);
     assert_eq!(rig.client().read("f").unwrap(), bytes, "the bytes written before are not committed");
-    assert!(mount.log().iter().any(|line| line.contains("--part-size")), "{:?}", mount.log());
+    mount.wait_for_log("--part-size");
 }
 
 #[test]

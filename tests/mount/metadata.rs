@@ -423,7 +423,8 @@ fn refused_attributes_are_reported_as_failure() {
     assert!(failure.text.starts_with("the drive refused its attributes: "), "{}", failure.text);
     assert_eq!(monitoring::pdsfs_xattr(&mount, "f", "error"), failure.text);
     assert_eq!(monitoring::pdsfs_xattr(&mount, "f", "state"), "saved", "the content is not on the drive");
-    let lines = mount.log().into_iter().filter(|line| line.contains(&failure.text)).count();
+    let log = mount.wait_for_log(&failure.text);
+    let lines = log.iter().filter(|line| line.contains(&failure.text)).count();
     assert_eq!(lines, 1, "one failure is one line");
     // A new value is sent again.
     rig.server().faults().clear();

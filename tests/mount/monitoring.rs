@@ -205,7 +205,8 @@ fn failure_text_is_the_same_everywhere() {
     let failures: Vec<_> = events.iter().filter(|entry| entry.what == EventKind::Failed).collect();
     assert_eq!(failures.len(), 1, "{events:?}");
     assert_eq!(failures[0].text, reason);
-    let lines: Vec<_> = mount.log().into_iter().filter(|line| line.contains(&reason)).collect();
+    let log = mount.wait_for_log(&reason);
+    let lines: Vec<_> = log.iter().filter(|line| line.contains(&reason)).collect();
     assert_eq!(lines.len(), 1, "a failure is more than one line: {lines:?}");
     for part in ["/f: ", "op=", "errno=28"] {
         assert!(lines[0].contains(part), "{part} is missing: {lines:?}");

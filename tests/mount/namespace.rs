@@ -240,7 +240,8 @@ fn root_answers_while_server_does_not() {
     rig.stop();
     let start = Instant::now();
     assert!(fs::metadata(mount.path()).unwrap().is_dir());
-    assert!(start.elapsed() < Duration::from_secs(3));
+    // A call would wait as in a short outage, for 10 s.
+    assert!(start.elapsed() < Duration::from_secs(8));
     rig.resume();
 }
 

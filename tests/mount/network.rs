@@ -11,17 +11,11 @@ const PART: usize = 64 << 10;
 /// Long enough that the pauses between attempts grow to many seconds.
 const OUTAGE: Duration = Duration::from_secs(15);
 /// Longest time from the return of the network to the end of the upload. There is one probe a second.
-const RETURN_MAX: Duration = Duration::from_secs(4);
+const RETURN_MAX: Duration = Duration::from_secs(8);
 
 fn mount(rig: &Rig, more: &[&str]) -> Mount {
     let arguments = ["--part-size", "64KiB", "--stall-timeout", "1s", "--commit-timeout", "120s"];
     rig.mount_with(&[&arguments[..], more].concat())
-}
-
-fn wait_for_outage(mount: &Mount) {
-    wait_until("the outage is noticed", || {
-        mount.log().iter().any(|line| line.contains("cannot be reached")).then_some(())
-    });
 }
 
 #[test]
@@ -40,7 +34,7 @@ fn upload_resumes_when_network_returns() {
         drop(file);
         (saved, Instant::now())
     });
-    wait_for_outage(&mount);
+    mount.wait_for_log("cannot be reached");
     // The pauses must grow first; no event marks that.
     std::thread::sleep(OUTAGE.saturating_sub(gone_at.elapsed()));
     assert!(!closing.is_finished(), "close did not wait for the network");
@@ -50,8 +44,7 @@ fn upload_resumes_when_network_returns() {
     saved.unwrap();
     assert!(closed_at - back_at < RETURN_MAX, "{:?} after the return", closed_at - back_at);
     assert_eq!(rig.client().read("f").unwrap(), bytes);
-    let log = mount.log();
-    assert!(log.iter().any(|line| line.contains("can be reached again")), "{log:?}");
+    mount.wait_for_log("can be reached again");
     assert_eq!(mount.stop(), 0);
 }
 
@@ -75,9 +68,9 @@ fn offline_serves_known_data_and_fails_in_time() {
     let start = Instant::now();
     assert_eq!(fs::metadata(mount.at("known")).unwrap().len(), PART as u64);
     assert_eq!(fs::read_dir(mount.path()).unwrap().count(), 3);
-    assert!(start.elapsed() < Duration::from_secs(10), "known metadata took {:?}", start.elapsed());
-    // The first call waits as in a short outage; in a long one, calls fail at once.
-    for (name, time_max) in [("new", Duration::from_secs(15)), ("another", Duration::from_secs(5))] {
+    assert!(start.elapsed() < Duration::from_secs(20), "known metadata took {:?}", start.elapsed());
+    // The first call waits as in a short outage, for 10 s; in a long one, calls fail after 3 s.
+    for (name, time_max) in [("new", Duration::from_secs(30)), ("another", Duration::from_secs(9))] {
         let start = Instant::now();
         assert_eq!(errno(fs::metadata(mount.at(name))), libc::EHOSTUNREACH);
         assert!(start.elapsed() < time_max, "{name} took {:?}", start.elapsed());
@@ -86,7 +79,7 @@ fn offline_serves_known_data_and_fails_in_time() {
     let mut piece = vec![0; 1000];
     let failure = errno(file.read_at(&mut piece, 32 * PART as u64));
     assert!([libc::EHOSTUNREACH, libc::ETIMEDOUT].contains(&failure), "errno {failure}");
-    assert!(start.elapsed() < Duration::from_secs(45), "a read took {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(60), "a read took {:?}", start.elapsed());
     rig.resume();
     let start = Instant::now();
     wait_until("reads work again", || file.read_at(&mut piece, 32 * PART as u64).ok());

@@ -184,6 +184,14 @@ impl Mount {
         self.log.lock().unwrap().clone()
     }
 
+    /// Waits until the daemon has printed a line with `part`, which another thread reads. Returns all lines.
+    pub fn wait_for_log(&self, part: &str) -> Vec<String> {
+        wait_until(&format!("the log has {part:?}"), || {
+            let log = self.log();
+            log.iter().any(|line| line.contains(part)).then_some(log)
+        })
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

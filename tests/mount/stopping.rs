@@ -14,14 +14,6 @@ use crate::rig::{Mount, PATIENCE, Rig, errno, fresh_bytes, is_mount, wait_until}
 const PART: usize = 64 << 10;
 const ARGUMENTS: [&str; 4] = ["--part-size", "64KiB", "--commit-timeout", "60s"];
 
-fn logs(mount: &Mount, text: &str) -> bool {
-    mount.log().iter().any(|line| line.contains(text))
-}
-
-fn wait_for_log(mount: &Mount, text: &str) {
-    wait_until(text, || logs(mount, text).then_some(()));
-}
-
 /// An open file of three parts whose upload hangs until the faults are cleared.
 fn unsaved_file(rig: &Rig, mount: &Mount) -> (File, Vec<u8>) {
     rig.server().faults().add(FaultRule::new("put_part", FaultAction::Stall));
@@ -41,10 +33,10 @@ fn session_end_signals_count_as_one() {
     let rig = Rig::new();
     let mount = rig.mount_with(&ARGUMENTS);
     let (file, bytes) = unsaved_file(&rig, &mount);
-    mount.signal(libc::SIGTERM);
-    wait_for_log(&mount, "saving open files");
-    mount.signal(libc::SIGHUP);
-    mount.signal(libc::SIGTERM);
+    for signal in [libc::SIGTERM, libc::SIGHUP, libc::SIGTERM] {
+        mount.signal(signal);
+    }
+    mount.wait_for_log("saving open files");
     wait_past_signal_burst();
     mount.signal(libc::SIGHUP);
     rig.server().faults().clear();
@@ -60,9 +52,13 @@ fn second_signal_aborts_and_names_unsaved_files() {
     let mount = rig.mount_with(&ARGUMENTS);
     let (file, _) = unsaved_file(&rig, &mount);
     mount.signal(libc::SIGHUP);
-    wait_for_log(&mount, "SIGHUP: saving open files");
-    wait_past_signal_burst();
-    mount.signal(libc::SIGTERM);
+    mount.wait_for_log("SIGHUP: saving open files");
+    // The daemon takes signals within a second as one.
+    wait_until("the stop is given up", || {
+        mount.signal(libc::SIGTERM);
+        std::thread::sleep(Duration::from_millis(300));
+        mount.log().iter().any(|line| line.contains("NOT SAVED")).then_some(())
+    });
     let (code, log) = mount.ended();
     assert_eq!(code, 1);
     assert!(log.iter().any(|line| line.contains("NOT SAVED /f: interrupted by SIGTERM")), "{log:?}");
@@ -72,18 +68,18 @@ fn second_signal_aborts_and_names_unsaved_files() {
 #[test]
 fn stop_lasts_while_bytes_move() {
     let rig = Rig::new();
-    let slow = ["--part-size", "64KiB", "--parts-in-flight", "1", "--commit-timeout", "2s"];
+    let slow = ["--part-size", "64KiB", "--parts-in-flight", "1", "--commit-timeout", "4s"];
     let mount = rig.mount_with(&slow);
     // A part takes a little more than a second.
     rig.server().faults().add(FaultRule::new("put_part", FaultAction::Throttle { bytes_per_s: 60_000 }));
-    let bytes = fresh_bytes(4 * PART);
+    let bytes = fresh_bytes(8 * PART);
     let mut file = File::create(mount.at("f")).unwrap();
     file.write_all(&bytes).unwrap();
     let began = Instant::now();
     mount.signal(libc::SIGTERM);
     let (code, log) = mount.ended();
     assert_eq!(code, 0, "{log:?}");
-    assert!(began.elapsed() > Duration::from_secs(2), "the stop was not slow");
+    assert!(began.elapsed() > Duration::from_secs(4), "the stop was not slow");
     assert_eq!(rig.client().read("f").unwrap(), bytes);
     drop(file);
 }
@@ -190,7 +186,10 @@ fn stop_ends_while_a_program_writes_on() {
             while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
                 match file.write(&piece) {
                     Ok(count) => drop(counter.fetch_add(count as u64, std::sync::atomic::Ordering::Relaxed)),
-                    Err(error) => drop(first_error.get_or_insert(error)),
+                    Err(error) => {
+                        first_error.get_or_insert(error);
+                        std::thread::sleep(Duration::from_millis(5));
+                    }
                 }
             }
             first_error.and_then(|error| error.raw_os_error())
@@ -219,7 +218,7 @@ fn stopping_mount_accepts_no_new_content() {
     let kept = File::options().write(true).open(mount.at("other")).unwrap();
     let (mut file, bytes) = unsaved_file(&rig, &mount);
     mount.signal(libc::SIGTERM);
-    wait_for_log(&mount, "saving open files");
+    mount.wait_for_log("saving open files");
     assert_eq!(errno(file.write(b"x")), libc::ESHUTDOWN);
     assert_eq!(errno(kept.set_len(3)), libc::ESHUTDOWN);
     assert_eq!(errno(kept.write_all_at(b"x", 1)), libc::ESHUTDOWN);
@@ -264,9 +263,9 @@ fn waiting_stop_names_the_files_and_the_way_out() {
     let mount = rig.mount_with(&ARGUMENTS);
     let (file, bytes) = unsaved_file(&rig, &mount);
     mount.signal(libc::SIGINT);
-    wait_for_log(&mount, "saving open files");
-    wait_for_log(&mount, "waiting for /f (0 B of 192 KiB on the drive)");
-    wait_for_log(&mount, "a second Ctrl-C or SIGTERM gives up");
+    mount.wait_for_log("saving open files");
+    mount.wait_for_log("waiting for /f (0 B of 192 KiB on the drive)");
+    mount.wait_for_log("a second Ctrl-C or SIGTERM gives up");
     rig.server().faults().clear();
     assert_eq!(mount.ended().0, 0);
     assert_eq!(rig.client().read("f").unwrap(), bytes);

@@ -158,7 +158,7 @@ fn signal_during_mount_leaves_no_dead_mount() {
     assert!(is_root() && mount_obstacle().is_none(), "{NEEDS_ROOT}, or {:?}", mount_obstacle());
     let (slow, dir) = (OrdinaryUser::directory(), OrdinaryUser::directory());
     let (program, asked) = (slow.path().join("fusermount3"), slow.path().join("asked"));
-    let script = "#!/bin/sh\ncase \"$*\" in *fsname*) touch \"$ASKED\"; sleep 1;; esac\n\
+    let script = "#!/bin/sh\ncase \"$*\" in *fsname*) touch \"$ASKED\"; sleep 4;; esac\n\
                   PATH=${PATH#*:} exec fusermount3 \"$@\"\n";
     fs::write(&program, script).unwrap();
     fs::set_permissions(&program, fs::Permissions::from_mode(0o4755)).unwrap();

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use crate::monitoring;
-use crate::rig::{Mount, Rig, errno, fresh_bytes};
+use crate::rig::{Mount, Rig, errno, fresh_bytes, wait_until};
 
 const MIB: u64 = 1 << 20;
 /// Larger than every server of this module accepts in time.
@@ -64,8 +64,7 @@ fn large_extension_is_refused_at_the_call() {
     assert_eq!(rig.client().read("f").unwrap(), b"content");
     assert_eq!(rig.client().read("new").unwrap(), b"");
     assert!(parts_sent(&rig) <= 2, "more than the content of two files was sent");
-    let log = mount.log().join("\n");
-    assert!(log.contains("zero_fill_max"), "no advice in {log}");
+    mount.wait_for_log("zero_fill_max");
 }
 
 #[test]
@@ -138,7 +137,8 @@ fn holes_that_remain_fail_the_close() {
     assert_eq!(rig.client().names(""), ["old"]);
     assert_eq!(rig.client().read("old").unwrap(), b"old");
     assert_eq!(parts_sent(&rig), sent);
-    let failure = monitoring::status(&mount).failures.into_iter().next().unwrap();
+    let failure =
+        wait_until("the failure is in the status", || monitoring::status(&mount).failures.into_iter().next());
     assert!(failure.text.contains("zero_fill_max"), "{}", failure.text);
 }
 

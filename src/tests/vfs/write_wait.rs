@@ -57,9 +57,9 @@ async fn streams_share_one_lead() {
 /// A READ may wait for a commit, which only uploads.
 #[tokio::test(flavor = "multi_thread")]
 async fn upload_is_movement_for_the_deadline_of_a_read() {
-    const LIMIT: Duration = Duration::from_secs(1);
+    const LIMIT: Duration = Duration::from_secs(4);
     let rig = Rig::new().await;
-    rig.fault("put_part", FaultAction::Delay { ms: 100 });
+    rig.fault("put_part", FaultAction::Delay { ms: 400 });
     let (_, fh) = rig.create(ROOT, "f").await;
     let saved = async {
         // Four parts of 64 bytes at a time.
