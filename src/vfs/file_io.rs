@@ -475,7 +475,7 @@ impl Vfs {
 }
 
 fn look_failed(error: tokio::task::JoinError) -> Error {
-    Error::new(ErrorKind::Cancelled, format!("the look at the closing process failed: {error}"))
+    Error::with_source(ErrorKind::Cancelled, "the look at the closing process failed", error)
 }
 
 /// The commit that this change needs first is not possible for an unlinked file.
