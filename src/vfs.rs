@@ -8,6 +8,7 @@ mod active_renames;
 mod apply_renames;
 mod attributes;
 mod callers;
+mod close;
 mod commit;
 mod commit_failures;
 mod desktop_trash;

@@ -7,9 +7,10 @@
 //! * `content`: the states
 //! * `status`: the state for observers
 //! * `file`: the file, its flags and times
-//! * `read`, `write`, `disk`, `local_only`, `commit`, `give_up`: the operations; `disk` has all that change
+//! * `read`, `write`, `disk`, `clone`, `local_only`, `commit`, `give_up`: the operations; `disk` has all that change
 //!   local files
 
+mod clone;
 mod commit;
 mod content;
 mod disk;
@@ -21,7 +22,7 @@ mod status;
 mod write;
 
 pub use commit::{CommitGuard, CommitStep};
-pub use content::Writer;
+pub use content::{Unsaved, Writer};
 pub use disk::DiskOutcome;
 pub use file::OpenFile;
 pub use read::ReadSource;

@@ -158,7 +158,7 @@ impl Outcome for Option<Entry> {
 
 impl Outcome for OpenedFile {
     async fn undo(self, vfs: &Vfs) {
-        if let Err(error) = vfs.release(self.fh).await {
+        if let Err(error) = vfs.abandon_open(self.fh).await {
             let op = FuseOp { name: "late release", ino: 0, pid: 0, fh: self.fh.0, offset: 0, len: 0 };
             op.log(&error, |_| "file opened after the deadline".to_owned());
         }

@@ -155,8 +155,13 @@ impl Tree {
         if self.identity(ino) == Some(Identity::Local) {
             self.unlink_dentry(ino);
             self.gc(ino);
-        } else if let Some(dentry) = self.dentry_mut(ino) {
-            dentry.state = DentryState::Listed;
+        } else if self.is_at_location(ino) {
+            if let Some(dentry) = self.dentry_mut(ino) {
+                dentry.state = DentryState::Listed;
+            }
+        } else if let Some(meta) = self.meta(ino).cloned() {
+            // Renamed since: its object still has the old name.
+            self.move_to_object(ino, meta, now);
         }
         self.invalidate(dentry_ref.parent, now);
         self.gc(dentry_ref.parent);
@@ -223,7 +228,6 @@ impl Tree {
         if self.inodes.get(&ino).and_then(|inode| inode.changed_at).is_some_and(|at| at > requested_at) {
             return;
         }
-        let (name, parent_id) = (meta.name.clone(), meta.parent_id.clone());
         if let Some(inode) = self.inodes.get_mut(&ino) {
             inode.backing = Backing::Remote(meta.clone());
             inode.attrs_read_at = Some(requested_at);
@@ -240,13 +244,16 @@ impl Tree {
             }
             return;
         }
+        tracing::debug!(%ino, name = meta.name, "object has moved on the drive");
+        self.move_to_object(ino, meta, requested_at);
+    }
+
+    /// Moves the dentry of an inode to the location of its object, if that directory is known.
+    fn move_to_object(&mut self, ino: Ino, meta: FileMeta, at: Instant) {
         self.unlink_dentry(ino);
-        let directory = parent_id.and_then(|id| self.by_file_id.get(&id).copied());
+        let directory = meta.parent_id.as_ref().and_then(|id| self.by_file_id.get(id).copied());
         match directory.filter(|&directory| !self.is_below(directory, ino)) {
-            Some(directory) => {
-                tracing::debug!(%ino, name, "object has moved on the drive");
-                self.insert_one(directory, meta, requested_at);
-            }
+            Some(directory) => self.insert_one(directory, meta, at),
             None => self.gc(ino),
         }
     }

@@ -64,6 +64,11 @@ impl Vfs {
         })
     }
 
+    /// Sets the modification time of an inode.
+    pub(super) fn set_mtime_now(&self, ino: Ino) -> Result<()> {
+        self.change_attrs(ino, Some(clock::now()), |_, _| {})
+    }
+
     /// Changes the attributes of an inode. They are sent to the drive soon, or with the first commit of a new
     /// file.
     fn change_attrs(

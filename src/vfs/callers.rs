@@ -19,8 +19,9 @@ use rustix::process::{Pid, PidfdFlags};
 use super::types::Caller;
 use crate::ids::Ino;
 
-/// Longest text read from a file in `/proc`, in bytes. The wanted fields are at its beginning.
-const PROC_TEXT_BYTES: usize = 4096;
+/// Longest text read from a file in `/proc`, in bytes. A status begins with the groups of the thread: this has
+/// room for 5,000 of them.
+const PROC_TEXT_BYTES: usize = 64 << 10;
 
 /// The process (thread group) of a thread.
 pub fn thread_group(tid: u32) -> Option<u32> {
@@ -300,6 +301,20 @@ mod tests {
         assert!(unknown(7).is_member(9) && !unknown(7).is_member(4));
         // Checks the field names against the running kernel.
         assert!(SetIdRights::parse(&read_proc("/proc/self/status").unwrap()).is_some());
+    }
+
+    #[test]
+    fn all_of_many_groups_are_read() {
+        let rights = std::thread::spawn(|| {
+            let groups: Vec<libc::gid_t> = (1_000_000_000..1_000_002_000).collect();
+            // SAFETY: the pointer and the length are those of the vector. The call changes this thread only.
+            let set = unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) };
+            let tid = rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned();
+            (set == 0).then(|| SetIdRights::of(Caller { uid: 7, gid: 9, tid }))
+        });
+        // Only root may set groups.
+        let Some(rights) = rights.join().unwrap() else { return };
+        assert!(rights.groups.contains(&1_000_001_999) && rights.keeps_bits);
     }
 
     #[test]

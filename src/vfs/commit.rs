@@ -11,7 +11,7 @@ use super::Vfs;
 use super::pending_attrs::DesiredAttrs;
 use crate::content::commit::{Commit, CommitOutcome};
 use crate::content::commit_target::{CommitTarget, TargetResolver};
-use crate::content::open_file::{CommitGuard, CommitStep, OpenFile};
+use crate::content::open_file::{CommitGuard, CommitStep, OpenFile, Unsaved};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, Ino};
 use crate::status::Transfer;
@@ -27,15 +27,27 @@ const IDLE_CHECKS_PER_LIMIT: u32 = 8;
 impl Vfs {
     /// Commits a file. Returns when the drive has its content.
     pub async fn commit_file(&self, file: &Arc<OpenFile>) -> Result<()> {
+        self.commit_if(file, |_| true).await.map(drop)
+    }
+
+    /// The same if `may_commit` allows it at the moment when the commit begins, under the lock of the content.
+    /// Returns whether it did.
+    pub(super) async fn commit_if(
+        &self,
+        file: &Arc<OpenFile>,
+        may_commit: impl Fn(&Unsaved) -> bool,
+    ) -> Result<bool> {
         let mut outcome = loop {
-            let begun = file.begin_commit(|| self.commit_target(file.ino())).inspect_err(|error| {
+            let begun = file.begin_commit(&may_commit, || self.commit_target(file.ino()));
+            let begun = begun.inspect_err(|error| {
                 // Errors of unlinked files are not recorded.
                 if self.commit_target(file.ino()).is_some() {
                     self.failures.record(file.ino(), Some(error));
                 }
             });
             match begun? {
-                CommitStep::Clean => return Ok(()),
+                CommitStep::Clean => return Ok(true),
+                CommitStep::Withheld => return Ok(false),
                 CommitStep::Backfill => {
                     let backfill = self.backfill(file, u64::MAX).await;
                     backfill.inspect_err(|error| {
@@ -58,7 +70,7 @@ impl Vfs {
         };
         let ended = outcome.wait_for(Option::is_some).await;
         let aborted = || Err(Error::new(ErrorKind::Cancelled, "the commit was aborted"));
-        ended.map_or_else(|_| aborted(), |result| result.clone().unwrap_or_else(aborted))
+        ended.map_or_else(|_| aborted(), |result| result.clone().unwrap_or_else(aborted)).map(|()| true)
     }
 
     /// Back-fills an upload from the base revision, up to `to`.
@@ -225,6 +237,8 @@ impl Vfs {
         };
         committed.meta = self.push_attrs(committed.meta, file.mtime(), posix).await;
         self.reader.forget(&committed.meta.file_id);
+        // Before the tree is locked: the lock of the file comes first.
+        let changed_at = file.mtime();
         let was_deleted = {
             let mut tree = self.tree();
             let was_deleted = file.is_unlinked();
@@ -238,7 +252,7 @@ impl Vfs {
                 }
                 // From here on, an unlink finds the new object in the tree.
                 tree.adopt(ino, committed.meta.clone(), Instant::now());
-                tree.content_changed(ino, file.mtime());
+                tree.content_changed(ino, changed_at);
             }
             was_deleted
         };
@@ -319,6 +333,7 @@ impl IdleClock {
 mod tests {
     use super::*;
     use crate::config::{Credential, MountConfig, MountOptions};
+    use crate::content::open_file::Writer;
     use crate::ids::{DriveId, Secret};
     use crate::pds::drive::Drive;
     use crate::status::Progress;
@@ -348,8 +363,8 @@ mod tests {
     async fn wait_for_a_commit_is_bounded() {
         let (vfs, file) = silent();
         // Held: this commit does not end.
-        let commit = file.begin_commit(|| vfs.commit_target(file.ino())).unwrap();
-        assert_eq!(ended(vfs.truncate(&file, 5, None)).await, Some(ErrorKind::Timeout));
+        let commit = file.begin_commit(|_| true, || vfs.commit_target(file.ino())).unwrap();
+        assert_eq!(ended(vfs.truncate(&file, 5, Writer::NoHandle)).await, Some(ErrorKind::Timeout));
         drop(commit);
     }
 

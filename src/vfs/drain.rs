@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use super::Vfs;
 use super::types::{PartlySavedFile, UnsavedFile};
-use crate::content::open_file::{OpenFile, Writer};
+use crate::content::open_file::{OpenFile, Unsaved, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Ino;
 use crate::units::Size;
@@ -74,28 +74,38 @@ impl Vfs {
         let unsaved =
             |error| Drained::Unsaved(UnsavedFile { ino: Some(ino), path: self.path_of(ino), error });
         let is_being_written = self.files.has_writers(ino) && !file.is_unlinked();
-        if is_being_written && let Some(error) = self.withhold_overwrite(file) {
-            return unsaved(error);
-        }
         let bytes = file.unsaved_bytes().filter(|_| is_being_written);
-        match (self.commit_file(file).await, bytes) {
-            (Err(error), _) => unsaved(error),
-            (Ok(()), Some(bytes)) => {
-                Drained::PartlySaved(PartlySavedFile { ino, path: self.path_of(ino), bytes })
+        loop {
+            match (self.commit_if(file, |unsaved| self.is_finished(ino, unsaved)).await, bytes) {
+                (Err(error), _) => return unsaved(error),
+                (Ok(true), None) => return Drained::Saved,
+                (Ok(true), Some(bytes)) => {
+                    let path = self.path_of(ino);
+                    return Drained::PartlySaved(PartlySavedFile { ino, path, bytes });
+                }
+                (Ok(false), _) => {
+                    if let Some(error) = self.withhold_overwrite(file) {
+                        return unsaved(error);
+                    }
+                }
             }
-            (Ok(()), None) => Drained::Saved,
         }
     }
 
-    /// The reason why a file that is being written must not be committed now, if there is one.
+    /// The reason why an unfinished overwrite is not committed now. `None` if it has ended.
     fn withhold_overwrite(&self, file: &OpenFile) -> Option<Error> {
         if self.stop.is_set() {
             return self.give_up_at_stop(file);
         }
-        let bytes = file.overwriting_bytes(self.replaces_other(file.ino()))?;
+        let bytes = file.unsaved_bytes()?;
         let detail =
             format!("its program is still writing ({} so far); the drive has the old content", Size(bytes));
         Some(Error::new(ErrorKind::Cancelled, detail))
+    }
+
+    /// Whether content may be committed although its writers did not ask for it.
+    pub(super) fn is_finished(&self, ino: Ino, unsaved: &Unsaved) -> bool {
+        !self.files.has_writers(ino) || !self.is_overwriting(ino, unsaved)
     }
 
     /// Gives up an unfinished overwrite that a stop interrupts. Its writers get the error.
@@ -109,21 +119,19 @@ impl Vfs {
     }
 
     /// Whether a commit now would replace a complete revision by content that may be incomplete.
-    pub(super) fn is_overwriting(&self, file: &OpenFile) -> bool {
-        file.overwriting_bytes(self.replaces_other(file.ino())).is_some()
+    pub(super) fn is_overwriting(&self, ino: Ino, unsaved: &Unsaved) -> bool {
+        unsaved.is_overwriting(self.replaces_other(ino))
     }
 
-    /// Gives up the unfinished overwrite of a killed writer, unless another writer of the content remains. Readers
-    /// have the old content again.
-    pub(super) fn give_up_after_kill(&self, file: &OpenFile, killed: Writer) {
+    /// Gives up the unfinished overwrite of a writer that has ended, unless another writer of the content remains.
+    /// Readers have the old content again, and a file that was replaced has its name again.
+    pub(super) fn give_up_writer(&self, file: &OpenFile, ended: Writer, why: &str) {
         let (ino, replaces) = (file.ino(), self.replaces_other(file.ino()));
-        let error = file.give_up_overwrite_of(killed, replaces, |bytes| {
-            let error = given_up(ErrorKind::Interrupted, "its program was killed while it wrote", bytes);
+        let error = file.give_up_overwrite_of(ended, replaces, |bytes| {
+            // Handles that are still open may return it: not the errno after which programs repeat the call.
+            let error = given_up(ErrorKind::Cancelled, why, bytes);
             self.failures.record(ino, Some(&error));
-            if !replaces {
-                // A new file is discarded with its last handle.
-                self.tree().discard(ino, Instant::now());
-            }
+            self.tree().discard(ino, Instant::now());
             error
         });
         if let Some(error) = error {
@@ -133,7 +141,7 @@ impl Vfs {
     }
 
     /// Whether a new file takes the place of another one with its first commit.
-    pub(super) fn replaces_other(&self, ino: Ino) -> bool {
+    fn replaces_other(&self, ino: Ino) -> bool {
         self.tree().replaces(ino).is_some()
     }
 

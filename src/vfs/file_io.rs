@@ -1,19 +1,18 @@
-//! File content: open, create, read, write, flush, release, fsync. Truncation and holes are in
+//! File content: open, create, read, write. The ends of handles are in [`super::close`], truncation and holes in
 //! [`super::truncate`].
 
 use std::ffi::OsStr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
 use super::Vfs;
-use super::callers::{dies_of_signal, holds_open, is_in_execve, thread_group};
+use super::callers::thread_group;
 use super::handles::{Access, Handle, HandleId};
 use super::types::{Caller, Entry, Fh, OpenedFile};
 use crate::clock;
-use crate::content::open_file::{DiskOutcome, OpenFile, ReadSource, WriteAt, WriteOutcome, Writer};
-use crate::content::open_files::CloseOutcome;
+use crate::content::open_file::{DiskOutcome, OpenFile, ReadSource, WriteAt, WriteOutcome};
 use crate::content::reader::ReadTarget;
 use crate::content::staged_file::Piece;
 use crate::content::streaming::{Appended, Wait};
@@ -25,9 +24,6 @@ use crate::posix::Posix;
 use crate::tree::{FileKind, Name};
 use crate::units::exact_duration;
 
-/// Longest look at the descriptors of a process that closes one. A process may have very many.
-const LOOK_MAX: Duration = Duration::from_secs(5);
-
 impl Vfs {
     /// `flags` as in open(2).
     pub async fn open(&self, ino: Ino, flags: i32, caller: Caller) -> Result<OpenedFile> {
@@ -38,25 +34,30 @@ impl Vfs {
         }
         if truncates && !access.may_commit() {
             // No handle will commit it later.
+            let was_empty = self.entry(ino)?.attr.size == 0;
             self.set_size(ino, None, 0).await?;
+            if was_empty {
+                self.set_mtime_now(ino)?;
+            }
             self.clear_setid_bits(ino, caller)?;
         }
         let file = self.open_file(ino, access.may_commit())?;
         let id = self.next_handle_id(access, caller);
-        if access.may_commit()
-            && truncates
-            && let Err(error) = self
-                .truncate(&file, 0, Some(id.writer()))
-                .await
-                .and_then(|()| self.clear_setid_bits(ino, caller))
-        {
-            if let Err(error) = self.release_writer(&file).await {
-                tracing::debug!(%ino, %error, "commit failed after a failed open");
+        let opened = self.add_handle(file.clone(), access, id);
+        if access.may_commit() && truncates {
+            let truncated = self.truncate(&file, 0, id.writer()).await;
+            let is_truncated = truncated.is_ok();
+            if let Err(error) = truncated.and_then(|()| self.clear_setid_bits(ino, caller)) {
+                let ended = if is_truncated {
+                    self.abandon_open(opened.fh).await
+                } else {
+                    self.release(opened.fh).await
+                };
+                tracing::debug!(%ino, ?ended, "a handle ended because its open failed");
+                return Err(error);
             }
-            self.close_file(&file);
-            return Err(error);
         }
-        Ok(self.add_handle(file, access, id))
+        Ok(opened)
     }
 
     fn next_handle_id(&self, access: Access, caller: Caller) -> HandleId {
@@ -256,6 +257,8 @@ impl Vfs {
         let (writer, resolve_target) = (handle.id.writer(), || self.commit_target(handle.file.ino()));
         let step = |done| {
             self.check_accepts_content()?;
+            // It may have been released since: the program had its answer at the deadline.
+            self.handles.get(fh)?;
             handle.file.write(at.after(done), &data[done..], writer, &resolve_target)
         };
         let written = self.write_steps(&handle.file, &data, step).await?;
@@ -335,147 +338,12 @@ impl Vfs {
         self.commit_file(file).await.map(|()| (0, None))
     }
 
-    /// Handles a closed descriptor. Returns the pending error, if any. Else commits if it was the last
-    /// descriptor of the process that opened the file. Bytes of other processes only are left to their
-    /// closes, or to the last handle.
-    pub async fn flush(&self, fh: Fh, caller: Caller) -> Result<()> {
-        let handle = self.handles.get(fh)?;
-        if !handle.access.may_commit() {
-            return Ok(());
-        }
-        let file = &handle.file;
-        file.check()?;
-        let has_own_changes = file.is_changed_by(handle.id.writer());
-        let may_commit = has_own_changes || !self.files.has_several_writers(file.ino());
-        if !file.has_local_content() || !may_commit {
-            return Ok(());
-        }
-        let (is_killed, is_still_open) = self.look_at_closer(&handle, caller).await?;
-        handle.note_close(is_killed);
-        if is_killed && self.is_overwriting(file) {
-            // Another process may have the handle too, so its RELEASE decides.
-            return Ok(());
-        }
-        // Unknown: commit if something was written. A shell that redirects a command closes a descriptor of
-        // the new empty file first.
-        let is_written = || file.size() > 0 && has_own_changes;
-        if is_still_open.map_or_else(is_written, |is_open| !is_open) {
-            self.commit_file(file).await?;
-        }
-        Ok(())
-    }
-
-    /// Whether the process that closes a descriptor dies of a signal, and whether the process that opened the
-    /// handle still has the file open for writing. `None` if that is unknown.
-    async fn look_at_closer(&self, handle: &Handle, caller: Caller) -> Result<(bool, Option<bool>)> {
-        // Not bounded: without these facts, the overwrite of a killed process could be committed. The look waits for
-        // no lock of the process.
-        let look = move || (dies_of_signal(caller.tid), thread_group(caller.tid), is_in_execve(caller.tid));
-        let (is_killed, closer, in_execve) = tokio::task::spawn_blocking(look).await.map_err(look_failed)?;
-        let (opener, ino) = (handle.id.opener, handle.file.ino());
-        if closer.is_some() && opener.is_some() && closer != opener {
-            return Ok((is_killed, Some(true)));
-        }
-        // `execve` closes descriptors under a lock that the next look would wait for.
-        let Some((closer, device)) = closer.zip(self.device.get().copied()).filter(|_| !in_execve) else {
-            return Ok((is_killed, None));
-        };
-        let look = tokio::task::spawn_blocking(move || holds_open(closer, ino, device));
-        match tokio::time::timeout(LOOK_MAX, look).await {
-            Ok(looked) => Ok((is_killed, looked.map_err(look_failed)?)),
-            Err(_) => Ok((is_killed, None)),
-        }
-    }
-
-    /// Commits content and attributes of the file, through any handle. Only a process that wrote may publish
-    /// an overwrite that is not finished: for others the old content stays, and fsync fails.
-    pub async fn fsync(&self, fh: Fh, caller: Caller) -> Result<()> {
-        let handle = self.handles.get(fh)?;
-        let file = &handle.file;
-        let is_writer = || {
-            let process = thread_group(caller.tid).map(Writer::Process);
-            [Some(handle.id.writer()), process].into_iter().flatten().any(|writer| file.is_changed_by(writer))
-        };
-        if file.overwriting_bytes(self.replaces_other(file.ino())).is_some() && !is_writer() {
-            let detail = "another program is overwriting the file; the old content stays until it is done";
-            return Err(Error::new(ErrorKind::Busy, detail));
-        }
-        self.commit_file(file).await?;
-        if let Some(base) = file.base() {
-            self.pending.flush_file(&self.drive, &self.tree, &base.file_id).await?;
-        }
-        Ok(())
-    }
-
-    /// The last descriptor of a handle is closed. Commits content that no FLUSH committed.
-    pub async fn release(&self, fh: Fh) -> Result<()> {
-        let Some(handle) = self.handles.remove(fh) else {
-            return Err(Error::new(ErrorKind::BadHandle, "no such file handle"));
-        };
-        let writes = handle.access.may_commit();
-        let writer = handle.id.writer();
-        if writes && handle.was_killed() && !self.handles.has_writer(handle.file.ino(), writer) {
-            self.give_up_after_kill(&handle.file, writer);
-        }
-        let committed = if writes { self.release_writer(&handle.file).await } else { Ok(()) };
-        self.close_file(&handle.file);
-        committed
-    }
-
-    /// Ends the writing of a handle. The last writer commits.
-    pub(super) async fn release_writer(&self, file: &Arc<OpenFile>) -> Result<()> {
-        if !self.files.release_writer(file.ino()) {
-            return Ok(());
-        }
-        let committed = self.commit_file(file).await;
-        if let Err(error) = &committed
-            && file.has_local_content()
-            && !self.files.has_writers(file.ino())
-        {
-            // No writer is left that could change what was refused.
-            file.fail(error);
-        }
-        committed
-    }
-
-    /// Removes a handle that does not write any more.
-    pub(super) fn close_file(&self, file: &Arc<OpenFile>) {
-        let failed = file.check().is_err();
-        let outcome = {
-            // Under the tree lock, as in `open_file`: a name must not be discarded under a new handle.
-            let mut tree = self.tree();
-            let outcome = self.files.close(file.ino());
-            if outcome == CloseOutcome::Closed && failed {
-                // The content was not committed, and the error was reported.
-                tree.discard(file.ino(), Instant::now());
-            }
-            tree.unpin(file.ino());
-            outcome
-        };
-        if outcome == CloseOutcome::Closed
-            && file.is_unlinked()
-            && let Some(base) = file.base()
-        {
-            if self.files.all().iter().all(|other| other.pending_clone_of(&base.file_id).is_none()) {
-                self.reader.unpin(&ReadTarget::of(&base));
-            }
-            drop(self.upload_context.cached_files.remove(&ReadTarget::of(&base)));
-        }
-        if outcome == CloseOutcome::ReadersRemain {
-            file.writers_closed();
-        }
-    }
-
     pub(super) fn check_writable(&self) -> Result<()> {
         if self.config.options.read_only {
             return Err(Error::new(ErrorKind::ReadOnly, "mounted read-only"));
         }
         Ok(())
     }
-}
-
-fn look_failed(error: tokio::task::JoinError) -> Error {
-    Error::with_source(ErrorKind::Cancelled, "the look at the closing process failed", error)
 }
 
 /// The commit that this change needs first is not possible for an unlinked file.

@@ -73,6 +73,11 @@ impl Vfs {
         value.map(String::into_bytes).ok_or_else(no_attribute)
     }
 
+    #[cfg(test)]
+    pub fn open_file_of(&self, ino: Ino) -> Option<std::sync::Arc<crate::content::open_file::OpenFile>> {
+        self.files.get(ino)
+    }
+
     /// Number of objects whose attributes or location are not on the drive yet.
     pub fn unsaved_attr_count(&self) -> usize {
         self.pending.count() + self.late_renames.count()

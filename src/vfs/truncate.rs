@@ -8,20 +8,20 @@ use super::Vfs;
 use super::file_io::cannot_rewrite_unlinked;
 use super::handles::Access;
 use super::types::{Caller, FallocateMode, Fh};
-use crate::content::open_file::{DiskOutcome, OpenFile, WriteAt, WriteOutcome, Writer};
+use crate::content::open_file::{DiskOutcome, OpenFile, Unsaved, WriteAt, WriteOutcome, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Ino;
 use crate::pds::part_body::ZEROS;
 
 impl Vfs {
     /// Truncates a file, or extends it with zeros.
-    pub(super) async fn truncate(
-        &self,
-        file: &Arc<OpenFile>,
-        size: u64,
-        writer: Option<Writer>,
-    ) -> Result<()> {
-        self.change_content(file, || file.truncate(size, writer)).await
+    pub(super) async fn truncate(&self, file: &Arc<OpenFile>, size: u64, writer: Writer) -> Result<()> {
+        self.change_content(file, || file.truncate(size, writer)).await?;
+        if writer != Writer::NoHandle && !file.has_local_content() {
+            // It has this size already. Through a handle, that sets the times too.
+            self.set_mtime_now(file.ino())?;
+        }
+        Ok(())
     }
 
     /// `copy_file_range(2)` between (handle, offset) pairs, at most `len` bytes. Returns the number of bytes.
@@ -74,7 +74,7 @@ impl Vfs {
             if !file.is_local() && !file.is_unlinked() {
                 self.check_free_space(end - size).await?;
             }
-            self.change_content(file, || file.set_size(end, Some(handle.id.writer()))).await?;
+            self.change_content(file, || file.set_size(end, handle.id.writer())).await?;
         }
         self.clear_setid_bits(ino, caller)
     }
@@ -146,10 +146,15 @@ impl Vfs {
         self.check_accepts_content()?;
         if let Some(fh) = fh {
             let handle = self.handles.get(fh)?;
-            return self.truncate(&handle.file, size, Some(handle.id.writer())).await;
+            return self.truncate(&handle.file, size, handle.id.writer()).await;
         }
         let file = self.open_file(ino, true)?;
-        let done = self.truncate(&file, size, None).await;
+        let mut done = self.truncate(&file, size, Writer::NoHandle).await;
+        if done.is_ok() {
+            // Also while others have the file open for writing, if they changed nothing.
+            let is_own = |unsaved: &Unsaved| unsaved.is_changed_only_by(Writer::NoHandle);
+            done = self.commit_if(&file, is_own).await.map(drop);
+        }
         // Bytes of other writers are committed in any case.
         let committed = self.release_writer(&file).await;
         self.close_file(&file);

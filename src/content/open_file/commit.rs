@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::content::{CommitWatch, CommittingContent, Content, OpenFileState};
+use super::content::{CommitWatch, CommittingContent, Content, OpenFileState, Unsaved};
 use super::file::OpenFile;
 use crate::content::commit::{Commit, CommitOutcome, CommitSource};
 use crate::content::commit_target::CommitTarget;
@@ -22,6 +22,8 @@ const RESUME_BYTES_MAX: u64 = 256 << 10;
 pub enum CommitStep {
     /// The drive has everything.
     Clean,
+    /// The content may not be committed now.
+    Withheld,
     /// The stream must be back-filled first: [`OpenFile::next_backfill`].
     Backfill,
     /// A commit is running: wait for it.
@@ -33,9 +35,10 @@ pub enum CommitStep {
 }
 
 impl OpenFile {
-    /// Begins a commit. Returns the next step.
+    /// Begins a commit, if `may_commit` allows it. Returns the next step.
     pub fn begin_commit(
         self: &Arc<Self>,
+        may_commit: impl FnOnce(&Unsaved) -> bool,
         resolve_target: impl FnOnce() -> Option<CommitTarget>,
     ) -> Result<CommitStep> {
         let mut state = self.lock();
@@ -47,6 +50,9 @@ impl OpenFile {
         }
         if self.is_unlinked() {
             return Ok(CommitStep::Clean);
+        }
+        if !may_commit(&Unsaved(&state)) {
+            return Ok(CommitStep::Withheld);
         }
         if state.is_disk_busy {
             return Ok(CommitStep::AwaitDisk);

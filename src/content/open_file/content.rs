@@ -8,6 +8,7 @@ use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
+use crate::clock;
 use crate::content::commit_target::TargetResolver;
 use crate::content::in_flight_parts::InFlightParts;
 use crate::content::local_content::LocalContent;
@@ -80,6 +81,8 @@ pub enum Writer {
     Process(u32),
     /// The number of a handle whose process is unknown.
     Handle(u64),
+    /// A truncation by path. It is complete, and no process that dies takes it back.
+    NoHandle,
 }
 
 /// All that the lock of an open file protects.
@@ -93,15 +96,47 @@ pub(super) struct OpenFileState {
     ///
     /// [`DiskTurn`]: super::disk::DiskTurn
     pub(super) is_disk_busy: bool,
-    /// The writers of changes that no commit has saved.
+    /// The writers of the unsaved content, since it was last empty.
     pub(super) changed_by: Vec<Writer>,
 }
 
 impl OpenFileState {
+    /// Records a change of the content, under the lock under which it is made.
     pub(super) fn note_change(&mut self, writer: Writer) {
+        self.mtime = clock::now();
+        self.note_writer(writer);
+    }
+
+    /// Records a change that sets no time.
+    pub(super) fn note_writer(&mut self, writer: Writer) {
+        if self.content.bytes() == 0 {
+            // Nothing of the other writers is left.
+            self.changed_by.clear();
+        }
         if !self.changed_by.contains(&writer) {
             self.changed_by.push(writer);
         }
+    }
+}
+
+/// Unsaved content that a commit is about to save, under the lock of its file.
+#[derive(Debug)]
+pub struct Unsaved<'a>(pub(super) &'a OpenFileState);
+
+impl Unsaved<'_> {
+    /// Whether `writer` changed the content since the last commit.
+    pub fn is_changed_by(&self, writer: Writer) -> bool {
+        self.0.changed_by.contains(&writer)
+    }
+
+    /// Whether no other writer changed it.
+    pub fn is_changed_only_by(&self, writer: Writer) -> bool {
+        self.0.changed_by == [writer]
+    }
+
+    /// Whether it overwrites a complete revision. `replaces`: a commit of a new file replaces another file.
+    pub fn is_overwriting(&self, replaces: bool) -> bool {
+        self.0.content.overwrites(replaces)
     }
 }
 
@@ -154,6 +189,16 @@ impl Drop for Locked<'_> {
 }
 
 impl Content {
+    /// Whether this is the content of this staged file.
+    pub(super) fn is_staged_as(&self, staged: &Arc<StagedFile>) -> bool {
+        match self {
+            Self::Staged { staged: now, .. } | Self::Local(LocalContent::Staged(now)) => {
+                Arc::ptr_eq(now, staged)
+            }
+            _ => false,
+        }
+    }
+
     /// Whether a range of the base must be back-filled before `offset` can be written.
     pub(super) fn needs_backfill(&self, offset: u64) -> bool {
         matches!(self, Self::Streaming { stream, .. } if stream.next_backfill(offset).is_some())

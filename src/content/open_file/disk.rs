@@ -12,16 +12,15 @@ use bytes::Bytes;
 
 use super::content::{Content, OpenFileState, Writer};
 use super::file::OpenFile;
-use crate::clock;
 use crate::content::disk_quota::DiskQuota;
 use crate::content::local_content::LocalContent;
 use crate::content::part::new_spill_file;
 use crate::content::reader::ReadTarget;
 use crate::content::staged_file::StagedFile;
+use crate::content::streaming::Streaming;
 use crate::content::tee::Tee;
 use crate::error::{Error, ErrorKind, Result};
 use crate::local_disk::{LocalDisk, LocalFile};
-use crate::pds::drive::FileMeta;
 use crate::pds::part_body::{Frame, ZEROS};
 
 /// How long the removal of a file waits for the copy of its stream.
@@ -107,77 +106,75 @@ impl DiskChange {
         Self { turn, kind, writer: None }
     }
 
-    pub(super) fn by(self, writer: Option<Writer>) -> Self {
-        Self { writer, ..self }
+    pub(super) fn by(self, writer: Writer) -> Self {
+        Self { writer: Some(writer), ..self }
     }
 
     /// Makes the change. `data` are the bytes of a write. May be dropped while it waits.
     pub async fn run(self, data: Bytes) -> Result<DiskOutcome> {
-        // The turn lasts until the writer is recorded: a commit that begins clears the writers.
-        let (turn, writer, is_write) = (self.turn.clone(), self.writer, !data.is_empty());
-        let outcome = self.make(data).await?;
-        if let (DiskOutcome::Done(bytes), Some(writer)) = (outcome, writer)
-            && (bytes > 0 || !is_write)
-        {
-            turn.file.lock().note_change(writer);
-        }
-        Ok(outcome)
-    }
-
-    async fn make(self, data: Bytes) -> Result<DiskOutcome> {
-        let Self { turn, kind, .. } = self;
-        let file = turn.file.clone();
+        let Self { turn, kind, writer } = self;
         match kind {
-            ChangeKind::Stage => return turn.stage().await,
+            ChangeKind::Stage => turn.stage().await,
             ChangeKind::Spill { skip } => {
-                let spilled = turn.spill(data.slice(skip..)).await?;
-                return Ok(DiskOutcome::Done(if spilled == 0 { 0 } else { skip + spilled }));
+                let noted = move |_: &mut Streaming, _| writer;
+                let spilled = turn.spill(data.slice(skip..), noted).await?;
+                Ok(DiskOutcome::Done(if spilled == 0 { 0 } else { skip + spilled }))
             }
             ChangeKind::SpillZeros(zeros) => {
                 let len = zeros.min(ZEROS.len() as u64) as usize;
-                let spilled = turn.spill(Bytes::from_static(&ZEROS[..len])).await?;
-                if let Content::Streaming { stream, .. } = &mut file.lock().content {
-                    stream.note_gap(spilled as u64);
-                }
-                return Ok(DiskOutcome::Again);
+                let noted = |stream: &mut Streaming, bytes| {
+                    stream.note_gap(bytes);
+                    None
+                };
+                turn.spill(Bytes::from_static(&ZEROS[..len]), noted).await?;
+                Ok(DiskOutcome::Again)
             }
             ChangeKind::Write { staged, offset } => {
                 let bytes = data.len();
-                turn.run(staged.disk().clone(), move || staged.write(offset, &data)).await?;
-                file.note_staged_write(bytes);
-                return Ok(DiskOutcome::Done(bytes));
+                turn.change(staged, writer, bytes, move |staged| staged.write(offset, &data)).await
             }
             ChangeKind::SetSize { staged, size } => {
-                turn.run(staged.disk().clone(), move || staged.truncate(size)).await?;
+                turn.change(staged, writer, 0, move |staged| staged.truncate(size)).await
             }
             ChangeKind::Punch { staged, offset, len } => {
-                turn.run(staged.disk().clone(), move || staged.punch(offset, len)).await?;
+                turn.change(staged, writer, 0, move |staged| staged.punch(offset, len)).await
             }
             ChangeKind::PatchSpilled { offset, file: spilled, at, len } => {
-                let disk = spilled.disk().clone();
-                turn.run(disk, move || Ok(spilled.write_all_at(&data[..len], at)?)).await?;
-                let mut state = file.lock();
-                state.mtime = clock::now();
-                if let Content::Streaming { stream, .. } = &mut state.content {
-                    stream.note_patched(offset, len as u64);
-                }
-                return Ok(DiskOutcome::Done(len));
+                let (file, disk) = (turn.file.clone(), spilled.disk().clone());
+                let patch = move || {
+                    spilled.write_all_at(&data[..len], at)?;
+                    Ok(file.note_disk_change(writer, len, |content| match content {
+                        // No other stream begins during a change.
+                        Content::Streaming { stream, .. } => {
+                            stream.note_patched(offset, len as u64);
+                            true
+                        }
+                        _ => false,
+                    }))
+                };
+                turn.run(disk, patch).await
             }
         }
-        file.lock().mtime = clock::now();
-        Ok(DiskOutcome::Done(0))
     }
 }
 
 impl OpenFile {
-    fn note_staged_write(&self, bytes: usize) {
+    /// Records the end of a change if `is_changed` finds the content that was changed. It may have been given up
+    /// meanwhile.
+    fn note_disk_change(
+        &self,
+        writer: Option<Writer>,
+        bytes: usize,
+        is_changed: impl FnOnce(&mut Content) -> bool,
+    ) -> DiskOutcome {
         let mut state = self.lock();
-        if matches!(state.content, Content::Staged { .. } | Content::Local(_)) {
-            state.mtime = clock::now();
+        if !is_changed(&mut state.content) {
+            return DiskOutcome::Again;
         }
-        if matches!(state.content, Content::Staged { .. }) {
-            self.progress.wrote(bytes as u64);
+        if let Some(writer) = writer {
+            state.note_change(writer);
         }
+        DiskOutcome::Done(bytes)
     }
 
     /// Waits until the running change has ended, if any. Another one may begin before the caller looks again.
@@ -191,7 +188,7 @@ impl OpenFile {
     }
 
     /// Waits until no change is running, and begins one.
-    async fn disk_turn(self: &Arc<Self>) -> Result<Arc<DiskTurn>> {
+    pub(super) async fn disk_turn(self: &Arc<Self>) -> Result<Arc<DiskTurn>> {
         loop {
             {
                 let mut state = self.lock();
@@ -214,49 +211,6 @@ impl OpenFile {
             Ok(Ok(_)) => {}
             outcome => tracing::debug!(?outcome, "cannot stage a stream before its file is removed"),
         }
-    }
-
-    /// Extends a clone of the first `from` bytes of `source` to `to` bytes. An empty file is a clone of no
-    /// bytes. Returns `false` and changes nothing if the content is anything else.
-    pub async fn clone_range(
-        self: &Arc<Self>,
-        source: &FileMeta,
-        from: u64,
-        to: u64,
-        writer: Writer,
-    ) -> Result<bool> {
-        if self.context.quota.is_disabled() {
-            // If the drive refused the instant upload, there would be no space to fetch the bytes.
-            return Ok(false);
-        }
-        let (turn, source) = (self.disk_turn().await?, ReadTarget::of(source));
-        let is_ready = |content: &Content| match content {
-            Content::Staged { staged, .. } if from > 0 => {
-                staged.clone_source() == Some((source.clone(), from))
-            }
-            Content::Committing { .. } | Content::Failed { .. } | Content::Local(_) => false,
-            content => from == 0 && content.bytes() == 0,
-        };
-        if !is_ready(&self.lock().content) {
-            return Ok(false);
-        }
-        let (quota, base) = (self.context.quota.clone(), source.clone());
-        let new = move || {
-            let staged = StagedFile::new(&quota, Some(base))?;
-            staged.truncate(to)?;
-            Ok(staged)
-        };
-        let staged = turn.run(self.context.disk.clone(), new).await?;
-        let mut state = self.lock();
-        if !is_ready(&state.content) {
-            return Ok(false);
-        }
-        self.set_cloned_from(source.file_id.clone());
-        let basis = state.content.take_basis();
-        state.content = Content::Staged { staged, basis };
-        state.mtime = clock::now();
-        state.note_change(writer);
-        Ok(true)
     }
 
     /// The staged file of local-only content, which moves there from memory. `None` if the file is not
@@ -304,7 +258,7 @@ impl StageSource {
 
 impl DiskTurn {
     /// Runs work on the disk. The turn lasts until its end, also if this future is dropped.
-    async fn run<T: Send + 'static>(
+    pub(super) async fn run<T: Send + 'static>(
         self: &Arc<Self>,
         disk: Arc<LocalDisk>,
         work: impl FnOnce() -> Result<T> + Send + 'static,
@@ -316,6 +270,28 @@ impl DiskTurn {
             done
         };
         disk.run(work).await
+    }
+
+    /// Changes the staged file of the content. The change is recorded on the disk thread, also if this future is
+    /// dropped.
+    async fn change(
+        self: &Arc<Self>,
+        staged: Arc<StagedFile>,
+        writer: Option<Writer>,
+        bytes: usize,
+        change: impl FnOnce(&StagedFile) -> Result<()> + Send + 'static,
+    ) -> Result<DiskOutcome> {
+        let (file, disk) = (self.file.clone(), staged.disk().clone());
+        let work = move || {
+            change(&staged)?;
+            Ok(file.note_disk_change(writer, bytes, |content| {
+                if matches!(content, Content::Staged { .. }) {
+                    file.progress.wrote(bytes as u64);
+                }
+                content.is_staged_as(&staged)
+            }))
+        };
+        self.run(disk, work).await
     }
 
     /// Moves the content to a staged file.
@@ -422,8 +398,12 @@ impl DiskTurn {
     }
 
     /// Appends bytes to the filling part of a stream, on the disk. Returns how many. A complete part moves to
-    /// the disk as a whole.
-    async fn spill(self: &Arc<Self>, data: Bytes) -> Result<usize> {
+    /// the disk as a whole. `noted` gets their number, and returns the writer to record.
+    async fn spill(
+        self: &Arc<Self>,
+        data: Bytes,
+        noted: impl FnOnce(&mut Streaming, u64) -> Option<Writer>,
+    ) -> Result<usize> {
         let (file, disk) = (&self.file, self.file.context.disk.clone());
         let part_bytes = file.context.part_size.get();
         let (target, at, room) = match &mut file.lock().content {
@@ -451,7 +431,9 @@ impl DiskTurn {
         let Content::Streaming { stream, .. } = &mut state.content else { return Ok(0) };
         stream.filling().add_spilled(spilled, bytes as u64);
         stream.transfer().wrote(bytes as u64);
-        state.mtime = clock::now();
+        if let Some(writer) = noted(stream, bytes as u64) {
+            state.note_change(writer);
+        }
         Ok(bytes)
     }
 

@@ -20,15 +20,9 @@ impl OpenFile {
             .then(|| state.content.bytes())
     }
 
-    /// Bytes of unsaved content that overwrites a complete revision. `replaces`: a commit of a new file
-    /// replaces another file.
-    pub fn overwriting_bytes(&self, replaces: bool) -> Option<u64> {
-        let state = self.lock();
-        state.content.overwrites(replaces).then(|| state.content.bytes())
-    }
-
     /// Gives up unsaved content that overwrites a complete revision, and its upload session. Its writers get the
-    /// error that `reason` returns for the number of bytes. Returns it; `None` if nothing has changed.
+    /// error that `reason` returns for the number of bytes. Returns it; `None` if nothing has changed. `replaces`:
+    /// a commit of a new file replaces another file.
     ///
     /// `reason` runs under the lock of the content: no write comes between.
     pub fn give_up_overwrite(&self, replaces: bool, reason: impl FnOnce(u64) -> Error) -> Option<Error> {
@@ -81,7 +75,7 @@ impl OpenFile {
 
 impl Content {
     /// Whether a commit now would replace a complete revision by content that may be incomplete.
-    fn overwrites(&self, replaces: bool) -> bool {
+    pub(super) fn overwrites(&self, replaces: bool) -> bool {
         match self {
             Self::Streaming { basis, .. } | Self::Staged { basis, .. } => match basis {
                 Basis::Overwritten(_) => true,

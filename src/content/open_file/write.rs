@@ -8,7 +8,6 @@ use std::sync::Arc;
 use super::content::{Content, OpenFileState, Writer};
 use super::disk::{ChangeKind, DiskChange, DiskTurn, append_only_after_unlink};
 use super::file::OpenFile;
-use crate::clock;
 use crate::content::commit_target::CommitTarget;
 use crate::content::local_content::ChangePlace;
 use crate::content::part::{Blocked, too_large, too_sparse};
@@ -38,7 +37,7 @@ pub enum WriteOutcome {
 
 impl WriteOutcome {
     /// Records the writer of a change that still has to be made.
-    fn by(self, writer: Option<Writer>) -> Self {
+    fn by(self, writer: Writer) -> Self {
         match self {
             Self::Disk(change) => Self::Disk(change.by(writer)),
             done => done,
@@ -96,7 +95,7 @@ impl OpenFile {
         if matches!(outcome, WriteOutcome::Accepted(appended) if appended.bytes > 0) {
             state.note_change(writer);
         }
-        Ok(outcome.by(Some(writer)))
+        Ok(outcome.by(writer))
     }
 
     fn write_locked(
@@ -325,10 +324,7 @@ impl OpenFile {
         change: impl FnOnce(Arc<StagedFile>) -> ChangeKind,
     ) -> WriteOutcome {
         match place {
-            ChangePlace::Memory => {
-                state.mtime = clock::now();
-                accepted(bytes, None)
-            }
+            ChangePlace::Memory => accepted(bytes, None),
             ChangePlace::MustStage => self.begin_change(state, ChangeKind::Stage),
             ChangePlace::Staged(staged) => self.begin_change(state, change(staged)),
         }
@@ -340,8 +336,7 @@ impl OpenFile {
     }
 
     /// Sets the size: truncates, or extends with zeros. `TooLarge` for an extension that no commit would send.
-    /// A truncation without a handle has no writer.
-    pub fn truncate(self: &Arc<Self>, size: u64, writer: Option<Writer>) -> Result<WriteOutcome> {
+    pub fn truncate(self: &Arc<Self>, size: u64, writer: Writer) -> Result<WriteOutcome> {
         let state = self.lock();
         let is_committed = !matches!(state.content, Content::Local(_) | Content::Committing { .. });
         let zeros = size.saturating_sub(state.content.bytes());
@@ -353,27 +348,28 @@ impl OpenFile {
     }
 
     /// Sets the size without a bound on zeros: the program is going to write there.
-    pub fn set_size(self: &Arc<Self>, size: u64, writer: Option<Writer>) -> Result<WriteOutcome> {
+    ///
+    /// A truncation to the present size is a change too, and a truncation through a handle sets the time. A clean
+    /// file stays clean: the caller sets the time.
+    pub fn set_size(self: &Arc<Self>, size: u64, writer: Writer) -> Result<WriteOutcome> {
         if size > self.bytes_max() {
             return Err(too_large(self.context.part_size));
         }
         let mut state = self.lock();
-        let is_disk_busy = state.is_disk_busy;
+        let (is_disk_busy, is_same) = (state.is_disk_busy, state.content.bytes() == size);
         let change = |staged| ChangeKind::SetSize { staged, size };
         match &mut state.content {
             Content::Committing { .. } => return Ok(WriteOutcome::Committing),
             Content::Failed { error, .. } if size != 0 => return Err(error.clone()),
             _ if is_disk_busy => return Ok(WriteOutcome::DiskBusy),
-            Content::Local(local) => {
-                if local.size() == size {
-                    return Ok(accepted(0, None));
-                }
-                let place = local.resize(size)?;
-                return Ok(self.change_at(&mut state, place, 0, change).by(writer));
-            }
             // A truncation to nothing clears the failure.
             Content::Failed { .. } => self.start_stream(&mut state),
-            content if content.bytes() == size => return Ok(accepted(0, None)),
+            Content::Clean { .. } if is_same => return Ok(accepted(0, None)),
+            _ if is_same => {}
+            Content::Local(local) => match local.resize(size)? {
+                ChangePlace::Memory => {}
+                place => return Ok(self.change_at(&mut state, place, 0, change).by(writer)),
+            },
             _ if size == 0 => self.start_stream(&mut state),
             _ => {
                 if let Some(outcome) = self.resize(&mut state, size)? {
@@ -381,8 +377,9 @@ impl OpenFile {
                 }
             }
         }
-        state.mtime = clock::now();
-        if let Some(writer) = writer {
+        if is_same && writer == Writer::NoHandle {
+            state.note_writer(writer);
+        } else {
             state.note_change(writer);
         }
         Ok(accepted(0, None))
@@ -434,8 +431,11 @@ impl OpenFile {
             Content::Local(local) => local.punch(offset, len),
             _ => return Ok(accepted(0, None)),
         };
+        if matches!(place, ChangePlace::Memory) {
+            state.note_change(writer);
+        }
         let change = |staged| ChangeKind::Punch { staged, offset, len };
-        Ok(self.change_at(&mut state, place, 0, change).by(Some(writer)))
+        Ok(self.change_at(&mut state, place, 0, change).by(writer))
     }
 
     /// Overwrites bytes of the filling part. Bytes beyond it are for the next call.
@@ -450,7 +450,6 @@ impl OpenFile {
             let len = len.min(data.len() as u64) as usize;
             return self.begin_change(state, ChangeKind::PatchSpilled { offset, file, at, len });
         }
-        state.mtime = clock::now();
         accepted(bytes, None)
     }
 }
@@ -467,11 +466,7 @@ fn append(
     let Content::Streaming { stream, .. } = &mut state.content else {
         return Ok(Appended { bytes: 0, wait: Some(Wait::Commit) });
     };
-    let appended = stream.append(data, resolve_target)?;
-    if appended.bytes > 0 {
-        state.mtime = clock::now();
-    }
-    Ok(appended)
+    stream.append(data, resolve_target)
 }
 
 /// Appends zeros up to `offset`, as far as there is room. Returns no bytes, and the number of zeros that are

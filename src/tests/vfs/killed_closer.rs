@@ -6,10 +6,10 @@ use std::sync::mpsc;
 use super::*;
 
 /// A process that a signal has ended. `/proc` shows how until it is reaped.
-struct Zombie(Child);
+pub(super) struct Zombie(Child);
 
 impl Zombie {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut child = Command::new("sleep").arg("600").spawn().unwrap();
         child.kill().unwrap();
         let ended = rustix::process::waitid(
@@ -18,6 +18,10 @@ impl Zombie {
         );
         assert!(ended.unwrap().unwrap().killed());
         Self(child)
+    }
+
+    pub(super) fn caller(&self) -> Caller {
+        Caller { tid: self.0.id(), ..caller() }
     }
 }
 
@@ -39,7 +43,7 @@ fn late_look_finds_the_death_of_a_writer() {
         rig.vfs.release(fh).await.unwrap();
 
         let zombie = Zombie::new();
-        let killed = Caller { tid: zombie.0.id(), ..caller() };
+        let killed = zombie.caller();
         let ino = rig.lookup(ROOT, "f").await.unwrap();
         let opened = rig.vfs.open(ino, libc::O_WRONLY | libc::O_TRUNC, killed).await.unwrap();
         rig.vfs.write(opened.fh, WriteAt::Offset(0), vec![2; 200].into()).await.unwrap();

@@ -1,0 +1,251 @@
+//! Unfinished content of several writers, and their deaths.
+
+use super::killed_closer::Zombie;
+use super::*;
+use crate::content::open_file::{DiskOutcome, OpenFile, WriteOutcome, Writer};
+use crate::error::Error;
+use crate::vfs::SetAttr;
+
+const OVERWRITE: i32 = libc::O_WRONLY | libc::O_TRUNC;
+const OLD: &[u8] = &[1; 500];
+
+/// A drive with a complete file `f`, and a process that a signal has ended.
+struct Scene {
+    rig: Rig,
+    ino: Ino,
+    dead: Zombie,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let rig = Rig::new().await;
+        let ino = rig.write(ROOT, "f", OLD).await;
+        Self { rig, ino, dead: Zombie::new() }
+    }
+
+    async fn open(&self, flags: i32, caller: Caller) -> Fh {
+        self.rig.vfs.open(self.ino, flags, caller).await.unwrap().fh
+    }
+
+    async fn write(&self, fh: Fh, offset: u64, bytes: &'static [u8]) {
+        self.rig.vfs.write(fh, WriteAt::Offset(offset), bytes.into()).await.unwrap();
+    }
+
+    async fn close(&self, fh: Fh, caller: Caller) {
+        self.rig.vfs.flush(fh, caller).await.unwrap();
+        let _ = self.rig.vfs.release(fh).await;
+    }
+
+    async fn kill(&self, fh: Fh) {
+        self.close(fh, self.dead.caller()).await;
+    }
+
+    async fn size_on_drive(&self, name: &str) -> u64 {
+        let entries = self.rig.remote_entries(&FileId::root()).await;
+        entries.iter().find(|entry| entry.name == name).unwrap().size
+    }
+
+    /// The content under a name, read through the mount.
+    async fn read(&self, name: &str) -> Vec<u8> {
+        let ino = self.rig.lookup(ROOT, name).await.unwrap();
+        let fh = self.rig.vfs.open(ino, libc::O_RDONLY, caller()).await.unwrap().fh;
+        let bytes = self.rig.vfs.read(fh, 0, 4096).await.unwrap();
+        self.rig.vfs.release(fh).await.unwrap();
+        bytes.to_vec()
+    }
+
+    fn file(&self) -> Arc<OpenFile> {
+        self.rig.vfs.open_file_of(self.ino).unwrap()
+    }
+
+    /// Begins a write on the local disk. The content must be staged.
+    fn begin_disk_write(&self, writer: Writer) -> WriteOutcome {
+        self.file().write(WriteAt::Offset(20), b"yy", writer, &|| None).unwrap()
+    }
+}
+
+/// Polls a future once, which must not finish.
+async fn begin<T>(future: std::pin::Pin<&mut impl Future<Output = T>>) {
+    tokio::select! {
+        biased;
+        _ = future => panic!("ended at once"),
+        () = std::future::ready(()) => {}
+    }
+}
+
+#[tokio::test]
+async fn abandoned_open_keeps_the_old_content() {
+    let scene = Scene::new().await;
+    let fh = scene.open(OVERWRITE, caller()).await;
+    scene.rig.vfs.abandon_open(fh).await.unwrap();
+    assert_eq!(scene.read("f").await, OLD);
+}
+
+#[tokio::test]
+async fn truncation_of_an_empty_file_has_a_writer() {
+    let scene = Scene::new().await;
+    let killed = scene.open(OVERWRITE, scene.dead.caller()).await;
+    let second = scene.open(OVERWRITE, caller()).await;
+    scene.kill(killed).await;
+    scene.write(second, 0, b"complete").await;
+    scene.close(second, caller()).await;
+    assert_eq!(scene.read("f").await, b"complete");
+}
+
+#[tokio::test]
+async fn close_commits_nothing_of_a_later_truncation() {
+    let scene = Scene::new().await;
+    let appender = scene.open(libc::O_WRONLY, caller()).await;
+    scene.write(appender, 500, b"appended").await;
+    let overwriter = scene.open(OVERWRITE, scene.dead.caller()).await;
+    scene.write(overwriter, 0, b"half").await;
+    scene.close(appender, caller()).await;
+    assert_eq!(scene.size_on_drive("f").await, 500);
+    scene.kill(overwriter).await;
+    assert_eq!(scene.read("f").await, OLD);
+}
+
+/// The only thread that looks into `/proc` is taken, so the close waits for its look.
+#[test]
+fn truncation_while_a_close_looks_stays_unsaved() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build();
+    runtime.unwrap().block_on(async {
+        let scene = Scene::new().await;
+        let appender = scene.open(libc::O_WRONLY, caller()).await;
+        scene.write(appender, 500, b"appended").await;
+        let (look, looked) = std::sync::mpsc::channel::<()>();
+        let busy = tokio::task::spawn_blocking(move || looked.recv());
+        let mut flush = std::pin::pin!(scene.rig.vfs.flush(appender, caller()));
+        begin(flush.as_mut()).await;
+        let overwriter = scene.open(OVERWRITE, scene.dead.caller()).await;
+        drop(look);
+        busy.await.unwrap().unwrap_err();
+        flush.await.unwrap();
+        assert_eq!(scene.size_on_drive("f").await, 500);
+        scene.kill(overwriter).await;
+    });
+}
+
+#[tokio::test]
+async fn truncation_by_path_survives_a_killed_idler() {
+    let scene = Scene::new().await;
+    let idle = scene.open(libc::O_WRONLY, scene.dead.caller()).await;
+    let to_nothing = SetAttr { size: Some(0), ..SetAttr::default() };
+    scene.rig.vfs.setattr(scene.ino, None, to_nothing, caller()).await.unwrap();
+    assert_eq!(scene.size_on_drive("f").await, 0);
+    scene.kill(idle).await;
+    assert_eq!(scene.size_on_drive("f").await, 0);
+}
+
+#[tokio::test]
+async fn disk_write_during_a_give_up_is_repeated() {
+    let scene = Scene::new().await;
+    let killed = scene.open(OVERWRITE, scene.dead.caller()).await;
+    let other = scene.open(libc::O_WRONLY, caller()).await;
+    scene.write(killed, 0, &[2; 300]).await;
+    // Back into sent parts: the content moves to a staged file.
+    scene.write(killed, 10, b"x").await;
+    let (file, writer) = (scene.file(), Writer::Process(u32::MAX));
+    let WriteOutcome::Disk(change) = scene.begin_disk_write(writer) else { panic!("not on the disk") };
+    let reason = |_| Error::new(ErrorKind::Cancelled, "given up");
+    assert!(file.give_up_overwrite_of(Writer::Process(scene.dead.caller().tid), false, reason).is_some());
+    let outcome = change.run(b"yy".as_slice().into()).await.unwrap();
+    assert_eq!((outcome, file.is_changed_by(writer)), (DiskOutcome::Again, false));
+    scene.write(other, 20, b"yy").await;
+    scene.close(other, caller()).await;
+    let edited = [&OLD[..20], b"yy", &OLD[22..]].concat();
+    assert_eq!(scene.read("f").await, edited);
+    scene.kill(killed).await;
+}
+
+#[tokio::test]
+async fn fsync_of_others_keeps_a_late_truncation_unsaved() {
+    let scene = Scene::new().await;
+    let editor = scene.open(libc::O_WRONLY, caller()).await;
+    scene.write(editor, 3, b"edit").await;
+    let change = scene.begin_disk_write(Writer::Process(u32::MAX));
+    let mut fsync = std::pin::pin!(scene.rig.vfs.fsync(editor, caller()));
+    begin(fsync.as_mut()).await;
+    drop(change);
+    let overwriter = scene.open(OVERWRITE, scene.dead.caller()).await;
+    let outcome = fsync.await.map_err(|error| error.kind());
+    assert_eq!((outcome, scene.size_on_drive("f").await), (Err(ErrorKind::Busy), 500));
+    scene.kill(overwriter).await;
+}
+
+#[tokio::test]
+async fn given_up_new_file_shows_the_replaced_one() {
+    let scene = Scene::new().await;
+    let (name, flags) = (OsStr::new("tmp"), (libc::O_WRONLY | libc::O_CREAT, 0o644));
+    let (_, killed) = scene.rig.vfs.create(ROOT, name, flags, scene.dead.caller()).await.unwrap();
+    scene.write(killed.fh, 0, b"half").await;
+    scene.rig.rename((ROOT, "tmp"), (ROOT, "f")).await.unwrap();
+    let ino = scene.rig.lookup(ROOT, "f").await.unwrap();
+    let reader = scene.rig.vfs.open(ino, libc::O_RDONLY, caller()).await.unwrap().fh;
+    scene.kill(killed.fh).await;
+    let error = scene.rig.vfs.read(reader, 0, 10).await.unwrap_err();
+    assert_eq!((scene.read("f").await, error.kind()), (OLD.to_vec(), ErrorKind::Cancelled));
+    scene.rig.vfs.release(reader).await.unwrap();
+    assert_eq!(scene.rig.remote_names(&FileId::root()).await, ["f"]);
+}
+
+#[tokio::test]
+async fn given_up_replacement_shows_both_files() {
+    let scene = Scene::new().await;
+    let dir_ino = scene.rig.vfs.mkdir(ROOT, OsStr::new("d"), 0o755, caller()).await.unwrap().attr.ino;
+    for parent in [ROOT, dir_ino] {
+        let tmp = scene.rig.write(parent, "tmp", &[3; 300]).await;
+        let killed = scene.rig.vfs.open(tmp, OVERWRITE, scene.dead.caller()).await.unwrap().fh;
+        scene.write(killed, 0, b"half").await;
+        scene.rig.rename((parent, "tmp"), (ROOT, "f")).await.unwrap();
+        scene.kill(killed).await;
+        assert_eq!(scene.read("f").await, OLD);
+        let again = scene.rig.lookup(parent, "tmp").await.expect("the name of the own object is lost");
+        assert_eq!(scene.rig.vfs.getattr(again).await.unwrap().attr.size, 300);
+    }
+}
+
+#[tokio::test]
+async fn truncation_to_the_same_size_sets_the_times() {
+    let scene = Scene::new().await;
+    let empty = scene.rig.write(ROOT, "empty", b"").await;
+    let past = std::time::UNIX_EPOCH + Duration::from_secs(1_000_000);
+    let saved = scene.rig.calls("complete");
+    let mtime = async |ino| scene.rig.vfs.getattr(ino).await.unwrap().attr.mtime;
+    let age = async |ino| {
+        let set = SetAttr { mtime: Some(past), ..SetAttr::default() };
+        scene.rig.vfs.setattr(ino, None, set, caller()).await.unwrap();
+    };
+    for flags in [OVERWRITE, libc::O_RDONLY | libc::O_TRUNC] {
+        age(empty).await;
+        let fh = scene.rig.vfs.open(empty, flags, caller()).await.unwrap().fh;
+        assert!(mtime(empty).await > past, "O_TRUNC with {flags:#x}");
+        scene.close(fh, caller()).await;
+        assert!(mtime(empty).await > past);
+    }
+    let same = SetAttr { size: Some(500), ..SetAttr::default() };
+    let fh = scene.open(libc::O_WRONLY, caller()).await;
+    age(scene.ino).await;
+    scene.rig.vfs.setattr(scene.ino, None, same, caller()).await.unwrap();
+    assert_eq!(mtime(scene.ino).await, past, "truncate(2) changes no times if the size stays");
+    scene.rig.vfs.setattr(scene.ino, Some(fh), same, caller()).await.unwrap();
+    assert!(mtime(scene.ino).await > past, "ftruncate");
+    scene.close(fh, caller()).await;
+    assert_eq!(scene.rig.calls("complete"), saved, "nothing was uploaded");
+}
+
+#[tokio::test]
+async fn write_that_outlives_its_handle_fails() {
+    let scene = Scene::new().await;
+    let fh = scene.open(libc::O_WRONLY, caller()).await;
+    scene.write(fh, 3, b"edit").await;
+    let change = scene.begin_disk_write(Writer::Process(u32::MAX));
+    let mut write = std::pin::pin!(scene.rig.vfs.write(fh, WriteAt::Offset(0), b"late".as_slice().into()));
+    begin(write.as_mut()).await;
+    let mut release = std::pin::pin!(scene.rig.vfs.release(fh));
+    begin(release.as_mut()).await;
+    drop(change);
+    assert_eq!(write.await.map_err(|error| error.kind()), Err(ErrorKind::BadHandle));
+    release.await.unwrap();
+    assert_eq!(scene.read("f").await[..7], *b"\x01\x01\x01edit");
+}
