@@ -16,7 +16,7 @@ use crate::fuse::KernelMount;
 use crate::pds::drive::Drive;
 use crate::status::Progress;
 use crate::status::systemd::SystemdNotifier;
-use crate::vfs::{DrainReport, Stage, Vfs};
+use crate::vfs::{DrainReport, SharedReport, Stage, Vfs};
 use observers::{ObserverSetup, Observers};
 #[cfg(feature = "server")]
 use progress_watch::ProgressWatch;
@@ -228,16 +228,17 @@ impl RunningMount {
     /// Saves and unmounts. If `given_up` resolves first, it only unmounts.
     async fn end(&mut self, given_up: impl Future<Output = Error>) -> StopOutcome {
         self.vfs.begin_stop();
+        let first = Arc::default();
         let drained = tokio::select! {
             // Boxed: the future is deep, and so are those of its callers.
-            drained = Box::pin(self.drain_and_unmount()) => drained,
+            drained = Box::pin(self.drain_and_unmount(&first)) => drained,
             error = given_up => Err(error),
         };
         let error = match drained {
             Ok(files) => return StopOutcome { files, failure: None },
             Err(error) => error,
         };
-        let files = DrainReport { unsaved: self.vfs.unsaved_after(&error), partly_saved: Vec::new() };
+        let files = self.vfs.given_up_report(&first, &error);
         // A dead mount hangs every program that looks into it, so it is removed in any case.
         if let Err(error) = self.kernel.detach().await {
             tracing::error!("{error}");
@@ -245,10 +246,10 @@ impl RunningMount {
         StopOutcome { files, failure: Some(error) }
     }
 
-    /// Has no time limit of its own.
-    async fn drain_and_unmount(&mut self) -> Result<DrainReport> {
+    /// Has no time limit of its own. `first` gets the results of the first drain, also if this is dropped.
+    async fn drain_and_unmount(&mut self, first: &SharedReport) -> Result<DrainReport> {
         // The second drain repeats commits that fail here.
-        let first = self.vfs.drain().await;
+        self.vfs.drain_into(first).await;
         self.kernel.detach().await?;
         if !self.kernel.finish(LINGER_MAX).await {
             tracing::warn!("programs still use files of the mount: their further requests will fail");
@@ -283,18 +284,24 @@ pub async fn run(
     let mut mounted = reached.mount().await?;
     let path = mounted.kernel.path().to_owned();
     let stop_limit = if notifier.is_connected() { mounted.managed_stop_limit } else { mounted.stop_limit };
-    let supervision = Supervision::start(notifier, progress, &mounted.vfs, &path, stop_limit);
-    let supervision = match unless_interrupted(&mut signals, supervision).await {
-        Ok(supervision) => supervision,
-        Err(error) => {
-            let stopped = mounted.end(std::future::pending()).await;
-            return Err(stopped.failure.unwrap_or(error));
+    let (vfs, mut signal_at) = (mounted.vfs.clone(), None);
+    let mut supervision = Supervision::new(notifier, progress.clone(), vfs.drive().clone(), stop_limit);
+    let started = tokio::select! {
+        started = supervision.start(progress, &vfs, &path) => started,
+        signal = signals.next() => {
+            signal_at = Some(Instant::now());
+            Err(interrupted(signal, "nothing is mounted"))
         }
     };
+    if let Err(error) = started {
+        // Programs may have used the mount already.
+        finish(mounted, supervision, &mut signals, signal_at, report).await?;
+        return Err(error);
+    }
     report(Notice::Mounted { drive_id: drive_id.as_str(), path: &path });
     // If the command that started this process is gone, the mount was cancelled.
     let not_detached = if is_detached { background::detach().err() } else { None };
-    let (mut signal_at, mut aborted) = (None, None);
+    let mut aborted = None;
     if not_detached.is_none() {
         tokio::select! {
             () = mounted.wait() => match mounted.kernel.detach_if_aborted(has_died).await {
@@ -351,7 +358,7 @@ async fn finish(
         report(Notice::NotSaved { path: &file.path, error: &file.error });
     }
     tokio::time::timeout(TOKEN_REFRESH_END_MAX, vfs.drive().store_credentials()).await.ok();
-    supervision.end(&files.unsaved).await;
+    supervision.end(&files.unsaved);
     let is_saved = files.unsaved.is_empty();
     mounted.observers.finish(files.unsaved, failure.is_some()).await;
     if let Some(error) = failure {

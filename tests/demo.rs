@@ -347,8 +347,35 @@ fn second_signal_ends_a_waiting_demo() {
     });
     assert!(line.unwrap().contains("NOT SAVED /f: interrupted by SIGINT"));
     signal(&server, libc::SIGCONT);
-    assert_eq!(demo.ended().0, Some(1));
+    let (code, lines) = demo.ended();
+    assert_eq!(code, Some(1));
+    assert_printed_once(&lines, "the stop was cut short: interrupted by SIGINT");
     assert!(!is_mounted(&mountpoint));
+    drop(file);
+}
+
+/// No earlier signal began the stop.
+#[test]
+fn one_signal_ends_a_demo_after_its_mount() {
+    require_fuse();
+    let temporary = tempfile::tempdir().unwrap();
+    let root = temporary.path().canonicalize().unwrap();
+    let mountpoint = root.join("drive");
+    let mut demo = Demo::start(&root.join("data"), &mountpoint);
+    let server = demo.server();
+    let mut file = std::fs::File::create(mountpoint.join("f")).unwrap();
+    file.write_all(b"content").unwrap();
+    signal(&server, libc::SIGSTOP);
+    let path = std::ffi::CString::new(mountpoint.to_str().unwrap()).unwrap();
+    // SAFETY: the path outlives the call. The path is in use, so the mount stays without a connection.
+    assert_eq!(unsafe { libc::umount2(path.as_ptr(), libc::MNT_FORCE) }, -1);
+    demo.wait_for_line("gives up");
+    // Signals within a second of the end are ignored.
+    std::thread::sleep(Duration::from_millis(1200));
+    demo.signal(libc::SIGINT);
+    demo.wait_for_line("NOT SAVED /f: interrupted by SIGINT");
+    signal(&server, libc::SIGCONT);
+    assert_eq!(demo.ended().0, Some(1));
     drop(file);
 }
 

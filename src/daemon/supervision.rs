@@ -47,18 +47,21 @@ pub(super) struct Supervision {
 }
 
 impl Supervision {
-    /// Checks that the mount answers, then reports readiness. Must be called on a runtime.
-    pub(super) async fn start(
+    /// Reports nothing before [`Self::start`].
+    pub(super) fn new(
         notifier: SystemdNotifier,
         progress: Arc<Progress>,
-        vfs: &Arc<Vfs>,
-        path: &Path,
+        drive: Drive,
         stop_limit: Duration,
-    ) -> Result<Self> {
-        let (notifier, drive) = (Arc::new(notifier), vfs.drive().clone());
-        let (is_stopping, stopping) = watch::channel(false);
-        let (inhibit_tx, inhibit_reason) = watch::channel(None);
-        let mut tasks = JoinSet::new();
+    ) -> Self {
+        let progress_watch = ProgressWatch::new(progress, drive);
+        let (is_stopping, _) = watch::channel(false);
+        Self { notifier: Arc::new(notifier), progress_watch, is_stopping, stop_limit, tasks: JoinSet::new() }
+    }
+
+    /// Checks that the mount answers, then reports readiness. Must be called on a runtime.
+    pub(super) async fn start(&mut self, progress: Arc<Progress>, vfs: &Arc<Vfs>, path: &Path) -> Result<()> {
+        let (notifier, drive, tasks) = (&self.notifier, vfs.drive().clone(), &mut self.tasks);
         check_new_mount(path, notifier.is_connected()).await?;
         notifier.ready();
         if let Some(limit) = notifier.watchdog() {
@@ -70,18 +73,19 @@ impl Supervision {
         tasks.spawn(supervised::run("pauses", move || {
             follow_connectivity(shared.0.clone(), shared.1.clone())
         }));
-        let shared = (drive.clone(), progress.clone());
+        let shared = (drive, progress.clone());
         tasks.spawn(supervised::run("login state", move || follow_login(shared.0.clone(), shared.1.clone())));
-        let (status_notifier, weak, shown) = (notifier.clone(), Arc::downgrade(vfs), progress.clone());
+        let (inhibit_tx, inhibit_reason) = watch::channel(None);
+        let (notifier, weak, stopping) =
+            (notifier.clone(), Arc::downgrade(vfs), self.is_stopping.subscribe());
         tasks.spawn(supervised::run("status line", move || {
-            let (notifier, vfs, progress) = (status_notifier.clone(), weak.clone(), shown.clone());
+            let (notifier, vfs, progress) = (notifier.clone(), weak.clone(), progress.clone());
             publish_status(notifier, vfs, progress, stopping.clone(), inhibit_tx.clone())
         }));
         tasks.spawn(supervised::run("sleep inhibitor", move || {
             inhibit::hold_while_needed(inhibit_reason.clone())
         }));
-        let progress_watch = ProgressWatch::new(progress, drive);
-        Ok(Self { notifier, progress_watch, is_stopping, stop_limit, tasks })
+        Ok(())
     }
 
     /// Reports that the mount is about to stop.
@@ -90,12 +94,10 @@ impl Supervision {
         self.notifier.stopping();
     }
 
-    /// Sends the last status line. The service manager shows it after the end of the program.
-    pub(super) async fn end(mut self, unsaved: &[UnsavedFile]) {
-        // Not earlier: a task could send its line after this one.
-        self.tasks.shutdown().await;
+    /// Ends the reports, and sends the last status line.
+    pub(super) fn end(self, unsaved: &[UnsavedFile]) {
         if let Some(line) = end_line(unsaved) {
-            self.notifier.status(&line);
+            self.notifier.last_status(&line);
         }
     }
 

@@ -5,8 +5,11 @@
 //!
 //! * At most `calls_max` attempts run at a time. Parts and downloads are not calls and have bounds of their
 //!   own.
-//! * No priority has more than its share of them ([`CallPriority::share`]). So calls that are stuck leave room
-//!   for every higher priority, and transfers leave room for lookups.
+//! * No priority has more than its share of them ([`CallPriority::share`]). The shares of the lower priorities
+//!   sum to less than the whole, so calls that are stuck leave room for every higher priority. Transfers leave
+//!   room for lookups.
+//! * Below 4 calls at a time, the shares cannot do that. The last call is then kept for commits and tokens, if
+//!   there are at least 2.
 //! * The highest priority that waits goes first, and calls of one priority go in order. A priority that was
 //!   passed over [`PASSED_OVER_MAX`] times in a row goes next, so every call begins at last.
 
@@ -38,9 +41,9 @@ impl CallPriority {
     /// The most calls of this priority at a time, of `calls_max`.
     fn share(self, calls_max: usize) -> usize {
         let eighths = match self {
-            Self::Commit | Self::Lookup => 4,
-            Self::PartUrl => 3,
-            Self::ReadAhead => 2,
+            Self::Commit => 4,
+            Self::Lookup => 3,
+            Self::PartUrl | Self::ReadAhead => 2,
         };
         (calls_max * eighths / 8).max(1)
     }
@@ -112,12 +115,16 @@ impl CallQueues {
                 queue.pop_front();
             }
         }
-        if self.running.iter().sum::<usize>() >= calls_max {
+        let running = self.running.iter().sum::<usize>();
+        if running >= calls_max {
             return None;
         }
+        let lower = running - self.running[CallPriority::Commit as usize];
+        let keeps_last = calls_max > 1 && lower + 1 >= calls_max;
         let can_begin = |priority: &CallPriority| {
             let index = *priority as usize;
-            !self.waiting[index].is_empty() && self.running[index] < priority.share(calls_max)
+            let has_share = self.running[index] < priority.share(calls_max);
+            !self.waiting[index].is_empty() && has_share && (*priority == CallPriority::Commit || !keeps_last)
         };
         let able: Vec<_> = CallPriority::ALL.into_iter().filter(can_begin).collect();
         let is_due = |priority: &&CallPriority| self.passed_over[**priority as usize] >= PASSED_OVER_MAX;
@@ -134,6 +141,8 @@ impl CallQueues {
 
 #[cfg(test)]
 mod tests {
+    use std::task::Poll;
+
     use CallPriority::{Commit, Lookup, PartUrl, ReadAhead};
     use tokio::task::JoinSet;
 
@@ -188,19 +197,42 @@ mod tests {
     async fn stuck_calls_leave_room_for_others() {
         let limiter = CallLimiter::new(16);
         let mut stuck = Vec::new();
-        for (priority, share) in [(Lookup, 8), (ReadAhead, 4)] {
+        for (priority, share) in [(Lookup, 6), (ReadAhead, 4)] {
             for _ in 0..share {
                 stuck.push(limiter.acquire(priority).await);
             }
             let mut more = Box::pin(limiter.acquire(priority));
             assert!(still_waits(&mut more).await, "{priority:?} has more than its share");
         }
-        let commits = [limiter.acquire(Commit).await, limiter.acquire(Commit).await];
+        let mut commits = Vec::new();
+        for _ in 0..4 {
+            commits.push(limiter.acquire(Commit).await);
+        }
         stuck.extend([limiter.acquire(PartUrl).await, limiter.acquire(PartUrl).await]);
         let mut beyond = Box::pin(limiter.acquire(Commit));
         assert!(still_waits(&mut beyond).await, "more than 16 calls at a time");
         drop(commits);
         drop(beyond.await);
+    }
+
+    #[tokio::test]
+    async fn stuck_lower_priorities_leave_room_to_commit() {
+        for calls_max in [2, 3, 4, 5, 8, 64] {
+            // The runtime bounds what a task may poll in one go.
+            tokio::task::yield_now().await;
+            let (limiter, mut stuck) = (CallLimiter::new(calls_max), Vec::new());
+            for priority in [PartUrl, Lookup, ReadAhead] {
+                loop {
+                    let mut call = Box::pin(limiter.acquire(priority));
+                    match std::future::poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await {
+                        Poll::Ready(permit) => stuck.push(permit),
+                        Poll::Pending => break,
+                    }
+                }
+            }
+            let mut commit = Box::pin(limiter.acquire(Commit));
+            assert!(!still_waits(&mut commit).await, "{} of {calls_max} calls are stuck", stuck.len());
+        }
     }
 
     #[tokio::test]
@@ -220,6 +252,6 @@ mod tests {
 
     /// Polls once; true if the future still waits.
     async fn still_waits<F: Future>(future: &mut std::pin::Pin<Box<F>>) -> bool {
-        std::future::poll_fn(|cx| std::task::Poll::Ready(future.as_mut().poll(cx).is_pending())).await
+        std::future::poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx).is_pending())).await
     }
 }

@@ -13,6 +13,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use sd_notify::NotifyState;
 
 use crate::escape::is_active;
@@ -29,6 +30,8 @@ pub struct SystemdNotifier {
     socket: Option<UnixDatagram>,
     watchdog: Option<Duration>,
     has_failed: AtomicBool,
+    /// Whether the last status line was sent. A leaf lock, held during a send.
+    has_last_status: Mutex<bool>,
 }
 
 impl SystemdNotifier {
@@ -51,7 +54,7 @@ impl SystemdNotifier {
         };
         let Some(address) = address else { return Self::none() };
         match connect(&address) {
-            Ok(socket) => Self { socket: Some(socket), watchdog, has_failed: AtomicBool::new(false) },
+            Ok(socket) => Self { socket: Some(socket), watchdog, ..Self::default() },
             Err(e) => {
                 tracing::warn!("cannot notify the service manager at {}: {e}", address.display());
                 Self::none()
@@ -78,8 +81,18 @@ impl SystemdNotifier {
         self.send(&[NotifyState::Stopping]);
     }
 
-    /// Sets the status line of the unit.
+    /// Sets the status line of the unit. Does nothing after [`Self::last_status`].
     pub fn status(&self, line: &str) {
+        let has_last_status = self.has_last_status.lock();
+        if !*has_last_status {
+            self.send(&[NotifyState::Status(one_line(line).as_str())]);
+        }
+    }
+
+    /// Sets the status line that the service manager shows after the end of the program.
+    pub fn last_status(&self, line: &str) {
+        let mut has_last_status = self.has_last_status.lock();
+        *has_last_status = true;
         self.send(&[NotifyState::Status(one_line(line).as_str())]);
     }
 
@@ -143,7 +156,7 @@ mod tests {
 
     fn notifier(address: &OsStr, watchdog: Option<Duration>) -> SystemdNotifier {
         let socket = Some(connect(address).unwrap());
-        SystemdNotifier { socket, watchdog, has_failed: AtomicBool::new(false) }
+        SystemdNotifier { socket, watchdog, ..SystemdNotifier::default() }
     }
 
     #[test]
@@ -171,6 +184,18 @@ mod tests {
             notifier.stopping();
             assert_eq!(received(&listener), "STOPPING=1\n");
         }
+    }
+
+    #[test]
+    fn last_status_is_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notify");
+        let listener = UnixDatagram::bind(&path).unwrap();
+        let notifier = notifier(path.as_os_str(), None);
+        notifier.last_status("1 file not saved");
+        notifier.status("unmounting");
+        notifier.keep_alive();
+        assert_eq!([received(&listener), received(&listener)], ["STATUS=1 file not saved\n", "WATCHDOG=1\n"]);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
 use super::Vfs;
@@ -18,11 +19,14 @@ use crate::units::Size;
 const ATTRIBUTES: &str = "attributes";
 
 /// The files of a drain that are not on the drive as their programs meant them.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct DrainReport {
     pub unsaved: Vec<UnsavedFile>,
     pub partly_saved: Vec<PartlySavedFile>,
 }
+
+/// The report of a drain that may be given up. A leaf lock.
+pub type SharedReport = Arc<Mutex<DrainReport>>;
 
 /// What a drain found out about one file.
 enum Drained {
@@ -49,24 +53,33 @@ impl Vfs {
     /// Commits the open files as far as they were written. Unfinished overwrites are not committed. During a
     /// stop they are given up.
     pub async fn drain(&self) -> DrainReport {
+        let report = SharedReport::default();
+        self.drain_into(&report).await;
+        std::mem::take(&mut *report.lock())
+    }
+
+    /// Like [`Self::drain`]. Adds each file to `report` as soon as its result is known.
+    pub async fn drain_into(&self, report: &SharedReport) {
         let mut commits = JoinSet::new();
         for file in self.files.all() {
             let Ok(vfs) = self.this() else { break };
-            commits.spawn(async move { vfs.drain_file(&file).await });
+            let report = report.clone();
+            commits.spawn(async move {
+                let drained = vfs.drain_file(&file).await;
+                let mut report = report.lock();
+                match drained {
+                    Drained::Saved => {}
+                    Drained::PartlySaved(file) => report.partly_saved.push(file),
+                    Drained::Unsaved(file) => report.unsaved.push(file),
+                }
+            });
         }
-        let mut report = DrainReport::default();
-        for drained in commits.join_all().await {
-            match drained {
-                Drained::Saved => {}
-                Drained::PartlySaved(file) => report.partly_saved.push(file),
-                Drained::Unsaved(file) => report.unsaved.push(file),
-            }
-        }
-        report.unsaved.extend(self.retry_late_renames().await);
+        commits.join_all().await;
+        let late_renames = self.retry_late_renames().await;
+        report.lock().unsaved.extend(late_renames);
         if let Err(error) = self.pending.flush(&self.drive, &self.tree).await {
-            report.unsaved.push(UnsavedFile { ino: None, path: ATTRIBUTES.into(), error });
+            report.lock().unsaved.push(UnsavedFile { ino: None, path: ATTRIBUTES.into(), error });
         }
-        report
     }
 
     async fn drain_file(&self, file: &Arc<OpenFile>) -> Drained {
@@ -146,8 +159,20 @@ impl Vfs {
     }
 
     /// Drains again, after `first`. Also reports its files that were closed since.
-    pub async fn drain_again(&self, first: DrainReport) -> DrainReport {
+    pub async fn drain_again(&self, first: &SharedReport) -> DrainReport {
         let second = self.drain().await;
+        self.merged(first, second)
+    }
+
+    /// The files of a stop that ends now because of `error`. Also reports those of the drain `first` that were
+    /// closed since.
+    pub fn given_up_report(&self, first: &SharedReport, error: &Error) -> DrainReport {
+        let now = DrainReport { unsaved: self.unsaved_after(error), partly_saved: Vec::new() };
+        self.merged(first, now)
+    }
+
+    fn merged(&self, first: &SharedReport, second: DrainReport) -> DrainReport {
+        let first = first.lock().clone();
         let is_still_unsaved =
             |file: &UnsavedFile| file.ino.is_some_and(|ino| self.failures.get(ino).is_some());
         let first_unsaved = first.unsaved.into_iter().filter(is_still_unsaved);
@@ -166,7 +191,7 @@ impl Vfs {
     }
 
     /// The files that a stop leaves unsaved if it ends now because of `error`.
-    pub fn unsaved_after(&self, error: &Error) -> Vec<UnsavedFile> {
+    fn unsaved_after(&self, error: &Error) -> Vec<UnsavedFile> {
         let files = self.files.all();
         let unsaved = files.iter().filter_map(|file| {
             let status = file.status();

@@ -28,6 +28,15 @@ fn wait_past_signal_burst() {
     std::thread::sleep(Duration::from_millis(1200));
 }
 
+/// Sends SIGTERM until a stop is given up: the daemon takes signals within a second as one.
+fn give_up(mount: &Mount) {
+    wait_until("the stop is given up", || {
+        mount.signal(libc::SIGTERM);
+        std::thread::sleep(Duration::from_millis(300));
+        mount.log().iter().any(|line| line.contains(": interrupted by SIGTERM")).then_some(())
+    });
+}
+
 #[test]
 fn session_end_signals_count_as_one() {
     let rig = Rig::new();
@@ -53,12 +62,7 @@ fn second_signal_aborts_and_names_unsaved_files() {
     let (file, _) = unsaved_file(&rig, &mount);
     mount.signal(libc::SIGHUP);
     mount.wait_for_log("SIGHUP: saving open files");
-    // The daemon takes signals within a second as one.
-    wait_until("the stop is given up", || {
-        mount.signal(libc::SIGTERM);
-        std::thread::sleep(Duration::from_millis(300));
-        mount.log().iter().any(|line| line.contains("NOT SAVED")).then_some(())
-    });
+    give_up(&mount);
     let (code, log) = mount.ended();
     assert_eq!(code, 1);
     assert!(log.iter().any(|line| line.contains("NOT SAVED /f: interrupted by SIGTERM")), "{log:?}");
@@ -257,6 +261,63 @@ fn close_after_a_given_up_overwrite_fails() {
     drop((file, overwriting));
 }
 
+/// The first attempt to save found their state out, and they are closed when the stop is given up.
+#[test]
+fn aborted_stop_names_files_closed_before() {
+    let rig = Rig::new();
+    let mount = rig.mount_with(&ARGUMENTS);
+    fs::write(mount.at("old"), b"old content").unwrap();
+    let mut overwriting = File::create(mount.at("old")).unwrap();
+    overwriting.write_all(b"new").unwrap();
+    let mut partly = File::create(mount.at("partly")).unwrap();
+    partly.write_all(b"so far").unwrap();
+    rig.server().faults().add(FaultRule::new("put_part", FaultAction::Stall).part(2));
+    let mut stuck = File::create(mount.at("stuck")).unwrap();
+    stuck.write_all(&fresh_bytes(3 * PART)).unwrap();
+    mount.signal(libc::SIGTERM);
+    wait_until("two of the files are dealt with", || {
+        let is_given_up = pdsfs_xattr(&mount, "old", "state") == "failed";
+        (is_given_up && rig.client().find("partly").is_some()).then_some(())
+    });
+    drop((overwriting, partly));
+    give_up(&mount);
+    let (code, log) = mount.ended();
+    assert_eq!(code, 1, "{log:?}");
+    assert_logged_once(&log, "NOT SAVED /old: its program was still writing");
+    assert_logged_once(&log, "NOT SAVED /stuck: interrupted by SIGTERM");
+    assert_logged_once(&log, "saved as far as it was written: /partly (6 B)");
+    drop(stuck);
+}
+
+/// Starts a daemon whose first answer hangs, and changes an attribute of its root, which hangs too.
+#[test]
+fn signals_during_start_end_the_mount() {
+    let rig = Rig::new();
+    let faults = rig.server().faults();
+    // The first listing checks the drive, the second one the mount.
+    faults.add(FaultRule { after: 1, ..FaultRule::new("file/list", FaultAction::Stall) });
+    faults.add(FaultRule::new("file/put_usertags", FaultAction::Stall));
+    let (dir, sockets) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let socket = sockets.path().join("notify");
+    let _manager = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
+    let mut command = mount_command(&rig, dir.path());
+    // The daemon checks its root directory for a service manager.
+    command.env("NOTIFY_SOCKET", &socket).stderr(Stdio::piped());
+    let mut daemon = command.spawn().unwrap();
+    wait_until("the mount exists", || is_mount(dir.path()).then_some(()));
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    let ended = wait_until("the daemon ends", || {
+        // SAFETY: kill takes no pointers; the pid belongs to our child, which is not reaped yet.
+        unsafe { libc::kill(daemon.id().cast_signed(), libc::SIGTERM) };
+        std::thread::sleep(Duration::from_millis(300));
+        daemon.try_wait().unwrap()
+    });
+    let printed = std::io::read_to_string(daemon.stderr.take().unwrap()).unwrap();
+    assert_eq!(ended.code(), Some(1), "{printed}");
+    assert!(printed.contains("NOT SAVED attributes"), "{printed}");
+    assert!(!is_mount(dir.path()));
+}
+
 #[test]
 fn waiting_stop_names_the_files_and_the_way_out() {
     let rig = Rig::new();
@@ -272,10 +333,15 @@ fn waiting_stop_names_the_files_and_the_way_out() {
     drop(file);
 }
 
-fn try_mount(rig: &Rig, dir: &std::path::Path) -> Output {
+fn mount_command(rig: &Rig, dir: &std::path::Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pdsfs"));
     command.args(["mount", "--endpoint", &rig.endpoint(), "--drive-id", "1"]).arg(dir);
-    command.env("PDSFS_TOKEN", crate::rig::TOKEN).stdin(Stdio::null()).output().unwrap()
+    command.env("PDSFS_TOKEN", crate::rig::TOKEN).stdin(Stdio::null());
+    command
+}
+
+fn try_mount(rig: &Rig, dir: &std::path::Path) -> Output {
+    mount_command(rig, dir).output().unwrap()
 }
 
 /// The units do not restart a daemon that exits with 2.

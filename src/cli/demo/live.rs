@@ -13,10 +13,11 @@ use tokio::time::MissedTickBehavior;
 
 use super::dirs::{self, MountDir};
 use super::screen::{self, Screen};
+use super::server_process::ServerProcess;
 use super::setup::start_server;
 use crate::cli::format::{count, not_saved, partly_saved};
 use crate::daemon::signals::Signals;
-use crate::daemon::{StopOutcome, mount_in_process};
+use crate::daemon::{RunningMount, StopOutcome, mount_in_process};
 use crate::error::{Error, ErrorKind, Result};
 use crate::status::{Progress, ProgressEvent};
 
@@ -39,14 +40,8 @@ pub(super) async fn run(data_dir: Option<&Path>, mountpoint: Option<&Path>) -> R
     let screen = Screen::new();
     let log = screen.log();
     let mut view = LiveView { screen, events, log, progress, stop_began: None, not_saved: HashSet::new() };
-    let (mut server, config) = start_server(&data_dir, dir.path()).await?;
-    let mut mounted = match mount_in_process(config, Arc::clone(&view.progress)).await {
-        Ok(mounted) => mounted,
-        Err(e) => {
-            server.stop().await?;
-            return Err(e);
-        }
-    };
+    let started = start(&data_dir, dir.path(), view.progress.clone()).await;
+    let (mut server, mut mounted) = started.inspect_err(|_| view.end_log())?;
     for line in introduction(dir.path(), &data_dir) {
         view.screen.print(&line);
     }
@@ -56,18 +51,20 @@ pub(super) async fn run(data_dir: Option<&Path>, mountpoint: Option<&Path>) -> R
         () = mounted.wait() => End::Unmounted,
         error = server.unexpected_exit() => End::ServerExited(error),
     };
+    let ended_at = Instant::now();
     view.screen.clear();
     view.screen.print(&format!("stopping: {}", end.reason(dir.path())));
-    if let End::ServerExited(_) = &end {
-        mounted.abandon_drive(SERVER_EXITED);
-    } else {
-        view.screen.print("committing open files, then unmounting; Ctrl-C again gives up");
+    match &end {
+        End::ServerExited(_) => mounted.abandon_drive(SERVER_EXITED),
+        End::Signal(_) => {
+            view.screen.print("committing open files, then unmounting; Ctrl-C again gives up");
+        }
+        End::Unmounted => view.screen.print("committing open files; Ctrl-C gives up"),
     }
-    view.stop_began = Some(Instant::now());
-    let began = matches!(end, End::Signal(_)).then(Instant::now);
+    view.stop_began = Some(ended_at);
     let given_up = async {
         tokio::select! {
-            signal = signals.second_request(began) => {
+            signal = signals.second_request(Some(ended_at)) => {
                 Error::new(ErrorKind::Cancelled, format!("interrupted by {signal}"))
             }
             never = view.watch() => match never {},
@@ -82,6 +79,21 @@ pub(super) async fn run(data_dir: Option<&Path>, mountpoint: Option<&Path>) -> R
     server_stopped?;
     let is_clean = stopped.files.unsaved.is_empty() && stopped.failure.is_none();
     Ok(if is_clean && !matches!(end, End::ServerExited(_)) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn start(
+    data_dir: &Path,
+    mountpoint: &Path,
+    progress: Arc<Progress>,
+) -> Result<(ServerProcess, RunningMount)> {
+    let (server, config) = start_server(data_dir, mountpoint).await?;
+    match mount_in_process(config, progress).await {
+        Ok(mounted) => Ok((server, mounted)),
+        Err(e) => {
+            server.stop().await?;
+            Err(e)
+        }
+    }
 }
 
 /// Why the demo ends.
@@ -164,17 +176,24 @@ impl LiveView {
                 Err(TryRecvError::Empty | TryRecvError::Closed) => break,
             }
         }
-        while let Some(Ok(line)) = self.log.as_mut().map(Receiver::try_recv) {
-            self.screen.print(&line);
-        }
-        // From now on they go to stderr again.
-        self.log = None;
+        self.end_log();
         for file in &stopped.files.partly_saved {
             self.screen.print(&partly_saved(&file.path, file.bytes));
         }
         for file in stopped.files.unsaved.iter().filter(|file| !self.not_saved.contains(&file.path)) {
             self.screen.print(&not_saved(&file.path, &file.error.to_string()));
         }
+        if let Some(error) = &stopped.failure {
+            self.screen.print(&format!("the stop was cut short: {error}"));
+        }
+    }
+
+    /// Prints the lines of the log that are still queued. Later ones go to stderr again.
+    fn end_log(&mut self) {
+        while let Some(Ok(line)) = self.log.as_mut().map(Receiver::try_recv) {
+            self.screen.print(&line);
+        }
+        self.log = None;
     }
 
     fn show(&mut self, event: &ProgressEvent) {
