@@ -73,7 +73,7 @@ impl Vfs {
         value.map(String::into_bytes).ok_or_else(no_attribute)
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, feature = "server"))]
     pub fn open_file_of(&self, ino: Ino) -> Option<std::sync::Arc<crate::content::open_file::OpenFile>> {
         self.files.get(ino)
     }
