@@ -18,6 +18,7 @@ use crate::server::{FaultAction, FaultRule, Server, ServerConfig};
 use crate::status::Progress;
 use crate::vfs::{Caller, DirEntry, Fh, RenameMode, Vfs};
 
+mod backfill;
 mod killed_closer;
 mod unfinished;
 mod write_wait;

@@ -4,6 +4,7 @@
 //! Until its end no other change and no commit begins: a write that hangs must not reach a file that has become
 //! the cached file of a revision. A change that its caller has given up still runs to its end.
 
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,10 +76,8 @@ pub(super) enum ChangeKind {
         offset: u64,
         len: u64,
     },
-    /// Appends data from `skip` on to the filling part of a stream, on the disk.
-    Spill {
-        skip: usize,
-    },
+    /// Appends this range of the data to the filling part of a stream, on the disk.
+    Spill(Range<usize>),
     /// Likewise, zeros.
     SpillZeros(u64),
     /// Overwrites spilled bytes of the filling part at `offset` of the content: file, offset in it, length.
@@ -115,10 +114,10 @@ impl DiskChange {
         let Self { turn, kind, writer } = self;
         match kind {
             ChangeKind::Stage => turn.stage().await,
-            ChangeKind::Spill { skip } => {
+            ChangeKind::Spill(range) => {
                 let noted = move |_: &mut Streaming, _| writer;
-                let spilled = turn.spill(data.slice(skip..), noted).await?;
-                Ok(DiskOutcome::Done(if spilled == 0 { 0 } else { skip + spilled }))
+                let spilled = turn.spill(data.slice(range.clone()), noted).await?;
+                Ok(DiskOutcome::Done(if spilled == 0 { 0 } else { range.start + spilled }))
             }
             ChangeKind::SpillZeros(zeros) => {
                 let len = zeros.min(ZEROS.len() as u64) as usize;

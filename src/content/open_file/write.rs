@@ -127,7 +127,7 @@ impl OpenFile {
                 },
                 WritePlan::Append => {
                     let appended = append(state, data, resolve_target)?;
-                    return Ok(self.spill_if_needed(state, appended, ChangeKind::Spill { skip: 0 }));
+                    return Ok(self.spill_if_needed(state, appended, ChangeKind::Spill(0..data.len())));
                 }
                 WritePlan::PatchTail => return Ok(self.patch_tail(state, offset, data)),
                 WritePlan::ZeroFill if state.content.needs_backfill(offset) => {
@@ -235,10 +235,10 @@ impl OpenFile {
         match stream.next_backfill(end) {
             Some((of, start, bytes)) if start >= at && of == *base => {
                 let skip = (start - at) as usize;
-                let appended = stream.append(&data[skip..skip + bytes as usize], resolve_target)?;
-                match appended {
+                let range = skip..skip + bytes as usize;
+                match stream.append(&data[range.clone()], resolve_target)? {
                     Appended { bytes: 0, wait: Some(Wait::Spill) } => {
-                        Ok(self.begin_change(&mut state, ChangeKind::Spill { skip }))
+                        Ok(self.begin_change(&mut state, ChangeKind::Spill(range)))
                     }
                     Appended { bytes, wait } => Ok(accepted(skip + bytes, wait)),
                 }
