@@ -22,6 +22,8 @@ const SLOPE_OF_LINE: f64 = 0.5;
 const ERRORS_MIN: f64 = 2.0;
 /// PUTs without a verdict after which the number in flight should vary.
 const PROBE_AFTER: usize = 16;
+/// Mean number in flight from which on it can vary.
+const VARIABLE_FROM: f64 = 1.5;
 /// A verdict for the connections ends when PUTs take this many times as long, or the inverse.
 const CHANGE_MAX: f64 = 1.5;
 
@@ -73,9 +75,10 @@ impl Scaling {
         self.by_connections.is_some()
     }
 
-    /// Whether the number in flight should vary, because no verdict was possible for long.
+    /// Whether the number in flight should vary, because no verdict was possible for long. A slow writer has one
+    /// part in flight at any lead.
     pub(super) fn needs_variation(&self) -> bool {
-        self.undecided >= PROBE_AFTER
+        self.undecided >= PROBE_AFTER && self.mean(|sample| sample.in_flight) > VARIABLE_FROM
     }
 
     fn mean(&self, value: impl Fn(&Sample) -> f64) -> f64 {

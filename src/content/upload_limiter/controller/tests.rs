@@ -38,6 +38,10 @@ struct Upload {
     queued: usize,
     ahead: usize,
     stored: usize,
+    /// Bytes per second of the writer.
+    writer: f64,
+    /// Bytes that the filling part still needs; `None` before the next part begins.
+    unwritten: Option<f64>,
     /// Largest relative deviation of a connection from the others.
     noise: f64,
     random: u64,
@@ -53,6 +57,8 @@ impl Upload {
             queued: 0,
             ahead: 0,
             stored: 0,
+            writer: f64::INFINITY,
+            unwritten: None,
             noise: 0.0,
             random: 1,
         }
@@ -73,7 +79,13 @@ impl Upload {
     }
 
     fn refill(&mut self) {
-        while self.ahead < self.controller.parts_ahead_max() {
+        loop {
+            if self.unwritten.is_none() && self.ahead < self.controller.parts_ahead_max() {
+                self.unwritten = Some(self.controller.part_bytes as f64);
+            }
+            if self.unwritten.take_if(|left| *left < 0.5 || self.writer.is_infinite()).is_none() {
+                break;
+            }
             self.ahead += 1;
             self.queued += 1;
         }
@@ -96,8 +108,12 @@ impl Upload {
             let weights: f64 = self.puts.iter().map(|put| put.weight).sum();
             let rate = |put: &Put| (line.connection * put.weight).min(line.total * put.weight / weights);
             let next = self.puts.iter().map(|put| put.bytes_left / rate(put)).fold(f64::INFINITY, f64::min);
-            let step = next.min(end - self.seconds);
+            let written = self.unwritten.map_or(f64::INFINITY, |left| left / self.writer);
+            let step = next.min(written).min(end - self.seconds);
             self.seconds += step;
+            if let Some(left) = &mut self.unwritten {
+                *left -= step * self.writer;
+            }
             for put in &mut self.puts {
                 put.bytes_left -= step * rate(put);
             }
@@ -162,6 +178,16 @@ fn slow_line_bounds_the_lead() {
         });
         let rate = upload.stored as f64 * PART as f64 / upload.seconds;
         assert!(rate > 0.85 * mib * MIB, "{rate} of {mib} MiB/s");
+    }
+}
+
+#[test]
+fn slow_writer_fills_a_part_while_another_is_sent() {
+    for (writer, line) in [(0.4, 0.5), (2.5, 4.0), (3.9, 4.0), (4.0, 8.0)] {
+        let mut upload = Upload { writer: writer * MIB, ..Upload::new(PART) };
+        upload.run(Line::shared(line), 1600.0 / writer, |_| {});
+        let rate = upload.stored as f64 * PART as f64 / upload.seconds;
+        assert!(rate > 0.95 * writer * MIB, "{} MiB/s of {writer} over {line}", rate / MIB);
     }
 }
 
