@@ -4,6 +4,7 @@
 //! a bounded number of blocking threads, and its caller waits asynchronously, with a deadline. Work that has
 //! begun cannot be cancelled. If its caller gives up, it runs on, and what it owns lives until its end.
 
+use std::any::Any;
 use std::fs::File;
 use std::io;
 use std::mem::ManuallyDrop;
@@ -36,9 +37,12 @@ pub struct LocalDisk {
     closer: OnceLock<Option<Sender<Closing>>>,
 }
 
+/// An open file, and a value that is dropped after it is closed.
+type FileAndHeld = (File, Box<dyn Any + Send + Sync>);
+
 #[derive(Debug)]
 enum Closing {
-    File(File),
+    File(FileAndHeld),
     /// Answered when all files before it are closed.
     Barrier(Sender<()>),
 }
@@ -82,9 +86,10 @@ impl LocalDisk {
         })
     }
 
-    /// Creates a file without a name: a crash leaves nothing behind. Blocks.
-    pub fn create(self: &Arc<Self>) -> io::Result<Arc<LocalFile>> {
-        let file = ManuallyDrop::new(tempfile::tempfile_in(&self.dir)?);
+    /// Creates a file without a name: a crash leaves nothing behind. `held` is dropped after the file is closed.
+    /// Blocks.
+    pub fn create(self: &Arc<Self>, held: impl Any + Send + Sync) -> io::Result<Arc<LocalFile>> {
+        let file = ManuallyDrop::new((tempfile::tempfile_in(&self.dir)?, Box::new(held) as Box<_>));
         Ok(Arc::new(LocalFile { file, disk: self.clone() }))
     }
 
@@ -137,7 +142,7 @@ fn start_closer() -> Option<Sender<Closing>> {
 /// A file of the disk without a name. Dropping it does not block: a thread of its own closes it.
 #[derive(Debug)]
 pub struct LocalFile {
-    file: ManuallyDrop<File>,
+    file: ManuallyDrop<FileAndHeld>,
     disk: Arc<LocalDisk>,
 }
 
@@ -150,7 +155,7 @@ impl LocalFile {
     pub fn read_at_zero_filled(&self, out: &mut [u8], offset: u64) -> io::Result<()> {
         let mut done = 0;
         while done < out.len() {
-            match self.file.read_at(&mut out[done..], offset + done as u64) {
+            match self.file.0.read_at(&mut out[done..], offset + done as u64) {
                 Ok(0) => break,
                 Ok(count) => done += count,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -166,7 +171,7 @@ impl Deref for LocalFile {
     type Target = File;
 
     fn deref(&self) -> &File {
-        &self.file
+        &self.file.0
     }
 }
 
@@ -224,7 +229,7 @@ mod tests {
     fn dropped_file_is_closed_by_another_thread() {
         let dir = tempfile::tempdir().unwrap();
         let disk = LocalDisk::of(&dir);
-        let file = disk.create().unwrap();
+        let file = disk.create(()).unwrap();
         file.write_all_at(b"abc", 0).unwrap();
         let mut out = *b"xxxxx";
         file.read_at_zero_filled(&mut out, 1).unwrap();

@@ -115,26 +115,20 @@ impl DiskQuota {
         evictables.iter().any(|evictable| evictable.evict())
     }
 
-    /// Reserves bytes. Evicts cached files, and with `may_evict` also tees. Blocks for the local disk.
+    /// Reserves bytes. Waits for the space of dropped files, then evicts cached files, and with `may_evict` also
+    /// tees. Blocks for the local disk.
     fn reserve(&self, bytes: u64, may_evict: bool) -> Result<()> {
+        let mut has_waited = false;
         loop {
             match self.count(bytes).and_then(|()| self.check_free_space(bytes)) {
                 Err(error)
                     if error.kind() == ErrorKind::NoSpace
-                        && (self.evict_cached() || may_evict && self.evict_largest()) =>
+                        && (!std::mem::replace(&mut has_waited, true)
+                            || self.evict_cached()
+                            || may_evict && self.evict_largest()) =>
                 {
                     self.disk.wait_closed();
                 }
-                outcome => return outcome,
-            }
-        }
-    }
-
-    /// Reserves bytes that are in memory: the free space of the disk does not matter. Evicts cached files.
-    fn reserve_in_memory(&self, bytes: u64) -> Result<()> {
-        loop {
-            match self.count(bytes) {
-                Err(_) if self.evict_cached() => {}
                 outcome => return outcome,
             }
         }
@@ -189,9 +183,9 @@ impl Reservation {
         self.resize_by(bytes, |quota, more| quota.reserve(more, false))
     }
 
-    /// Likewise, for bytes in memory. Does not block.
+    /// Likewise, for bytes in memory: the free space of the disk does not matter. Evicts nothing and does not block.
     pub(super) fn resize_in_memory(&mut self, bytes: u64) -> Result<()> {
-        self.resize_by(bytes, DiskQuota::reserve_in_memory)
+        self.resize_by(bytes, DiskQuota::count)
     }
 
     fn resize_by(&mut self, bytes: u64, reserve: impl FnOnce(&DiskQuota, u64) -> Result<()>) -> Result<()> {
@@ -227,6 +221,7 @@ fn disk(dir: &Path) -> Option<StatVfs> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::content::staged_file::StagedFile;
     use std::time::Duration;
 
     fn disk() -> Arc<LocalDisk> {
@@ -258,6 +253,31 @@ mod tests {
         let quota = DiskQuota::new(disk(), None, 0);
         assert_eq!(quota.bytes_max, DEFAULT_BYTES_MAX.min(disk_bytes(Path::new("/")).unwrap() / 10));
         assert_eq!(free_bytes(Path::new("/no/such/dir")), None);
+    }
+
+    #[test]
+    fn regression_space_of_a_closing_file_is_awaited() {
+        let dir = tempfile::tempdir().unwrap();
+        let quota = DiskQuota::new(LocalDisk::of(&dir), Some(10), 0);
+        let files = [(); 2].map(|()| StagedFile::new(&quota, None).unwrap());
+        let [dropped, other] = files;
+        dropped.write(0, &[1; 10]).unwrap();
+        let (close, closing) = std::sync::mpsc::channel::<()>();
+        drop(quota.disk().create(HungClose(closing.into())).unwrap());
+        drop(dropped);
+        assert_eq!(quota.reserved_bytes(), 10, "the space is free before the file is closed");
+        let writing = std::thread::spawn(move || other.write(0, &[2; 10]));
+        drop(close);
+        writing.join().unwrap().unwrap();
+        assert_eq!(quota.reserved_bytes(), 10);
+    }
+
+    struct HungClose(Mutex<std::sync::mpsc::Receiver<()>>);
+
+    impl Drop for HungClose {
+        fn drop(&mut self) {
+            let _ = self.0.lock().recv();
+        }
     }
 
     /// A tee whose eviction waits for the disk.

@@ -10,7 +10,6 @@ use bytes::Bytes;
 
 use super::disk_quota::{DiskQuota, Reservation};
 use super::staged_file::{Piece, StagedFile};
-use crate::error::Result;
 use crate::pds::part_body::Frame;
 
 /// Largest content in memory, in bytes.
@@ -50,27 +49,29 @@ impl LocalContent {
         }
     }
 
-    /// Writes `data` if the content stays in memory. A gap after the old end reads as zeros. `NoSpace` changes
-    /// nothing.
-    pub(super) fn write(&mut self, offset: u64, data: &[u8]) -> Result<ChangePlace> {
+    /// Writes `data` if the content stays in memory. A gap after the old end reads as zeros.
+    pub(super) fn write(&mut self, offset: u64, data: &[u8]) -> ChangePlace {
         let end = offset.saturating_add(data.len() as u64);
-        let place = self.resize(end.max(self.size()))?;
+        let place = self.resize(end.max(self.size()));
         if let (Self::Memory { bytes, .. }, ChangePlace::Memory) = (self, &place) {
             bytes[offset as usize..end as usize].copy_from_slice(data);
         }
-        Ok(place)
+        place
     }
 
     /// Sets the size if the content stays in memory: truncates, or extends with zeros.
-    pub(super) fn resize(&mut self, size: u64) -> Result<ChangePlace> {
+    pub(super) fn resize(&mut self, size: u64) -> ChangePlace {
         match self {
-            Self::Staged(staged) => Ok(ChangePlace::Staged(staged.clone())),
-            Self::Memory { bytes, reservation } if size <= MEMORY_BYTES_MAX => {
-                reservation.resize_in_memory(size)?;
-                bytes.resize(size as usize, 0);
-                Ok(ChangePlace::Memory)
-            }
-            Self::Memory { .. } => Ok(ChangePlace::MustStage),
+            Self::Staged(staged) => ChangePlace::Staged(staged.clone()),
+            Self::Memory { .. } if size > MEMORY_BYTES_MAX => ChangePlace::MustStage,
+            Self::Memory { bytes, reservation } => match reservation.resize_in_memory(size) {
+                Ok(()) => {
+                    bytes.resize(size as usize, 0);
+                    ChangePlace::Memory
+                }
+                // There may be room after an eviction, which waits for the disk.
+                Err(_) => ChangePlace::MustStage,
+            },
         }
     }
 
@@ -112,7 +113,6 @@ impl LocalContent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::ErrorKind;
     use crate::local_disk::LocalDisk;
 
     fn whole(local: &LocalContent) -> Vec<u8> {
@@ -129,20 +129,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let quota = DiskQuota::new(LocalDisk::of(&dir), None, 0);
         let mut local = LocalContent::new(&quota);
-        assert!(matches!(local.write(2, b"abcdef").unwrap(), ChangePlace::Memory));
+        assert!(matches!(local.write(2, b"abcdef"), ChangePlace::Memory));
         local.punch(3, 2);
         local.punch(7, 100);
-        local.resize(12).unwrap();
-        local.write(11, b"xy").unwrap();
+        local.resize(12);
+        local.write(11, b"xy");
         assert_eq!(whole(&local), b"\0\0a\0\0de\0\0\0\0xy");
         assert_eq!(local.read(50, 1).len(), 1);
-        local.resize(3).unwrap();
+        local.resize(3);
         assert_eq!((whole(&local), quota.reserved_bytes()), (b"\0\0a".to_vec(), 3));
-        assert!(matches!(local.write(MEMORY_BYTES_MAX - 1, b"zz").unwrap(), ChangePlace::MustStage));
-        assert!(matches!(local.resize(MEMORY_BYTES_MAX + 1).unwrap(), ChangePlace::MustStage));
+        assert!(matches!(local.write(MEMORY_BYTES_MAX - 1, b"zz"), ChangePlace::MustStage));
+        assert!(matches!(local.resize(MEMORY_BYTES_MAX + 1), ChangePlace::MustStage));
         assert_eq!(local.staged_or_bytes().unwrap_err(), b"\0\0a"[..]);
         let mut local = LocalContent::Staged(StagedFile::new(&quota, None).unwrap());
-        assert!(matches!(local.write(0, b"a").unwrap(), ChangePlace::Staged(_)));
+        assert!(matches!(local.write(0, b"a"), ChangePlace::Staged(_)));
         assert!(local.staged_or_bytes().is_ok());
     }
 
@@ -151,9 +151,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let quota = DiskQuota::new(LocalDisk::of(&dir), Some(100), 0);
         let mut local = LocalContent::new(&quota);
-        local.write(0, &[1; 90]).unwrap();
-        assert_eq!(local.write(90, &[2; 11]).unwrap_err().kind(), ErrorKind::NoSpace);
-        assert_eq!(local.resize(101).unwrap_err().kind(), ErrorKind::NoSpace);
+        local.write(0, &[1; 90]);
+        assert!(matches!(local.write(90, &[2; 11]), ChangePlace::MustStage));
+        assert!(matches!(local.resize(101), ChangePlace::MustStage));
         assert_eq!((local.size(), quota.reserved_bytes()), (90, 90));
         assert_eq!(whole(&local), [1; 90]);
         drop(local);

@@ -249,7 +249,7 @@ pub(super) async fn run_for<T: Send + 'static>(
 
 /// A file for spilled bytes. Blocks.
 pub(super) fn new_spill_file(disk: &Arc<LocalDisk>) -> Result<Arc<LocalFile>> {
-    disk.create().map_err(|e| {
+    disk.create(()).map_err(|e| {
         let detail = format!(
             "write buffers are full and a temporary file cannot be created in {}: {e}; free disk space there \
              or set a larger --buffer-size",

@@ -37,8 +37,8 @@ pub struct StagedFile {
     file: Arc<LocalFile>,
     /// Locked for each change from its reservation to its end, so that changes do not mix. Its holder waits
     /// for the local disk. Locked before `state` and before the locks of the quota: a reservation may evict
-    /// cached files and tees.
-    change: Mutex<Reservation>,
+    /// cached files and tees. The file holds it too: the space is free when the file is closed.
+    change: Arc<Mutex<Reservation>>,
     /// A leaf lock. Never held over I/O: observers take it.
     state: Mutex<StagedState>,
 }
@@ -66,14 +66,14 @@ impl StagedFile {
     /// A staged file with the content of `base`, nothing of which is present; an empty one without a base.
     /// Blocks for the local disk.
     pub(super) fn new(quota: &Arc<DiskQuota>, base: Option<ReadTarget>) -> Result<Arc<Self>> {
-        let disk = quota.disk();
-        let file = disk.create().map_err(|e| {
+        let (disk, change) = (quota.disk(), Arc::new(Mutex::new(quota.reservation())));
+        let file = disk.create(change.clone()).map_err(|e| {
             Error::from(e).context(format!("cannot create a staged file in {}", disk.dir().display()))
         })?;
         let size = base.as_ref().map_or(0, |base| base.size);
         file.set_len(size)?;
         let state = StagedState { size, base, base_bytes: size, present: PresentRanges::default() };
-        Ok(Arc::new(Self { file, change: Mutex::new(quota.reservation()), state: Mutex::new(state) }))
+        Ok(Arc::new(Self { file, change, state: Mutex::new(state) }))
     }
 
     fn lock(&self) -> MutexGuard<'_, StagedState> {
@@ -96,16 +96,19 @@ impl StagedFile {
         state.present.missing_bytes(&(state.base_bytes..state.size))
     }
 
-    /// Makes ranges that were written as zeros holes. For a file without a base.
+    /// Makes ranges that were written as zeros holes. Where the file system has no holes, they stay present. For a
+    /// file without a base.
     pub(super) fn forget_zeros(&self, zeros: &PresentRanges) -> Result<()> {
         let mut reservation = self.change.lock();
-        let present = {
-            let mut state = self.lock();
-            for range in zeros.iter() {
-                state.present.remove(range);
+        for range in zeros.iter() {
+            let len = range.end - range.start;
+            // A shorter range shares its blocks with bytes that were written.
+            if len >= ALIGN_BYTES as u64 && !make_hole(&self.file, range.start, len) {
+                break;
             }
-            state.present.bytes()
-        };
+            self.lock().present.remove(range);
+        }
+        let present = self.lock().present.bytes();
         reservation.resize(present)
     }
 
@@ -301,13 +304,17 @@ impl StagedFile {
     }
 }
 
+/// Whether a range could be made a hole.
+fn make_hole(file: &File, offset: u64, len: u64) -> bool {
+    fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len).is_ok()
+}
+
 /// Zeroes a range: by a hole, or by written zeros if the file system has no holes.
 fn punch_hole(file: &File, offset: u64, len: u64) -> Result<()> {
     if i64::try_from(offset.saturating_add(len)).is_err() {
         return Err(Error::new(ErrorKind::TooLarge, "the range ends beyond the largest file offset"));
     }
-    let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    if fallocate(file, mode, offset, len).is_ok() {
+    if make_hole(file, offset, len) {
         return Ok(());
     }
     let mut at = offset;
@@ -430,6 +437,7 @@ mod tests {
             prop_assert_eq!(whole, model);
             drop(staged);
             drop(parts);
+            quota.disk().wait_closed();
             prop_assert_eq!(quota.reserved_bytes(), 0);
             prop_assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
         }
@@ -445,6 +453,26 @@ mod tests {
         assert_eq!(staged.write(8, &[3; 3]).unwrap_err().kind(), ErrorKind::NoSpace);
         assert_eq!((staged.size(), quota.reserved_bytes()), (10, 10));
         assert_eq!(content(&staged, &[], 0, 20), [1, 1, 1, 1, 1, 2, 2, 2, 2, 2]);
+    }
+
+    #[test]
+    fn regression_forgotten_zeros_free_their_blocks() {
+        use std::os::unix::fs::MetadataExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let quota = DiskQuota::new(LocalDisk::of(&dir), None, 0);
+        let staged = StagedFile::new(&quota, None).unwrap();
+        let block = ALIGN_BYTES as u64;
+        let (mut content, mut zeros) = (vec![1; 3 * ALIGN_BYTES], PresentRanges::default());
+        for range in [10..11, block..2 * block] {
+            content[range.start as usize..range.end as usize].fill(0);
+            zeros.insert(range);
+        }
+        staged.write(0, &content).unwrap();
+        let blocks = || staged.file.metadata().unwrap().blocks() * 512;
+        assert_eq!(blocks(), 3 * block);
+        staged.forget_zeros(&zeros).unwrap();
+        assert_eq!((blocks(), quota.reserved_bytes()), (2 * block, 2 * block - 1));
+        assert_eq!(super::tests::content(&staged, &[], 0, u64::MAX), content);
     }
 
     #[test]

@@ -392,6 +392,7 @@ mod tests {
         // A tee evicts no other tee.
         large.push(&part(6, b"ghij"), &runtime);
         assert!(large.wait_for_file(10).await.unwrap().is_none());
+        queue.quota().disk().wait_closed();
         assert_eq!(queue.quota().reserved_bytes(), 3);
         let needed = StagedFile::new(queue.quota(), None).unwrap();
         needed.write(0, b"7 bytes").unwrap();

@@ -308,7 +308,7 @@ impl OpenFile {
         }
         let place = match &mut state.content {
             Content::Staged { staged, .. } => ChangePlace::Staged(staged.clone()),
-            Content::Local(local) => local.write(offset, data)?,
+            Content::Local(local) => local.write(offset, data),
             _ => return Ok(WriteOutcome::Committing),
         };
         let change = |staged| ChangeKind::Write { staged, offset };
@@ -366,7 +366,7 @@ impl OpenFile {
             Content::Failed { .. } => self.start_stream(&mut state),
             Content::Clean { .. } if is_same => return Ok(accepted(0, None)),
             _ if is_same => {}
-            Content::Local(local) => match local.resize(size)? {
+            Content::Local(local) => match local.resize(size) {
                 ChangePlace::Memory => {}
                 place => return Ok(self.change_at(&mut state, place, 0, change).by(writer)),
             },
