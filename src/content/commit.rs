@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::commit_target::CommitTarget;
 use super::in_flight_parts::InFlightParts;
-use super::part::{FrozenPart, hash_frames, run_for};
+use super::part::{FrozenPart, add_all, hash_frames};
 use super::part_upload::PartUpload;
 use super::staged_file::StagedFile;
 use super::tee::Tee;
@@ -287,7 +287,7 @@ fn already_run() -> Error {
     Error::new(ErrorKind::Cancelled, "a commit ran twice")
 }
 
-/// Hashes parts in order: small ones in memory on this thread, others on a blocking thread each.
+/// Hashes parts in order: small ones in memory on this thread, others on blocking threads.
 async fn hash_parts(parts: Vec<FrozenPart>, transfer: &Transfer) -> Result<HashedContent> {
     let mut rolling = RollingSha1::default();
     let (mut size, mut hashed) = (0, Vec::with_capacity(parts.len()));
@@ -296,13 +296,12 @@ async fn hash_parts(parts: Vec<FrozenPart>, transfer: &Transfer) -> Result<Hashe
         let midstate = rolling.midstate().ok_or_else(off_boundary)?;
         let is_quick = part.bytes <= INLINE_HASH_BYTES_MAX && !part.frames.iter().any(Frame::is_stored);
         rolling = if is_quick {
-            hash_frames(rolling, &part.frames)?
+            transfer.prepared(part.bytes);
+            add_all(&part.frames, rolling, RollingSha1::update)?
         } else {
-            let frames = part.frames.clone();
-            run_for(&part.frames, move || hash_frames(rolling, &frames)).await?
+            hash_frames(rolling, &part.frames, |bytes| transfer.prepared(bytes)).await?
         };
         size += part.bytes;
-        transfer.prepared(part.bytes);
         hashed.push((part, midstate));
     }
     Ok(HashedContent { size, sha1: rolling.digest(), parts: hashed })

@@ -16,6 +16,9 @@ use crate::pds::part_body::Frame;
 use crate::rolling_sha1::RollingSha1;
 use crate::units::exact_size;
 
+/// Bytes of one step of a hash.
+const STEP_BYTES: u64 = 2 << 20;
+
 /// A complete part.
 #[derive(Clone, Debug)]
 pub(super) struct FrozenPart {
@@ -206,45 +209,56 @@ impl FillingPart {
 
 /// CRC-64/XZ of frames.
 pub(super) async fn crc64(frames: &[Frame]) -> Result<u64> {
-    let whole = frames.to_vec();
-    let compute = move || {
-        let mut digest = crate::crc64::digest();
-        for frame in &whole {
-            frame.visit(|bytes| {
-                digest.update(bytes);
-                Ok(())
-            })?;
-        }
-        Ok(digest.finalize())
-    };
-    run_for(frames, compute).await
+    let digest = fold(frames, crate::crc64::digest(), crc_fast::Digest::update, |_| {}).await?;
+    Ok(digest.finalize())
 }
 
-/// Continues a SHA-1 over frames. Blocks.
-pub(super) fn hash_frames(mut rolling: RollingSha1, frames: &[Frame]) -> Result<RollingSha1> {
+/// Continues a SHA-1 over frames. Reports the bytes of each step.
+pub(super) async fn hash_frames(
+    rolling: RollingSha1,
+    frames: &[Frame],
+    report: impl Fn(u64),
+) -> Result<RollingSha1> {
+    fold(frames, rolling, RollingSha1::update, report).await
+}
+
+/// Adds the bytes of frames to a state, in steps: on threads of the local disk where they are stored there, else on
+/// others. The deadline of the disk is that of one step.
+async fn fold<T: Send + 'static>(
+    frames: &[Frame],
+    mut state: T,
+    add: fn(&mut T, &[u8]),
+    report: impl Fn(u64),
+) -> Result<T> {
+    let (mut at, end) = (0, bytes_of(frames));
+    while at < end {
+        let step = slice_frames(frames, at, STEP_BYTES);
+        let bytes = bytes_of(&step);
+        let disk = step.iter().find_map(|frame| match frame {
+            Frame::Stored { file, .. } => Some(file.disk().clone()),
+            Frame::Memory(_) | Frame::Zeros(_) => None,
+        });
+        let work = move || add_all(&step, state, add);
+        let aborted = |e| Error::with_source(ErrorKind::Io, "a local task was aborted", e);
+        state = match disk {
+            Some(disk) => disk.run(work).await?,
+            None => tokio::task::spawn_blocking(work).await.map_err(aborted)??,
+        };
+        at += bytes;
+        report(bytes);
+    }
+    Ok(state)
+}
+
+/// Adds the bytes of frames to a state. Blocks for the local disk if a frame is stored.
+pub(super) fn add_all<T>(frames: &[Frame], mut state: T, add: impl Fn(&mut T, &[u8])) -> Result<T> {
     for frame in frames {
         frame.visit(|bytes| {
-            rolling.update(bytes);
+            add(&mut state, bytes);
             Ok(())
         })?;
     }
-    Ok(rolling)
-}
-
-/// Runs work on frames: on a thread of the local disk if they are stored there, else on another one.
-pub(super) async fn run_for<T: Send + 'static>(
-    frames: &[Frame],
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    let stored = frames.iter().find_map(|frame| match frame {
-        Frame::Stored { file, .. } => Some(file.disk().clone()),
-        Frame::Memory(_) | Frame::Zeros(_) => None,
-    });
-    if let Some(disk) = stored {
-        return disk.run(work).await;
-    }
-    let aborted = |e| Error::with_source(ErrorKind::Io, "a local task was aborted", e);
-    tokio::task::spawn_blocking(work).await.map_err(aborted)?
+    Ok(state)
 }
 
 /// A file for spilled bytes. Blocks.

@@ -17,7 +17,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use super::commit_target::CommitTarget;
 use super::in_flight_parts::InFlightParts;
-use super::part::{FrozenPart, hash_frames, run_for};
+use super::part::{FrozenPart, hash_frames};
 use super::part_upload::PartUpload;
 use super::upload_context::UploadContext;
 use super::upload_session::begin_session;
@@ -192,8 +192,7 @@ async fn hash_stream(
             // The sending loop has failed. Its error is more precise than one from here.
             return std::future::pending().await;
         }
-        let hashing = frames.clone();
-        rolling = run_for(&frames, move || hash_frames(rolling, &hashing)).await?;
+        rolling = hash_frames(rolling, &frames, |_| {}).await?;
     }
     Ok(rolling.digest())
 }

@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
@@ -23,6 +23,9 @@ use crate::pds::types::FileType;
 use crate::posix::Posix;
 use crate::tree::{FileKind, Name};
 use crate::units::exact_duration;
+
+/// Longest wait for bytes of a cached file. The drive has them too.
+const CACHED_READ_MAX: Duration = Duration::from_secs(10);
 
 impl Vfs {
     /// `flags` as in open(2).
@@ -189,6 +192,14 @@ impl Vfs {
                         .await;
                 }
                 ReadSource::Pieces(pieces) => return self.read_pieces(&handle, pieces).await,
+                ReadSource::Cached(target, pieces) => {
+                    let cached = self.read_pieces(&handle, pieces);
+                    if let Ok(Ok(bytes)) = tokio::time::timeout(CACHED_READ_MAX, cached).await {
+                        return Ok(bytes);
+                    }
+                    tracing::debug!("a cached file is dropped: the local disk failed or did not answer");
+                    drop(self.upload_context.cached_files.remove(&target));
+                }
                 ReadSource::Unavailable => self.make_readable(&handle).await?,
             }
         }

@@ -16,6 +16,8 @@ pub enum ReadSource {
     Drive(FileMeta),
     /// Pieces of this machine and of the base revision.
     Pieces(Vec<Piece>),
+    /// Pieces of the cached file of this revision. The drive has the bytes too.
+    Cached(ReadTarget, Vec<Piece>),
     /// Sent and no longer on this machine. The drive returns it after the commit.
     Unavailable,
 }
@@ -35,8 +37,9 @@ impl OpenFile {
             Content::New => Ok(ReadSource::Pieces(Vec::new())),
             Content::Local(local) => Ok(ReadSource::Pieces(local.read(offset, len))),
             Content::Clean { base, retained: None } => {
-                match self.context.cached_files.get(&ReadTarget::of(base)) {
-                    Some(staged) => Ok(ReadSource::Pieces(staged.read(offset, len))),
+                let target = ReadTarget::of(base);
+                match self.context.cached_files.get(&target) {
+                    Some(staged) => Ok(ReadSource::Cached(target, staged.read(offset, len))),
                     None => Ok(ReadSource::Drive(base.clone())),
                 }
             }
