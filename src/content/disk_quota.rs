@@ -266,7 +266,10 @@ mod tests {
         drop(quota.disk().create(HungClose(closing.into())).unwrap());
         drop(dropped);
         assert_eq!(quota.reserved_bytes(), 10, "the space is free before the file is closed");
-        let writing = std::thread::spawn(move || other.write(0, &[2; 10]));
+        let writing = std::thread::spawn({
+            let other = other.clone();
+            move || other.write(0, &[2; 10])
+        });
         drop(close);
         writing.join().unwrap().unwrap();
         assert_eq!(quota.reserved_bytes(), 10);
