@@ -32,7 +32,10 @@ impl OrdinaryUser {
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let binary = dir.path().join("pdsfs");
-        fs::copy(env!("CARGO_BIN_EXE_pdsfs"), &binary).unwrap();
+        // By another process: a child that is forked during a copy of ours holds the file open for writing, and
+        // the start of the copy fails with ETXTBSY.
+        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_pdsfs")).arg(&binary).status().unwrap();
+        assert!(copied.success(), "{copied}");
         Self { _dir: dir, binary, home: Self::directory() }
     }
 
