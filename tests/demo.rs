@@ -325,17 +325,33 @@ fn demo_once_ends_soon_after_its_server() {
     assert_eq!(entries(temporary.path()), Vec::<PathBuf>::new());
 }
 
+/// A demo with an unsaved file, whose server does not answer.
+struct StuckDemo {
+    temporary: tempfile::TempDir,
+    mountpoint: PathBuf,
+    demo: Demo,
+    server: (u32, String),
+    file: std::fs::File,
+}
+
+impl StuckDemo {
+    fn start() -> Self {
+        require_fuse();
+        let temporary = tempfile::tempdir().unwrap();
+        let root = temporary.path().canonicalize().unwrap();
+        let mountpoint = root.join("drive");
+        let demo = Demo::start(&root.join("data"), &mountpoint);
+        let server = demo.server();
+        let mut file = std::fs::File::create(mountpoint.join("f")).unwrap();
+        file.write_all(b"content").unwrap();
+        signal(&server, libc::SIGSTOP);
+        Self { temporary, mountpoint, demo, server, file }
+    }
+}
+
 #[test]
 fn second_signal_ends_a_waiting_demo() {
-    require_fuse();
-    let temporary = tempfile::tempdir().unwrap();
-    let root = temporary.path().canonicalize().unwrap();
-    let mountpoint = root.join("drive");
-    let mut demo = Demo::start(&root.join("data"), &mountpoint);
-    let server = demo.server();
-    let mut file = std::fs::File::create(mountpoint.join("f")).unwrap();
-    file.write_all(b"content").unwrap();
-    signal(&server, libc::SIGSTOP);
+    let StuckDemo { temporary: _temporary, mountpoint, mut demo, server, file } = StuckDemo::start();
     demo.signal(libc::SIGINT);
     demo.wait_for_line("Ctrl-C again gives up");
     // The demo takes signals within a second as one.
@@ -357,20 +373,12 @@ fn second_signal_ends_a_waiting_demo() {
 /// No earlier signal began the stop.
 #[test]
 fn one_signal_ends_a_demo_after_its_mount() {
-    require_fuse();
-    let temporary = tempfile::tempdir().unwrap();
-    let root = temporary.path().canonicalize().unwrap();
-    let mountpoint = root.join("drive");
-    let mut demo = Demo::start(&root.join("data"), &mountpoint);
-    let server = demo.server();
-    let mut file = std::fs::File::create(mountpoint.join("f")).unwrap();
-    file.write_all(b"content").unwrap();
-    signal(&server, libc::SIGSTOP);
+    let StuckDemo { temporary: _temporary, mountpoint, mut demo, server, file } = StuckDemo::start();
     let path = std::ffi::CString::new(mountpoint.to_str().unwrap()).unwrap();
     // SAFETY: the path outlives the call. The path is in use, so the mount stays without a connection.
     assert_eq!(unsafe { libc::umount2(path.as_ptr(), libc::MNT_FORCE) }, -1);
     demo.wait_for_line("gives up");
-    // Signals within a second of the end are ignored.
+    // Signals within a second of the end are ignored. Only one is sent, so that no second one hides a lost first one.
     std::thread::sleep(Duration::from_millis(1200));
     demo.signal(libc::SIGINT);
     demo.wait_for_line("NOT SAVED /f: interrupted by SIGINT");

@@ -3,13 +3,14 @@
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use pdsfs::server::{FaultAction, FaultRule};
 
 use crate::monitoring::pdsfs_xattr;
-use crate::rig::{Mount, PATIENCE, Rig, errno, fresh_bytes, is_mount, wait_until};
+use crate::rig::{Mount, PATIENCE, Rig, errno, fresh_bytes, is_mount, unmount_lazily, wait_until};
 
 const PART: usize = 64 << 10;
 const ARGUMENTS: [&str; 4] = ["--part-size", "64KiB", "--commit-timeout", "60s"];
@@ -192,6 +193,7 @@ fn stop_ends_while_a_program_writes_on() {
                     Ok(count) => drop(counter.fetch_add(count as u64, std::sync::atomic::Ordering::Relaxed)),
                     Err(error) => {
                         first_error.get_or_insert(error);
+                        // So that a refused writer does not take a whole core from other tests.
                         std::thread::sleep(Duration::from_millis(5));
                     }
                 }
@@ -289,6 +291,18 @@ fn aborted_stop_names_files_closed_before() {
     drop(stuck);
 }
 
+/// A daemon of a test that may fail before its end.
+struct KilledAtEnd(Child, PathBuf);
+
+impl Drop for KilledAtEnd {
+    fn drop(&mut self) {
+        // Nothing is left to do if it has ended as it should.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+        unmount_lazily(&self.1);
+    }
+}
+
 /// Starts a daemon whose first answer hangs, and changes an attribute of its root, which hangs too.
 #[test]
 fn signals_during_start_end_the_mount() {
@@ -303,16 +317,17 @@ fn signals_during_start_end_the_mount() {
     let mut command = mount_command(&rig, dir.path());
     // The daemon checks its root directory for a service manager.
     command.env("NOTIFY_SOCKET", &socket).stderr(Stdio::piped());
-    let mut daemon = command.spawn().unwrap();
+    let mut daemon = KilledAtEnd(command.spawn().unwrap(), dir.path().to_owned());
     wait_until("the mount exists", || is_mount(dir.path()).then_some(()));
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
     let ended = wait_until("the daemon ends", || {
         // SAFETY: kill takes no pointers; the pid belongs to our child, which is not reaped yet.
-        unsafe { libc::kill(daemon.id().cast_signed(), libc::SIGTERM) };
+        unsafe { libc::kill(daemon.0.id().cast_signed(), libc::SIGTERM) };
+        // The daemon takes signals within a second as one.
         std::thread::sleep(Duration::from_millis(300));
-        daemon.try_wait().unwrap()
+        daemon.0.try_wait().unwrap()
     });
-    let printed = std::io::read_to_string(daemon.stderr.take().unwrap()).unwrap();
+    let printed = std::io::read_to_string(daemon.0.stderr.take().unwrap()).unwrap();
     assert_eq!(ended.code(), Some(1), "{printed}");
     assert!(printed.contains("NOT SAVED attributes"), "{printed}");
     assert!(!is_mount(dir.path()));
