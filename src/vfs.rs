@@ -130,7 +130,7 @@ impl Vfs {
                 part_size: config.options.part_size,
                 zero_fill_max: config.options.zero_fill_max,
                 disk,
-                tees: TeeQueue::new(disk_quota.clone(), config.options.buffer_size / part_bytes),
+                tees: TeeQueue::new(disk_quota.clone(), config.options.buffer_size),
                 local_quota: local_only_quota(&disk_quota, config.options.cache_min_free),
                 cached_files: CachedFiles::new(&disk_quota),
                 quota: disk_quota,

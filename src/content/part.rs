@@ -16,8 +16,8 @@ use crate::pds::part_body::Frame;
 use crate::rolling_sha1::RollingSha1;
 use crate::units::exact_size;
 
-/// Bytes of one step of a hash.
-const STEP_BYTES: u64 = 2 << 20;
+/// Bytes of one step of a hash over frames on the local disk.
+const DISK_STEP_BYTES: u64 = 2 << 20;
 
 /// A complete part.
 #[derive(Clone, Debug)]
@@ -222,28 +222,32 @@ pub(super) async fn hash_frames(
     fold(frames, rolling, RollingSha1::update, report).await
 }
 
-/// Adds the bytes of frames to a state, in steps: on threads of the local disk where they are stored there, else on
-/// others. The deadline of the disk is that of one step.
+/// Adds the bytes of frames to a state on other threads. If frames are stored, it goes in steps on threads of the
+/// local disk, whose deadline is that of one step.
 async fn fold<T: Send + 'static>(
     frames: &[Frame],
     mut state: T,
     add: fn(&mut T, &[u8]),
     report: impl Fn(u64),
 ) -> Result<T> {
-    let (mut at, end) = (0, bytes_of(frames));
-    while at < end {
-        let step = slice_frames(frames, at, STEP_BYTES);
-        let bytes = bytes_of(&step);
-        let disk = step.iter().find_map(|frame| match frame {
-            Frame::Stored { file, .. } => Some(file.disk().clone()),
-            Frame::Memory(_) | Frame::Zeros(_) => None,
-        });
-        let work = move || add_all(&step, state, add);
+    let end = bytes_of(frames);
+    let disk = frames.iter().find_map(|frame| match frame {
+        Frame::Stored { file, .. } => Some(file.disk().clone()),
+        Frame::Memory(_) | Frame::Zeros(_) => None,
+    });
+    let Some(disk) = disk else {
+        let frames = frames.to_vec();
         let aborted = |e| Error::with_source(ErrorKind::Io, "a local task was aborted", e);
-        state = match disk {
-            Some(disk) => disk.run(work).await?,
-            None => tokio::task::spawn_blocking(work).await.map_err(aborted)??,
-        };
+        let state =
+            tokio::task::spawn_blocking(move || add_all(&frames, state, add)).await.map_err(aborted)??;
+        report(end);
+        return Ok(state);
+    };
+    let mut at = 0;
+    while at < end {
+        let step = slice_frames(frames, at, DISK_STEP_BYTES);
+        let bytes = bytes_of(&step);
+        state = disk.run(move || add_all(&step, state, add)).await?;
         at += bytes;
         report(bytes);
     }

@@ -60,8 +60,6 @@ pub enum Wait {
     Memory,
     /// Too many parts are not acknowledged.
     Drive,
-    /// The tee is behind.
-    Disk,
     /// No memory will come: the rest must go to the local disk.
     Spill,
     /// A commit is running.
@@ -263,10 +261,7 @@ impl Streaming {
         if self.filling.bytes() > 0 || self.uploader.is_none() || self.in_flight.check().is_err() {
             return None;
         }
-        if !self.context.upload_limiter.may_begin_part(self.in_flight.count()) {
-            return Some(Wait::Drive);
-        }
-        self.tee.as_ref().is_some_and(Tee::should_pause).then_some(Wait::Disk)
+        (!self.context.upload_limiter.may_begin_part(self.in_flight.count())).then_some(Wait::Drive)
     }
 
     /// Appends zeros up to `offset`, as far as memory and the drive allow now. `TooLarge`, and no change, if the

@@ -1,11 +1,12 @@
 //! The tee: a stream's second copy, in a staged file.
 //!
 //! A sent part leaves memory once the drive has it. The tee writes each part to a staged file too, in the
-//! background, so that a program can still read or change what was sent. The tee is optional: if the disk is
-//! full, or slower than the pauses that all streams may take together, the stream goes on without it. A file
-//! that needs disk space evicts tees, the largest first.
+//! background, so that a program can still read or change what was sent. A stream never waits for its tee: if the
+//! disk is full, or falls behind the drive, the stream goes on without it. A file that needs disk space evicts
+//! tees, the largest first.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use super::disk_quota::Evictable;
 use super::part::{FrozenPart, slice_frames};
 use super::staged_file::{Piece, StagedFile};
-use super::tee_queue::{Pause, TeeQueue};
+use super::tee_queue::TeeQueue;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pds::part_body::Frame;
 
@@ -100,31 +101,14 @@ impl Tee {
         self.shared().lock()
     }
 
-    /// Whether the stream should wait before its next part.
-    pub(super) fn should_pause(&self) -> bool {
-        let mut state = self.lock();
-        if state.file.is_dropped() {
-            return false;
-        }
-        match self.shared().queue.pause() {
-            Pause::No => false,
-            Pause::Yes => true,
-            Pause::UsedUp => {
-                tracing::debug!("tee dropped: the local disk is slower than the streams");
-                self.shared().drop_file(&mut state);
-                false
-            }
-        }
-    }
-
     /// Queues the next part. Does not wait.
     pub(super) fn push(&self, part: &FrozenPart, runtime: &tokio::runtime::Handle) {
         let mut state = self.lock();
         if state.file.is_dropped() {
             return;
         }
-        if !self.shared().queue.add_part() {
-            tracing::debug!("tee dropped: all streams together are faster than the local disk");
+        if !self.shared().queue.add_part(part.bytes) {
+            tracing::debug!("tee dropped: the drive is faster than the local disk");
             self.shared().drop_file(&mut state);
             return;
         }
@@ -189,21 +173,21 @@ impl TeeShared {
     fn drop_file(&self, state: &mut TeeState) {
         state.file = TeeFile::Dropped;
         state.current = None;
-        let parts = std::mem::take(&mut state.backlog).len();
-        self.queue.finish_parts(parts);
+        let backlog = std::mem::take(&mut state.backlog);
+        self.queue.finish_parts(backlog.iter().map(|part| part.bytes).sum());
     }
 
     async fn write_backlog(self: Arc<Self>) {
-        while let Some((part, end)) = self.next_part() {
-            let tee = self.clone();
+        while let Some(part) = self.next_part() {
+            let (tee, range) = (self.clone(), part.offset..part.offset + part.bytes);
             let disk = self.queue.quota().disk();
             let written = disk.run_in_background(move || tee.write_part(&part)).await;
-            self.end_part(end, written);
+            self.end_part(range, written);
         }
     }
 
     /// Takes the next part of the backlog. Without one the task ends.
-    fn next_part(&self) -> Option<(FrozenPart, u64)> {
+    fn next_part(&self) -> Option<FrozenPart> {
         let mut state = self.lock();
         state.current = state.backlog.pop_front();
         state.is_writing = state.current.is_some();
@@ -212,10 +196,7 @@ impl TeeShared {
         if part.is_none() {
             self.queue.finish_parts(0);
         }
-        part.map(|part| {
-            let end = part.offset + part.bytes;
-            (part, end)
-        })
+        part
     }
 
     /// Blocks for the local disk.
@@ -240,19 +221,19 @@ impl TeeShared {
         staged.write_part(part)
     }
 
-    fn end_part(&self, end: u64, written: Result<()>) {
+    fn end_part(&self, range: Range<u64>, written: Result<()>) {
         let mut state = self.lock();
         state.current = None;
         match written {
             _ if state.file.is_dropped() => {}
-            Ok(()) => state.written_bytes = end,
+            Ok(()) => state.written_bytes = range.end,
             Err(error) => {
                 tracing::debug!(%error, "tee dropped: a write failed");
                 self.drop_file(&mut state);
             }
         }
         drop(state);
-        self.queue.finish_parts(1);
+        self.queue.finish_parts(range.end - range.start);
         self.part_ended.notify_all();
     }
 }
@@ -292,7 +273,7 @@ mod tests {
     }
 
     fn queue(dir: &tempfile::TempDir, bytes_max: Option<u64>) -> Arc<TeeQueue> {
-        TeeQueue::new(DiskQuota::new(LocalDisk::of(dir), bytes_max, 0), 32)
+        TeeQueue::new(DiskQuota::new(LocalDisk::of(dir), bytes_max, 0), 64)
     }
 
     #[tokio::test]
@@ -335,20 +316,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn used_up_allowance_drops_each_later_tee() {
+    async fn tees_beyond_the_queue_are_dropped() {
         let dir = tempfile::tempdir().unwrap();
-        let queue = queue(&dir, None);
+        let queue = TeeQueue::new(DiskQuota::new(LocalDisk::of(&dir), None, 0), 24);
         let (first, second) = (Tee::new(&queue).unwrap(), Tee::new(&queue).unwrap());
-        assert!(!first.should_pause());
-        let behind = std::iter::repeat_with(|| queue.add_part()).take_while(|added| *added).count();
-        let start = Instant::now();
-        while first.should_pause() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        assert!(start.elapsed() >= Duration::from_millis(300) && first.lock().file.is_dropped());
-        assert!(!second.should_pause() && second.lock().file.is_dropped(), "the second stream pauses too");
-        queue.finish_parts(behind);
-        assert!(first.finished_file(0).is_none());
+        let runtime = tokio::runtime::Handle::current();
+        // No task writes before the next wait.
+        first.push(&part(0, b"abc"), &runtime);
+        second.push(&part(0, b"abcd"), &runtime);
+        assert!(!first.lock().file.is_dropped() && second.lock().file.is_dropped());
+        assert!(first.wait_for_file(3).await.unwrap().is_some());
+        first.push(&part(3, b"def"), &runtime);
+        assert!(first.wait_for_file(6).await.unwrap().is_some());
+        assert!(second.wait_for_file(4).await.unwrap().is_none());
     }
 
     #[tokio::test]
@@ -367,8 +347,7 @@ mod tests {
         assert_eq!(Arc::strong_count(&bytes), 2);
         drop(tee);
         assert_eq!(Arc::strong_count(&bytes), 1);
-        let free = std::iter::repeat_with(|| queue.add_part()).take_while(|added| *added).count();
-        assert_eq!(free, 16);
+        assert!(queue.add_part(16), "the backlog still counts");
     }
 
     struct Held(#[allow(dead_code, reason = "counted")] Arc<()>);

@@ -1,4 +1,4 @@
-//! The waits of writers: for memory, for the local disk, and until the next part may begin.
+//! The waits of writers: for memory, and until the next part may begin.
 
 use std::sync::Arc;
 
@@ -9,7 +9,6 @@ use super::types::Fh;
 use crate::content::in_flight_parts::InFlightParts;
 use crate::content::open_file::OpenFile;
 use crate::content::streaming::Wait;
-use crate::content::tee_queue::PAUSE_CHECK_INTERVAL;
 use crate::error::Result;
 use crate::status::Transfer;
 
@@ -39,7 +38,6 @@ impl Vfs {
         Changes {
             part_acknowledged: upload.map(|(in_flight, _)| in_flight.changed()),
             memory_returned: self.upload_context.buffer_pool.changed(),
-            tee_part_written: self.upload_context.tees.part_written(),
             state_changed: file.state_changed(),
             stop_begun: self.stop.was_set(),
         }
@@ -63,7 +61,6 @@ pub(super) type Upload = (Arc<InFlightParts>, Arc<Transfer>);
 pub(super) struct Changes<'a> {
     part_acknowledged: Option<Notified<'a>>,
     memory_returned: Notified<'a>,
-    tee_part_written: Notified<'a>,
     state_changed: Notified<'a>,
     stop_begun: Notified<'a>,
 }
@@ -71,7 +68,7 @@ pub(super) struct Changes<'a> {
 impl Changes<'_> {
     /// Resolves when the reason to wait may have ended.
     pub(super) async fn wait(self, wait: Wait) {
-        let Self { part_acknowledged, memory_returned, tee_part_written, state_changed, stop_begun } = self;
+        let Self { part_acknowledged, memory_returned, state_changed, stop_begun } = self;
         let change = async move {
             match wait {
                 // Without an upload there is nothing to wait for.
@@ -81,8 +78,6 @@ impl Changes<'_> {
                     }
                 }
                 Wait::Memory => memory_returned.await,
-                // A hung disk does not finish parts; the writer must not wait for it.
-                Wait::Disk => drop(tokio::time::timeout(PAUSE_CHECK_INTERVAL, tee_part_written).await),
                 Wait::Commit => state_changed.await,
                 // The next step goes to the local disk.
                 Wait::Spill => {}
