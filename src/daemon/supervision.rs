@@ -62,7 +62,7 @@ impl Supervision {
     /// Checks that the mount answers, then reports readiness. Must be called on a runtime.
     pub(super) async fn start(&mut self, progress: Arc<Progress>, vfs: &Arc<Vfs>, path: &Path) -> Result<()> {
         let (notifier, drive, tasks) = (&self.notifier, vfs.drive().clone(), &mut self.tasks);
-        check_new_mount(path, notifier.is_connected()).await?;
+        check_new_mount(vfs, path, notifier.is_connected()).await?;
         notifier.ready();
         if let Some(limit) = notifier.watchdog() {
             let (notifier, path, pause) = (notifier.clone(), path.to_owned(), limit / MESSAGES_PER_TIMEOUT);
@@ -277,21 +277,19 @@ async fn send_watchdog(notifier: Arc<SystemdNotifier>, path: PathBuf, pause: Dur
     }
 }
 
-/// `with_listing` also reads the root directory, which needs the drive.
-async fn check_new_mount(path: &Path, with_listing: bool) -> Result<()> {
+/// `with_listing` also lists the root directory, which needs the drive.
+async fn check_new_mount(vfs: &Vfs, path: &Path, with_listing: bool) -> Result<()> {
     let root = path.to_owned();
-    let answer = tokio::task::spawn_blocking(move || {
-        probe(&root)?;
-        if with_listing { root.read_dir()?.next().transpose().map(|_| ()) } else { Ok(()) }
-    });
-    let outcome = match tokio::time::timeout(FIRST_ANSWER_MAX, answer).await {
-        Ok(Ok(outcome)) => outcome.map_err(Error::from),
-        Ok(Err(e)) => Err(Error::from_source(ErrorKind::Io, e)),
-        Err(_) => Err(Error::new(
-            ErrorKind::Timeout,
-            format!("no answer within {}", exact_duration(FIRST_ANSWER_MAX)),
-        )),
+    let answer = async {
+        let probed = tokio::task::spawn_blocking(move || probe(&root)).await;
+        probed.map_err(|e| Error::from_source(ErrorKind::Io, e))??;
+        // Not through the kernel, which would lock the directory until the drive answers.
+        if with_listing { vfs.check_root_listing().await } else { Ok(()) }
     };
+    let outcome = tokio::time::timeout(FIRST_ANSWER_MAX, answer).await.unwrap_or_else(|_| {
+        let detail = format!("no answer within {}", exact_duration(FIRST_ANSWER_MAX));
+        Err(Error::new(ErrorKind::Timeout, detail))
+    });
     outcome.map_err(|e| e.context(format!("the new mount at {} does not work", path.display())))
 }
 

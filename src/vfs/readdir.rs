@@ -83,6 +83,11 @@ impl Vfs {
         Ok(fetch)
     }
 
+    /// Returns when the drive has returned entries of the root directory, or its end.
+    pub async fn check_root_listing(&self) -> Result<()> {
+        self.fetch_listing(Ino::ROOT)?.entries(0).await.map(drop)
+    }
+
     /// Lists a directory to its end. Returns objects that the listing should contain and does not.
     async fn fetch_pages(
         &self,

@@ -303,22 +303,23 @@ impl Drop for KilledAtEnd {
     }
 }
 
-/// Starts a daemon whose first answer hangs, and changes an attribute of its root, which hangs too.
+/// The start waits for a listing that hangs. Meanwhile a program changes the root directory.
 #[test]
 fn signals_during_start_end_the_mount() {
     let rig = Rig::new();
     let faults = rig.server().faults();
     // The first listing checks the drive, the second one the mount.
-    faults.add(FaultRule { after: 1, ..FaultRule::new("file/list", FaultAction::Stall) });
-    faults.add(FaultRule::new("file/put_usertags", FaultAction::Stall));
+    faults.add(FaultRule::new("file/list", FaultAction::Stall).after(1));
     let (dir, sockets) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let socket = sockets.path().join("notify");
     let _manager = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
     let mut command = mount_command(&rig, dir.path());
-    // The daemon checks its root directory for a service manager.
+    // The daemon lists its root directory for a service manager.
     command.env("NOTIFY_SOCKET", &socket).stderr(Stdio::piped());
     let mut daemon = KilledAtEnd(command.spawn().unwrap(), dir.path().to_owned());
-    wait_until("the mount exists", || is_mount(dir.path()).then_some(()));
+    rig.block_on(faults.wait_for_hits(1));
+    let began = Instant::now();
+    faults.add(FaultRule::new("file/put_usertags", FaultAction::Stall));
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
     let ended = wait_until("the daemon ends", || {
         // SAFETY: kill takes no pointers; the pid belongs to our child, which is not reaped yet.
@@ -329,8 +330,10 @@ fn signals_during_start_end_the_mount() {
     });
     let printed = std::io::read_to_string(daemon.0.stderr.take().unwrap()).unwrap();
     assert_eq!(ended.code(), Some(1), "{printed}");
-    assert!(printed.contains("NOT SAVED attributes"), "{printed}");
+    assert!(printed.contains("NOT SAVED attributes: interrupted by SIGTERM"), "{printed}");
     assert!(!is_mount(dir.path()));
+    // Below every deadline of the listing.
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}: {printed}", began.elapsed());
 }
 
 #[test]
