@@ -16,7 +16,7 @@ use crate::fuse::KernelMount;
 use crate::pds::drive::Drive;
 use crate::status::Progress;
 use crate::status::systemd::SystemdNotifier;
-use crate::vfs::{DrainReport, SharedReport, Stage, Vfs};
+use crate::vfs::{DrainReport, Stage, StopDrains, Vfs};
 use observers::{ObserverSetup, Observers};
 #[cfg(feature = "server")]
 use progress_watch::ProgressWatch;
@@ -228,17 +228,17 @@ impl RunningMount {
     /// Saves and unmounts. If `given_up` resolves first, it only unmounts.
     async fn end(&mut self, given_up: impl Future<Output = Error>) -> StopOutcome {
         self.vfs.begin_stop();
-        let first = Arc::default();
+        let drains = StopDrains::default();
         let drained = tokio::select! {
             // Boxed: the future is deep, and so are those of its callers.
-            drained = Box::pin(self.drain_and_unmount(&first)) => drained,
+            drained = Box::pin(self.drain_and_unmount(&drains)) => drained,
             error = given_up => Err(error),
         };
         let error = match drained {
             Ok(files) => return StopOutcome { files, failure: None },
             Err(error) => error,
         };
-        let files = self.vfs.given_up_report(&first, &error);
+        let files = self.vfs.given_up_report(&drains, &error);
         // A dead mount hangs every program that looks into it, so it is removed in any case.
         if let Err(error) = self.kernel.detach().await {
             tracing::error!("{error}");
@@ -246,15 +246,15 @@ impl RunningMount {
         StopOutcome { files, failure: Some(error) }
     }
 
-    /// Has no time limit of its own. `first` gets the results of the first drain, also if this is dropped.
-    async fn drain_and_unmount(&mut self, first: &SharedReport) -> Result<DrainReport> {
+    /// Has no time limit of its own. `drains` gets the results that are known when this is dropped.
+    async fn drain_and_unmount(&mut self, drains: &StopDrains) -> Result<DrainReport> {
         // The second drain repeats commits that fail here.
-        self.vfs.drain_into(first).await;
+        self.vfs.drain_first(drains).await;
         self.kernel.detach().await?;
         if !self.kernel.finish(LINGER_MAX).await {
             tracing::warn!("programs still use files of the mount: their further requests will fail");
         }
-        Ok(self.vfs.drain_again(first).await)
+        Ok(self.vfs.drain_again(drains).await)
     }
 }
 

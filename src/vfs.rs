@@ -63,7 +63,7 @@ use active_renames::ActiveRenames;
 use callers::Device;
 pub use callers::is_killed;
 use commit_failures::CommitFailures;
-pub use drain::{DrainReport, SharedReport};
+pub use drain::{DrainReport, StopDrains};
 use handles::Handles;
 use late_renames::LateRenames;
 use listings::Dirs;

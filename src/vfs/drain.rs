@@ -26,7 +26,14 @@ pub struct DrainReport {
 }
 
 /// The report of a drain that may be given up. A leaf lock.
-pub type SharedReport = Arc<Mutex<DrainReport>>;
+type SharedReport = Arc<Mutex<DrainReport>>;
+
+/// The two drains of a stop. Each has the results that are known when it is given up.
+#[derive(Clone, Debug, Default)]
+pub struct StopDrains {
+    first: SharedReport,
+    second: SharedReport,
+}
 
 /// What a drain found out about one file.
 enum Drained {
@@ -58,8 +65,25 @@ impl Vfs {
         std::mem::take(&mut *report.lock())
     }
 
+    /// The first drain of a stop.
+    pub async fn drain_first(&self, drains: &StopDrains) {
+        self.drain_into(&drains.first).await;
+    }
+
+    /// The second drain of a stop. Also reports files of the first one that were closed since.
+    pub async fn drain_again(&self, drains: &StopDrains) -> DrainReport {
+        self.drain_into(&drains.second).await;
+        self.merged(drains, Vec::new())
+    }
+
+    /// The files of a stop that ends now because of `error`. Also reports those of its drains that were closed
+    /// since.
+    pub fn given_up_report(&self, drains: &StopDrains, error: &Error) -> DrainReport {
+        self.merged(drains, self.unsaved_after(error))
+    }
+
     /// Like [`Self::drain`]. Adds each file to `report` as soon as its result is known.
-    pub async fn drain_into(&self, report: &SharedReport) {
+    async fn drain_into(&self, report: &SharedReport) {
         let mut commits = JoinSet::new();
         for file in self.files.all() {
             let Ok(vfs) = self.this() else { break };
@@ -158,26 +182,14 @@ impl Vfs {
         self.tree().replaces(ino).is_some()
     }
 
-    /// Drains again, after `first`. Also reports its files that were closed since.
-    pub async fn drain_again(&self, first: &SharedReport) -> DrainReport {
-        let second = self.drain().await;
-        self.merged(first, second)
-    }
-
-    /// The files of a stop that ends now because of `error`. Also reports those of the drain `first` that were
-    /// closed since.
-    pub fn given_up_report(&self, first: &SharedReport, error: &Error) -> DrainReport {
-        let now = DrainReport { unsaved: self.unsaved_after(error), partly_saved: Vec::new() };
-        self.merged(first, now)
-    }
-
-    fn merged(&self, first: &SharedReport, second: DrainReport) -> DrainReport {
-        let first = first.lock().clone();
+    /// The results of both drains. A later result of a file replaces an earlier one, and `last` all of them.
+    fn merged(&self, drains: &StopDrains, last: Vec<UnsavedFile>) -> DrainReport {
+        let (first, second) = (drains.first.lock().clone(), drains.second.lock().clone());
         let is_still_unsaved =
             |file: &UnsavedFile| file.ino.is_some_and(|ino| self.failures.get(ino).is_some());
         let first_unsaved = first.unsaved.into_iter().filter(is_still_unsaved);
         let mut unsaved: HashMap<_, _> = first_unsaved.map(|file| (file.ino, file)).collect();
-        unsaved.extend(second.unsaved.into_iter().map(|file| (file.ino, file)));
+        unsaved.extend(second.unsaved.into_iter().chain(last).map(|file| (file.ino, file)));
         let partly_saved = first.partly_saved.into_iter().chain(second.partly_saved);
         let mut partly_saved: HashMap<_, _> = partly_saved.map(|file| (file.ino, file)).collect();
         partly_saved.retain(|ino, _| !unsaved.contains_key(&Some(*ino)));

@@ -4,7 +4,7 @@ use super::killed_closer::Zombie;
 use super::*;
 use crate::content::open_file::{DiskOutcome, OpenFile, WriteOutcome, Writer};
 use crate::error::Error;
-use crate::vfs::SetAttr;
+use crate::vfs::{SetAttr, StopDrains};
 
 const OVERWRITE: i32 = libc::O_WRONLY | libc::O_TRUNC;
 const OLD: &[u8] = &[1; 500];
@@ -248,4 +248,33 @@ async fn write_that_outlives_its_handle_fails() {
     assert_eq!(write.await.map_err(|error| error.kind()), Err(ErrorKind::BadHandle));
     release.await.unwrap();
     assert_eq!(scene.read("f").await[..7], *b"\x01\x01\x01edit");
+}
+
+/// Closed after its result is known, and before the stop is given up.
+#[tokio::test]
+async fn given_up_second_drain_names_closed_files() {
+    let rig = Rig::new().await;
+    let drains = StopDrains::default();
+    rig.vfs.drain_first(&drains).await;
+    let (partly, partly_fh) = rig.create(ROOT, "partly").await;
+    rig.vfs.write(partly_fh, WriteAt::Offset(0), b"so far"[..].into()).await.unwrap();
+    let (stuck, stuck_fh) = rig.create(ROOT, "stuck").await;
+    rig.server.faults().add(FaultRule::new("put_part", FaultAction::Stall).part(2));
+    rig.vfs.write(stuck_fh, WriteAt::Offset(0), vec![1; 150].into()).await.unwrap();
+    let mut drain = std::pin::pin!(rig.vfs.drain_again(&drains));
+    let given_up = Error::new(ErrorKind::Cancelled, "given up");
+    let is_known = async {
+        while rig.vfs.given_up_report(&drains, &given_up).partly_saved.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        report = drain.as_mut() => panic!("{report:?}"),
+        known = tokio::time::timeout(Duration::from_secs(20), is_known) => known.unwrap(),
+    }
+    rig.vfs.release(partly_fh).await.unwrap();
+    let report = rig.vfs.given_up_report(&drains, &given_up);
+    assert_eq!(report.unsaved.iter().map(|file| file.ino).collect::<Vec<_>>(), [Some(stuck)]);
+    let partly_saved: Vec<_> = report.partly_saved.iter().map(|file| (file.ino, file.bytes)).collect();
+    assert_eq!(partly_saved, [(partly, 6)]);
 }
