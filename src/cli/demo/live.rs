@@ -12,6 +12,7 @@ use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::time::MissedTickBehavior;
 
 use super::dirs::{self, MountDir};
+use super::report::with_later;
 use super::screen::{self, Screen};
 use super::server_process::ServerProcess;
 use super::setup::start_server;
@@ -89,10 +90,7 @@ async fn start(
     let (server, config) = start_server(data_dir, mountpoint).await?;
     match mount_in_process(config, progress).await {
         Ok(mounted) => Ok((server, mounted)),
-        Err(e) => {
-            server.stop().await?;
-            Err(e)
-        }
+        Err(error) => Err(with_later(error, server.stop().await.err())),
     }
 }
 

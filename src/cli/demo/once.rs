@@ -66,6 +66,7 @@ pub(super) async fn run(
     let (mut server, config) = start_server(&data_dir, dir.path()).await?;
     let source = scratch.path().join("source");
     let mut run = Run { config, source, cancel: CancelFlag::default(), mounted: None, on_drive: None };
+    let mut server_exited = false;
     let outcome = tokio::select! {
         outcome = tokio::time::timeout(RUN_TIME_MAX, run.all(seed)) => outcome.unwrap_or_else(|_| {
             let detail = format!("the demo did not finish within {}", exact_duration(RUN_TIME_MAX));
@@ -74,18 +75,21 @@ pub(super) async fn run(
         signal = signals.next() => Err(Error::new(ErrorKind::Cancelled, format!("interrupted by {signal}"))),
         error = server.unexpected_exit() => {
             run.abandon_drive();
+            server_exited = true;
             Err(error)
         }
     };
     let began = outcome.is_err().then(Instant::now);
     let torn_down = run.tear_down(signals.second_request(began)).await;
-    let stopped = server.stop().await;
+    let stopped = if server_exited { Ok(()) } else { server.stop().await };
     drop(dir);
-    let removed = tokio::task::spawn_blocking(move || scratch.close()).await;
+    let removed = blocking(move || Ok(scratch.close()?)).await;
+    let steps = [outcome.as_ref().err().cloned(), torn_down.err(), stopped.err(), removed.err()];
+    let mut errors = steps.into_iter().flatten();
+    if let Some(first) = errors.next() {
+        return Err(report::with_later(first, errors));
+    }
     let (measurements, differences) = outcome?;
-    torn_down?;
-    stopped?;
-    removed.map_err(|e| Error::from_source(ErrorKind::Io, e))??;
     report::print_table(&measurements);
     report::print_differences(&differences);
     Ok(if differences.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::time::Duration;
 
+use crate::error::Error;
 use crate::status::ProgressTotals;
 use crate::units::{Elapsed, Size};
 
@@ -37,6 +38,11 @@ pub(super) struct BigFile {
     /// Parts that the server had stored by then.
     pub(super) parts_early: usize,
     pub(super) bytes_early: u64,
+}
+
+/// The error of the first step that failed, with the texts of `later` ones.
+pub(super) fn with_later(first: Error, later: impl IntoIterator<Item = Error>) -> Error {
+    later.into_iter().fold(first, |first, later| Error::new(first.kind(), format!("{first}; then: {later}")))
 }
 
 pub(super) fn print_line(text: &str) {
@@ -107,6 +113,17 @@ fn files_per_second(files: usize, time: Duration) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
+
+    #[test]
+    fn error_of_the_first_failed_step_comes_first() {
+        let mount = || Error::new(ErrorKind::Denied, "cannot mount /mnt/x");
+        assert_eq!(with_later(mount(), None).to_string(), "cannot mount /mnt/x");
+        let server = Error::new(ErrorKind::Unreachable, "the server did not stop");
+        let both = with_later(mount(), Some(server));
+        assert_eq!(both.kind(), ErrorKind::Denied);
+        assert_eq!(both.to_string(), "cannot mount /mnt/x; then: the server did not stop");
+    }
 
     #[test]
     fn table_shows_all_measurements() {
