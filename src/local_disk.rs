@@ -80,8 +80,13 @@ impl LocalDisk {
 
     /// Waits for something that the disk does. `Timeout` after the longest wait.
     pub async fn in_time<T>(&self, work: impl Future<Output = T>) -> Result<T> {
-        tokio::time::timeout(self.wait_max, work).await.map_err(|_| {
-            let (dir, limit) = (self.dir.display(), exact_duration(self.wait_max));
+        self.within(self.wait_max, work).await
+    }
+
+    /// The same with another limit.
+    pub async fn within<T>(&self, limit: Duration, work: impl Future<Output = T>) -> Result<T> {
+        tokio::time::timeout(limit, work).await.map_err(|_| {
+            let (dir, limit) = (self.dir.display(), exact_duration(limit));
             Error::new(ErrorKind::Timeout, format!("the local disk of {dir} did not answer for {limit}"))
         })
     }

@@ -193,16 +193,35 @@ impl Vfs {
                 }
                 ReadSource::Pieces(pieces) => return self.read_pieces(&handle, pieces).await,
                 ReadSource::Cached(target, pieces) => {
-                    let cached = self.read_pieces(&handle, pieces);
-                    if let Ok(Ok(bytes)) = tokio::time::timeout(CACHED_READ_MAX, cached).await {
-                        return Ok(bytes);
+                    match self.read_cached(&handle, pieces).await {
+                        Ok(bytes) => return Ok(bytes),
+                        Err(error) => self.drop_cached(&handle.file, &target, &error),
                     }
-                    tracing::debug!("a cached file is dropped: the local disk failed or did not answer");
-                    drop(self.upload_context.cached_files.remove(&target));
                 }
                 ReadSource::Unavailable => self.make_readable(&handle).await?,
             }
         }
+    }
+
+    async fn read_cached(&self, handle: &Handle, pieces: Vec<Piece>) -> Result<Bytes> {
+        let cached = self.read_pieces(handle, pieces);
+        let disk = &self.upload_context.disk;
+        disk.within(CACHED_READ_MAX, cached).await?
+    }
+
+    /// Drops a cached file that cannot be read: the drive has its bytes.
+    fn drop_cached(&self, file: &OpenFile, target: &ReadTarget, error: &Error) {
+        drop(self.upload_context.cached_files.remove(target));
+        let (op, ino, errno, dir) = ("read", file.ino(), error.errno(), self.upload_context.disk.dir());
+        tracing::warn!(
+            op,
+            %ino,
+            errno,
+            "{}: not read from the local disk but from the drive: {error} (check the disk of {}, or choose another \
+             directory with --spill-dir)",
+            self.path_of(ino),
+            dir.display()
+        );
     }
 
     /// Makes streamed bytes readable again by a commit. Only for writers: a reader must not cause a revision

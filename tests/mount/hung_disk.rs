@@ -223,6 +223,10 @@ fn hung_cached_files_delay_no_other_request() {
         let read = read.recv_timeout(PATIENCE).expect("the deadline of the disk did not fire").unwrap();
         assert!(read[..5] == bytes[..5] && read[5..9] == *b"edit" && read[9..] == bytes[9..PART]);
     }
+    let log = mount.wait_for_log("/cached-0: not read from the local disk");
+    let warnings: Vec<_> = log.iter().filter(|line| line.contains("not read from the local disk")).collect();
+    let is_complete = |line: &&String| line.contains(disk.arg()) && line.contains("--spill-dir");
+    assert!(warnings.iter().all(is_complete), "{warnings:?}");
     drop(hang);
     assert_eq!(mount.stop(), 0);
 }
