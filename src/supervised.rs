@@ -16,6 +16,22 @@ where
     run_with_pause(name, RESTART_PAUSE, start).await;
 }
 
+/// Runs work that is not repeated here. `None` after a panic. Dropping this stops it.
+pub fn run_once<T: Send + 'static>(
+    name: &str,
+    work: impl Future<Output = T> + Send + 'static,
+) -> impl Future<Output = Option<T>> {
+    let mut task = JoinSet::new();
+    // Not in the future that is returned: `work` may be deep.
+    task.spawn(work);
+    async move {
+        let ended = task.join_next().await?;
+        ended
+            .inspect_err(|_| tracing::error!("panic in background task {name}; please report this as a bug"))
+            .ok()
+    }
+}
+
 async fn run_with_pause<F>(name: &str, pause: Duration, start: impl Fn() -> F)
 where
     F: Future<Output = ()> + Send + 'static,
@@ -50,6 +66,12 @@ mod tests {
         })
         .await;
         assert_eq!(starts.load(Relaxed), 3);
+    }
+
+    #[tokio::test]
+    async fn panic_of_single_work_is_no_result() {
+        assert_eq!(run_once("test", async { 7 }).await, Some(7));
+        assert_eq!(run_once("test", async { assert_eq!(1, 2, "on purpose") }).await, None);
     }
 
     #[tokio::test]

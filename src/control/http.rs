@@ -19,6 +19,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 use tokio_io_timeout::TimeoutStream;
 
+use crate::supervised;
+
 /// Read buffer of a connection, and so the limit on the head of a request.
 const READ_BUFFER_BYTES: usize = 16 << 10;
 /// Pause after a failed `accept`. The usual cause is a lack of file descriptors.
@@ -33,9 +35,23 @@ pub(super) struct Limits {
     pub(super) write_max: Duration,
 }
 
-/// Accepts connections until it is dropped. A connection is closed at once if `admit` refuses it or no permit
-/// is free.
-pub(super) async fn accept_loop<S, F>(
+/// Accepts connections until it is dropped, also after a panic. A connection is closed at once if `admit` refuses it
+/// or no permit is free.
+pub(super) async fn accept<S, F>(
+    name: &str,
+    poll_accept: impl Fn(&mut Context<'_>) -> Poll<io::Result<S>> + Clone + Send + 'static,
+    permits: Arc<Semaphore>,
+    admit: impl Fn(&S) -> bool + Clone + Send + 'static,
+    serve: impl Fn(S) -> F + Clone + Send + 'static,
+) where
+    S: Send + 'static,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let start = move || accept_loop(poll_accept.clone(), permits.clone(), admit.clone(), serve.clone());
+    supervised::run(name, start).await;
+}
+
+async fn accept_loop<S, F>(
     mut poll_accept: impl FnMut(&mut Context<'_>) -> Poll<io::Result<S>>,
     permits: Arc<Semaphore>,
     admit: impl Fn(&S) -> bool,
@@ -86,5 +102,39 @@ where
         .serve_connection(TokioIo::new(Box::pin(stream)), service);
     if let Err(error) = connection.await {
         tracing::debug!(%error, "connection failed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::mpsc;
+
+    #[tokio::test]
+    async fn panic_does_not_end_the_accept_loop() {
+        let (connect, connections) = mpsc::unbounded_channel();
+        let connections = Arc::new(parking_lot::Mutex::new(connections));
+        let poll_accept = move |cx: &mut Context<'_>| {
+            let stream: Poll<Option<u32>> = connections.lock().poll_recv(cx);
+            stream.map(|stream| stream.ok_or_else(|| io::ErrorKind::BrokenPipe.into()))
+        };
+        let (answer, mut answers) = mpsc::unbounded_channel();
+        let admit = |stream: &u32| {
+            assert_ne!(*stream, 2, "on purpose");
+            true
+        };
+        let serve = move |stream| {
+            let answer = answer.clone();
+            async move { answer.send(stream).unwrap() }
+        };
+        let accepting = tokio::spawn(accept("test", poll_accept, Arc::new(Semaphore::new(1)), admit, serve));
+        for stream in [1, 2, 3] {
+            connect.send(stream).unwrap();
+            if stream != 2 {
+                let answered = tokio::time::timeout(Duration::from_secs(20), answers.recv()).await;
+                assert_eq!(answered.unwrap(), Some(stream));
+            }
+        }
+        accepting.abort();
     }
 }

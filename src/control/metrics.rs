@@ -5,7 +5,6 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::task::Context;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -51,10 +50,11 @@ impl MetricsListener {
 
     /// Answers until the task is aborted.
     pub fn serve(self, mount: Arc<MountHandle>) -> JoinHandle<()> {
-        let poll_accept = move |cx: &mut Context<'_>| self.0.poll_accept(cx).map_ok(|(stream, _)| stream);
+        let listener = Arc::new(self.0);
         let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        tokio::spawn(http::accept_loop(
-            poll_accept,
+        tokio::spawn(http::accept(
+            "metrics",
+            move |cx| listener.poll_accept(cx).map_ok(|(stream, _)| stream),
             permits,
             |_| true,
             move |stream| {

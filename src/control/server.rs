@@ -104,12 +104,13 @@ async fn accept(
     permits: Arc<Semaphore>,
     mut stopped: watch::Receiver<bool>,
 ) {
-    let poll_accept = |cx: &mut std::task::Context<'_>| listener.poll_accept(cx).map_ok(|(stream, _)| stream);
-    let accepting = http::accept_loop(
-        poll_accept,
+    let listener = Arc::new(listener);
+    let accepting = http::accept(
+        "control socket",
+        move |cx| listener.poll_accept(cx).map_ok(|(stream, _)| stream),
         permits,
-        |stream| is_admitted(stream, uid),
-        |stream| serve(stream, api.clone()),
+        move |stream| is_admitted(stream, uid),
+        move |stream| serve(stream, api.clone()),
     );
     tokio::select! {
         () = accepting => {}

@@ -8,7 +8,7 @@ use super::late_renames::LateRename;
 use super::types::UnsavedFile;
 use crate::content::commit::CommitOutcome;
 use crate::content::open_file::OpenFile;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Ino;
 use crate::pds::drive::FileMeta;
 use crate::pds::types::CheckNameMode;
@@ -22,8 +22,9 @@ const PAUSE: Duration = Duration::from_secs(10);
 impl Vfs {
     /// Applies renames to the drive that happened while a commit was ending.
     pub(super) async fn apply_late_renames(&self, file: &Arc<OpenFile>, committed: CommitOutcome) {
-        let mut late_rename = LateRename { file: file.clone(), committed };
-        let Err(error) = self.move_to_location(&mut late_rename).await else { return };
+        let late_rename = LateRename { file: file.clone(), committed };
+        let (late_rename, moved) = self.try_to_move(late_rename).await;
+        let Err(error) = moved else { return };
         let ino = file.ino();
         let path = self.path_of(ino);
         tracing::error!(%ino, %error, "{path}: rename not yet applied on the drive; it will be retried");
@@ -44,10 +45,11 @@ impl Vfs {
         self.late_renames.wait_idle().await;
         let pending: Vec<_> = self.late_renames.lock().values().cloned().collect();
         let mut failed = Vec::new();
-        for mut late_rename in pending {
+        for late_rename in pending {
             let ino = late_rename.file.ino();
             let active = self.late_renames.begin();
-            match self.move_to_location(&mut late_rename).await {
+            let (late_rename, moved) = self.try_to_move(late_rename).await;
+            match moved {
                 Ok(()) => {
                     self.progress.metadata_saved();
                     self.late_renames.lock().remove(&ino);
@@ -63,6 +65,23 @@ impl Vfs {
             drop(active);
         }
         failed
+    }
+
+    /// [`Self::move_to_location`]. After a panic, the rename is as before: it is tried again.
+    async fn try_to_move(&self, late_rename: LateRename) -> (LateRename, Result<()>) {
+        let vfs = match self.this() {
+            Ok(vfs) => vfs,
+            Err(error) => return (late_rename, Err(error)),
+        };
+        let mut moving = late_rename.clone();
+        let attempt = async move {
+            let moved = vfs.move_to_location(&mut moving).await;
+            (moving, moved)
+        };
+        supervised::run_once("late rename", attempt).await.unwrap_or_else(|| {
+            let error = Error::new(ErrorKind::Cancelled, "internal error: the rename panicked");
+            (late_rename, Err(error))
+        })
     }
 
     /// Moves the object of a file to its location in the tree. Does nothing if another client has removed it.

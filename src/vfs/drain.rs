@@ -13,6 +13,7 @@ use super::types::{PartlySavedFile, UnsavedFile};
 use crate::content::open_file::{OpenFile, Unsaved, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Ino;
+use crate::supervised;
 use crate::units::Size;
 
 /// The name under which unsaved attributes appear in lists of unsaved files.
@@ -89,7 +90,12 @@ impl Vfs {
             let Ok(vfs) = self.this() else { break };
             let report = report.clone();
             commits.spawn(async move {
-                let drained = vfs.drain_file(&file).await;
+                let (ino, saving) = (file.ino(), vfs.clone());
+                let drain = async move { saving.drain_file(&file).await };
+                let drained = supervised::run_once("drain", drain).await.unwrap_or_else(|| {
+                    let error = Error::new(ErrorKind::Cancelled, "internal error: the commit panicked");
+                    Drained::Unsaved(UnsavedFile { ino: Some(ino), path: vfs.path_of(ino), error })
+                });
                 let mut report = report.lock();
                 match drained {
                     Drained::Saved => {}

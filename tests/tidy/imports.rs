@@ -61,7 +61,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("fuse", &["clock", "config", "error", "ids", "posix", "units", "vfs"]),
-    ("control", &["config", "error", "logging", "status", "units", "vfs"]),
+    ("control", &["config", "error", "logging", "status", "supervised", "units", "vfs"]),
     ("server", &["crc64", "ids", "pds::types"]),
     (
         "daemon",
