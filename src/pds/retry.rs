@@ -90,7 +90,7 @@ pub struct RetryPolicy {
     /// Longest pause unless the server asks for a longer one.
     pub delay_max: Duration,
     /// How long an outage is waited out, from its detection or from the first attempt, whichever was earlier.
-    /// `None` bounds it by `elapsed_max` only.
+    /// Meanwhile the other bounds do not apply. `None` bounds it by them only.
     pub outage_max: Option<Duration>,
     /// Whether the request is parked while the credential is revoked. The wait has no bound of its own.
     pub waits_for_login: bool,
@@ -207,17 +207,19 @@ impl RetryPolicy {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
             };
-            let Some(delay) = is_retryable(idempotency, failure.delivery).then(|| delays.next()).flatten()
-            else {
+            spent += self.charge(began.elapsed(), progress.load(Relaxed) != progress_before);
+            let outage_deadline = self.outage_deadline(start, connectivity);
+            // An outage that is waited out has a bound of its own.
+            let delay = delays.next().or(outage_deadline.map(|_| self.delay_max));
+            let Some(delay) = delay.filter(|_| is_retryable(idempotency, failure.delivery)) else {
                 return Err(failure);
             };
             let pause = failure.retry_after.map_or(delay, |asked| asked.max(delay));
-            spent += self.charge(began.elapsed(), progress.load(Relaxed) != progress_before);
-            if spent + pause > self.elapsed_max {
-                return Err(failure);
-            }
-            let outage_deadline = self.outage_deadline(start, connectivity);
-            if outage_deadline.is_some_and(|at| at <= Instant::now()) {
+            let is_over = match outage_deadline {
+                Some(at) => at <= Instant::now(),
+                None => spent + pause > self.elapsed_max,
+            };
+            if is_over {
                 return Err(failure);
             }
             tracing::debug!(error = %failure.error, pause_ms = pause.as_millis(), "retrying");
@@ -384,7 +386,14 @@ mod tests {
             RetryPolicy::transfer(Duration::from_secs(600)).outage_deadline(late, &connectivity),
             None
         );
-        let brief = RetryPolicy { outage_max: Some(Duration::ZERO), ..policy };
+        // In an outage, neither the number of attempts nor their time counts.
+        let brief = RetryPolicy {
+            attempts_max: 2,
+            elapsed_max: Duration::from_millis(100),
+            delay_base: Duration::from_millis(10),
+            outage_max: Some(Duration::ZERO),
+            ..policy
+        };
         let outcome: Result<(), _> = brief
             .run(Idempotency::Safe, &connectivity, &NO_PROGRESS, || async { Err(failure(Delivery::NotSent)) })
             .await;
