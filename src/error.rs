@@ -40,7 +40,6 @@ pub enum ErrorKind {
     /// Not an open handle, or not open for this access.
     BadHandle,
     Unsupported,
-    ReadOnly,
     /// Never possible on this file system, for example hard links and devices.
     NotPermitted,
     /// Answered with ENOSYS: the kernel does not send the operation again.
@@ -85,7 +84,6 @@ impl ErrorKind {
             Self::Stale => libc::ESTALE,
             Self::BadHandle => libc::EBADF,
             Self::Unsupported => libc::EOPNOTSUPP,
-            Self::ReadOnly => libc::EROFS,
             Self::NotPermitted => libc::EPERM,
             Self::NotImplemented => libc::ENOSYS,
             Self::NoAttribute => libc::ENODATA,
@@ -131,7 +129,6 @@ impl ErrorKind {
             | Self::Throttled
             | Self::Stale
             | Self::BadHandle
-            | Self::ReadOnly
             | Self::Timeout
             | Self::Unreachable
             | Self::Cancelled => tracing::Level::WARN,
@@ -141,7 +138,7 @@ impl ErrorKind {
         }
     }
 
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 31] = [
         Self::NotFound,
         Self::Exists,
         Self::NotDirectory,
@@ -160,7 +157,6 @@ impl ErrorKind {
         Self::Stale,
         Self::BadHandle,
         Self::Unsupported,
-        Self::ReadOnly,
         Self::NotPermitted,
         Self::NoAttribute,
         Self::OutOfRoom,

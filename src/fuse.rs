@@ -1,7 +1,8 @@
 //! The FUSE layer: the only module that imports fuser.
 //!
 //! `adapter` converts kernel requests to calls of [`Vfs`]. `dispatch` answers each request once and before
-//! its deadline. `mountinfo` and `unmount` inspect and end mounts. [`KernelMount`] is one mount, from start
+//! its deadline. `mountinfo`, `remount` and `unmount` inspect, change and end
+//! mounts. [`KernelMount`] is one mount, from start
 //! to unmount.
 //!
 //! This module unmounts, not fuser: fuser 0.18.0 gives up when a file is open. It can also mistake an ended
@@ -27,6 +28,7 @@ mod capabilities;
 mod convert;
 mod dispatch;
 pub mod mountinfo;
+pub mod remount;
 pub mod unmount;
 
 /// Session threads only pass requests on. Two were fastest on two cores.

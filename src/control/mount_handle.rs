@@ -1,5 +1,6 @@
 //! The served mount, and its status in the JSON of the API.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -20,6 +21,8 @@ pub struct MountHandle {
     pub progress: Arc<Progress>,
     pub event_log: Arc<EventLog>,
     pub mounted_at: SystemTime,
+    /// Whether the kernel refuses changes of the mount at this path.
+    pub is_read_only: fn(&Path) -> bool,
 }
 
 impl MountHandle {
@@ -33,7 +36,7 @@ impl MountHandle {
             name: self.config.name.clone(),
             drive_id: self.config.drive_id.to_string(),
             mountpoint: self.config.mountpoint.to_string_lossy().into_owned(),
-            read_only: self.config.options.read_only,
+            read_only: (self.is_read_only)(&self.config.mountpoint),
             mounted_at_ms: unix_ms(self.mounted_at),
             last_seq: self.event_log.last_seq(),
             paused: paused.map(|pause| Paused {

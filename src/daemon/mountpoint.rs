@@ -163,6 +163,7 @@ mod tests {
             path: "/m".into(),
             fs_type: fs_type.into(),
             source: "pds:1".into(),
+            options: "rw".into(),
             owner: None,
         }
     }

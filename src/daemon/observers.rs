@@ -13,6 +13,7 @@ use crate::control::types::{Drained, UnsavedEntry};
 use crate::control::{ControlApi, ControlSocket, MountHandle, SocketDirs};
 use crate::desktop::notification::Notifier;
 use crate::error::Result;
+use crate::fuse::mountinfo;
 use crate::status::{Pause, PauseReason, Progress, ProgressEvent};
 use crate::vfs::{UnsavedFile, Vfs};
 
@@ -88,8 +89,8 @@ impl ObserverSetup {
         let notifier = desktop.as_ref().map(|(notifier, _)| notifier.clone());
         let mut tasks =
             vec![event_log.watch(&progress), forward_events(&progress, event_log.clone(), notifier)];
-        let mount = MountHandle { vfs, config, progress, event_log, mounted_at: SystemTime::now() };
-        let mount = Arc::new(mount);
+        let (mounted_at, is_read_only) = (SystemTime::now(), mountinfo::is_read_only);
+        let mount = Arc::new(MountHandle { vfs, config, progress, event_log, mounted_at, is_read_only });
         if let Some(metrics) = self.metrics {
             if let Ok(address) = metrics.address() {
                 tracing::info!("Prometheus metrics are at http://{address}/metrics");

@@ -15,6 +15,8 @@ pub struct Mount {
     /// File system type, with the subtype after a dot.
     pub fs_type: String,
     pub source: String,
+    /// Options of the mount and of its file system, comma-separated.
+    pub options: String,
     /// User id of the mounting user, for FUSE file systems.
     pub owner: Option<u32>,
 }
@@ -22,6 +24,10 @@ pub struct Mount {
 impl Mount {
     pub fn is_ours(&self) -> bool {
         self.fs_type == FS_TYPE
+    }
+
+    pub fn has_option(&self, option: &str) -> bool {
+        self.options.split(',').any(|other| other == option)
     }
 
     pub fn is_automount(&self) -> bool {
@@ -33,6 +39,11 @@ impl Mount {
 /// mountpoint.
 pub fn at(path: &Path) -> std::io::Result<Option<Mount>> {
     Ok(topmost(&std::fs::read("/proc/self/mountinfo")?, path))
+}
+
+/// Whether the kernel refuses changes of the mount at `path`.
+pub fn is_read_only(path: &Path) -> bool {
+    at(path).ok().flatten().is_some_and(|mount| mount.has_option("ro"))
 }
 
 /// All visible pdsfs mounts, including those of other users and of dead daemons.
@@ -59,22 +70,26 @@ fn topmost(mountinfo: &[u8], path: &Path) -> Option<Mount> {
 }
 
 /// `36 35 0:52 /root /mount/point options [optional fields] - type source super-options`.
-fn parse_line(line: &[u8]) -> Option<Mount> {
+pub(super) fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|&b| b == b' ');
     let device = fields.nth(2)?;
     let path = fields.nth(1)?;
+    let mount_options = fields.next()?;
     let mut rest = fields.skip_while(|&field| field != b"-").skip(1);
     let fs_type = rest.next()?;
     let source = rest.next()?;
-    let options = String::from_utf8_lossy(rest.next().unwrap_or_default());
+    let options =
+        String::from_utf8_lossy(&[mount_options, rest.next().unwrap_or_default()].join(&b',')).into_owned();
     let owner = options.split(',').find_map(|option| option.strip_prefix("user_id="));
+    let owner = owner.and_then(|uid| uid.parse().ok());
     let text = |field: &[u8]| String::from_utf8_lossy(&unescape(field)).into_owned();
     Some(Mount {
         device: text(device),
         path: PathBuf::from(OsString::from_vec(unescape(path))),
         fs_type: text(fs_type),
         source: text(source),
-        owner: owner.and_then(|uid| uid.parse().ok()),
+        options,
+        owner,
     })
 }
 

@@ -36,7 +36,6 @@ pub(super) const SETID_BITS: u16 = 0o6000;
 impl Vfs {
     /// Changes attributes and returns the new ones.
     pub async fn setattr(&self, ino: Ino, fh: Option<Fh>, set: SetAttr, caller: Caller) -> Result<Entry> {
-        self.check_writable()?;
         if let Some(size) = set.size {
             self.set_size(ino, fh, size).await?;
             self.clear_setid_bits(ino, caller)?;
@@ -285,7 +284,6 @@ impl Vfs {
 
     /// `flags` as in setxattr(2).
     pub fn setxattr(&self, ino: Ino, name: &OsStr, value: &[u8], flags: i32) -> Result<()> {
-        self.check_writable()?;
         let name = self.settable_attribute(name)?;
         let exists = self.posix_of(&self.tree(), ino).is_some_and(|posix| posix.xattr(name).is_some());
         if exists && flags & libc::XATTR_CREATE != 0 {
@@ -302,7 +300,6 @@ impl Vfs {
     }
 
     pub fn removexattr(&self, ino: Ino, name: &OsStr) -> Result<()> {
-        self.check_writable()?;
         let name = self.settable_attribute(name)?;
         let mut existed = false;
         self.change_attrs(ino, None, |posix, _| existed = posix.remove_xattr(name))?;

@@ -32,9 +32,6 @@ impl Vfs {
     pub async fn open(&self, ino: Ino, flags: i32, caller: Caller) -> Result<OpenedFile> {
         let access = Access::of(flags);
         let truncates = flags & libc::O_TRUNC != 0;
-        if access.may_commit() || truncates {
-            self.check_writable()?;
-        }
         if truncates && !access.may_commit() {
             // No handle will commit it later.
             let was_empty = self.entry(ino)?.attr.size == 0;
@@ -138,7 +135,6 @@ impl Vfs {
         posix: Option<Arc<Posix>>,
         caller: Caller,
     ) -> Result<(Entry, OpenedFile)> {
-        self.check_writable()?;
         if let Some(entry) = self.lookup(parent, name).await? {
             let opened = if flags & libc::O_EXCL != 0 {
                 Err(Error::new(ErrorKind::Exists, format!("{} exists", name.display())))
@@ -192,12 +188,10 @@ impl Vfs {
                         .await;
                 }
                 ReadSource::Pieces(pieces) => return self.read_pieces(&handle, pieces).await,
-                ReadSource::Cached(target, pieces) => {
-                    match self.read_cached(&handle, pieces).await {
-                        Ok(bytes) => return Ok(bytes),
-                        Err(error) => self.drop_cached(&handle.file, &target, &error),
-                    }
-                }
+                ReadSource::Cached(target, pieces) => match self.read_cached(&handle, pieces).await {
+                    Ok(bytes) => return Ok(bytes),
+                    Err(error) => self.drop_cached(&handle.file, &target, &error),
+                },
                 ReadSource::Unavailable => self.make_readable(&handle).await?,
             }
         }
@@ -366,13 +360,6 @@ impl Vfs {
             return Err(cannot_rewrite_unlinked());
         }
         self.commit_file(file).await.map(|()| (0, None))
-    }
-
-    pub(super) fn check_writable(&self) -> Result<()> {
-        if self.config.options.read_only {
-            return Err(Error::new(ErrorKind::ReadOnly, "mounted read-only"));
-        }
-        Ok(())
     }
 }
 

@@ -24,7 +24,6 @@ const EMPTY_PAGES_MAX: usize = 100;
 impl Vfs {
     /// Moves a file to the recycle bin or deletes it, as configured.
     pub async fn unlink(&self, parent: Ino, name: &OsStr) -> Result<()> {
-        self.check_writable()?;
         let name = Name::new(name)?;
         let ino = self.resolve_existing(parent, &name).await?;
         if self.tree().kind(ino)? == FileType::Folder {
@@ -119,7 +118,6 @@ impl Vfs {
     }
 
     pub async fn rmdir(&self, parent: Ino, name: &OsStr) -> Result<()> {
-        self.check_writable()?;
         let name = Name::new(name)?;
         let ino = self.resolve_existing(parent, &name).await?;
         if self.tree().kind(ino)? == FileType::File {

@@ -19,7 +19,6 @@ const CONTENT_TTL: Duration = Duration::from_secs(2);
 
 impl Vfs {
     pub async fn mkdir(&self, parent: Ino, name: &OsStr, mode: u32, caller: Caller) -> Result<Entry> {
-        self.check_writable()?;
         let name = Name::new(name)?;
         if self.resolve(parent, &name).await?.is_some() {
             return Err(Error::new(ErrorKind::Exists, format!("{name} exists")));
@@ -61,7 +60,6 @@ impl Vfs {
     }
 
     pub async fn rename(&self, from: (Ino, &OsStr), to: (Ino, &OsStr), mode: RenameMode) -> Result<()> {
-        self.check_writable()?;
         if mode == RenameMode::Exchange {
             return Err(Error::new(
                 ErrorKind::Invalid,

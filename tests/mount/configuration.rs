@@ -215,6 +215,51 @@ fn mount_8_mounts_fstab_lines() {
     assert_eq!(rig.client().read("program").unwrap(), b"echo hello\n");
 }
 
+/// Through the real `mount(8)`, which adds the present options of the mount.
+#[test]
+fn mount_8_remounts_read_only_and_back() {
+    // SAFETY: geteuid has no arguments and cannot fail.
+    assert_eq!(unsafe { libc::geteuid() }, 0, "this test needs root, to replace /sbin in a mount namespace");
+    let rig = Rig::new();
+    let home = Home::new(&rig, "");
+    let script = r#"
+        mount --make-rprivate / && mount -t tmpfs none "$(readlink -f /sbin)" || exit 99
+        ln -s "$PDSFS" /sbin/mount.fuse.pdsfs
+        trap 'umount -l "$DIR" 2>/dev/null' EXIT
+        options() { findmnt -no VFS-OPTIONS,FS-OPTIONS "$DIR" | tr -s ' '; }
+        is_read_only() { "$PDSFS" status --json "$DIR" | grep -o '"read_only": *[a-z]*' | tr -d ' '; }
+        mount -t fuse.pdsfs photos "$DIR"; echo "mount $?"
+        echo old >"$DIR/f"; echo "write $?"
+        exec 3>"$DIR/open"; mount -o remount,ro "$DIR"; echo "busy $?"; exec 3>&-
+        mount -o remount,ro "$DIR"; echo "ro $?"; echo "now $(options) $(is_read_only)"
+        cat "$DIR/f"; echo new >"$DIR/f"; echo "refused $?"
+        for refused in "touch $DIR/g" "mkdir $DIR/d" "rm $DIR/f" "chmod 600 $DIR/f"; do $refused; echo "$refused $?"; done
+        mount -o remount,rw,noexec "$DIR"; echo "rw $?"; echo "then $(options) $(is_read_only)"
+        echo new >"$DIR/f"; echo "written $?"
+        "$PDSFS" umount --drain "$DIR"; echo "umount $?"
+        mount -t fuse.pdsfs -o ro photos "$DIR"; echo "again $?"; echo "first $(options) $(is_read_only)"
+        mount -o remount,rw "$DIR"; echo more >>"$DIR/f"; echo "more $?"
+        "$PDSFS" umount --drain "$DIR"; echo "umount $?"
+    "#;
+    let dir = home.mountpoint();
+    let variables = [("PDSFS", env!("CARGO_BIN_EXE_pdsfs")), ("DIR", dir.to_str().unwrap())];
+    let output = home.run(Path::new("unshare"), &["-m", "bash", "-c", script], &variables);
+    let text = output_text(&output);
+    let refused = ["touch D/g 1", "mkdir D/d 1", "rm D/f 1", "chmod 600 D/f 1", "refused 1"];
+    let refused = refused.map(|line| line.replace('D', dir.to_str().unwrap()));
+    let lines = ["mount 0", "write 0", "busy 32", "ro 0", "old", "rw 0", "written 0", "again 0", "more 0"];
+    for line in lines.into_iter().chain(refused.iter().map(String::as_str)) {
+        assert!(text.lines().any(|text| text == line), "no line {line:?} in {text}");
+    }
+    assert!(text.contains("programs have files of it open for writing"), "{text}");
+    let options = |tag: &str| text.lines().find(|line| line.starts_with(tag)).unwrap().to_owned();
+    for (tag, flags) in [("now", "ro,nosuid,nodev,noatime"), ("then", "rw,nosuid,nodev,noexec,noatime")] {
+        assert!(options(tag).starts_with(&format!("{tag} {flags} {}", &flags[..2])), "{text}");
+        assert!(options(tag).ends_with(&format!("\"read_only\":{}", flags.starts_with("ro"))), "{text}");
+    }
+    assert_eq!(rig.client().read("f").unwrap(), b"new\nmore\n");
+}
+
 #[test]
 fn relative_mountpoint_uses_caller_directory() {
     let rig = Rig::new();

@@ -13,8 +13,9 @@ use crate::cli::output::print_error;
 use crate::config::dirs;
 use crate::config::parse::SettingParser;
 use crate::config::settings::without_variables;
-use crate::daemon::background;
+use crate::daemon::{self, background};
 use crate::error::{Error, Result};
+use crate::fuse::remount::{self, FlagChange};
 
 /// Options for `mount(8)` and other readers of `/etc/fstab`; ignored.
 const MOUNT_OPTIONS: &[&str] = &[
@@ -46,7 +47,6 @@ const UNSUPPORTED: &[(&str, &str)] = &[
     ("dirsync", "a new file is committed when it is closed, not before; remove the option"),
     ("strictatime", "reads do not change access times; remove the option"),
     ("nosymfollow", "symbolic links are followed; use metadata=off, which has none"),
-    ("remount", "options of a mounted drive cannot change; unmount it, then mount it again"),
 ];
 /// Options of `mount(8)` and FUSE with the settings they mean.
 const ALIASES: &[(&str, (&str, &str))] = &[
@@ -69,7 +69,8 @@ const PLACEHOLDERS: &[&str] = &["none", "pdsfs"];
     version,
     after_help = "mount(8) runs this program for lines of /etc/fstab such as:\n\n  photos  /mnt/photos  \
         fuse.pdsfs  noauto,_netdev,allow_other  0 0\n\nOptions are the settings of the configuration file \
-        (see: pdsfs config example), and ro, rw, exec, noexec, nonempty, config=FILE. Put a value with \
+        (see: pdsfs config example), and ro, rw, exec, noexec, nonempty, config=FILE. \
+        remount changes ro, rw and noexec of a mounted drive. Put a value with \
         commas in quotes: local_only=\"*.tmp,*.swp\". Exit codes: 1 wrong line, 32 the mount failed."
 )]
 struct FstabArgs {
@@ -127,6 +128,16 @@ pub(in crate::cli) fn run() -> ExitCode {
         print_error(&error);
         ExitCode::from(code)
     };
+    match args.flag_change() {
+        Ok(None) => {}
+        Ok(Some(_)) if args.fake => return ExitCode::SUCCESS,
+        Ok(Some(change)) => {
+            let remounted = daemon::resolve(args.dir.as_ref()).map_err(Error::from);
+            let remounted = remounted.and_then(|dir| remount::remount(&dir, change));
+            return remounted.map_or_else(|error| fail(error, EXIT_FAILED), |()| ExitCode::SUCCESS);
+        }
+        Err(error) => return fail(error, EXIT_INVOCATION),
+    }
     let arguments = match args.checked_arguments() {
         Ok(arguments) => arguments,
         Err(error) => return fail(error, EXIT_INVOCATION),
@@ -167,44 +178,75 @@ impl FstabArgs {
         Ok(out)
     }
 
+    fn split_options(&self) -> Result<Vec<String>> {
+        let mut out = Vec::new();
+        for list in &self.options {
+            out.extend(split(list).map_err(Error::invalid)?);
+        }
+        Ok(out)
+    }
+
+    /// The change that `remount` asks for. Other options than these flags are those of the mount and of its line,
+    /// which `mount(8)` adds.
+    fn flag_change(&self) -> Result<Option<FlagChange>> {
+        let options = self.split_options()?;
+        if !options.iter().any(|option| option == "remount") {
+            return Ok(None);
+        }
+        let mut change = FlagChange::default();
+        for option in &options {
+            match option.as_str() {
+                "ro" => change.read_only = Some(true),
+                "rw" => change.read_only = Some(false),
+                "noexec" => change.noexec = Some(true),
+                "exec" => change.noexec = Some(false),
+                other => check_supported(other)?,
+            }
+        }
+        Ok(Some(change))
+    }
+
     /// Settings and values. The last of several equal settings counts.
     fn settings(&self) -> Result<Vec<(String, String)>> {
         let mut out: Vec<(String, String)> = Vec::new();
         let parser = SettingParser::default();
-        for list in &self.options {
-            for option in split(list).map_err(Error::invalid)? {
-                let (key, value) = option.split_once('=').unwrap_or((option.as_str(), "true"));
-                if MOUNT_OPTIONS.contains(&key)
-                    || ALWAYS_TRUE.contains(&key)
-                    || key.starts_with("x-")
-                    || key.starts_with("X-")
-                {
-                    continue;
+        for option in self.split_options()? {
+            let (key, value) = option.split_once('=').unwrap_or((option.as_str(), "true"));
+            if MOUNT_OPTIONS.contains(&key)
+                || ALWAYS_TRUE.contains(&key)
+                || key.starts_with("x-")
+                || key.starts_with("X-")
+            {
+                continue;
+            }
+            check_supported(key)?;
+            let alias = ALIASES.iter().find(|(alias, _)| *alias == option).map(|(_, setting)| *setting);
+            let (key, value) = alias.unwrap_or((key, value));
+            let checked = if key == "config" {
+                dirs::absolute(value).map(|path| path.to_string_lossy().into_owned())
+            } else {
+                parser
+                    .absolute_text(key, value)
+                    .and_then(|text| parser.parse(key, text.as_ref()).map(|_| text))
+            };
+            match checked {
+                Ok(text) => {
+                    let key = key.replace('_', "-");
+                    out.retain(|(earlier, _)| *earlier != key);
+                    out.push((key, text));
                 }
-                if let Some((_, why)) = UNSUPPORTED.iter().find(|(option, _)| *option == key) {
-                    return Err(Error::invalid(format!("option {key}: {why}")));
-                }
-                let alias = ALIASES.iter().find(|(alias, _)| *alias == option).map(|(_, setting)| *setting);
-                let (key, value) = alias.unwrap_or((key, value));
-                let checked = if key == "config" {
-                    dirs::absolute(value).map(|path| path.to_string_lossy().into_owned())
-                } else {
-                    parser
-                        .absolute_text(key, value)
-                        .and_then(|text| parser.parse(key, text.as_ref()).map(|_| text))
-                };
-                match checked {
-                    Ok(text) => {
-                        let key = key.replace('_', "-");
-                        out.retain(|(earlier, _)| *earlier != key);
-                        out.push((key, text));
-                    }
-                    Err(_) if self.sloppy && !parser.knows(key) => {}
-                    Err(reason) => return Err(Error::invalid(format!("option {key}: {reason}"))),
-                }
+                Err(_) if self.sloppy && !parser.knows(key) => {}
+                Err(reason) => return Err(Error::invalid(format!("option {key}: {reason}"))),
             }
         }
         Ok(out)
+    }
+}
+
+fn check_supported(option: &str) -> Result<()> {
+    match UNSUPPORTED.iter().find(|(other, _)| *other == option) {
+        Some((_, why)) => Err(Error::invalid(format!("option {option}: {why}"))),
+        None => Ok(()),
     }
 }
 
@@ -282,7 +324,20 @@ mod tests {
         assert!(error.contains("did you mean allow_other?"), "{error}");
         assert!(arguments(&["a", "/mnt", "-s", "-o", "alow_other"]).is_ok());
         assert!(arguments(&["a", "/mnt", "-s", "-o", "umask=9"]).unwrap_err().contains("octal"));
-        assert!(arguments(&["a", "/mnt", "-o", "remount,ro"]).unwrap_err().contains("unmount it"));
+    }
+
+    #[test]
+    fn last_flags_of_a_remount_count() {
+        let change = |options: &str| {
+            let args = FstabArgs::try_parse_from(["mount.pdsfs", "a", "/mnt", "-o", options]).unwrap();
+            args.flag_change().map_err(|e| e.to_string())
+        };
+        let flags = |read_only, noexec| Ok(Some(FlagChange { read_only, noexec }));
+        assert_eq!(change("rw,noexec"), Ok(None));
+        assert_eq!(change("rw,nosuid,noexec,user_id=0,umask=022,remount,ro"), flags(Some(true), Some(true)));
+        assert_eq!(change("remount,ro,rw,exec"), flags(Some(false), Some(false)));
+        assert_eq!(change("remount"), flags(None, None));
+        assert!(change("remount,suid").unwrap_err().contains("set-user-ID"));
     }
 
     #[test]
