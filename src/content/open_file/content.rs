@@ -81,7 +81,7 @@ pub enum Writer {
     Process(u32),
     /// The number of a handle whose process is unknown.
     Handle(u64),
-    /// A truncation by path. It is complete, and no process that dies takes it back.
+    /// A truncation by path. No process that dies takes it back. It completes no content of other writers.
     NoHandle,
 }
 
@@ -113,7 +113,12 @@ impl OpenFileState {
             // Nothing of the other writers is left.
             self.changed_by.clear();
         }
-        if !self.changed_by.contains(&writer) {
+        // A truncation by path leaves the content of other writers to them.
+        let is_noted = match writer {
+            Writer::NoHandle => !self.changed_by.is_empty(),
+            Writer::Process(_) | Writer::Handle(_) => self.changed_by.contains(&writer),
+        };
+        if !is_noted {
             self.changed_by.push(writer);
         }
     }

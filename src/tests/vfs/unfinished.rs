@@ -138,6 +138,21 @@ async fn truncation_by_path_survives_a_killed_idler() {
 }
 
 #[tokio::test]
+async fn truncation_by_path_completes_no_overwrite() {
+    let truncations = [(100, OLD.to_vec()), (200, OLD.to_vec()), (300, OLD.to_vec()), (0, Vec::new())];
+    for (size, left) in truncations {
+        let scene = Scene::new().await;
+        let killed = scene.open(OVERWRITE, scene.dead.caller()).await;
+        scene.write(killed, 0, &[2; 200]).await;
+        let set = SetAttr { size: Some(size), ..SetAttr::default() };
+        let entry = scene.rig.vfs.setattr(scene.ino, None, set, caller()).await.unwrap();
+        assert_eq!(entry.attr.size, size);
+        scene.kill(killed).await;
+        assert_eq!(scene.read("f").await, left, "truncated to {size}");
+    }
+}
+
+#[tokio::test]
 async fn disk_write_during_a_give_up_is_repeated() {
     let scene = Scene::new().await;
     let killed = scene.open(OVERWRITE, scene.dead.caller()).await;
