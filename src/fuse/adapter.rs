@@ -206,8 +206,10 @@ impl Filesystem for FuseAdapter {
             Err(error) => return self.reply_error(op, reply, &error),
         };
         let (vfs, name, new_name) = (self.vfs.clone(), name.to_owned(), new_name.to_owned());
-        let work =
-            async move { vfs.rename((Ino(parent.0), &name), (Ino(new_parent.0), &new_name), mode).await };
+        let caller = caller(req);
+        let work = async move {
+            vfs.rename((Ino(parent.0), &name), (Ino(new_parent.0), &new_name), mode, caller).await
+        };
         // A replace may have to move the content of the source.
         self.dispatch(op, self.commit_wait_max, reply, work, |reply, ()| reply.ok());
     }

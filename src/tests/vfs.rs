@@ -116,7 +116,7 @@ impl Rig {
 
     async fn rename(&self, from: (Ino, &str), to: (Ino, &str)) -> Result<(), ErrorKind> {
         let (from, to) = ((from.0, OsStr::new(from.1)), (to.0, OsStr::new(to.1)));
-        self.vfs.rename(from, to, RenameMode::Replace).await.map_err(|error| error.kind())
+        self.vfs.rename(from, to, RenameMode::Replace, caller()).await.map_err(|error| error.kind())
     }
 
     async fn read_dir(&self, ino: Ino) -> Vec<DirEntry> {
@@ -354,7 +354,7 @@ async fn rename_replaces_concurrent_remote_file() {
     other.release(opened.fh).await.unwrap();
     assert_eq!(entry.attr.size, 0);
     let (from, to) = ((ROOT, OsStr::new("mine")), (ROOT, OsStr::new("name")));
-    let refused = rig.vfs.rename(from, to, RenameMode::NoReplace).await.unwrap_err();
+    let refused = rig.vfs.rename(from, to, RenameMode::NoReplace, caller()).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Exists);
     rig.rename((ROOT, "mine"), (ROOT, "name")).await.unwrap();
     let remote_entries = rig.remote_entries(&FileId::root()).await;
@@ -374,7 +374,7 @@ async fn directory_replaces_only_empty_directory() {
     let remote_entries = rig.remote_entries(&FileId::root()).await;
     assert_eq!(remote_entries.iter().find(|meta| meta.name == "empty").unwrap().file_id, source);
     let (from, to) = ((ROOT, OsStr::new("full")), (ROOT, OsStr::new("empty")));
-    let swap = rig.vfs.rename(from, to, RenameMode::Exchange).await.unwrap_err();
+    let swap = rig.vfs.rename(from, to, RenameMode::Exchange, caller()).await.unwrap_err();
     assert_eq!(swap.kind(), ErrorKind::Invalid);
 }
 

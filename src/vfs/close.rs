@@ -71,26 +71,29 @@ impl Vfs {
         }
     }
 
-    /// Commits content and attributes of the file, through any handle. Only a process that wrote may publish
-    /// an overwrite that is not finished: for others the old content stays, and fsync fails.
+    /// Commits content and attributes of the file, through any handle.
     pub async fn fsync(&self, fh: Fh, caller: Caller) -> Result<()> {
         let handle = self.handles.get(fh)?;
         let file = &handle.file;
-        let process = thread_group(caller.tid).map(Writer::Process);
-        let is_allowed = |unsaved: &Unsaved| {
-            let is_writer = |writer| unsaved.is_changed_by(writer);
-            is_writer(handle.id.writer())
-                || process.is_some_and(is_writer)
-                || !self.is_overwriting(file.ino(), unsaved)
-        };
-        if !self.commit_if(file, is_allowed).await? {
-            let detail = "another program is overwriting the file; the old content stays until it is done";
-            return Err(Error::new(ErrorKind::Busy, detail));
-        }
+        self.commit_for(&[Some(handle.id.writer()), process_of(caller)], file).await?;
         if let Some(base) = file.base() {
             self.pending.flush_file(&self.drive, &self.tree, &base.file_id).await?;
         }
         Ok(())
+    }
+
+    /// Commits a file because `writers` need it. Only a process that wrote may publish an overwrite that is not
+    /// finished: for others this fails with `Busy`, and the old content stays.
+    pub(super) async fn commit_for(&self, writers: &[Option<Writer>], file: &Arc<OpenFile>) -> Result<()> {
+        let may_publish = |unsaved: &Unsaved| {
+            writers.iter().flatten().any(|writer| unsaved.is_changed_by(*writer))
+                || self.is_finished(file.ino(), unsaved)
+        };
+        if self.commit_if(file, may_publish).await? {
+            return Ok(());
+        }
+        let detail = "another program is overwriting the file; the old content stays until it is done";
+        Err(Error::new(ErrorKind::Busy, detail))
     }
 
     /// The last descriptor of a handle is closed. Commits content that no FLUSH committed.
@@ -164,6 +167,11 @@ impl Vfs {
             file.writers_closed();
         }
     }
+}
+
+/// The writer of what the process of a caller writes, if the process is known.
+pub(super) fn process_of(caller: Caller) -> Option<Writer> {
+    thread_group(caller.tid).map(Writer::Process)
 }
 
 fn look_failed(error: tokio::task::JoinError) -> Error {

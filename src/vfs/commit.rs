@@ -25,13 +25,8 @@ const IDLE_CHECK_INTERVAL_MAX: Duration = Duration::from_secs(5);
 const IDLE_CHECKS_PER_LIMIT: u32 = 8;
 
 impl Vfs {
-    /// Commits a file. Returns when the drive has its content.
-    pub async fn commit_file(&self, file: &Arc<OpenFile>) -> Result<()> {
-        self.commit_if(file, |_| true).await.map(drop)
-    }
-
-    /// The same if `may_commit` allows it at the moment when the commit begins, under the lock of the content.
-    /// Returns whether it did.
+    /// Commits a file if `may_commit` allows it at the moment when the commit begins, under the lock of the
+    /// content. Returns whether it did, when the drive has the content.
     pub(super) async fn commit_if(
         &self,
         file: &Arc<OpenFile>,
@@ -91,7 +86,7 @@ impl Vfs {
                 }
                 let step =
                     |done: usize| file.backfill(&target, at + done as u64, &bytes[done..], &resolve_target);
-                self.write_steps(file, &bytes, step).await?;
+                self.write_steps(file, None, &bytes, step).await?;
             }
             Ok(())
         })
@@ -364,7 +359,9 @@ mod tests {
         let (vfs, file) = silent();
         // Held: this commit does not end.
         let commit = file.begin_commit(|_| true, || vfs.commit_target(file.ino())).unwrap();
-        assert_eq!(ended(vfs.truncate(&file, 5, Writer::NoHandle)).await, Some(ErrorKind::Timeout));
+        let change = || file.truncate(5, Writer::NoHandle);
+        let outcome = ended(vfs.change_content(&file, Writer::NoHandle, change)).await;
+        assert_eq!(outcome, Some(ErrorKind::Timeout));
         drop(commit);
     }
 
@@ -372,7 +369,7 @@ mod tests {
     async fn commit_waits_for_a_rename_within_bounds() {
         let (vfs, file) = silent();
         let rename = vfs.active_renames.begin([file.ino()]);
-        assert_eq!(ended(vfs.commit_file(&file)).await, Some(ErrorKind::Timeout));
+        assert_eq!(ended(vfs.commit_if(&file, |_| true)).await, Some(ErrorKind::Timeout));
         drop(rename);
     }
 

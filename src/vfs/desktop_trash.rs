@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Vfs;
+use super::close::process_of;
 use super::types::{Caller, Entry, NameInDir};
 use crate::clock;
 use crate::config::RemoveMode;
@@ -117,10 +118,10 @@ impl Vfs {
     /// trash does not allow.
     pub(super) async fn rename_into_trash(
         &self,
-        source: Ino,
-        kind: FileType,
+        (source, kind): (Ino, FileType),
         from: &NameInDir,
         to: &NameInDir,
+        caller: Caller,
     ) -> Result<bool> {
         let refused = |why: &str| Err(Error::new(ErrorKind::NotPermitted, why));
         let (enters_trash, is_inside, is_local_dir) = {
@@ -133,7 +134,7 @@ impl Vfs {
             (enters_trash, is_inside, tree.identity(to.dir) == Some(Identity::Local))
         };
         if enters_trash {
-            self.move_to_recycle_bin(source, kind, to).await?;
+            self.move_to_recycle_bin((source, kind), to, caller).await?;
             return Ok(true);
         }
         let is_local_file = self.files.get(source).is_some_and(|file| file.is_local());
@@ -144,11 +145,16 @@ impl Vfs {
     }
 
     /// Commits the content and moves a file or directory to the recycle bin, for any setting of `remove`.
-    async fn move_to_recycle_bin(&self, source: Ino, kind: FileType, to: &NameInDir) -> Result<()> {
+    async fn move_to_recycle_bin(
+        &self,
+        (source, kind): (Ino, FileType),
+        to: &NameInDir,
+        caller: Caller,
+    ) -> Result<()> {
         for file in self.files.all() {
             let is_below = self.tree().is_below(file.ino(), source);
             if is_below && file.has_local_content() {
-                self.commit_file(&file).await?;
+                self.commit_for(&[process_of(caller)], &file).await?;
             }
         }
         match kind {

@@ -12,7 +12,7 @@ use super::callers::thread_group;
 use super::handles::{Access, Handle, HandleId};
 use super::types::{Caller, Entry, Fh, OpenedFile};
 use crate::clock;
-use crate::content::open_file::{DiskOutcome, OpenFile, ReadSource, WriteAt, WriteOutcome};
+use crate::content::open_file::{DiskOutcome, OpenFile, ReadSource, WriteAt, WriteOutcome, Writer};
 use crate::content::reader::ReadTarget;
 use crate::content::staged_file::Piece;
 use crate::content::streaming::{Appended, Wait};
@@ -227,7 +227,7 @@ impl Vfs {
             return Ok(());
         }
         if handle.access.may_commit() && !handle.file.is_unlinked() {
-            return self.commit_file(&handle.file).await;
+            return self.commit_for(&[Some(handle.id.writer())], &handle.file).await;
         }
         let detail = "these bytes were uploaded and can be read after the file is closed";
         Err(Error::new(ErrorKind::Unsupported, detail))
@@ -285,15 +285,17 @@ impl Vfs {
             self.handles.get(fh)?;
             handle.file.write(at.after(done), &data[done..], writer, &resolve_target)
         };
-        let written = self.write_steps(&handle.file, &data, step).await?;
+        let written = self.write_steps(&handle.file, Some(writer), &data, step).await?;
         self.wait_for_room_in(&handle.file).await;
         Ok(written)
     }
 
-    /// Calls `step` with the number of bytes done, until all `data` is done or a step fails.
+    /// Calls `step` with the number of bytes done, until all `data` is done or a step fails. `writer`: the one
+    /// that may need a commit first.
     pub(super) async fn write_steps(
         &self,
         file: &Arc<OpenFile>,
+        writer: Option<Writer>,
         data: &Bytes,
         step: impl Fn(usize) -> Result<WriteOutcome>,
     ) -> Result<usize> {
@@ -303,7 +305,7 @@ impl Vfs {
             // Created before the attempt, so that no notification in between is missed.
             let changes = self.changes(file, upload.as_ref());
             let stepped = match step(done) {
-                Ok(outcome) => self.finish_step(file, outcome, data.slice(done..)).await,
+                Ok(outcome) => self.finish_step(file, writer, outcome, data.slice(done..)).await,
                 Err(error) => Err(error),
             };
             let wait = stepped.map(|(bytes, wait)| {
@@ -338,32 +340,30 @@ impl Vfs {
     async fn finish_step(
         &self,
         file: &Arc<OpenFile>,
+        writer: Option<Writer>,
         outcome: WriteOutcome,
         rest: Bytes,
     ) -> Result<(usize, Option<Wait>)> {
         match outcome {
             WriteOutcome::Accepted(appended) => Ok((appended.bytes, appended.wait)),
             WriteOutcome::Committing => Ok((0, Some(Wait::Commit))),
-            WriteOutcome::MustCommit => self.commit_first(file).await,
+            WriteOutcome::MustCommit => self.commit_first(file, writer).await.map(|()| (0, None)),
             WriteOutcome::MustBackfill { to } => self.backfill(file, to).await.map(|()| (0, None)),
             WriteOutcome::DiskBusy => file.wait_for_disk().await.map(|()| (0, None)),
             WriteOutcome::Disk(change) => match change.run(rest).await? {
                 DiskOutcome::Done(bytes) => Ok((bytes, None)),
                 DiskOutcome::Again => Ok((0, None)),
-                DiskOutcome::MustCommit => self.commit_first(file).await,
+                DiskOutcome::MustCommit => self.commit_first(file, writer).await.map(|()| (0, None)),
             },
         }
     }
 
-    async fn commit_first(&self, file: &Arc<OpenFile>) -> Result<(usize, Option<Wait>)> {
+    /// Commits a file of which this machine does not have all bytes, before a writer changes it.
+    pub(super) async fn commit_first(&self, file: &Arc<OpenFile>, writer: Option<Writer>) -> Result<()> {
         if file.is_unlinked() {
-            return Err(cannot_rewrite_unlinked());
+            let detail = "a deleted file that was streamed accepts only writes at its end";
+            return Err(Error::new(ErrorKind::Unsupported, detail));
         }
-        self.commit_file(file).await.map(|()| (0, None))
+        self.commit_for(&[writer], file).await
     }
-}
-
-/// The commit that this change needs first is not possible for an unlinked file.
-pub(super) fn cannot_rewrite_unlinked() -> Error {
-    Error::new(ErrorKind::Unsupported, "a deleted file that was streamed accepts only writes at its end")
 }

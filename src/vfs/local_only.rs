@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Vfs;
-use super::types::NameInDir;
+use super::close::process_of;
+use super::types::{Caller, NameInDir};
 use crate::content::open_file::OpenFile;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Ino;
@@ -68,33 +69,34 @@ impl Vfs {
         &self,
         file: &Arc<OpenFile>,
         from: &NameInDir,
-        target: Option<Ino>,
-        to: &NameInDir,
+        (target, to): (Option<Ino>, &NameInDir),
+        caller: Caller,
     ) -> Result<()> {
         let ino = file.ino();
         let is_local = |ino| self.files.get(ino).is_some_and(|file| file.is_local());
         if self.is_local_only(to.dir, &to.name) && target.is_none_or(is_local) {
-            return self.rename_unsaved(ino, Some(file.clone()), target, to).await;
+            return self.rename_unsaved((ino, Some(file.clone())), (target, to), caller).await;
         }
         if let Some(open) =
             target.and_then(|target| self.files.get(target)).filter(|open| open.has_local_content())
         {
             // If the rename fails, the target must still exist with all its content.
-            self.commit_file(&open).await?;
+            self.commit_for(&[process_of(caller)], &open).await?;
         }
         let file = self.open_file(ino, true)?;
         let outcome = match file.promote().await {
             Ok(promoted) => {
-                let renamed = self.rename_unsaved(ino, Some(file.clone()), target, to).await;
+                let renamed = self.rename_unsaved((ino, Some(file.clone())), (target, to), caller).await;
                 (renamed, promoted)
             }
             Err(error) => (Err(error), None),
         };
         let (mut done, promoted) = outcome;
         // A file that was not renamed stays local-only: it must not be committed under its local-only name.
-        let is_for_drive = done.is_ok() || promoted.is_none();
-        if self.files.release_writer(ino) && is_for_drive {
-            done = done.and(self.commit_file(&file).await);
+        if done.is_ok() || promoted.is_none() {
+            done = done.and(self.release_writer(&file).await);
+        } else {
+            self.files.release_writer(ino);
         }
         match (&done, promoted) {
             (Ok(()), _) => self.files.unpin(ino),

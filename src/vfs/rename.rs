@@ -6,6 +6,7 @@ use std::ffi::OsStr;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use super::Vfs;
+use super::close::process_of;
 use super::types::{Caller, Entry, NameInDir, RenameMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, Ino};
@@ -59,7 +60,13 @@ impl Vfs {
         }
     }
 
-    pub async fn rename(&self, from: (Ino, &OsStr), to: (Ino, &OsStr), mode: RenameMode) -> Result<()> {
+    pub async fn rename(
+        &self,
+        from: (Ino, &OsStr),
+        to: (Ino, &OsStr),
+        mode: RenameMode,
+        caller: Caller,
+    ) -> Result<()> {
         if mode == RenameMode::Exchange {
             return Err(Error::new(
                 ErrorKind::Invalid,
@@ -68,11 +75,11 @@ impl Vfs {
         }
         let from = NameInDir { dir: from.0, name: Name::new(from.1)? };
         let to = NameInDir { dir: to.0, name: Name::new(to.1)? };
-        let renamed = match self.rename_once(&from, &to, mode).await {
+        let renamed = match self.rename_once(&from, &to, mode, caller).await {
             // Another client created the name after the last listing: resolve it again, once.
             Err(error) if error.kind() == ErrorKind::Exists && mode == RenameMode::Replace => {
                 self.tree().invalidate(to.dir, Instant::now());
-                self.rename_once(&from, &to, mode).await?
+                self.rename_once(&from, &to, mode, caller).await?
             }
             outcome => outcome?,
         };
@@ -81,7 +88,13 @@ impl Vfs {
     }
 
     /// Returns the inode that has the new name.
-    async fn rename_once(&self, from: &NameInDir, to: &NameInDir, mode: RenameMode) -> Result<Ino> {
+    async fn rename_once(
+        &self,
+        from: &NameInDir,
+        to: &NameInDir,
+        mode: RenameMode,
+        caller: Caller,
+    ) -> Result<Ino> {
         let source = self.resolve_existing(from.dir, &from.name).await?;
         let target = self.resolve(to.dir, &to.name).await?;
         if target == Some(source) {
@@ -91,7 +104,7 @@ impl Vfs {
             return Err(Error::new(ErrorKind::Exists, format!("{} exists", to.name)));
         }
         let kind = self.check_kinds(source, target, to)?;
-        if self.rename_into_trash(source, kind, from, to).await? {
+        if self.rename_into_trash((source, kind), from, to, caller).await? {
             return Ok(source);
         }
         if let Some(open) = target.and_then(|target| self.files.get(target))
@@ -113,10 +126,10 @@ impl Vfs {
         {
             // The source is to replace another object already. That object must not be removed before the
             // commit, and must not keep its name: other files may get the name from now on.
-            self.commit_file(file).await?;
+            self.commit_for(&[process_of(caller)], file).await?;
         }
         if let Some(file) = open.as_ref().filter(|file| file.is_local()) {
-            self.rename_local(file, from, target, to).await?;
+            self.rename_local(file, from, (target, to), caller).await?;
             return Ok(source);
         }
         let guard = loop {
@@ -124,7 +137,7 @@ impl Vfs {
             // The source may have been opened by now.
             let open = self.files.get(source);
             if is_local || open.as_ref().is_some_and(|file| file.has_local_content()) {
-                self.rename_unsaved(source, open, target, to).await?;
+                self.rename_unsaved((source, open), (target, to), caller).await?;
                 return Ok(source);
             }
             let guard = self.active_renames.begin([Some(source), target].into_iter().flatten());

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Vfs;
-use super::file_io::cannot_rewrite_unlinked;
 use super::handles::Access;
 use super::types::{Caller, FallocateMode, Fh};
 use crate::content::open_file::{DiskOutcome, OpenFile, Unsaved, WriteAt, WriteOutcome, Writer};
@@ -16,7 +15,7 @@ use crate::pds::part_body::ZEROS;
 impl Vfs {
     /// Truncates a file, or extends it with zeros.
     pub(super) async fn truncate(&self, file: &Arc<OpenFile>, size: u64, writer: Writer) -> Result<()> {
-        self.change_content(file, || file.truncate(size, writer)).await?;
+        self.change_content(file, writer, || file.truncate(size, writer)).await?;
         if writer != Writer::NoHandle && !file.has_local_content() {
             // It has this size already. Through a handle, that sets the times too.
             self.set_mtime_now(file.ino())?;
@@ -74,7 +73,8 @@ impl Vfs {
             if !file.is_local() && !file.is_unlinked() {
                 self.check_free_space(end - size).await?;
             }
-            self.change_content(file, || file.set_size(end, handle.id.writer())).await?;
+            let writer = handle.id.writer();
+            self.change_content(file, writer, || file.set_size(end, writer)).await?;
         }
         self.clear_setid_bits(ino, caller)
     }
@@ -89,7 +89,8 @@ impl Vfs {
         if self.upload_context.quota.is_disabled() {
             return self.write_zeros(fh, offset, len).await;
         }
-        self.change_content(file, || file.punch(offset, len, handle.id.writer())).await
+        let writer = handle.id.writer();
+        self.change_content(file, writer, || file.punch(offset, len, writer)).await
     }
 
     /// Writes zeros if there is no staged file in which a hole could be punched.
@@ -103,9 +104,10 @@ impl Vfs {
     }
 
     /// Changes the content, after a running or necessary commit.
-    async fn change_content(
+    pub(super) async fn change_content(
         &self,
         file: &Arc<OpenFile>,
+        writer: Writer,
         change: impl Fn() -> Result<WriteOutcome>,
     ) -> Result<()> {
         loop {
@@ -134,8 +136,7 @@ impl Vfs {
             };
             match outcome {
                 DiskOutcome::Again => {}
-                DiskOutcome::MustCommit if file.is_unlinked() => return Err(cannot_rewrite_unlinked()),
-                DiskOutcome::MustCommit => self.commit_file(file).await?,
+                DiskOutcome::MustCommit => self.commit_first(file, Some(writer)).await?,
                 DiskOutcome::Done(_) => return Ok(()),
             }
         }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Vfs;
-use super::types::NameInDir;
+use super::close::process_of;
+use super::types::{Caller, NameInDir};
 use crate::content::commit::CommitOutcome;
 use crate::content::open_file::OpenFile;
 use crate::error::{ErrorKind, Result};
@@ -18,16 +19,15 @@ impl Vfs {
     /// file is moved at once where possible: other clients see the rename, and the old name is free.
     pub(super) async fn rename_unsaved(
         &self,
-        source: Ino,
-        file: Option<Arc<OpenFile>>,
-        target: Option<Ino>,
-        to: &NameInDir,
+        (source, file): (Ino, Option<Arc<OpenFile>>),
+        (target, to): (Option<Ino>, &NameInDir),
+        caller: Caller,
     ) -> Result<()> {
         if let Some(open) = target.and_then(|target| self.files.get(target))
             && self.tree().objects(open.ino()).elsewhere.is_some()
         {
             // It has two objects. Neither may go before the content that replaces both is committed.
-            self.commit_file(&open).await?;
+            self.commit_for(&[process_of(caller)], &open).await?;
         }
         let guard = self.active_renames.begin([source]);
         // A running commit would move it back to where the commit started.

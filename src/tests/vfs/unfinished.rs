@@ -27,6 +27,13 @@ impl Scene {
         self.rig.vfs.open(self.ino, flags, caller).await.unwrap().fh
     }
 
+    /// Begins an overwrite by the process that is dead. Three parts are sent.
+    async fn overwrite_half(&self) -> Fh {
+        let killed = self.open(OVERWRITE, self.dead.caller()).await;
+        self.write(killed, 0, &[2; 200]).await;
+        killed
+    }
+
     async fn write(&self, fh: Fh, offset: u64, bytes: &'static [u8]) {
         self.rig.vfs.write(fh, WriteAt::Offset(offset), bytes.into()).await.unwrap();
     }
@@ -142,8 +149,7 @@ async fn truncation_by_path_completes_no_overwrite() {
     let truncations = [(100, OLD.to_vec()), (200, OLD.to_vec()), (300, OLD.to_vec()), (0, Vec::new())];
     for (size, left) in truncations {
         let scene = Scene::new().await;
-        let killed = scene.open(OVERWRITE, scene.dead.caller()).await;
-        scene.write(killed, 0, &[2; 200]).await;
+        let killed = scene.overwrite_half().await;
         let set = SetAttr { size: Some(size), ..SetAttr::default() };
         let entry = scene.rig.vfs.setattr(scene.ino, None, set, caller()).await.unwrap();
         assert_eq!(entry.attr.size, size);
@@ -218,6 +224,90 @@ async fn given_up_replacement_shows_both_files() {
         let again = scene.rig.lookup(parent, "tmp").await.expect("the name of the own object is lost");
         assert_eq!(scene.rig.vfs.getattr(again).await.unwrap().attr.size, 300);
     }
+}
+
+#[tokio::test]
+async fn local_file_replaces_no_unfinished_overwrite() {
+    let scene = Scene::new().await;
+    scene.rig.write(ROOT, "._new", b"local").await;
+    let killed = scene.overwrite_half().await;
+    assert_eq!(scene.rig.rename((ROOT, "._new"), (ROOT, "f")).await, Err(ErrorKind::Busy));
+    assert_eq!(scene.size_on_drive("f").await, 500);
+    scene.kill(killed).await;
+    assert_eq!(scene.read("f").await, OLD);
+    scene.rig.rename((ROOT, "._new"), (ROOT, "f")).await.unwrap();
+    assert_eq!(scene.size_on_drive("f").await, 5);
+}
+
+#[tokio::test]
+async fn trash_takes_no_unfinished_overwrite() {
+    let scene = Scene::new().await;
+    let mkdir = async |parent, name: &str| {
+        scene.rig.vfs.mkdir(parent, OsStr::new(name), 0o700, caller()).await.unwrap().attr.ino
+    };
+    let dir = mkdir(ROOT, "d").await;
+    let files = mkdir(mkdir(ROOT, ".Trash-0").await, "files").await;
+    scene.rig.rename((ROOT, "f"), (dir, "f")).await.unwrap();
+    let killed = scene.overwrite_half().await;
+    for from in [(dir, "f"), (ROOT, "d")] {
+        assert_eq!(scene.rig.rename(from, (files, from.1)).await, Err(ErrorKind::Busy));
+    }
+    scene.kill(killed).await;
+    // The process that overwrites the file may move it.
+    let own = scene.open(OVERWRITE, caller()).await;
+    scene.write(own, 0, b"own").await;
+    scene.rig.rename((dir, "f"), (files, "f")).await.unwrap();
+    scene.close(own, caller()).await;
+    let folder = &scene.rig.remote_entries(&FileId::root()).await[0].file_id;
+    assert_eq!(scene.rig.remote_names(folder).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn rename_of_a_replacement_keeps_the_replaced_file() {
+    let scene = Scene::new().await;
+    let (name, flags) = (OsStr::new("tmp"), (libc::O_WRONLY | libc::O_CREAT, 0o644));
+    let (_, killed) = scene.rig.vfs.create(ROOT, name, flags, scene.dead.caller()).await.unwrap();
+    scene.write(killed.fh, 0, b"half").await;
+    scene.rig.rename((ROOT, "tmp"), (ROOT, "f")).await.unwrap();
+    assert_eq!(scene.rig.rename((ROOT, "f"), (ROOT, "g")).await, Err(ErrorKind::Busy));
+    assert_eq!(scene.size_on_drive("f").await, 500);
+    scene.kill(killed.fh).await;
+    assert_eq!(scene.read("f").await, OLD);
+}
+
+#[tokio::test]
+async fn rename_over_a_replacement_keeps_both_files() {
+    let scene = Scene::new().await;
+    let tmp = scene.rig.write(ROOT, "tmp", &[3; 300]).await;
+    let killed = scene.rig.vfs.open(tmp, OVERWRITE, scene.dead.caller()).await.unwrap().fh;
+    scene.write(killed, 0, b"half").await;
+    scene.rig.rename((ROOT, "tmp"), (ROOT, "f")).await.unwrap();
+    let (_, new) = scene.rig.create(ROOT, "new").await;
+    scene.write(new, 0, b"new").await;
+    assert_eq!(scene.rig.rename((ROOT, "new"), (ROOT, "f")).await, Err(ErrorKind::Busy));
+    scene.kill(killed).await;
+    assert_eq!((scene.size_on_drive("f").await, scene.size_on_drive("tmp").await), (500, 300));
+    scene.close(new, caller()).await;
+}
+
+#[tokio::test]
+async fn write_into_sent_bytes_publishes_no_overwrite() {
+    let mut scene = Scene::new().await;
+    let mut config = MountConfig::clone(&scene.rig.config);
+    config.options.cache_size = Some(0);
+    scene.rig.vfs = mount(&Arc::new(config));
+    scene.ino = scene.rig.lookup(ROOT, "f").await.unwrap();
+    let killed = scene.overwrite_half().await;
+    let other = scene.open(libc::O_WRONLY, caller()).await;
+    let written = scene.rig.vfs.write(other, WriteAt::Offset(10), b"x".as_slice().into()).await;
+    let set = SetAttr { size: Some(50), ..SetAttr::default() };
+    let truncated = scene.rig.vfs.setattr(scene.ino, None, set, caller()).await;
+    let errors = (written.map_err(|error| error.kind()), truncated.map_err(|error| error.kind()));
+    assert_eq!(errors, (Err(ErrorKind::Busy), Err(ErrorKind::Busy)));
+    assert_eq!(scene.size_on_drive("f").await, 500);
+    scene.kill(killed).await;
+    scene.close(other, caller()).await;
+    assert_eq!(scene.read("f").await, OLD);
 }
 
 #[tokio::test]
