@@ -129,7 +129,12 @@ impl Vfs {
             return Ok(());
         }
         // Another program may have opened it since.
-        let committed = self.commit_if(file, |unsaved| self.is_finished(file.ino(), unsaved)).await.map(drop);
+        let is_finished = |unsaved: &Unsaved| self.is_finished(file.ino(), unsaved);
+        let committed = match file.wait_for_disk().await {
+            // A change that outlived its reply may have staged a clean file.
+            Ok(()) => self.commit_if(file, is_finished).await.map(drop),
+            Err(error) => Err(error),
+        };
         if let Err(error) = &committed
             && file.has_local_content()
             && !self.files.has_writers(file.ino())

@@ -43,9 +43,9 @@ impl Vfs {
         }
         let file = self.open_file(ino, access.may_commit())?;
         let id = self.next_handle_id(access, caller);
-        let opened = self.add_handle(file.clone(), access, id);
+        let opened = self.add_handle(file, access, id);
         if access.may_commit() && truncates {
-            let truncated = self.truncate(&file, 0, id.writer()).await;
+            let truncated = self.truncate(opened.fh, 0).await;
             let is_truncated = truncated.is_ok();
             if let Err(error) = truncated.and_then(|()| self.clear_setid_bits(ino, caller)) {
                 let ended = if is_truncated {

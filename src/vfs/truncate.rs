@@ -13,12 +13,13 @@ use crate::ids::Ino;
 use crate::pds::part_body::ZEROS;
 
 impl Vfs {
-    /// Truncates a file, or extends it with zeros.
-    pub(super) async fn truncate(&self, file: &Arc<OpenFile>, size: u64, writer: Writer) -> Result<()> {
-        self.change_content(file, writer, || file.truncate(size, writer)).await?;
-        if writer != Writer::NoHandle && !file.has_local_content() {
+    /// Truncates a file through a handle, or extends it with zeros.
+    pub(super) async fn truncate(&self, fh: Fh, size: u64) -> Result<()> {
+        self.change_through(fh, |file, writer| file.truncate(size, writer)).await?;
+        let handle = self.handles.get(fh)?;
+        if !handle.file.has_local_content() {
             // It has this size already. Through a handle, that sets the times too.
-            self.set_mtime_now(file.ino())?;
+            self.set_mtime_now(handle.file.ino())?;
         }
         Ok(())
     }
@@ -43,7 +44,8 @@ impl Vfs {
         }
         let end = end.min(base.size);
         self.check_accepts_content()?;
-        if !target.file.clone_range(&base, start, end, target.id.writer()).await? {
+        let is_open = || self.handles.get(to.0).is_ok();
+        if !target.file.clone_range(&base, (start, end), target.id.writer(), is_open).await? {
             return Err(unsupported());
         }
         self.clear_setid_bits(target.file.ino(), caller)?;
@@ -73,8 +75,7 @@ impl Vfs {
             if !file.is_local() && !file.is_unlinked() {
                 self.check_free_space(end - size).await?;
             }
-            let writer = handle.id.writer();
-            self.change_content(file, writer, || file.set_size(end, writer)).await?;
+            self.change_through(fh, |file, writer| file.set_size(end, writer)).await?;
         }
         self.clear_setid_bits(ino, caller)
     }
@@ -85,12 +86,10 @@ impl Vfs {
         if !handle.access.may_commit() {
             return Err(Error::new(ErrorKind::BadHandle, "not open for writing"));
         }
-        let file = &handle.file;
         if self.upload_context.quota.is_disabled() {
             return self.write_zeros(fh, offset, len).await;
         }
-        let writer = handle.id.writer();
-        self.change_content(file, writer, || file.punch(offset, len, writer)).await
+        self.change_through(fh, |file, writer| file.punch(offset, len, writer)).await
     }
 
     /// Writes zeros if there is no staged file in which a hole could be punched.
@@ -101,6 +100,19 @@ impl Vfs {
             offset += self.write(fh, WriteAt::Offset(offset), piece).await? as u64;
         }
         Ok(())
+    }
+
+    /// Changes the content through a handle. Fails once the handle is released: its program had its answer at the
+    /// deadline.
+    async fn change_through(
+        &self,
+        fh: Fh,
+        change: impl Fn(&Arc<OpenFile>, Writer) -> Result<WriteOutcome>,
+    ) -> Result<()> {
+        let handle = self.handles.get(fh)?;
+        let (file, writer) = (&handle.file, handle.id.writer());
+        let change = || self.handles.get(fh).and_then(|_| change(file, writer));
+        self.change_content(file, writer, change).await
     }
 
     /// Changes the content, after a running or necessary commit.
@@ -146,11 +158,11 @@ impl Vfs {
     pub(super) async fn set_size(&self, ino: Ino, fh: Option<Fh>, size: u64) -> Result<()> {
         self.check_accepts_content()?;
         if let Some(fh) = fh {
-            let handle = self.handles.get(fh)?;
-            return self.truncate(&handle.file, size, handle.id.writer()).await;
+            return self.truncate(fh, size).await;
         }
         let file = self.open_file(ino, true)?;
-        let mut done = self.truncate(&file, size, Writer::NoHandle).await;
+        let change = || file.truncate(size, Writer::NoHandle);
+        let mut done = self.change_content(&file, Writer::NoHandle, change).await;
         if done.is_ok() {
             // Also while others have the file open for writing, if they changed nothing.
             let is_own = |unsaved: &Unsaved| unsaved.is_changed_only_by(Writer::NoHandle);

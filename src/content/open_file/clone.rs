@@ -11,13 +11,14 @@ use crate::pds::drive::FileMeta;
 
 impl OpenFile {
     /// Extends a clone of the first `from` bytes of `source` to `to` bytes. An empty file is a clone of no
-    /// bytes. Returns `false` and changes nothing if the content is anything else.
+    /// bytes. Returns `false` and changes nothing if the content is anything else, or if the handle of `writer` is
+    /// not open any more when the change begins.
     pub async fn clone_range(
         self: &Arc<Self>,
         source: &FileMeta,
-        from: u64,
-        to: u64,
+        (from, to): (u64, u64),
         writer: Writer,
+        is_open: impl FnOnce() -> bool,
     ) -> Result<bool> {
         if self.context.quota.is_disabled() {
             // If the drive refused the instant upload, there would be no space to fetch the bytes.
@@ -31,7 +32,7 @@ impl OpenFile {
             Content::Committing { .. } | Content::Failed { .. } | Content::Local(_) => false,
             content => from == 0 && content.bytes() == 0,
         };
-        if !is_ready(&self.lock().content) {
+        if !is_open() || !is_ready(&self.lock().content) {
             return Ok(false);
         }
         let (quota, base) = (self.context.quota.clone(), source.clone());

@@ -4,7 +4,7 @@ use super::killed_closer::Zombie;
 use super::*;
 use crate::content::open_file::{DiskOutcome, OpenFile, WriteOutcome, Writer};
 use crate::error::Error;
-use crate::vfs::{SetAttr, StopDrains};
+use crate::vfs::{FallocateMode, SetAttr, StopDrains};
 
 const OVERWRITE: i32 = libc::O_WRONLY | libc::O_TRUNC;
 const OLD: &[u8] = &[1; 500];
@@ -382,4 +382,57 @@ async fn given_up_second_drain_names_closed_files() {
     assert_eq!(report.unsaved.iter().map(|file| file.ino).collect::<Vec<_>>(), [Some(stuck)]);
     let partly_saved: Vec<_> = report.partly_saved.iter().map(|file| (file.ino, file.bytes)).collect();
     assert_eq!(partly_saved, [(partly, 6)]);
+}
+
+/// `None`: `ftruncate`.
+async fn resize(scene: &Scene, fh: Fh, mode: Option<FallocateMode>) -> Result<(), ErrorKind> {
+    let vfs = &scene.rig.vfs;
+    let resized = if let Some(mode) = mode {
+        vfs.allocate(scene.ino, fh, (0, 600), mode, caller()).await
+    } else {
+        let set = SetAttr { size: Some(10), ..SetAttr::default() };
+        vfs.setattr(scene.ino, Some(fh), set, caller()).await.map(drop)
+    };
+    resized.map_err(|error| error.kind())
+}
+
+#[tokio::test]
+async fn resize_that_outlives_its_handle_fails() {
+    let (zeroes, grows) =
+        (FallocateMode { zeroes: true, grows: false }, FallocateMode { zeroes: false, grows: true });
+    for mode in [None, Some(zeroes), Some(grows)] {
+        let scene = Scene::new().await;
+        let fh = scene.open(libc::O_WRONLY, caller()).await;
+        // The content of the drive moves to a staged file for another late change.
+        let WriteOutcome::Disk(staging) = scene.begin_disk_write(Writer::Process(u32::MAX)) else {
+            panic!("not on the disk")
+        };
+        let mut resize = std::pin::pin!(resize(&scene, fh, mode));
+        begin(resize.as_mut()).await;
+        let mut release = std::pin::pin!(scene.rig.vfs.release(fh));
+        begin(release.as_mut()).await;
+        assert_eq!(staging.run(b"yy".as_slice().into()).await.unwrap(), DiskOutcome::Again);
+        assert_eq!(resize.await, Err(ErrorKind::BadHandle), "{mode:?}");
+        release.await.unwrap();
+        assert_eq!(scene.read("f").await, OLD);
+    }
+}
+
+#[tokio::test]
+async fn copy_that_outlives_its_handle_fails() {
+    let scene = Scene::new().await;
+    let (vfs, empty) = (&scene.rig.vfs, scene.rig.write(ROOT, "empty", b"").await);
+    let from = scene.open(libc::O_RDONLY, caller()).await;
+    let to = vfs.open(empty, libc::O_WRONLY, caller()).await.unwrap().fh;
+    let late = vfs.open_file_of(empty).unwrap().set_size(10, Writer::Process(u32::MAX)).unwrap();
+    assert!(matches!(late, WriteOutcome::Disk(_)));
+    let mut copy = std::pin::pin!(vfs.copy_range((from, 0), (to, 0), 500, caller()));
+    begin(copy.as_mut()).await;
+    let mut release = std::pin::pin!(vfs.release(to));
+    begin(release.as_mut()).await;
+    drop(late);
+    assert_eq!(copy.await.map_err(|error| error.kind()), Err(ErrorKind::Unsupported));
+    release.await.unwrap();
+    assert!(scene.read("empty").await.is_empty());
+    vfs.release(from).await.unwrap();
 }
