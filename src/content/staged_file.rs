@@ -26,7 +26,7 @@ use super::disk_quota::{DiskQuota, Reservation};
 use super::part::{FrozenPart, too_large};
 use super::present_ranges::PresentRanges;
 use super::reader::ReadTarget;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::ids::{PartNumber, PartSize};
 use crate::local_disk::{LocalDisk, LocalFile};
 use crate::pds::part_body::{Frame, ZEROS};
@@ -205,7 +205,8 @@ impl StagedFile {
         reservation.resize(present)
     }
 
-    /// Zeroes a range, as far as the content reaches. `NoSpace` changes nothing.
+    /// Zeroes a range, as far as the content reaches. Where the file system has no holes, written bytes stay
+    /// present, as zeros. `NoSpace` changes nothing.
     pub(super) fn punch(&self, offset: u64, len: u64) -> Result<()> {
         let mut reservation = self.change.lock();
         let (end, base_bytes) = {
@@ -218,10 +219,23 @@ impl StagedFile {
         // Zeros over the base are present. Above the base, missing ranges are zeros already.
         let over_base = offset..end.min(base_bytes).max(offset);
         reservation.resize(self.bytes_with(&over_base))?;
-        punch_hole(&self.file, offset, end - offset)?;
+        let is_hole = make_hole(&self.file, offset, end - offset);
+        if !is_hole {
+            write_zeros(&self.file, over_base.clone())?;
+            let written = self.lock().present.clone();
+            let mut at = over_base.end;
+            while let Some((run, is_present)) = written.first_run(&(at..end)) {
+                at = run.end;
+                if is_present {
+                    write_zeros(&self.file, run)?;
+                }
+            }
+        }
         let present = {
             let mut state = self.lock();
-            state.present.remove(offset..end);
+            if is_hole {
+                state.present.remove(offset..end);
+            }
             state.present.insert(over_base);
             state.present.bytes()
         };
@@ -309,17 +323,10 @@ fn make_hole(file: &File, offset: u64, len: u64) -> bool {
     fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len).is_ok()
 }
 
-/// Zeroes a range: by a hole, or by written zeros if the file system has no holes.
-fn punch_hole(file: &File, offset: u64, len: u64) -> Result<()> {
-    if i64::try_from(offset.saturating_add(len)).is_err() {
-        return Err(Error::new(ErrorKind::TooLarge, "the range ends beyond the largest file offset"));
-    }
-    if make_hole(file, offset, len) {
-        return Ok(());
-    }
-    let mut at = offset;
-    while at < offset + len {
-        let piece = &ZEROS[..(offset + len - at).min(ZEROS.len() as u64) as usize];
+fn write_zeros(file: &File, range: Range<u64>) -> Result<()> {
+    let mut at = range.start;
+    while at < range.end {
+        let piece = &ZEROS[..(range.end - at).min(ZEROS.len() as u64) as usize];
         file.write_all_at(piece, at)?;
         at += piece.len() as u64;
     }
@@ -331,6 +338,7 @@ mod tests {
     use super::*;
     use crate::content::buffer_pool::BufferPool;
     use crate::content::part::FillingPart;
+    use crate::error::ErrorKind;
     use crate::ids::{FileId, RevisionId};
     use proptest::prelude::*;
 
@@ -473,6 +481,49 @@ mod tests {
         staged.forget_zeros(&zeros).unwrap();
         assert_eq!((blocks(), quota.reserved_bytes()), (2 * block, 2 * block - 1));
         assert_eq!(super::tests::content(&staged, &[], 0, u64::MAX), content);
+    }
+
+    /// Runs `work` on a thread whose `fallocate` fails, as on a file system without holes.
+    fn without_holes(work: impl FnOnce() + Send + 'static) {
+        let step = |code, jf, k| libc::sock_filter { code: code as u16, jt: 0, jf, k };
+        let refused = libc::SECCOMP_RET_ERRNO | libc::EOPNOTSUPP as u32;
+        let worker = std::thread::spawn(move || {
+            let mut filter = [
+                // The first field of `seccomp_data` is the number of the call.
+                step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
+                step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, libc::SYS_fallocate as u32),
+                step(libc::BPF_RET | libc::BPF_K, 0, refused),
+                step(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ALLOW),
+            ];
+            let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+            // SAFETY: the calls change this thread only. The kernel copies the filter.
+            let installed = unsafe {
+                libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+                    && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) == 0
+            };
+            assert!(installed, "{}", std::io::Error::last_os_error());
+            work();
+        });
+        worker.join().unwrap();
+    }
+
+    #[test]
+    fn regression_zeros_without_holes_stay_reserved() {
+        use std::os::unix::fs::MetadataExt as _;
+        without_holes(|| {
+            let dir = tempfile::tempdir().unwrap();
+            let quota = DiskQuota::new(LocalDisk::of(&dir), None, 0);
+            let block = ALIGN_BYTES as u64;
+            let staged = StagedFile::new(&quota, Some(base(block))).unwrap();
+            staged.write(block, &[1; 2 * ALIGN_BYTES]).unwrap();
+            staged.truncate(5 * block).unwrap();
+            // One block of the base, two written ones, and a missing one.
+            staged.punch(0, 4 * block).unwrap();
+            let on_disk = staged.file.metadata().unwrap().blocks() * 512;
+            assert_eq!((on_disk, quota.reserved_bytes()), (3 * block, 3 * block));
+            assert_eq!(content(&staged, &[1; ALIGN_BYTES], 0, u64::MAX), vec![0; 5 * ALIGN_BYTES]);
+            assert!(staged.is_complete());
+        });
     }
 
     #[test]
