@@ -31,20 +31,10 @@ impl Vfs {
     /// `flags` as in open(2).
     pub async fn open(&self, ino: Ino, flags: i32, caller: Caller) -> Result<OpenedFile> {
         let access = Access::of(flags);
-        let truncates = flags & libc::O_TRUNC != 0;
-        if truncates && !access.may_commit() {
-            // No handle will commit it later.
-            let was_empty = self.entry(ino)?.attr.size == 0;
-            self.set_size(ino, None, 0).await?;
-            if was_empty {
-                self.set_mtime_now(ino)?;
-            }
-            self.clear_setid_bits(ino, caller)?;
-        }
         let file = self.open_file(ino, access.may_commit())?;
         let id = self.next_handle_id(access, caller);
         let opened = self.add_handle(file, access, id);
-        if access.may_commit() && truncates {
+        if flags & libc::O_TRUNC != 0 {
             let truncated = self.truncate(opened.fh, 0).await;
             let is_truncated = truncated.is_ok();
             if let Err(error) = truncated.and_then(|()| self.clear_setid_bits(ino, caller)) {
@@ -157,7 +147,7 @@ impl Vfs {
             ino
         };
         let access = match Access::of(flags) {
-            Access::Read => Access::Create,
+            Access::Read => Access::ReadNew,
             access => access,
         };
         let file = self.open_file(ino, true)?;

@@ -41,14 +41,18 @@ impl HandleId {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Access {
     Read,
-    /// Opened for reading, but created the file, which must be committed.
-    Create,
+    /// Opened for reading, but created or truncated the file, which must be committed.
+    ReadNew,
     Write,
 }
 
 impl Access {
     pub(super) fn of(flags: i32) -> Self {
-        if flags & libc::O_ACCMODE == libc::O_RDONLY { Self::Read } else { Self::Write }
+        match flags & libc::O_ACCMODE {
+            libc::O_RDONLY if flags & libc::O_TRUNC == 0 => Self::Read,
+            libc::O_RDONLY => Self::ReadNew,
+            _ => Self::Write,
+        }
     }
 
     /// Whether closing such a handle may commit.
@@ -111,7 +115,7 @@ impl Handle {
 
     pub(super) fn check_open_for_writing(&self) -> Result<()> {
         match self.access {
-            Access::Read | Access::Create => Err(Error::new(ErrorKind::BadHandle, "not open for writing")),
+            Access::Read | Access::ReadNew => Err(Error::new(ErrorKind::BadHandle, "not open for writing")),
             Access::Write => Ok(()),
         }
     }

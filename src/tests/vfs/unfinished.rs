@@ -7,6 +7,7 @@ use crate::error::Error;
 use crate::vfs::{FallocateMode, SetAttr, StopDrains};
 
 const OVERWRITE: i32 = libc::O_WRONLY | libc::O_TRUNC;
+const READ_EMPTIED: i32 = libc::O_RDONLY | libc::O_TRUNC;
 const OLD: &[u8] = &[1; 500];
 
 /// A drive with a complete file `f`, and a process that a signal has ended.
@@ -82,10 +83,21 @@ async fn begin<T>(future: std::pin::Pin<&mut impl Future<Output = T>>) {
 
 #[tokio::test]
 async fn abandoned_open_keeps_the_old_content() {
+    for flags in [OVERWRITE, READ_EMPTIED] {
+        let scene = Scene::new().await;
+        let fh = scene.open(flags, caller()).await;
+        scene.rig.vfs.abandon_open(fh).await.unwrap();
+        assert_eq!(scene.read("f").await, OLD, "{flags:#x}");
+    }
+}
+
+#[tokio::test]
+async fn close_commits_the_truncation_of_a_reader() {
     let scene = Scene::new().await;
-    let fh = scene.open(OVERWRITE, caller()).await;
-    scene.rig.vfs.abandon_open(fh).await.unwrap();
-    assert_eq!(scene.read("f").await, OLD);
+    let fh = scene.open(READ_EMPTIED, caller()).await;
+    assert_eq!((scene.file().size(), scene.size_on_drive("f").await), (0, 500));
+    scene.close(fh, caller()).await;
+    assert_eq!(scene.size_on_drive("f").await, 0);
 }
 
 #[tokio::test]
@@ -321,7 +333,7 @@ async fn truncation_to_the_same_size_sets_the_times() {
         let set = SetAttr { mtime: Some(past), ..SetAttr::default() };
         scene.rig.vfs.setattr(ino, None, set, caller()).await.unwrap();
     };
-    for flags in [OVERWRITE, libc::O_RDONLY | libc::O_TRUNC] {
+    for flags in [OVERWRITE, READ_EMPTIED] {
         age(empty).await;
         let fh = scene.rig.vfs.open(empty, flags, caller()).await.unwrap().fh;
         assert!(mtime(empty).await > past, "O_TRUNC with {flags:#x}");
