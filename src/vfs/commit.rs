@@ -333,6 +333,8 @@ mod tests {
     use crate::pds::drive::Drive;
     use crate::status::Progress;
     use crate::tree::Name;
+    use crate::vfs::{Caller, RenameMode};
+    use std::ffi::OsStr;
 
     /// A file system that moves no byte, and a new file of it.
     fn silent() -> (Arc<Vfs>, Arc<OpenFile>) {
@@ -342,10 +344,14 @@ mod tests {
         config.options = MountOptions { commit_timeout: Duration::from_millis(200), ..config.options };
         let config = Arc::new(config);
         let vfs = Vfs::new(config.clone(), Drive::new(&config).unwrap(), Progress::new());
-        let name = Name::new("f".as_ref()).unwrap();
-        let ino = vfs.tree().create_local(Ino::ROOT, &name, Instant::now(), (std::time::UNIX_EPOCH, None));
-        let file = vfs.open_file(ino.unwrap(), true).unwrap();
+        let file = new_file(&vfs, "f");
         (vfs, file)
+    }
+
+    fn new_file(vfs: &Vfs, name: &str) -> Arc<OpenFile> {
+        let name = Name::new(name.as_ref()).unwrap();
+        let ino = vfs.tree().create_local(Ino::ROOT, &name, Instant::now(), (std::time::UNIX_EPOCH, None));
+        vfs.open_file(ino.unwrap(), true).unwrap()
     }
 
     /// The outcome of an operation that must end by itself.
@@ -362,6 +368,11 @@ mod tests {
         let change = || file.truncate(5, Writer::NoHandle);
         let outcome = ended(vfs.change_content(&file, Writer::NoHandle, change)).await;
         assert_eq!(outcome, Some(ErrorKind::Timeout));
+        let _other = new_file(&vfs, "g");
+        let (from, to) = ((Ino::ROOT, OsStr::new("g")), (Ino::ROOT, OsStr::new("f")));
+        let caller = Caller { uid: 0, gid: 0, tid: std::process::id() };
+        let rename = Box::pin(vfs.rename(from, to, RenameMode::Replace, caller));
+        assert_eq!(ended(rename).await, Some(ErrorKind::Timeout));
         drop(commit);
     }
 

@@ -41,17 +41,24 @@ pub(super) struct DirHandle {
 }
 
 /// A listing of a directory, running or complete.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct ListingFetch {
     /// A leaf lock.
     state: Mutex<ListingState>,
     changed: Notify,
+    page_wait_max: Duration,
 }
 
 #[derive(Debug, Default)]
 struct ListingState {
     entries: Vec<ListedEntry>,
     ended: Option<Result<()>>,
+}
+
+impl Default for ListingFetch {
+    fn default() -> Self {
+        Self { state: Mutex::default(), changed: Notify::new(), page_wait_max: PAGE_WAIT_MAX }
+    }
 }
 
 impl ListingFetch {
@@ -61,7 +68,7 @@ impl ListingFetch {
 
     /// A complete listing from known entries.
     pub(super) fn completed(entries: Vec<ListedEntry>) -> Self {
-        Self { state: Mutex::new(ListingState { entries, ended: Some(Ok(())) }), changed: Notify::new() }
+        Self { state: Mutex::new(ListingState { entries, ended: Some(Ok(())) }), ..Self::default() }
     }
 
     pub(super) fn add(&self, entries: Vec<ListedEntry>) {
@@ -77,9 +84,17 @@ impl ListingFetch {
         self.changed.notify_waiters();
     }
 
-    /// Resolves when entries are added or the listing ends after this call.
-    pub(super) fn changed(&self) -> tokio::sync::futures::Notified<'_> {
-        self.changed.notified()
+    /// Resolves when entries are added or the listing ends after this call. `Timeout` after a wait of
+    /// [`PAGE_WAIT_MAX`].
+    pub(super) fn changed(&self) -> impl Future<Output = Result<()>> {
+        let (changed, limit) = (self.changed.notified(), self.page_wait_max);
+        async move {
+            let late = |_| {
+                let detail = format!("directory listing: no page for {}", exact_duration(limit));
+                Error::new(ErrorKind::Timeout, detail)
+            };
+            tokio::time::timeout(limit, changed).await.map_err(late)
+        }
     }
 
     /// `None` while the listing runs.
@@ -87,23 +102,10 @@ impl ListingFetch {
         self.lock().ended.clone()
     }
 
-    /// Waits for `changed`, at most [`PAGE_WAIT_MAX`].
-    pub(super) async fn wait(changed: tokio::sync::futures::Notified<'_>) -> Result<()> {
-        Self::wait_at_most(PAGE_WAIT_MAX, changed).await
-    }
-
-    async fn wait_at_most(limit: Duration, changed: tokio::sync::futures::Notified<'_>) -> Result<()> {
-        let late = |_| {
-            let detail = format!("directory listing: no page for {}", exact_duration(limit));
-            Error::new(ErrorKind::Timeout, detail)
-        };
-        tokio::time::timeout(limit, changed).await.map_err(late)
-    }
-
     /// Some entries from `index` on. Waits for them while the listing runs. Empty at the end.
     pub(super) async fn entries(&self, index: usize) -> Result<Vec<ListedEntry>> {
         loop {
-            let changed = self.changed.notified();
+            let changed = self.changed();
             {
                 let state = self.lock();
                 if index < state.entries.len() {
@@ -114,7 +116,7 @@ impl ListingFetch {
                     return outcome.clone().map(|()| Vec::new());
                 }
             }
-            Self::wait(changed).await?;
+            changed.await?;
         }
     }
 }
@@ -167,11 +169,12 @@ mod tests {
 
     #[tokio::test]
     async fn wait_for_a_page_is_bounded() {
-        let fetch = ListingFetch::default();
-        let late = ListingFetch::wait_at_most(Duration::from_millis(10), fetch.changed()).await;
+        let fetch = ListingFetch { page_wait_max: Duration::from_millis(10), ..ListingFetch::default() };
+        let entries = tokio::time::timeout(Duration::from_secs(20), fetch.entries(0)).await;
+        let late = entries.expect("the wait has no bound");
         assert_eq!(late.unwrap_err().kind(), ErrorKind::Timeout);
         let changed = fetch.changed();
         fetch.end(Ok(()));
-        ListingFetch::wait(changed).await.unwrap();
+        changed.await.unwrap();
     }
 }

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use super::Vfs;
 use super::attributes::SETID_BITS;
-use super::listings::ListingFetch;
 use super::types::{Attr, Caller, Entry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Ino;
@@ -103,7 +102,7 @@ impl Vfs {
             match ended {
                 Some(Ok(())) => return Ok(self.tree().child(parent, name.as_str())),
                 Some(Err(error)) => return Err(error),
-                None => ListingFetch::wait(changed).await?,
+                None => changed.await?,
             }
         }
     }

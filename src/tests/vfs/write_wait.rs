@@ -1,6 +1,8 @@
 //! How far writers may be ahead of the drive.
 
 use super::*;
+use crate::content::commit_target::TargetResolver as _;
+use crate::content::open_file::ReadSource;
 use crate::content::streaming::{Appended, Wait};
 
 /// Writes parts until the lead is full. Returns the number of bytes.
@@ -73,4 +75,29 @@ async fn upload_is_movement_for_the_deadline_of_a_read() {
     let since = Instant::now();
     rig.vfs.drive_idle(LIMIT).await;
     assert!(since.elapsed() >= LIMIT);
+}
+
+/// The bytes were sent and are not on this machine, and the commit does not end.
+#[tokio::test(flavor = "multi_thread")]
+async fn wait_of_a_read_for_a_commit_is_bounded() {
+    let mut rig = Rig::new().await;
+    let mut config = (*rig.config).clone();
+    config.options.cache_size = Some(0);
+    config.options.commit_timeout = Duration::from_secs(1);
+    rig.vfs = mount(&Arc::new(config));
+    let (ino, fh) = rig.create(ROOT, "f").await;
+    rig.vfs.write(fh, WriteAt::Offset(0), vec![7; 3 * 64].into()).await.unwrap();
+    let file = rig.vfs.open_file_of(ino).unwrap();
+    let (in_flight, _) = file.upload().unwrap();
+    loop {
+        let changed = in_flight.changed();
+        if matches!(file.read(64, 8).unwrap(), ReadSource::Unavailable) {
+            break;
+        }
+        changed.await;
+    }
+    let commit = file.begin_commit(|_| true, || rig.vfs.resolve(ino)).unwrap();
+    let read = tokio::time::timeout(Duration::from_secs(20), rig.vfs.read(fh, 64, 8)).await;
+    assert_eq!(read.expect("the wait has no bound").unwrap_err().kind(), ErrorKind::Timeout);
+    drop(commit);
 }
