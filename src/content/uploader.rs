@@ -320,8 +320,12 @@ mod tests {
             })
             .await
         });
-        changed.await;
-        assert_eq!(in_flight.check().unwrap_err().kind(), ErrorKind::Cancelled);
         assert!(task.await.unwrap_err().is_panic());
+        assert_eq!(in_flight.check().map_err(|error| error.kind()), Err(ErrorKind::Cancelled));
+        tokio::select! {
+            biased;
+            () = changed => {}
+            () = std::future::ready(()) => panic!("the writer still waits"),
+        }
     }
 }

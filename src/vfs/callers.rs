@@ -250,6 +250,32 @@ mod tests {
         assert_eq!(holds_open(u32::MAX, ino, device), None);
     }
 
+    /// Hides the texts of all descriptors of this process from this thread. Returns whether it may.
+    fn hide_fdinfo() -> bool {
+        let fdinfo = std::ffi::CString::new(format!("/proc/{}/fdinfo", std::process::id())).unwrap();
+        let (none, root, tmpfs) = (std::ptr::null(), c"/".as_ptr(), c"tmpfs".as_ptr());
+        let private = libc::MS_REC | libc::MS_PRIVATE;
+        // SAFETY: the strings end with NUL. The thread gets a mount namespace of its own before it mounts.
+        unsafe {
+            libc::unshare(libc::CLONE_NEWNS) == 0
+                && libc::mount(none, root, none, private, none.cast()) == 0
+                && libc::mount(tmpfs, fdinfo.as_ptr(), tmpfs, 0, none.cast()) == 0
+        }
+    }
+
+    /// Kernels before 5.14 show no inodes there.
+    #[test]
+    fn regression_holds_open_needs_no_fdinfo() {
+        let file = tempfile::tempfile().unwrap();
+        let facts = file.metadata().unwrap();
+        let device = Device { major: libc::major(facts.dev()), minor: libc::minor(facts.dev()) };
+        let (own, ino) = (std::process::id(), Ino(facts.ino()));
+        let looked = std::thread::spawn(move || hide_fdinfo().then(|| holds_open(own, ino, device)));
+        // Only root may mount.
+        let Some(held) = looked.join().unwrap() else { return };
+        assert_eq!(held, Some(true));
+    }
+
     #[test]
     fn killed_threads_are_detected() {
         assert!(!is_killed(std::process::id()) && !is_killed(0) && !is_killed(u32::MAX));

@@ -171,11 +171,15 @@ fn slow_disk_slows_no_stream_down() {
     let mount = mount(&rig, &disk);
     // The copies of all files would take it 100 seconds.
     disk.limit(128 << 10);
-    for n in 0..5 {
-        let (path, bytes) = (mount.at(format!("f{n}")), fresh_bytes(40 * PART));
-        let written = bytes.clone();
-        within_patience("a stream", move || fs::write(path, written)).unwrap();
-        assert!(rig.client().read(&format!("f{n}")).unwrap() == bytes);
+    let files: Vec<_> = (0..5).map(|n| (mount.at(format!("f{n}")), fresh_bytes(40 * PART))).collect();
+    let written = files.clone();
+    within_patience("five streams", move || {
+        for (path, bytes) in written {
+            fs::write(path, bytes).unwrap();
+        }
+    });
+    for (n, (_, bytes)) in files.iter().enumerate() {
+        assert!(rig.client().read(&format!("f{n}")).unwrap() == *bytes);
     }
 }
 

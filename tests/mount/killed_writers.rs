@@ -146,6 +146,39 @@ fn killed_overwrite_keeps_old_content() {
     }
 }
 
+/// Whether a program waits for an open that truncates.
+fn waits_for_truncation(pid: u32) -> bool {
+    // The call and its arguments in hexadecimal, while the program waits in it.
+    let call = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+    let mut words = call.split_ascii_whitespace();
+    let is_open = words.next().and_then(|number| number.parse().ok()) == Some(libc::SYS_openat);
+    let flags = words.nth(2).and_then(|flags| i32::from_str_radix(flags.trim_start_matches("0x"), 16).ok());
+    is_open && flags.is_some_and(|flags| flags & libc::O_TRUNC != 0)
+}
+
+/// The truncation waits for a commit, and is made when the program is dead.
+#[test]
+fn killed_in_its_open_keeps_the_old_content() {
+    let rig = Rig::new();
+    let (mount, path) = mount_with_file(&rig, MOUNTS[0], b"old content");
+    rig.server().faults().add(FaultRule::new("file/complete", FaultAction::Stall));
+    let (bytes, saving) = (fresh_bytes(PART + 5), path.clone());
+    let written = bytes.clone();
+    let saving = std::thread::spawn(move || fs::write(saving, written));
+    rig.block_on(rig.server().faults().wait_for_hits(1));
+    let killed = Writer::start(": > \"$f\"", &path);
+    wait_until("the program waits for its open", || waits_for_truncation(killed.0.id()).then_some(()));
+    killed.kill(libc::SIGKILL);
+    rig.server().faults().clear();
+    saving.join().unwrap().unwrap();
+    wait_until("the truncation is given up", || {
+        let why = "f: not saved: its program did not get the file that it truncated";
+        mount.log().iter().any(|line| line.contains(why)).then_some(())
+    });
+    assert!(fs::read(&path).unwrap() == bytes && saved(&rig) == bytes);
+    assert_eq!(mount.stop(), 0);
+}
+
 #[test]
 fn cp_that_is_interrupted_keeps_the_old_file() {
     let rig = Rig::new();

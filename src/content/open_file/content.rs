@@ -304,3 +304,58 @@ impl CommittingContent {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::commit_target::CommitTarget;
+    use crate::error::ErrorKind;
+    use crate::ids::FileId;
+
+    /// A file, and for each time that it was marked as unsaved, whether it was locked.
+    #[derive(Debug)]
+    struct MarkedFile {
+        state: Mutex<OpenFileState>,
+        was_locked: Mutex<Vec<bool>>,
+    }
+
+    impl TargetResolver for MarkedFile {
+        fn resolve(&self, _: Ino) -> Option<CommitTarget> {
+            None
+        }
+
+        fn is_current(&self, _: &CommitTarget) -> bool {
+            true
+        }
+
+        fn belongs_to_other(&self, _: &FileId, _: Ino) -> bool {
+            false
+        }
+
+        fn mark_unsaved(&self, _: Ino) {
+            self.was_locked.lock().push(self.state.is_locked());
+        }
+    }
+
+    /// A commit that began and ended before the mark would leave a saved file marked for ever.
+    #[test]
+    fn regression_dirty_file_is_marked_under_its_lock() {
+        let error = Error::new(ErrorKind::Io, "x");
+        let state = OpenFileState {
+            content: Content::Failed { error: error.clone(), base: None },
+            name: "f".into(),
+            mtime: SystemTime::UNIX_EPOCH,
+            is_disk_busy: false,
+            changed_by: Vec::new(),
+        };
+        let file = Arc::new(MarkedFile { state: Mutex::new(state), was_locked: Mutex::default() });
+        let weak: Weak<MarkedFile> = Arc::downgrade(&file);
+        let resolver: Weak<dyn TargetResolver> = weak;
+        let set = |content| Locked::new(&file.state, Ino(7), &resolver).content = content;
+        set(Content::New);
+        assert_eq!(*file.was_locked.lock(), [true]);
+        set(Content::New);
+        set(Content::Failed { error, base: None });
+        assert_eq!(*file.was_locked.lock(), [true], "a file that was or is not dirty is marked");
+    }
+}

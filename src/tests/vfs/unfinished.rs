@@ -6,25 +6,25 @@ use crate::content::open_file::{DiskOutcome, OpenFile, WriteOutcome, Writer};
 use crate::error::Error;
 use crate::vfs::{FallocateMode, SetAttr, StopDrains};
 
-const OVERWRITE: i32 = libc::O_WRONLY | libc::O_TRUNC;
+pub(super) const OVERWRITE: i32 = libc::O_WRONLY | libc::O_TRUNC;
 const READ_EMPTIED: i32 = libc::O_RDONLY | libc::O_TRUNC;
-const OLD: &[u8] = &[1; 500];
+pub(super) const OLD: &[u8] = &[1; 500];
 
 /// A drive with a complete file `f`, and a process that a signal has ended.
-struct Scene {
-    rig: Rig,
-    ino: Ino,
-    dead: Zombie,
+pub(super) struct Scene {
+    pub(super) rig: Rig,
+    pub(super) ino: Ino,
+    pub(super) dead: Zombie,
 }
 
 impl Scene {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let rig = Rig::new().await;
         let ino = rig.write(ROOT, "f", OLD).await;
         Self { rig, ino, dead: Zombie::new() }
     }
 
-    async fn open(&self, flags: i32, caller: Caller) -> Fh {
+    pub(super) async fn open(&self, flags: i32, caller: Caller) -> Fh {
         self.rig.vfs.open(self.ino, flags, caller).await.unwrap().fh
     }
 
@@ -35,16 +35,16 @@ impl Scene {
         killed
     }
 
-    async fn write(&self, fh: Fh, offset: u64, bytes: &'static [u8]) {
+    pub(super) async fn write(&self, fh: Fh, offset: u64, bytes: &'static [u8]) {
         self.rig.vfs.write(fh, WriteAt::Offset(offset), bytes.into()).await.unwrap();
     }
 
-    async fn close(&self, fh: Fh, caller: Caller) {
+    pub(super) async fn close(&self, fh: Fh, caller: Caller) {
         self.rig.vfs.flush(fh, caller).await.unwrap();
         let _ = self.rig.vfs.release(fh).await;
     }
 
-    async fn kill(&self, fh: Fh) {
+    pub(super) async fn kill(&self, fh: Fh) {
         self.close(fh, self.dead.caller()).await;
     }
 
@@ -54,7 +54,7 @@ impl Scene {
     }
 
     /// The content under a name, read through the mount.
-    async fn read(&self, name: &str) -> Vec<u8> {
+    pub(super) async fn read(&self, name: &str) -> Vec<u8> {
         let ino = self.rig.lookup(ROOT, name).await.unwrap();
         let fh = self.rig.vfs.open(ino, libc::O_RDONLY, caller()).await.unwrap().fh;
         let bytes = self.rig.vfs.read(fh, 0, 4096).await.unwrap();
@@ -62,7 +62,7 @@ impl Scene {
         bytes.to_vec()
     }
 
-    fn file(&self) -> Arc<OpenFile> {
+    pub(super) fn file(&self) -> Arc<OpenFile> {
         self.rig.vfs.open_file_of(self.ino).unwrap()
     }
 
@@ -73,7 +73,7 @@ impl Scene {
 }
 
 /// Polls a future once, which must not finish.
-async fn begin<T>(future: std::pin::Pin<&mut impl Future<Output = T>>) {
+pub(super) async fn begin<T>(future: std::pin::Pin<&mut impl Future<Output = T>>) {
     tokio::select! {
         biased;
         _ = future => panic!("ended at once"),
@@ -168,27 +168,6 @@ async fn truncation_by_path_completes_no_overwrite() {
         scene.kill(killed).await;
         assert_eq!(scene.read("f").await, left, "truncated to {size}");
     }
-}
-
-#[tokio::test]
-async fn disk_write_during_a_give_up_is_repeated() {
-    let scene = Scene::new().await;
-    let killed = scene.open(OVERWRITE, scene.dead.caller()).await;
-    let other = scene.open(libc::O_WRONLY, caller()).await;
-    scene.write(killed, 0, &[2; 300]).await;
-    // Back into sent parts: the content moves to a staged file.
-    scene.write(killed, 10, b"x").await;
-    let (file, writer) = (scene.file(), Writer::Process(u32::MAX));
-    let WriteOutcome::Disk(change) = scene.begin_disk_write(writer) else { panic!("not on the disk") };
-    let reason = |_| Error::new(ErrorKind::Cancelled, "given up");
-    assert!(file.give_up_overwrite_of(Writer::Process(scene.dead.caller().tid), false, reason).is_some());
-    let outcome = change.run(b"yy".as_slice().into()).await.unwrap();
-    assert_eq!((outcome, file.is_changed_by(writer)), (DiskOutcome::Again, false));
-    scene.write(other, 20, b"yy").await;
-    scene.close(other, caller()).await;
-    let edited = [&OLD[..20], b"yy", &OLD[22..]].concat();
-    assert_eq!(scene.read("f").await, edited);
-    scene.kill(killed).await;
 }
 
 #[tokio::test]
