@@ -19,6 +19,7 @@ use crate::status::Progress;
 use crate::vfs::{Caller, DirEntry, Fh, RenameMode, Vfs};
 
 mod backfill;
+mod commit_rights;
 mod disk_changes;
 mod killed_closer;
 mod unfinished;

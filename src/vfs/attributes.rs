@@ -37,7 +37,7 @@ impl Vfs {
     /// Changes attributes and returns the new ones.
     pub async fn setattr(&self, ino: Ino, fh: Option<Fh>, set: SetAttr, caller: Caller) -> Result<Entry> {
         if let Some(size) = set.size {
-            self.set_size(ino, fh, size).await?;
+            self.set_size(ino, fh, size, caller).await?;
             self.clear_setid_bits(ino, caller)?;
         }
         let sets_owner = set.uid.is_some() || set.gid.is_some();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::Vfs;
 use super::callers::{dies_of_signal, holds_open, is_in_execve, thread_group};
-use super::handles::Handle;
+use super::handles::{Access, Handle};
 use super::types::{Caller, Fh};
 use crate::content::open_file::{OpenFile, Unsaved, Writer};
 use crate::content::open_files::CloseOutcome;
@@ -36,8 +36,9 @@ impl Vfs {
         let (is_killed, is_still_open) = self.look_at_closer(&handle, caller).await?;
         handle.note_close(is_killed);
         // Unknown: commit if something was written. A shell that redirects a command closes a descriptor of
-        // the new empty file first.
-        let is_written = || file.size() > 0 && has_own_changes;
+        // the new empty file first; nothing is written through a handle for reading.
+        let is_complete = handle.access == Access::ReadNew;
+        let is_written = || has_own_changes && (is_complete || file.size() > 0);
         if is_still_open.map_or_else(is_written, |is_open| !is_open) {
             // An overwrite of a killed process: another process may have the handle too, so its RELEASE decides.
             let is_own = |unsaved: &Unsaved| {
@@ -82,12 +83,14 @@ impl Vfs {
         Ok(())
     }
 
-    /// Commits a file because `writers` need it. Only a process that wrote may publish an overwrite that is not
-    /// finished: for others this fails with `Busy`, and the old content stays.
+    /// Commits a file because `writers` need it; `None` is a process that is not known. Only a process that wrote
+    /// may publish an overwrite that is not finished: for others this fails with `Busy`, and the old content stays.
     pub(super) async fn commit_for(&self, writers: &[Option<Writer>], file: &Arc<OpenFile>) -> Result<()> {
+        let ino = file.ino();
+        // A truncation by path counts as a writer of the file until its end.
+        let is_last = || writers.contains(&Some(Writer::NoHandle)) && !self.files.has_several_writers(ino);
         let may_publish = |unsaved: &Unsaved| {
-            writers.iter().flatten().any(|writer| unsaved.is_changed_by(*writer))
-                || self.is_finished(file.ino(), unsaved)
+            writers.iter().any(|writer| unsaved.is_of(*writer)) || is_last() || self.is_finished(ino, unsaved)
         };
         if self.commit_if(file, may_publish).await? {
             return Ok(());
@@ -128,13 +131,15 @@ impl Vfs {
         if !self.files.release_writer(file.ino()) {
             return Ok(());
         }
+        // A change that outlived its reply may be staging a clean file.
+        if !file.has_local_content()
+            && let Err(error) = file.wait_for_disk().await
+        {
+            tracing::debug!(ino = %file.ino(), %error, "closed during a change on the local disk");
+        }
         // Another program may have opened it since.
         let is_finished = |unsaved: &Unsaved| self.is_finished(file.ino(), unsaved);
-        let committed = match file.wait_for_disk().await {
-            // A change that outlived its reply may have staged a clean file.
-            Ok(()) => self.commit_if(file, is_finished).await.map(drop),
-            Err(error) => Err(error),
-        };
+        let committed = self.commit_if(file, is_finished).await.map(drop);
         if let Err(error) = &committed
             && file.has_local_content()
             && !self.files.has_writers(file.ino())

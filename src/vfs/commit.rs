@@ -366,7 +366,7 @@ mod tests {
         // Held: this commit does not end.
         let commit = file.begin_commit(|_| true, || vfs.commit_target(file.ino())).unwrap();
         let change = || file.truncate(5, Writer::NoHandle);
-        let outcome = ended(vfs.change_content(&file, Writer::NoHandle, change)).await;
+        let outcome = ended(vfs.change_content(&file, &[Some(Writer::NoHandle)], change)).await;
         assert_eq!(outcome, Some(ErrorKind::Timeout));
         let _other = new_file(&vfs, "g");
         let (from, to) = ((Ino::ROOT, OsStr::new("g")), (Ino::ROOT, OsStr::new("f")));

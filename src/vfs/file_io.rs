@@ -337,23 +337,23 @@ impl Vfs {
         match outcome {
             WriteOutcome::Accepted(appended) => Ok((appended.bytes, appended.wait)),
             WriteOutcome::Committing => Ok((0, Some(Wait::Commit))),
-            WriteOutcome::MustCommit => self.commit_first(file, writer).await.map(|()| (0, None)),
+            WriteOutcome::MustCommit => self.commit_first(file, &[writer]).await.map(|()| (0, None)),
             WriteOutcome::MustBackfill { to } => self.backfill(file, to).await.map(|()| (0, None)),
             WriteOutcome::DiskBusy => file.wait_for_disk().await.map(|()| (0, None)),
             WriteOutcome::Disk(change) => match change.run(rest).await? {
                 DiskOutcome::Done(bytes) => Ok((bytes, None)),
                 DiskOutcome::Again => Ok((0, None)),
-                DiskOutcome::MustCommit => self.commit_first(file, writer).await.map(|()| (0, None)),
+                DiskOutcome::MustCommit => self.commit_first(file, &[writer]).await.map(|()| (0, None)),
             },
         }
     }
 
-    /// Commits a file of which this machine does not have all bytes, before a writer changes it.
-    pub(super) async fn commit_first(&self, file: &Arc<OpenFile>, writer: Option<Writer>) -> Result<()> {
+    /// Commits a file of which this machine does not have all bytes, before one of `writers` changes it.
+    pub(super) async fn commit_first(&self, file: &Arc<OpenFile>, writers: &[Option<Writer>]) -> Result<()> {
         if file.is_unlinked() {
             let detail = "a deleted file that was streamed accepts only writes at its end";
             return Err(Error::new(ErrorKind::Unsupported, detail));
         }
-        self.commit_for(&[writer], file).await
+        self.commit_for(writers, file).await
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Vfs;
+use super::close::process_of;
 use super::handles::Access;
 use super::types::{Caller, FallocateMode, Fh};
 use crate::content::open_file::{DiskOutcome, OpenFile, Unsaved, WriteAt, WriteOutcome, Writer};
@@ -112,14 +113,14 @@ impl Vfs {
         let handle = self.handles.get(fh)?;
         let (file, writer) = (&handle.file, handle.id.writer());
         let change = || self.handles.get(fh).and_then(|_| change(file, writer));
-        self.change_content(file, writer, change).await
+        self.change_content(file, &[Some(writer)], change).await
     }
 
-    /// Changes the content, after a running or necessary commit.
+    /// Changes the content, after a running or necessary commit. `writers`: those that may need one.
     pub(super) async fn change_content(
         &self,
         file: &Arc<OpenFile>,
-        writer: Writer,
+        writers: &[Option<Writer>],
         change: impl Fn() -> Result<WriteOutcome>,
     ) -> Result<()> {
         loop {
@@ -148,21 +149,22 @@ impl Vfs {
             };
             match outcome {
                 DiskOutcome::Again => {}
-                DiskOutcome::MustCommit => self.commit_first(file, Some(writer)).await?,
+                DiskOutcome::MustCommit => self.commit_first(file, writers).await?,
                 DiskOutcome::Done(_) => return Ok(()),
             }
         }
     }
 
     /// `truncate(2)`: changes the size of a file that may be closed, and commits it.
-    pub(super) async fn set_size(&self, ino: Ino, fh: Option<Fh>, size: u64) -> Result<()> {
+    pub(super) async fn set_size(&self, ino: Ino, fh: Option<Fh>, size: u64, caller: Caller) -> Result<()> {
         self.check_accepts_content()?;
         if let Some(fh) = fh {
             return self.truncate(fh, size).await;
         }
         let file = self.open_file(ino, true)?;
         let change = || file.truncate(size, Writer::NoHandle);
-        let mut done = self.change_content(&file, Writer::NoHandle, change).await;
+        let writers = [Some(Writer::NoHandle), process_of(caller)];
+        let mut done = self.change_content(&file, &writers, change).await;
         if done.is_ok() {
             // Also while others have the file open for writing, if they changed nothing.
             let is_own = |unsaved: &Unsaved| unsaved.is_changed_only_by(Writer::NoHandle);

@@ -134,6 +134,20 @@ impl Unsaved<'_> {
         self.0.changed_by.contains(&writer)
     }
 
+    /// Whether a program that asks for a commit wrote it. `None`: a program whose process is not known. The handles
+    /// of such programs are not told apart.
+    pub fn is_of(&self, program: Option<Writer>) -> bool {
+        let changed_by = &self.0.changed_by;
+        match program {
+            Some(Writer::NoHandle) => self.is_changed_only_by(Writer::NoHandle),
+            Some(writer @ Writer::Process(_)) => self.is_changed_by(writer),
+            Some(Writer::Handle(_)) | None => {
+                program.is_some_and(|writer| self.is_changed_by(writer))
+                    || changed_by.iter().all(|writer| matches!(writer, Writer::Handle(_)))
+            }
+        }
+    }
+
     /// Whether no other writer changed it.
     pub fn is_changed_only_by(&self, writer: Writer) -> bool {
         self.0.changed_by == [writer]

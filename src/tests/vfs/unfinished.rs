@@ -24,12 +24,22 @@ impl Scene {
         Self { rig, ino, dead: Zombie::new() }
     }
 
+    /// The same drive with other options, in a new mount.
+    pub(super) async fn remounted(configure: impl FnOnce(&mut MountOptions)) -> Self {
+        let mut scene = Self::new().await;
+        let mut config = MountConfig::clone(&scene.rig.config);
+        configure(&mut config.options);
+        scene.rig.vfs = mount(&Arc::new(config));
+        scene.ino = scene.rig.lookup(ROOT, "f").await.unwrap();
+        scene
+    }
+
     pub(super) async fn open(&self, flags: i32, caller: Caller) -> Fh {
         self.rig.vfs.open(self.ino, flags, caller).await.unwrap().fh
     }
 
     /// Begins an overwrite by the process that is dead. Three parts are sent.
-    async fn overwrite_half(&self) -> Fh {
+    pub(super) async fn overwrite_half(&self) -> Fh {
         let killed = self.open(OVERWRITE, self.dead.caller()).await;
         self.write(killed, 0, &[2; 200]).await;
         killed
@@ -48,7 +58,7 @@ impl Scene {
         self.close(fh, self.dead.caller()).await;
     }
 
-    async fn size_on_drive(&self, name: &str) -> u64 {
+    pub(super) async fn size_on_drive(&self, name: &str) -> u64 {
         let entries = self.rig.remote_entries(&FileId::root()).await;
         entries.iter().find(|entry| entry.name == name).unwrap().size
     }
@@ -67,7 +77,7 @@ impl Scene {
     }
 
     /// Begins a write on the local disk. The content must be staged.
-    fn begin_disk_write(&self, writer: Writer) -> WriteOutcome {
+    pub(super) fn begin_disk_write(&self, writer: Writer) -> WriteOutcome {
         self.file().write(WriteAt::Offset(20), b"yy", writer, &|| None).unwrap()
     }
 }
@@ -96,8 +106,9 @@ async fn close_commits_the_truncation_of_a_reader() {
     let scene = Scene::new().await;
     let fh = scene.open(READ_EMPTIED, caller()).await;
     assert_eq!((scene.file().size(), scene.size_on_drive("f").await), (0, 500));
-    scene.close(fh, caller()).await;
+    scene.rig.vfs.flush(fh, caller()).await.unwrap();
     assert_eq!(scene.size_on_drive("f").await, 0);
+    scene.rig.vfs.release(fh).await.unwrap();
 }
 
 #[tokio::test]
@@ -283,22 +294,21 @@ async fn rename_over_a_replacement_keeps_both_files() {
 
 #[tokio::test]
 async fn write_into_sent_bytes_publishes_no_overwrite() {
-    let mut scene = Scene::new().await;
-    let mut config = MountConfig::clone(&scene.rig.config);
-    config.options.cache_size = Some(0);
-    scene.rig.vfs = mount(&Arc::new(config));
-    scene.ino = scene.rig.lookup(ROOT, "f").await.unwrap();
-    let killed = scene.overwrite_half().await;
-    let other = scene.open(libc::O_WRONLY, caller()).await;
-    let written = scene.rig.vfs.write(other, WriteAt::Offset(10), b"x".as_slice().into()).await;
-    let set = SetAttr { size: Some(50), ..SetAttr::default() };
-    let truncated = scene.rig.vfs.setattr(scene.ino, None, set, caller()).await;
-    let errors = (written.map_err(|error| error.kind()), truncated.map_err(|error| error.kind()));
-    assert_eq!(errors, (Err(ErrorKind::Busy), Err(ErrorKind::Busy)));
-    assert_eq!(scene.size_on_drive("f").await, 500);
-    scene.kill(killed).await;
-    scene.close(other, caller()).await;
-    assert_eq!(scene.read("f").await, OLD);
+    // Without a copy of the stream, and without space for one of three parts.
+    for cache_size in [0, 100] {
+        let scene = Scene::remounted(|options| options.cache_size = Some(cache_size)).await;
+        let killed = scene.overwrite_half().await;
+        let other = scene.open(libc::O_WRONLY, caller()).await;
+        let written = scene.rig.vfs.write(other, WriteAt::Offset(10), b"x".as_slice().into()).await;
+        let set = SetAttr { size: Some(50), ..SetAttr::default() };
+        let truncated = scene.rig.vfs.setattr(scene.ino, None, set, caller()).await;
+        let errors = (written.map_err(|error| error.kind()), truncated.map_err(|error| error.kind()));
+        assert_eq!(errors, (Err(ErrorKind::Busy), Err(ErrorKind::Busy)));
+        assert_eq!(scene.size_on_drive("f").await, 500);
+        scene.kill(killed).await;
+        scene.close(other, caller()).await;
+        assert_eq!(scene.read("f").await, OLD);
+    }
 }
 
 #[tokio::test]
