@@ -464,23 +464,35 @@ mod tests {
     }
 
     #[test]
-    fn regression_forgotten_zeros_free_their_blocks() {
-        use std::os::unix::fs::MetadataExt as _;
+    fn regression_forgotten_zeros_free_their_space() {
         let dir = tempfile::tempdir().unwrap();
         let quota = DiskQuota::new(LocalDisk::of(&dir), None, 0);
         let staged = StagedFile::new(&quota, None).unwrap();
         let block = ALIGN_BYTES as u64;
-        let (mut content, mut zeros) = (vec![1; 3 * ALIGN_BYTES], PresentRanges::default());
+        let (mut left, mut zeros) = (vec![1; 3 * ALIGN_BYTES], PresentRanges::default());
         for range in [10..11, block..2 * block] {
-            content[range.start as usize..range.end as usize].fill(0);
+            left[range.start as usize..range.end as usize].fill(0);
             zeros.insert(range);
         }
-        staged.write(0, &content).unwrap();
-        let blocks = || staged.file.metadata().unwrap().blocks() * 512;
-        assert_eq!(blocks(), 3 * block);
+        // Not zeros, so that the file shows where it has a hole.
+        staged.write(0, &[1; 3 * ALIGN_BYTES]).unwrap();
         staged.forget_zeros(&zeros).unwrap();
-        assert_eq!((blocks(), quota.reserved_bytes()), (2 * block, 2 * block - 1));
-        assert_eq!(super::tests::content(&staged, &[], 0, u64::MAX), content);
+        assert_eq!(content(&staged, &[], 0, u64::MAX), left);
+        assert_eq!(present(&staged), [0..10, 11..block, 2 * block..3 * block]);
+        assert_eq!(quota.reserved_bytes(), 2 * block - 1);
+        left[10] = 1;
+        assert_eq!(on_disk(&staged, 3 * ALIGN_BYTES), left);
+    }
+
+    fn present(staged: &StagedFile) -> Vec<Range<u64>> {
+        staged.lock().present.iter().collect()
+    }
+
+    /// The first bytes of the local file.
+    fn on_disk(staged: &StagedFile, len: usize) -> Vec<u8> {
+        let mut bytes = vec![2; len];
+        staged.file.read_at_zero_filled(&mut bytes, 0).unwrap();
+        bytes
     }
 
     /// Runs `work` on a thread whose `fallocate` fails, as on a file system without holes.
@@ -509,7 +521,6 @@ mod tests {
 
     #[test]
     fn regression_zeros_without_holes_stay_reserved() {
-        use std::os::unix::fs::MetadataExt as _;
         without_holes(|| {
             let dir = tempfile::tempdir().unwrap();
             let quota = DiskQuota::new(LocalDisk::of(&dir), None, 0);
@@ -519,8 +530,9 @@ mod tests {
             staged.truncate(5 * block).unwrap();
             // One block of the base, two written ones, and a missing one.
             staged.punch(0, 4 * block).unwrap();
-            let on_disk = staged.file.metadata().unwrap().blocks() * 512;
-            assert_eq!((on_disk, quota.reserved_bytes()), (3 * block, 3 * block));
+            assert_eq!(present(&staged).first(), Some(&(0..3 * block)));
+            assert_eq!(quota.reserved_bytes(), 3 * block);
+            assert_eq!(on_disk(&staged, 3 * ALIGN_BYTES), [0; 3 * ALIGN_BYTES]);
             assert_eq!(content(&staged, &[1; ALIGN_BYTES], 0, u64::MAX), vec![0; 5 * ALIGN_BYTES]);
             assert!(staged.is_complete());
         });

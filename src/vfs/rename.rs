@@ -132,13 +132,23 @@ impl Vfs {
             self.rename_local(file, from, (target, to), caller).await?;
             return Ok(source);
         }
+        self.rename_ordinary(source, (target, to), caller).await?;
+        Ok(source)
+    }
+
+    /// Renames a file that is not local-only.
+    async fn rename_ordinary(
+        &self,
+        source: Ino,
+        (target, to): (Option<Ino>, &NameInDir),
+        caller: Caller,
+    ) -> Result<()> {
         let guard = loop {
             let is_local = self.tree().identity(source) == Some(Identity::Local);
             // The source may have been opened by now.
             let open = self.files.get(source);
             if is_local || open.as_ref().is_some_and(|file| file.has_local_content()) {
-                self.rename_unsaved((source, open), (target, to), caller).await?;
-                return Ok(source);
+                return self.rename_unsaved((source, open), (target, to), caller).await;
             }
             let guard = self.active_renames.begin([Some(source), target].into_iter().flatten());
             let running =
@@ -158,7 +168,7 @@ impl Vfs {
         if let Some(open) = self.files.get(source) {
             open.set_path(&self.path_of(source));
         }
-        Ok(source)
+        Ok(())
     }
 
     fn check_kinds(&self, source: Ino, target: Option<Ino>, to: &NameInDir) -> Result<FileType> {

@@ -164,7 +164,7 @@ fn streams_go_on_while_disk_hangs() {
     assert_eq!(mount.stop(), 0);
 }
 
-/// The streams of all files together wait for a slow disk for a small share of their time.
+/// A stream goes on without its copy.
 #[test]
 fn slow_disk_slows_no_stream_down() {
     let (rig, disk) = (Rig::new(), SlowDisk::new());
