@@ -47,6 +47,7 @@ mod api;
 mod app;
 mod auth;
 mod blobs;
+mod body;
 mod call;
 mod catalog;
 mod clock;
@@ -124,6 +125,7 @@ impl Server {
             catalog: opened.catalog,
             store: opened.store,
             signer: sign::Signer::new(key),
+            wrong_passwords: tokio::sync::Mutex::default(),
             faults: FaultInjector::new(config.faults.clone()),
             clock,
             counters: stats::Counters::default(),

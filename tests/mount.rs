@@ -15,6 +15,8 @@ mod slow_disk;
 
 #[path = "mount/accounts.rs"]
 mod accounts;
+#[path = "mount/batches.rs"]
+mod batches;
 #[path = "mount/cache_size.rs"]
 mod cache_size;
 #[path = "mount/commit_races.rs"]

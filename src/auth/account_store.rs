@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use super::account::{Account, AccountName, AccountSummary, SecretStorage};
 use super::account_file::{AccountFile, Secrets, split};
 use super::keyring;
-use super::private_file::{lock_file, read_private, remove_unfinished_writes, replace_private};
+use super::private_file::{lock_private, read_private, remove_unfinished_writes, replace_private};
 use super::systemd_credential::SystemdCredential;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Secret;
@@ -172,9 +172,7 @@ impl AccountHandle {
         };
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(named)?;
         let path = directory.join(format!(".{}.lock", self.name));
-        let lock = open_private(std::fs::OpenOptions::new().create(true).truncate(false).write(true), &path)
-            .map_err(named)?;
-        Ok(LockedAccount { handle: self, _lock: lock_file(lock, &path).await? })
+        Ok(LockedAccount { handle: self, _lock: lock_private(&path).await? })
     }
 
     fn with_name(&self, error: &Error) -> Error {
@@ -315,11 +313,6 @@ impl Version {
         let changed_ns = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
         Some(Self { ino: metadata.ino(), changed_ns, bytes: metadata.len() })
     }
-}
-
-fn open_private(options: &mut std::fs::OpenOptions, path: &Path) -> std::io::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    options.mode(0o600).custom_flags(libc::O_CLOEXEC | libc::O_NOFOLLOW).open(path)
 }
 
 #[cfg(test)]

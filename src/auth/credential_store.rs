@@ -1,14 +1,14 @@
 //! The store that a credential is read from and written back to after a refresh.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use url::Url;
 
 use super::account::{Account, AccountSummary, Grant};
 use super::account_store::{AccountHandle, LockedAccount, Version};
 use super::credential::Credential;
-use super::private_file::lock_file;
+use super::private_file::lock_beside;
 use super::stored_credential::StoredCredential;
 use super::token::{AccessToken, check_token};
 use super::token_file;
@@ -33,9 +33,9 @@ pub enum CredentialStore {
 /// Prevents refreshes of the credential by other processes while it exists.
 pub enum CredentialLock<'a> {
     NotNeeded,
-    /// The locked directory of a token file. Closing it releases the lock.
-    Directory {
-        _directory: File,
+    /// The lock file beside a token file. Closing it releases the lock.
+    TokenFile {
+        _lock: File,
     },
     Account(LockedAccount<'a>),
 }
@@ -79,11 +79,7 @@ impl CredentialStore {
     pub async fn lock(&self) -> Result<CredentialLock<'_>> {
         match self {
             Self::Fixed(_) => Ok(CredentialLock::NotNeeded),
-            Self::File { path, .. } => {
-                let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-                let locked = lock_file(File::open(directory)?, directory).await?;
-                Ok(CredentialLock::Directory { _directory: locked })
-            }
+            Self::File { path, .. } => Ok(CredentialLock::TokenFile { _lock: lock_beside(path).await? }),
             Self::Account { handle, .. } => Ok(CredentialLock::Account(handle.lock().await?)),
         }
     }

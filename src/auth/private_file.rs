@@ -88,9 +88,29 @@ fn remove_unfinished(directory: &Path, prefix: &str) {
     }
 }
 
-/// Waits until no other process holds the lock of this file. Closing the file releases the lock.
-pub async fn lock_file(file: File, path: &Path) -> Result<File> {
+/// Creates a lock file if it is missing, and waits until no other process holds it. Only its owner can open it: a
+/// lock needs no permission but to open a file. Closing the file releases the lock.
+pub async fn lock_private(path: &Path) -> Result<File> {
+    let file = open_lock(path).map_err(|e| Error::from(e).context(path.display()))?;
     lock_within(LOCK_WAIT_MAX, file, path).await
+}
+
+/// Locks a private file by a lock file beside it. In a directory that this process cannot write to, it cannot be
+/// replaced, so it is locked itself.
+pub async fn lock_beside(path: &Path) -> Result<File> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let lock = path.with_file_name(format!(".{name}.lock"));
+    let file = open_lock(&lock).or_else(|e| match e.kind() {
+        std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => File::open(path),
+        _ => Err(e),
+    });
+    lock_within(LOCK_WAIT_MAX, file.map_err(|e| Error::from(e).context(lock.display()))?, &lock).await
+}
+
+fn open_lock(path: &Path) -> std::io::Result<File> {
+    let mut options = std::fs::OpenOptions::new();
+    options.create(true).truncate(false).write(true).mode(0o600);
+    options.custom_flags(libc::O_CLOEXEC | libc::O_NOFOLLOW).open(path)
 }
 
 async fn lock_within(wait_max: Duration, file: File, path: &Path) -> Result<File> {
@@ -173,15 +193,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn file_is_locked_where_none_can_be_created() {
+        // The kernel lets no process create a file there.
+        let path = Path::new("/sys/devices/system/cpu/online");
+        let locked = lock_beside(path).await.unwrap();
+        assert!(matches!(File::open(path).unwrap().try_lock(), Err(TryLockError::WouldBlock)));
+        drop(locked);
+        let dir = tempfile::tempdir().unwrap();
+        let _locked = lock_beside(&dir.path().join("token")).await.unwrap();
+        let lock = File::open(dir.path().join(".token.lock")).unwrap();
+        assert_eq!(lock.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(matches!(lock.try_lock(), Err(TryLockError::WouldBlock)));
+    }
+
+    #[tokio::test]
     async fn lock_wait_is_bounded() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
-        let open = || File::create(&path).unwrap();
-        let locked = lock_file(open(), &path).await.unwrap();
-        let error = lock_within(Duration::from_millis(20), open(), &path).await.unwrap_err();
+        let locked = lock_private(&path).await.unwrap();
+        let other = File::open(&path).unwrap();
+        let error = lock_within(Duration::from_millis(20), other, &path).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Timeout);
         assert!(error.to_string().contains("lock"), "{error}");
         drop(locked);
-        lock_file(open(), &path).await.unwrap();
+        lock_private(&path).await.unwrap();
     }
 }

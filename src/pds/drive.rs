@@ -172,7 +172,7 @@ impl Drive {
             marker,
             order_by: "name",
             order_direction: "ASC",
-            fields: "*",
+            fields: "*,user_tags",
         };
         let page: ListResponse = self.call_safe("/v2/file/list", &request).await?;
         let mut items = Vec::with_capacity(page.items.0.len());
@@ -339,7 +339,7 @@ impl Drive {
         loop {
             let task: AsyncTask =
                 self.call_safe("/v2/async_task/get", &AsyncTaskRequest { async_task_id: &id }).await?;
-            match task.state.as_str() {
+            match if task.state.is_empty() { &task.status } else { &task.state }.as_str() {
                 "Succeed" => return Ok(()),
                 "Failed" | "PartialSucceed" => {
                     let detail = format!(

@@ -44,7 +44,7 @@ impl Session {
     /// Makes no call yet.
     pub fn new(endpoint: &Url, credential: Credential, limits: TransportLimits) -> Result<Self> {
         Ok(Self(Arc::new(SessionInner {
-            transport: Transport::new(limits, endpoint::is_loopback(endpoint))?,
+            transport: Transport::new(limits, endpoint)?,
             tokens: Arc::new(TokenRefresher::new(credential, endpoint)?),
             endpoint: endpoint.clone(),
             is_watching: AtomicBool::new(false),

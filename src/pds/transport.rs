@@ -27,12 +27,14 @@ use crate::pds::put_control::{PutControl, PutEnd};
 use crate::pds::retry::{Delivery, Idempotency, RequestFailure, RetryPolicy};
 use crate::pds::types::PartUrl;
 
+use content_hosts::{ContentHosts, ContentResolver, refused_host};
 use failure::{connection_lost, idle_timeout, offline, protocol_error, unreadable_answer};
 use refusal::{ERROR_BYTES_MAX, StoreError, api_refusal, header_number};
 
 pub use crate::pds::call_limiter::CallPriority;
 pub use download::{GetAnswer, ObjectInfo, OpenBody, RangeBytes, RangeRequest};
 
+mod content_hosts;
 mod download;
 mod failure;
 mod refusal;
@@ -50,6 +52,8 @@ const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(20);
 /// dead connections on which the client waits for the peer.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(5);
+/// How long an idle connection is kept. Object stores close it after 60 s.
+const IDLE_CONNECTION_MAX: Duration = Duration::from_secs(50);
 
 /// Limits of attempts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,6 +74,8 @@ pub struct Transport {
     pools: Arc<RwLock<Pools>>,
     calls: Arc<CallLimiter>,
     limits: TransportLimits,
+    /// Of content.
+    hosts: Arc<ContentHosts>,
     is_loopback: bool,
     connectivity: Arc<Connectivity>,
 }
@@ -115,8 +121,13 @@ pub enum PutAnswer {
 
 impl Pools {
     /// Makes no connection yet.
-    fn open(limits: TransportLimits, is_loopback: bool, generation: u64) -> Result<Self> {
-        let client = |idle_max: usize, answer_max: Option<Duration>, is_direct: bool| {
+    fn open(
+        limits: TransportLimits,
+        hosts: &Arc<ContentHosts>,
+        is_loopback: bool,
+        generation: u64,
+    ) -> Result<Self> {
+        let client = |idle_max: usize, answer_max: Option<Duration>, is_direct: bool, is_content: bool| {
             let builder = Client::builder()
                 .user_agent(concat!("pdsfs/", env!("CARGO_PKG_VERSION")))
                 .connect_timeout(limits.connect)
@@ -125,9 +136,15 @@ impl Pools {
                 .tcp_keepalive_interval(KEEPALIVE_EVERY)
                 .redirect(reqwest::redirect::Policy::none())
                 .pool_max_idle_per_host(idle_max)
+                .pool_idle_timeout(IDLE_CONNECTION_MAX)
                 .http1_only()
                 .tcp_nodelay(true);
             let builder = if is_direct { builder.no_proxy() } else { builder };
+            let builder = if is_content {
+                builder.dns_resolver(Arc::new(ContentResolver(hosts.clone())))
+            } else {
+                builder
+            };
             let builder = match answer_max {
                 Some(limit) => builder.read_timeout(limit),
                 None => builder,
@@ -140,8 +157,9 @@ impl Pools {
         // A read timeout starts with the first byte sent, so a slow PUT must not have one. Its progress is
         // monitored instead.
         let calls_max = limits.calls_max;
-        let (calls, loopback) = (client(calls_max, idle, false)?, client(calls_max, idle, true)?);
-        let (gets, puts) = (client(64, idle, is_loopback)?, client(64, None, is_loopback)?);
+        let (calls, loopback) =
+            (client(calls_max, idle, false, false)?, client(calls_max, idle, true, false)?);
+        let (gets, puts) = (client(64, idle, is_loopback, true)?, client(64, None, is_loopback, true)?);
         Ok(Self { calls, loopback, gets, puts, generation })
     }
 
@@ -151,15 +169,16 @@ impl Pools {
 }
 
 impl Transport {
-    /// Makes no connection yet. Content bypasses every proxy if the service is on this machine
-    /// (`is_loopback`). Calls bypass it if their own URL is.
-    pub fn new(limits: TransportLimits, is_loopback: bool) -> Result<Self> {
+    /// Makes no connection yet. Content bypasses every proxy if the endpoint is on this machine. Calls bypass it
+    /// if their own URL is.
+    pub fn new(limits: TransportLimits, service: &Url) -> Result<Self> {
         // Fails if a provider is installed already, which serves as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
+        let (hosts, is_loopback) = (ContentHosts::new(service), endpoint::is_loopback(service));
         let connectivity = Connectivity::new(is_loopback);
-        let pools = Pools::open(limits, is_loopback, connectivity.connection_generation())?;
+        let pools = Pools::open(limits, &hosts, is_loopback, connectivity.connection_generation())?;
         let (pools, calls) = (Arc::new(RwLock::new(pools)), CallLimiter::new(limits.calls_max));
-        Ok(Self { pools, calls, limits, is_loopback, connectivity })
+        Ok(Self { pools, calls, limits, hosts, is_loopback, connectivity })
     }
 
     /// Returns the current pools. After an outage or a change of the local address they are replaced, because
@@ -172,7 +191,7 @@ impl Transport {
         }
         let mut pools = self.pools.write();
         if pools.generation != generation {
-            match Pools::open(self.limits, self.is_loopback, generation) {
+            match Pools::open(self.limits, &self.hosts, self.is_loopback, generation) {
                 Ok(fresh) => *pools = fresh,
                 Err(error) => tracing::debug!(%error, "cannot replace the connection pools"),
             }
@@ -220,6 +239,9 @@ impl Transport {
                 Ok(response)
             }
             Err(e) => {
+                if let Some(refused) = refused_host(&e) {
+                    return Err(refused);
+                }
                 if e.is_connect() {
                     self.connectivity.note_connect_failure(&url);
                 }
@@ -362,7 +384,7 @@ impl Transport {
     ) -> std::result::Result<PutAnswer, RequestFailure> {
         const WHAT: &str = "part upload";
         let (body, sent) = PartBody::new(frames, self.connectivity.clone(), moved.clone());
-        let (target, length) = (parse_presigned(&url.upload_url)?, body.bytes_left());
+        let (target, length) = (self.hosts.parse(&url.upload_url).await?, body.bytes_left());
         let silence = self.connectivity.detect_silence(&target, true);
         let mut request = self.pools().puts.put(target.clone()).header(CONTENT_LENGTH, length);
         if let Some(content_type) = url.content_type.as_deref().filter(|t| !t.is_empty()) {
@@ -406,10 +428,6 @@ impl Transport {
             _ => Err(error.into_failure()),
         }
     }
-}
-
-fn parse_presigned(url: &str) -> std::result::Result<Url, RequestFailure> {
-    Url::parse(url).map_err(|_| protocol_error("the service returned an invalid URL".into()))
 }
 
 async fn read_body(

@@ -12,7 +12,9 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{DriveId, FileId, PartNumber, RevisionId, UploadId};
 use crate::rolling_sha1::Sha1Midstate;
 
-pub use batch::{BatchBody, BatchItem, BatchRequest, BatchResponse, DeleteTagsRequest, PutTagsRequest};
+pub use batch::{
+    BatchBody, BatchHeaders, BatchItem, BatchRequest, BatchResponse, DeleteTagsRequest, PutTagsRequest,
+};
 pub use items::Items;
 
 /// `parallel_sha1_ctx`: the SHA-1 midstate before a part (API page `UploadPartInfo`).
@@ -244,7 +246,7 @@ pub struct ListRequest<'a> {
     pub order_by: &'static str,
     /// `ASC`.
     pub order_direction: &'static str,
-    /// `*`: all fields, including the tags.
+    /// Comma-separated. `*` does not include the tags (API page `ListFile`).
     pub fields: &'static str,
 }
 
@@ -311,9 +313,13 @@ pub struct AsyncTaskRequest<'a> {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct AsyncTask {
-    /// `Running`, `Succeed`, `PartialSucceed` or `Failed`. Some deployments name the field `status`.
-    #[serde(alias = "status")]
+    /// `Running`, `Succeed`, `PartialSucceed` or `Failed`.
+    #[serde(deserialize_with = "null_is_empty")]
     pub state: String,
+    /// The older name of `state`. The service sends both (API page `GetAsyncTask`), other deployments one of
+    /// them.
+    #[serde(deserialize_with = "null_is_empty")]
+    pub status: String,
     #[serde(deserialize_with = "null_is_empty")]
     pub error_code: String,
     #[serde(deserialize_with = "null_is_empty")]

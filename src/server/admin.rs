@@ -1,13 +1,18 @@
 //! The calls below `/_pdsfs/`, which the service does not have: faults, statistics, open uploads, the clock.
 
 use hyper::Method;
+use hyper::body::Incoming;
 use serde::Deserialize;
 
 use super::auth::bearer;
+use super::body::read_body;
 use super::call::{ApiCall, HttpResult, error_response};
 use super::errors::ServiceError;
 use super::faults::FaultPlan;
 use super::reply::{ApiResponse, ReplyBody, response};
+
+/// Longest body of a call, in bytes.
+const PLAN_BYTES_MAX: usize = 1 << 20;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -16,7 +21,7 @@ struct Advance {
 }
 
 /// Answers `/_pdsfs/...`. Accepts only the configured token, even while a fault has revoked it.
-pub(super) async fn handle(call: &ApiCall, body: &[u8]) -> HttpResult {
+pub(super) async fn handle(call: &ApiCall, body: &mut Incoming) -> HttpResult {
     let is_owner = bearer(&call.head)
         .is_some_and(|token| call.app.signer.constant_time_eq(token, call.app.config.token.expose()));
     if !is_owner {
@@ -25,7 +30,11 @@ pub(super) async fn handle(call: &ApiCall, body: &[u8]) -> HttpResult {
             &ServiceError::new(401, "AccessTokenInvalid", "This call needs the token of the server's owner."),
         );
     }
-    match answer(call, body).await {
+    let outcome = match read_body(body, PLAN_BYTES_MAX).await {
+        Ok(body) => answer(call, &body).await,
+        Err(error) => Err(error),
+    };
+    match outcome {
         Ok(answer) => {
             let headers = [
                 ("content-type", "application/json; charset=UTF-8".to_owned()),

@@ -20,6 +20,8 @@ pub(super) struct App {
     pub(super) catalog: Catalog,
     pub(super) store: BlobStore,
     pub(super) signer: Signer,
+    /// Held while a wrong password is answered.
+    pub(super) wrong_passwords: tokio::sync::Mutex<()>,
     pub(super) faults: FaultInjector,
     pub(super) clock: Clock,
     pub(super) counters: Counters,

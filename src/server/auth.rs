@@ -5,6 +5,7 @@ pub(super) mod consent;
 mod signed;
 mod tokens;
 
+use bytes::Bytes;
 use hyper::header::AUTHORIZATION;
 use hyper::http::request::Parts;
 
@@ -19,15 +20,29 @@ pub(super) fn bearer(head: &Parts) -> Option<&str> {
     head.headers.get(AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ").map(str::trim)
 }
 
-/// Accepts a request, or returns 401.
-pub(super) fn authenticate(app: &App, head: &Parts, body: &[u8]) -> Result<(), ServiceError> {
+/// A request whose head has valid credentials.
+pub(super) struct Authenticated(Option<signed::SignedBody>);
+
+impl Authenticated {
+    /// Returns the body, or 401 if its signature is that of another one.
+    pub(super) fn check_body(&self, body: Bytes) -> Result<Bytes, ServiceError> {
+        self.0.as_ref().map_or(Ok(()), |signed| signed.check(&body))?;
+        Ok(body)
+    }
+}
+
+/// Accepts the head of a request, or returns 401.
+pub(super) fn authenticate(app: &App, head: &Parts) -> Result<Authenticated, ServiceError> {
+    let unsigned = |()| Authenticated(None);
     if let Some(token) = bearer(head) {
-        return check_bearer(app, token);
+        return check_bearer(app, token).map(unsigned);
     }
     let authorization = head.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     match authorization {
-        Some(text) if text.starts_with("acs ") => signed::check(app, head, &text[4..]),
-        Some(text) if text.starts_with("ACS4-HMAC-SHA256 ") => signed::check_v4(app, head, &text[17..], body),
+        Some(text) if text.starts_with("acs ") => signed::check(app, head, &text[4..]).map(unsigned),
+        Some(text) if text.starts_with("ACS4-HMAC-SHA256 ") => {
+            signed::check_v4(app, head, &text[17..]).map(|body| Authenticated(Some(body)))
+        }
         _ => Err(ServiceError::new(401, "AccessTokenInvalid", "AccessToken is missing.")),
     }
 }

@@ -19,7 +19,7 @@ use sha1::{Digest as _, Sha1};
 
 use super::clock::hex;
 use super::digest::Hasher;
-use super::disk::{remove, sync_dir};
+use super::disk::{create_private_dir, make_private, private_file, remove, sync_dir};
 use crate::crc64;
 use crate::ids::UploadId;
 
@@ -55,8 +55,10 @@ impl BlobStore {
     /// Makes missing folders.
     pub(super) fn open(data_dir: &Path, fsync: bool, now_ms: i64) -> io::Result<Self> {
         let (uploads, blobs) = (data_dir.join("uploads"), data_dir.join("blobs"));
-        fs::create_dir_all(&uploads)?;
-        fs::create_dir_all(&blobs)?;
+        for dir in [&uploads, &blobs] {
+            create_private_dir(dir)?;
+            make_private(dir)?;
+        }
         let part_file_counter = AtomicU64::new(now_ms.unsigned_abs() << 20);
         Ok(Self { uploads, blobs, fsync, part_file_counter })
     }
@@ -66,7 +68,7 @@ impl BlobStore {
     }
 
     pub(super) fn create_upload_dir(&self, upload: &UploadId) -> io::Result<()> {
-        fs::create_dir(self.upload_dir(upload))
+        create_private_dir(&self.upload_dir(upload))
     }
 
     /// Creates the file for one request that sends a part.
@@ -79,7 +81,7 @@ impl BlobStore {
         let number = self.part_file_counter.fetch_add(1, Ordering::Relaxed);
         let name = format!("{upload}.{part:05}.{number:x}");
         let path = self.upload_dir(upload).join(&name);
-        let file = File::create_new(&path)?;
+        let file = private_file().create_new(true).open(&path)?;
         let crc = crc64::digest();
         let head = (part == 1).then(Vec::new);
         Ok(PartWriter { file: Some(file), path, name, crc, head, checks, len: 0, fsync: self.fsync })
@@ -94,7 +96,7 @@ impl BlobStore {
     pub(super) fn move_to_blobs(&self, upload: &UploadId, hash: &str) -> io::Result<String> {
         let dir = format!("{}/{hash}-{}", &hash[..2], &upload.as_str()[..8.min(upload.as_str().len())]);
         let target = self.blobs.join(&dir);
-        fs::create_dir_all(self.blobs.join(&hash[..2]))?;
+        create_private_dir(&self.blobs.join(&hash[..2]))?;
         fs::rename(self.upload_dir(upload), &target)?;
         if self.fsync {
             sync_dir(&self.blobs.join(&hash[..2]))?;

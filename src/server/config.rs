@@ -199,7 +199,7 @@ pub struct Quirks {
     /// Calls for objects in the recycle bin return 403 `ForbiddenFileInTheRecycleBin` instead of 404.
     pub trashed_is_forbidden: bool,
     /// Trash, delete, move and copy of folders return 202 with a task. That many polls of the task return
-    /// `Running`.
+    /// `Running`. `null`: they return their result at once.
     pub async_polls: Option<u32>,
     /// Trash and delete are not permitted (403 `Forbidden`, `CheckRouterAccessFailed`).
     pub deletion_forbidden: bool,
@@ -264,7 +264,7 @@ impl Default for Quirks {
             case_insensitive_names: false,
             get_root: true,
             trashed_is_forbidden: false,
-            async_polls: None,
+            async_polls: Some(0),
             deletion_forbidden: false,
             refuse_copy_in_folder: false,
             replace_user_tags: false,

@@ -8,17 +8,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::header::HOST;
 use hyper::http::request::Parts;
 use hyper::service::service_fn;
 use hyper::{Method, Request};
+use hyper_util::rt::TokioTimer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::app::App;
+use super::body::{drain, read_body};
 use super::call::{ApiCall, HttpResult, error_response, retry_headers};
 use super::connection::{Connection, ConnectionControl};
 use super::errors::ServiceError;
@@ -28,6 +29,13 @@ use super::{admin, api, auth, oss};
 
 /// Longest body of an API call. 10,000 parts with midstates take about 1 MB.
 const JSON_BYTES_MAX: usize = 16 << 20;
+
+/// Longest body of a call that needs no token: a form.
+const FORM_BYTES_MAX: usize = 64 << 10;
+
+/// How long a client may take to send the head of a request. An idle connection is closed after it too, as object
+/// stores do.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Read buffer of a connection: the largest piece of a part body.
 const READ_BUFFER_BYTES: usize = 256 << 10;
@@ -88,6 +96,8 @@ async fn serve(app: Arc<App>, stream: TcpStream, mut stop: watch::Receiver<RunSt
     let request_control = Arc::clone(&control);
     let service = service_fn(move |request| handle(Arc::clone(&app), Arc::clone(&request_control), request));
     let mut connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(READ_BUFFER_BYTES)
         .serve_connection(wire, service);
     let ended = tokio::select! {
@@ -110,7 +120,7 @@ async fn serve(app: Arc<App>, stream: TcpStream, mut stop: watch::Receiver<RunSt
 
 async fn handle(app: Arc<App>, control: Arc<ConnectionControl>, request: Request<Incoming>) -> HttpResult {
     static REQUESTS: AtomicU64 = AtomicU64::new(0);
-    let (head, body) = request.into_parts();
+    let (head, mut body) = request.into_parts();
     let number = REQUESTS.fetch_add(1, Ordering::Relaxed);
     let request_id = format!("{:016X}{number:016X}", app.clock.now_ms());
     let base = base_url(&app, &head);
@@ -119,17 +129,16 @@ async fn handle(app: Arc<App>, control: Arc<ConnectionControl>, request: Request
     if path.starts_with(super::sign::OBJECT_PREFIX) {
         return oss::handle(call, body).await;
     }
-    let body = match Limited::new(body, JSON_BYTES_MAX).collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(error) => {
-            return error_response(&call, &ServiceError::new(413, "InvalidRequest", error.to_string()));
-        }
-    };
-    match path.strip_prefix("/v2/") {
-        Some(endpoint) => api_call(&call, endpoint, &body).await,
-        None if path.starts_with("/_pdsfs/") => admin::handle(&call, &body).await,
+    let outcome = match path.strip_prefix("/v2/") {
+        Some(endpoint) => api_call(&call, endpoint, &mut body).await,
+        None if path.starts_with("/_pdsfs/") => admin::handle(&call, &mut body).await,
         None => error_response(&call, &ServiceError::no_route()),
+    };
+    if !body.is_end_stream() {
+        // A dropped body would close the connection before the client has read the answer.
+        tokio::spawn(async move { drain(&mut body, JSON_BYTES_MAX as u64).await });
     }
+    outcome
 }
 
 /// Start of presigned URLs. Without `public_url` it follows the `Host` header, so a proxy stays in the path.
@@ -145,20 +154,29 @@ fn base_url(app: &App, head: &Parts) -> String {
     }
 }
 
-async fn api_call(call: &ApiCall, endpoint: &str, body: &Bytes) -> HttpResult {
+async fn api_call(call: &ApiCall, endpoint: &str, body: &mut Incoming) -> HttpResult {
     let outcome = respond(call, endpoint, body).await;
     let status = outcome.as_ref().map_or(0, |response| response.status().as_u16());
     call.app.counters.count(endpoint, status);
     outcome
 }
 
-async fn respond(call: &ApiCall, endpoint: &str, body: &Bytes) -> HttpResult {
-    let app = &call.app;
-    if !api::needs_no_token(endpoint)
-        && let Err(error) = auth::authenticate(app, &call.head, body)
-    {
-        return error_response(call, &error);
+/// Reads the body of a call. Without valid credentials in its head, at most that of a form is read.
+async fn admit(call: &ApiCall, endpoint: &str, body: &mut Incoming) -> Result<Bytes, ServiceError> {
+    if api::needs_no_token(endpoint) {
+        return read_body(body, FORM_BYTES_MAX).await;
     }
+    let admitted = auth::authenticate(&call.app, &call.head);
+    let body = read_body(body, if admitted.is_ok() { JSON_BYTES_MAX } else { FORM_BYTES_MAX }).await;
+    admitted?.check_body(body?)
+}
+
+async fn respond(call: &ApiCall, endpoint: &str, body: &mut Incoming) -> HttpResult {
+    let app = &call.app;
+    let body = &match admit(call, endpoint, body).await {
+        Ok(body) => body,
+        Err(error) => return error_response(call, &error),
+    };
     let decision = app.faults.decide(endpoint, None);
     app.faults.wait(&decision).await;
     match &decision.action {

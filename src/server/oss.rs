@@ -14,6 +14,7 @@ use md5::{Digest as _, Md5};
 
 use super::app::App;
 use super::blobs::{Blob, PartFile, PartHashers, PartReader, PartWriter};
+use super::body::{BODY_IDLE_MAX, drain};
 use super::call::{ApiCall, HttpResult, retry_headers};
 use super::clock::{hex, rfc3339};
 use super::connection::ConnectionControl;
@@ -63,11 +64,11 @@ pub(super) async fn handle(call: ApiCall, mut body: Incoming) -> HttpResult {
         Ok(response) => Ok(response),
         Err(Failure::Disconnect(disconnect)) => Err(disconnect),
         Err(Failure::Refused(error)) => {
-            drain(&mut body).await;
+            drain(&mut body, DRAIN_BYTES_MAX).await;
             error_response(&call, &error)
         }
         Err(Failure::Injected(action)) => {
-            drain(&mut body).await;
+            drain(&mut body, DRAIN_BYTES_MAX).await;
             injected_response(&call, &action)
         }
     };
@@ -77,20 +78,10 @@ pub(super) async fn handle(call: ApiCall, mut body: Incoming) -> HttpResult {
         // An early answer. A dropped body would close the connection before the client has read the answer.
         tokio::spawn(async move {
             tokio::time::sleep(EARLY_ANSWER_LEAD).await;
-            drain(&mut body).await;
+            drain(&mut body, DRAIN_BYTES_MAX).await;
         });
     }
     outcome
-}
-
-/// Reads and drops a body: a client that still sends might not read the response otherwise.
-async fn drain(body: &mut Incoming) {
-    let mut bytes = 0;
-    while bytes < DRAIN_BYTES_MAX
-        && let Some(Ok(frame)) = body.frame().await
-    {
-        bytes += frame.data_ref().map_or(0, |piece| piece.len() as u64);
-    }
 }
 
 fn error_response(call: &ApiCall, error: &OssError) -> HttpResult {
@@ -309,7 +300,11 @@ impl BodyFaults {
                 app.counters.received(*bytes);
                 return Err(Failure::Disconnect(Disconnect));
             }
-            match body.frame().await {
+            let Ok(frame) = tokio::time::timeout(BODY_IDLE_MAX, body.frame()).await else {
+                app.counters.received(*bytes);
+                return Err(Failure::Disconnect(Disconnect));
+            };
+            match frame {
                 None => return Ok(None),
                 Some(Err(_)) => {
                     // The client has disconnected.

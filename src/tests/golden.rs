@@ -151,7 +151,7 @@ fn golden_metadata_calls_match_captures() {
         marker: "",
         order_by: "name",
         order_direction: "ASC",
-        fields: "*",
+        fields: "*,user_tags",
     };
     // The capture has only the default fields; the format of `fields` is documented for `list`.
     assert_within(&json(&list), &captured(python, "/v2/file/list")[0], &["fields"]);

@@ -317,7 +317,7 @@ fn early_refused_refresh_keeps_the_token() {
         let token = Authorization::Bearer(access.token.clone());
         let handle = store(&rig, endpoint(&rig), "never-issued", access).await;
         let source = TokenRefresher::new(Credential::Account(handle), &endpoint(&rig)).unwrap();
-        let (source, transport) = (Arc::new(source), Transport::new(TIMEOUTS, true).unwrap());
+        let (source, transport) = (Arc::new(source), Transport::new(TIMEOUTS, &endpoint(&rig)).unwrap());
         assert_eq!(source.authorization(&transport).await.unwrap(), token);
         source.refresh_early(&transport).await;
         assert_eq!(token_refreshes(&rig), 1, "one refresh is due");
@@ -375,6 +375,25 @@ fn newer_stored_token_is_used_after_refusal() {
         call.await.unwrap().unwrap();
         let stored = std::fs::read_to_string(&path).unwrap();
         assert!(!stored.contains("RT-1") && !stored.contains("spent"), "the new tokens are not stored");
+    });
+}
+
+/// Any user who can read a directory can lock it.
+#[test]
+fn locked_directory_delays_no_token_refresh() {
+    let rig = rig();
+    rig.runtime.block_on(async {
+        let path = rig.path("token.json");
+        private_file(
+            &path,
+            &format!(r#"{{"access_token":"expired","refresh_token":"RT-1","app_id":"{CLIENT}"}}"#),
+        );
+        let directory = std::fs::File::open(path.parent().unwrap()).unwrap();
+        directory.try_lock().unwrap();
+        let session = Session::new(&endpoint(&rig), Credential::File(path.clone()), TIMEOUTS).unwrap();
+        list_drives(&session, DriveScope::Mine).await.unwrap();
+        let lock = path.with_file_name(".token.json.lock");
+        assert_eq!(std::fs::metadata(lock).unwrap().permissions().mode() & 0o777, 0o600);
     });
 }
 

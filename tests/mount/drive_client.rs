@@ -100,7 +100,7 @@ impl DriveClient {
     pub fn list(&self, folder_id: &str) -> Vec<RemoteFile> {
         let mut entries = Vec::new();
         let mut request = json!({
-            "parent_file_id": folder_id, "limit": 100, "fields": "*", "order_by": "name", "order_direction": "ASC",
+            "parent_file_id": folder_id, "limit": 100, "fields": "*,user_tags", "order_by": "name", "order_direction": "ASC",
         });
         loop {
             let page = self.call("file/list", request.clone());

@@ -443,3 +443,15 @@ fn unrelated_404_deletes_no_file() {
     assert_eq!(rig.client().find("f"), None);
     assert_eq!(mount.stop(), 0);
 }
+
+/// A hostile service could have the answers of this machine's own services uploaded.
+#[test]
+fn content_of_a_strange_host_is_refused_at_once() {
+    let rig = Rig::with(|config| config.public_url = Some("http://0.0.0.0:9".parse().unwrap()));
+    let mount = rig.mount();
+    let started = Instant::now();
+    assert_eq!(close_errno(&mount, "f", 1), libc::EIO);
+    assert!(started.elapsed() < Duration::from_secs(30), "the refused upload was repeated");
+    mount.wait_for_log("its host is an address of no host");
+    assert_eq!(rig.server().stats().count("put_part"), 0);
+}

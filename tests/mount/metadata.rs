@@ -435,34 +435,3 @@ fn refused_attributes_are_reported_as_failure() {
     });
     assert_eq!(errno(xattr(&path, "user.pdsfs.error")), libc::ENODATA);
 }
-
-#[test]
-fn attributes_are_sent_singly_without_batch() {
-    let rig = Rig::new();
-    let mount = rig.mount();
-    for name in ["a", "b"] {
-        fs::write(mount.at(name), name).unwrap();
-    }
-    // None of these answers concerns the files; the last one is a long page of a proxy.
-    for (status, code, message) in [(403, "Forbidden", String::new()), (400, "", "x".repeat(100 << 10))] {
-        let answer = FaultAction::Status {
-            status,
-            code: code.into(),
-            message,
-            retry_after_s: None,
-            x_retry_after_ms: None,
-            empty_body: false,
-        };
-        rig.server().faults().add(FaultRule::times("batch", 1, answer));
-        let perm = 0o600 + u32::from(status & 7);
-        for name in ["a", "b"] {
-            fs::set_permissions(mount.at(name), Permissions::from_mode(perm)).unwrap();
-        }
-        wait_until("both attributes are on the drive", || {
-            let is_sent = |name| rig.client().find(name).unwrap().mode_tag() == Some(perm);
-            (is_sent("a") && is_sent("b")).then_some(())
-        });
-    }
-    assert_eq!(rig.server().faults().hits(), [1, 1]);
-    assert_eq!(mount.stop(), 0);
-}

@@ -31,6 +31,25 @@ fn directories_are_created_and_removed() {
     assert_eq!(rig.client().names(""), Vec::<String>::new());
 }
 
+/// The service answers such calls with a task, and the task with `state` and `status`.
+#[test]
+fn tasks_of_directories_are_awaited() {
+    let rig = Rig::with(|config| config.quirks.async_polls = Some(2));
+    let mount = rig.mount();
+    for name in ["d", "to"] {
+        fs::create_dir(mount.at(name)).unwrap();
+    }
+    fs::write(mount.at("d/f"), b"x").unwrap();
+    fs::rename(mount.at("d"), mount.at("to/d")).unwrap();
+    assert_eq!(rig.client().names("to/d"), ["f"]);
+    fs::remove_file(mount.at("to/d/f")).unwrap();
+    fs::remove_dir(mount.at("to/d")).unwrap();
+    assert_eq!(rig.client().names("to"), Vec::<String>::new());
+    assert!(listed(&mount.at("to")).is_empty());
+    // Two tasks of two polls each that return `Running`.
+    assert_eq!(rig.server().stats().count("async_task/get"), 6);
+}
+
 #[test]
 fn remotely_filled_directory_is_not_removed() {
     let rig = Rig::new();

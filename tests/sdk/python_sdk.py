@@ -184,7 +184,7 @@ class Script:
         delta = self.client.list_delta(m.ListDeltaRequest(drive_id=DRIVE, cursor=cursor)).body
         same('feed', [(item.op, item.file_id) for item in delta.items], [('create', made)])
         batch = self.client.batch(m.BatchRequest(resource='file', requests=[m.BatchRequestRequests(
-            id='1', method='POST', url='/file/get', body={'drive_id': DRIVE, 'file_id': made})])).body
+            id='1', method='POST', url='/file/get', headers={'Content-Type': 'application/json'}, body={'drive_id': DRIVE, 'file_id': made})])).body
         same('batch', [(answer.id, answer.status) for answer in batch.responses], [('1', 200)])
         drive = self.client.get_drive(m.GetDriveRequest(drive_id=DRIVE)).body
         same('drive', drive.drive_id, DRIVE)

@@ -299,7 +299,7 @@ fn fault_can_hit_one_call_of_a_batch() {
         .iter()
         .map(|id| {
             json!({"id": id, "method": "POST", "url": "/file/update",
-                   "body": {"drive_id": "1", "file_id": id, "hidden": true}})
+                   "headers": {"Content-Type": "application/json"}, "body": {"drive_id": "1", "file_id": id, "hidden": true}})
         })
         .collect();
     let answer = rig.ok("batch", json!({"resource": "file", "requests": requests}));

@@ -132,7 +132,7 @@ fn copies_share_their_content() {
     let file = rig.save(&sub, "f", b"content");
     let ask = with(&folder, json!({"to_parent_file_id": "root", "auto_rename": true}));
     let (status, copied) = rig.call("file/copy", ask);
-    assert_eq!(status, 201);
+    assert_eq!(status, 202);
     assert_eq!(rig.names("root").len(), 2);
     let copy = text(&copied["file_id"]);
     let path =
@@ -341,7 +341,7 @@ fn batch_runs_its_calls_in_order() {
     );
     let responses = answer["responses"].as_array().unwrap();
     let seen: Vec<_> = responses.iter().map(|r| (text(&r["id"]), r["status"].as_u64().unwrap())).collect();
-    let expected = [("1", 200), ("2", 200), ("3", 404), ("4", 204), ("5", 400), ("6", 404)];
+    let expected = [("1", 200), ("2", 200), ("3", 404), ("4", 202), ("5", 400), ("6", 404)];
     assert_eq!(seen, expected.map(|(id, status)| (id.to_owned(), status)));
     assert_eq!(
         (&responses[1]["body"]["name"], &responses[2]["body"]["code"]),
@@ -350,6 +350,23 @@ fn batch_runs_its_calls_in_order() {
     rig.refused("batch", json!({"requests": []}), 400, "InvalidParameter.Requests");
     let many: Vec<_> = (0..101).map(|n| sub(n, "/file/get", of(&id))).collect();
     rig.refused("batch", json!({"requests": many}), 400, "InvalidParameter.Requests");
+    let twice = json!({"requests": [sub(1, "/file/get", of(&id)), sub(1, "/file/get", of(&id))]});
+    rig.refused("batch", twice, 400, "InvalidParameter.Requests.id");
+    let mut bare = sub(1, "/file/get", of(&id));
+    bare.as_object_mut().unwrap().remove("headers");
+    let answer = rig.ok("batch", json!({"requests": [bare]}));
+    assert_eq!(answer["responses"][0]["status"], json!(400));
+}
+
+#[test]
+fn listing_has_tags_only_on_request() {
+    let rig = Rig::new();
+    let id = text(&rig.save("root", "f", b"1")["file_id"]);
+    rig.ok("file/put_usertags", with(&id, json!({"user_tags": [{"key": "k", "value": "v"}]})));
+    for (fields, tags) in [("*", Value::Null), ("url, user_tags", json!({"k": "v"}))] {
+        let request = json!({"drive_id": "1", "parent_file_id": "root", "fields": fields});
+        assert_eq!(rig.ok("file/list", request)["items"][0]["user_tags"], tags, "{fields}");
+    }
 }
 
 #[test]

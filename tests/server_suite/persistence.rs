@@ -1,17 +1,57 @@
 //! Durability of the server: a clean stop, a kill, and kill -9 at any point.
 
 use std::collections::HashMap;
+use std::fs::Permissions;
 use std::io::BufRead as _;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 
 use pdsfs::server::Server;
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
 
 use super::http::send;
 use super::rig::{Rig, bytes, header, of_upload, parallel_parts, sha1, text};
+
+/// The paths below a directory that other users can access.
+fn shared_paths(dir: &Path) -> Vec<PathBuf> {
+    let mut shared = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let metadata = std::fs::symlink_metadata(&path).unwrap();
+        if metadata.is_dir() {
+            shared.extend(shared_paths(&path));
+        }
+        if metadata.permissions().mode() & 0o077 != 0 {
+            shared.push(path);
+        }
+    }
+    shared
+}
+
+#[test]
+fn data_folder_is_private() {
+    let mut rig = Rig::new();
+    rig.save("root", "file", &bytes(1, 1000));
+    assert_eq!(shared_paths(rig.data_dir()), Vec::<PathBuf>::new());
+    rig.shutdown();
+    // As an older version has left it.
+    for name in ["uploads", "blobs", "catalog.redb"] {
+        std::fs::set_permissions(rig.data_dir().join(name), Permissions::from_mode(0o755)).unwrap();
+    }
+    rig.start();
+    assert_eq!(shared_paths(rig.data_dir()), Vec::<PathBuf>::new());
+    rig.shutdown();
+    std::fs::set_permissions(rig.data_dir(), Permissions::from_mode(0o770)).unwrap();
+    let config = rig.config.clone();
+    let refused = rig.runtime.block_on(async {
+        Server::start(TcpListener::bind("127.0.0.1:0").await.unwrap(), config).await.map(drop).unwrap_err()
+    });
+    assert!(refused.to_string().contains("chmod 700"), "{refused}");
+}
 
 #[test]
 fn all_state_survives_a_restart() {

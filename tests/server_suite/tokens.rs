@@ -1,5 +1,7 @@
 //! Authentication: access tokens, refresh tokens and authorization codes.
 
+use std::io::{BufRead as _, Write as _};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use pdsfs::server::{Secret, ServerConfig};
@@ -45,6 +47,42 @@ fn calls_without_token_are_refused() {
     assert_eq!(send(rig.addr(), "GET", "/data/1%2Froot%2Fx", &[], b"").unwrap().status, 403);
     assert_eq!(send(rig.addr(), "GET", "/", &[], b"").unwrap().status, 404);
     assert_eq!(code(&refresh(&rig, "RT")), (400, "InvalidParameter.RefreshToken".into()));
+}
+
+/// Sends the head of a call with a body that never comes. Returns the first line of the answer.
+fn answer_before_the_body(rig: &Rig, path: &str, authorization: &str, body_bytes: u64) -> String {
+    let mut stream = TcpStream::connect(rig.addr()).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    write!(stream, "POST {path} HTTP/1.1\r\nHost: h\r\n{authorization}Content-Length: {body_bytes}\r\n\r\n")
+        .unwrap();
+    let chunk = vec![b'a'; 64 << 10];
+    for _ in 0..=body_bytes / 2 / chunk.len() as u64 {
+        // The server may have closed the connection.
+        if stream.write_all(&chunk).is_err() {
+            break;
+        }
+    }
+    let mut line = String::new();
+    std::io::BufReader::new(stream).read_line(&mut line).unwrap();
+    line
+}
+
+#[test]
+fn large_bodies_need_valid_credentials() {
+    let rig = Rig::new();
+    for (path, authorization, status) in [
+        ("/v2/file/create", "", 401),
+        ("/v2/file/create", "Authorization: Bearer wrong\r\n", 401),
+        ("/v2/file/create", "Authorization: acs id:c2ln\r\n", 401),
+        ("/v2/oauth/token", "", 413),
+        ("/v2/oauth/authorize", "", 413),
+        ("/_pdsfs/faults", "", 401),
+        ("/v2/file/create", "Authorization: Bearer AT\r\n", 413),
+    ] {
+        let bytes = if authorization.contains("AT") { 17 << 20 } else { 1 << 20 };
+        let line = answer_before_the_body(&rig, path, authorization, bytes);
+        assert!(line.starts_with(&format!("HTTP/1.1 {status} ")), "{path} {authorization:?}: {line}");
+    }
 }
 
 #[test]

@@ -89,7 +89,7 @@ impl Login {
     }
 
     fn transport(&self) -> Result<Transport> {
-        Transport::new(TIMEOUTS, endpoint::is_loopback(&self.auth_endpoint))
+        Transport::new(TIMEOUTS, &self.auth_endpoint)
     }
 }
 

@@ -10,8 +10,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::FileId;
 use crate::pds::retry::Delivery;
 use crate::pds::types::{
-    BatchBody, BatchItem, BatchRequest, BatchResponse, DeleteTagsRequest, PutTagsRequest, UpdateRequest,
-    UserTag,
+    BatchBody, BatchHeaders, BatchItem, BatchRequest, BatchResponse, DeleteTagsRequest, PutTagsRequest,
+    UpdateRequest, UserTag,
 };
 use crate::posix::Tags;
 
@@ -86,52 +86,61 @@ impl Drive {
         answer.map(|_| ()).map_err(|failure| failure.error)
     }
 
-    /// Returns one result per call, in order.
-    async fn call_all<'a>(&self, calls: &[(usize, NamedCall<'a>)]) -> Vec<Result<()>> {
-        if let [(_, call)] = calls {
-            return vec![self.call_one(call).await];
-        }
-        let item = |(index, (_, (url, body))): (usize, &(usize, NamedCall<'a>))| BatchItem {
-            id: index.to_string(),
-            method: "POST",
-            url,
-            body: body.clone(),
+    /// Returns one result per call, in order. A call that the service refuses in a batch is sent alone: the batch may
+    /// be the cause, and the answer to the single call says what is wrong.
+    async fn call_all(&self, calls: &[(usize, NamedCall<'_>)]) -> Vec<Result<()>> {
+        let answers = if calls.len() > 1 { self.call_batch(calls).await } else { Ok(vec![None]) };
+        let answers = match answers {
+            Ok(answers) => answers,
+            Err(error) => return vec![Err(error); calls.len()],
         };
-        let requests = calls.iter().enumerate().map(item).collect();
-        let answer =
-            self.call_safe::<BatchResponse>("/v2/batch", &BatchRequest { resource: "file", requests }).await;
-        let answer = match answer {
-            Ok(answer) => answer,
-            // The batch as a whole failed: one object may be the cause, or the domain has no batches. Each
-            // call is sent alone.
-            Err(failure) if failure.delivery == Delivery::Answered => {
-                let mut outcomes = Vec::with_capacity(calls.len());
-                for (_, call) in calls {
-                    outcomes.push(self.call_one(call).await);
-                }
-                return outcomes;
-            }
-            Err(failure) => return vec![Err(failure.error); calls.len()],
-        };
-        let missing = Error::new(ErrorKind::Protocol, "the batch answer has no result for this object");
-        let mut outcomes = vec![Err(missing); calls.len()];
-        for response in answer.responses {
-            let index = response.id.parse::<usize>().ok();
-            if let Some(outcome) = index.and_then(|index| outcomes.get_mut(index)) {
-                *outcome = result_of(response.status);
-            }
+        let mut outcomes = Vec::with_capacity(calls.len());
+        for ((_, call), answer) in calls.iter().zip(answers) {
+            outcomes.push(match answer {
+                Some(outcome) => outcome,
+                None => self.call_one(call).await,
+            });
         }
         outcomes
     }
+
+    /// Sends calls as one batch. Returns one outcome per call, `None` for a call that must be sent alone: for all of
+    /// them if the service answers nothing usable, for example because the domain has no batches.
+    async fn call_batch(&self, calls: &[(usize, NamedCall<'_>)]) -> Result<Vec<Option<Result<()>>>> {
+        let requests = calls.iter().enumerate().map(|(index, (_, (url, body)))| BatchItem {
+            id: index.to_string(),
+            method: "POST",
+            url,
+            headers: BatchHeaders::JSON,
+            body: body.clone(),
+        });
+        let request = BatchRequest { resource: "file", requests: requests.collect() };
+        let mut outcomes = vec![None; calls.len()];
+        match self.call_safe::<BatchResponse>("/v2/batch", &request).await {
+            Ok(answer) => {
+                for response in answer.responses {
+                    let index = response.id.parse::<usize>().ok();
+                    if let Some(outcome) = index.and_then(|index| outcomes.get_mut(index)) {
+                        *outcome = outcome_of(response.status);
+                    }
+                }
+                Ok(outcomes)
+            }
+            Err(failure) if failure.delivery == Delivery::Answered => Ok(outcomes),
+            Err(failure) => Err(failure.error),
+        }
+    }
 }
 
-fn result_of(status: u16) -> Result<()> {
-    let (kind, detail) = match status {
-        200..300 => return Ok(()),
-        404 => (ErrorKind::NotFound, "the object does not exist".to_owned()),
-        400 => (ErrorKind::Invalid, "a batch request was rejected as invalid".to_owned()),
-        403 => (ErrorKind::Denied, "a batch request was denied".to_owned()),
-        status => (ErrorKind::Io, format!("a batch request failed with status {status}")),
-    };
-    Err(Error::new(kind, detail))
+/// The outcome of a call of a batch; `None` for a refusal.
+fn outcome_of(status: u16) -> Option<Result<()>> {
+    match status {
+        200..300 => Some(Ok(())),
+        404 => Some(Err(Error::new(ErrorKind::NotFound, "the object does not exist"))),
+        // The next batch comes later.
+        429 | 500.. => {
+            Some(Err(Error::new(ErrorKind::Io, format!("a batch request failed with status {status}"))))
+        }
+        _ => None,
+    }
 }

@@ -256,7 +256,7 @@ mod tests {
             refresh_token: Secret::new("OLD-SECRET".to_owned()),
             by: RefreshBy::Oauth,
         };
-        let outcome = request_token(&grant, Some(&url), &Transport::new(timeouts, true).unwrap()).await;
+        let outcome = request_token(&grant, Some(&url), &Transport::new(timeouts, &url).unwrap()).await;
         server.await.unwrap();
         outcome
     }

@@ -15,9 +15,9 @@ use parking_lot::Mutex;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, RANGE};
 use reqwest::{Response, StatusCode, Url};
 
+use super::Transport;
 use super::failure::{connection_lost, idle_timeout, protocol_error};
 use super::refusal::{StoreError, header_number};
-use super::{Transport, parse_presigned};
 use crate::error::Result;
 use crate::ids::Secret;
 use crate::pds::connectivity::Connectivity;
@@ -94,7 +94,7 @@ impl Transport {
         request: &RangeRequest<'_>,
         policy: RetryPolicy,
     ) -> std::result::Result<GetAnswer, RequestFailure> {
-        let target = parse_presigned(request.url.expose())?;
+        let target = self.hosts.parse(request.url.expose()).await?;
         let (keeps_waiting, progress) = (policy.outage_max.is_none(), AtomicU64::new(0));
         let attempt = async || {
             let attempt = self.get_once(&target, request, &progress);

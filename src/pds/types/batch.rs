@@ -40,7 +40,20 @@ pub struct BatchItem<'a> {
     pub method: &'static str,
     /// Without `/v2`.
     pub url: &'static str,
+    pub headers: BatchHeaders,
     pub body: BatchBody<'a>,
+}
+
+/// The headers of one call of a batch. A call with a body must name its type (API page `Batch`).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct BatchHeaders {
+    #[serde(rename = "Content-Type")]
+    pub content_type: &'static str,
+}
+
+impl BatchHeaders {
+    /// Those of every call here.
+    pub const JSON: Self = Self { content_type: "application/json" };
 }
 
 /// The body of one call of a batch.

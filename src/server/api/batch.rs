@@ -1,5 +1,7 @@
 //! `batch`: several calls in one request.
 
+use std::collections::{BTreeMap, HashSet};
+
 use serde::{Deserialize, Serialize};
 
 use super::endpoints::dispatch_one;
@@ -42,9 +44,12 @@ struct BatchParams {
 
 #[derive(Deserialize)]
 struct SubRequest {
-    id: Option<String>,
+    #[serde(default)]
+    id: String,
     method: Option<String>,
     url: Option<String>,
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
     #[serde(default)]
     body: serde_json::Value,
 }
@@ -62,9 +67,13 @@ pub(super) async fn run(call: &ApiCall, body: &[u8]) -> Result<ApiResponse, Serv
     if batch.requests.is_empty() || batch.requests.len() > REQUESTS_MAX {
         return Err(ServiceError::invalid("requests", "There must be 1 to 100."));
     }
+    let ids: HashSet<_> = batch.requests.iter().map(|sub| &sub.id).collect();
+    if ids.len() < batch.requests.len() {
+        return Err(ServiceError::invalid("requests.id", "Each request needs an id of its own."));
+    }
     let mut responses = Vec::with_capacity(batch.requests.len());
     for sub in batch.requests {
-        let id = sub.id.clone().unwrap_or_default();
+        let id = sub.id.clone();
         let answer = answer(call, sub).await;
         responses.push(match answer {
             Ok(answer) => {
@@ -90,6 +99,10 @@ async fn answer(call: &ApiCall, sub: SubRequest) -> Result<ApiResponse, ServiceE
     }
     if sub.method.is_some_and(|method| !method.eq_ignore_ascii_case("POST")) {
         return Err(ServiceError::invalid("method", "It must be POST."));
+    }
+    let content_type = sub.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("content-type"));
+    if !sub.body.is_null() && content_type.is_none_or(|(_, value)| value != "application/json") {
+        return Err(ServiceError::invalid("headers", "Content-Type must be application/json."));
     }
     // Of all faults, only error responses are possible in a batch.
     let decision = call.app.faults.decide(endpoint, None);

@@ -35,7 +35,12 @@ pub(super) struct GetRequest {
 
 /// Whether a `fields` list contains `field` or `*`.
 pub(super) fn includes_field(fields: Option<&str>, field: &str) -> bool {
-    fields.unwrap_or("").split(',').any(|asked| matches!(asked.trim(), "*") || asked.trim() == field)
+    names_field(fields, field) || names_field(fields, "*")
+}
+
+/// Whether a `fields` list contains `field`.
+pub(super) fn names_field(fields: Option<&str>, field: &str) -> bool {
+    fields.unwrap_or("").split(',').any(|asked| asked.trim() == field)
 }
 
 /// `file/get`.

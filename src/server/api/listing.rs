@@ -1,8 +1,10 @@
 //! Calls that return pages: folders, the whole drive, searches, the recycle bin, the change feed.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use super::files::includes_field;
+use super::files::{includes_field, names_field};
 use super::odd_items::odd_items;
 use super::query::Query;
 use super::request::{lenient, limit, require};
@@ -18,6 +20,8 @@ use crate::server::reply::ApiResponse;
 
 /// Bound on the entries examined for one page. A selective filter makes short pages.
 const EXAMINED_MAX: usize = 10_000;
+
+static NO_TAGS: BTreeMap<String, String> = BTreeMap::new();
 
 /// Longest query of a search.
 const QUERY_CHARS_MAX: usize = 4096;
@@ -95,6 +99,9 @@ impl ListParams {
 
     fn view<'a>(&self, call: &ApiCall, node: &'a Node) -> FileView<'a> {
         let mut view = FileView::of(call, node);
+        if !names_field(self.fields.as_deref(), "user_tags") {
+            view.user_tags = &NO_TAGS;
+        }
         if let Some(newest) = node.newest()
             && includes_field(self.fields.as_deref(), "url")
         {

@@ -52,7 +52,7 @@ pub(super) struct FileView<'a> {
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     labels: &'a [String],
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    user_tags: &'a BTreeMap<String, String>,
+    pub(super) user_tags: &'a BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     user_meta: Option<&'a str>,
     encrypt_mode: &'static str,

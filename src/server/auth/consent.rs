@@ -20,6 +20,9 @@ use crate::server::reply::{ReplyBody, response};
 
 /// Lifetime of an authorization code.
 const CODE_TTL: Duration = Duration::from_secs(600);
+
+/// Pause before the answer to a wrong password.
+const WRONG_PASSWORD_PAUSE: Duration = Duration::from_secs(1);
 /// How long the form of a page can be submitted.
 const PAGE_TTL: Duration = Duration::from_secs(3600);
 /// Longest form field.
@@ -157,6 +160,12 @@ async fn submit_form(call: &ApiCall, fields: &Fields) -> HttpResult {
     if let Some(password) = &app.config.logins.password
         && !app.signer.constant_time_eq(get(fields, "password"), password.expose())
     {
+        // One wrong password at a time, so more connections allow no more guesses.
+        let Ok(_turn) = app.wrong_passwords.try_lock() else {
+            return html_page(429, "<p id=\"complaint\">Too many logins at once. Try again.</p>");
+        };
+        tracing::warn!("a login with a wrong password");
+        tokio::time::sleep(WRONG_PASSWORD_PAUSE).await;
         return show_form(call, fields, Some("Wrong password."));
     }
     match new_code(app, &request).await {

@@ -78,8 +78,9 @@ fn hmac256(key: &[u8], text: &[u8]) -> Result<Hmac<Sha256>, ServiceError> {
 }
 
 /// `ACS4-HMAC-SHA256 Credential=<id>/<scope>,SignedHeaders=<names>,Signature=<hex>`; `fields` is the text
-/// after the first word. The date in the scope can contain a comma.
-pub(super) fn check_v4(app: &App, head: &Parts, fields: &str, body: &[u8]) -> Result<(), ServiceError> {
+/// after the first word. The date in the scope can contain a comma. The signature covers the hash of the body that
+/// the head announces.
+pub(super) fn check_v4(app: &App, head: &Parts, fields: &str) -> Result<SignedBody, ServiceError> {
     let parsed = fields.strip_prefix("Credential=").and_then(|rest| {
         let (credential, rest) = rest.split_once(",SignedHeaders=")?;
         let (names, signature) = rest.split_once(",Signature=")?;
@@ -88,10 +89,7 @@ pub(super) fn check_v4(app: &App, head: &Parts, fields: &str, body: &[u8]) -> Re
     let (credential, names, given) = parsed.ok_or_else(|| bad_signature("no signature"))?;
     let mut scope = credential.split('/');
     let key = key(app, head, scope.next().unwrap_or(""))?;
-    let body_hash = hex(&Sha256::digest(body));
-    if header(head, "x-acs-content-sha256") != body_hash {
-        return Err(bad_signature("the hash of the body does not match"));
-    }
+    let body_hash = header(head, "x-acs-content-sha256");
     let (text, all_names) = headers(head);
     if names != all_names {
         return Err(bad_signature("not all headers are signed"));
@@ -103,5 +101,22 @@ pub(super) fn check_v4(app: &App, head: &Parts, fields: &str, body: &[u8]) -> Re
         derived = hmac256(&derived, step.as_bytes())?.finalize().into_bytes().to_vec();
     }
     let mac = hmac256(&derived, text.as_bytes())?;
-    mac.verify_slice(&given).map_err(|_| bad_signature("it does not match the request"))
+    mac.verify_slice(&given).map_err(|_| bad_signature("it does not match the request"))?;
+    Ok(SignedBody { sha256: body_hash.to_owned() })
+}
+
+/// The body that a signature covers.
+pub(super) struct SignedBody {
+    /// In hexadecimal.
+    sha256: String,
+}
+
+impl SignedBody {
+    pub(super) fn check(&self, body: &[u8]) -> Result<(), ServiceError> {
+        if hex(&Sha256::digest(body)) == self.sha256 {
+            Ok(())
+        } else {
+            Err(bad_signature("the hash of the body does not match"))
+        }
+    }
 }

@@ -12,7 +12,6 @@
 //! deletes those records. A kill in between leaves files without a record, which the next start removes, and
 //! never a record without its file.
 
-use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -24,7 +23,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefin
 use tokio::sync::oneshot;
 
 use crate::server::blobs::Blob;
-use crate::server::disk::{DataLock, remove};
+use crate::server::disk::{DataLock, private_file, remove};
 
 /// The tables. Keys are ids; values are JSON, except in `Meta`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -124,7 +123,7 @@ pub(in crate::server) type Records = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// Opens the file, or makes it, and reads all records.
 pub(in crate::server) fn open(path: &Path, fsync: bool) -> Result<(Database, Vec<Records>), redb::Error> {
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+    let file = private_file().read(true).create(true).truncate(false).open(path)?;
     let backend = FileBackend::new(file)?;
     let builder = Database::builder();
     let database = if fsync {

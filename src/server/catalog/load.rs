@@ -13,7 +13,7 @@ use crate::ids::{DriveId, UploadId};
 use crate::server::blobs::{BlobRecord, BlobStore};
 use crate::server::clock::random_hex;
 use crate::server::config::ServerConfig;
-use crate::server::disk::DataLock;
+use crate::server::disk::{DataLock, check_owner, create_private_dir, make_private};
 
 /// An opened data folder.
 pub(in crate::server) struct OpenedCatalog {
@@ -25,11 +25,13 @@ pub(in crate::server) struct OpenedCatalog {
 
 /// Opens a data folder, or makes it.
 pub(in crate::server) fn open(config: &ServerConfig, now_ms: i64) -> io::Result<OpenedCatalog> {
-    std::fs::create_dir_all(&config.data_dir)?;
+    create_private_dir(&config.data_dir)?;
+    check_owner(&config.data_dir)?;
     let lock = DataLock::acquire(&config.data_dir)?;
     let store = BlobStore::open(&config.data_dir, config.fsync, now_ms)?;
     let path = config.data_dir.join("catalog.redb");
     let (database, tables) = database::open(&path, config.fsync).map_err(io::Error::other)?;
+    make_private(&path)?;
     let mut state = CatalogState::from(config);
     for (table, records) in Table::ALL.into_iter().zip(tables) {
         state.load(table, records, &store)?;
