@@ -61,6 +61,7 @@ impl OpenFiles {
         });
         entry.handles += 1;
         entry.writers += usize::from(writes);
+        entry.file.set_has_writers(entry.writers > 0);
         entry.file.clone()
     }
 
@@ -85,6 +86,7 @@ impl OpenFiles {
         let mut table = self.lock();
         let Some(entry) = table.files.get_mut(&ino) else { return true };
         entry.writers -= 1;
+        entry.file.set_has_writers(entry.writers > 0);
         entry.writers == 0
     }
 

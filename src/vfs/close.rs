@@ -131,12 +131,6 @@ impl Vfs {
         if !self.files.release_writer(file.ino()) {
             return Ok(());
         }
-        // A change that outlived its reply may be staging a clean file.
-        if !file.has_local_content()
-            && let Err(error) = file.wait_for_disk().await
-        {
-            tracing::debug!(ino = %file.ino(), %error, "closed during a change on the local disk");
-        }
         // Another program may have opened it since.
         let is_finished = |unsaved: &Unsaved| self.is_finished(file.ino(), unsaved);
         let committed = self.commit_if(file, is_finished).await.map(drop);

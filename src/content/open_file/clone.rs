@@ -43,7 +43,7 @@ impl OpenFile {
         };
         let staged = turn.run(self.context.disk.clone(), new).await?;
         let mut state = self.lock();
-        if !is_ready(&state.content) {
+        if !is_ready(&state.content) || self.check_has_committer(&state.content).is_err() {
             return Ok(false);
         }
         self.set_cloned_from(source.file_id.clone());

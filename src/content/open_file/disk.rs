@@ -318,7 +318,8 @@ impl DiskTurn {
             },
         };
         let mut state = file.lock();
-        if source.is_of(&state.content) {
+        // The last writer may have closed the file since.
+        if source.is_of(&state.content) && file.check_has_committer(&state.content).is_ok() {
             let basis = state.content.take_basis();
             state.content = Content::Staged { staged, basis };
         }

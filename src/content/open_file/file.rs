@@ -14,7 +14,7 @@ use crate::content::in_flight_parts::InFlightParts;
 use crate::content::reader::ReadTarget;
 use crate::content::streaming::{Streaming, Wait};
 use crate::content::upload_context::UploadContext;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, Ino};
 use crate::pds::drive::FileMeta;
 use crate::status::{Progress, Transfer};
@@ -33,6 +33,8 @@ pub struct OpenFile {
     /// Parent and name under which a running commit may create the file. A leaf lock.
     commit_location: Mutex<Option<(FileId, String)>>,
     is_unlinked: AtomicBool,
+    /// Whether a handle can write.
+    has_writers: AtomicBool,
     pub(super) state_changed: Notify,
 }
 
@@ -57,6 +59,7 @@ impl OpenFile {
             cloned_from: Mutex::default(),
             commit_location: Mutex::default(),
             is_unlinked: AtomicBool::new(false),
+            has_writers: AtomicBool::new(true),
             state_changed: Notify::new(),
         })
     }
@@ -167,6 +170,20 @@ impl OpenFile {
 
     pub fn is_unlinked(&self) -> bool {
         self.is_unlinked.load(Ordering::Relaxed)
+    }
+
+    /// Sets whether a handle can write. The last writer ends before it looks for content to commit.
+    pub fn set_has_writers(&self, has_writers: bool) {
+        self.has_writers.store(has_writers, Ordering::Relaxed);
+    }
+
+    /// Refuses a change of saved content without writers, under the lock of the content: none would commit it.
+    pub(super) fn check_has_committer(&self, content: &Content) -> Result<()> {
+        let is_saved = matches!(content, Content::Clean { .. } | Content::Failed { .. });
+        if is_saved && !self.has_writers.load(Ordering::Relaxed) {
+            return Err(Error::new(ErrorKind::BadHandle, "the file was closed before the change"));
+        }
+        Ok(())
     }
 
     /// Sets the path below the mount, for progress lines.

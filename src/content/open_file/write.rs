@@ -87,6 +87,7 @@ impl OpenFile {
         if state.is_disk_busy {
             return Ok(WriteOutcome::DiskBusy);
         }
+        self.check_has_committer(&state.content)?;
         let offset = match at {
             WriteAt::Offset(offset) => offset,
             WriteAt::End => state.content.bytes(),
@@ -356,6 +357,7 @@ impl OpenFile {
             return Err(too_large(self.context.part_size));
         }
         let mut state = self.lock();
+        self.check_has_committer(&state.content)?;
         let (is_disk_busy, is_same) = (state.is_disk_busy, state.content.bytes() == size);
         let change = |staged| ChangeKind::SetSize { staged, size };
         match &mut state.content {
@@ -415,6 +417,7 @@ impl OpenFile {
     /// Zeroes a range, as far as the content reaches. Only if staged files are enabled.
     pub fn punch(self: &Arc<Self>, offset: u64, len: u64, writer: Writer) -> Result<WriteOutcome> {
         let mut state = self.lock();
+        self.check_has_committer(&state.content)?;
         match &state.content {
             Content::Committing { .. } => return Ok(WriteOutcome::Committing),
             Content::Failed { error, .. } => return Err(error.clone()),

@@ -2,7 +2,7 @@
 
 use super::unfinished::{OLD, OVERWRITE, Scene, begin};
 use super::*;
-use crate::content::open_file::Writer;
+use crate::content::open_file::{DiskOutcome, WriteOutcome, Writer};
 use crate::vfs::SetAttr;
 
 /// More than a local-only file has in memory.
@@ -110,4 +110,39 @@ async fn unknown_process_publishes_no_overwrite_of_others() {
     scene.kill(killed).await;
     scene.close(other, unknown()).await;
     assert_eq!(scene.read("f").await, OLD);
+}
+
+/// A request that looked for its handle before the close.
+#[tokio::test]
+async fn change_of_a_closed_file_fails() {
+    let scene = Scene::new().await;
+    let (fh, file) = (scene.open(libc::O_WRONLY, caller()).await, scene.file());
+    scene.rig.vfs.release(fh).await.unwrap();
+    let writer = Writer::Process(u32::MAX);
+    let changes = [
+        file.write(WriteAt::Offset(20), b"yy", writer, &|| None),
+        file.set_size(0, writer),
+        file.punch(0, 10, writer),
+    ];
+    for change in changes {
+        assert_eq!(change.map(drop).map_err(|error| error.kind()), Err(ErrorKind::BadHandle));
+    }
+}
+
+#[tokio::test]
+async fn closed_file_is_not_staged_late() {
+    let configure = |options: &mut MountOptions| {
+        (options.commit_timeout, options.metadata_ttl) = (Duration::from_millis(300), Duration::ZERO);
+    };
+    let scene = Scene::remounted(configure).await;
+    let fh = scene.open(libc::O_WRONLY, caller()).await;
+    let WriteOutcome::Disk(staging) = scene.begin_disk_write(Writer::Process(u32::MAX)) else {
+        panic!("not on the disk")
+    };
+    scene.rig.vfs.release(fh).await.unwrap();
+    assert_eq!(staging.run(b"yy".as_slice().into()).await.unwrap(), DiskOutcome::Again);
+    let id = scene.rig.remote_entries(&FileId::root()).await[0].file_id.clone();
+    scene.rig.drive.rename(&id, "g", CheckNameMode::Refuse).await.unwrap();
+    // An unsaved file would keep its name.
+    assert_eq!(scene.rig.lookup(ROOT, "f").await, None);
 }
