@@ -171,14 +171,20 @@ fn mount_8_mounts_fstab_lines() {
     // SAFETY: geteuid has no arguments and cannot fail.
     assert_eq!(unsafe { libc::geteuid() }, 0, "this test needs root, to replace /sbin in a mount namespace");
     let rig = Rig::new();
-    let home = Home::new(&rig, "[drives.second]\nendpoint = \"http://127.0.0.1:9\"\ndrive_id = 1\n");
+    let home = Home::new(
+        &rig,
+        "read_only = true\n[drives.second]\nendpoint = \"http://127.0.0.1:9\"\ndrive_id = 1\n",
+    );
     let dir = home.mountpoint();
     fs::create_dir(home.at("second")).unwrap();
+    fs::create_dir(home.at("third")).unwrap();
     let fstab = format!(
-        "photos {} fuse.pdsfs _netdev,noexec,noatime,umask=022 0 0\n\
+        "photos {} fuse.pdsfs _netdev,noexec,noatime,umask=022,read_only=false 0 0\n\
+         photos:/ {} fuse.pdsfs noauto 0 0\n\
          second {} fuse.pdsfs noauto,token_file={} 0 0\n\
          unknown {} fuse.pdsfs noauto 0 0\n",
         dir.display(),
+        home.at("third").display(),
         home.at("second").display(),
         home.at("token").display(),
         home.at("second").display(),
@@ -187,7 +193,7 @@ fn mount_8_mounts_fstab_lines() {
     let script = r#"
         mount --make-rprivate / && mount -t tmpfs none "$(readlink -f /sbin)" || exit 99
         ln -s "$PDSFS" /sbin/mount.fuse.pdsfs
-        trap 'umount -l "$DIR" 2>/dev/null' EXIT
+        trap 'umount -l "$DIR" "$DIR/../third" 2>/dev/null' EXIT
         printed=$(mount -T "$FSTAB" -a 2>&1); echo "all $? $printed"
         findmnt -no SOURCE,FSTYPE,OPTIONS "$DIR"
         echo "echo hello" >"$DIR/program" && chmod +x "$DIR/program" && "$DIR/program"; echo "runs $?"
@@ -195,7 +201,10 @@ fn mount_8_mounts_fstab_lines() {
         mount -T "$FSTAB" photos; echo "twice $?"
         mount -T "$FSTAB" second; echo "unreachable $?"
         mount -T "$FSTAB" unknown; echo "unknown $?"
+        mount -T "$FSTAB" photos:/; echo "third $?"; touch "$DIR/../third/new"; echo "refused $?"
+        mount -T "$FSTAB" -o remount,ro "$DIR"; touch "$DIR/new"; echo "read-only $?"
         "$PDSFS" umount --drain "$DIR"; echo "umount $?"
+        "$PDSFS" umount --drain "$DIR/../third"; echo "umount $?"
     "#;
     let fstab = home.at("fstab");
     let variables = [
@@ -206,10 +215,22 @@ fn mount_8_mounts_fstab_lines() {
     ];
     let output = home.run(Path::new("unshare"), &["-m", "sh", "-c", script], &variables);
     let text = output_text(&output);
-    let lines = ["all 0 ", "runs 126", "again 0", "twice 32", "unreachable 32", "unknown 1", "umount 0"];
+    let lines = [
+        "all 0 ",
+        "runs 126",
+        "again 0",
+        "twice 32",
+        "unreachable 32",
+        "unknown 1",
+        "umount 0",
+        "third 0",
+        "refused 1",
+        "read-only 1",
+    ];
     for line in lines {
         assert!(text.lines().any(|text| text == line), "no line {line:?} in {text}");
     }
+    assert_eq!(text.matches("Read-only file system").count(), 2, "{text}");
     let shown = text.lines().find(|line| line.contains("fuse.pdsfs") && line.contains("user_id=0")).unwrap();
     assert!(shown.starts_with("photos ") && shown.contains("noexec"), "{shown}");
     assert_eq!(rig.client().read("program").unwrap(), b"echo hello\n");
@@ -231,6 +252,7 @@ fn mount_8_remounts_read_only_and_back() {
         mount -t fuse.pdsfs photos "$DIR"; echo "mount $?"
         echo old >"$DIR/f"; echo "write $?"
         exec 3>"$DIR/open"; mount -o remount,ro "$DIR"; echo "busy $?"; exec 3>&-
+        echo gone >"$DIR/gone"; exec 3<"$DIR/gone"; rm "$DIR/gone"; mount -o remount,ro "$DIR"; echo "deleted $?"; exec 3<&-
         mount -o remount,ro "$DIR"; echo "ro $?"; echo "now $(options) $(is_read_only)"
         cat "$DIR/f"; echo new >"$DIR/f"; echo "refused $?"
         for refused in "touch $DIR/g" "mkdir $DIR/d" "rm $DIR/f" "chmod 600 $DIR/f"; do $refused; echo "$refused $?"; done
@@ -247,13 +269,31 @@ fn mount_8_remounts_read_only_and_back() {
     let text = output_text(&output);
     let refused = ["touch D/g 1", "mkdir D/d 1", "rm D/f 1", "chmod 600 D/f 1", "refused 1"];
     let refused = refused.map(|line| line.replace('D', dir.to_str().unwrap()));
-    let lines = ["mount 0", "write 0", "busy 32", "ro 0", "old", "rw 0", "written 0", "again 0", "more 0"];
+    let lines = [
+        "mount 0",
+        "write 0",
+        "busy 32",
+        "deleted 32",
+        "ro 0",
+        "old",
+        "rw 0",
+        "written 0",
+        "again 0",
+        "more 0",
+    ];
     for line in lines.into_iter().chain(refused.iter().map(String::as_str)) {
         assert!(text.lines().any(|text| text == line), "no line {line:?} in {text}");
     }
     assert!(text.contains("programs have files of it open for writing"), "{text}");
+    let count = |what: &str| text.matches(what).count();
+    assert_eq!(count("Read-only file system"), refused.len(), "{text}");
+    assert_eq!(text.lines().filter(|line| *line == "umount 0").count(), 2, "{text}");
     let options = |tag: &str| text.lines().find(|line| line.starts_with(tag)).unwrap().to_owned();
-    for (tag, flags) in [("now", "ro,nosuid,nodev,noatime"), ("then", "rw,nosuid,nodev,noexec,noatime")] {
+    for (tag, flags) in [
+        ("now", "ro,nosuid,nodev,noatime"),
+        ("then", "rw,nosuid,nodev,noexec,noatime"),
+        ("first", "ro,nosuid,nodev,noatime"),
+    ] {
         assert!(options(tag).starts_with(&format!("{tag} {flags} {}", &flags[..2])), "{text}");
         assert!(options(tag).ends_with(&format!("\"read_only\":{}", flags.starts_with("ro"))), "{text}");
     }

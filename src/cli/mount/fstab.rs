@@ -4,6 +4,7 @@
 //! Options are the settings of the configuration file, under the same names.
 
 use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser};
@@ -12,7 +13,7 @@ use super::arguments::MountArgs;
 use crate::cli::output::print_error;
 use crate::config::dirs;
 use crate::config::parse::SettingParser;
-use crate::config::settings::without_variables;
+use crate::config::settings::{Settings, without_variables};
 use crate::daemon::{self, background};
 use crate::error::{Error, Result};
 use crate::fuse::remount::{self, FlagChange};
@@ -48,12 +49,14 @@ const UNSUPPORTED: &[(&str, &str)] = &[
     ("strictatime", "reads do not change access times; remove the option"),
     ("nosymfollow", "symbolic links are followed; use metadata=off, which has none"),
 ];
+/// The settings that a remount changes.
+const READ_ONLY: &str = "read_only";
+const NOEXEC: &str = "noexec";
 /// Options of `mount(8)` and FUSE with the settings they mean.
 const ALIASES: &[(&str, (&str, &str))] = &[
-    ("ro", ("read_only", "true")),
-    ("rw", ("read_only", "false")),
-    ("noexec", ("noexec", "true")),
-    ("exec", ("noexec", "false")),
+    ("ro", (READ_ONLY, "true")),
+    ("rw", (READ_ONLY, "false")),
+    ("exec", (NOEXEC, "false")),
     ("nonempty", ("allow_non_empty", "true")),
 ];
 /// Exit codes of `mount(8)`: a wrong line, and a mount that failed.
@@ -132,8 +135,7 @@ pub(in crate::cli) fn run() -> ExitCode {
         Ok(None) => {}
         Ok(Some(_)) if args.fake => return ExitCode::SUCCESS,
         Ok(Some(change)) => {
-            let remounted = daemon::resolve(args.dir.as_ref()).map_err(Error::from);
-            let remounted = remounted.and_then(|dir| remount::remount(&dir, change));
+            let remounted = remount_at(args.dir.as_ref(), change);
             return remounted.map_or_else(|error| fail(error, EXIT_FAILED), |()| ExitCode::SUCCESS);
         }
         Err(error) => return fail(error, EXIT_INVOCATION),
@@ -150,6 +152,12 @@ pub(in crate::cli) fn run() -> ExitCode {
         Ok(_) => ExitCode::from(EXIT_FAILED),
         Err(error) => fail(error, EXIT_FAILED),
     }
+}
+
+fn remount_at(path: &Path, change: FlagChange) -> Result<()> {
+    let dir = daemon::resolve(path)
+        .map_err(|e| Error::from(e).context(format!("cannot remount {}", path.display())))?;
+    remount::remount(&dir, change)
 }
 
 impl FstabArgs {
@@ -178,10 +186,16 @@ impl FstabArgs {
         Ok(out)
     }
 
+    /// The options in the order in which they count. `mount(8)` moves `ro` before the other options, but
+    /// it is always a request of the user. `rw` stays there: it comes also unrequested.
     fn split_options(&self) -> Result<Vec<String>> {
         let mut out = Vec::new();
         for list in &self.options {
             out.extend(split(list).map_err(Error::invalid)?);
+        }
+        let last = out.iter().rfind(|option| matches!(option.as_str(), "ro" | "rw"));
+        if let Some(read_only) = last.filter(|option| *option == "ro").cloned() {
+            out.push(read_only);
         }
         Ok(out)
     }
@@ -193,25 +207,26 @@ impl FstabArgs {
         if !options.iter().any(|option| option == "remount") {
             return Ok(None);
         }
-        let mut change = FlagChange::default();
+        let (parser, mut settings) = (SettingParser::default(), Settings::default());
         for option in &options {
-            match option.as_str() {
-                "ro" => change.read_only = Some(true),
-                "rw" => change.read_only = Some(false),
-                "noexec" => change.noexec = Some(true),
-                "exec" => change.noexec = Some(false),
-                other => check_supported(other)?,
+            let (key, value) = setting(option);
+            if [READ_ONLY, NOEXEC].contains(&key) {
+                let new = parser.parse(key, value.as_ref());
+                settings = new.map_err(|reason| wrong_value(key, &reason))?.or(settings);
+            } else {
+                check_supported(key)?;
             }
         }
-        Ok(Some(change))
+        Ok(Some(FlagChange { read_only: settings.read_only, noexec: settings.noexec }))
     }
 
-    /// Settings and values. The last of several equal settings counts.
+    /// Settings and values. The last of several equal settings counts. `rw` leaves the choice to the
+    /// configuration.
     fn settings(&self) -> Result<Vec<(String, String)>> {
         let mut out: Vec<(String, String)> = Vec::new();
         let parser = SettingParser::default();
         for option in self.split_options()? {
-            let (key, value) = option.split_once('=').unwrap_or((option.as_str(), "true"));
+            let (key, value) = setting(&option);
             if MOUNT_OPTIONS.contains(&key)
                 || ALWAYS_TRUE.contains(&key)
                 || key.starts_with("x-")
@@ -220,8 +235,10 @@ impl FstabArgs {
                 continue;
             }
             check_supported(key)?;
-            let alias = ALIASES.iter().find(|(alias, _)| *alias == option).map(|(_, setting)| *setting);
-            let (key, value) = alias.unwrap_or((key, value));
+            if option == "rw" {
+                out.retain(|(earlier, _)| earlier != "read-only");
+                continue;
+            }
             let checked = if key == "config" {
                 dirs::absolute(value).map(|path| path.to_string_lossy().into_owned())
             } else {
@@ -236,11 +253,21 @@ impl FstabArgs {
                     out.push((key, text));
                 }
                 Err(_) if self.sloppy && !parser.knows(key) => {}
-                Err(reason) => return Err(Error::invalid(format!("option {key}: {reason}"))),
+                Err(reason) => return Err(wrong_value(key, &reason)),
             }
         }
         Ok(out)
     }
+}
+
+/// The setting and the value that an option means.
+fn setting(option: &str) -> (&str, &str) {
+    let alias = ALIASES.iter().find(|(alias, _)| *alias == option).map(|(_, setting)| *setting);
+    alias.unwrap_or_else(|| option.split_once('=').unwrap_or((option, "true")))
+}
+
+fn wrong_value(key: &str, reason: &str) -> Error {
+    Error::invalid(format!("option {key}: {reason}"))
 }
 
 fn check_supported(option: &str) -> Result<()> {
@@ -298,7 +325,6 @@ mod tests {
                 "--detached",
                 "--quiet",
                 "--source=photos:/a",
-                "--read-only=false",
                 "--allow-other=true",
                 "--umask=077",
                 "--",
@@ -337,7 +363,18 @@ mod tests {
         assert_eq!(change("rw,nosuid,noexec,user_id=0,umask=022,remount,ro"), flags(Some(true), Some(true)));
         assert_eq!(change("remount,ro,rw,exec"), flags(Some(false), Some(false)));
         assert_eq!(change("remount"), flags(None, None));
+        // As mount(8) passes them: ro or rw first, rw also unrequested, and the options of the line last.
+        assert_eq!(change("rw,remount,noexec,read_only,umask=022"), flags(Some(true), Some(true)));
+        assert_eq!(change("ro,remount,read_only=false,noexec=false"), flags(Some(true), Some(false)));
+        assert_eq!(change("rw,noexec,remount,read_only=false"), flags(Some(false), Some(true)));
+        assert!(change("remount,noexec=maybe").unwrap_err().contains("option noexec: "));
         assert!(change("remount,suid").unwrap_err().contains("set-user-ID"));
+    }
+
+    #[test]
+    fn remount_of_a_missing_path_names_it() {
+        let error = remount_at(Path::new("/proc/missing"), FlagChange::default()).unwrap_err();
+        assert!(error.to_string().starts_with("cannot remount /proc/missing: "), "{error}");
     }
 
     #[test]
@@ -349,12 +386,11 @@ mod tests {
         // As mount(8) passes the line of a user.
         assert_eq!(
             flags("rw,noatime,noexec,nosuid,nodev,umask=022,_netdev,user,nofail").unwrap(),
-            "--read-only=false --noexec=true --umask=022"
+            "--noexec=true --umask=022"
         );
-        assert_eq!(
-            flags("noexec,ro,exec,rw,default_permissions").unwrap(),
-            "--noexec=false --read-only=false"
-        );
+        assert_eq!(flags("noexec,ro,exec,rw,default_permissions").unwrap(), "--noexec=false");
+        assert_eq!(flags("ro,umask=022,read_only=false").unwrap(), "--umask=022 --read-only=true");
+        assert_eq!(flags("rw,read_only=false").unwrap(), "--read-only=false");
         assert_eq!(flags("nonempty").unwrap(), "--allow-non-empty=true");
         for (option, reason) in UNSUPPORTED {
             assert!(flags(option).unwrap_err().contains(reason), "{option}");
