@@ -177,7 +177,7 @@ impl ReachedDrive {
         let kernel = KernelMount::start(vfs.clone(), &config).await.map_err(preflight::explain)?;
         let stop_limit = config.options.commit_timeout + STOP_MARGIN;
         let managed_stop_limit = config.options.stall_timeout + STALL_MARGIN;
-        let observers = observers.start(vfs.clone(), config, progress);
+        let observers = observers.start(vfs.clone(), kernel.device().to_owned(), config, progress);
         Ok(RunningMount {
             vfs,
             kernel,

@@ -1,9 +1,8 @@
 //! The FUSE layer: the only module that imports fuser.
 //!
 //! `adapter` converts kernel requests to calls of [`Vfs`]. `dispatch` answers each request once and before
-//! its deadline. `mountinfo`, `remount` and `unmount` inspect, change and end
-//! mounts. [`KernelMount`] is one mount, from start
-//! to unmount.
+//! its deadline. `mountinfo`, `remount` and `unmount` inspect, change and end mounts. [`KernelMount`] is one
+//! mount, from start to unmount.
 //!
 //! This module unmounts, not fuser: fuser 0.18.0 gives up when a file is open. It can also mistake an ended
 //! mount for a live one, and unmount another mount that appeared at the same path. Therefore its session is
@@ -89,6 +88,10 @@ impl KernelMount {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    pub fn device(&self) -> &str {
+        &self.device
     }
 
     /// Resolves when the kernel has ended the mount: it was unmounted and no file of it is open any more.

@@ -21,8 +21,10 @@ pub struct MountHandle {
     pub progress: Arc<Progress>,
     pub event_log: Arc<EventLog>,
     pub mounted_at: SystemTime,
-    /// Whether the kernel refuses changes of the mount at this path.
-    pub is_read_only: fn(&Path) -> bool,
+    /// Device number of the mount, as `major:minor`.
+    pub device: String,
+    /// Whether the kernel refuses changes of the mount of this device at this path.
+    pub is_read_only: fn(&Path, &str) -> bool,
 }
 
 impl MountHandle {
@@ -36,7 +38,7 @@ impl MountHandle {
             name: self.config.name.clone(),
             drive_id: self.config.drive_id.to_string(),
             mountpoint: self.config.mountpoint.to_string_lossy().into_owned(),
-            read_only: (self.is_read_only)(&self.config.mountpoint),
+            read_only: (self.is_read_only)(&self.config.mountpoint, &self.device),
             mounted_at_ms: unix_ms(self.mounted_at),
             last_seq: self.event_log.last_seq(),
             paused: paused.map(|pause| Paused {

@@ -159,6 +159,7 @@ mod tests {
 
     fn mount(fs_type: &str) -> Mount {
         Mount {
+            id: 40,
             device: "0:50".into(),
             path: "/m".into(),
             fs_type: fs_type.into(),

@@ -82,7 +82,13 @@ impl Observers {
 
 impl ObserverSetup {
     /// Must be called after the mount.
-    pub(super) fn start(self, vfs: Arc<Vfs>, config: Arc<MountConfig>, progress: Arc<Progress>) -> Observers {
+    pub(super) fn start(
+        self,
+        vfs: Arc<Vfs>,
+        device: String,
+        config: Arc<MountConfig>,
+        progress: Arc<Progress>,
+    ) -> Observers {
         let event_log = Arc::new(EventLog::default());
         let mountpoint = config.mountpoint.display().to_string();
         let desktop = config.options.notify.then(|| Notifier::start(&mountpoint));
@@ -90,7 +96,8 @@ impl ObserverSetup {
         let mut tasks =
             vec![event_log.watch(&progress), forward_events(&progress, event_log.clone(), notifier)];
         let (mounted_at, is_read_only) = (SystemTime::now(), mountinfo::is_read_only);
-        let mount = Arc::new(MountHandle { vfs, config, progress, event_log, mounted_at, is_read_only });
+        let mount =
+            Arc::new(MountHandle { vfs, config, progress, event_log, mounted_at, device, is_read_only });
         if let Some(metrics) = self.metrics {
             if let Ok(address) = metrics.address() {
                 tracing::info!("Prometheus metrics are at http://{address}/metrics");

@@ -1,6 +1,7 @@
 //! Mounted file systems, from `/proc/self/mountinfo`. The only source for decisions to unmount.
 
 use std::ffi::OsString;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
@@ -9,6 +10,8 @@ pub const FS_TYPE: &str = "fuse.pdsfs";
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Mount {
+    /// Id of the mount, unique while it exists.
+    pub id: u64,
     /// Device number as `major:minor`, unique among mounted file systems.
     pub device: String,
     pub path: PathBuf,
@@ -41,15 +44,27 @@ pub fn at(path: &Path) -> std::io::Result<Option<Mount>> {
     Ok(topmost(&std::fs::read("/proc/self/mountinfo")?, path))
 }
 
-/// Whether the kernel refuses changes of the mount at `path`.
-pub fn is_read_only(path: &Path) -> bool {
-    at(path).ok().flatten().is_some_and(|mount| mount.has_option("ro"))
+/// The mount in which a directory or file was opened. It exists as long as `file` is open.
+pub fn of(file: &impl AsRawFd) -> std::io::Result<Option<Mount>> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd()))?;
+    let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok());
+    let mountinfo = std::fs::read("/proc/self/mountinfo")?;
+    Ok(mounts(&mountinfo).find(|mount| Some(mount.id) == id))
+}
+
+/// Whether the kernel refuses changes of the mount of `device` at `path`. Another mount may hide it.
+pub fn is_read_only(path: &Path, device: &str) -> bool {
+    std::fs::read("/proc/self/mountinfo").is_ok_and(|mountinfo| has_read_only(&mountinfo, path, device))
+}
+
+fn has_read_only(mountinfo: &[u8], path: &Path, device: &str) -> bool {
+    mounts(mountinfo).any(|m| m.path == path && m.device == device && m.has_option("ro"))
 }
 
 /// All visible pdsfs mounts, including those of other users and of dead daemons.
 pub fn ours() -> std::io::Result<Vec<Mount>> {
     let mountinfo = std::fs::read("/proc/self/mountinfo")?;
-    Ok(mountinfo.split(|&b| b == b'\n').filter_map(parse_line).filter(Mount::is_ours).collect())
+    Ok(mounts(&mountinfo).filter(Mount::is_ours).collect())
 }
 
 /// The mount that contains the absolute `path`. Compares names only, so a hung or dead mount does not block
@@ -59,20 +74,24 @@ pub fn above(path: &Path) -> std::io::Result<Option<Mount>> {
 }
 
 fn innermost(mountinfo: &[u8], path: &Path) -> Option<Mount> {
-    let mounts = mountinfo.split(|&b| b == b'\n').filter_map(parse_line);
     // Of several mounts at one path the last one is visible, and `max_by_key` returns the last.
-    mounts.filter(|m| path.starts_with(&m.path)).max_by_key(|m| m.path.components().count())
+    mounts(mountinfo).filter(|m| path.starts_with(&m.path)).max_by_key(|m| m.path.components().count())
 }
 
 /// Later lines are mounted over earlier ones.
 fn topmost(mountinfo: &[u8], path: &Path) -> Option<Mount> {
-    mountinfo.split(|&b| b == b'\n').filter_map(parse_line).rfind(|m| m.path == path)
+    mounts(mountinfo).filter(|m| m.path == path).last()
+}
+
+fn mounts(mountinfo: &[u8]) -> impl Iterator<Item = Mount> {
+    mountinfo.split(|&b| b == b'\n').filter_map(parse_line)
 }
 
 /// `36 35 0:52 /root /mount/point options [optional fields] - type source super-options`.
 pub(super) fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|&b| b == b' ');
-    let device = fields.nth(2)?;
+    let id = str::from_utf8(fields.next()?).ok()?.parse().ok()?;
+    let device = fields.nth(1)?;
     let path = fields.nth(1)?;
     let mount_options = fields.next()?;
     let mut rest = fields.skip_while(|&field| field != b"-").skip(1);
@@ -84,6 +103,7 @@ pub(super) fn parse_line(line: &[u8]) -> Option<Mount> {
     let owner = owner.and_then(|uid| uid.parse().ok());
     let text = |field: &[u8]| String::from_utf8_lossy(&unescape(field)).into_owned();
     Some(Mount {
+        id,
         device: text(device),
         path: PathBuf::from(OsString::from_vec(unescape(path))),
         fs_type: text(fs_type),
@@ -150,6 +170,25 @@ garbage
         assert_eq!(source("/mnt/drive/a/b"), "none");
         assert_eq!(source("/mnt/driver"), "/dev/vda");
         assert_eq!(source("/mnt/two words\\x/y"), "pds:2");
+    }
+
+    #[test]
+    fn hidden_mount_is_found_by_its_device() {
+        let drive = Path::new("/mnt/drive");
+        let read_only =
+            b"40 22 0:50 / /mnt/drive rw - fuse.pdsfs pds:1 ro\n43 22 0:53 / /mnt/drive rw - tmpfs none rw";
+        let is_read_only = |mountinfo: &[u8]| has_read_only(mountinfo, drive, "0:50");
+        assert_eq!((is_read_only(read_only), is_read_only(SAMPLE)), (true, false));
+        let other =
+            b"40 22 0:50 / /mnt/drive rw - fuse.pdsfs pds:1 rw\n43 22 0:53 / /mnt/drive ro - tmpfs none ro";
+        assert!(!is_read_only(other));
+    }
+
+    #[test]
+    fn open_directory_belongs_to_its_mount() {
+        let mount = |path: &str| of(&std::fs::File::open(path).unwrap()).unwrap().unwrap();
+        assert_eq!(mount("/proc/self"), mount("/proc"));
+        assert_eq!(mount("/proc").path, Path::new("/proc"));
     }
 
     #[test]

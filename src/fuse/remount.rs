@@ -1,8 +1,10 @@
 //! Changes of flags of a mounted file system. The kernel enforces them alone: the daemon does not learn of them.
 
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, mount_remount};
 
 use super::mountinfo::{self, Mount};
@@ -27,12 +29,28 @@ pub struct FlagChange {
     pub noexec: Option<bool>,
 }
 
-/// Changes the flags of the mount at `path`, which is absolute and without symbolic links.
+/// Changes the flags of the mount at `path`, which is absolute and without symbolic links. A mount that takes
+/// its place meanwhile keeps its own.
 pub fn remount(path: &Path, change: FlagChange) -> Result<()> {
-    let mount = mountinfo::at(path)?.filter(Mount::is_ours).ok_or_else(|| {
+    let remounted = open(path).and_then(|(dir, mount)| {
+        let mount = mount.filter(|mount| mount.is_ours() && mount.path == path);
+        mount.map(|mount| set_flags(&dir, new_flags(&mount, change))).transpose()
+    });
+    remounted.map_err(|e| explain(path, change, e))?.ok_or_else(|| {
         Error::new(ErrorKind::NotFound, format!("{} is not a mounted drive: mount it first", path.display()))
-    })?;
-    mount_remount(path, new_flags(&mount, change), "").map_err(|e| explain(path, change, e.into()))
+    })
+}
+
+/// Sends no request to the file system.
+fn open(path: &Path) -> io::Result<(OwnedFd, Option<Mount>)> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = rustix::fs::open(path, flags, Mode::empty())?;
+    let mount = mountinfo::of(&dir)?;
+    Ok((dir, mount))
+}
+
+fn set_flags(dir: &OwnedFd, flags: MountFlags) -> io::Result<()> {
+    Ok(mount_remount(format!("/proc/self/fd/{}", dir.as_raw_fd()), flags, "")?)
 }
 
 fn new_flags(mount: &Mount, change: FlagChange) -> MountFlags {
@@ -50,7 +68,7 @@ fn explain(path: &Path, change: FlagChange, e: io::Error) -> Error {
     let why = match e.kind() {
         io::ErrorKind::PermissionDenied => " (only root can change the options of a mount)",
         io::ErrorKind::ResourceBusy if change.read_only == Some(true) => {
-            " read-only: programs have files of it open for writing (fuser -vm names them)"
+            " read-only: programs have files of it open for writing, or deleted files (fuser -vm names them)"
         }
         _ => "",
     };
@@ -60,6 +78,16 @@ fn explain(path: &Path, change: FlagChange, e: io::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_root_of_a_drive_is_remounted() {
+        for path in ["/proc", "/proc/self/fd"] {
+            let error = remount(Path::new(path), FlagChange::default()).unwrap_err();
+            assert!(error.to_string().contains("is not a mounted drive"), "{error}");
+        }
+        let error = remount(Path::new("/proc/missing"), FlagChange::default()).unwrap_err();
+        assert!(error.to_string().starts_with("cannot remount /proc/missing: "), "{error}");
+    }
 
     #[test]
     fn remount_keeps_the_other_flags() {
