@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use zeroize::Zeroize;
 
 /// An inode number of this mount. Never reused during a mount. 1 is the root.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -272,11 +273,11 @@ impl<'de> Deserialize<'de> for Sha1Hash {
 }
 
 /// A value that must never be printed: a token, a presigned URL, a key. `Debug` prints `***`. It implements
-/// neither `Display` nor serde traits.
+/// neither `Display` nor serde traits. Its memory is overwritten when it is dropped.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret<T>(T);
+pub struct Secret<T: Zeroize>(T);
 
-impl<T> Secret<T> {
+impl<T: Zeroize> Secret<T> {
     /// Takes ownership of a value that no log line may contain.
     pub fn new(value: T) -> Self {
         Self(value)
@@ -288,7 +289,13 @@ impl<T> Secret<T> {
     }
 }
 
-impl<T> fmt::Debug for Secret<T> {
+impl<T: Zeroize> Drop for Secret<T> {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+impl<T: Zeroize> fmt::Debug for Secret<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
     }
@@ -338,6 +345,6 @@ mod tests {
 
     #[test]
     fn secrets_do_not_print() {
-        assert_eq!(format!("{:?}", Secret::new("token")), "***");
+        assert_eq!(format!("{:?}", Secret::new("token".to_owned())), "***");
     }
 }

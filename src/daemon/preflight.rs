@@ -70,6 +70,14 @@ pub(super) fn raise_open_files() {
     }
 }
 
+/// Turns core dumps off: they would contain secrets and content of files.
+pub(super) fn forbid_core_dumps() {
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    if let Err(e) = setrlimit(Resource::Core, none) {
+        tracing::debug!("cannot turn core dumps off: {}", io::Error::from(e));
+    }
+}
+
 /// Adds the likely cause and the remedy to an error of the mount itself.
 pub(super) fn explain(error: Error) -> Error {
     let message = error.to_string().to_lowercase();

@@ -212,6 +212,15 @@ fn status_of_a_failed_stop_names_the_file() {
 }
 
 #[test]
+fn daemon_makes_no_core_dumps() {
+    let rig = Rig::new();
+    let mount = rig.mount();
+    let limits = fs::read_to_string(format!("/proc/{}/limits", mount.pid())).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_ascii_whitespace().skip(4).collect::<Vec<_>>(), ["0", "0", "bytes"]);
+}
+
+#[test]
 fn two_drives_share_a_spill_directory() {
     let rigs = [Rig::new(), Rig::new()];
     let spill = tempfile::tempdir().unwrap();
