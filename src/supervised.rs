@@ -16,7 +16,7 @@ where
     run_with_pause(name, RESTART_PAUSE, start).await;
 }
 
-/// Runs work that is not repeated here. `None` after a panic. Dropping this stops it.
+/// Runs work that is not repeated here. `None` after a panic, or if the runtime ends. Dropping this stops it.
 pub fn run_once<T: Send + 'static>(
     name: &str,
     work: impl Future<Output = T> + Send + 'static,
@@ -25,10 +25,15 @@ pub fn run_once<T: Send + 'static>(
     // Not in the future that is returned: `work` may be deep.
     task.spawn(work);
     async move {
-        let ended = task.join_next().await?;
-        ended
-            .inspect_err(|_| tracing::error!("panic in background task {name}; please report this as a bug"))
-            .ok()
+        match task.join_next().await? {
+            Ok(result) => Some(result),
+            Err(error) => {
+                if error.is_panic() {
+                    tracing::error!("panic in background task {name}; please report this as a bug");
+                }
+                None
+            }
+        }
     }
 }
 

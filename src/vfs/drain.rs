@@ -32,7 +32,7 @@ type SharedReport = Arc<Mutex<DrainReport>>;
 /// The two drains of a stop. Each has the results that are known when it is given up.
 #[derive(Clone, Debug, Default)]
 pub struct StopDrains {
-    first: SharedReport,
+    pub(crate) first: SharedReport,
     second: SharedReport,
 }
 
@@ -41,6 +41,16 @@ enum Drained {
     Saved,
     PartlySaved(PartlySavedFile),
     Unsaved(UnsavedFile),
+}
+
+impl DrainReport {
+    fn add(&mut self, drained: Drained) {
+        match drained {
+            Drained::Saved => {}
+            Drained::PartlySaved(file) => self.partly_saved.push(file),
+            Drained::Unsaved(file) => self.unsaved.push(file),
+        }
+    }
 }
 
 impl Vfs {
@@ -90,18 +100,12 @@ impl Vfs {
             let Ok(vfs) = self.this() else { break };
             let report = report.clone();
             commits.spawn(async move {
-                let (ino, saving) = (file.ino(), vfs.clone());
-                let drain = async move { saving.drain_file(&file).await };
-                let drained = supervised::run_once("drain", drain).await.unwrap_or_else(|| {
-                    let error = Error::new(ErrorKind::Cancelled, "internal error: the commit panicked");
-                    Drained::Unsaved(UnsavedFile { ino: Some(ino), path: vfs.path_of(ino), error })
-                });
-                let mut report = report.lock();
-                match drained {
-                    Drained::Saved => {}
-                    Drained::PartlySaved(file) => report.partly_saved.push(file),
-                    Drained::Unsaved(file) => report.unsaved.push(file),
-                }
+                let (ino, saving, results) = (file.ino(), vfs.clone(), report.clone());
+                let drain = async move {
+                    let drained = saving.drain_file(&file).await;
+                    results.lock().add(drained);
+                };
+                vfs.supervise_drain(ino, &report, drain).await;
             });
         }
         commits.join_all().await;
@@ -109,6 +113,21 @@ impl Vfs {
         report.lock().unsaved.extend(late_renames);
         if let Err(error) = self.pending.flush(&self.drive, &self.tree).await {
             report.lock().unsaved.push(UnsavedFile { ino: None, path: ATTRIBUTES.into(), error });
+        }
+    }
+
+    /// Runs the drain of one file, which adds its own result to `report`.
+    pub(crate) async fn supervise_drain(
+        &self,
+        ino: Ino,
+        report: &SharedReport,
+        drain: impl Future<Output = ()> + Send + 'static,
+    ) {
+        if supervised::run_once("drain", drain).await.is_none() {
+            let error = Error::new(ErrorKind::Cancelled, "internal error: the commit panicked");
+            self.failures.record(ino, Some(&error));
+            let file = UnsavedFile { ino: Some(ino), path: self.path_of(ino), error };
+            report.lock().unsaved.push(file);
         }
     }
 

@@ -80,12 +80,12 @@ pub(super) async fn run(
         }
     };
     let began = outcome.is_err().then(Instant::now);
-    let torn_down = run.tear_down(signals.second_request(began)).await;
+    let [unmounted, emptied] = run.tear_down(signals.second_request(began)).await;
     let stopped = if server_exited { Ok(()) } else { server.stop().await };
     drop(dir);
     let removed = blocking(move || Ok(scratch.close()?)).await;
-    let steps = [outcome.as_ref().err().cloned(), torn_down.err(), stopped.err(), removed.err()];
-    let mut errors = steps.into_iter().flatten();
+    let steps = [unmounted, emptied, stopped, removed].map(Result::err);
+    let mut errors = outcome.as_ref().err().cloned().into_iter().chain(steps.into_iter().flatten());
     if let Some(first) = errors.next() {
         return Err(report::with_later(first, errors));
     }
@@ -130,22 +130,21 @@ impl Run {
     }
 
     /// Stops the threads, unmounts, and deletes the files of the run from the drive: with `--data` the drive
-    /// outlives the run.
-    async fn tear_down(&mut self, signal: impl Future<Output = &'static str>) -> Result<()> {
+    /// outlives the run. The results of both.
+    async fn tear_down(&mut self, signal: impl Future<Output = &'static str>) -> [Result<()>; 2] {
         self.cancel.set();
         let given_up = async { Error::new(ErrorKind::Cancelled, format!("interrupted by {}", signal.await)) };
-        let unmounted = self.unmount(given_up).await;
-        if let Some((drive, folder)) = self.on_drive.take() {
-            let removal = drive.remove(&folder, RemoveMode::Delete);
-            let removed = tokio::time::timeout(REMOVE_TIME_MAX, removal).await;
-            removed
-                .unwrap_or_else(|_| {
-                    let limit = exact_duration(REMOVE_TIME_MAX);
-                    Err(Error::new(ErrorKind::Timeout, format!("no answer within {limit}")))
-                })
-                .map_err(|e| e.context("removing the files of the demo from its drive"))?;
-        }
-        unmounted
+        [self.unmount(given_up).await, self.empty_drive().await]
+    }
+
+    async fn empty_drive(&mut self) -> Result<()> {
+        let Some((drive, folder)) = self.on_drive.take() else { return Ok(()) };
+        let removal = drive.remove(&folder, RemoveMode::Delete);
+        let removed = tokio::time::timeout(REMOVE_TIME_MAX, removal).await.unwrap_or_else(|_| {
+            let limit = exact_duration(REMOVE_TIME_MAX);
+            Err(Error::new(ErrorKind::Timeout, format!("no answer within {limit}")))
+        });
+        removed.map_err(|e| e.context("removing the files of the demo from its drive"))
     }
 
     async fn copy_and_verify(

@@ -40,9 +40,15 @@ pub(super) struct BigFile {
     pub(super) bytes_early: u64,
 }
 
-/// The error of the first step that failed, with the texts of `later` ones.
+/// The error of the first step that failed, with the texts of `later` ones that say something else.
 pub(super) fn with_later(first: Error, later: impl IntoIterator<Item = Error>) -> Error {
-    later.into_iter().fold(first, |first, later| Error::new(first.kind(), format!("{first}; then: {later}")))
+    let mut texts = vec![first.to_string()];
+    for text in later.into_iter().map(|later| later.to_string()) {
+        if !texts.contains(&text) {
+            texts.push(text);
+        }
+    }
+    if texts.len() == 1 { first } else { Error::new(first.kind(), texts.join("; then: ")) }
 }
 
 pub(super) fn print_line(text: &str) {
@@ -123,6 +129,8 @@ mod tests {
         let both = with_later(mount(), Some(server));
         assert_eq!(both.kind(), ErrorKind::Denied);
         assert_eq!(both.to_string(), "cannot mount /mnt/x; then: the server did not stop");
+        let repeated = [mount(), Error::new(ErrorKind::Io, "no space"), mount()];
+        assert_eq!(with_later(mount(), repeated).to_string(), "cannot mount /mnt/x; then: no space");
     }
 
     #[test]

@@ -385,6 +385,15 @@ async fn given_up_second_drain_names_closed_files() {
     assert_eq!(partly_saved, [(partly, 6)]);
 }
 
+#[tokio::test]
+async fn panic_of_a_drain_is_reported() {
+    let (scene, drains) = (Scene::new().await, StopDrains::default());
+    let drain = async { assert_eq!(1, 2, "on purpose") };
+    scene.rig.vfs.supervise_drain(scene.ino, &drains.first, drain).await;
+    let report = scene.rig.vfs.drain_again(&drains).await;
+    assert_eq!(report.unsaved.iter().map(|file| file.ino).collect::<Vec<_>>(), [Some(scene.ino)]);
+}
+
 /// `None`: `ftruncate`.
 async fn resize(scene: &Scene, fh: Fh, mode: Option<FallocateMode>) -> Result<(), ErrorKind> {
     let vfs = &scene.rig.vfs;
