@@ -7,6 +7,7 @@
 use std::ffi::OsStr;
 use std::fmt::Debug;
 use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -27,7 +28,8 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Rig {
     runtime: tokio::runtime::Runtime,
     server: Option<Server>,
-    port: u16,
+    /// Bound and never listening: it reserves the port while the server is stopped.
+    port: tokio::net::TcpSocket,
     data: tempfile::TempDir,
     configure: Box<dyn Fn(&mut ServerConfig) + Send + Sync>,
 }
@@ -43,7 +45,10 @@ impl Rig {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let data = tempfile::tempdir().unwrap();
-        let mut rig = Self { runtime, server: None, port: 0, data, configure: Box::new(configure) };
+        let port = tokio::net::TcpSocket::new_v4().unwrap();
+        port.set_reuseaddr(true).unwrap();
+        port.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let mut rig = Self { runtime, server: None, port, data, configure: Box::new(configure) };
         rig.start();
         rig
     }
@@ -52,10 +57,10 @@ impl Rig {
         let mut config = ServerConfig::new(self.data.path().to_owned(), Secret::new(TOKEN.to_owned()));
         (self.configure)(&mut config);
         let server = self.runtime.block_on(async {
-            let listener = tokio::net::TcpListener::bind(("127.0.0.1", self.port)).await.unwrap();
+            // Tokio sets SO_REUSEADDR, so both sockets may be bound.
+            let listener = tokio::net::TcpListener::bind(self.addr()).await.unwrap();
             Server::start(listener, config).await.unwrap()
         });
-        self.port = server.addr().port();
         self.server = Some(server);
     }
 
@@ -76,7 +81,11 @@ impl Rig {
     }
 
     pub fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://{}", self.addr())
+    }
+
+    fn addr(&self) -> SocketAddr {
+        self.port.local_addr().unwrap()
     }
 
     /// Another client of the drive, independent of every mount.
