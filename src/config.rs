@@ -14,6 +14,7 @@ mod notation;
 pub mod parse;
 pub mod reference;
 pub mod settings;
+mod trusted_file;
 
 use self::drive_path::DrivePath;
 pub use self::settings::{MountOptions, RemoveMode};

@@ -20,7 +20,8 @@ const LISTED_MISTAKES_MAX: usize = 5;
 /// The choice of the configuration file.
 #[derive(Clone, Debug, Default, Args)]
 pub(super) struct ConfigArgs {
-    /// The configuration file [default: ~/.config/pdsfs/config.toml, then /etc/pdsfs/config.toml]
+    /// The configuration file [default: ~/.config/pdsfs/config.toml (not for root),
+    /// then /etc/pdsfs/config.toml]
     #[arg(long, env = "PDSFS_CONFIG", value_name = "FILE", display_order = 890)]
     pub(super) config: Option<PathBuf>,
 }

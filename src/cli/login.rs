@@ -11,6 +11,7 @@ use self::methods::Login;
 use super::output::print_message;
 use crate::auth::{self, Account, AccountHandle, AccountName, Grant, SecretStorage};
 use crate::control::client;
+use crate::control::socket_dirs::SocketUsers;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::DriveId;
 use crate::pds::domain::{self, DriveScope};
@@ -73,7 +74,7 @@ pub(super) async fn run(request: LoginRequest) -> Result<ExitCode> {
     print_account(&handle, &account, storage);
     // Mounts that wait for a login check the account on their own. This makes the others use the new login at
     // once.
-    for (daemon, status) in client::mounts().await.mounts {
+    for (daemon, status) in client::mounts(SocketUsers::Own).await.mounts {
         if let Err(error) = daemon.reload_credentials().await {
             tracing::debug!(%error, "the mount at {} did not reload its credentials", status.mountpoint);
         }

@@ -89,7 +89,7 @@ fn configuration() -> Vec<u8> {
     page.control("SH", ["NAME"]);
     page.text([roman("pdsfs.toml - configuration file of pdsfs")]);
     page.control("SH", ["FILES"]);
-    page.text([roman("~/.config/pdsfs/config.toml, then /etc/pdsfs/config.toml")]);
+    page.text([roman("~/.config/pdsfs/config.toml (not for root), then /etc/pdsfs/config.toml")]);
     page.control("SH", ["SETTINGS"]);
     page.control("nf", []);
     for line in reference::example().lines() {

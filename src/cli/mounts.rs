@@ -1,4 +1,7 @@
 //! Finds the running mounts that a command applies to.
+//!
+//! Root asks the daemons of all users. An answer counts only if its daemon belongs to the owner of the mount or to
+//! root ([`is_authoritative`]): a script may delete what `pdsfs wait` reports as saved.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -7,6 +10,7 @@ use std::time::Duration;
 use super::format;
 use super::output::print_message;
 use crate::control::client::{self, DaemonClient, FoundMounts};
+use crate::control::socket_dirs::SocketUsers;
 use crate::control::types::Status;
 use crate::daemon::resolve;
 use crate::error::{Error, ErrorKind, Result};
@@ -21,7 +25,7 @@ const RESOLVE_MAX: Duration = Duration::from_secs(5);
 /// The mounts that answer: all, or those with the name or mountpoint `wanted`. Prints the silent ones to
 /// stderr; with any of them, the exit code is a failure.
 pub(super) async fn mounts(wanted: Option<&str>) -> Result<(Vec<(DaemonClient, Status)>, ExitCode)> {
-    let (mounts, silent) = answering_and_silent(wanted).await?;
+    let (mounts, silent) = answering_and_silent(wanted, SocketUsers::All).await?;
     for message in &silent {
         print_message(format_args!("pdsfs: {message}"));
     }
@@ -31,12 +35,16 @@ pub(super) async fn mounts(wanted: Option<&str>) -> Result<(Vec<(DaemonClient, S
 /// The mounts that answer, and one message for each mount without an answer.
 pub(super) async fn answering_and_silent(
     wanted: Option<&str>,
+    users: SocketUsers,
 ) -> Result<(Vec<(DaemonClient, Status)>, Vec<String>)> {
-    let FoundMounts { mounts: all, errors } = client::mounts().await;
+    let FoundMounts { mounts: mut all, errors } = client::mounts(users).await;
+    let table = tokio::task::spawn_blocking(mountinfo::ours).await;
+    let table = table.map_err(|e| Error::from_source(ErrorKind::Io, e))?.unwrap_or_default();
+    all.retain(|(daemon, status)| is_authoritative(daemon, status, &table));
     let mut silent: Vec<_> = errors.iter().map(|error| format::printable(&error.to_string())).collect();
     let Some(wanted) = wanted else {
         if silent.is_empty() {
-            silent = silent_mounts(&all).await;
+            silent = silent_mounts(&all, &table, users);
         }
         return Ok((all, silent));
     };
@@ -64,20 +72,19 @@ async fn resolve_within_limit(wanted: &str) -> Option<PathBuf> {
 }
 
 /// One message for each mount in the mount table without a daemon that answers.
-async fn silent_mounts(answering: &[(DaemonClient, Status)]) -> Vec<String> {
-    let ours = tokio::task::spawn_blocking(mountinfo::ours).await;
-    let Ok(Ok(ours)) = ours else { return Vec::new() };
+fn silent_mounts(answering: &[(DaemonClient, Status)], table: &[Mount], users: SocketUsers) -> Vec<String> {
     let uid = rustix::process::getuid().as_raw();
+    let sees_all = uid == 0 && users != SocketUsers::Own;
     let answers = |mount: &Mount| {
         answering.iter().any(|(_, status)| Path::new(&status.mountpoint) == mount.path.as_path())
     };
     let answering_devices: Vec<_> =
-        ours.iter().filter(|mount| answers(mount)).map(|mount| &mount.device).collect();
-    let silent = ours.iter().filter(|mount| {
+        table.iter().filter(|mount| answers(mount)).map(|mount| &mount.device).collect();
+    let silent = table.iter().filter(|mount| {
         // One mount may have several paths (`mount --bind`). Mounts of other users are left out, except those
         // of root: they serve all users.
         !answering_devices.contains(&&mount.device)
-            && mount.owner.is_none_or(|owner| uid == 0 || owner == uid || owner == 0)
+            && mount.owner.is_none_or(|owner| sees_all || owner == uid || owner == 0)
     });
     silent
         .map(|mount| {
@@ -88,6 +95,18 @@ async fn silent_mounts(answering: &[(DaemonClient, Status)]) -> Vec<String> {
             )
         })
         .collect()
+}
+
+/// Whether the user of the daemon may speak for the mount: this user and root for every mount, others for the
+/// visible mount of theirs at that path.
+fn is_authoritative(daemon: &DaemonClient, status: &Status, table: &[Mount]) -> bool {
+    let at_path = || table.iter().rev().find(|mount| mount.path == Path::new(&status.mountpoint));
+    let is_trusted = daemon.speaks_for(rustix::process::geteuid().as_raw())
+        || at_path().and_then(|mount| mount.owner).is_some_and(|owner| daemon.speaks_for(owner));
+    if !is_trusted {
+        tracing::debug!(uid = ?daemon.uid(), "ignored a claim about the mount at {}", status.mountpoint);
+    }
+    is_trusted
 }
 
 /// `path` is `wanted` resolved to a path without links, if it is one.

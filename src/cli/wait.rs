@@ -12,7 +12,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::output::{EXIT_TIMEOUT, print_message};
 use super::{format, mounts};
-use crate::control::client::DaemonClient;
+use crate::control::client::{AnswerBudget, DaemonClient};
+use crate::control::socket_dirs::SocketUsers;
 use crate::control::types::{EventKind, LogEntry, Status, TransferStage, TransferStatus};
 use crate::daemon::signals::Signals;
 use crate::error::{Error, ErrorKind, Result};
@@ -40,6 +41,9 @@ pub(super) struct WaitArgs {
     /// Do not wait for files that programs have open for writing
     #[arg(long)]
     closed: bool,
+    /// As root without a mount: wait for the mounts of all users [default: those of root]
+    #[arg(long, conflicts_with = "mount")]
+    all_users: bool,
     /// Only this mount, by mountpoint or name
     #[arg(value_name = "MOUNTPOINT|NAME")]
     mount: Option<String>,
@@ -107,8 +111,9 @@ impl WatchedMount {
 pub(super) async fn run(args: WaitArgs) -> Result<ExitCode> {
     let mut signals = Signals::new()?;
     let deadline = args.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let users = if args.all_users || args.mount.is_some() { SocketUsers::All } else { SocketUsers::Own };
     let found = tokio::select! {
-        found = mounts::answering_and_silent(args.mount.as_deref()) => found,
+        found = mounts::answering_and_silent(args.mount.as_deref(), users) => found,
         () = until(deadline) => {
             print_message("pdsfs: timed out, and not all mounts have answered (see pdsfs status)");
             return Ok(ExitCode::from(EXIT_TIMEOUT));
@@ -180,11 +185,12 @@ fn interrupted(signal: &str) -> Error {
 
 /// Requests the status of all mounts at once. The next round repeats a request that failed.
 async fn poll(watched: &mut [WatchedMount]) -> Result<()> {
+    let budget = AnswerBudget::for_one_round();
     let requests: Vec<_> = watched
         .iter()
         .map(|mount| {
-            let daemon = mount.daemon.clone();
-            tokio::spawn(async move { daemon.status().await })
+            let (daemon, budget) = (mount.daemon.clone(), budget.clone());
+            tokio::spawn(async move { daemon.status(&budget).await })
         })
         .collect();
     for (mount, request) in watched.iter_mut().zip(requests) {

@@ -1,6 +1,7 @@
 //! The paths of the configuration files, and paths inside them.
 //!
-//! The user's file is in the XDG configuration directory. Relative values of XDG variables count as unset, as
+//! The user's file is in the XDG configuration directory. Root has none: `sudo -E`, `su` and cron jobs run with
+//! the variables of another user. Relative values of XDG variables count as unset, as
 //! the specification requires.
 
 use std::path::{Path, PathBuf};
@@ -10,12 +11,12 @@ const CONFIG_FILE: &str = "config.toml";
 
 /// The configuration files in the order of precedence: the user's, then the system's.
 pub fn config_files() -> Vec<PathBuf> {
-    config_files_with(&variable)
+    config_files_with(rustix::process::geteuid().is_root(), &variable)
 }
 
-fn config_files_with(variable: &dyn Fn(&str) -> Option<PathBuf>) -> Vec<PathBuf> {
+fn config_files_with(is_root: bool, variable: &dyn Fn(&str) -> Option<PathBuf>) -> Vec<PathBuf> {
     let user = variable("XDG_CONFIG_HOME").or_else(|| Some(variable("HOME")?.join(".config")));
-    let user = user.map(|base| base.join(DIR_NAME).join(CONFIG_FILE));
+    let user = user.filter(|_| !is_root).map(|base| base.join(DIR_NAME).join(CONFIG_FILE));
     user.into_iter().chain([system_config_file()]).collect()
 }
 
@@ -60,12 +61,13 @@ mod tests {
     #[test]
     fn user_file_comes_before_system_file() {
         let system = PathBuf::from("/etc/pdsfs/config.toml");
-        assert_eq!(config_files_with(&|_| None), std::slice::from_ref(&system));
+        assert_eq!(config_files_with(false, &|_| None), std::slice::from_ref(&system));
         let home = |name: &str| (name == "HOME").then(|| PathBuf::from("/home/u"));
         assert_eq!(
-            config_files_with(&home),
+            config_files_with(false, &home),
             [PathBuf::from("/home/u/.config/pdsfs/config.toml"), system.clone()]
         );
-        assert_eq!(config_files().pop(), Some(system));
+        assert_eq!(config_files().pop().as_ref(), Some(&system));
+        assert_eq!(config_files_with(true, &home), [system], "root reads a file of another user");
     }
 }

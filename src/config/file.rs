@@ -11,11 +11,10 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::dirs;
 use super::parse::{MOUNTPOINT, SettingParser, unknown};
 use super::settings::Settings;
-use crate::error::{Error, ErrorKind, Result};
-use crate::units::exact_size;
+use super::{dirs, trusted_file};
+use crate::error::Result;
 
 /// Largest accepted file, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -62,21 +61,11 @@ pub struct ConfigFile {
 }
 
 impl ConfigFile {
-    /// Reads a file; `None` if it does not exist. Fails if the file cannot be read or must not be trusted.
+    /// Reads a file; `None` if it does not exist. Fails if the file cannot be read, or if another user can write
+    /// it and could so send the token to another host.
     pub fn read(path: &Path) -> Result<Option<(Self, Vec<ConfigProblem>)>> {
-        let named = |e: std::io::Error| Error::from(e).context(path.display());
-        let metadata = match path.metadata() {
-            Ok(metadata) => metadata,
-            Err(e)
-                if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) =>
-            {
-                return Ok(None);
-            }
-            Err(e) => return Err(named(e)),
-        };
-        check_trusted(path, &metadata)?;
-        let text = std::fs::read_to_string(path).map_err(named)?;
-        Ok(Some(Self::parse(path, &text)))
+        let text = trusted_file::read(path, FILE_BYTES_MAX)?;
+        Ok(text.map(|text| Self::parse(path, &text)))
     }
 
     /// Parses a text and collects all problems.
@@ -87,25 +76,6 @@ impl ConfigFile {
         parser.problems.sort_by_key(|problem| problem.line);
         (Self { drives }, parser.problems)
     }
-}
-
-/// A file that other users can write could send the token to another host.
-fn check_trusted(path: &Path, metadata: &std::fs::Metadata) -> Result<()> {
-    use std::os::unix::fs::MetadataExt;
-    let shown = path.display();
-    if !metadata.is_file() {
-        return Err(Error::new(ErrorKind::Invalid, format!("{shown} is not a file")));
-    }
-    if metadata.len() > FILE_BYTES_MAX {
-        let detail =
-            format!("{shown} is too large for a configuration file (at most {})", exact_size(FILE_BYTES_MAX));
-        return Err(Error::new(ErrorKind::Invalid, detail));
-    }
-    if metadata.mode() & 0o002 != 0 {
-        let detail = format!("{shown} is writable by every user; run: chmod o-w '{shown}'");
-        return Err(Error::new(ErrorKind::Denied, detail));
-    }
-    Ok(())
 }
 
 /// Checks a name of a drive: it must be usable in file names, unit names and command lines.

@@ -2,10 +2,15 @@
 //!
 //! A daemon may hang or have another version, so every request has a time limit and every answer a size
 //! limit. A client that finds the socket of a dead daemon removes it.
+//!
+//! Any user can listen on a socket and claim to be the daemon of any mount. The kernel tells the user who listens
+//! ([`DaemonClient::uid`]), and the callers compare that user with the owner of the mount.
 
 use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,10 +18,12 @@ use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Incoming;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
+use rustix::fs::{FileType, Mode, OFlags, fstat, open, openat};
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+use tokio::sync::Semaphore;
 
-use super::socket_dirs::SocketDirs;
+use super::socket_dirs::{SocketDirs, SocketUsers};
 use super::types::{ApiError, Drained, LogEntry, Status};
 use crate::error::{Error, ErrorKind, Result};
 use crate::units::{exact_duration, exact_size};
@@ -27,6 +34,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(5);
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Largest answer. 1,000 transfers with long paths take less.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
+/// Size of all answers of other users in one round of requests.
+const OTHERS_ANSWERS_BYTES_MAX: usize = 64 << 20;
 /// Longest line of an event stream.
 const LINE_BYTES_MAX: usize = 1 << 20;
 
@@ -34,6 +43,27 @@ const LINE_BYTES_MAX: usize = 1 << 20;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DaemonClient {
     socket: PathBuf,
+    /// The user who listened at the first connection. Later connections must reach the same user.
+    uid: OnceLock<u32>,
+}
+
+/// The bytes that other users may send in one round of requests.
+#[derive(Clone, Debug)]
+pub struct AnswerBudget(Arc<Semaphore>);
+
+impl AnswerBudget {
+    pub fn for_one_round() -> Self {
+        Self(Arc::new(Semaphore::new(OTHERS_ANSWERS_BYTES_MAX)))
+    }
+
+    fn take(&self, bytes: usize) -> Result<()> {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let taken = self.0.try_acquire_many(bytes);
+        taken.map(tokio::sync::SemaphorePermit::forget).map_err(|_| {
+            let most = exact_size(OTHERS_ANSWERS_BYTES_MAX as u64);
+            Error::new(ErrorKind::Protocol, format!("the answers of other users exceed {most}"))
+        })
+    }
 }
 
 /// The results of status requests to all daemons.
@@ -49,13 +79,14 @@ pub struct FoundMounts {
 /// user, `owner`, too.
 pub async fn find_at(mountpoint: &Path, owner: Option<u32>) -> Result<(DaemonClient, Status)> {
     let shown = mountpoint.to_string_lossy();
-    let FoundMounts { mounts, mut errors } = query_all(owner).await;
+    let users = owner.map_or(SocketUsers::All, SocketUsers::AllAnd);
+    let FoundMounts { mounts, mut errors } = mounts(users).await;
     let here = mounts.into_iter().filter(|(_, status)| status.mountpoint == shown);
-    // Any user can claim to have mounted there.
-    let here = here.filter(|(daemon, _)| owner.is_none_or(|owner| is_authoritative(&daemon.socket, owner)));
+    let here = here.filter(|(daemon, _)| owner.is_none_or(|owner| daemon.speaks_for(owner)));
     // An older daemon at the same path may still be saving after its unmount. Answers of other users count
     // last.
-    let newest = here.max_by_key(|(daemon, status)| (is_own(&daemon.socket), status.mounted_at_ms));
+    let ours = SocketDirs::of_this_process().uid;
+    let newest = here.max_by_key(|(daemon, status)| (daemon.uid() == Some(ours), status.mounted_at_ms));
     newest.ok_or_else(|| {
         errors.pop().unwrap_or_else(|| {
             let message = format!(
@@ -66,18 +97,15 @@ pub async fn find_at(mountpoint: &Path, owner: Option<u32>) -> Result<(DaemonCli
     })
 }
 
-/// Requests the status of every daemon of this user. For root: of all users.
-pub async fn mounts() -> FoundMounts {
-    query_all(None).await
-}
-
-async fn query_all(owner: Option<u32>) -> FoundMounts {
-    let sockets = tokio::task::spawn_blocking(move || SocketDirs::of_this_process().sockets(owner)).await;
+/// Requests the status of every daemon of these users.
+pub async fn mounts(users: SocketUsers) -> FoundMounts {
+    let sockets = tokio::task::spawn_blocking(move || SocketDirs::of_this_process().sockets(users)).await;
     let mut queries = tokio::task::JoinSet::new();
+    let budget = AnswerBudget::for_one_round();
     for socket in sockets.unwrap_or_default() {
-        let daemon = DaemonClient { socket };
+        let (daemon, budget) = (DaemonClient::at(socket), budget.clone());
         queries.spawn(async move {
-            let status = daemon.status().await;
+            let status = daemon.status(&budget).await;
             (daemon, status)
         });
     }
@@ -93,28 +121,43 @@ async fn query_all(owner: Option<u32>) -> FoundMounts {
     found
 }
 
-/// Whether a socket is in a directory of this user.
-fn is_own(socket: &Path) -> bool {
-    dir_owner(socket) == Some(SocketDirs::of_this_process().uid)
-}
-
-/// Whether a socket belongs to the user who has mounted, or to root, who may mount for others.
-fn is_authoritative(socket: &Path, owner: u32) -> bool {
-    dir_owner(socket).is_some_and(|uid| uid == owner || uid == 0)
-}
-
-fn dir_owner(socket: &Path) -> Option<u32> {
-    socket.parent()?.symlink_metadata().ok().map(|dir| dir.uid())
+/// Opens a socket as a path only. Neither it nor its directory may be a link, so that the path cannot be exchanged
+/// between this and the connection.
+fn open_socket(socket: &Path) -> io::Result<OwnedFd> {
+    let (Some(dir), Some(name)) = (socket.parent(), socket.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let dir = open(dir, flags | OFlags::DIRECTORY, Mode::empty())?;
+    let socket = openat(&dir, name, flags, Mode::empty())?;
+    match FileType::from_raw_mode(fstat(&socket)?.st_mode) {
+        FileType::Socket => Ok(socket),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a socket")),
+    }
 }
 
 impl DaemonClient {
-    #[cfg(test)]
     pub fn at(socket: PathBuf) -> Self {
-        Self { socket }
+        Self { socket, uid: OnceLock::new() }
     }
 
-    pub async fn status(&self) -> Result<Status> {
-        self.call(Method::GET, "/v1/status", ANSWER_MAX).await
+    /// The user of the daemon, as the kernel tells it; `None` before the first connection.
+    pub fn uid(&self) -> Option<u32> {
+        self.uid.get().copied()
+    }
+
+    /// Whether the daemon belongs to the user who has mounted, or to root, who may mount for others.
+    pub fn speaks_for(&self, owner: u32) -> bool {
+        self.uid().is_some_and(|uid| uid == owner || uid == 0)
+    }
+
+    pub async fn status(&self, budget: &AnswerBudget) -> Result<Status> {
+        with_timeout(ANSWER_MAX, async {
+            let answer = check_status(self.send(Method::GET, "/v1/status").await?).await?;
+            let is_own = self.uid() == Some(SocketDirs::of_this_process().uid);
+            read_json(answer, (!is_own).then_some(budget)).await
+        })
+        .await
     }
 
     /// Subscribes to the end of the mount. When this returns, the daemon has the request.
@@ -125,8 +168,10 @@ impl DaemonClient {
 
     /// Makes the daemon read its credential again, after a new login.
     pub async fn reload_credentials(&self) -> Result<()> {
-        let _: serde_json::Value = self.call(Method::POST, "/v1/credentials/reload", ANSWER_MAX).await?;
-        Ok(())
+        with_timeout(ANSWER_MAX, async {
+            check_status(self.send(Method::POST, "/v1/credentials/reload").await?).await.map(drop)
+        })
+        .await
     }
 
     /// The events after the number `since`. With `follow`, the stream continues until the mount ends.
@@ -137,16 +182,8 @@ impl DaemonClient {
         Ok(EventStream { body: answer.into_body(), buffer: Vec::new() })
     }
 
-    async fn call<T: DeserializeOwned>(&self, method: Method, path: &str, limit: Duration) -> Result<T> {
-        with_timeout(limit, async {
-            let answer = check_status(self.send(method, path).await?).await?;
-            read_json(answer).await
-        })
-        .await
-    }
-
     async fn send(&self, method: Method, path: &str) -> Result<Response<Incoming>> {
-        let stream = UnixStream::connect(&self.socket).await.map_err(|e| self.connect_error(e))?;
+        let stream = self.connect().await?;
         let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
         let (mut requests, connection) = handshake.map_err(broken_connection)?;
         tokio::spawn(async move {
@@ -163,13 +200,25 @@ impl DaemonClient {
         requests.send_request(request).await.map_err(broken_connection)
     }
 
+    async fn connect(&self) -> Result<UnixStream> {
+        let socket = open_socket(&self.socket)?;
+        let path = format!("/proc/self/fd/{}", socket.as_raw_fd());
+        let stream = UnixStream::connect(path).await.map_err(|e| self.connect_error(e))?;
+        let uid = stream.peer_cred()?.uid();
+        if *self.uid.get_or_init(|| uid) == uid {
+            return Ok(stream);
+        }
+        Err(Error::new(ErrorKind::Denied, "another user listens on the socket of the daemon"))
+    }
+
     /// A refused connection means that the daemon was killed. Its socket is removed.
     fn connect_error(&self, e: io::Error) -> Error {
         if e.kind() != io::ErrorKind::ConnectionRefused {
             return Error::from(e);
         }
         // Another user could redirect the path at any time, so only own sockets are removed.
-        if is_own(&self.socket) {
+        let owner = self.socket.parent().and_then(|dir| dir.symlink_metadata().ok()).map(|dir| dir.uid());
+        if owner == Some(SocketDirs::of_this_process().uid) {
             match std::fs::remove_file(&self.socket) {
                 Ok(()) => tracing::debug!("removed {}, the socket of a dead daemon", self.socket.display()),
                 Err(e) => tracing::debug!("cannot remove {}: {e}", self.socket.display()),
@@ -186,7 +235,7 @@ pub struct PendingEnd(Response<Incoming>);
 impl PendingEnd {
     /// Waits for the end. An error means that the daemon ended without a report.
     pub async fn wait(self) -> Result<Drained> {
-        read_json(self.0).await
+        read_json(self.0, None).await
     }
 }
 
@@ -240,7 +289,7 @@ async fn check_status(answer: Response<Incoming>) -> Result<Response<Incoming>> 
     if status.is_success() {
         return Ok(answer);
     }
-    let error: ApiError = read_json(answer).await?;
+    let error: ApiError = read_json(answer, None).await?;
     let kind = match status.as_u16() {
         400 => ErrorKind::Invalid,
         403 => ErrorKind::Denied,
@@ -250,11 +299,22 @@ async fn check_status(answer: Response<Incoming>) -> Result<Response<Incoming>> 
     Err(Error::new(kind, error.error))
 }
 
-async fn read_json<T: DeserializeOwned>(answer: Response<Incoming>) -> Result<T> {
-    let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
-    let body =
-        body.map_err(|e| Error::with_source(ErrorKind::Protocol, "the daemon did not finish its answer", e))?;
-    serde_json::from_slice(&body.to_bytes()).map_err(invalid_answer)
+/// Reads an answer; `budget` is charged with its size.
+async fn read_json<T: DeserializeOwned>(
+    answer: Response<Incoming>,
+    budget: Option<&AnswerBudget>,
+) -> Result<T> {
+    let mut body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX);
+    let mut text = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|e| {
+            Error::with_source(ErrorKind::Protocol, "the daemon did not finish its answer", e)
+        })?;
+        let Some(data) = frame.data_ref() else { continue };
+        budget.map_or(Ok(()), |budget| budget.take(data.len()))?;
+        text.extend_from_slice(data);
+    }
+    serde_json::from_slice(&text).map_err(invalid_answer)
 }
 
 fn broken_connection(e: hyper::Error) -> Error {
@@ -264,4 +324,34 @@ fn broken_connection(e: hyper::Error) -> Error {
 fn invalid_answer(e: serde_json::Error) -> Error {
     let message = "the daemon returned an invalid answer (after an update of pdsfs, mount again)";
     Error::with_source(ErrorKind::Protocol, message, e)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn link_to_a_socket_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (real, link) = (dir.path().join("real"), dir.path().join("link"));
+        std::fs::create_dir(&real).unwrap();
+        let _listener = tokio::net::UnixListener::bind(real.join("1.sock")).unwrap();
+        std::os::unix::fs::symlink(real.join("1.sock"), real.join("2.sock")).unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        let daemon = DaemonClient::at(real.join("1.sock"));
+        daemon.connect().await.unwrap();
+        assert_eq!(daemon.uid(), Some(rustix::process::geteuid().as_raw()));
+        for path in [real.join("2.sock"), link.join("1.sock")] {
+            let connected = DaemonClient::at(path.clone()).connect().await;
+            assert!(connected.is_err(), "connected to {}", path.display());
+        }
+    }
+
+    #[test]
+    fn only_owner_and_root_speak_for_a_mount() {
+        let of = |uid: u32| DaemonClient { socket: PathBuf::new(), uid: OnceLock::from(uid) };
+        assert!(of(7).speaks_for(7) && of(0).speaks_for(7));
+        assert!(!of(8).speaks_for(7) && !of(8).speaks_for(0));
+        assert!(!DaemonClient::at(PathBuf::new()).speaks_for(0));
+    }
 }

@@ -11,10 +11,23 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// Sockets that are listed; more than any machine has mounts.
 const SOCKETS_MAX: usize = 256;
+/// Sockets that are listed of one other user, so that no user displaces the others.
+const SOCKETS_OF_OTHER_MAX: usize = 32;
 /// Permissions that other users must not have.
 const FORBIDDEN_BITS: u32 = 0o077;
 /// The directory of root's sockets, and of the system's unit.
 const SYSTEM_DIR: &str = "/run/pdsfs";
+
+/// The users whose sockets are listed. Only root lists sockets of other users.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SocketUsers {
+    /// The user of this process.
+    Own,
+    /// All users with a runtime directory.
+    All,
+    /// As `All`, and every directory that this user may have.
+    AllAnd(u32),
+}
 
 /// The inputs that select the directories of a process.
 #[derive(Clone, Debug, Default)]
@@ -74,33 +87,36 @@ impl SocketDirs {
         }
     }
 
-    /// The sockets of all daemons of this user. Root gets those of all users with a runtime directory, and
-    /// with `owner` those in every directory that this user may have.
-    pub fn sockets(&self, owner: Option<u32>) -> Vec<PathBuf> {
+    /// The sockets of the daemons of `users`.
+    pub fn sockets(&self, users: SocketUsers) -> Vec<PathBuf> {
+        let users = if self.uid == 0 { users } else { SocketUsers::Own };
         let own = self.candidates().into_iter().filter(|dir| check_private(dir, Some(self.uid)).is_ok());
-        let of_owner = owner.filter(|_| self.uid == 0).into_iter().flat_map(|uid| {
+        let owner = if let SocketUsers::AllAnd(uid) = users { Some(uid) } else { None };
+        let of_owner = owner.into_iter().flat_map(|uid| {
             let user_dir = Some(PathBuf::from(format!("/run/user/{uid}")));
             let unit_dir = Some(PathBuf::from(SYSTEM_DIR));
             let dirs = Self { uid, unit_dir, user_dir, temp_dir: self.temp_dir.clone() }.candidates();
             dirs.into_iter().filter(move |dir| check_private(dir, Some(uid)).is_ok())
         });
         // The login service creates the directories of /run/user, so only their users can write there.
-        let users = if self.uid == 0 { std::fs::read_dir("/run/user").ok() } else { None };
-        let others = users.into_iter().flatten().flatten().map(|user| user.path().join("pdsfs"));
+        let homes = if users == SocketUsers::Own { None } else { std::fs::read_dir("/run/user").ok() };
+        let others = homes.into_iter().flatten().flatten().map(|user| user.path().join("pdsfs"));
         let others = others.filter(|dir| check_private(dir, None).is_ok());
         let mut sockets: Vec<_> = own
-            .chain(of_owner)
-            .chain(others)
-            .flat_map(|dir| std::fs::read_dir(dir).into_iter().flatten().flatten())
-            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_socket()))
-            .map(|entry| entry.path())
-            .filter(|path| path.extension().is_some_and(|extension| extension == "sock"))
+            .flat_map(|dir| sockets_in(&dir))
+            .chain(of_owner.chain(others).flat_map(|dir| sockets_in(&dir).take(SOCKETS_OF_OTHER_MAX)))
             .take(SOCKETS_MAX)
             .collect();
         sockets.sort();
         sockets.dedup();
         sockets
     }
+}
+
+fn sockets_in(dir: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let sockets = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_socket()));
+    sockets.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|is| is == "sock"))
 }
 
 /// Checks that only the owner of the directory (`owner`, if set) and root can create files in it.
@@ -174,7 +190,7 @@ mod tests {
         std::fs::write(created.join("1.sock"), b"").unwrap();
         let socket = std::os::unix::net::UnixListener::bind(created.join("2.sock")).unwrap();
         std::os::unix::net::UnixListener::bind(created.join("3.other")).unwrap();
-        let found = dirs.sockets(None);
+        let found = dirs.sockets(SocketUsers::Own);
         assert!(found.contains(&created.join("2.sock")));
         assert!(!found.iter().any(|path| path.ends_with("1.sock") || path.ends_with("3.other")));
         drop(socket);

@@ -16,7 +16,6 @@ impl Home {
     fn new(rig: &Rig, more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let home = Self { dir };
-        fs::create_dir_all(home.at("config/pdsfs")).unwrap();
         fs::create_dir(home.mountpoint()).unwrap();
         fs::write(home.at("token"), TOKEN).unwrap();
         fs::set_permissions(home.at("token"), fs::Permissions::from_mode(0o600)).unwrap();
@@ -27,12 +26,16 @@ impl Home {
             home.at("token").display(),
             home.mountpoint().display()
         );
-        fs::write(home.at("config/pdsfs/config.toml"), config).unwrap();
+        fs::write(home.config(), config).unwrap();
         home
     }
 
     fn at(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    fn config(&self) -> PathBuf {
+        self.at("config.toml")
     }
 
     fn mountpoint(&self) -> PathBuf {
@@ -45,7 +48,7 @@ impl Home {
             .args(arguments)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .env("XDG_CONFIG_HOME", self.at("config"))
+            .env("PDSFS_CONFIG", self.config())
             .env("XDG_CACHE_HOME", self.at("cache"))
             .envs(variables.iter().copied())
             .stdin(Stdio::null())
@@ -307,7 +310,7 @@ fn relative_mountpoint_uses_caller_directory() {
     let output = Command::new(env!("CARGO_BIN_EXE_pdsfs"))
         .args(["mount", "--background", "photos", "mnt"])
         .current_dir(home.dir.path())
-        .env("XDG_CONFIG_HOME", home.at("config"))
+        .env("PDSFS_CONFIG", home.config())
         .env("XDG_CACHE_HOME", home.at("cache"))
         .stdin(Stdio::null())
         .output()
@@ -323,7 +326,7 @@ fn detached_mount_without_caller_unmounts() {
     let home = Home::new(&rig, "");
     let mut child = Command::new(env!("CARGO_BIN_EXE_pdsfs"))
         .args(["mount", "--detached", "photos"])
-        .env("XDG_CONFIG_HOME", home.at("config"))
+        .env("PDSFS_CONFIG", home.config())
         .env("XDG_CACHE_HOME", home.at("cache"))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

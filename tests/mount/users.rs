@@ -1,11 +1,14 @@
 //! Mounts by root and by ordinary users, and access to them by other users.
 
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+
+use pdsfs::control_api::Status;
 
 use crate::rig::{Mount, Rig, TOKEN, errno, is_mount, wait_until};
 
@@ -233,4 +236,164 @@ fn bind_mount_is_not_reported_as_silent() {
     let printed = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!printed.contains(second.path().to_str().unwrap()), "{printed}");
     assert_eq!(mount.stop(), 0);
+}
+
+/// Runs `pdsfs` as root in its own environment.
+fn as_root(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_pdsfs")).args(arguments).stdin(Stdio::null()).output().unwrap()
+}
+
+#[test]
+fn root_reads_no_configuration_of_others() {
+    assert!(is_root(), "{NEEDS_ROOT}");
+    let dir = OrdinaryUser::directory();
+    let file = dir.path().join("pdsfs/config.toml");
+    fs::create_dir(dir.path().join("pdsfs")).unwrap();
+    fs::write(&file, "[drives.planted]\n").unwrap();
+    chown(&file, Some(OTHER_USER), Some(OTHER_USER)).unwrap();
+    let check = |configure: &dyn Fn(&mut Command)| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pdsfs"));
+        configure(&mut command);
+        command.args(["config", "check"]);
+        let output = command.output().unwrap();
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    };
+    let printed = check(&|command| drop(command.env("XDG_CONFIG_HOME", dir.path())));
+    assert!(!printed.contains("planted") && printed.contains("/etc/pdsfs/config.toml"), "{printed}");
+    let named = || check(&|command| drop(command.env("PDSFS_CONFIG", &file)));
+    let printed = named();
+    assert!(printed.contains("belongs to another user (uid 65534)"), "{printed}");
+    chown(&file, Some(0), Some(OTHER_USER)).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o664)).unwrap();
+    let printed = named();
+    assert!(printed.contains("is writable by a group; run: chmod g-w"), "{printed}");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    let printed = named();
+    assert!(printed.contains("no configuration") || printed.contains("planted"), "{printed}");
+}
+
+/// A process of another user that claims to be the daemon of a mount. Dropping it removes its socket.
+struct FakeDaemon(PathBuf);
+
+impl FakeDaemon {
+    /// Listens in the runtime directory of `OTHER_USER` and answers each request with `status`.
+    fn new(name: &str, status: &Status) -> Self {
+        let socket = runtime_dir().join(format!("pdsfs/{name}-{}.sock", std::process::id()));
+        let (listening_tx, listening) = std::sync::mpsc::channel();
+        let (path, body) = (socket.clone(), serde_json::to_vec(status).unwrap());
+        std::thread::spawn(move || {
+            // The C library would change all threads.
+            // SAFETY: the calls take numbers only, and change this thread.
+            let changed = unsafe {
+                libc::syscall(libc::SYS_setresgid, OTHER_USER, OTHER_USER, OTHER_USER)
+                    + libc::syscall(libc::SYS_setresuid, OTHER_USER, OTHER_USER, OTHER_USER)
+            };
+            assert_eq!(changed, 0);
+            let listener = UnixListener::bind(&path).unwrap();
+            listening_tx.send(()).unwrap();
+            for mut stream in listener.incoming().flatten() {
+                let head = BufReader::new(&stream).lines().map_while(Result::ok);
+                head.take_while(|line| !line.is_empty()).for_each(drop);
+                let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+                // The client may have enough before the end.
+                let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body));
+            }
+        });
+        listening.recv().unwrap();
+        Self(socket)
+    }
+}
+
+impl Drop for FakeDaemon {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// The runtime directory of `OTHER_USER`, as the login service creates it, with the directory of its sockets.
+fn runtime_dir() -> PathBuf {
+    let dir = PathBuf::from(format!("/run/user/{OTHER_USER}"));
+    for dir in [&dir, &dir.join("pdsfs")] {
+        fs::create_dir_all(dir).unwrap();
+        chown(dir, Some(OTHER_USER), Some(OTHER_USER)).unwrap();
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).unwrap();
+    }
+    dir
+}
+
+#[test]
+fn other_user_cannot_answer_for_root_mount() {
+    assert!(is_root(), "{NEEDS_ROOT}");
+    let rig = Rig::new();
+    let mount = rig.mount();
+    let path = mount.path().to_str().unwrap().to_owned();
+    let mut claim = Status { mountpoint: path.clone(), ..Status::default() };
+    claim.pending.files = 1;
+    let busy = FakeDaemon::new("busy", &claim);
+    let output = as_root(&["wait", "--timeout", "20s", &path]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let output = as_root(&["status", "--json", &path]);
+    let found: Vec<Status> = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(found.iter().map(|status| status.pid).collect::<Vec<_>>(), [mount.pid()]);
+    drop(busy);
+    claim.pending.files = 0;
+    let _idle = FakeDaemon::new("idle", &claim);
+    let dead = mount.kill();
+    for command in ["wait", "status", "log"] {
+        let output = as_root(&[command, &path]);
+        assert_eq!(output.status.code(), Some(1), "{command}: {output:?}");
+    }
+    drop(dead);
+}
+
+/// In a mount namespace without the mounts and sockets of the other tests.
+#[test]
+fn root_wait_covers_root_unless_all_users() {
+    assert!(is_root(), "{NEEDS_ROOT}");
+    let (rig, user) = (Rig::new(), OrdinaryUser::new());
+    assert_eq!(mount_obstacle(), None);
+    let mut command = user.command(&user.binary);
+    command.env("XDG_RUNTIME_DIR", runtime_dir());
+    let mount = Mount::start_by(command, &rig.endpoint(), &[], OrdinaryUser::directory());
+    let mut writer = user.command(Path::new("/bin/sh"));
+    let script = "exec >\"$0/f\"; echo unsaved; echo written >&2; read _";
+    let mut writer = writer
+        .args(["-c", script])
+        .arg(mount.path())
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(writer.stderr.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "written\n");
+    let wait = |flag: &str| {
+        let script = format!(
+            "mount -t tmpfs -o mode=700 none /run/pdsfs\n\
+             for other in $(grep -F ' - fuse.pdsfs ' /proc/self/mountinfo | cut -d ' ' -f 5); do\n\
+             [ $other = $1 ] || umount -l $other; done\n\
+             $0 wait --timeout 2s {flag}"
+        );
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-c", &script]);
+        command.arg(env!("CARGO_BIN_EXE_pdsfs")).arg(mount.path()).output().unwrap()
+    };
+    fs::create_dir_all("/run/pdsfs").unwrap();
+    let (own, all) = (wait(""), wait("--all-users"));
+    assert_eq!(own.status.code(), Some(0), "{own:?}");
+    assert_eq!(all.status.code(), Some(3), "{all:?}");
+    drop(writer.stdin.take());
+    assert!(writer.wait().unwrap().success());
+    assert_eq!(mount.stop(), 0);
+}
+
+#[test]
+fn answers_of_other_users_are_bounded() {
+    assert!(is_root(), "{NEEDS_ROOT}");
+    let large = Status { name: Some("x".repeat(15 << 20)), ..Status::default() };
+    let daemons: Vec<_> = (0..6).map(|n| FakeDaemon::new(&format!("large{n}"), &large)).collect();
+    let output = as_root(&["status"]);
+    let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(printed.contains("the answers of other users exceed 64MiB"), "{printed}");
+    drop(daemons);
 }

@@ -22,6 +22,7 @@ use tokio::time::MissedTickBehavior;
 use super::table::{cells, tail};
 use crate::cli::{format, mounts};
 use crate::control::client::DaemonClient;
+use crate::control::socket_dirs::SocketUsers;
 use crate::control::types::{EventKind, LogEntry, Status, TransferStage};
 use crate::daemon::signals::Signals;
 use crate::error::{Error, Result};
@@ -125,7 +126,7 @@ struct Update {
 
 /// Requests status and new events of the mounts. `last_seqs` has the newest known event of each mount.
 async fn poll(wanted: Option<&str>, last_seqs: BTreeMap<String, u64>) -> Result<Update> {
-    let (found, silent) = mounts::answering_and_silent(wanted).await?;
+    let (found, silent) = mounts::answering_and_silent(wanted, SocketUsers::All).await?;
     let mut mounts = Vec::new();
     for (daemon, status) in found {
         let since = last_seqs.get(&key(&status)).copied().unwrap_or(0);
