@@ -356,7 +356,7 @@ fn root_wait_covers_root_unless_all_users() {
     command.env("XDG_RUNTIME_DIR", runtime_dir());
     let mount = Mount::start_by(command, &rig.endpoint(), &[], OrdinaryUser::directory());
     let mut writer = user.command(Path::new("/bin/sh"));
-    let script = "exec >\"$0/f\"; echo unsaved; echo written >&2; read _";
+    let script = "exec >\"$0/f\"; echo unsaved; echo written >&2; read _ || :";
     let mut writer = writer
         .args(["-c", script])
         .arg(mount.path())
