@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::auth;
 use crate::config::MountConfig;
 use crate::error::{Error, ErrorKind, Result};
-use crate::fuse::KernelMount;
+use crate::fuse::{KernelMount, MountDir};
 use crate::pds::drive::Drive;
 use crate::status::Progress;
 use crate::status::systemd::SystemdNotifier;
@@ -27,6 +27,7 @@ pub mod background;
 mod liveness;
 mod mountpoint;
 mod observers;
+mod path_walk;
 mod preflight;
 mod progress_watch;
 pub mod resolve;
@@ -91,6 +92,7 @@ pub enum MountEnd {
 #[derive(Debug)]
 struct ReachedDrive {
     config: MountConfig,
+    dir: MountDir,
     drive: Drive,
     progress: Arc<Progress>,
     observers: ObserverSetup,
@@ -113,14 +115,16 @@ pub struct RunningMount {
 /// Checks the mountpoint, reaches the drive and mounts it. For the demo.
 #[cfg(feature = "server")]
 pub async fn mount_in_process(config: MountConfig, progress: Arc<Progress>) -> Result<RunningMount> {
-    ReachedDrive::new(check_mountpoint(config).await?, progress).await?.mount().await
+    let (config, dir) = check_mountpoint(config).await?;
+    ReachedDrive::new(config, dir, progress).await?.mount().await
 }
 
-/// Checks the mountpoint, removes a dead mount from it, and resolves the links in its path.
-async fn check_mountpoint(mut config: MountConfig) -> Result<MountConfig> {
+/// Checks the mountpoint, removes a dead mount from it, and opens it. The path of the result has no links.
+async fn check_mountpoint(mut config: MountConfig) -> Result<(MountConfig, MountDir)> {
     let display = config.mountpoint.display().to_string();
     let prepared = tokio::task::spawn_blocking(move || {
-        config.mountpoint = mountpoint::prepare(&config)?;
+        let dir = mountpoint::prepare(&config)?;
+        dir.path().clone_into(&mut config.mountpoint);
         if config.spill_dir.starts_with(&config.mountpoint) {
             let detail = format!(
                 "{} for staged files is inside the mountpoint: choose another directory with --spill-dir",
@@ -128,7 +132,7 @@ async fn check_mountpoint(mut config: MountConfig) -> Result<MountConfig> {
             );
             return Err(Error::new(ErrorKind::Invalid, detail));
         }
-        Ok(config)
+        Ok((config, dir))
     });
     let prepared = tokio::time::timeout(PREPARE_MAX, prepared).await.map_err(|_| {
         let detail =
@@ -140,7 +144,7 @@ async fn check_mountpoint(mut config: MountConfig) -> Result<MountConfig> {
 
 impl ReachedDrive {
     /// Sends the first calls now: a wrong token, drive or folder fails the mount instead of the first `ls`.
-    async fn new(mut config: MountConfig, progress: Arc<Progress>) -> Result<Self> {
+    async fn new(mut config: MountConfig, dir: MountDir, progress: Arc<Progress>) -> Result<Self> {
         let drive = Drive::new(&config)?;
         let listed = drive.list_page(&config.root_id, "").await;
         listed.map_err(|e| {
@@ -163,21 +167,21 @@ impl ReachedDrive {
             })?;
         }
         let observers = Observers::prepare(&config).await?;
-        Ok(Self { config, drive, progress, observers })
+        Ok(Self { config, dir, drive, progress, observers })
     }
 
     /// Must not be cancelled: the kernel completes a requested mount even if this future is dropped, and no
     /// daemon would serve it.
     async fn mount(self) -> Result<RunningMount> {
-        let Self { config, drive, progress, observers } = self;
+        let Self { config, dir, drive, progress, observers } = self;
         let config = Arc::new(config);
         #[cfg(feature = "server")]
         let progress_watch = ProgressWatch::new(progress.clone(), drive.clone());
         let vfs = Vfs::new(config.clone(), drive, progress.clone());
-        let kernel = KernelMount::start(vfs.clone(), &config).await.map_err(preflight::explain)?;
+        let kernel = KernelMount::start(vfs.clone(), &config, dir).await.map_err(preflight::explain)?;
         let stop_limit = config.options.commit_timeout + STOP_MARGIN;
         let managed_stop_limit = config.options.stall_timeout + STALL_MARGIN;
-        let observers = observers.start(vfs.clone(), kernel.device().to_owned(), config, progress);
+        let observers = observers.start(vfs.clone(), kernel.mount().clone(), config, progress);
         Ok(RunningMount {
             vfs,
             kernel,
@@ -271,24 +275,25 @@ pub async fn run(
     preflight::forbid_core_dumps();
     let drive_id = config.drive_id.clone();
     let progress = Progress::new();
-    let config = match unless_interrupted(&mut signals, check_mountpoint(config)).await {
-        Ok(config) => config,
+    let (config, dir) = match unless_interrupted(&mut signals, check_mountpoint(config)).await {
+        Ok(checked) => checked,
         Err(error) if mountpoint::is_final(&error) => return Ok(MountEnd::NotMountable(error)),
         Err(error) => return Err(error),
     };
-    let reached = match unless_interrupted(&mut signals, ReachedDrive::new(config, progress.clone())).await {
-        Ok(reached) => reached,
-        // The user dismissed the prompt of the keyring: a restart must not prompt again.
-        Err(error) if auth::keyring_unlock_refused() => return Ok(MountEnd::NotMountable(error)),
-        Err(error) => return Err(error),
-    };
+    let reached =
+        match unless_interrupted(&mut signals, ReachedDrive::new(config, dir, progress.clone())).await {
+            Ok(reached) => reached,
+            // The user dismissed the prompt of the keyring: a restart must not prompt again.
+            Err(error) if auth::keyring_unlock_refused() => return Ok(MountEnd::NotMountable(error)),
+            Err(error) => return Err(error),
+        };
     let mut mounted = reached.mount().await?;
     let path = mounted.kernel.path().to_owned();
     let stop_limit = if notifier.is_connected() { mounted.managed_stop_limit } else { mounted.stop_limit };
     let (vfs, mut signal_at) = (mounted.vfs.clone(), None);
     let mut supervision = Supervision::new(notifier, progress.clone(), vfs.drive().clone(), stop_limit);
     let started = tokio::select! {
-        started = supervision.start(progress, &vfs, &path) => started,
+        started = supervision.start(progress, &vfs, mounted.kernel.mount()) => started,
         signal = signals.next() => {
             signal_at = Some(Instant::now());
             Err(interrupted(signal, "nothing is mounted"))

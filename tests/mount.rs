@@ -51,6 +51,8 @@ mod model_local_only;
 mod model_operations;
 #[path = "mount/monitoring.rs"]
 mod monitoring;
+#[path = "mount/mountpoints.rs"]
+mod mountpoints;
 #[path = "mount/namespace.rs"]
 mod namespace;
 #[path = "mount/network.rs"]

@@ -48,11 +48,14 @@ pub(super) struct UmountArgs {
 
 pub(super) fn run(args: &UmountArgs) -> Result<ExitCode> {
     let mountpoint = mountpoint(&args.target, &args.config)?;
+    if args.dead {
+        remove_dead(args.target.to_str(), &mountpoint)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let path = resolve(&mountpoint).map_err(|e| Error::from(e).context(mountpoint.display()))?;
     let display = path.display();
     let mount = match mountinfo::at(&path)? {
         Some(mount) if mount.is_ours() => mount,
-        _ if args.dead => return Ok(ExitCode::SUCCESS),
         Some(other) => {
             let detail = format!(
                 "{display} is not a pdsfs mount but {} of type {}: unmount it with umount(8)",
@@ -65,11 +68,8 @@ pub(super) fn run(args: &UmountArgs) -> Result<ExitCode> {
             return Err(Error::new(ErrorKind::NotFound, detail));
         }
     };
-    if args.dead && !has_died(&path) {
-        return Ok(ExitCode::SUCCESS);
-    }
-    if args.lazy || args.dead {
-        unmount::lazily(&path)?;
+    if args.lazy {
+        unmount::lazily(&mount)?;
     } else if args.drain {
         match drain(&path, &mount, args.timeout) {
             Err(error) if error.kind() == ErrorKind::Timeout => {
@@ -78,19 +78,37 @@ pub(super) fn run(args: &UmountArgs) -> Result<ExitCode> {
             }
             outcome => outcome?,
         }
-    } else if !unmount::if_idle(&path)? {
+    } else if !unmount::if_idle(&mount)? {
         let detail = format!(
             "{display} is in use: close the programs that use it (fuser -vm '{display}' lists them), add \
              --drain to wait for them, or add --lazy to detach now"
         );
         return Err(Error::new(ErrorKind::NotPermitted, detail));
     }
-    if mountinfo::at(&path)?.is_some_and(|left| left.device == mount.device) {
+    if mountinfo::current(&mount)?.is_some() {
         let detail = format!("{display} is still mounted: try again, or add --lazy");
         return Err(Error::new(ErrorKind::Io, detail));
     }
     print_message(format_args!("unmounted {display}"));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Removes the dead mounts at a path, and those that this user has made of the drive `name`, wherever they are
+/// now.
+fn remove_dead(name: Option<&str>, mountpoint: &Path) -> Result<()> {
+    let (path, uid) = (resolve(mountpoint).ok(), rustix::process::geteuid().as_raw());
+    let is_meant = |mount: &Mount| {
+        let drive = mount.source.split(':').next();
+        path.as_ref() == Some(&mount.path) || drive == name && mount.owner == Some(uid)
+    };
+    // The last one at a path hides the others.
+    for mount in mountinfo::ours()?.into_iter().rev().filter(is_meant) {
+        if has_died(&mount) {
+            unmount::lazily(&mount)?;
+            print_message(format_args!("unmounted {}", mount.path.display()));
+        }
+    }
+    Ok(())
 }
 
 /// An argument without a slash is the name of a configured drive, or else a path.
@@ -128,7 +146,7 @@ fn drain(path: &Path, mount: &Mount, limit: Duration) -> Result<()> {
     let report = runtime.block_on(async {
         // Read the stream from now on: the daemon drops a client that does not take its keep-alive lines.
         let report = tokio::spawn(ending.wait());
-        unmount_when_idle(path, mount, limit, end).await?;
+        unmount_when_idle(mount, limit, end).await?;
         let rest = end.saturating_duration_since(Instant::now()).max(END_REPORT_MIN);
         let report = tokio::time::timeout(rest, report).await;
         Ok::<_, Error>(
@@ -160,14 +178,11 @@ fn drain(path: &Path, mount: &Mount, limit: Duration) -> Result<()> {
     Err(Error::new(ErrorKind::Io, detail))
 }
 
-async fn unmount_when_idle(path: &Path, mount: &Mount, limit: Duration, end: Instant) -> Result<()> {
-    let display = path.display();
+async fn unmount_when_idle(mount: &Mount, limit: Duration, end: Instant) -> Result<()> {
+    let display = mount.path.display();
     let mut has_printed = false;
     loop {
-        // A new mount at the same path is not the one to unmount.
-        if mountinfo::at(path)?.is_none_or(|current| current.device != mount.device)
-            || unmount::if_idle(path)?
-        {
+        if unmount::if_idle(mount)? {
             return Ok(());
         }
         if !std::mem::replace(&mut has_printed, true) {

@@ -246,6 +246,10 @@ settings! {
         /// Allow a mountpoint that is not empty; the mount hides its contents
         allow_non_empty: bool = Notation::switch() => false;
 
+        /// As root, mount also where another user can replace a directory on the way, if the mountpoint belongs
+        /// to that user; the path is resolved with the rights of that user
+        allow_user_mountpoint: bool = Notation::switch() => false;
+
         /// Size of upload parts; a file has at most 10,000 parts, and real domains refuse parts below 100 KiB
         part_size: PartSize = part_size() => PartSize::DEFAULT;
 

@@ -1,6 +1,6 @@
 //! The served mount, and its status in the JSON of the API.
 
-use std::path::Path;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -21,10 +21,16 @@ pub struct MountHandle {
     pub progress: Arc<Progress>,
     pub event_log: Arc<EventLog>,
     pub mounted_at: SystemTime,
-    /// Device number of the mount, as `major:minor`.
-    pub device: String,
-    /// Whether the kernel refuses changes of the mount of this device at this path.
-    pub is_read_only: fn(&Path, &str) -> bool,
+    pub is_read_only: IsReadOnly,
+}
+
+/// Whether the kernel refuses changes of the mount.
+pub struct IsReadOnly(pub Box<dyn Fn() -> bool + Send + Sync>);
+
+impl fmt::Debug for IsReadOnly {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("IsReadOnly")
+    }
 }
 
 impl MountHandle {
@@ -38,7 +44,7 @@ impl MountHandle {
             name: self.config.name.clone(),
             drive_id: self.config.drive_id.to_string(),
             mountpoint: self.config.mountpoint.to_string_lossy().into_owned(),
-            read_only: (self.is_read_only)(&self.config.mountpoint, &self.device),
+            read_only: (self.is_read_only.0)(),
             mounted_at_ms: unix_ms(self.mounted_at),
             last_seq: self.event_log.last_seq(),
             paused: paused.map(|pause| Paused {

@@ -8,30 +8,35 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::liveness::{is_dead, probe_with_limit};
+use super::path_walk::{self, Refusal, Trust};
 use super::preflight;
-use crate::config::MountConfig;
+use crate::config::{MountConfig, MountOptions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::mountinfo::{self, Mount};
-use crate::fuse::unmount;
+use crate::fuse::{MountDir, unmount};
 
 /// Maximum number of dead mounts, stacked at one path, that are removed.
 const DEAD_MOUNTS_MAX: usize = 8;
 
-/// Checks the mountpoint and returns its path without links.
-pub(super) fn prepare(config: &MountConfig) -> Result<PathBuf> {
+/// Checks the mountpoint and opens it.
+pub(super) fn prepare(config: &MountConfig) -> Result<MountDir> {
     let path = resolve(&config.mountpoint).map_err(|e| not_accessible(&config.mountpoint, &e))?;
     remove_dead_mounts(&path)?;
-    let mountpoint = path.display();
     // On an automount point this triggers the automount, unless this process mounts for it.
-    let metadata = path.metadata().map_err(|e| not_accessible(&path, &e))?;
-    remove_dead_mounts(&path)?;
+    let mut dir = open(config)?;
+    if remove_dead_mounts(dir.path())? > 0 {
+        dir = open(config)?;
+    }
+    let (path, link) = (dir.path(), dir.link());
+    let mountpoint = path.display();
+    let metadata = link.metadata().map_err(|e| not_accessible(path, &e))?;
     if !metadata.is_dir() {
         return Err(Error::new(
             ErrorKind::NotDirectory,
             format!("{mountpoint} is not a directory: choose a directory to mount at"),
         ));
     }
-    if !config.options.allow_non_empty && path.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
+    if !config.options.allow_non_empty && link.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(Error::new(
             ErrorKind::NotEmpty,
             format!(
@@ -40,8 +45,27 @@ pub(super) fn prepare(config: &MountConfig) -> Result<PathBuf> {
             ),
         ));
     }
-    preflight::check(&path, &metadata, config.options.allow_other)?;
-    Ok(path)
+    preflight::check(path, &metadata, config.options.allow_other)?;
+    Ok(dir)
+}
+
+fn open(config: &MountConfig) -> Result<MountDir> {
+    let path = &config.mountpoint;
+    path_walk::open(path, trust(&config.options)).map_err(|refusal| match refusal {
+        Refusal::Io(e) => not_accessible(path, &e),
+        Refusal::Unsafe(error) => Error::new(error.kind(), format!("{} {error}", path.display())),
+    })
+}
+
+/// fusermount3 checks the path for other users.
+fn trust(options: &MountOptions) -> Trust {
+    if !rustix::process::geteuid().is_root() {
+        Trust::Everyone
+    } else if options.allow_user_mountpoint {
+        Trust::RootAndOwner
+    } else {
+        Trust::Root
+    }
 }
 
 /// Whether an error of [`prepare`] stays until a person changes something.
@@ -94,9 +118,10 @@ fn not_accessible(path: &Path, e: &io::Error) -> Error {
     Error::new(kind, detail)
 }
 
-/// The mount at a path.
+/// The meaning of a mount at the mountpoint.
 #[derive(PartialEq, Eq, Debug)]
 enum Occupant {
+    /// An automount point: the place of a mount.
     None,
     /// A mount of pdsfs whose daemon is gone.
     Dead,
@@ -107,38 +132,39 @@ enum Occupant {
 }
 
 /// `answer` probes the mount; it returns `None` if the mount does not answer in time.
-fn occupant(mount: Option<&Mount>, answer: impl FnOnce() -> Option<io::Result<()>>) -> Occupant {
-    match mount {
-        None => Occupant::None,
-        Some(mount) if mount.is_automount() => Occupant::None,
-        Some(mount) if !mount.is_ours() => Occupant::Foreign,
-        Some(_) => match answer() {
-            Some(Err(e)) if is_dead(&e) => Occupant::Dead,
-            // A refusal is an answer: the mount of another user.
-            Some(_) | None => Occupant::Alive,
-        },
+fn occupant(mount: &Mount, answer: impl FnOnce() -> Option<io::Result<()>>) -> Occupant {
+    if mount.is_automount() {
+        return Occupant::None;
+    }
+    if !mount.is_ours() {
+        return Occupant::Foreign;
+    }
+    match answer() {
+        Some(Err(e)) if is_dead(&e) => Occupant::Dead,
+        // A refusal is an answer: the mount of another user.
+        Some(_) | None => Occupant::Alive,
     }
 }
 
-/// Removes mounts whose daemons are gone. Any other mount is an error.
-fn remove_dead_mounts(path: &Path) -> Result<()> {
+/// Removes mounts whose daemons are gone, and returns their number. Any other mount is an error.
+fn remove_dead_mounts(path: &Path) -> Result<usize> {
     let mountpoint = path.display();
-    for _ in 0..DEAD_MOUNTS_MAX {
-        let mount = mountinfo::at(path)?;
-        match (occupant(mount.as_ref(), || probe_with_limit(path)), mount) {
-            (Occupant::None, _) | (_, None) => return Ok(()),
-            (Occupant::Dead, _) => {
-                unmount::lazily(path)?;
+    for removed in 0..DEAD_MOUNTS_MAX {
+        let Some(mount) = mountinfo::at(path)? else { return Ok(removed) };
+        match occupant(&mount, || probe_with_limit(&mount)) {
+            Occupant::None => return Ok(removed),
+            Occupant::Dead => {
+                unmount::lazily(&mount)?;
                 tracing::info!("removed the dead mount at {mountpoint}; its daemon had exited");
             }
-            (Occupant::Alive, Some(mount)) => {
+            Occupant::Alive => {
                 let detail = format!(
                     "{} is already mounted at {mountpoint}: unmount it with pdsfs umount '{mountpoint}'",
                     mount.source
                 );
                 return Err(Error::new(ErrorKind::Exists, detail));
             }
-            (Occupant::Foreign, Some(mount)) => {
+            Occupant::Foreign => {
                 let detail = format!(
                     "{mountpoint} already has a mount ({} of type {}): choose another directory",
                     mount.source, mount.fs_type
@@ -185,21 +211,19 @@ mod tests {
     #[test]
     fn only_enotconn_means_dead() {
         let ours = mount(mountinfo::FS_TYPE);
-        assert_eq!(occupant(Some(&ours), || Some(error(io::ErrorKind::NotConnected))), Occupant::Dead);
-        assert_eq!(occupant(Some(&ours), || Some(Ok(()))), Occupant::Alive);
-        assert_eq!(occupant(Some(&ours), || Some(error(io::ErrorKind::PermissionDenied))), Occupant::Alive);
-        assert_eq!(occupant(Some(&ours), || None), Occupant::Alive, "hanging is not dead");
+        assert_eq!(occupant(&ours, || Some(error(io::ErrorKind::NotConnected))), Occupant::Dead);
+        assert_eq!(occupant(&ours, || Some(Ok(()))), Occupant::Alive);
+        assert_eq!(occupant(&ours, || Some(error(io::ErrorKind::PermissionDenied))), Occupant::Alive);
+        assert_eq!(occupant(&ours, || None), Occupant::Alive, "hanging is not dead");
     }
 
     #[test]
     fn foreign_mounts_are_not_probed() {
         for fs_type in ["fuse.sshfs", "fuse", "tmpfs", "fuse.pdsfs2"] {
-            let seen = occupant(Some(&mount(fs_type)), || unreachable!("asked {fs_type}"));
+            let seen = occupant(&mount(fs_type), || unreachable!("asked {fs_type}"));
             assert_eq!(seen, Occupant::Foreign);
         }
-        for free in [None, Some(&mount("autofs"))] {
-            assert_eq!(occupant(free, || unreachable!("asked nothing")), Occupant::None);
-        }
+        assert_eq!(occupant(&mount("autofs"), || unreachable!("asked autofs")), Occupant::None);
     }
 
     #[test]

@@ -10,10 +10,10 @@ use crate::config::MountConfig;
 use crate::control::event_log::{Event, EventLog};
 use crate::control::metrics::MetricsListener;
 use crate::control::types::{Drained, UnsavedEntry};
-use crate::control::{ControlApi, ControlSocket, MountHandle, SocketDirs};
+use crate::control::{ControlApi, ControlSocket, IsReadOnly, MountHandle, SocketDirs};
 use crate::desktop::notification::Notifier;
 use crate::error::Result;
-use crate::fuse::mountinfo;
+use crate::fuse::mountinfo::{self, Mount};
 use crate::status::{Pause, PauseReason, Progress, ProgressEvent};
 use crate::vfs::{UnsavedFile, Vfs};
 
@@ -85,7 +85,7 @@ impl ObserverSetup {
     pub(super) fn start(
         self,
         vfs: Arc<Vfs>,
-        device: String,
+        mounted: Mount,
         config: Arc<MountConfig>,
         progress: Arc<Progress>,
     ) -> Observers {
@@ -95,9 +95,9 @@ impl ObserverSetup {
         let notifier = desktop.as_ref().map(|(notifier, _)| notifier.clone());
         let mut tasks =
             vec![event_log.watch(&progress), forward_events(&progress, event_log.clone(), notifier)];
-        let (mounted_at, is_read_only) = (SystemTime::now(), mountinfo::is_read_only);
-        let mount =
-            Arc::new(MountHandle { vfs, config, progress, event_log, mounted_at, device, is_read_only });
+        let mounted_at = SystemTime::now();
+        let is_read_only = IsReadOnly(Box::new(move || mountinfo::is_read_only(&mounted)));
+        let mount = Arc::new(MountHandle { vfs, config, progress, event_log, mounted_at, is_read_only });
         if let Some(metrics) = self.metrics {
             if let Ok(address) = metrics.address() {
                 tracing::info!("Prometheus metrics are at http://{address}/metrics");

@@ -86,6 +86,8 @@ pub(super) fn explain(error: Error) -> Error {
          namespace (unshare -m); AppArmor or SELinux may forbid mounts (see journalctl -k)"
     } else if message.contains("no such device") {
         "the kernel has no FUSE: load it with modprobe fuse"
+    } else if message.contains("function not implemented") {
+        "root needs Linux 5.4 or later; other users can mount through fusermount3"
     } else if message.contains("too many") {
         "unmount a FUSE file system, or raise mount_max in /etc/fuse.conf as root"
     } else {
@@ -97,13 +99,14 @@ pub(super) fn explain(error: Error) -> Error {
 impl MountRights {
     fn of_this_process() -> Self {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let fusermount =
-            unmount::fusermount_path().map(|path| Fusermount { is_privileged: is_privileged(&path), path });
+        let uid = rustix::process::geteuid().as_raw();
+        let fusermount = if uid == 0 { None } else { unmount::fusermount_path() };
+        let fusermount = fusermount.map(|path| Fusermount { is_privileged: is_privileged(&path), path });
         let device = OpenOptions::new().read(true).write(true).open("/dev/fuse").map(|_| ());
         let conf = std::fs::read_to_string(FUSE_CONF).unwrap_or_default();
         Self {
             device,
-            uid: rustix::process::geteuid().as_raw(),
+            uid,
             // If /proc does not show it, the mount itself fails.
             has_sys_admin: field(&status, "CapEff:")
                 .and_then(|mask| u64::from_str_radix(mask, 16).ok())
@@ -281,6 +284,7 @@ mod tests {
         );
         assert!(explain(Error::new(ErrorKind::Denied, "x")).to_string().contains("SYS_ADMIN"));
         assert!(explain(io("No such device (os error 19)")).to_string().contains("modprobe"));
+        assert!(explain(io("Function not implemented (os error 38)")).to_string().contains("Linux 5.4"));
         assert!(explain(io("too many FUSE filesystems mounted")).to_string().contains("mount_max"));
         assert_eq!(explain(io("something else")).to_string(), io("something else").to_string());
     }

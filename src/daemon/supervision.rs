@@ -4,7 +4,6 @@
 //! Each report follows from a fact. Readiness and watchdog messages follow a request to the mount through the
 //! kernel, sent from the runtime that serves it. The stop timeout is extended only while there is progress.
 
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -16,6 +15,7 @@ use super::liveness::{is_dead, probe};
 use super::progress_watch::ProgressWatch;
 use crate::desktop::inhibit;
 use crate::error::{Error, ErrorKind, Result};
+use crate::fuse::mountinfo::Mount;
 use crate::pds::drive::Drive;
 use crate::pds::tokens::AuthState;
 use crate::status::systemd::SystemdNotifier;
@@ -60,13 +60,18 @@ impl Supervision {
     }
 
     /// Checks that the mount answers, then reports readiness. Must be called on a runtime.
-    pub(super) async fn start(&mut self, progress: Arc<Progress>, vfs: &Arc<Vfs>, path: &Path) -> Result<()> {
+    pub(super) async fn start(
+        &mut self,
+        progress: Arc<Progress>,
+        vfs: &Arc<Vfs>,
+        mount: &Mount,
+    ) -> Result<()> {
         let (notifier, drive, tasks) = (&self.notifier, vfs.drive().clone(), &mut self.tasks);
-        check_new_mount(vfs, path, notifier.is_connected()).await?;
+        check_new_mount(vfs, mount, notifier.is_connected()).await?;
         notifier.ready();
         if let Some(limit) = notifier.watchdog() {
-            let (notifier, path, pause) = (notifier.clone(), path.to_owned(), limit / MESSAGES_PER_TIMEOUT);
-            let send = move || send_watchdog(notifier.clone(), path.clone(), pause);
+            let (notifier, mount, pause) = (notifier.clone(), mount.clone(), limit / MESSAGES_PER_TIMEOUT);
+            let send = move || send_watchdog(notifier.clone(), mount.clone(), pause);
             tasks.spawn(supervised::run("watchdog", send));
         }
         let shared = (drive.clone(), progress.clone());
@@ -262,10 +267,10 @@ async fn follow_login(drive: Drive, progress: Arc<Progress>) {
 }
 
 /// Sends a watchdog message after each answer of the mount.
-async fn send_watchdog(notifier: Arc<SystemdNotifier>, path: PathBuf, pause: Duration) {
+async fn send_watchdog(notifier: Arc<SystemdNotifier>, mount: Mount, pause: Duration) {
     loop {
-        let root = path.clone();
-        match tokio::task::spawn_blocking(move || probe(&root)).await {
+        let probed = mount.clone();
+        match tokio::task::spawn_blocking(move || probe(&probed)).await {
             Ok(Ok(())) => notifier.keep_alive(),
             Ok(Err(e)) if !is_dead(&e) => notifier.keep_alive(),
             outcome => tracing::error!(
@@ -278,10 +283,10 @@ async fn send_watchdog(notifier: Arc<SystemdNotifier>, path: PathBuf, pause: Dur
 }
 
 /// `with_listing` also lists the root directory, which needs the drive.
-async fn check_new_mount(vfs: &Vfs, path: &Path, with_listing: bool) -> Result<()> {
-    let root = path.to_owned();
+async fn check_new_mount(vfs: &Vfs, mount: &Mount, with_listing: bool) -> Result<()> {
+    let probed = mount.clone();
     let answer = async {
-        let probed = tokio::task::spawn_blocking(move || probe(&root)).await;
+        let probed = tokio::task::spawn_blocking(move || probe(&probed)).await;
         probed.map_err(|e| Error::from_source(ErrorKind::Io, e))??;
         // Not through the kernel, which would lock the directory until the drive answers.
         if with_listing { vfs.check_root_listing().await } else { Ok(()) }
@@ -290,7 +295,7 @@ async fn check_new_mount(vfs: &Vfs, path: &Path, with_listing: bool) -> Result<(
         let detail = format!("no answer within {}", exact_duration(FIRST_ANSWER_MAX));
         Err(Error::new(ErrorKind::Timeout, detail))
     });
-    outcome.map_err(|e| e.context(format!("the new mount at {} does not work", path.display())))
+    outcome.map_err(|e| e.context(format!("the new mount at {} does not work", mount.path.display())))
 }
 
 #[cfg(test)]

@@ -52,13 +52,20 @@ pub fn of(file: &impl AsRawFd) -> std::io::Result<Option<Mount>> {
     Ok(mounts(&mountinfo).find(|mount| Some(mount.id) == id))
 }
 
-/// Whether the kernel refuses changes of the mount of `device` at `path`. Another mount may hide it.
-pub fn is_read_only(path: &Path, device: &str) -> bool {
-    std::fs::read("/proc/self/mountinfo").is_ok_and(|mountinfo| has_read_only(&mountinfo, path, device))
+/// The present entry of a mount, also if another mount hides it. `None` if it has ended.
+pub fn current(mount: &Mount) -> std::io::Result<Option<Mount>> {
+    Ok(same(&std::fs::read("/proc/self/mountinfo")?, mount))
 }
 
-fn has_read_only(mountinfo: &[u8], path: &Path, device: &str) -> bool {
-    mounts(mountinfo).any(|m| m.path == path && m.device == device && m.has_option("ro"))
+/// The kernel uses an id again after the end of a mount, hence the device.
+fn same(mountinfo: &[u8], mount: &Mount) -> Option<Mount> {
+    mounts(mountinfo)
+        .find(|other| other.id == mount.id && other.device == mount.device && other.fs_type == mount.fs_type)
+}
+
+/// Whether the kernel refuses changes of the mount.
+pub fn is_read_only(mount: &Mount) -> bool {
+    current(mount).is_ok_and(|now| now.is_some_and(|now| now.has_option("ro")))
 }
 
 /// All visible pdsfs mounts, including those of other users and of dead daemons.
@@ -173,15 +180,14 @@ garbage
     }
 
     #[test]
-    fn hidden_mount_is_found_by_its_device() {
-        let drive = Path::new("/mnt/drive");
-        let read_only =
-            b"40 22 0:50 / /mnt/drive rw - fuse.pdsfs pds:1 ro\n43 22 0:53 / /mnt/drive rw - tmpfs none rw";
-        let is_read_only = |mountinfo: &[u8]| has_read_only(mountinfo, drive, "0:50");
-        assert_eq!((is_read_only(read_only), is_read_only(SAMPLE)), (true, false));
-        let other =
-            b"40 22 0:50 / /mnt/drive rw - fuse.pdsfs pds:1 rw\n43 22 0:53 / /mnt/drive ro - tmpfs none ro";
-        assert!(!is_read_only(other));
+    fn moved_and_hidden_mounts_are_found_by_id() {
+        let mount = mounts(SAMPLE).find(|mount| mount.id == 40).unwrap();
+        let moved = b"40 22 0:50 / /mnt/moved rw - fuse.pdsfs pds:1 ro\n\
+            43 22 0:53 / /mnt/moved rw - tmpfs none rw";
+        let now = same(moved, &mount).unwrap();
+        assert_eq!((now.path.as_path(), now.has_option("ro")), (Path::new("/mnt/moved"), true));
+        let reused = b"40 22 0:60 / /mnt/drive rw - fuse.pdsfs pds:1 rw";
+        assert_eq!(same(reused, &mount), None);
     }
 
     #[test]

@@ -1,13 +1,12 @@
 //! Changes of flags of a mounted file system. The kernel enforces them alone: the daemon does not learn of them.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, mount_remount};
 
-use super::mountinfo::{self, Mount};
+use super::mount_root::MountRoot;
+use super::mountinfo::Mount;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Flags as `mountinfo` names them. A remount clears those that it does not repeat.
@@ -32,25 +31,13 @@ pub struct FlagChange {
 /// Changes the flags of the mount at `path`, which is absolute and without symbolic links. A mount that takes
 /// its place meanwhile keeps its own.
 pub fn remount(path: &Path, change: FlagChange) -> Result<()> {
-    let remounted = open(path).and_then(|(dir, mount)| {
-        let mount = mount.filter(|mount| mount.is_ours() && mount.path == path);
-        mount.map(|mount| set_flags(&dir, new_flags(&mount, change))).transpose()
+    let remounted = MountRoot::at(path).and_then(|root| {
+        let root = root.filter(|root| root.mount.is_ours());
+        root.map(|root| Ok(mount_remount(root.link(), new_flags(&root.mount, change), "")?)).transpose()
     });
     remounted.map_err(|e| explain(path, change, e))?.ok_or_else(|| {
         Error::new(ErrorKind::NotFound, format!("{} is not a mounted drive: mount it first", path.display()))
     })
-}
-
-/// Sends no request to the file system.
-fn open(path: &Path) -> io::Result<(OwnedFd, Option<Mount>)> {
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let dir = rustix::fs::open(path, flags, Mode::empty())?;
-    let mount = mountinfo::of(&dir)?;
-    Ok((dir, mount))
-}
-
-fn set_flags(dir: &OwnedFd, flags: MountFlags) -> io::Result<()> {
-    Ok(mount_remount(format!("/proc/self/fd/{}", dir.as_raw_fd()), flags, "")?)
 }
 
 fn new_flags(mount: &Mount, change: FlagChange) -> MountFlags {
@@ -92,7 +79,7 @@ mod tests {
     #[test]
     fn remount_keeps_the_other_flags() {
         let line = b"40 22 0:50 / /mnt/a rw,nosuid,nodev,noexec,noatime - fuse.pdsfs a ro,user_id=0,rodent";
-        let mount = mountinfo::parse_line(line).unwrap();
+        let mount = crate::fuse::mountinfo::parse_line(line).unwrap();
         let kept = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
         let flags = |read_only, noexec| new_flags(&mount, FlagChange { read_only, noexec });
         assert_eq!(flags(None, None), kept | MountFlags::NOEXEC | MountFlags::RDONLY);

@@ -15,7 +15,7 @@ use crate::rig::{Mount, Rig, TOKEN, errno, is_mount, wait_until};
 /// The failure of a test that cannot run.
 const NEEDS_ROOT: &str = "this test acts as two users, and only root can do that";
 /// The uid and gid of a user without files.
-const OTHER_USER: u32 = 65_534;
+pub const OTHER_USER: u32 = 65_534;
 
 fn is_root() -> bool {
     // SAFETY: geteuid has no arguments and cannot fail.
@@ -23,7 +23,7 @@ fn is_root() -> bool {
 }
 
 /// An ordinary user: `OTHER_USER` if the tests run as root, else the user of the tests.
-struct OrdinaryUser {
+pub struct OrdinaryUser {
     /// Contains a copy of the binary, because other users may not be able to read the checkout.
     _dir: tempfile::TempDir,
     binary: PathBuf,
@@ -31,7 +31,7 @@ struct OrdinaryUser {
 }
 
 impl OrdinaryUser {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let binary = dir.path().join("pdsfs");
@@ -50,8 +50,13 @@ impl OrdinaryUser {
         dir
     }
 
+    /// A copy of the program.
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
     /// A command that runs as this user, with a separate home.
-    fn command(&self, program: &Path) -> Command {
+    pub fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         if is_root() {
             command.uid(OTHER_USER).gid(OTHER_USER);
