@@ -28,7 +28,7 @@ in_root() {
 trap finish EXIT
 
 # fuse3 is not in this list: apt must install it with the package. The completions of fish and zsh need no shell.
-mmdebstrap --variant=minbase --include=apt,man-db,bash-completion,systemd,ca-certificates,adduser "$suite" "$root" \
+mmdebstrap --variant=minbase --include=apt,man-db,bash-completion,systemd,adduser "$suite" "$root" \
     $(ls /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list 2>/dev/null | head -1) >"$work/log" 2>&1 ||
     { tail -5 "$work/log" >&2; exit 2; }
 for dir in dev/fuse dev/null dev/urandom; do touch "$root/$dir"; mount --bind "/$dir" "$root/$dir" || exit 2; done
