@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::config::secret_variables;
 use crate::config::settings::without_variables;
 use crate::error::Result;
 use crate::logging;
@@ -91,6 +92,8 @@ enum Command {
 /// Runs the command of the arguments and prints its error.
 pub fn run() -> ExitCode {
     if mount::fstab::is_mount_helper(&program_name()) {
+        // SAFETY: no thread has been started yet.
+        unsafe { secret_variables::take() };
         return mount::fstab::run();
     }
     let cli = match arguments() {
@@ -103,7 +106,10 @@ pub fn run() -> ExitCode {
     };
     let outcome = start_log(cli.log.as_deref()).and_then(|()| {
         // SAFETY: no thread has been started yet.
-        let notifier = unsafe { SystemdNotifier::from_environment() };
+        let notifier = unsafe {
+            secret_variables::take();
+            SystemdNotifier::from_environment()
+        };
         dispatch(cli.command, notifier)
     });
     outcome.unwrap_or_else(|error| {

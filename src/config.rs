@@ -13,6 +13,7 @@ pub mod file;
 mod notation;
 pub mod parse;
 pub mod reference;
+pub mod secret_variables;
 pub mod settings;
 mod trusted_file;
 

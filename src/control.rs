@@ -26,6 +26,6 @@ pub mod socket_dirs;
 pub mod types;
 
 pub use api::ControlApi;
-pub use mount_handle::{IsReadOnly, MountHandle};
+pub use mount_handle::{KernelView, MountHandle, MountLookup};
 pub use server::ControlSocket;
 pub use socket_dirs::SocketDirs;

@@ -272,7 +272,7 @@ pub async fn run(
 ) -> Result<MountEnd> {
     let mut signals = Signals::new()?;
     preflight::raise_open_files();
-    preflight::forbid_core_dumps();
+    preflight::protect_memory();
     let drive_id = config.drive_id.clone();
     let progress = Progress::new();
     let (config, dir) = match unless_interrupted(&mut signals, check_mountpoint(config)).await {

@@ -6,6 +6,7 @@ use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, Args, Command, FromArgMatches, ValueHint};
 
 use super::dirs;
+use super::secret_variables::{self, TOKEN_VARIABLE};
 use super::settings::{Settings, all, without_variables};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Secret;
@@ -13,8 +14,6 @@ use crate::ids::Secret;
 /// The key of a drive's mountpoint. It is not in the table of settings: the command line has an argument for
 /// it.
 pub const MOUNTPOINT: &str = "mountpoint";
-/// The variable with the access token. A token file or an account in the environment overrides it.
-pub const TOKEN_VARIABLE: &str = "PDSFS_TOKEN";
 /// Similarity of two words (Jaro-Winkler) from which one is suggested for the other.
 const SIMILARITY_MIN: f64 = 0.8;
 
@@ -68,7 +67,7 @@ impl SettingParser {
 impl Settings {
     /// Settings from the environment. An empty variable counts as unset, except for the token.
     pub fn from_environment() -> Result<Self> {
-        Self::from_variables(|name| std::env::var_os(name))
+        Self::from_variables(secret_variables::get)
     }
 
     pub(super) fn from_variables(variable: impl Fn(&str) -> Option<OsString>) -> Result<Self> {

@@ -1,6 +1,7 @@
 //! The served mount, and its status in the JSON of the API.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -21,15 +22,22 @@ pub struct MountHandle {
     pub progress: Arc<Progress>,
     pub event_log: Arc<EventLog>,
     pub mounted_at: SystemTime,
-    pub is_read_only: IsReadOnly,
+    pub mount_lookup: MountLookup,
 }
 
-/// Whether the kernel refuses changes of the mount.
-pub struct IsReadOnly(pub Box<dyn Fn() -> bool + Send + Sync>);
+/// What the kernel shows of the mount.
+#[derive(Clone, Debug)]
+pub struct KernelView {
+    pub path: PathBuf,
+    pub is_read_only: bool,
+}
 
-impl fmt::Debug for IsReadOnly {
+/// Reads the mount table; `None` once the mount has ended.
+pub struct MountLookup(pub Box<dyn Fn() -> Option<KernelView> + Send + Sync>);
+
+impl fmt::Debug for MountLookup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("IsReadOnly")
+        f.write_str("MountLookup")
     }
 }
 
@@ -38,13 +46,15 @@ impl MountHandle {
         let files = self.vfs.unsaved_files();
         let left_out = files.len().saturating_sub(TRANSFERS_MAX);
         let paused = self.progress.pauses().into_iter().next();
+        let view = (self.mount_lookup.0)();
+        let mountpoint = view.as_ref().map_or(&self.config.mountpoint, |view| &view.path);
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             name: self.config.name.clone(),
             drive_id: self.config.drive_id.to_string(),
-            mountpoint: self.config.mountpoint.to_string_lossy().into_owned(),
-            read_only: (self.is_read_only.0)(),
+            mountpoint: mountpoint.to_string_lossy().into_owned(),
+            read_only: view.is_some_and(|view| view.is_read_only),
             mounted_at_ms: unix_ms(self.mounted_at),
             last_seq: self.event_log.last_seq(),
             paused: paused.map(|pause| Paused {

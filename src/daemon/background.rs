@@ -13,6 +13,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use rustix::stdio::{dup2_stderr, dup2_stdout};
 
+use crate::config::secret_variables::{self, TOKEN_VARIABLE};
 use crate::error::{Error, Result};
 use crate::logging;
 
@@ -33,6 +34,7 @@ pub fn start(arguments: impl IntoIterator<Item = OsString>) -> Result<ExitCode> 
     let program = std::env::current_exe().map_err(named)?;
     let mut child = Command::new(program)
         .args(arguments)
+        .envs(secret_variables::get(TOKEN_VARIABLE).map(|token| (TOKEN_VARIABLE, token)))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()

@@ -10,7 +10,7 @@ use crate::config::MountConfig;
 use crate::control::event_log::{Event, EventLog};
 use crate::control::metrics::MetricsListener;
 use crate::control::types::{Drained, UnsavedEntry};
-use crate::control::{ControlApi, ControlSocket, IsReadOnly, MountHandle, SocketDirs};
+use crate::control::{ControlApi, ControlSocket, KernelView, MountHandle, MountLookup, SocketDirs};
 use crate::desktop::notification::Notifier;
 use crate::error::Result;
 use crate::fuse::mountinfo::{self, Mount};
@@ -96,8 +96,11 @@ impl ObserverSetup {
         let mut tasks =
             vec![event_log.watch(&progress), forward_events(&progress, event_log.clone(), notifier)];
         let mounted_at = SystemTime::now();
-        let is_read_only = IsReadOnly(Box::new(move || mountinfo::is_read_only(&mounted)));
-        let mount = Arc::new(MountHandle { vfs, config, progress, event_log, mounted_at, is_read_only });
+        let mount_lookup = MountLookup(Box::new(move || {
+            let now = mountinfo::current(&mounted).ok()??;
+            Some(KernelView { is_read_only: now.has_option("ro"), path: now.path })
+        }));
+        let mount = Arc::new(MountHandle { vfs, config, progress, event_log, mounted_at, mount_lookup });
         if let Some(metrics) = self.metrics {
             if let Ok(address) = metrics.address() {
                 tracing::info!("Prometheus metrics are at http://{address}/metrics");

@@ -284,7 +284,7 @@ fn open_entry_as(user: u32, dir: &OwnedFd, name: &OsStr) -> Outcome<OwnedFd> {
         opening.join().unwrap_or_else(|_| Err(io::Error::other("the thread has panicked").into()))
     });
     // The kernel applies fs.suid_dumpable to the process when a thread changes its ids.
-    preflight::forbid_core_dumps();
+    preflight::protect_memory();
     opened
 }
 

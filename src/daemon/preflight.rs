@@ -11,7 +11,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD, accessat, getxattr_query};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::unmount;
@@ -70,8 +70,12 @@ pub(super) fn raise_open_files() {
     }
 }
 
-/// Turns core dumps off: they would contain secrets and content of files.
-pub(super) fn forbid_core_dumps() {
+/// Turns core dumps off: they would contain secrets and content of files. Other processes of the user cannot
+/// read the memory, the environment or the descriptors of this one.
+pub(super) fn protect_memory() {
+    if let Err(e) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::debug!("cannot close the memory of the process: {}", io::Error::from(e));
+    }
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     if let Err(e) = setrlimit(Resource::Core, none) {
         tracing::debug!("cannot turn core dumps off: {}", io::Error::from(e));

@@ -12,7 +12,7 @@ use url::Url;
 use crate::auth::{AccountHandle, AccountName, AccountStore, Credential, DEFAULT_NAME, check_credential};
 use crate::config::MountConfig;
 use crate::config::file::DriveEntry;
-use crate::config::parse::TOKEN_VARIABLE;
+use crate::config::secret_variables::TOKEN_VARIABLE;
 use crate::config::settings::Settings;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{DriveId, FileId, Secret};

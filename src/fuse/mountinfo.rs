@@ -63,11 +63,6 @@ fn same(mountinfo: &[u8], mount: &Mount) -> Option<Mount> {
         .find(|other| other.id == mount.id && other.device == mount.device && other.fs_type == mount.fs_type)
 }
 
-/// Whether the kernel refuses changes of the mount.
-pub fn is_read_only(mount: &Mount) -> bool {
-    current(mount).is_ok_and(|now| now.is_some_and(|now| now.has_option("ro")))
-}
-
 /// All visible pdsfs mounts, including those of other users and of dead daemons.
 pub fn ours() -> std::io::Result<Vec<Mount>> {
     let mountinfo = std::fs::read("/proc/self/mountinfo")?;

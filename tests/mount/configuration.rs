@@ -341,6 +341,19 @@ fn detached_mount_without_caller_unmounts() {
 }
 
 #[test]
+fn background_mount_gets_the_token_of_its_caller() {
+    let rig = Rig::new();
+    let home = Home::new(&rig, "");
+    let dir = home.mountpoint();
+    let endpoint = rig.endpoint();
+    let arguments = ["--endpoint", &endpoint, "--drive-id", "1", dir.to_str().unwrap()];
+    home.mount(&arguments, &[("PDSFS_TOKEN", TOKEN)]);
+    fs::write(dir.join("f"), "x").unwrap();
+    home.unmount();
+    assert_eq!(rig.client().read("f").unwrap(), b"x");
+}
+
+#[test]
 fn background_mount_reports_errors_to_caller() {
     let mut rig = Rig::new();
     let home = Home::new(&rig, "call_timeout = \"1s\"");

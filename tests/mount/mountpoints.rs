@@ -223,7 +223,7 @@ fn umount_finds_a_moved_mount() {
         command.env("PDSFS_ENDPOINT", rig.endpoint()).env("PDSFS_DRIVE_ID", "1");
         command
     };
-    for arguments in [&["umount"][..], &["umount", "--lazy"], &["umount", "--dead"]] {
+    for arguments in [&["umount"][..], &["umount", "--lazy"], &["umount", "--drain"], &["umount", "--dead"]] {
         let mut daemon = pdsfs(&["mount", "photos"]).stderr(Stdio::piped()).spawn().unwrap();
         // A daemon that is killed while it asks its own mount does not die.
         let mut lines = BufReader::new(daemon.stderr.take().unwrap()).lines().map_while(Result::ok);

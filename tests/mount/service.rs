@@ -116,6 +116,8 @@ struct FrozenReaders(Vec<i32>);
 
 impl FrozenReaders {
     fn freeze(mount: &Mount) -> Self {
+        // SAFETY: geteuid has no arguments and cannot fail.
+        assert_eq!(unsafe { libc::geteuid() }, 0, "this test needs root, to trace the daemon");
         let tasks =
             fs::read_dir(format!("/proc/{}/task", mount.pid())).unwrap().map(|task| task.unwrap().path());
         let reads_kernel =

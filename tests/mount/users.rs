@@ -404,3 +404,36 @@ fn answers_of_other_users_are_bounded() {
     assert!(printed.contains("the answers of other users exceed 64MiB"), "{printed}");
     drop(daemons);
 }
+
+/// Other processes of the user see neither the memory nor the environment of the daemon. Streams, staged files
+/// and status work as before.
+#[test]
+fn daemon_of_a_user_hides_memory_and_token() {
+    use std::os::unix::fs::MetadataExt as _;
+    assert!(is_root() && mount_obstacle().is_none(), "{NEEDS_ROOT}, or {:?}", mount_obstacle());
+    let (rig, user) = (Rig::new(), OrdinaryUser::new());
+    let tools = OrdinaryUser::directory();
+    let (program, seen) = (tools.path().join("fusermount3"), tools.path().join("seen"));
+    fs::write(&program, "#!/bin/sh\nenv >>\"$SEEN\"\nPATH=${PATH#*:} exec fusermount3 \"$@\"\n").unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o4755)).unwrap();
+    let mut command = user.command(&user.binary);
+    let path = std::env::var("PATH").unwrap();
+    command.env("SEEN", &seen).env("PATH", format!("{}:{path}", tools.path().display()));
+    let arguments = ["--part-size", "64KiB"];
+    let mount = Mount::start_by(command, &rig.endpoint(), &arguments, OrdinaryUser::directory());
+    let inherited = fs::read_to_string(&seen).unwrap();
+    assert!(inherited.contains("SEEN=") && !inherited.contains(TOKEN), "{inherited}");
+    let environ = PathBuf::from(format!("/proc/{}/environ", mount.pid()));
+    let shown = fs::read(&environ).unwrap();
+    let contains = |text: &str| shown.windows(text.len()).any(|window| window == text.as_bytes());
+    assert!(contains("HOME=") && !contains(TOKEN), "{}", String::from_utf8_lossy(&shown));
+    assert_eq!(fs::metadata(&environ).unwrap().uid(), 0, "other processes of the user can read the memory");
+    let script =
+        "cd \"$0\" && head -c 200000 /dev/urandom >a && printf xyz | dd of=a bs=1 seek=9 conv=notrunc &&
+        cp a b && cmp a b && df . && ls -l";
+    let done = user.run(script, mount.path());
+    assert!(done.status.success(), "{done:?}");
+    let status = user.command(&user.binary).args(["status", "--json"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&status.stdout).contains("mountpoint"), "{status:?}");
+    assert_eq!(mount.stop(), 0);
+}

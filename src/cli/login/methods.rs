@@ -15,6 +15,7 @@ use crate::auth::{
     endpoint,
 };
 use crate::cli::output::print_message;
+use crate::config::secret_variables::ACCESS_KEY_VARIABLE;
 use crate::error::{Error, Result};
 use crate::ids::{DriveId, Secret};
 use crate::pds::tokens::{self, AuthorizationCode, TokenRequestGuard};
@@ -27,9 +28,6 @@ pub(in crate::cli) const TIMEOUTS: TransportLimits = TransportLimits {
     idle: Duration::from_secs(30),
     calls_max: 8,
 };
-
-/// Environment variable with the secret of an access key.
-const SECRET_VARIABLE: &str = "PDSFS_ACCESS_KEY_SECRET";
 
 /// The service and the app of a login.
 #[derive(Debug)]
@@ -137,7 +135,7 @@ pub(super) async fn obtain(args: &LoginArgs, login: &Login) -> Result<NewLogin> 
         return service_app(args, login, path).await;
     }
     if let Some(id) = &args.access_key {
-        let secret = secret::from_env_or_prompt(SECRET_VARIABLE, "access key secret").await?;
+        let secret = secret::from_env_or_prompt(ACCESS_KEY_VARIABLE, "access key secret").await?;
         let security_token =
             if args.security_token { Some(secret::prompt_hidden("security token").await?) } else { None };
         let key = AccessKey { id: id.clone(), secret, security_token };

@@ -6,6 +6,7 @@ use std::path::Path;
 use crate::auth::read_private;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 
+use crate::config::secret_variables;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Secret;
 
@@ -52,8 +53,8 @@ pub(super) async fn prompt_visible(what: &'static str) -> Result<Secret<String>>
 
 /// The value of an environment variable, or of a prompt if it is empty or not set.
 pub(super) async fn from_env_or_prompt(variable: &str, what: &'static str) -> Result<Secret<String>> {
-    match std::env::var(variable) {
-        Ok(value) if !value.trim().is_empty() => Ok(Secret::new(value.trim().to_owned())),
+    match secret_variables::get(variable).and_then(|value| value.into_string().ok()) {
+        Some(value) if !value.trim().is_empty() => Ok(Secret::new(value.trim().to_owned())),
         _ => prompt_hidden(what).await,
     }
 }

@@ -5,7 +5,8 @@ use std::ffi::OsString;
 use clap::{CommandFactory, Parser};
 
 use super::*;
-use crate::config::parse::{SettingParser, TOKEN_VARIABLE};
+use crate::config::parse::SettingParser;
+use crate::config::secret_variables::TOKEN_VARIABLE;
 
 #[derive(Debug, Parser)]
 struct Line {
