@@ -18,7 +18,7 @@ pub mod settings;
 mod trusted_file;
 
 use self::drive_path::DrivePath;
-pub use self::settings::{MountOptions, RemoveMode};
+pub use self::settings::{MountOptions, Owners, RemoveMode};
 pub use crate::auth::Credential;
 use crate::ids::{DriveId, FileId};
 

@@ -27,6 +27,7 @@ pub mod background;
 mod liveness;
 mod mountpoint;
 mod observers;
+mod owners;
 mod path_walk;
 mod preflight;
 mod progress_watch;
@@ -166,6 +167,7 @@ impl ReachedDrive {
                 e.context(format!("cannot open drive folder {folder} (check setting folder)"))
             })?;
         }
+        config.options.owners = Some(owners::in_effect(&config.options, &drive).await?);
         let observers = Observers::prepare(&config).await?;
         Ok(Self { config, dir, drive, progress, observers })
     }

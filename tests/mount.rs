@@ -59,6 +59,8 @@ mod namespace;
 mod network;
 #[path = "mount/open_flags.rs"]
 mod open_flags;
+#[path = "mount/owners.rs"]
+mod owners;
 #[path = "mount/programs.rs"]
 mod programs;
 #[path = "mount/random_writes.rs"]

@@ -42,6 +42,15 @@ pub enum RemoveMode {
     Delete,
 }
 
+/// The owners that files of the drive are shown with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Owners {
+    /// Those that the drive records
+    Drive,
+    /// The user and group of the mount
+    Mounter,
+}
+
 /// The description of one setting, for help texts and documents.
 #[derive(Clone, Debug)]
 pub struct Setting {
@@ -223,10 +232,10 @@ settings! {
         /// owner may read it
         token_file: PathBuf = Notation::path("FILE", ValueHint::FilePath), words "none";
 
-        /// Owner of objects whose owner the drive does not record
+        /// Owner of files whose owner the drive does not record, and of all files with owners=mounter
         uid: u32 = Notation::count("UID", 0, u32::MAX.into()), words "the user who mounts";
 
-        /// Group of objects whose group the drive does not record
+        /// Group of files whose group the drive does not record, and of all files with owners=mounter
         gid: u32 = Notation::count("GID", 0, u32::MAX.into()), words "the group of the user who mounts";
 
         /// Directory for staged files, cached files and upload parts that exceed the buffers
@@ -284,6 +293,15 @@ settings! {
         /// Store modes, owners, links, special files and extended attributes on the drive, as tags of its
         /// files; when off, attributes are accepted and forgotten, and links and special files are refused
         metadata: bool = Notation::on_off() => true;
+
+        /// Owners of files: drive shows and stores those of the drive's tags, mounter shows uid and gid, and
+        /// changes of the owner are accepted and not kept
+        owners: Owners = Notation::choice("WHOSE"),
+            words "mounter for drives of a group and for mounts by root with allow_other, else drive";
+
+        /// Show and store set-user-ID and set-group-ID bits, and the sticky bit of files; when off, such bits are
+        /// neither believed nor kept
+        special_bits: bool = Notation::on_off() => false;
 
         /// Permissions removed from files (0666) and directories (0777), in octal
         umask: u16 = Notation::new("OCTAL", "0 to 777", parse_umask, |mask| format!("{mask:03o}")) => 0o022;

@@ -321,8 +321,17 @@ impl Drive {
         if self.get(file).await?.parent_id.as_ref() == Some(to_parent) { Ok(()) } else { Err(taken) }
     }
 
+    async fn info(&self) -> Result<DriveInfo> {
+        Ok(self.call_safe("/v2/drive/get", &DriveRequest { drive_id: self.id() }).await?)
+    }
+
+    /// Whether the drive belongs to a group (a team drive), not to one user.
+    pub async fn is_of_group(&self) -> Result<bool> {
+        Ok(self.info().await?.owner_type == "group")
+    }
+
     pub async fn quota(&self) -> Result<Quota> {
-        let drive: DriveInfo = self.call_safe("/v2/drive/get", &DriveRequest { drive_id: self.id() }).await?;
+        let drive = self.info().await?;
         Ok(Quota {
             total_bytes: u64::try_from(drive.total_size).ok(),
             used_bytes: u64::try_from(drive.used_size).unwrap_or(0),

@@ -235,6 +235,8 @@ pub struct Quirks {
     pub quota_status: u16,
     /// A refresh issues a new refresh token and invalidates the old one.
     pub rotate_refresh_token: bool,
+    /// The drives belong to a group, not to a user.
+    pub group_drives: bool,
 }
 
 impl Default for Quirks {
@@ -281,6 +283,7 @@ impl Default for Quirks {
             quota_at_put: false,
             quota_status: 409,
             rotate_refresh_token: true,
+            group_drives: false,
         }
     }
 }

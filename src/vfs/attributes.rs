@@ -13,6 +13,7 @@ use super::callers::SetIdRights;
 use super::pending_attrs::DesiredAttrs;
 use super::types::{Attr, Caller, Entry, Fh, SetAttr};
 use crate::clock;
+use crate::config::Owners;
 use crate::content::open_file::WriteAt;
 use crate::content::reader::ReadTarget;
 use crate::error::{Error, ErrorKind, Result};
@@ -33,6 +34,34 @@ const SETGID_BIT: u16 = 0o2000;
 /// Set-user-ID and set-group-ID: the file runs as its owner or group.
 pub(super) const SETID_BITS: u16 = 0o6000;
 
+/// Which attributes of the drive's tags are shown, and which changes are stored. Others may write tags too.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AttrRules {
+    keeps_owners: bool,
+    special_bits: bool,
+}
+
+impl AttrRules {
+    /// The permission bits in use. The sticky bit of a directory is always one: it only restricts.
+    fn mode_mask(self, kind: FileKind) -> u16 {
+        match kind {
+            _ if self.special_bits => 0o7777,
+            FileKind::Directory => 0o1777,
+            FileKind::File | FileKind::Special(_) => 0o777,
+        }
+    }
+
+    /// The permission bits that `posix` has, if any.
+    pub(super) fn perm(self, posix: Option<&Posix>, kind: FileKind) -> Option<u16> {
+        Some(posix?.perm? & self.mode_mask(kind))
+    }
+
+    /// The owner that `posix` has, if any. That of a directory without an object was set by this mount.
+    pub(super) fn owner(self, posix: Option<&Posix>, is_remote: bool) -> Option<(u32, u32)> {
+        posix.filter(|_| self.keeps_owners || !is_remote)?.owner
+    }
+}
+
 impl Vfs {
     /// Changes attributes and returns the new ones.
     pub async fn setattr(&self, ino: Ino, fh: Option<Fh>, set: SetAttr, caller: Caller) -> Result<Entry> {
@@ -43,7 +72,8 @@ impl Vfs {
         let sets_owner = set.uid.is_some() || set.gid.is_some();
         if set.mode.is_some() || sets_owner || set.atime.is_some() || set.mtime.is_some() {
             let rights = if sets_owner { SetIdRights::of(caller) } else { SetIdRights::default() };
-            self.change_attrs(ino, set.mtime, |posix, current| set.apply(posix, current, &rights))?;
+            let rules = self.attr_rules();
+            self.change_attrs(ino, set.mtime, |posix, current| set.apply(posix, current, &rights, rules))?;
         }
         self.getattr(ino).await
     }
@@ -59,8 +89,14 @@ impl Vfs {
             return Ok(());
         }
         self.change_attrs(ino, None, |posix, current| {
-            posix.clear_setid_bits(current.perm, rights.is_member(current.gid));
+            posix.clear_setid_bits(posix.perm.unwrap_or(current.perm), rights.is_member(current.gid));
         })
+    }
+
+    pub(super) fn attr_rules(&self) -> AttrRules {
+        let options = &self.config.options;
+        let keeps_owners = options.owners != Some(Owners::Mounter);
+        AttrRules { keeps_owners, special_bits: options.special_bits }
     }
 
     /// Sets the modification time of an inode.
@@ -159,8 +195,8 @@ impl Vfs {
         if !self.config.options.metadata {
             return Ok(None);
         }
-        let dir = self.entry(parent)?.attr;
-        let (mut perm, mut owner) = ((mode & 0o7777) as u16, (caller.uid, caller.gid));
+        let (dir, rules) = (self.entry(parent)?.attr, self.attr_rules());
+        let (mut perm, mut owner) = (mode as u16 & rules.mode_mask(kind), (caller.uid, caller.gid));
         if dir.perm & SETGID_BIT != 0 {
             owner.1 = dir.gid;
             if kind == FileKind::Directory {
@@ -174,7 +210,8 @@ impl Vfs {
         let mut posix = Posix::default();
         posix.special = special;
         posix.perm = Some(perm).filter(|perm| *perm != self.default_mode(kind));
-        posix.owner = Some(owner).filter(|owner| *owner != (self.config.uid, self.config.gid));
+        let mounter = (self.config.uid, self.config.gid);
+        posix.owner = Some(owner).filter(|owner| rules.keeps_owners && *owner != mounter);
         Ok((posix != Posix::default()).then(|| Arc::new(posix)))
     }
 
@@ -329,16 +366,18 @@ impl Vfs {
 
 impl SetAttr {
     /// Applies the change to `posix`. Values equal to `current` are not stored on the drive.
-    fn apply(&self, posix: &mut Posix, current: &Attr, rights: &SetIdRights) {
-        let mut perm = current.perm;
+    fn apply(&self, posix: &mut Posix, current: &Attr, rights: &SetIdRights, rules: AttrRules) {
+        // With bits that are not shown: a change of the mode removes them.
+        let mut perm = posix.perm.unwrap_or(current.perm);
         if let Some(mode) = self.mode {
-            perm = (mode & 0o7777) as u16;
-            if perm != current.perm {
-                posix.perm = Some(perm);
+            let new = mode as u16 & rules.mode_mask(current.kind);
+            if new != perm {
+                posix.perm = Some(new);
             }
+            perm = new;
         }
         let owner = (self.uid.unwrap_or(current.uid), self.gid.unwrap_or(current.gid));
-        if owner != (current.uid, current.gid) {
+        if rules.keeps_owners && owner != (current.uid, current.gid) {
             posix.owner = Some(owner);
         }
         if (self.uid.is_some() || self.gid.is_some()) && current.kind != FileKind::Directory {

@@ -168,6 +168,7 @@ impl Vfs {
             let meta = tree.meta(ino).cloned();
             (tree.stat(ino)?, tree.attrs_fresh_for(ino, now), self.pending_attrs(&tree, ino), meta)
         };
+        let is_remote = meta.is_some();
         let (mut size, mut mtime, posix) = match pending {
             // The mtime of a directory includes later changes of names in it.
             Some((mtime, posix)) if stat.kind != FileKind::Directory => {
@@ -188,12 +189,13 @@ impl Vfs {
             }
         }
         let known = posix.as_deref();
-        let perm = known.and_then(|posix| posix.perm).unwrap_or_else(|| self.default_mode(stat.kind));
+        let rules = self.attr_rules();
+        let perm = rules.perm(known, stat.kind).unwrap_or_else(|| self.default_mode(stat.kind));
         if perm & SETID_BITS != 0 && stat.kind == FileKind::File {
             // A write clears these bits here, and the kernel would show the cached ones until the TTL ends.
             ttl = Duration::ZERO;
         }
-        let (uid, gid) = known.and_then(|posix| posix.owner).unwrap_or((self.config.uid, self.config.gid));
+        let (uid, gid) = rules.owner(known, is_remote).unwrap_or((self.config.uid, self.config.gid));
         let attr = Attr {
             ino,
             size,

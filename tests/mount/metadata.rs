@@ -104,7 +104,7 @@ fn posix_attributes_survive_remount() {
     let mount = rig.mount();
     let time = |nanos| SystemTime::UNIX_EPOCH + Duration::new(SET_SECONDS.cast_unsigned(), nanos);
     fs::create_dir(mount.at("d")).unwrap();
-    fs::set_permissions(mount.at("d"), Permissions::from_mode(0o2770)).unwrap();
+    fs::set_permissions(mount.at("d"), Permissions::from_mode(0o1770)).unwrap();
     let file = File::create(mount.at("d/run")).unwrap();
     (&file).write_all(b"#!/bin/sh\n").unwrap();
     file.set_permissions(Permissions::from_mode(0o750)).unwrap();

@@ -26,7 +26,8 @@ mkfifo "$work/ready"
 server=$!
 endpoint=$(timeout 20 grep -om1 'http://[0-9.:]*' "$work/ready")
 [ -n "$endpoint" ] || { echo "the server does not start:" >&2; cat "$work/serve.log" >&2; exit 2; }
-"$pdsfs" mount --endpoint "$endpoint" --drive-id 1 --allow-other --spill-dir "$work/spill" "$work/mnt" \
+"$pdsfs" mount --endpoint "$endpoint" --drive-id 1 --allow-other --owners drive --special-bits on \
+    --spill-dir "$work/spill" "$work/mnt" \
     >/dev/null 2>"$work/mount.log" &
 daemon=$!
 for _ in $(seq 100); do mountpoint -q "$work/mnt" && break; sleep 0.1; done

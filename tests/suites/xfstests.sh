@@ -62,6 +62,8 @@ cat >"$work/pdsfs.toml" <<END
 endpoint = "$endpoint"
 token_file = "$work/token"
 allow_other = true
+owners = "drive"
+special_bits = "on"
 remove = "delete"
 spill_dir = "$work/spill"
 [drives.xtest]

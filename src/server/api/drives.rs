@@ -24,14 +24,14 @@ pub(super) fn get(call: &ApiCall, request: DriveParams) -> Result<ApiResponse, S
     let drive = require(request.drive_id, "drive_id")?;
     call.app
         .catalog
-        .read(|state| ApiResponse::json(200, &DriveView::of(state.drive(&drive)?, state.quota_bytes())))
+        .read(|state| ApiResponse::json(200, &DriveView::of(call, state.drive(&drive)?, state.quota_bytes())))
 }
 
 /// `drive/get_default_drive`: the first drive.
 pub(super) fn get_default(call: &ApiCall) -> Result<ApiResponse, ServiceError> {
     call.app.catalog.read(|state| {
         let drive = state.drives().next().ok_or_else(|| ServiceError::not_found("Drive"))?;
-        ApiResponse::json(200, &DriveView::of(drive, state.quota_bytes()))
+        ApiResponse::json(200, &DriveView::of(call, drive, state.quota_bytes()))
     })
 }
 
@@ -47,7 +47,7 @@ pub(super) fn list(call: &ApiCall, request: &DriveParams) -> Result<ApiResponse,
         let page: Vec<_> = rest.by_ref().take(limit).collect();
         let last = page.last().map(|drive| drive.drive_id.to_string());
         let next_marker = rest.next().and(last).unwrap_or_default();
-        let items: Vec<_> = page.into_iter().map(|drive| DriveView::of(drive, quota)).collect();
+        let items: Vec<_> = page.into_iter().map(|drive| DriveView::of(call, drive, quota)).collect();
         ApiResponse::json(200, &serde_json::json!({ "items": items, "next_marker": next_marker }))
     })
 }

@@ -250,7 +250,7 @@ pub(super) struct DriveView<'a> {
 }
 
 impl<'a> DriveView<'a> {
-    pub(super) fn of(drive: &'a DriveRecord, quota_bytes: Option<u64>) -> Self {
+    pub(super) fn of(call: &ApiCall, drive: &'a DriveRecord, quota_bytes: Option<u64>) -> Self {
         let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
         Self {
             domain_id: DOMAIN_ID,
@@ -258,7 +258,7 @@ impl<'a> DriveView<'a> {
             drive_name: &drive.name,
             drive_type: "normal",
             owner: "owner",
-            owner_type: "user",
+            owner_type: if call.app.config.quirks.group_drives { "group" } else { "user" },
             creator: "system",
             description: "",
             status: "enabled",
