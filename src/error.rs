@@ -31,6 +31,8 @@ pub enum ErrorKind {
     QuotaExceeded,
     /// Local disk space for staged files is used up.
     NoSpace,
+    /// The mount has too many local files, or snapshots of directories, for this user.
+    TooManyFiles,
     /// Larger than the largest file that fits into the parts of one upload.
     TooLarge,
     /// The service asked to slow down for longer than the retry policy allows.
@@ -80,6 +82,8 @@ impl ErrorKind {
             Self::NameTooLong => libc::ENAMETOOLONG,
             Self::Denied | Self::Unauthenticated => libc::EACCES,
             Self::QuotaExceeded | Self::NoSpace => libc::ENOSPC,
+            // Not EMFILE: the program itself is within its limit.
+            Self::TooManyFiles => libc::ENFILE,
             Self::TooLarge => libc::EFBIG,
             Self::Stale => libc::ESTALE,
             Self::BadHandle => libc::EBADF,
@@ -125,6 +129,7 @@ impl ErrorKind {
             | Self::Denied
             | Self::QuotaExceeded
             | Self::NoSpace
+            | Self::TooManyFiles
             | Self::TooLarge
             | Self::Throttled
             | Self::Stale
@@ -138,7 +143,7 @@ impl ErrorKind {
         }
     }
 
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::NotFound,
         Self::Exists,
         Self::NotDirectory,
@@ -152,6 +157,7 @@ impl ErrorKind {
         Self::Unauthenticated,
         Self::QuotaExceeded,
         Self::NoSpace,
+        Self::TooManyFiles,
         Self::TooLarge,
         Self::Throttled,
         Self::Stale,

@@ -105,8 +105,9 @@ pub struct Posix {
     pub atime: Option<SystemTime>,
     /// Target of a symbolic link.
     pub link: Option<Vec<u8>>,
-    /// Values of the extended attributes `user.NAME`, by NAME.
-    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Values of the extended attributes `user.NAME`, by NAME. A clone copies neither: attributes are cloned for
+    /// each change, and a file may have megabytes of them.
+    xattrs: BTreeMap<Arc<[u8]>, Arc<[u8]>>,
     /// Tags of other clients.
     foreign: Tags,
 }
@@ -134,7 +135,7 @@ impl ParsedTags {
                 LINK => posix.link = Some(unescape(&value)).filter(|target| is_target(target)),
                 _ => {
                     if let Some(name) = key.strip_prefix(XATTR) {
-                        posix.xattrs.insert(unescape(name), unescape(&value));
+                        posix.xattrs.insert(unescape(name).into(), unescape(&value).into());
                     } else {
                         posix.foreign.insert(key, value);
                     }
@@ -170,26 +171,29 @@ impl Posix {
         tag(TYPE, self.special.map(Special::text));
         tag(MODE, self.perm.map(|perm| format!("{perm:04o}")));
         tag(OWNER, self.owner.map(|(uid, gid)| format!("{uid}:{gid}")));
-        tag(MTIME, (at_drive_resolution(mtime) != mtime).then(|| show_time(mtime)));
+        tag(MTIME, needs_tag(mtime).then(|| show_time(mtime)));
         tag(ATIME, self.atime.map(show_time));
-        // A longer target is stored in the content only.
-        tag(
-            LINK,
-            self.link.as_deref().map(escape).filter(|target| LINK.len() + target.len() <= TAG_BYTES_MAX),
-        );
+        tag(LINK, self.link_tag());
         for (name, value) in &self.xattrs {
             tag(&xattr_key(name), Some(escape(value)));
         }
         tags
     }
 
+    /// Bytes of the target, the extended attributes and the tags of other clients.
+    pub fn bytes(&self) -> usize {
+        let xattrs = self.xattrs.iter().map(|(name, value)| name.len() + value.len());
+        let foreign = self.foreign.iter().map(|(key, value)| key.len() + value.len());
+        self.link.as_ref().map_or(0, Vec::len) + xattrs.chain(foreign).sum::<usize>()
+    }
+
     /// Names of the extended attributes, without `user.`.
     pub fn xattr_names(&self) -> impl Iterator<Item = &[u8]> {
-        self.xattrs.keys().map(Vec::as_slice)
+        self.xattrs.keys().map(|name| &**name)
     }
 
     pub fn xattr(&self, name: &[u8]) -> Option<&[u8]> {
-        self.xattrs.get(name).map(Vec::as_slice)
+        self.xattrs.get(name).map(|value| &**value)
     }
 
     /// Sets an extended attribute. Returns `false`, without a change, if it does not fit.
@@ -201,8 +205,27 @@ impl Posix {
         if !fits || (is_new && self.xattrs.len() + self.foreign.len() + 6 >= TAGS_MAX) {
             return false;
         }
-        self.xattrs.insert(name.to_vec(), value.to_vec());
+        self.xattrs.insert(name.into(), value.into());
         true
+    }
+
+    /// A longer target is stored in the content only.
+    fn link_tag(&self) -> Option<String> {
+        self.link.as_deref().map(escape).filter(|target| LINK.len() + target.len() <= TAG_BYTES_MAX)
+    }
+
+    /// Keys of the tags for an object with this `mtime`, without extended attributes.
+    fn plain_keys(&self, mtime: SystemTime) -> impl Iterator<Item = &str> {
+        let own = [
+            (TYPE, self.special.is_some()),
+            (MODE, self.perm.is_some()),
+            (OWNER, self.owner.is_some()),
+            (MTIME, needs_tag(mtime)),
+            (ATIME, self.atime.is_some()),
+            (LINK, self.link_tag().is_some()),
+        ];
+        let own = own.into_iter().filter_map(|(key, is_set)| is_set.then_some(key));
+        own.chain(self.foreign.keys().map(String::as_str))
     }
 
     /// Returns whether the attribute existed.
@@ -227,10 +250,46 @@ pub fn tags(posix: Option<&Posix>, mtime: SystemTime) -> Tags {
     posix.map_or_else(|| Posix::default().tags(mtime), |posix| posix.tags(mtime))
 }
 
-/// Keys of `old` that are missing in `new`, to be deleted after `new` was added.
-pub fn stale_keys(old: &Tags, new: &Tags) -> BTreeSet<String> {
-    old.keys().filter(|key| !new.contains_key(*key)).cloned().collect()
+/// Attributes with the modification time that they are stored with.
+pub type Stored<'a> = (Option<&'a Posix>, SystemTime);
+
+/// Whether both have the same tags. Encodes nothing.
+pub fn has_same_tags((old, old_mtime): Stored<'_>, (new, new_mtime): Stored<'_>) -> bool {
+    let is_same_time = old_mtime == new_mtime || !needs_tag(old_mtime) && !needs_tag(new_mtime);
+    is_same_time && old.unwrap_or(&NO_ATTRIBUTES) == new.unwrap_or(&NO_ATTRIBUTES)
 }
+
+/// Keys of tags of `old` that are missing in `new`, to be deleted after those of `new` were added.
+pub fn stale_keys((old, old_mtime): Stored<'_>, (new, new_mtime): Stored<'_>) -> BTreeSet<String> {
+    let (old, new) = (old.unwrap_or(&NO_ATTRIBUTES), new.unwrap_or(&NO_ATTRIBUTES));
+    let plain: BTreeSet<_> = new.plain_keys(new_mtime).collect();
+    let stale = old.plain_keys(old_mtime).filter(|key| !plain.contains(key)).map(str::to_owned);
+    stale.chain(missing(&old.xattrs, &new.xattrs).map(|name| xattr_key(name))).collect()
+}
+
+/// Keys of `old` that are missing in `new`. Both are sorted.
+fn missing<'a, K: Ord, V>(old: &'a BTreeMap<K, V>, new: &'a BTreeMap<K, V>) -> impl Iterator<Item = &'a K> {
+    let mut new = new.keys().peekable();
+    old.keys().filter(move |key| {
+        while new.next_if(|other| other < key).is_some() {}
+        new.peek() != Some(key)
+    })
+}
+
+/// Whether the resolution of the drive is too coarse for a modification time.
+fn needs_tag(mtime: SystemTime) -> bool {
+    at_drive_resolution(mtime) != mtime
+}
+
+static NO_ATTRIBUTES: Posix = Posix {
+    special: None,
+    perm: None,
+    owner: None,
+    atime: None,
+    link: None,
+    xattrs: BTreeMap::new(),
+    foreign: BTreeMap::new(),
+};
 
 /// Rounds down to the resolution of the drive.
 pub fn at_drive_resolution(time: SystemTime) -> SystemTime {
@@ -317,7 +376,9 @@ mod tests {
         let atime = prop::option::of((-1_i128 << 60..1 << 62).prop_map(at));
         let link = prop::option::of(prop::collection::vec(1..=255_u8, 1..300));
         let bytes = || prop::collection::vec(any::<u8>(), 0..100);
-        let xattrs = prop::collection::btree_map(prop::collection::vec(1..=255_u8, 1..60), bytes(), 0..4);
+        let shared = |bytes: Vec<u8>| Arc::<[u8]>::from(bytes);
+        let name = prop::collection::vec(1..=255_u8, 1..60).prop_map(shared);
+        let xattrs = prop::collection::btree_map(name, bytes().prop_map(shared), 0..4);
         let foreign = prop::collection::btree_map("[a-z]{1,5}", "[^#]{0,9}", 0..3);
         (special, perm, owner, atime, link, xattrs, foreign).prop_map(
             |(special, perm, owner, atime, link, xattrs, foreign)| Posix {
@@ -343,6 +404,28 @@ mod tests {
             let parsed = ParsedTags::parse(tags);
             prop_assert_eq!(parsed.mtime_of(at_drive_resolution(mtime)), mtime);
             prop_assert_eq!(parsed.posix.as_deref().cloned().unwrap_or_default(), posix);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn stale_keys_are_those_of_the_tags(
+            old in strategy(),
+            new in strategy(),
+            keeps in any::<bool>(),
+            nanos in -1_i128 << 60..1 << 62,
+        ) {
+            let mut new = new;
+            if keeps {
+                (new.xattrs, new.foreign) = (old.xattrs.clone(), old.foreign.clone());
+            }
+            let times = (at(nanos), at_drive_resolution(at(nanos)));
+            let (old_tags, new_tags) = (old.tags(times.0), new.tags(times.1));
+            let (old, new) = ((Some(&old), times.0), (Some(&new), times.1));
+            let gone: BTreeSet<_> =
+                old_tags.keys().filter(|key| !new_tags.contains_key(*key)).cloned().collect();
+            prop_assert_eq!(stale_keys(old, new), gone);
+            prop_assert_eq!(has_same_tags(old, new), old_tags == new_tags);
         }
     }
 
@@ -419,8 +502,12 @@ mod tests {
 
     #[test]
     fn stale_keys_are_those_missing_in_new() {
-        let tags =
-            |keys: &[&str]| keys.iter().map(|key| ((*key).to_owned(), String::new())).collect::<Tags>();
-        assert_eq!(stale_keys(&tags(&["a", "b"]), &tags(&["b", "c"])).into_iter().collect::<Vec<_>>(), ["a"]);
+        let posix = |keys: &[&str]| {
+            let tags = keys.iter().map(|key| ((*key).to_owned(), "1".to_owned())).collect();
+            ParsedTags::parse(tags).posix.unwrap()
+        };
+        let (old, new) = (posix(&["a", "b", "pdsfs.x.c", "pdsfs.x.d"]), posix(&["b", "c", "pdsfs.x.d"]));
+        let stale = stale_keys((Some(&old), at(0)), (Some(&new), at(0)));
+        assert_eq!(stale.into_iter().collect::<Vec<_>>(), ["a", "pdsfs.x.c"]);
     }
 }

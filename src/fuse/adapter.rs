@@ -167,15 +167,8 @@ impl Filesystem for FuseAdapter {
         let (vfs, name, caller) = (self.vfs.clone(), name.to_owned(), caller(req));
         let target = target.as_os_str().to_owned();
         let work = async move { vfs.symlink(Ino(parent.0), &name, &target, caller).await };
-        self.dispatch(
-            FuseOp::new(req, "symlink", parent.0),
-            self.commit_wait_max,
-            reply,
-            work,
-            |reply, entry| {
-                convert::entry(reply, &entry);
-            },
-        );
+        let op = FuseOp::new(req, "symlink", parent.0);
+        self.dispatch(op, self.commit_wait_max, reply, work, |reply, entry| convert::entry(reply, &entry));
     }
 
     fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
@@ -229,8 +222,8 @@ impl Filesystem for FuseAdapter {
     }
 
     fn opendir(&self, req: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        let vfs = self.vfs.clone();
-        let work = async move { vfs.opendir(Ino(ino.0)).await.map(OpenedDir) };
+        let (vfs, caller) = (self.vfs.clone(), caller(req));
+        let work = async move { vfs.opendir(Ino(ino.0), caller).await.map(OpenedDir) };
         self.dispatch(FuseOp::new(req, "opendir", ino.0), METADATA_WAIT_MAX, reply, work, |reply, dir| {
             reply.opened(FileHandle(dir.0.0), fuser::FopenFlags::empty());
         });
@@ -436,8 +429,10 @@ impl Filesystem for FuseAdapter {
         _: u32,
         reply: ReplyEmpty,
     ) {
-        let work = |vfs: &Vfs| vfs.setxattr(Ino(ino.0), name, value, flags);
-        self.at_once(FuseOp::new(req, "setxattr", ino.0), reply, work, |reply, ()| reply.ok());
+        let (vfs, name, value) = (self.vfs.clone(), name.to_owned(), value.to_vec());
+        let work = async move { vfs.setxattr(Ino(ino.0), &name, &value, flags).await };
+        let op = FuseOp::new(req, "setxattr", ino.0);
+        self.dispatch(op, METADATA_WAIT_MAX, reply, work, |reply, ()| reply.ok());
     }
 
     /// Answered from memory, without a task: programs that list directories call it for each file.
@@ -454,8 +449,10 @@ impl Filesystem for FuseAdapter {
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let work = |vfs: &Vfs| vfs.removexattr(Ino(ino.0), name);
-        self.at_once(FuseOp::new(req, "removexattr", ino.0), reply, work, |reply, ()| reply.ok());
+        let (vfs, name) = (self.vfs.clone(), name.to_owned());
+        let work = async move { vfs.removexattr(Ino(ino.0), &name).await };
+        let op = FuseOp::new(req, "removexattr", ino.0);
+        self.dispatch(op, METADATA_WAIT_MAX, reply, work, |reply, ()| reply.ok());
     }
 
     // Answered once with ENOSYS; the kernel does not send it again.

@@ -80,7 +80,7 @@ async fn commit_overtakes_queued_listings() {
         let vfs = rig.vfs.clone();
         let dir = vfs.lookup(Ino::ROOT, OsStr::new(&format!("d{n}"))).await.unwrap().unwrap().attr.ino;
         listings.spawn(async move {
-            let dh = vfs.opendir(dir).await.unwrap();
+            let dh = vfs.opendir(dir, Caller { uid: 0, gid: 0, tid: 0 }).await.unwrap();
             vfs.readdir(dh, 2, true).await.unwrap()
         });
     }

@@ -20,7 +20,7 @@ use crate::posix::Tags;
 use crate::rolling_sha1::Sha1Midstate;
 use crate::server::{FaultAction, FaultRule, Quirks, Server, ServerConfig};
 use crate::status::Progress;
-use crate::vfs::Vfs;
+use crate::vfs::{Caller, Vfs};
 
 const MIB: usize = 1 << 20;
 /// Longest time of an operation that must end by itself.
@@ -124,7 +124,8 @@ async fn early_success_stores_no_part() {
 /// The names of the root as a mount shows them.
 async fn names_in_mount(rig: &Rig) -> Result<Vec<String>> {
     let vfs = rig.vfs();
-    let (dh, mut names, mut cookie) = (vfs.opendir(Ino::ROOT).await?, Vec::new(), 0);
+    let (dh, mut names, mut cookie) =
+        (vfs.opendir(Ino::ROOT, Caller { uid: 0, gid: 0, tid: 0 }).await?, Vec::new(), 0);
     loop {
         let entries = vfs.readdir(dh, cookie, true).await?;
         let Some(last) = entries.last() else { return Ok(names) };

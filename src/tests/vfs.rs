@@ -18,6 +18,7 @@ use crate::server::{FaultAction, FaultRule, Server, ServerConfig};
 use crate::status::Progress;
 use crate::vfs::{Caller, DirEntry, Fh, RenameMode, Vfs};
 
+mod attr_bounds;
 mod backfill;
 mod commit_rights;
 mod disk_changes;
@@ -122,7 +123,7 @@ impl Rig {
     }
 
     async fn read_dir(&self, ino: Ino) -> Vec<DirEntry> {
-        let dh = self.vfs.opendir(ino).await.unwrap();
+        let dh = self.vfs.opendir(ino, caller()).await.unwrap();
         let all = self.read_dir_from(dh, 0).await;
         self.vfs.releasedir(dh);
         all
@@ -193,7 +194,7 @@ async fn first_page_is_served_before_last_arrives() {
         rig.remote_folder(&FileId::root(), &format!("e{n:02}")).await;
     }
     rig.server.faults().add(FaultRule::new("file/list", FaultAction::Stall).after(2));
-    let dh = rig.vfs.opendir(ROOT).await.unwrap();
+    let dh = rig.vfs.opendir(ROOT, caller()).await.unwrap();
     let dots = rig.vfs.readdir(dh, 0, true).await.unwrap();
     assert_eq!(names(&dots), [".", ".."]);
     let first = rig.vfs.readdir(dh, 2, true).await.unwrap();
@@ -229,7 +230,7 @@ async fn cookies_stay_valid_while_entries_vanish() {
     for n in 0..10 {
         rig.remote_folder(&FileId::root(), &format!("e{n}")).await;
     }
-    let dh = rig.vfs.opendir(ROOT).await.unwrap();
+    let dh = rig.vfs.opendir(ROOT, caller()).await.unwrap();
     let all = rig.read_dir_from(dh, 0).await;
     for n in [0, 1, 2, 7] {
         rig.vfs.rmdir(ROOT, OsStr::new(&format!("e{n}"))).await.unwrap();
@@ -448,7 +449,7 @@ async fn failed_listing_is_retried_next_time() {
         rig.remote_folder(&FileId::root(), &format!("e{n}")).await;
     }
     rig.server.faults().add(FaultRule::new("file/list", refused()).after(2));
-    let dh = rig.vfs.opendir(ROOT).await.unwrap();
+    let dh = rig.vfs.opendir(ROOT, caller()).await.unwrap();
     let mut cookie = 2;
     let error = loop {
         match rig.vfs.readdir(dh, cookie, true).await {

@@ -97,6 +97,8 @@ pub(super) struct DentryRef {
 #[derive(Debug)]
 pub(super) struct Directory {
     pub(super) children: BTreeMap<Arc<str>, Dentry>,
+    /// Changes with the names in `children`.
+    pub(super) version: u64,
     /// Number of children that are directories.
     pub(super) subdirs: usize,
     /// Names under which an unsaved file hides an object of the drive.
@@ -201,6 +203,7 @@ impl Tree {
             FileType::File => InodeBody::File { replaces: None },
             FileType::Folder => InodeBody::Directory(Directory {
                 children: BTreeMap::new(),
+                version: 0,
                 subdirs: 0,
                 shadowed: HashSet::new(),
                 listed_at: None,

@@ -120,6 +120,7 @@ impl Tree {
         let is_dir = self.kind(ino)? == FileType::Folder;
         let directory = self.directory_mut(dentry_ref.parent)?;
         directory.children.insert(dentry_ref.name.clone(), dentry);
+        directory.version += 1;
         directory.subdirs += usize::from(is_dir);
         self.inode_mut(ino)?.dentry_ref = Some(dentry_ref);
         Ok(())
@@ -132,6 +133,7 @@ impl Tree {
         let (dentry_ref, is_dir) = (inode.dentry_ref.take()?, inode.kind() == FileType::Folder);
         let directory = self.directory_mut(dentry_ref.parent).ok()?;
         let dentry = directory.children.remove(&dentry_ref.name)?;
+        directory.version += 1;
         directory.subdirs -= usize::from(is_dir);
         if directory.shadowed.remove(&dentry_ref.name) {
             // The next listing shows the hidden object.

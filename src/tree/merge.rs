@@ -197,6 +197,11 @@ impl Tree {
         }
     }
 
+    /// Differs if the names in a directory have changed since.
+    pub fn version(&self, dir: Ino) -> Result<u64> {
+        Ok(self.directory(dir)?.version)
+    }
+
     /// All entries, ordered by name.
     pub fn snapshot(&self, dir: Ino) -> Result<Vec<ListedEntry>> {
         let children = &self.directory(dir)?.children;

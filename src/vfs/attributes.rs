@@ -70,6 +70,7 @@ impl Vfs {
             self.clear_setid_bits(ino, caller)?;
         }
         let sets_owner = set.uid.is_some() || set.gid.is_some();
+        self.wait_for_attr_room().await?;
         if set.mode.is_some() || sets_owner || set.atime.is_some() || set.mtime.is_some() {
             let rights = if sets_owner { SetIdRights::of(caller) } else { SetIdRights::default() };
             let rules = self.attr_rules();
@@ -130,6 +131,11 @@ impl Vfs {
         tree.set_posix(ino, posix)?;
         tree.attrs_changed(ino, Instant::now(), clock::now());
         Ok(())
+    }
+
+    /// Waits while too many attributes are not on the drive.
+    async fn wait_for_attr_room(&self) -> Result<()> {
+        self.pending.wait_for_room(&self.drive, &self.tree).await
     }
 
     /// The attributes of an inode, including those that are not on the drive yet.
@@ -320,8 +326,9 @@ impl Vfs {
     }
 
     /// `flags` as in setxattr(2).
-    pub fn setxattr(&self, ino: Ino, name: &OsStr, value: &[u8], flags: i32) -> Result<()> {
+    pub async fn setxattr(&self, ino: Ino, name: &OsStr, value: &[u8], flags: i32) -> Result<()> {
         let name = self.settable_attribute(name)?;
+        self.wait_for_attr_room().await?;
         let exists = self.posix_of(&self.tree(), ino).is_some_and(|posix| posix.xattr(name).is_some());
         if exists && flags & libc::XATTR_CREATE != 0 {
             return Err(Error::new(ErrorKind::Exists, "extended attribute exists"));
@@ -336,8 +343,9 @@ impl Vfs {
         if fits { Ok(()) } else { Err(Error::new(ErrorKind::NoSpace, detail)) }
     }
 
-    pub fn removexattr(&self, ino: Ino, name: &OsStr) -> Result<()> {
+    pub async fn removexattr(&self, ino: Ino, name: &OsStr) -> Result<()> {
         let name = self.settable_attribute(name)?;
+        self.wait_for_attr_room().await?;
         let mut existed = false;
         self.change_attrs(ino, None, |posix, _| existed = posix.remove_xattr(name))?;
         if existed { Ok(()) } else { Err(no_attribute()) }

@@ -78,6 +78,11 @@ impl Vfs {
         self.files.get(ino)
     }
 
+    #[cfg(all(test, feature = "server"))]
+    pub fn pending_attr_bytes(&self) -> usize {
+        self.pending.bytes()
+    }
+
     /// Number of objects whose attributes or location are not on the drive yet.
     pub fn unsaved_attr_count(&self) -> usize {
         self.pending.count() + self.late_renames.count()

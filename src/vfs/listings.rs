@@ -1,8 +1,8 @@
 //! Directory listings, running and complete, and the handles that read them.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
@@ -20,6 +20,9 @@ const ENTRIES_PER_CALL: usize = 512;
 /// Longest wait of a caller for the next page with new entries.
 const PAGE_WAIT_MAX: Duration = Duration::from_secs(60);
 
+/// Most entries that the handles of one user hold. Handles share the entries of a directory that does not change.
+const ENTRIES_PER_USER_MAX: usize = 2_000_000;
+
 /// Directory handles and running listings.
 #[derive(Debug, Default)]
 pub(super) struct Dirs {
@@ -27,14 +30,50 @@ pub(super) struct Dirs {
     fetches: Mutex<HashMap<Ino, Arc<ListingFetch>>>,
     /// A leaf lock.
     handles: Mutex<HashMap<Fh, Arc<DirHandle>>>,
+    /// The known entries that handles read now, with the version of their directory. A leaf lock.
+    snapshots: Mutex<HashMap<Ino, (u64, Weak<ListingFetch>)>>,
+    held: Arc<HeldEntries>,
     pub(super) next: AtomicU64,
     /// The last request failed with an outage, or its answer is overdue.
     is_unreachable: AtomicBool,
 }
 
+/// Numbers of entries that handles hold, by user. A leaf lock.
+#[derive(Debug, Default)]
+struct HeldEntries(Mutex<HashMap<u32, usize>>);
+
+impl HeldEntries {
+    fn add(&self, user: u32, entries: usize) {
+        *self.0.lock().entry(user).or_default() += entries;
+    }
+
+    fn remove(&self, user: u32, entries: usize) {
+        let mut held = self.0.lock();
+        if let Some(count) = held.get_mut(&user) {
+            *count -= entries;
+            if *count == 0 {
+                held.remove(&user);
+            }
+        }
+    }
+
+    fn of(&self, user: u32) -> usize {
+        self.0.lock().get(&user).copied().unwrap_or(0)
+    }
+}
+
+/// The user whose handle was the first to hold a listing.
+#[derive(Debug)]
+struct Holder {
+    user: u32,
+    held: Arc<HeldEntries>,
+}
+
 #[derive(Debug)]
 pub(super) struct DirHandle {
     pub(super) dir: Ino,
+    /// The user who opened it.
+    user: u32,
     /// The entries of the last read from the beginning, to which the cookies belong. `None` before the first
     /// one. A leaf lock.
     fetch: Mutex<Option<Arc<ListingFetch>>>,
@@ -43,7 +82,7 @@ pub(super) struct DirHandle {
 /// A listing of a directory, running or complete.
 #[derive(Debug)]
 pub(super) struct ListingFetch {
-    /// A leaf lock.
+    /// Locked before [`HeldEntries`]; otherwise a leaf lock.
     state: Mutex<ListingState>,
     changed: Notify,
     page_wait_max: Duration,
@@ -53,6 +92,16 @@ pub(super) struct ListingFetch {
 struct ListingState {
     entries: Vec<ListedEntry>,
     ended: Option<Result<()>>,
+    /// Set once a handle holds the listing.
+    holder: Option<Holder>,
+}
+
+impl Drop for ListingState {
+    fn drop(&mut self) {
+        if let Some(Holder { user, held }) = &self.holder {
+            held.remove(*user, self.entries.len());
+        }
+    }
 }
 
 impl Default for ListingFetch {
@@ -68,14 +117,20 @@ impl ListingFetch {
 
     /// A complete listing from known entries.
     pub(super) fn completed(entries: Vec<ListedEntry>) -> Self {
-        Self { state: Mutex::new(ListingState { entries, ended: Some(Ok(())) }), ..Self::default() }
+        let state = ListingState { entries, ended: Some(Ok(())), holder: None };
+        Self { state: Mutex::new(state), ..Self::default() }
     }
 
     pub(super) fn add(&self, entries: Vec<ListedEntry>) {
         if entries.is_empty() {
             return;
         }
-        self.lock().entries.extend(entries);
+        let mut state = self.lock();
+        if let Some(Holder { user, held }) = &state.holder {
+            held.add(*user, entries.len());
+        }
+        state.entries.extend(entries);
+        drop(state);
         self.changed.notify_waiters();
     }
 
@@ -122,6 +177,58 @@ impl ListingFetch {
 }
 
 impl Dirs {
+    /// The known entries of a directory, shared by all handles that read this version of it.
+    pub(super) fn shared_snapshot(
+        &self,
+        dir: Ino,
+        version: u64,
+        read: impl FnOnce() -> Result<Vec<ListedEntry>>,
+    ) -> Result<Arc<ListingFetch>> {
+        let mut snapshots = self.snapshots.lock();
+        let known =
+            snapshots.get(&dir).filter(|(of, _)| *of == version).and_then(|(_, fetch)| fetch.upgrade());
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let fetch = Arc::new(ListingFetch::completed(read()?));
+        snapshots.insert(dir, (version, Arc::downgrade(&fetch)));
+        Ok(fetch)
+    }
+
+    /// Makes a handle hold a listing instead of its former one. `TooManyFiles` if its user holds too many entries.
+    pub(super) fn hold(&self, handle: &DirHandle, fetch: &Arc<ListingFetch>) -> Result<()> {
+        let former = handle.fetch.lock().take();
+        drop(former);
+        let mut state = fetch.lock();
+        if state.holder.is_none() {
+            let held = self.held.of(handle.user);
+            if held > 0 && held + state.entries.len() > ENTRIES_PER_USER_MAX {
+                let detail = format!(
+                    "open directories of this user hold {held} entries, and the limit is {ENTRIES_PER_USER_MAX}: \
+                     close directories"
+                );
+                return Err(Error::new(ErrorKind::TooManyFiles, detail));
+            }
+            self.held.add(handle.user, state.entries.len());
+            state.holder = Some(Holder { user: handle.user, held: self.held.clone() });
+        }
+        drop(state);
+        *handle.fetch.lock() = Some(fetch.clone());
+        Ok(())
+    }
+
+    /// Removes a handle, and the snapshot of its directory unless another handle holds it.
+    pub(super) fn close(&self, dh: Fh) -> Option<Ino> {
+        let handle = self.handles.lock().remove(&dh)?;
+        let dir = handle.dir;
+        drop(handle);
+        let mut snapshots = self.snapshots.lock();
+        if snapshots.get(&dir).is_some_and(|(_, fetch)| fetch.strong_count() == 0) {
+            snapshots.remove(&dir);
+        }
+        Some(dir)
+    }
+
     pub(super) fn new() -> Self {
         Self::default()
     }
@@ -150,12 +257,8 @@ impl Dirs {
 }
 
 impl DirHandle {
-    pub(super) fn new(dir: Ino) -> Self {
-        Self { dir, fetch: Mutex::default() }
-    }
-
-    pub(super) fn set_fetch(&self, fetch: Arc<ListingFetch>) {
-        *self.fetch.lock() = Some(fetch);
+    pub(super) fn new(dir: Ino, user: u32) -> Self {
+        Self { dir, user, fetch: Mutex::default() }
     }
 
     pub(super) fn fetch(&self) -> Option<Arc<ListingFetch>> {
@@ -166,6 +269,57 @@ impl DirHandle {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn entries(count: usize) -> Vec<ListedEntry> {
+        let entry = ListedEntry { name: "f".into(), ino: Ino(7), kind: crate::tree::FileKind::File };
+        vec![entry; count]
+    }
+
+    #[test]
+    fn handles_of_unchanged_directory_share_entries() {
+        let dirs = Dirs::new();
+        let mut handles = Vec::new();
+        for n in 0..10_000 {
+            let (handle, version) = (DirHandle::new(Ino(5), 1), 1 + n / 9_000);
+            let fetch = dirs.shared_snapshot(Ino(5), version, || Ok(entries(100))).unwrap();
+            dirs.hold(&handle, &fetch).unwrap();
+            handles.push(handle);
+        }
+        assert_eq!(dirs.held.of(1), 200, "two versions of the directory");
+        drop(handles);
+        assert_eq!(dirs.held.of(1), 0);
+    }
+
+    #[test]
+    fn entries_of_a_changing_directory_are_bounded() {
+        let dirs = Dirs::new();
+        let hold = |handle: &DirHandle, version| {
+            let fetch =
+                dirs.shared_snapshot(Ino(5), version, || Ok(entries(ENTRIES_PER_USER_MAX / 4))).unwrap();
+            dirs.hold(handle, &fetch).map_err(|error| error.kind())
+        };
+        let handles: Vec<_> = (0..5).map(|_| DirHandle::new(Ino(5), 1)).collect();
+        for (version, handle) in handles.iter().enumerate().take(4) {
+            hold(handle, version as u64).unwrap();
+        }
+        assert_eq!(hold(&handles[4], 9), Err(ErrorKind::TooManyFiles));
+        // Other users, and handles that are read again, are not affected.
+        assert_eq!(hold(&DirHandle::new(Ino(5), 2), 9), Ok(()));
+        assert_eq!(hold(&handles[0], 10), Ok(()));
+        drop(handles);
+        assert_eq!(hold(&DirHandle::new(Ino(5), 1), 11), Ok(()));
+    }
+
+    #[test]
+    fn pages_that_arrive_later_count_too() {
+        let (dirs, fetch, handle) = (Dirs::new(), Arc::<ListingFetch>::default(), DirHandle::new(Ino(5), 1));
+        fetch.add(entries(3));
+        dirs.hold(&handle, &fetch).unwrap();
+        fetch.add(entries(4));
+        assert_eq!(dirs.held.of(1), 7);
+        drop((handle, fetch));
+        assert_eq!(dirs.held.of(1), 0);
+    }
 
     #[tokio::test]
     async fn wait_for_a_page_is_bounded() {

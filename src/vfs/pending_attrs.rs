@@ -3,7 +3,7 @@
 //! File managers set times and modes after they close a copied file. Such changes are gathered for about a
 //! second and sent together. Until then, `stat` returns them from here.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -24,6 +24,15 @@ const GATHER_TIME: Duration = Duration::from_secs(1);
 /// Objects per request. A waiting caller sees progress after each batch.
 const BATCH_MAX: usize = 100;
 
+/// Bytes of attributes in a request. One object may have more.
+const BATCH_BYTES_MAX: usize = 1 << 20;
+
+/// Memory of an extended attribute beyond its text, in bytes.
+const XATTR_OVERHEAD_BYTES: usize = 80;
+
+/// Bytes of attributes that wait. Beyond them a change waits for a flush.
+const BYTES_MAX: usize = 16 << 20;
+
 /// Time until a retry. The calls themselves have their own retries.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(10);
 
@@ -42,13 +51,54 @@ pub struct DesiredAttrs {
 #[derive(Clone, PartialEq, Debug)]
 struct Pending {
     desired: DesiredAttrs,
-    change: AttrChange,
+    sends_mtime: bool,
+    sends_tags: bool,
+    /// Keys of tags that the drive may have. Those of `desired` among them stay.
+    stale: BTreeSet<String>,
+}
+
+impl Pending {
+    fn bytes(&self) -> usize {
+        let stale = self.stale.iter().map(String::len).sum::<usize>();
+        let of_posix =
+            |posix: &Arc<Posix>| posix.bytes() + posix.xattr_names().count() * XATTR_OVERHEAD_BYTES;
+        size_of::<Self>() + stale + self.desired.posix.as_ref().map_or(0, of_posix)
+    }
+
+    fn change(&self) -> AttrChange {
+        let DesiredAttrs { mtime, posix } = &self.desired;
+        let tags = posix::tags(posix.as_deref(), *mtime);
+        let stale = self.stale.iter().filter(|key| !tags.contains_key(*key)).cloned().collect();
+        AttrChange { mtime: self.sends_mtime.then_some(*mtime), tags: self.sends_tags.then_some(tags), stale }
+    }
+}
+
+/// All changes that wait, and their bytes.
+#[derive(Debug, Default)]
+struct Changes {
+    by_file: HashMap<FileId, Pending>,
+    bytes: usize,
+}
+
+impl Changes {
+    fn insert(&mut self, file: FileId, pending: Pending) {
+        self.bytes += pending.bytes();
+        if let Some(before) = self.by_file.insert(file, pending) {
+            self.bytes -= before.bytes();
+        }
+    }
+
+    fn remove(&mut self, file: &FileId) -> Option<Pending> {
+        let removed = self.by_file.remove(file)?;
+        self.bytes -= removed.bytes();
+        Some(removed)
+    }
 }
 
 #[derive(Debug)]
 pub struct PendingAttrs {
     /// Locked after the tree. A leaf lock.
-    changes: Mutex<HashMap<FileId, Pending>>,
+    changes: Mutex<Changes>,
     arrived: Notify,
     /// Held while changes are sent, so that a flush waits for a running one.
     sending: tokio::sync::Mutex<()>,
@@ -84,49 +134,70 @@ impl PendingAttrs {
         self.refused().len()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<FileId, Pending>> {
+    fn lock(&self) -> MutexGuard<'_, Changes> {
         self.changes.lock()
     }
 
     /// Sets the attributes of an object that the drive has as `known`.
     pub fn set(&self, known: &FileMeta, desired: DesiredAttrs) {
         self.refused().pop(&known.file_id);
+        let old = (known.posix.as_deref(), known.mtime);
+        let new = (desired.posix.as_deref(), desired.mtime);
+        let mut stale = posix::stale_keys(old, new);
+        let (mut sends_mtime, mut sends_tags) = (old.1 != new.1, !posix::has_same_tags(old, new));
         let mut changes = self.lock();
-        let (old, new) = (known.tags(), posix::tags(desired.posix.as_deref(), desired.mtime));
-        let mut stale = posix::stale_keys(&old, &new);
-        let (mut sends_mtime, mut sends_tags) = (known.mtime != desired.mtime, old != new);
         if let Some(before) = changes.remove(&known.file_id) {
             // A change that may be in flight must be sent again, even if the tree shows the old value: the
             // drive may have stored the other one.
-            sends_mtime |= before.change.mtime.is_some();
-            sends_tags |= before.change.tags.is_some();
-            stale.extend(before.change.stale);
-            stale.extend(posix::stale_keys(&before.change.tags.unwrap_or_default(), &new));
-            stale.retain(|key| !new.contains_key(key));
+            sends_mtime |= before.sends_mtime;
+            sends_tags |= before.sends_tags;
+            if before.sends_tags {
+                let sent = (before.desired.posix.as_deref(), before.desired.mtime);
+                stale.extend(posix::stale_keys(sent, new));
+            }
+            stale.extend(before.stale);
         }
-        let change = AttrChange {
-            mtime: sends_mtime.then_some(desired.mtime),
-            tags: sends_tags.then_some(new),
-            stale,
-        };
-        if change == AttrChange::default() {
+        if !sends_mtime && !sends_tags {
             return;
         }
-        changes.insert(known.file_id.clone(), Pending { desired, change });
+        changes.insert(known.file_id.clone(), Pending { desired, sends_mtime, sends_tags, stale });
         drop(changes);
         self.arrived.notify_one();
+    }
+
+    fn has_room(&self) -> bool {
+        self.lock().bytes < BYTES_MAX
+    }
+
+    /// Returns at once, or sends all changes first if too many wait. Fails if the drive does not take them.
+    pub async fn wait_for_room(&self, drive: &Drive, tree: &Mutex<Tree>) -> Result<()> {
+        while !self.has_room() {
+            let _one_at_a_time = self.sending.lock().await;
+            let sent = self.send_all(drive, tree).await;
+            if self.has_room() {
+                break;
+            }
+            sent?;
+        }
+        Ok(())
     }
 
     /// Attributes of an object that are not on the drive yet. The time is `Some` only if it has changed.
     pub fn get(&self, file: &FileId) -> Option<(Option<SystemTime>, Option<Arc<Posix>>)> {
         let changes = self.lock();
-        let Pending { desired, change } = changes.get(file)?;
-        Some((change.mtime.map(|_| desired.mtime), desired.posix.clone()))
+        let Pending { desired, sends_mtime, .. } = changes.by_file.get(file)?;
+        Some((sends_mtime.then_some(desired.mtime), desired.posix.clone()))
     }
 
     /// Number of objects with attributes that are not on the drive yet.
     pub fn count(&self) -> usize {
-        self.lock().len()
+        self.lock().by_file.len()
+    }
+
+    /// Bytes of the attributes that wait.
+    #[cfg(all(test, feature = "server"))]
+    pub fn bytes(&self) -> usize {
+        self.lock().bytes
     }
 
     /// Drops changes of an object that is gone, or that has new content with its own attributes.
@@ -156,22 +227,29 @@ impl PendingAttrs {
     /// Sends the changes of one file now.
     pub async fn flush_file(&self, drive: &Drive, tree: &Mutex<Tree>, file: &FileId) -> Result<()> {
         let _one_at_a_time = self.sending.lock().await;
-        let Some(pending) = self.lock().get(file).cloned() else { return Ok(()) };
+        let Some(pending) = self.lock().by_file.get(file).cloned() else { return Ok(()) };
         self.send(drive, tree, vec![(file.clone(), pending)]).await
     }
 
     /// Sends all changes now. Failed ones stay queued; returns the first error.
     pub async fn flush(&self, drive: &Drive, tree: &Mutex<Tree>) -> Result<()> {
         let _one_at_a_time = self.sending.lock().await;
-        let all: Vec<_> = self.lock().iter().map(|(file, pending)| (file.clone(), pending.clone())).collect();
+        self.send_all(drive, tree).await
+    }
+
+    /// The caller holds `sending`.
+    async fn send_all(&self, drive: &Drive, tree: &Mutex<Tree>) -> Result<()> {
+        let all = self.lock().by_file.iter().map(|(file, pending)| (file.clone(), pending.clone())).collect();
         self.send(drive, tree, all).await
     }
 
     async fn send(&self, drive: &Drive, tree: &Mutex<Tree>, all: Vec<(FileId, Pending)>) -> Result<()> {
-        let mut first = Ok(());
-        for batch in all.chunks(BATCH_MAX) {
+        let (mut first, mut rest) = (Ok(()), &all[..]);
+        while !rest.is_empty() {
+            let (batch, later) = rest.split_at(batch_len(rest));
+            rest = later;
             let changes: Vec<_> =
-                batch.iter().map(|(file, pending)| (file.clone(), pending.change.clone())).collect();
+                batch.iter().map(|(file, pending)| (file.clone(), pending.change())).collect();
             let outcomes = drive.set_attributes(&changes).await;
             let is_unreachable = outcomes.iter().all(|outcome| outcome.as_ref().is_err_and(Error::is_outage));
             first = first.and(self.conclude_all(tree, batch, outcomes));
@@ -194,7 +272,7 @@ impl PendingAttrs {
         let concluded = all.iter().zip(outcomes).map(|((file, sent), outcome)| {
             if outcome.is_ok() {
                 // Before the change is dropped here: the tree may have an older value.
-                let mtime = sent.change.mtime.map(|_| sent.desired.mtime);
+                let mtime = sent.sends_mtime.then_some(sent.desired.mtime);
                 tree.attrs_stored(file, mtime, sent.desired.posix.clone());
             }
             self.conclude(&tree, file, sent, outcome)
@@ -214,7 +292,7 @@ impl PendingAttrs {
         };
         let mut changes = self.lock();
         // A later change of the file stays for the next round.
-        if changes.get(file) != Some(sent) {
+        if changes.by_file.get(file) != Some(sent) {
             return Ok(());
         }
         changes.remove(file);
@@ -227,6 +305,16 @@ impl PendingAttrs {
         }
         Ok(())
     }
+}
+
+/// The number of changes for the next request: at least one.
+fn batch_len(changes: &[(FileId, Pending)]) -> usize {
+    let mut bytes = 0;
+    let fits = |(_, pending): &&(FileId, Pending)| {
+        bytes += pending.bytes();
+        bytes <= BATCH_BYTES_MAX
+    };
+    changes.iter().take(BATCH_MAX).take_while(fits).count().max(1)
 }
 
 fn is_permanent(error: &Error) -> bool {
@@ -274,7 +362,7 @@ mod tests {
     }
 
     fn change(pending: &PendingAttrs) -> AttrChange {
-        pending.lock()[&known().file_id].change.clone()
+        pending.lock().by_file[&known().file_id].change()
     }
 
     #[test]
@@ -294,6 +382,40 @@ mod tests {
         let change = change(&pending);
         assert_eq!((change.mtime, change.tags.unwrap().len()), (Some(at(0)), 0));
         assert_eq!(change.stale.into_iter().collect::<Vec<_>>(), ["pdsfs.mode"]);
+    }
+
+    fn with_xattrs(count: usize) -> Arc<Posix> {
+        let mut posix = Posix::default();
+        for n in 0..count {
+            assert!(posix.set_xattr(format!("a{n}").as_bytes(), &[b'x'; 1900]));
+        }
+        Arc::new(posix)
+    }
+
+    #[test]
+    fn batches_are_cut_by_bytes() {
+        let pending = |count| {
+            let desired = DesiredAttrs { mtime: at(0), posix: Some(with_xattrs(count)) };
+            let stale = BTreeSet::new();
+            (known().file_id, Pending { desired, sends_mtime: false, sends_tags: true, stale })
+        };
+        assert_eq!(batch_len(&vec![pending(0); 250]), BATCH_MAX);
+        assert_eq!(batch_len(&vec![pending(200); 9]), 2);
+        assert_eq!(batch_len(&[pending(900), pending(0)]), 1);
+    }
+
+    #[test]
+    fn waiting_bytes_are_counted() {
+        let pending = PendingAttrs::new(Progress::new());
+        for count in [900, 3, 0, 900] {
+            let posix = Some(with_xattrs(count)).filter(|_| count > 0);
+            pending.set(&known(), DesiredAttrs { mtime: at(5), posix });
+            let bytes = pending.lock().bytes;
+            assert!((1900 * count..2100 * count + 20_000).contains(&bytes), "{count}: {bytes}");
+            assert!(pending.has_room());
+        }
+        pending.forget(&known().file_id);
+        assert_eq!(pending.lock().bytes, 0);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::Vfs;
 use super::listings::{DirHandle, ListingFetch};
 use super::lookup::STALE_WAIT_MAX;
-use super::types::{DirEntry, Fh};
+use super::types::{Caller, DirEntry, Fh};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, Ino};
 use crate::pds::drive::FileMeta;
@@ -155,7 +155,7 @@ impl Vfs {
 
     /// Opens a directory. Starts its listing, unless the known entries are fresh.
     #[allow(clippy::unused_async)] // Operations are asynchronous, whether they wait or not.
-    pub async fn opendir(&self, ino: Ino) -> Result<Fh> {
+    pub async fn opendir(&self, ino: Ino, caller: Caller) -> Result<Fh> {
         let is_fresh = {
             let tree = self.tree();
             if tree.kind(ino)? != FileType::Folder {
@@ -168,19 +168,21 @@ impl Vfs {
         }
         let fh = Fh(self.dirs.next.fetch_add(1, Ordering::Relaxed) + 1);
         self.tree().pin(ino)?;
-        self.dirs.lock_handles().insert(fh, Arc::new(DirHandle::new(ino)));
+        self.dirs.lock_handles().insert(fh, Arc::new(DirHandle::new(ino, caller.uid)));
         Ok(fh)
     }
 
     /// The entries of a directory now: the known ones while they are fresh, else those of a listing.
     fn snapshot(&self, dir: Ino) -> Result<Arc<ListingFetch>> {
-        {
-            let tree = self.tree();
-            if tree.is_listing_fresh(dir, Instant::now()) {
-                return Ok(Arc::new(ListingFetch::completed(tree.snapshot(dir)?)));
-            }
+        if self.tree().is_listing_fresh(dir, Instant::now()) {
+            return self.known_entries(dir);
         }
         self.fetch_listing(dir)
+    }
+
+    fn known_entries(&self, dir: Ino) -> Result<Arc<ListingFetch>> {
+        let tree = self.tree();
+        self.dirs.shared_snapshot(dir, tree.version(dir)?, || tree.snapshot(dir))
     }
 
     /// The entries that the cookies of a handle index. New ones for a read from the beginning: a rewind shows
@@ -190,7 +192,7 @@ impl Vfs {
             return Ok(fetch);
         }
         let fetch = self.snapshot(handle.dir)?;
-        handle.set_fetch(fetch.clone());
+        self.dirs.hold(handle, &fetch)?;
         Ok(fetch)
     }
 
@@ -221,8 +223,8 @@ impl Vfs {
             return Ok(fetch);
         }
         tracing::debug!(ino = %handle.dir, "drive not reachable: using the last listing");
-        let known = Arc::new(ListingFetch::completed(self.tree().snapshot(handle.dir)?));
-        handle.set_fetch(known.clone());
+        let known = self.known_entries(handle.dir)?;
+        self.dirs.hold(handle, &known)?;
         Ok(known)
     }
 
@@ -287,8 +289,8 @@ impl Vfs {
     }
 
     pub fn releasedir(&self, dh: Fh) {
-        if let Some(handle) = self.dirs.lock_handles().remove(&dh) {
-            self.tree().unpin(handle.dir);
+        if let Some(dir) = self.dirs.close(dh) {
+            self.tree().unpin(dir);
         }
     }
 }
