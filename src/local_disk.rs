@@ -5,6 +5,7 @@
 //! begun cannot be cancelled. If its caller gives up, it runs on, and what it owns lives until its end.
 
 use std::any::Any;
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::mem::ManuallyDrop;
@@ -15,6 +16,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use parking_lot::Mutex;
+use rustix::process::{Resource, getrlimit};
 use tokio::sync::Semaphore;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -25,10 +28,81 @@ const THREADS_MAX: usize = 16;
 /// Threads for work that nothing waits for. Each may hold the memory of one part while the disk hangs.
 const BACKGROUND_THREADS_MAX: usize = 2;
 
+/// Descriptors for everything that is not a local file: connections, the control socket, FUSE.
+const OTHER_DESCRIPTORS: u64 = 512;
+/// Descriptors of a local file: its own, and one for a write without the page cache.
+const DESCRIPTORS_PER_FILE: u64 = 2;
+/// Local files in any case.
+const FILES_MIN: usize = 16;
+
+/// Most open files of a local disk.
+#[derive(Clone, Copy, Debug)]
+pub struct FileLimits {
+    pub total: usize,
+    pub per_user: usize,
+}
+
+impl FileLimits {
+    /// What the limit of descriptors of this process allows. If several users share the mount, one of them gets half.
+    pub fn of_process(is_shared: bool) -> Self {
+        let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let files = descriptors.saturating_sub(OTHER_DESCRIPTORS) / DESCRIPTORS_PER_FILE;
+        let total = usize::try_from(files).unwrap_or(usize::MAX).max(FILES_MIN);
+        Self { total, per_user: if is_shared { total / 2 } else { total } }
+    }
+}
+
+/// The number of open files, in total and by user. A leaf lock.
+#[derive(Debug, Default)]
+struct FileCounts(Mutex<(usize, HashMap<u32, usize>)>);
+
+/// Counts one open file until it is dropped.
+struct CountedFile {
+    counts: Arc<FileCounts>,
+    user: Option<u32>,
+}
+
+impl CountedFile {
+    fn new(counts: &Arc<FileCounts>, limits: FileLimits, user: Option<u32>) -> Result<Self> {
+        let mut open = counts.0.lock();
+        let of_user = user.map_or(0, |user| open.1.get(&user).copied().unwrap_or(0));
+        if open.0 >= limits.total || of_user >= limits.per_user {
+            let detail = format!(
+                "{} local files are open, {of_user} of them of this user; the limit of open files (RLIMIT_NOFILE) \
+                 allows {} of all users and {} of one: close files, or raise the limit",
+                open.0, limits.total, limits.per_user
+            );
+            return Err(Error::new(ErrorKind::TooManyFiles, detail));
+        }
+        open.0 += 1;
+        if let Some(user) = user {
+            *open.1.entry(user).or_default() += 1;
+        }
+        Ok(Self { counts: counts.clone(), user })
+    }
+}
+
+impl Drop for CountedFile {
+    fn drop(&mut self) {
+        let mut open = self.counts.0.lock();
+        open.0 -= 1;
+        if let Some(user) = self.user
+            && let Some(count) = open.1.get_mut(&user)
+        {
+            *count -= 1;
+            if *count == 0 {
+                open.1.remove(&user);
+            }
+        }
+    }
+}
+
 /// The directory of staged files, cached files and spilled parts.
 #[derive(Debug)]
 pub struct LocalDisk {
     dir: PathBuf,
+    limits: FileLimits,
+    open_files: Arc<FileCounts>,
     /// The longest wait for one piece of work.
     wait_max: Duration,
     threads: Arc<Semaphore>,
@@ -48,9 +122,11 @@ enum Closing {
 }
 
 impl LocalDisk {
-    pub fn new(dir: &Path, wait_max: Duration) -> Arc<Self> {
+    pub fn new(dir: &Path, wait_max: Duration, limits: FileLimits) -> Arc<Self> {
         Arc::new(Self {
             dir: dir.to_owned(),
+            limits,
+            open_files: Arc::default(),
             wait_max,
             threads: Arc::new(Semaphore::new(THREADS_MAX)),
             background_threads: Arc::new(Semaphore::new(BACKGROUND_THREADS_MAX)),
@@ -91,10 +167,16 @@ impl LocalDisk {
         })
     }
 
-    /// Creates a file without a name: a crash leaves nothing behind. `held` is dropped after the file is closed.
-    /// Blocks.
-    pub fn create(self: &Arc<Self>, held: impl Any + Send + Sync) -> io::Result<Arc<LocalFile>> {
-        let file = ManuallyDrop::new((tempfile::tempfile_in(&self.dir)?, Box::new(held) as Box<_>));
+    /// Creates a file without a name for a user: a crash leaves nothing behind. `held` is dropped after the file is
+    /// closed. `TooManyFiles` at the limit. Blocks.
+    pub fn create(
+        self: &Arc<Self>,
+        user: Option<u32>,
+        held: impl Any + Send + Sync,
+    ) -> Result<Arc<LocalFile>> {
+        let counted = CountedFile::new(&self.open_files, self.limits, user)?;
+        let file = tempfile::tempfile_in(&self.dir)?;
+        let file = ManuallyDrop::new((file, Box::new((held, counted)) as Box<_>));
         Ok(Arc::new(LocalFile { file, disk: self.clone() }))
     }
 
@@ -195,8 +277,13 @@ impl Drop for LocalFile {
 impl LocalDisk {
     /// A disk for tests.
     pub fn of(dir: &tempfile::TempDir) -> Arc<Self> {
-        Self::new(dir.path(), Duration::from_secs(20))
+        Self::new(dir.path(), Duration::from_secs(20), FileLimits::NONE)
     }
+}
+
+#[cfg(test)]
+impl FileLimits {
+    pub const NONE: Self = Self { total: usize::MAX, per_user: usize::MAX };
 }
 
 #[cfg(test)]
@@ -206,7 +293,7 @@ mod tests {
     #[tokio::test]
     async fn hung_work_takes_a_bounded_number_of_threads() {
         let dir = tempfile::tempdir().unwrap();
-        let disk = LocalDisk::new(dir.path(), Duration::from_millis(300));
+        let disk = LocalDisk::new(dir.path(), Duration::from_millis(300), FileLimits::NONE);
         let (released, hang) = channel::<()>();
         let hang = Arc::new(parking_lot::Mutex::new(hang));
         let mut requests = tokio::task::JoinSet::new();
@@ -231,10 +318,25 @@ mod tests {
     }
 
     #[test]
+    fn files_of_a_user_are_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let limits = FileLimits { total: 4, per_user: 2 };
+        let disk = LocalDisk::new(dir.path(), Duration::from_secs(20), limits);
+        let create = |user| disk.create(user, ()).map_err(|error| error.kind());
+        let first = [create(Some(1)).unwrap(), create(Some(1)).unwrap()];
+        assert_eq!(create(Some(1)).unwrap_err(), ErrorKind::TooManyFiles);
+        let _second = [create(Some(2)).unwrap(), create(None).unwrap()];
+        assert_eq!(create(Some(2)).unwrap_err(), ErrorKind::TooManyFiles);
+        drop(first);
+        disk.wait_closed();
+        drop(create(Some(1)).unwrap());
+    }
+
+    #[test]
     fn dropped_file_is_closed_by_another_thread() {
         let dir = tempfile::tempdir().unwrap();
         let disk = LocalDisk::of(&dir);
-        let file = disk.create(()).unwrap();
+        let file = disk.create(None, ()).unwrap();
         file.write_all_at(b"abc", 0).unwrap();
         let mut out = *b"xxxxx";
         file.read_at_zero_filled(&mut out, 1).unwrap();

@@ -52,7 +52,7 @@ use crate::content::upload_context::UploadContext;
 use crate::content::upload_limiter::UploadLimiter;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Ino, RevisionId};
-use crate::local_disk::LocalDisk;
+use crate::local_disk::{FileLimits, LocalDisk};
 use crate::pds::drive::Drive;
 use crate::status::Progress;
 use crate::supervised;
@@ -115,9 +115,10 @@ impl Vfs {
         let in_flight_max = (config.options.buffer_size / part_bytes).saturating_sub(1);
         let in_flight_max = in_flight_max.clamp(1, config.options.parts_in_flight as u64);
         let reader = Reader::new(drive.clone(), config.options.read_cache);
-        let disk = LocalDisk::new(&config.spill_dir, config.options.commit_timeout);
-        let disk_quota =
-            DiskQuota::new(disk.clone(), config.options.cache_size, config.options.cache_min_free);
+        let limits = FileLimits::of_process(config.options.allow_other);
+        let disk = LocalDisk::new(&config.spill_dir, config.options.commit_timeout, limits);
+        let free_bytes_min = config.options.cache_min_free;
+        let disk_quota = DiskQuota::new(disk.clone(), config.options.cache_size, free_bytes_min);
         let tree = Tree::new(&config.root_id, config.options.metadata_ttl, SystemTime::now());
         let tree = Arc::new(Mutex::new(tree));
         let weak_tree = Arc::downgrade(&tree);
@@ -131,7 +132,8 @@ impl Vfs {
                 zero_fill_max: config.options.zero_fill_max,
                 disk,
                 tees: TeeQueue::new(disk_quota.clone(), config.options.buffer_size),
-                local_quota: local_only_quota(&disk_quota, config.options.cache_min_free),
+                local_quota: quota_or(&disk_quota, Some(LOCAL_ONLY_BYTES_MAX), free_bytes_min),
+                spill_quota: quota_or(&disk_quota, None, free_bytes_min),
                 cached_files: CachedFiles::new(&disk_quota),
                 quota: disk_quota,
                 reader: reader.clone(),
@@ -205,10 +207,10 @@ impl Vfs {
     }
 }
 
-/// Local-only files share the quota of staged files. If that is off, they have their own.
-fn local_only_quota(quota: &Arc<DiskQuota>, free_bytes_min: u64) -> Arc<DiskQuota> {
+/// The quota of staged files for other files too. If it is disabled, they have their own.
+fn quota_or(quota: &Arc<DiskQuota>, own_bytes_max: Option<u64>, free_bytes_min: u64) -> Arc<DiskQuota> {
     if quota.is_disabled() {
-        DiskQuota::new(quota.disk().clone(), Some(LOCAL_ONLY_BYTES_MAX), free_bytes_min)
+        DiskQuota::new(quota.disk().clone(), own_bytes_max, free_bytes_min)
     } else {
         quota.clone()
     }

@@ -107,7 +107,7 @@ mod tests {
     }
 
     fn staged(quota: &Arc<DiskQuota>) -> Arc<StagedFile> {
-        let staged = StagedFile::new(quota, None).unwrap();
+        let staged = StagedFile::new(quota, None, None).unwrap();
         staged.write(0, &[1; 10]).unwrap();
         staged
     }
@@ -138,7 +138,7 @@ mod tests {
         let cache = CachedFiles::new(&quota);
         cache.insert(target("a"), staged(&quota));
         let used = cache.get(&target("a")).unwrap();
-        let other = StagedFile::new(&quota, None).unwrap();
+        let other = StagedFile::new(&quota, None, None).unwrap();
         assert_eq!(other.write(0, b"x").unwrap_err().kind(), ErrorKind::NoSpace);
         drop(used);
         other.write(0, b"x").unwrap();
@@ -156,7 +156,7 @@ mod tests {
         assert!(cache.remove(&target("b")).is_some() && cache.remove(&target("b")).is_none());
         assert!(!cache.evict_oldest());
         for n in 0..300 {
-            cache.insert(target(&format!("f{n}")), StagedFile::new(&quota, None).unwrap());
+            cache.insert(target(&format!("f{n}")), StagedFile::new(&quota, None, None).unwrap());
         }
         assert!(!cache.contains(&target("f0")) && cache.contains(&target("f299")));
     }

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use rustix::fs::{StatVfs, statvfs};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::local_disk::LocalDisk;
+use crate::local_disk::{LocalDisk, LocalFile};
 use crate::units::exact_size;
 
 /// Largest default limit in bytes.
@@ -35,7 +35,7 @@ pub(super) trait EvictableCache: fmt::Debug + Send + Sync {
     fn evict_oldest(&self) -> bool;
 }
 
-/// The disk space of all staged and cached files of a mount.
+/// The disk space of all staged files, cached files and spilled parts of a mount.
 #[derive(Debug)]
 pub struct DiskQuota {
     disk: Arc<LocalDisk>,
@@ -93,6 +93,20 @@ impl DiskQuota {
         Reservation { quota: self.clone(), bytes: 0 }
     }
 
+    /// A new file of a user, and its reservation. At the limit of files, evicts cached files, and with `may_evict`
+    /// also tees. Blocks for the local disk.
+    pub(super) fn create_file(
+        self: &Arc<Self>,
+        user: Option<u32>,
+        may_evict: bool,
+    ) -> Result<(Arc<LocalFile>, Arc<Mutex<Reservation>>)> {
+        let reservation = Arc::new(Mutex::new(self.reservation()));
+        let file = self.evict_until(ErrorKind::TooManyFiles, may_evict, || {
+            self.disk.create(user, reservation.clone())
+        })?;
+        Ok((file, reservation))
+    }
+
     /// Sets the cache that is evicted first. Only the first call has an effect.
     pub(super) fn set_cache(&self, cache: Weak<dyn EvictableCache>) {
         let _ = self.cache.set(cache);
@@ -118,11 +132,17 @@ impl DiskQuota {
     /// Reserves bytes. Waits for the space of dropped files, then evicts cached files, and with `may_evict` also
     /// tees. Blocks for the local disk.
     fn reserve(&self, bytes: u64, may_evict: bool) -> Result<()> {
+        let counted = || self.count(bytes).and_then(|()| self.check_free_space(bytes));
+        self.evict_until(ErrorKind::NoSpace, may_evict, counted)
+    }
+
+    /// Repeats an attempt that fails with `kind`: after dropped files are closed, then after each eviction.
+    fn evict_until<T>(&self, kind: ErrorKind, may_evict: bool, attempt: impl Fn() -> Result<T>) -> Result<T> {
         let mut has_waited = false;
         loop {
-            match self.count(bytes).and_then(|()| self.check_free_space(bytes)) {
+            match attempt() {
                 Err(error)
-                    if error.kind() == ErrorKind::NoSpace
+                    if error.kind() == kind
                         && (!std::mem::replace(&mut has_waited, true)
                             || self.evict_cached()
                             || may_evict && self.evict_largest()) =>
@@ -178,6 +198,11 @@ impl Reservation {
         self.resize_by(bytes, |quota, more| quota.reserve(more, true))
     }
 
+    /// Reserves at least this number of bytes.
+    pub(super) fn grow(&mut self, bytes: u64) -> Result<()> {
+        self.resize(bytes.max(self.bytes))
+    }
+
     /// Likewise, for an evictable file: evicts no other evictable file.
     pub(super) fn resize_optional(&mut self, bytes: u64) -> Result<()> {
         self.resize_by(bytes, |quota, more| quota.reserve(more, false))
@@ -222,10 +247,11 @@ fn disk(dir: &Path) -> Option<StatVfs> {
 mod tests {
     use super::*;
     use crate::content::staged_file::StagedFile;
+    use crate::local_disk::FileLimits;
     use std::time::Duration;
 
     fn disk() -> Arc<LocalDisk> {
-        LocalDisk::new(Path::new("/"), Duration::from_secs(20))
+        LocalDisk::new(Path::new("/"), Duration::from_secs(20), FileLimits::NONE)
     }
 
     #[test]
@@ -259,11 +285,11 @@ mod tests {
     fn regression_space_of_a_closing_file_is_awaited() {
         let dir = tempfile::tempdir().unwrap();
         let quota = DiskQuota::new(LocalDisk::of(&dir), Some(10), 0);
-        let files = [(); 2].map(|()| StagedFile::new(&quota, None).unwrap());
+        let files = [(); 2].map(|()| StagedFile::new(&quota, None, None).unwrap());
         let [dropped, other] = files;
         dropped.write(0, &[1; 10]).unwrap();
         let (close, closing) = std::sync::mpsc::channel::<()>();
-        drop(quota.disk().create(HungClose(closing.into())).unwrap());
+        drop(quota.disk().create(None, HungClose(closing.into())).unwrap());
         drop(dropped);
         assert_eq!(quota.reserved_bytes(), 10, "the space is free before the file is closed");
         let writing = std::thread::spawn({
@@ -273,6 +299,32 @@ mod tests {
         drop(close);
         writing.join().unwrap().unwrap();
         assert_eq!(quota.reserved_bytes(), 10);
+    }
+
+    /// A cache of files that count against the limit.
+    #[derive(Debug)]
+    struct Cache(Mutex<Vec<Arc<StagedFile>>>);
+
+    impl EvictableCache for Cache {
+        fn evict_oldest(&self) -> bool {
+            self.0.lock().pop().is_some()
+        }
+    }
+
+    #[test]
+    fn cached_files_are_closed_for_needed_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        let limits = FileLimits { total: 3, per_user: 3 };
+        let quota = DiskQuota::new(LocalDisk::new(dir.path(), Duration::from_secs(20), limits), None, 0);
+        let new = || StagedFile::new(&quota, None, Some(1)).map_err(|error| error.kind());
+        let cache = Arc::new(Cache(Mutex::new(vec![new().unwrap(), new().unwrap()])));
+        let evictable: Weak<Cache> = Arc::downgrade(&cache);
+        quota.set_cache(evictable);
+        let needed = [(); 3].map(|()| new().unwrap());
+        assert_eq!(cache.0.lock().len(), 0);
+        assert_eq!(new().unwrap_err(), ErrorKind::TooManyFiles);
+        drop(needed);
+        assert!(new().is_ok());
     }
 
     struct HungClose(Mutex<std::sync::mpsc::Receiver<()>>);

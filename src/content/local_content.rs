@@ -141,7 +141,7 @@ mod tests {
         assert!(matches!(local.write(MEMORY_BYTES_MAX - 1, b"zz"), ChangePlace::MustStage));
         assert!(matches!(local.resize(MEMORY_BYTES_MAX + 1), ChangePlace::MustStage));
         assert_eq!(local.staged_or_bytes().unwrap_err(), b"\0\0a"[..]);
-        let mut local = LocalContent::Staged(StagedFile::new(&quota, None).unwrap());
+        let mut local = LocalContent::Staged(StagedFile::new(&quota, None, None).unwrap());
         assert!(matches!(local.write(0, b"a"), ChangePlace::Staged(_)));
         assert!(local.staged_or_bytes().is_ok());
     }

@@ -4,14 +4,17 @@
 //! part spills to an unlinked local file. Nothing here waits for the local disk: the caller writes that file
 //! between [`FillingPart::spill_target`] and [`FillingPart::add_spilled`].
 
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use super::buffer_pool::{Allocation, BufferPool, Slab};
+use super::disk_quota::{DiskQuota, Reservation};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{PartNumber, PartSize};
-use crate::local_disk::{LocalDisk, LocalFile};
+use crate::local_disk::LocalFile;
 use crate::pds::part_body::Frame;
 use crate::rolling_sha1::RollingSha1;
 use crate::units::exact_size;
@@ -34,16 +37,50 @@ pub(super) struct FrozenPart {
 pub(super) struct FillingPart {
     slabs: Vec<Slab>,
     /// The bytes after the slabs.
-    spilled: Option<SpillFile>,
+    spilled: Option<Spilled>,
     bytes: u64,
     /// How many of `bytes` are zeros at the end. They take no memory. Set right before the part is frozen.
     zeros: u64,
 }
 
 #[derive(Debug)]
-struct SpillFile {
-    file: Arc<LocalFile>,
+struct Spilled {
+    file: SpillFile,
     bytes: u64,
+}
+
+/// A local file for the bytes of one part. Its space counts against the disk quota until the file is closed.
+#[derive(Clone, Debug)]
+pub(super) struct SpillFile {
+    file: Arc<LocalFile>,
+    /// Locked for a write. Its holder waits for the local disk. The file holds it too.
+    reservation: Arc<Mutex<Reservation>>,
+}
+
+impl SpillFile {
+    /// A file of a user. Blocks for the local disk.
+    pub(super) fn new(quota: &Arc<DiskQuota>, user: Option<u32>) -> Result<Self> {
+        let (file, reservation) = quota.create_file(user, true).map_err(|e| {
+            if e.kind() == ErrorKind::TooManyFiles {
+                return e.context("write buffers are full");
+            }
+            let detail = format!(
+                "write buffers are full and a temporary file cannot be created in {}: {e}; free disk space there \
+                 or set a larger --buffer-size",
+                quota.disk().dir().display()
+            );
+            Error::new(ErrorKind::NoSpace, detail)
+        })?;
+        Ok(Self { file, reservation })
+    }
+
+    /// `NoSpace` changes nothing. Blocks for the local disk.
+    pub(super) fn write(&self, at: u64, data: &[u8]) -> Result<()> {
+        let mut reservation = self.reservation.lock();
+        reservation.grow(at + data.len() as u64).map_err(|e| e.context("write buffers are full"))?;
+        let stored = self.file.write_all_at(data, at);
+        stored.map_err(|e| Error::from(e).context("cannot spill a write buffer to the local disk"))
+    }
 }
 
 /// The outcome of one append to a part.
@@ -103,13 +140,13 @@ impl FillingPart {
     }
 
     /// The file that takes the next spilled bytes, and their offset in it; no file if none has spilled.
-    pub(super) fn spill_target(&self) -> (Option<Arc<LocalFile>>, u64) {
+    pub(super) fn spill_target(&self) -> (Option<SpillFile>, u64) {
         self.spilled.as_ref().map_or((None, 0), |spilled| (Some(spilled.file.clone()), spilled.bytes))
     }
 
     /// Appends bytes that were written to the file at the offset of [`Self::spill_target`].
-    pub(super) fn add_spilled(&mut self, file: Arc<LocalFile>, bytes: u64) {
-        self.spilled.get_or_insert(SpillFile { file, bytes: 0 }).bytes += bytes;
+    pub(super) fn add_spilled(&mut self, file: SpillFile, bytes: u64) {
+        self.spilled.get_or_insert(Spilled { file, bytes: 0 }).bytes += bytes;
         self.bytes += bytes;
     }
 
@@ -119,9 +156,9 @@ impl FillingPart {
     }
 
     /// Replaces the part by a file that has all its bytes. Releases the memory.
-    pub(super) fn replace_by_file(&mut self, file: Arc<LocalFile>) {
+    pub(super) fn replace_by_file(&mut self, file: SpillFile) {
         self.slabs.clear();
-        self.spilled = Some(SpillFile { file, bytes: self.bytes });
+        self.spilled = Some(Spilled { file, bytes: self.bytes });
     }
 
     /// Bytes `offset..offset + len` of the part, as far as it reaches. Bytes in memory are copied.
@@ -142,7 +179,7 @@ impl FillingPart {
             && len > 0
         {
             let bytes = len.min(spilled.bytes - offset);
-            frames.push(Frame::Stored { file: spilled.file.clone(), offset, bytes });
+            frames.push(Frame::Stored { file: spilled.file.file.clone(), offset, bytes });
         }
         frames
     }
@@ -167,7 +204,7 @@ impl FillingPart {
     pub(super) fn spilled_range(&self, offset: u64) -> Option<(Arc<LocalFile>, u64, u64)> {
         let spilled = self.spilled.as_ref()?;
         let at = offset.checked_sub(self.bytes - spilled.bytes)?;
-        Some((spilled.file.clone(), at, spilled.bytes.checked_sub(at)?))
+        Some((spilled.file.file.clone(), at, spilled.bytes.checked_sub(at)?))
     }
 
     /// Truncates the part to `bytes`.
@@ -197,8 +234,8 @@ impl FillingPart {
     /// The frames of the complete part, in order.
     pub(super) fn freeze(self) -> Vec<Frame> {
         let mut frames: Vec<_> = BufferPool::freeze(self.slabs).map(Frame::Memory).collect();
-        if let Some(SpillFile { file, bytes }) = self.spilled {
-            frames.push(Frame::Stored { file, offset: 0, bytes });
+        if let Some(Spilled { file, bytes }) = self.spilled {
+            frames.push(Frame::Stored { file: file.file, offset: 0, bytes });
         }
         if self.zeros > 0 {
             frames.push(Frame::Zeros(self.zeros));
@@ -265,18 +302,6 @@ pub(super) fn add_all<T>(frames: &[Frame], mut state: T, add: impl Fn(&mut T, &[
     Ok(state)
 }
 
-/// A file for spilled bytes. Blocks.
-pub(super) fn new_spill_file(disk: &Arc<LocalDisk>) -> Result<Arc<LocalFile>> {
-    disk.create(()).map_err(|e| {
-        let detail = format!(
-            "write buffers are full and a temporary file cannot be created in {}: {e}; free disk space there \
-             or set a larger --buffer-size",
-            disk.dir().display()
-        );
-        Error::new(ErrorKind::NoSpace, detail)
-    })
-}
-
 /// Bytes `offset..offset + len` of frames, as far as they reach.
 pub(super) fn slice_frames(frames: &[Frame], mut offset: u64, mut len: u64) -> Vec<Frame> {
     let mut out = Vec::new();
@@ -323,7 +348,7 @@ pub(super) fn too_large(part_size: PartSize) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::FileExt as _;
+    use crate::local_disk::{FileLimits, LocalDisk};
 
     fn bytes(frames: &[Frame]) -> Vec<u8> {
         let mut all = Vec::new();
@@ -338,11 +363,11 @@ mod tests {
     }
 
     /// Spills as much of `data` as the part has room for.
-    fn spill(part: &mut FillingPart, data: &[u8], part_bytes: u64, disk: &Arc<LocalDisk>) {
+    fn spill(part: &mut FillingPart, data: &[u8], part_bytes: u64, quota: &Arc<DiskQuota>) {
         let (file, at) = part.spill_target();
-        let file = file.unwrap_or_else(|| new_spill_file(disk).unwrap());
+        let file = file.unwrap_or_else(|| SpillFile::new(quota, None).unwrap());
         let data = &data[..data.len().min((part_bytes - part.bytes()) as usize)];
-        file.write_all_at(data, at).unwrap();
+        file.write(at, data).unwrap();
         part.add_spilled(file, data.len() as u64);
     }
 
@@ -350,18 +375,18 @@ mod tests {
     fn overflow_spills_and_reads_back_in_order() {
         let buffer_pool = BufferPool::new(128, 64);
         let dir = tempfile::tempdir().unwrap();
-        let disk = LocalDisk::of(&dir);
+        let quota = DiskQuota::new(LocalDisk::of(&dir), None, 0);
         let mut data: Vec<u8> = (0..300u32).map(|i| i as u8).collect();
         let mut part = FillingPart::default();
         let appended = part.append(&data, 256, &buffer_pool);
         assert_eq!(appended, PartAppend { bytes: 128, blocked: Some(Blocked::Spill) });
         assert!(part.spilled_range(128).is_none());
-        spill(&mut part, &data[128..200], 256, &disk);
+        spill(&mut part, &data[128..200], 256, &quota);
         assert_eq!(
             part.append(&data[200..], 256, &buffer_pool),
             PartAppend { bytes: 0, blocked: Some(Blocked::Spill) }
         );
-        spill(&mut part, &data[200..], 256, &disk);
+        spill(&mut part, &data[200..], 256, &quota);
         assert_eq!(part.append(&data, 256, &buffer_pool), PartAppend { bytes: 0, blocked: None });
         assert_eq!((buffer_pool.bytes_in_use(), part.bytes()), (128, 256));
         assert_eq!(bytes(&part.read(100, 300)), data[100..256]);
@@ -400,19 +425,19 @@ mod tests {
     fn spilled_part_returns_its_memory() {
         let buffer_pool = BufferPool::new(128, 64);
         let dir = tempfile::tempdir().unwrap();
-        let disk = LocalDisk::of(&dir);
+        let quota = DiskQuota::new(LocalDisk::of(&dir), None, 0);
         let data: Vec<u8> = (0..200u32).map(|i| i as u8).collect();
         let mut part = FillingPart::default();
         part.append(&data, 200, &buffer_pool);
-        spill(&mut part, &data[128..], 200, &disk);
+        spill(&mut part, &data[128..], 200, &quota);
         assert!(!part.is_spilled());
-        let whole = new_spill_file(&disk).unwrap();
-        whole.write_all_at(&bytes(&part.read(0, 200)), 0).unwrap();
+        let whole = SpillFile::new(&quota, None).unwrap();
+        whole.write(0, &bytes(&part.read(0, 200))).unwrap();
         part.replace_by_file(whole);
         assert!(part.is_spilled());
         assert_eq!(buffer_pool.bytes_in_use(), 0);
         part.truncate(150);
-        spill(&mut part, &data[150..], 200, &disk);
+        spill(&mut part, &data[150..], 200, &quota);
         assert_eq!(bytes(&part.freeze()), data);
     }
 
@@ -428,7 +453,31 @@ mod tests {
 
     #[test]
     fn missing_spill_dir_is_no_space() {
-        let disk = LocalDisk::new(std::path::Path::new("/nonexistent"), std::time::Duration::ZERO);
-        assert_eq!(new_spill_file(&disk).unwrap_err().kind(), ErrorKind::NoSpace);
+        let dir = std::path::Path::new("/nonexistent");
+        let disk = LocalDisk::new(dir, std::time::Duration::ZERO, FileLimits::NONE);
+        let quota = DiskQuota::new(disk, None, 0);
+        assert_eq!(SpillFile::new(&quota, None).unwrap_err().kind(), ErrorKind::NoSpace);
+    }
+
+    #[test]
+    fn spilled_bytes_count_against_the_quota() {
+        let dir = tempfile::tempdir().unwrap();
+        let quota = DiskQuota::new(LocalDisk::of(&dir), Some(100), 0);
+        let (one, two) = (SpillFile::new(&quota, None).unwrap(), SpillFile::new(&quota, None).unwrap());
+        one.write(0, &[1; 60]).unwrap();
+        assert_eq!(two.write(0, &[2; 41]).unwrap_err().kind(), ErrorKind::NoSpace);
+        two.write(0, &[2; 40]).unwrap();
+        // Bytes that are written again count once.
+        one.write(30, &[3; 30]).unwrap();
+        assert_eq!(quota.reserved_bytes(), 100);
+        let mut part = FillingPart::default();
+        part.add_spilled(one, 60);
+        let frames = part.freeze();
+        drop(two);
+        quota.disk().wait_closed();
+        assert_eq!(quota.reserved_bytes(), 60, "a part in flight has its file");
+        drop(frames);
+        quota.disk().wait_closed();
+        assert_eq!(quota.reserved_bytes(), 0);
     }
 }

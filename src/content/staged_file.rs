@@ -26,7 +26,7 @@ use super::disk_quota::{DiskQuota, Reservation};
 use super::part::{FrozenPart, too_large};
 use super::present_ranges::PresentRanges;
 use super::reader::ReadTarget;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ids::{PartNumber, PartSize};
 use crate::local_disk::{LocalDisk, LocalFile};
 use crate::pds::part_body::{Frame, ZEROS};
@@ -63,13 +63,29 @@ pub enum Piece {
 }
 
 impl StagedFile {
-    /// A staged file with the content of `base`, nothing of which is present; an empty one without a base.
-    /// Blocks for the local disk.
-    pub(super) fn new(quota: &Arc<DiskQuota>, base: Option<ReadTarget>) -> Result<Arc<Self>> {
-        let (disk, change) = (quota.disk(), Arc::new(Mutex::new(quota.reservation())));
-        let file = disk.create(change.clone()).map_err(|e| {
-            Error::from(e).context(format!("cannot create a staged file in {}", disk.dir().display()))
-        })?;
+    /// A staged file with the content of `base`, nothing of which is present; an empty one without a base. It counts
+    /// as a file of `user`. Blocks for the local disk.
+    pub(super) fn new(
+        quota: &Arc<DiskQuota>,
+        base: Option<ReadTarget>,
+        user: Option<u32>,
+    ) -> Result<Arc<Self>> {
+        Self::with(quota, base, quota.create_file(user, true))
+    }
+
+    /// A staged file for a tee: evicts nothing but cached files.
+    pub(super) fn new_tee(quota: &Arc<DiskQuota>) -> Result<Arc<Self>> {
+        Self::with(quota, None, quota.create_file(None, false))
+    }
+
+    fn with(
+        quota: &Arc<DiskQuota>,
+        base: Option<ReadTarget>,
+        created: Result<(Arc<LocalFile>, Arc<Mutex<Reservation>>)>,
+    ) -> Result<Arc<Self>> {
+        let dir = quota.disk().dir().display();
+        let (file, change) =
+            created.map_err(|e| e.context(format!("cannot create a staged file in {dir}")))?;
         let size = base.as_ref().map_or(0, |base| base.size);
         file.set_len(size)?;
         let state = StagedState { size, base, base_bytes: size, present: PresentRanges::default() };
@@ -403,7 +419,7 @@ mod tests {
         ) {
             let dir = tempfile::tempdir().unwrap();
             let quota = DiskQuota::new(LocalDisk::of(&dir), None, 0);
-            let staged = StagedFile::new(&quota, Some(base(base_bytes.len() as u64))).unwrap();
+            let staged = StagedFile::new(&quota, Some(base(base_bytes.len() as u64)), None).unwrap();
             let mut model = base_bytes.clone();
             for step in steps {
                 match step {
@@ -455,7 +471,7 @@ mod tests {
     fn write_over_quota_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let quota = DiskQuota::new(LocalDisk::of(&dir), Some(10), 0);
-        let staged = StagedFile::new(&quota, None).unwrap();
+        let staged = StagedFile::new(&quota, None, None).unwrap();
         staged.write(0, &[1; 10]).unwrap();
         staged.write(5, &[2; 5]).unwrap();
         assert_eq!(staged.write(8, &[3; 3]).unwrap_err().kind(), ErrorKind::NoSpace);
@@ -467,7 +483,7 @@ mod tests {
     fn regression_forgotten_zeros_free_their_space() {
         let dir = tempfile::tempdir().unwrap();
         let quota = DiskQuota::new(LocalDisk::of(&dir), None, 0);
-        let staged = StagedFile::new(&quota, None).unwrap();
+        let staged = StagedFile::new(&quota, None, None).unwrap();
         let block = ALIGN_BYTES as u64;
         let (mut left, mut zeros) = (vec![1; 3 * ALIGN_BYTES], PresentRanges::default());
         for range in [10..11, block..2 * block] {
@@ -525,7 +541,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let quota = DiskQuota::new(LocalDisk::of(&dir), None, 0);
             let block = ALIGN_BYTES as u64;
-            let staged = StagedFile::new(&quota, Some(base(block))).unwrap();
+            let staged = StagedFile::new(&quota, Some(base(block)), None).unwrap();
             staged.write(block, &[1; 2 * ALIGN_BYTES]).unwrap();
             staged.truncate(5 * block).unwrap();
             // One block of the base, two written ones, and a missing one.
@@ -541,7 +557,7 @@ mod tests {
     #[test]
     fn observers_do_not_wait_for_a_change() {
         let dir = tempfile::tempdir().unwrap();
-        let staged = StagedFile::new(&DiskQuota::new(LocalDisk::of(&dir), None, 0), None).unwrap();
+        let staged = StagedFile::new(&DiskQuota::new(LocalDisk::of(&dir), None, 0), None, None).unwrap();
         staged.write(0, b"abc").unwrap();
         let running_change = staged.change.lock();
         assert_eq!((staged.size(), staged.is_complete(), staged.read(0, 9).len()), (3, true, 1));
@@ -558,7 +574,7 @@ mod tests {
             let links = all.filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok());
             links.filter(|link| link.starts_with(dir.path())).count()
         };
-        let staged = StagedFile::new(&quota, None).unwrap();
+        let staged = StagedFile::new(&quota, None, None).unwrap();
         let mut filling = FillingPart::default();
         filling.append(&[7; ALIGN_BYTES], 1 << 20, &BufferPool::new(1 << 20, 1 << 20));
         let frames: Arc<[Frame]> = filling.freeze().into();
@@ -571,7 +587,7 @@ mod tests {
     #[test]
     fn too_many_parts_are_too_large() {
         let dir = tempfile::tempdir().unwrap();
-        let staged = StagedFile::new(&DiskQuota::new(LocalDisk::of(&dir), None, 0), None).unwrap();
+        let staged = StagedFile::new(&DiskQuota::new(LocalDisk::of(&dir), None, 0), None, None).unwrap();
         staged.truncate(64 * u64::from(PartNumber::MAX) + 1).unwrap();
         let refused = staged.parts(PartSize::new(64).unwrap()).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::TooLarge);

@@ -210,7 +210,7 @@ impl TeeShared {
         let staged = if let Some(staged) = open {
             staged
         } else {
-            let new = StagedFile::new(self.queue.quota(), None)?;
+            let new = StagedFile::new_tee(self.queue.quota())?;
             let mut state = self.lock();
             if state.file.is_dropped() {
                 return Err(dropped());
@@ -373,7 +373,7 @@ mod tests {
         assert!(large.wait_for_file(10).await.unwrap().is_none());
         queue.quota().disk().wait_closed();
         assert_eq!(queue.quota().reserved_bytes(), 3);
-        let needed = StagedFile::new(queue.quota(), None).unwrap();
+        let needed = StagedFile::new(queue.quota(), None, None).unwrap();
         needed.write(0, b"7 bytes").unwrap();
         assert!(small.finished_file(3).is_some());
         needed.write(7, b"8").unwrap();

@@ -29,6 +29,8 @@ pub struct UploadContext {
     pub quota: Arc<DiskQuota>,
     /// Quota of files that are never uploaded. The same as `quota`, unless that is disabled.
     pub local_quota: Arc<DiskQuota>,
+    /// Quota of parts that do not fit into memory. The same as `quota`, unless that is disabled.
+    pub spill_quota: Arc<DiskQuota>,
     /// The queue of all tees.
     pub tees: Arc<TeeQueue>,
     /// Committed content that is still on this machine.

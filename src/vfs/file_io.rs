@@ -32,6 +32,9 @@ impl Vfs {
     pub async fn open(&self, ino: Ino, flags: i32, caller: Caller) -> Result<OpenedFile> {
         let access = Access::of(flags);
         let file = self.open_file(ino, access.may_commit())?;
+        if access.may_commit() {
+            file.set_user(caller.uid);
+        }
         let id = self.next_handle_id(access, caller);
         let opened = self.add_handle(file, access, id);
         if flags & libc::O_TRUNC != 0 {
@@ -160,6 +163,7 @@ impl Vfs {
             return Err(error);
         }
         file.set_mtime(now);
+        file.set_user(caller.uid);
         let id = self.next_handle_id(access, caller);
         file.created_by(id.writer());
         let opened = self.add_handle(file, access, id);

@@ -162,6 +162,7 @@ impl Vfs {
             return self.truncate(fh, size).await;
         }
         let file = self.open_file(ino, true)?;
+        file.set_user(caller.uid);
         let change = || file.truncate(size, Writer::NoHandle);
         let writers = [Some(Writer::NoHandle), process_of(caller)];
         let mut done = self.change_content(&file, &writers, change).await;

@@ -52,17 +52,7 @@ fn five_hundred_writers_stay_within_buffer_size() {
 #[test]
 fn staged_files_may_exceed_soft_descriptor_limit() {
     let rig = Rig::new();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pdsfs"));
-    // SAFETY: the call is async-signal-safe, and its argument outlives it.
-    unsafe {
-        command.pre_exec(|| {
-            let limit = libc::rlimit { rlim_cur: 64, rlim_max: 2048 };
-            match libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) {
-                0 => Ok(()),
-                _ => Err(std::io::Error::last_os_error()),
-            }
-        });
-    }
+    let command = command_with_descriptors(64, 2048);
     let mount = Mount::start_by(command, &rig.endpoint(), &[], tempfile::tempdir().unwrap());
     let files: Vec<_> = (0..100).map(|i| File::create(mount.at(format!("f{i}"))).unwrap()).collect();
     for file in &files {
@@ -73,6 +63,75 @@ fn staged_files_may_exceed_soft_descriptor_limit() {
     files.into_iter().enumerate().for_each(|(i, file)| {
         file.sync_all().unwrap_or_else(|e| panic!("file {i}: {e}"));
     });
+    assert_eq!(mount.stop(), 0);
+}
+
+/// A command whose daemon can have this many descriptors.
+fn command_with_descriptors(soft: u64, hard: u64) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pdsfs"));
+    // SAFETY: the call is async-signal-safe, and its argument outlives it.
+    unsafe {
+        command.pre_exec(move || {
+            let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+            match libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            }
+        });
+    }
+    command
+}
+
+#[test]
+fn writers_beyond_the_descriptors_get_enfile() {
+    let rig = Rig::new();
+    let arguments = ["--part-size", "64KiB", "--remove", "delete"];
+    let command = command_with_descriptors(640, 640);
+    let mount = Mount::start_by(command, &rig.endpoint(), &arguments, tempfile::tempdir().unwrap());
+    // Written out of order, so that each file is a staged file.
+    let write = |n: usize| {
+        let file = File::create(mount.at(format!("f{n}"))).unwrap();
+        let written = file.write_all_at(b"end", 100_000);
+        (file, written)
+    };
+    let files: Vec<_> = (0..200).map(write).collect();
+    let (written, refused): (Vec<_>, Vec<_>) = files.into_iter().partition(|(_, written)| written.is_ok());
+    assert_eq!((written.len(), refused.len()), (64, 136), "(640 - 512) / 2 local files");
+    for (_, refused) in refused {
+        assert_eq!(crate::rig::errno(refused), libc::ENFILE);
+    }
+    // Everything else goes on.
+    fs::write(mount.at("stream"), fresh_bytes(MIB)).unwrap();
+    assert!(fs::metadata(mount.at("absent")).is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound));
+    let status = Command::new(env!("CARGO_BIN_EXE_pdsfs")).arg("status").arg(mount.path()).output().unwrap();
+    assert!(status.status.success(), "{status:?}");
+    drop(written);
+    let (_file, written) = write(200);
+    written.unwrap();
+    assert!(rig.client().read("f0").unwrap().ends_with(b"\0end"));
+    assert_eq!(mount.stop(), 0);
+}
+
+#[test]
+fn spilled_parts_count_against_cache_size() {
+    let rig = Rig::new();
+    let sizes = ["--part-size", "1MiB", "--buffer-size", "2MiB", "--cache-size", "4MiB"];
+    let mount = rig.mount_with(&sizes);
+    let bytes = fresh_bytes(600 << 10);
+    let write = |n: usize| {
+        let mut file = File::create(mount.at(format!("f{n}"))).unwrap();
+        let written = file.write_all(&bytes);
+        (file, written)
+    };
+    let files: Vec<_> = (0..40).map(write).collect();
+    let refused: Vec<_> = files.iter().filter_map(|(_, written)| written.as_ref().err()).collect();
+    // 2 MiB are in memory and 4 MiB on the disk.
+    assert!(refused.len() >= 29, "{} of 40 files were refused", refused.len());
+    assert!(refused.iter().all(|e| e.raw_os_error() == Some(libc::ENOSPC)), "{refused:?}");
+    let kept = files.iter().filter(|(_, written)| written.is_ok()).count();
+    assert!(kept >= 6, "{kept}");
+    drop(files);
+    assert_eq!(rig.client().read("f0").unwrap(), bytes);
     assert_eq!(mount.stop(), 0);
 }
 

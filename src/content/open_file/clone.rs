@@ -35,9 +35,9 @@ impl OpenFile {
         if !is_open() || !is_ready(&self.lock().content) {
             return Ok(false);
         }
-        let (quota, base) = (self.context.quota.clone(), source.clone());
+        let (quota, base, user) = (self.context.quota.clone(), source.clone(), self.user());
         let new = move || {
-            let staged = StagedFile::new(&quota, Some(base))?;
+            let staged = StagedFile::new(&quota, Some(base), user)?;
             staged.truncate(to)?;
             Ok(staged)
         };

@@ -15,7 +15,7 @@ use super::content::{Content, OpenFileState, Writer};
 use super::file::OpenFile;
 use crate::content::disk_quota::DiskQuota;
 use crate::content::local_content::LocalContent;
-use crate::content::part::new_spill_file;
+use crate::content::part::SpillFile;
 use crate::content::reader::ReadTarget;
 use crate::content::staged_file::StagedFile;
 use crate::content::streaming::Streaming;
@@ -297,18 +297,18 @@ impl DiskTurn {
     async fn stage(self: &Arc<Self>) -> Result<DiskOutcome> {
         let (file, context) = (&self.file, &self.file.context);
         let source = StageSource::of(&file.lock().content);
-        let (disk, quota) = (context.disk.clone(), context.quota.clone());
+        let (disk, quota, user) = (context.disk.clone(), context.quota.clone(), file.user());
         let staged = match &source {
             StageSource::Nothing => return Ok(DiskOutcome::Again),
             StageSource::Local => return self.stage_local().await.map(|_| DiskOutcome::Again),
-            StageSource::Empty => self.run(disk, move || StagedFile::new(&quota, None)).await?,
+            StageSource::Empty => self.run(disk, move || StagedFile::new(&quota, None, user)).await?,
             StageSource::Bytes(bytes) => self.new_with(bytes.clone(), quota).await?,
             StageSource::Base(target) => {
                 if let Some(cached) = context.cached_files.remove(target) {
                     cached
                 } else {
                     let target = target.clone();
-                    self.run(disk, move || StagedFile::new(&quota, Some(target))).await?
+                    self.run(disk, move || StagedFile::new(&quota, Some(target), user)).await?
                 }
             }
             StageSource::Stream(tee) => match self.stage_stream(tee.as_ref()).await? {
@@ -328,8 +328,9 @@ impl DiskTurn {
 
     /// A new staged file with these bytes.
     async fn new_with(self: &Arc<Self>, bytes: Bytes, quota: Arc<DiskQuota>) -> Result<Arc<StagedFile>> {
+        let user = self.file.user();
         let new = move || {
-            let staged = StagedFile::new(&quota, None)?;
+            let staged = StagedFile::new(&quota, None, user)?;
             staged.write(0, &bytes)?;
             Ok(staged)
         };
@@ -362,8 +363,8 @@ impl DiskTurn {
         };
         let (staged, mut at) = match tee {
             _ if !has_sent_parts => {
-                let quota = context.quota.clone();
-                (self.run(context.disk.clone(), move || StagedFile::new(&quota, None)).await?, 0)
+                let (quota, user) = (context.quota.clone(), file.user());
+                (self.run(context.disk.clone(), move || StagedFile::new(&quota, None, user)).await?, 0)
             }
             Some(tee) => match tee.wait_for_file(sent_bytes).await? {
                 Some(staged) => (staged, sent_bytes),
@@ -419,11 +420,10 @@ impl DiskTurn {
         }
         let data = data.slice(..data.len().min(room as usize));
         let bytes = data.len();
-        let creating = disk.clone();
+        let (quota, user) = (file.context.spill_quota.clone(), file.user());
         let append = move || {
-            let spilled = target.map_or_else(|| new_spill_file(&creating), Ok)?;
-            let stored = spilled.write_all_at(&data, at);
-            stored.map_err(|e| Error::from(e).context("cannot spill a write buffer to the local disk"))?;
+            let spilled = target.map_or_else(|| SpillFile::new(&quota, user), Ok)?;
+            spilled.write(at, &data)?;
             Ok(spilled)
         };
         let spilled = self.run(disk, append).await?;
@@ -440,8 +440,8 @@ impl DiskTurn {
     /// Moves the complete filling part to the disk and releases its memory. On failure the part is unchanged.
     async fn spill_part(self: &Arc<Self>, part_bytes: u64) -> Result<()> {
         let (file, disk) = (&self.file, self.file.context.disk.clone());
-        let creating = disk.clone();
-        let whole = self.run(disk.clone(), move || new_spill_file(&creating)).await?;
+        let (quota, user) = (file.context.spill_quota.clone(), file.user());
+        let whole = self.run(disk.clone(), move || SpillFile::new(&quota, user)).await?;
         let mut at = 0;
         while at < part_bytes {
             let frames = match &mut file.lock().content {
@@ -464,10 +464,10 @@ pub(super) fn append_only_after_unlink() -> Error {
     Error::new(ErrorKind::Unsupported, detail)
 }
 
-fn write_frames(target: &LocalFile, mut at: u64, frames: &[Frame]) -> Result<()> {
+fn write_frames(target: &SpillFile, mut at: u64, frames: &[Frame]) -> Result<()> {
     for frame in frames {
         frame.visit(|bytes| {
-            target.write_all_at(bytes, at)?;
+            target.write(at, bytes)?;
             at += bytes.len() as u64;
             Ok(())
         })?;

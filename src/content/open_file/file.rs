@@ -1,7 +1,7 @@
 //! One open file: its state, its flags, and the changes that the tree has reported.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
@@ -19,6 +19,9 @@ use crate::ids::{FileId, Ino};
 use crate::pds::drive::FileMeta;
 use crate::status::{Progress, Transfer};
 
+/// Not a user id.
+const NO_USER: u32 = u32::MAX;
+
 /// A file with open handles or unsaved content.
 #[derive(Debug)]
 pub struct OpenFile {
@@ -35,6 +38,8 @@ pub struct OpenFile {
     is_unlinked: AtomicBool,
     /// Whether a handle can write.
     has_writers: AtomicBool,
+    /// The last user who opened it for writing. [`NO_USER`] before.
+    user: AtomicU32,
     pub(super) state_changed: Notify,
 }
 
@@ -60,6 +65,7 @@ impl OpenFile {
             commit_location: Mutex::default(),
             is_unlinked: AtomicBool::new(false),
             has_writers: AtomicBool::new(true),
+            user: AtomicU32::new(NO_USER),
             state_changed: Notify::new(),
         })
     }
@@ -70,6 +76,15 @@ impl OpenFile {
 
     pub(super) fn new_stream(&self, name: &str) -> Streaming {
         Streaming::new(self.context.clone(), self.progress.begin(name))
+    }
+
+    /// Records who opens it for writing: its local files count as theirs.
+    pub fn set_user(&self, user: u32) {
+        self.user.store(user, Ordering::Relaxed);
+    }
+
+    pub(super) fn user(&self) -> Option<u32> {
+        Some(self.user.load(Ordering::Relaxed)).filter(|user| *user != NO_USER)
     }
 
     pub fn ino(&self) -> Ino {
