@@ -252,6 +252,9 @@ settings! {
         /// Refuse to execute programs on the mount
         noexec: bool = Notation::switch() => false;
 
+        /// Follow no symbolic links of the mount; needs root and Linux 5.14
+        nosymfollow: bool = Notation::switch() => false;
+
         /// Allow a mountpoint that is not empty; the mount hides its contents
         allow_non_empty: bool = Notation::switch() => false;
 

@@ -45,6 +45,10 @@ pub(super) fn prepare(config: &MountConfig) -> Result<MountDir> {
             ),
         ));
     }
+    if config.options.nosymfollow && !rustix::process::geteuid().is_root() {
+        let detail = "nosymfollow needs root: fusermount3 does not know the option";
+        return Err(Error::new(ErrorKind::Denied, detail));
+    }
     preflight::check(path, &metadata, config.options.allow_other)?;
     Ok(dir)
 }

@@ -96,5 +96,6 @@ pub(super) fn detached_mount(device: &File, source: &str, options: &MountOptions
         | MountAttrFlags::MOUNT_ATTR_NOATIME;
     attributes.set(MountAttrFlags::MOUNT_ATTR_RDONLY, options.read_only);
     attributes.set(MountAttrFlags::MOUNT_ATTR_NOEXEC, options.noexec);
+    attributes.set(MountAttrFlags::MOUNT_ATTR_NOSYMFOLLOW, options.nosymfollow);
     Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
 }

@@ -2,10 +2,10 @@
 
 use std::fs::{self, File, Permissions};
 use std::io::Write;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 
-use crate::rig::{Mount, Rig};
+use crate::rig::{Mount, Rig, errno};
 
 /// The tags that another client has set.
 const FORGED: [(&str, &str); 2] = [("pdsfs.owner", "1234:5678"), ("pdsfs.mode", "6755")];
@@ -109,4 +109,23 @@ fn special_bits_are_kept_where_asked_for() {
     let mount = rig.mount_with(&arguments);
     assert_eq!(fs::metadata(mount.at("own")).unwrap().mode() & 0o7777, 0o7711);
     assert_eq!(mount.stop(), 0);
+}
+
+#[test]
+fn nosymfollow_mount_follows_no_links() {
+    // SAFETY: geteuid has no arguments and cannot fail.
+    assert_eq!(unsafe { libc::geteuid() }, 0, "this test mounts as root");
+    let rig = Rig::new();
+    for follows in [true, false] {
+        let mount = rig.mount_with(if follows { &["--remove", "delete"] } else { &["--nosymfollow"] });
+        fs::write(mount.at("target"), "x").unwrap();
+        symlink("target", mount.at(format!("link{follows}"))).unwrap();
+        let link = mount.at(format!("link{follows}"));
+        assert_eq!(fs::read_link(&link).unwrap().to_str(), Some("target"));
+        match fs::read(&link) {
+            Ok(content) => assert!(follows && content == b"x"),
+            refused => assert_eq!((errno(refused), follows), (libc::ELOOP, false)),
+        }
+        assert_eq!(mount.stop(), 0);
+    }
 }

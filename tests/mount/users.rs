@@ -132,6 +132,12 @@ fn user_allow_other_needs_fuse_conf() {
 }
 
 #[test]
+fn user_mount_cannot_have_nosymfollow() {
+    let printed = OrdinaryUser::new().refused(&Rig::new(), &["--nosymfollow"]);
+    assert!(printed.contains("nosymfollow needs root"), "{printed}");
+}
+
+#[test]
 fn root_mount_is_shared_only_with_allow_other() {
     assert!(is_root(), "{NEEDS_ROOT}");
     let (rig, user) = (Rig::new(), OrdinaryUser::new());

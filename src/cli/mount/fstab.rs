@@ -47,7 +47,6 @@ const UNSUPPORTED: &[(&str, &str)] = &[
     ("sync", "a file is committed when it is closed or synced, not after each write; remove the option"),
     ("dirsync", "a new file is committed when it is closed, not before; remove the option"),
     ("strictatime", "reads do not change access times; remove the option"),
-    ("nosymfollow", "symbolic links are followed; use metadata=off, which has none"),
 ];
 /// The settings that a remount changes.
 const READ_ONLY: &str = "read_only";
@@ -57,6 +56,7 @@ const ALIASES: &[(&str, (&str, &str))] = &[
     ("ro", (READ_ONLY, "true")),
     ("rw", (READ_ONLY, "false")),
     ("exec", (NOEXEC, "false")),
+    ("symfollow", ("nosymfollow", "false")),
     ("nonempty", ("allow_non_empty", "true")),
 ];
 /// Exit codes of `mount(8)`: a wrong line, and a mount that failed.
@@ -342,6 +342,13 @@ mod tests {
         }
         assert_eq!(described.last().map(String::as_str), Some("/mnt"));
         assert!(!described.contains(&"none".to_owned()));
+    }
+
+    #[test]
+    fn last_option_about_links_counts() {
+        let follows = |options| arguments(&["a", "/mnt", "-o", options]).unwrap()[4].clone();
+        assert_eq!(follows("symfollow,nosymfollow"), "--nosymfollow=true");
+        assert_eq!(follows("nosymfollow,symfollow"), "--nosymfollow=false");
     }
 
     #[test]
