@@ -55,7 +55,7 @@ pub enum ErrorKind {
     /// The mount is about to end and accepts no more content. ESHUTDOWN: EIO would blame the disk, and programs
     /// do not repeat the write.
     Stopping,
-    /// Another program is writing the file.
+    /// Another program is writing the file, or the drive is changing it.
     Busy,
     /// The calling program was killed and does not see the answer.
     Interrupted,

@@ -19,6 +19,7 @@
 
 mod change;
 mod inodes;
+mod leftovers;
 mod lifetime;
 mod merge;
 pub mod name;

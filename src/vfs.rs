@@ -27,6 +27,7 @@ mod remove;
 mod rename;
 mod statfs;
 mod stop_flag;
+mod superseded;
 mod truncate;
 mod types;
 mod unsaved_renames;
@@ -70,6 +71,7 @@ use listings::Dirs;
 use pending_attrs::PendingAttrs;
 use quota_cache::QuotaCache;
 use stop_flag::StopFlag;
+use superseded::SupersededObjects;
 pub use types::{
     Attr, Caller, DirEntry, Entry, FallocateMode, Fh, OpenedFile, RenameMode, SetAttr, Statfs, UnsavedFile,
 };
@@ -98,6 +100,7 @@ pub struct Vfs {
     /// Errors of the last commits, until a commit succeeds.
     failures: CommitFailures,
     late_renames: LateRenames,
+    superseded: SupersededObjects,
     active_renames: ActiveRenames,
     stop: StopFlag,
 }
@@ -153,6 +156,7 @@ impl Vfs {
                 cached_revisions: Mutex::new(LruCache::new(CACHED_INODES_MAX)),
                 failures: CommitFailures::default(),
                 late_renames: LateRenames::default(),
+                superseded: SupersededObjects::default(),
                 active_renames: ActiveRenames::default(),
                 stop: StopFlag::default(),
                 progress,

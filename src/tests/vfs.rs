@@ -23,6 +23,7 @@ mod backfill;
 mod commit_rights;
 mod disk_changes;
 mod killed_closer;
+mod superseded;
 mod unfinished;
 mod write_wait;
 

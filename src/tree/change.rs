@@ -110,6 +110,7 @@ impl Tree {
     /// Makes `meta` the object of `ino`. The former object gets a tombstone.
     fn set_object(&mut self, ino: Ino, meta: FileMeta, now: Instant) {
         let Some(inode) = self.inodes.get_mut(&ino) else { return };
+        self.leftovers.remove(&meta.file_id);
         inode.attrs_read_at = Some(now);
         inode.changed_at = Some(now);
         let is_unlinked = match &inode.backing {
@@ -446,7 +447,7 @@ impl Tree {
     /// Whether a listing that began at `started` may contain an object that this mount removed from this
     /// directory.
     pub fn is_removed(&self, dir: Ino, file: &FileId, started: Instant) -> bool {
-        if self.tombstones.hides(file, started, self.listing_lag) {
+        if self.tombstones.hides(file, started, self.listing_lag) || self.leftovers.contains(file) {
             return true;
         }
         let Some(inode) = self.by_file_id.get(file).and_then(|ino| self.inodes.get(ino)) else {

@@ -10,6 +10,7 @@ use crate::pds::drive::FileMeta;
 use crate::pds::types::FileType;
 use crate::posix::Posix;
 
+use super::leftovers::Leftovers;
 use super::stat::{FileKind, Stat};
 use super::tombstones::Tombstones;
 
@@ -150,6 +151,7 @@ pub struct Tree {
     /// The objects of all `InodeBody::File::replaces`.
     pub(super) replacing: HashMap<FileId, Ino>,
     pub(super) tombstones: Tombstones,
+    pub(super) leftovers: Leftovers,
     pub(super) next_ino: u64,
     pub(super) next_listing: u64,
     pub(super) ttl: Duration,
@@ -180,6 +182,7 @@ impl Tree {
             by_file_id: HashMap::new(),
             replacing: HashMap::new(),
             tombstones: Tombstones::default(),
+            leftovers: Leftovers::default(),
             next_ino: Ino::ROOT.0,
             next_listing: 1,
             ttl,

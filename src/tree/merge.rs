@@ -104,6 +104,7 @@ impl Tree {
             let is_repeated = !ids.insert(meta.file_id.clone()) || self.was_listed_by(&meta.file_id, listing);
             if is_repeated
                 || self.tombstones.hides(&meta.file_id, listing.started, self.listing_lag)
+                || self.leftovers.hides(&meta)
                 || self.replacing.contains_key(&meta.file_id)
             {
                 continue;

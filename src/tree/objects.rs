@@ -8,6 +8,8 @@
 //!                a: the object of the file until the commit  (elsewhere)
 //! ```
 
+use std::time::Instant;
+
 use super::inodes::{Backing, Identity, InodeBody, Tree};
 use crate::ids::{FileId, Ino};
 use crate::pds::drive::FileMeta;
@@ -78,5 +80,16 @@ impl Tree {
     /// Whether an object belongs to an inode, now or after a pending commit.
     pub fn is_referenced(&self, file: &FileId) -> bool {
         self.by_file_id.contains_key(file) || self.replacing.contains_key(file)
+    }
+
+    /// Hides an object that the drive does not remove, until another client changes it.
+    pub fn leave_behind(&mut self, object: FileMeta, now: Instant) {
+        self.add_tombstone(object.file_id.clone(), now);
+        self.leftovers.add(object);
+    }
+
+    /// The hidden object at a location of the drive.
+    pub fn leftover_at(&self, dir_id: &FileId, name: &str) -> Option<&FileMeta> {
+        self.leftovers.at(dir_id, name)
     }
 }

@@ -422,3 +422,21 @@ fn reallocated_inode_takes_over_the_dentry() {
     let unsaved = f.create(Ino::ROOT, "c");
     assert!(!f.tree.reallocate_inode(unsaved, former));
 }
+
+#[test]
+fn leftover_is_hidden_until_it_changes() {
+    let mut f = Fixture::new();
+    let left = FileMeta { parent_id: Some(FileId::root()), ..file("f1", "left", 1) };
+    f.list(Ino::ROOT, &[left.clone(), file("f2", "other", 2)]);
+    let ino = f.child("left");
+    f.tree.unlink(ino, f.now);
+    f.tree.leave_behind(left.clone(), f.now);
+    f.pass_time(3600);
+    f.list(Ino::ROOT, &[left.clone(), file("f2", "other", 2)]);
+    assert_eq!(f.names(Ino::ROOT), ["other"]);
+    assert_eq!(f.tree.leftover_at(&FileId::root(), "left"), Some(&left));
+    let renamed = FileMeta { name: "theirs".to_owned(), ..left };
+    f.list(Ino::ROOT, &[renamed.clone(), file("f2", "other", 2)]);
+    assert_eq!(f.names(Ino::ROOT), ["other", "theirs"]);
+    assert_eq!(f.tree.leftover_at(&FileId::root(), "left"), None);
+}

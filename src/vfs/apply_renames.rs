@@ -122,7 +122,11 @@ impl Vfs {
         let Some(location) = location else { return Ok(None) };
         let used = &committed.target;
         if let Some(target) = replaces.filter(|target| target.file_id != committed.meta.file_id) {
-            return self.replace_committed(&target, &committed.meta).await.map(Some);
+            let (meta, superseded) = self.replace_committed(&target, &committed.meta).await?;
+            if let Some(superseded) = superseded {
+                self.remove_superseded(superseded).await;
+            }
+            return Ok(Some(meta));
         }
         // The content is committed, so an existing sibling must not prevent the move. The location is that of
         // the drive's answer, not of the target: a new revision of a file keeps the file's location.

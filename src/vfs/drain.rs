@@ -111,6 +111,7 @@ impl Vfs {
         commits.join_all().await;
         let late_renames = self.retry_late_renames().await;
         report.lock().unsaved.extend(late_renames);
+        self.retry_removals().await;
         if let Err(error) = self.pending.flush(&self.drive, &self.tree).await {
             report.lock().unsaved.push(UnsavedFile { ino: None, path: ATTRIBUTES.into(), error });
         }

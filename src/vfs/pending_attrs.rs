@@ -36,6 +36,10 @@ const BYTES_MAX: usize = 16 << 20;
 /// Time until a retry. The calls themselves have their own retries.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(10);
 
+/// Refusals because of another operation on the object, after which its attributes are given up. An operation
+/// that never ends must not keep them pending.
+const CONFLICTS_MAX: u32 = 5;
+
 /// Refusals that are remembered.
 const REFUSED_MAX: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
@@ -55,9 +59,16 @@ struct Pending {
     sends_tags: bool,
     /// Keys of tags that the drive may have. Those of `desired` among them stay.
     stale: BTreeSet<String>,
+    /// How often the drive refused it because of another operation.
+    conflicts: u32,
 }
 
 impl Pending {
+    /// Whether both change the same.
+    fn is_same(&self, other: &Self) -> bool {
+        Self { conflicts: other.conflicts, ..self.clone() } == *other
+    }
+
     fn bytes(&self) -> usize {
         let stale = self.stale.iter().map(String::len).sum::<usize>();
         let of_posix =
@@ -160,7 +171,8 @@ impl PendingAttrs {
         if !sends_mtime && !sends_tags {
             return;
         }
-        changes.insert(known.file_id.clone(), Pending { desired, sends_mtime, sends_tags, stale });
+        let pending = Pending { desired, sends_mtime, sends_tags, stale, conflicts: 0 };
+        changes.insert(known.file_id.clone(), pending);
         drop(changes);
         self.arrived.notify_one();
     }
@@ -281,18 +293,29 @@ impl PendingAttrs {
         concluded.fold(Ok(()), Result::and)
     }
 
+    /// Whether a change that failed is sent again. Counts conflicts with other operations.
+    fn is_pending_after(&self, error: &Error, file: &FileId, sent: &Pending) -> bool {
+        if error.kind() != ErrorKind::Busy {
+            return !is_permanent(error);
+        }
+        if let Some(pending) = self.lock().by_file.get_mut(file).filter(|pending| pending.is_same(sent)) {
+            pending.conflicts += 1;
+        }
+        sent.conflicts + 1 < CONFLICTS_MAX
+    }
+
     /// Drops a change that the drive has stored or permanently refused.
     fn conclude(&self, tree: &Tree, file: &FileId, sent: &Pending, outcome: Result<()>) -> Result<()> {
         let refused = match outcome {
             Ok(()) => None,
-            Err(error) if !is_permanent(&error) => return Err(error),
+            Err(error) if self.is_pending_after(&error, file, sent) => return Err(error),
             // The object is gone, and its attributes with it.
             Err(error) if error.kind() == ErrorKind::NotFound => None,
             Err(error) => Some(error.context("the drive refused its attributes")),
         };
         let mut changes = self.lock();
         // A later change of the file stays for the next round.
-        if changes.by_file.get(file) != Some(sent) {
+        if changes.by_file.get(file).is_none_or(|now| !now.is_same(sent)) {
             return Ok(());
         }
         changes.remove(file);
@@ -317,13 +340,16 @@ fn batch_len(changes: &[(FileId, Pending)]) -> usize {
     changes.iter().take(BATCH_MAX).take_while(fits).count().max(1)
 }
 
-fn is_permanent(error: &Error) -> bool {
+/// Whether the drive refused an operation, and a repetition would get the same answer.
+pub(super) fn is_permanent(error: &Error) -> bool {
     matches!(
         error.kind(),
         ErrorKind::NotFound
             | ErrorKind::NoDrive
             | ErrorKind::Denied
             | ErrorKind::Invalid
+            | ErrorKind::InvalidName
+            | ErrorKind::Unsupported
             | ErrorKind::Protocol
     )
 }

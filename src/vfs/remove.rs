@@ -13,7 +13,6 @@ use crate::config::RemoveMode;
 use crate::content::reader::ReadTarget;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, Ino};
-use crate::pds::drive::FileMeta;
 use crate::pds::page_markers::PageMarkers;
 use crate::pds::types::FileType;
 use crate::tree::{Identity, Name};
@@ -71,14 +70,6 @@ impl Vfs {
         for file_id in removed {
             tree.add_tombstone(file_id, Instant::now());
         }
-        Ok(())
-    }
-
-    /// Removes an object that no inode needs any more. `former` was its inode.
-    pub(super) async fn remove_superseded(&self, object: FileMeta, former: Option<Ino>) -> Result<()> {
-        self.remove_object(&object.file_id, former, self.config.options.remove).await?;
-        self.pending.forget(&object.file_id);
-        self.tree().removed_object(object.file_id, Instant::now());
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use super::Vfs;
 use super::close::process_of;
+use super::superseded::{Reason, Superseded};
 use super::types::{Caller, Entry, NameInDir, RenameMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, Ino};
@@ -162,7 +163,7 @@ impl Vfs {
         };
         match target {
             Some(target) => self.replace(source, target, to).await,
-            None => self.move_object(source, to).await,
+            None => self.move_to_free_name(source, to).await,
         }?;
         drop(guard);
         if let Some(open) = self.files.get(source) {
@@ -199,8 +200,8 @@ impl Vfs {
             self.mark_unlinked(target);
         }
         // The former object of an unsaved target is not needed any more.
-        if let Some(former) = elsewhere {
-            self.remove_superseded(former, Some(target)).await?;
+        if let Some(object) = elsewhere {
+            self.remove_superseded(Superseded { object, former: Some(target), reason: Reason::Unused }).await;
         }
         Ok(())
     }
@@ -220,7 +221,7 @@ impl Vfs {
         let moving = self.mark_moving(&[source, target]);
         let replaced = self.replace_committed(&target_meta, &source_meta).await;
         drop(moving);
-        let meta = replaced.inspect_err(|_| {
+        let (meta, superseded) = replaced.inspect_err(|_| {
             // The calls may have partly succeeded.
             let mut tree = self.tree();
             tree.invalidate(to.dir, Instant::now());
@@ -235,10 +236,16 @@ impl Vfs {
         let removed = if meta.file_id == source_meta.file_id { target_meta } else { source_meta };
         self.pending.forget(&removed.file_id);
         let meta = self.push_attrs(meta, mtime, posix).await;
-        let mut tree = self.tree();
-        self.mark_unlinked(target);
-        tree.add_tombstone(removed.file_id, Instant::now());
-        tree.replaced(source, target, meta, Instant::now())
+        {
+            let mut tree = self.tree();
+            self.mark_unlinked(target);
+            tree.add_tombstone(removed.file_id, Instant::now());
+            tree.replaced(source, target, meta, Instant::now())?;
+        }
+        if let Some(superseded) = superseded {
+            self.remove_superseded(superseded).await;
+        }
+        Ok(())
     }
 
     /// The current attributes of an object that is about to be removed after its content was moved.
@@ -258,8 +265,12 @@ impl Vfs {
 
     /// Replaces the content of `target` with that of `source`. A file exists under the name at every moment:
     /// by a new revision of `target`, or, if the service has no instant upload, by two siblings with equal
-    /// names, of which the older one is removed.
-    pub(super) async fn replace_committed(&self, target: &FileMeta, source: &FileMeta) -> Result<FileMeta> {
+    /// names. Also returns the object that the caller removes, after it has recorded the change.
+    pub(super) async fn replace_committed(
+        &self,
+        target: &FileMeta,
+        source: &FileMeta,
+    ) -> Result<(FileMeta, Option<Superseded>)> {
         let replaced = match self.drive.replace(target, source).await {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 // If another client deleted the target, there is nothing to replace.
@@ -270,14 +281,15 @@ impl Vfs {
                 let from = source.parent_id.as_ref();
                 let to = target.parent_id.as_ref().or(from);
                 let (from, to) = from.zip(to).ok_or(error)?;
-                return self.move_on_drive(source, (from, to), &target.name, true).await;
+                let moved = self.move_on_drive(source, (from, to), &target.name, true).await?;
+                return Ok((moved, None));
             }
             replaced => replaced?,
         };
+        let former = |object: &FileMeta| self.tree().ino_of(&object.file_id);
         if let Some(meta) = replaced {
-            let former = self.tree().ino_of(&source.file_id);
-            self.remove_object(&source.file_id, former, self.config.options.remove).await?;
-            return Ok(meta);
+            let (former, reason) = (former(source), Reason::Copied);
+            return Ok((meta, Some(Superseded { object: source.clone(), former, reason })));
         }
         let dirs = target.parent_id.as_ref().zip(source.parent_id.as_ref()).filter(|(to, from)| to != from);
         if let Some((to, _)) = dirs {
@@ -291,9 +303,10 @@ impl Vfs {
             }
             (renamed, _) => renamed?,
         };
-        let former = self.tree().ino_of(&target.file_id);
-        self.remove_object(&target.file_id, former, self.config.options.remove).await?;
-        Ok(meta)
+        let free = source.parent_id.as_ref().or(target.parent_id.as_ref());
+        let reason =
+            free.map_or(Reason::Unused, |dir_id| Reason::Displaced(dir_id.clone(), source.name.clone()));
+        Ok((meta, Some(Superseded { object: target.clone(), former: former(target), reason })))
     }
 
     /// Undoes the first step of a change whose second step failed.
@@ -302,6 +315,30 @@ impl Vfs {
             let state = "the file is in the new directory, under its old name";
             tracing::error!(%file, %error, "rename failed and was not undone: {state}");
         }
+    }
+
+    /// Moves a committed file to a name that no visible file has. A leftover of the name is overwritten.
+    async fn move_to_free_name(&self, ino: Ino, to: &NameInDir) -> Result<()> {
+        let dir_id = self.dir_id(to.dir)?;
+        let Some(leftover) = self.tree().leftover_at(&dir_id, &to.name.remote()).cloned() else {
+            return self.move_object(ino, to).await;
+        };
+        let source = self.current_meta(ino).await?;
+        let (mtime, posix) = self.current_attrs(&self.tree(), ino, &source);
+        let moving = self.mark_moving(&[ino]);
+        let replaced = self.replace_committed(&leftover, &source).await;
+        drop(moving);
+        let (meta, superseded) = replaced?;
+        self.reader.forget(&meta.file_id);
+        if let Some(file) = self.files.get(ino) {
+            file.set_base(&meta);
+        }
+        let meta = self.push_attrs(meta, mtime, posix).await;
+        self.tree().moved(ino, to.dir, &to.name, meta, Instant::now())?;
+        if let Some(superseded) = superseded {
+            self.remove_superseded(superseded).await;
+        }
+        Ok(())
     }
 
     /// Moves a committed object to a free name.

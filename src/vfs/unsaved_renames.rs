@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::Vfs;
 use super::close::process_of;
+use super::superseded::{Reason, Superseded};
 use super::types::{Caller, NameInDir};
 use crate::content::commit::CommitOutcome;
 use crate::content::open_file::OpenFile;
@@ -56,7 +57,7 @@ impl Vfs {
             file.set_path(&self.path_of(source));
         }
         for object in superseded {
-            self.remove_superseded(object, target).await?;
+            self.remove_superseded(Superseded { object, former: target, reason: Reason::Unused }).await;
         }
         if let Some(file) = file {
             self.finish_late_commit(&file).await;

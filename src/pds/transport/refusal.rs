@@ -131,7 +131,7 @@ fn kind_of_refusal(status: StatusCode, code: &str) -> ErrorKind {
         }
         ("TooManyRequests", _) => ErrorKind::Throttled,
         // Another operation on the object is in progress.
-        ("StateConflict", _) => ErrorKind::Io,
+        ("StateConflict", _) => ErrorKind::Busy,
         _ => kind_of_status(status),
     }
 }
@@ -226,7 +226,7 @@ mod tests {
             (404, "NotFound.Drive", ErrorKind::NoDrive),
             (404, "I404NF", ErrorKind::NoDrive),
             (404, "", ErrorKind::NoDrive),
-            (409, "StateConflict", ErrorKind::Io),
+            (409, "StateConflict", ErrorKind::Busy),
             (400, "NotFound.File", ErrorKind::NotFound),
             (400, "InvalidParameter.Name", ErrorKind::InvalidName),
             (400, "InvalidParameter.ContentHash", ErrorKind::Integrity),

@@ -1,0 +1,110 @@
+//! Objects that a rename over a file leaves over, where the drive removes them and where it does not.
+
+use sha1::Digest;
+
+use super::*;
+use crate::ids::Sha1Hash;
+use crate::vfs::SetAttr;
+
+fn sha1(bytes: &[u8]) -> Option<Sha1Hash> {
+    Some(Sha1Hash(sha1::Sha1::digest(bytes).into()))
+}
+
+fn conflict() -> FaultAction {
+    FaultAction::Status {
+        status: 409,
+        code: "StateConflict".into(),
+        message: "another operation is in progress".into(),
+        retry_after_s: None,
+        x_retry_after_ms: None,
+        empty_body: false,
+    }
+}
+
+impl Rig {
+    /// The only object of a name on the drive.
+    async fn only(&self, name: &str) -> FileMeta {
+        let mut named = self.remote_entries(&FileId::root()).await;
+        named.retain(|meta| meta.name == name);
+        assert_eq!(named.len(), 1, "{name}");
+        named.remove(0)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rename_over_succeeds_without_removal() {
+    for instant_upload in [true, false] {
+        let rig = Rig::with(Duration::ZERO, |config| {
+            config.quirks.deletion_forbidden = true;
+            config.quirks.instant_upload = instant_upload;
+        })
+        .await;
+        rig.write(ROOT, "t1", b"ONE").await;
+        rig.write(ROOT, "t2", b"TWO").await;
+        assert_eq!(rig.rename((ROOT, "t1"), (ROOT, "t2")).await, Ok(()), "instant {instant_upload}");
+        assert_eq!(rig.only("t2").await.sha1, sha1(b"ONE"));
+        assert_eq!(names(&rig.read_dir(ROOT).await), [".", "..", "t2"]);
+        assert_eq!(rig.lookup(ROOT, "t1").await, None);
+        // As a program that saves again.
+        rig.write(ROOT, "t1", b"THREE").await;
+        assert!(names(&rig.read_dir(ROOT).await).contains(&"t1"), "instant {instant_upload}");
+        assert_eq!(rig.only("t1").await.sha1, sha1(b"THREE"));
+        assert_eq!(rig.rename((ROOT, "t1"), (ROOT, "t2")).await, Ok(()), "instant {instant_upload}");
+        assert_eq!(rig.only("t2").await.sha1, sha1(b"THREE"));
+        // To the name of the leftover.
+        assert_eq!(rig.rename((ROOT, "t2"), (ROOT, "t1")).await, Ok(()), "instant {instant_upload}");
+        assert_eq!(names(&rig.read_dir(ROOT).await), [".", "..", "t1"]);
+        assert_eq!(rig.only("t1").await.sha1, sha1(b"THREE"));
+        assert_eq!(rig.remote_names(&FileId::root()).await, ["t1", "t2"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rename_over_leaves_nothing_in_the_bin() {
+    let rig = Rig::new().await;
+    for _ in 0..2 {
+        rig.write(ROOT, "config.lock", b"new").await;
+        assert_eq!(rig.rename((ROOT, "config.lock"), (ROOT, "config")).await, Ok(()));
+        rig.write(ROOT, "config.lock", b"newer").await;
+        assert_eq!(rig.rename((ROOT, "config.lock"), (ROOT, "config")).await, Ok(()));
+    }
+    assert_eq!(rig.remote_names(&FileId::root()).await, ["config"]);
+    assert_eq!((rig.calls("recyclebin/trash"), rig.calls("file/delete")), (0, 3));
+    // Of a file that this mount did not create, the recycle bin keeps the revisions.
+    let other = rig.second_mount();
+    let (from, to) = ((ROOT, OsStr::new("config")), (ROOT, OsStr::new("kept")));
+    rig.write(ROOT, "kept", b"old").await;
+    other.lookup(ROOT, from.1).await.unwrap().unwrap();
+    other.rename(from, to, RenameMode::Replace, caller()).await.unwrap();
+    assert_eq!((rig.calls("recyclebin/trash"), rig.calls("file/delete")), (1, 3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn delayed_removal_is_repeated() {
+    let rig = Rig::with(Duration::ZERO, |_| {}).await;
+    rig.write(ROOT, "s", b"new").await;
+    rig.write(ROOT, "t", b"old").await;
+    rig.fault("file/delete", conflict());
+    assert_eq!(rig.rename((ROOT, "s"), (ROOT, "t")).await, Ok(()));
+    assert_eq!(rig.remote_names(&FileId::root()).await, ["s", "t"]);
+    assert_eq!(names(&rig.read_dir(ROOT).await), [".", "..", "t"]);
+    assert_eq!(rig.vfs.drain().await.unsaved.len(), 0);
+    assert_eq!(rig.remote_names(&FileId::root()).await, ["t"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conflicting_attributes_are_given_up() {
+    const ROUNDS_MAX: usize = 10;
+    let rig = Rig::new().await;
+    let ino = rig.write(ROOT, "f", b"x").await;
+    rig.fault("file/put_usertags", conflict());
+    let change = SetAttr { mode: Some(0o600), ..SetAttr::default() };
+    rig.vfs.setattr(ino, None, change, caller()).await.unwrap();
+    let mut rounds = 1;
+    while !rig.vfs.drain().await.unsaved.is_empty() {
+        rounds += 1;
+        assert!(rounds <= ROUNDS_MAX, "a refusal is repeated without end");
+    }
+    assert!(rounds > 2, "another operation on the file is in progress only for a moment");
+    assert_eq!(rig.vfs.refused_attr_count(), 1);
+}

@@ -1,0 +1,63 @@
+//! Objects that this mount does not need any more and that the drive does not remove. The tree hides them until
+//! another client changes them.
+
+use std::num::NonZeroUsize;
+
+use lru::LruCache;
+
+use crate::ids::FileId;
+use crate::pds::drive::FileMeta;
+
+/// Most hidden objects. The oldest appear again.
+const COUNT_MAX: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
+
+#[derive(Debug)]
+pub(super) struct Leftovers(LruCache<FileId, FileMeta>);
+
+impl Default for Leftovers {
+    fn default() -> Self {
+        Self(LruCache::new(COUNT_MAX))
+    }
+}
+
+impl Leftovers {
+    pub(super) fn add(&mut self, object: FileMeta) {
+        self.0.put(object.file_id.clone(), object);
+    }
+
+    /// Makes an object visible again.
+    pub(super) fn remove(&mut self, file: &FileId) {
+        self.0.pop(file);
+    }
+
+    pub(super) fn contains(&self, file: &FileId) -> bool {
+        self.0.contains(file)
+    }
+
+    /// Whether a listing contains a hidden object. An object that another client has changed is visible from then
+    /// on.
+    pub(super) fn hides(&mut self, listed: &FileMeta) -> bool {
+        let Some(left) = self.0.peek(&listed.file_id) else { return false };
+        let is_unchanged = left.name == listed.name
+            && left.size == listed.size
+            && is_same(left.revision.as_ref(), listed.revision.as_ref())
+            && is_same(left.parent_id.as_ref(), listed.parent_id.as_ref());
+        if !is_unchanged {
+            self.0.pop(&listed.file_id);
+        }
+        is_unchanged
+    }
+
+    /// The hidden object at a location.
+    pub(super) fn at(&self, parent: &FileId, name: &str) -> Option<&FileMeta> {
+        self.0
+            .iter()
+            .map(|(_, left)| left)
+            .find(|left| left.name == name && left.parent_id.as_ref() == Some(parent))
+    }
+}
+
+/// Whether two values are equal, as far as both are known.
+fn is_same<T: PartialEq>(one: Option<&T>, other: Option<&T>) -> bool {
+    one.zip(other).is_none_or(|(one, other)| one == other)
+}
