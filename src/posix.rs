@@ -9,7 +9,9 @@
 //!                                      (a regular file on the drive; the content of a link is its target)
 //! pdsfs.mode    permission bits, octal
 //! pdsfs.owner   uid:gid
-//! pdsfs.mtime   seconds.nanoseconds    (only if `local_modified_at` is too coarse)
+//! pdsfs.mtime   seconds.nanoseconds    (only if `local_modified_at` is too coarse, or not the time)
+//! pdsfs.mtime_field  the value of `local_modified_at`, or `none`, beside which pdsfs.mtime is valid
+//!                                      (only if the service did not take the time)
 //! pdsfs.atime   seconds.nanoseconds    (only if a program has set it)
 //! pdsfs.link    the target, escaped    (so that readlink needs no call)
 //! pdsfs.x.NAME  the extended attribute user.NAME; both escaped
@@ -37,6 +39,9 @@ const TYPE: &str = "pdsfs.type";
 const MODE: &str = "pdsfs.mode";
 const OWNER: &str = "pdsfs.owner";
 const MTIME: &str = "pdsfs.mtime";
+const MTIME_FIELD: &str = "pdsfs.mtime_field";
+/// The value of [`MTIME_FIELD`] for an object without the field.
+const NO_FIELD: &str = "none";
 const ATIME: &str = "pdsfs.atime";
 const LINK: &str = "pdsfs.link";
 const XATTR: &str = "pdsfs.x.";
@@ -117,8 +122,10 @@ pub struct Posix {
 pub struct ParsedTags {
     /// `None` if the tags contain no attributes.
     pub posix: Option<Arc<Posix>>,
-    /// More precise than the drive's own field. Valid only if the two agree.
+    /// More precise than the drive's own field. Valid only if the two agree, or beside one value of the field.
     pub mtime: Option<SystemTime>,
+    /// That value: the object had this field, or none.
+    pub mtime_field: Option<Option<SystemTime>>,
 }
 
 impl ParsedTags {
@@ -131,6 +138,8 @@ impl ParsedTags {
                 MODE => posix.perm = u16::from_str_radix(&value, 8).ok().filter(|perm| *perm <= 0o7777),
                 OWNER => posix.owner = parse_owner(&value),
                 MTIME => parsed.mtime = parse_time(&value),
+                MTIME_FIELD if value == NO_FIELD => parsed.mtime_field = Some(None),
+                MTIME_FIELD => parsed.mtime_field = parse_time(&value).map(Some),
                 ATIME => posix.atime = parse_time(&value),
                 LINK => posix.link = Some(unescape(&value)).filter(|target| is_target(target)),
                 _ => {
@@ -146,9 +155,15 @@ impl ParsedTags {
         parsed
     }
 
+    /// The modification time of an object whose own value on the drive is `field`.
+    pub fn mtime(&self, field: Option<SystemTime>) -> Option<SystemTime> {
+        let bound = self.mtime.filter(|_| self.mtime_field == Some(field));
+        bound.or_else(|| field.map(|field| self.mtime_of(field)))
+    }
+
     /// The precise modification time for `field`, the drive's own value, which may be rounded down to
     /// milliseconds or seconds.
-    pub fn mtime_of(&self, field: SystemTime) -> SystemTime {
+    fn mtime_of(&self, field: SystemTime) -> SystemTime {
         let is_of = |exact: &SystemTime| {
             let field = since_epoch(field);
             let exact = since_epoch(*exact);
@@ -248,6 +263,17 @@ impl Posix {
 /// Like [`Posix::tags`]; without attributes, only the modification time is encoded.
 pub fn tags(posix: Option<&Posix>, mtime: SystemTime) -> Tags {
     posix.map_or_else(|| Posix::default().tags(mtime), |posix| posix.tags(mtime))
+}
+
+/// The tags of a modification time that the drive does not take: its own value stays `field`.
+pub fn bound_mtime(mtime: SystemTime, field: Option<SystemTime>) -> Tags {
+    let field = field.map_or_else(|| NO_FIELD.to_owned(), show_time);
+    Tags::from([(MTIME.to_owned(), show_time(mtime)), (MTIME_FIELD.to_owned(), field)])
+}
+
+/// The same for an object without a value.
+pub fn unbound_mtime(mtime: SystemTime) -> Tags {
+    bound_mtime(mtime, None)
 }
 
 /// Attributes with the modification time that they are stored with.
@@ -443,6 +469,16 @@ mod tests {
         assert_eq!(parsed.mtime_of(at(5_000_000_000)), at(5_123_456_789));
         assert_eq!(parsed.mtime_of(at(5_124_000_000)), at(5_124_000_000));
         assert_eq!(parsed.mtime_of(at(6_000_000_000)), at(6_000_000_000));
+    }
+
+    #[test]
+    fn bound_mtime_is_valid_beside_its_field() {
+        for field in [None, Some(at(7_000_000_000))] {
+            let parsed = ParsedTags::parse(bound_mtime(at(-5_000_000_001), field));
+            assert_eq!(parsed.mtime(field), Some(at(-5_000_000_001)));
+            assert_eq!(parsed.mtime(Some(at(8_000_000_000))), Some(at(8_000_000_000)));
+            assert_eq!(parsed.posix, None);
+        }
     }
 
     #[test]

@@ -63,6 +63,8 @@ mod open_flags;
 mod owners;
 #[path = "mount/programs.rs"]
 mod programs;
+#[path = "mount/quirks.rs"]
+mod quirks;
 #[path = "mount/random_writes.rs"]
 mod random_writes;
 #[path = "mount/remote_changes.rs"]

@@ -130,7 +130,10 @@ impl Commit {
         last: Option<FrozenPart>,
         size: u64,
     ) -> Result<CommitOutcome> {
-        let uploaded = uploader.finish(last).await?;
+        let uploaded = match uploader.finish(last).await {
+            Err(error) if self.context.stages_all() => return self.resend(size, None, error).await,
+            uploaded => uploaded?,
+        };
         let expected = ExpectedContent { size, sha1: uploaded.sha1, crc64: Some(uploaded.crc64) };
         if let Some(outcome) = self.unchanged(&expected).await? {
             return Ok(outcome);
@@ -138,7 +141,8 @@ impl Commit {
         match self.context.drive.complete(&uploaded.session, &expected).await {
             Ok(meta) => Ok(CommitOutcome { meta, method: CommitMethod::Uploaded, target: uploaded.target }),
             Err(error) if self.is_misplaced(&error, &uploaded.target) => {
-                self.resend(size, &uploaded.target, error).await
+                let gone = uploaded.target.overwrite.filter(|_| error.kind() == ErrorKind::NotFound);
+                self.resend(size, gone, error).await
             }
             Err(error) => Err(error),
         }
@@ -154,12 +158,12 @@ impl Commit {
         }
     }
 
-    /// Commits streamed content to the current target, after the drive `refused` the target that the session
-    /// was opened for. The bytes come from the tee; without one the commit fails.
-    async fn resend(mut self, size: u64, used: &CommitTarget, refused: Error) -> Result<CommitOutcome> {
+    /// Commits streamed content to the current target, after the drive `refused` the session or its target.
+    /// `gone` is an object that the drive reported as missing. The bytes come from the tee; without one the commit
+    /// fails.
+    async fn resend(mut self, size: u64, gone: Option<FileId>, refused: Error) -> Result<CommitOutcome> {
         let Some(tee) = self.tee.clone() else { return Err(refused) };
-        tracing::info!(name = self.target.name, %refused, "upload restarts for another target");
-        let gone = used.overwrite.clone().filter(|_| refused.kind() == ErrorKind::NotFound);
+        tracing::info!(name = self.target.name, %refused, "upload restarts");
         let staged = tee.wait_for_file(size).await?.ok_or(refused)?;
         if staged.size() != size {
             // A stream that could not be staged as a whole has left bytes behind the sent ones.

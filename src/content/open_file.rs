@@ -21,10 +21,11 @@ mod read;
 mod status;
 mod write;
 
+pub use super::write_plan::WriteAt;
 pub use commit::{CommitGuard, CommitStep};
 pub use content::{Unsaved, Writer};
 pub use disk::DiskOutcome;
 pub use file::OpenFile;
 pub use read::ReadSource;
 pub use status::{FileStatus, Stage};
-pub use write::{WriteAt, WriteOutcome};
+pub use write::WriteOutcome;

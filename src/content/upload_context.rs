@@ -40,3 +40,10 @@ pub struct UploadContext {
     /// Runs the upload tasks: writes come from threads outside the runtime.
     pub runtime: tokio::runtime::Handle,
 }
+
+impl UploadContext {
+    /// Whether every file is staged before it is sent: the service begins no upload without the size.
+    pub(super) fn stages_all(&self) -> bool {
+        self.drive.needs_size() && !self.quota.is_disabled()
+    }
+}

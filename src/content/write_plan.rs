@@ -1,5 +1,23 @@
 //! The plan of a write: its next action in the current state of the content. Pure.
 
+/// The place of a write.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WriteAt {
+    Offset(u64),
+    /// The end of the file at the moment of the write, as with `O_APPEND`.
+    End,
+}
+
+impl WriteAt {
+    /// The place of the rest of a write, after its first `bytes`.
+    pub fn after(self, bytes: usize) -> Self {
+        match self {
+            Self::Offset(offset) => Self::Offset(offset + bytes as u64),
+            Self::End => Self::End,
+        }
+    }
+}
+
 /// The state of a content, as far as a write depends on it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum ContentState {
@@ -46,6 +64,18 @@ pub(super) enum WritePlan {
     AwaitCommit,
     /// Returns the sticky failure.
     ReportFailure,
+}
+
+impl WritePlan {
+    /// The plan where no stream is possible.
+    pub(super) fn staged(self) -> Self {
+        match self {
+            Self::StartStream | Self::Append | Self::ResumeStream | Self::PatchTail | Self::ZeroFill => {
+                Self::Stage
+            }
+            plan => plan,
+        }
+    }
 }
 
 /// Plans a write of at least one byte at `offset`.

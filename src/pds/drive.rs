@@ -4,12 +4,13 @@
 //! they become types. Uploads, downloads and attributes have their own files in `drive/`.
 
 mod attributes;
+mod create;
+mod dialect;
 mod download;
 mod meta;
 mod upload;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -33,9 +34,12 @@ use crate::units::exact_duration;
 
 pub use crate::pds::transport::{CallPriority, ObjectInfo, OpenBody, RangeRequest};
 pub use attributes::AttrChange;
+pub use create::{CreateOutcome, NewFile, UploadSession};
 pub use download::{DOWNLOAD_URL_LIFETIME_MAX, DownloadUrl, RangeError};
 pub use meta::FileMeta;
-pub use upload::{CreateOutcome, ExpectedContent, NewFile, PutOutcome, UploadSession};
+pub use upload::{ExpectedContent, PutOutcome};
+
+use dialect::Dialect;
 
 /// Entries per listing page: the documented maximum.
 const PAGE_ENTRIES: u32 = 100;
@@ -69,14 +73,9 @@ struct DriveInner {
     drive_id: DriveId,
     /// The retry policy of uploads and commits.
     transfer: RetryPolicy,
-    /// Cleared for good if the domain does not support parallel uploads.
-    parallel_upload: AtomicBool,
     /// Whether POSIX attributes are kept in user tags (setting `metadata`).
     keeps_metadata: bool,
-    /// The service has returned a file without a hash.
-    lacks_hashes: AtomicBool,
-    /// The warning that the service reports no hashes is logged once.
-    warned_no_hash: AtomicBool,
+    dialect: Dialect,
 }
 
 impl Drive {
@@ -92,10 +91,8 @@ impl Drive {
             session: Session::new(&config.endpoint, config.credential.clone(), limits)?,
             drive_id: config.drive_id.clone(),
             transfer: RetryPolicy::transfer(config.options.commit_timeout),
-            parallel_upload: AtomicBool::new(true),
             keeps_metadata: config.options.metadata,
-            lacks_hashes: AtomicBool::new(false),
-            warned_no_hash: AtomicBool::new(false),
+            dialect: Dialect::default(),
         })))
     }
 
@@ -128,9 +125,10 @@ impl Drive {
     }
 
     fn meta(&self, file: File) -> Result<FileMeta> {
+        let hash_name = file.content_hash_name.clone();
         let mut meta = FileMeta::try_from(file)?;
-        if meta.kind == FileType::File && !meta.has_hash() {
-            self.0.lacks_hashes.store(true, Ordering::Relaxed);
+        if meta.kind == FileType::File {
+            self.0.dialect.note_hash(meta.has_hash(), hash_name.as_deref());
         }
         if !self.0.keeps_metadata {
             meta.posix = None;

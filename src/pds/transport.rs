@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::{Mutex, RwLock};
-use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use reqwest::header::CONTENT_LENGTH;
 use reqwest::{Client, RequestBuilder, Response, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -28,6 +28,7 @@ use crate::pds::retry::{Delivery, Idempotency, RequestFailure, RetryPolicy};
 use crate::pds::types::PartUrl;
 
 use content_hosts::{ContentHosts, ContentResolver, refused_host};
+use part_headers::part_headers;
 use failure::{connection_lost, idle_timeout, offline, protocol_error, unreadable_answer};
 use refusal::{ERROR_BYTES_MAX, StoreError, api_refusal, header_number};
 
@@ -37,6 +38,7 @@ pub use download::{GetAnswer, ObjectInfo, OpenBody, RangeBytes, RangeRequest};
 mod content_hosts;
 mod download;
 mod failure;
+mod part_headers;
 mod refusal;
 
 /// Largest JSON answer that is read, in bytes. A page of 100 entries with every field is below 1 MiB.
@@ -387,8 +389,8 @@ impl Transport {
         let (target, length) = (self.hosts.parse(&url.upload_url).await?, body.bytes_left());
         let silence = self.connectivity.detect_silence(&target, true);
         let mut request = self.pools().puts.put(target.clone()).header(CONTENT_LENGTH, length);
-        if let Some(content_type) = url.content_type.as_deref().filter(|t| !t.is_empty()) {
-            request = request.header(CONTENT_TYPE, content_type);
+        for (name, value) in part_headers(url)? {
+            request = request.header(name, value);
         }
         let send = self.send(WHAT, request.body(reqwest::Body::wrap(body)));
         let response = tokio::select! {

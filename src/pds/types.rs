@@ -6,37 +6,19 @@
 
 mod batch;
 mod items;
+mod upload;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{DriveId, FileId, PartNumber, RevisionId, UploadId};
-use crate::rolling_sha1::Sha1Midstate;
+use crate::ids::{DriveId, FileId, RevisionId, UploadId};
 
 pub use batch::{
     BatchBody, BatchHeaders, BatchItem, BatchRequest, BatchResponse, DeleteTagsRequest, PutTagsRequest,
 };
 pub use items::Items;
-
-/// `parallel_sha1_ctx`: the SHA-1 midstate before a part (API page `UploadPartInfo`).
-///
-/// The first part carries `h: []`, as the official client sends it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct WireSha1Ctx {
-    /// Empty for the first part, otherwise five words.
-    #[serde(default)]
-    pub h: Vec<u64>,
-    /// File bytes before the part, a multiple of 64.
-    #[serde(default)]
-    pub part_offset: u64,
-}
-
-impl From<Sha1Midstate> for WireSha1Ctx {
-    fn from(ctx: Sha1Midstate) -> Self {
-        let h =
-            if ctx.part_offset == 0 { Vec::new() } else { ctx.h.iter().map(|&word| word.into()).collect() };
-        Self { h, part_offset: ctx.part_offset }
-    }
-}
+pub use upload::{
+    CompleteRequest, PartRequest, PartUrl, SignatureInfo, UploadUrlRequest, UploadUrlResponse, WireSha1Ctx,
+};
 
 /// `file` or `folder`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -67,16 +49,6 @@ pub struct UserTag {
     /// Without `#`. Key and value together have at most 2,000 bytes.
     #[serde(default)]
     pub value: String,
-}
-
-/// One part in a `create` or `get_upload_url` request.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct PartRequest {
-    /// 1 to 10,000.
-    pub part_number: PartNumber,
-    /// The SHA-1 midstate before the part; only in parallel mode.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub parallel_sha1_ctx: Option<WireSha1Ctx>,
 }
 
 /// `POST /v2/file/create`.
@@ -143,53 +115,6 @@ pub struct CreateResponse {
     /// One URL per requested part, in that order; a single URL if none was requested.
     #[serde(default)]
     pub part_info_list: Vec<PartUrl>,
-}
-
-/// The presigned upload URL of a part.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-pub struct PartUrl {
-    /// 1 to 10,000.
-    pub part_number: PartNumber,
-    /// Absolute. Presigned, so it is never printed.
-    pub upload_url: String,
-    /// If not empty, the PUT must have exactly this `Content-Type`.
-    #[serde(default)]
-    pub content_type: Option<String>,
-}
-
-impl std::fmt::Debug for PartUrl {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PartUrl").field("part_number", &self.part_number).finish_non_exhaustive()
-    }
-}
-
-/// `POST /v2/file/get_upload_url`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub struct UploadUrlRequest<'a> {
-    pub drive_id: &'a DriveId,
-    pub file_id: &'a FileId,
-    pub upload_id: &'a UploadId,
-    /// Not empty.
-    pub part_info_list: Vec<PartRequest>,
-}
-
-/// The answer to `get_upload_url`.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
-pub struct UploadUrlResponse {
-    /// In the requested order.
-    #[serde(default)]
-    pub part_info_list: Vec<PartUrl>,
-}
-
-/// `POST /v2/file/complete`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub struct CompleteRequest<'a> {
-    pub drive_id: &'a DriveId,
-    pub file_id: &'a FileId,
-    pub upload_id: &'a UploadId,
-    /// Decimal CRC-64/XZ of the content, which the service verifies.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub crc64_hash: Option<String>,
 }
 
 /// A file or folder in the answers of `get`, `list`, `complete`, `update` and the change feed.
@@ -437,13 +362,6 @@ impl<'de> Deserialize<'de> for LenientText {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rolling_sha1::RollingSha1;
-
-    #[test]
-    fn first_part_has_an_empty_midstate() {
-        let ctx = RollingSha1::default().midstate().map(WireSha1Ctx::from);
-        assert_eq!(serde_json::to_string(&ctx).unwrap(), r#"{"h":[],"part_offset":0}"#);
-    }
 
     #[test]
     fn absent_null_and_empty_are_equal() {
@@ -451,15 +369,5 @@ mod tests {
             let text = format!(r#"{{"file_id":"a","type":"file"{extra}}}"#);
             assert_eq!(serde_json::from_str::<File>(&text).unwrap().revision_id, None);
         }
-    }
-
-    #[test]
-    fn presigned_urls_are_not_printed() {
-        let url = PartUrl {
-            part_number: PartNumber::FIRST,
-            upload_url: "http://h/p?Signature=s".into(),
-            content_type: None,
-        };
-        assert!(!format!("{url:?}").contains("Signature"));
     }
 }

@@ -172,6 +172,9 @@ pub struct Quirks {
     pub parallel_refused: bool,
     /// The `Content-Type` that parts must have. The response with the part URLs contains it.
     pub part_content_type: Option<String>,
+    /// The PUT of a part must have `Authorization: OSS` and this text. The response with the part URLs contains it as
+    /// `signature_info`.
+    pub part_authorization: Option<String>,
     /// `Content-Type` is not part of the signature of an upload URL.
     pub any_content_type: bool,
     /// Instant upload: `create` with the hash of existing content commits the file.
@@ -253,6 +256,7 @@ impl Default for Quirks {
             refuse_part_again: false,
             parallel_refused: false,
             part_content_type: None,
+            part_authorization: None,
             any_content_type: false,
             instant_upload: true,
             pre_hash: true,

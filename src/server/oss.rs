@@ -143,6 +143,10 @@ async fn put(call: &ApiCall, body: &mut Incoming) -> Result<hyper::Response<Repl
         .signer
         .check_put(path, query, SignedHeaders { content_md5, content_type }, app.clock.now_ms() / 1000)
         .map_err(|why| url_error(call, why))?;
+    let expected = app.config.quirks.part_authorization.as_ref().map(|signature| format!("OSS {signature}"));
+    if expected.is_some() && text("authorization") != expected.as_deref() {
+        return Err(OssError::bad_signature().into());
+    }
     if !(1..=crate::ids::PartNumber::MAX).contains(&part.part) {
         return Err(OssError::new(
             400,

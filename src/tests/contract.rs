@@ -388,13 +388,13 @@ async fn contract_attributes_are_set_singly_and_batched() {
     };
     assert_eq!(set(AttrChange { mtime: Some(time), ..AttrChange::default() }).await.mtime, time);
     let tags = [tag("pdsfs.mode", "0600"), tag("theirs", "1")].into_iter().flatten().collect();
-    let meta = set(AttrChange { tags: Some(tags), ..AttrChange::default() }).await;
+    let meta = set(AttrChange { tags, sends_tags: true, ..AttrChange::default() }).await;
     assert_eq!((meta.mtime, meta.posix.as_ref().unwrap().perm), (time, Some(0o600)));
     assert_eq!(meta.tags()["theirs"], "1");
     let stale = ["pdsfs.mode".to_owned()].into();
     let exact = time + Duration::from_nanos(1);
     let tags = posix::tags(None, exact);
-    let meta = set(AttrChange { tags: Some(tags), stale, mtime: None }).await;
+    let meta = set(AttrChange { tags, sends_tags: true, stale, mtime: None }).await;
     assert_eq!((meta.mtime, meta.posix.as_ref().unwrap().perm), (exact, None));
     let listed = scratch.drive.list_page(&scratch.folder, "").await.unwrap().items;
     assert_eq!(listed, [meta], "the listing has other attributes");

@@ -80,7 +80,7 @@ impl Pending {
         let DesiredAttrs { mtime, posix } = &self.desired;
         let tags = posix::tags(posix.as_deref(), *mtime);
         let stale = self.stale.iter().filter(|key| !tags.contains_key(*key)).cloned().collect();
-        AttrChange { mtime: self.sends_mtime.then_some(*mtime), tags: self.sends_tags.then_some(tags), stale }
+        AttrChange { mtime: self.sends_mtime.then_some(*mtime), tags, sends_tags: self.sends_tags, stale }
     }
 }
 
@@ -406,7 +406,7 @@ mod tests {
         // The drive may have stored the first change by now.
         pending.set(&known(), DesiredAttrs { mtime: at(0), posix: None });
         let change = change(&pending);
-        assert_eq!((change.mtime, change.tags.unwrap().len()), (Some(at(0)), 0));
+        assert_eq!((change.mtime, change.tags.len()), (Some(at(0)), 0));
         assert_eq!(change.stale.into_iter().collect::<Vec<_>>(), ["pdsfs.mode"]);
     }
 
@@ -450,7 +450,7 @@ mod tests {
         pending.set(&known(), DesiredAttrs { mtime: at(5), posix: None });
         pending.set(&known(), DesiredAttrs { mtime: at(5), posix: Some(with_perm(0o600)) });
         let change = change(&pending);
-        assert_eq!((change.mtime, change.tags.unwrap()["pdsfs.mode"].as_str()), (Some(at(5)), "0600"));
+        assert_eq!((change.mtime, change.tags["pdsfs.mode"].as_str()), (Some(at(5)), "0600"));
         pending.forget(&known().file_id);
         assert_eq!(pending.get(&known().file_id), None);
     }

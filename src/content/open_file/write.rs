@@ -14,7 +14,7 @@ use crate::content::part::{Blocked, too_large, too_sparse};
 use crate::content::reader::ReadTarget;
 use crate::content::staged_file::StagedFile;
 use crate::content::streaming::{Appended, Streaming, Wait};
-use crate::content::write_plan::{ContentState, WritePlan, plan_write};
+use crate::content::write_plan::{ContentState, WriteAt, WritePlan, plan_write};
 use crate::error::Result;
 use crate::ids::PartNumber;
 
@@ -41,24 +41,6 @@ impl WriteOutcome {
         match self {
             Self::Disk(change) => Self::Disk(change.by(writer)),
             done => done,
-        }
-    }
-}
-
-/// The place of a write.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum WriteAt {
-    Offset(u64),
-    /// The end of the file at the moment of the write, as with `O_APPEND`.
-    End,
-}
-
-impl WriteAt {
-    /// The place of the rest of a write, after its first `bytes`.
-    pub fn after(self, bytes: usize) -> Self {
-        match self {
-            Self::Offset(offset) => Self::Offset(offset + bytes as u64),
-            Self::End => Self::End,
         }
     }
 }
@@ -108,6 +90,7 @@ impl OpenFile {
     ) -> Result<WriteOutcome> {
         if let Content::Streaming { stream, .. } = &mut state.content
             && let Err(error) = stream.in_flight().check()
+            && !self.context.stages_all()
         {
             if !self.is_unlinked() {
                 // At any offset: the failure is sticky until the file is truncated to nothing.
@@ -116,7 +99,7 @@ impl OpenFile {
             stream.abandon();
         }
         loop {
-            match plan_write(self.content_state(&state.content), offset) {
+            match self.plan(&state.content, offset) {
                 WritePlan::StartStream => self.start_stream(state),
                 WritePlan::ResumeStream => match self.resume_stream(state) {
                     None => {}
@@ -127,7 +110,11 @@ impl OpenFile {
                     },
                 },
                 WritePlan::Append => {
-                    let appended = append(state, data, resolve_target)?;
+                    let appended = match append(state, data, resolve_target) {
+                        // The first refusal of an upload without a size. What was appended is written again.
+                        Err(_) if self.context.stages_all() => continue,
+                        appended => appended?,
+                    };
                     return Ok(self.spill_if_needed(state, appended, ChangeKind::Spill(0..data.len())));
                 }
                 WritePlan::PatchTail => return Ok(self.patch_tail(state, offset, data)),
@@ -171,6 +158,11 @@ impl OpenFile {
             Appended { bytes: 0, wait: Some(Wait::Spill) } => self.begin_change(state, spill),
             appended => WriteOutcome::Accepted(appended),
         }
+    }
+
+    fn plan(&self, content: &Content, offset: u64) -> WritePlan {
+        let plan = plan_write(self.content_state(content), offset);
+        if self.context.stages_all() { plan.staged() } else { plan }
     }
 
     fn content_state(&self, content: &Content) -> ContentState {
@@ -393,8 +385,11 @@ impl OpenFile {
             self.start_stream(state);
         }
         if let Content::Streaming { stream, .. } = &mut state.content {
-            stream.in_flight().check()?;
-            if stream.set_size(size) {
+            let is_stream = !self.context.stages_all();
+            if is_stream {
+                stream.in_flight().check()?;
+            }
+            if is_stream && stream.set_size(size) {
                 return Ok(None);
             }
         }

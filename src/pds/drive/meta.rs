@@ -73,7 +73,7 @@ impl TryFrom<File> for FileMeta {
         let changed_at = parse_time(file.updated_at.as_deref());
         let created_at = parse_time(file.created_at.as_deref());
         let parsed = ParsedTags::parse(file.user_tags.unwrap_or_default());
-        let own_mtime = parse_time(file.local_modified_at.as_deref()).map(|field| parsed.mtime_of(field));
+        let own_mtime = parsed.mtime(parse_time(file.local_modified_at.as_deref()));
         let mtime = own_mtime.or(changed_at).or(created_at);
         let epoch = SystemTime::UNIX_EPOCH;
         Ok(Self {
@@ -93,7 +93,7 @@ impl TryFrom<File> for FileMeta {
     }
 }
 
-fn parse_time(text: Option<&str>) -> Option<SystemTime> {
+pub(super) fn parse_time(text: Option<&str>) -> Option<SystemTime> {
     text?.parse::<jiff::Timestamp>().ok().map(SystemTime::from)
 }
 

@@ -1,74 +1,18 @@
-//! The calls of an upload: create, presigned URLs, PUT of parts, complete.
+//! The calls of an upload session: presigned URLs, PUT of parts, complete.
 //!
-//! An upload is invisible to other clients until `complete`. So a `create` whose answer was lost is sent
-//! again, and the first upload session expires. If the answer to `complete` was lost, the file is read: it
-//! counts as committed if it has our size and hash. Where the service reports no hashes, an overwritten file
-//! must also have changed since just before the call.
+//! If the answer to `complete` was lost, the file is read: it counts as committed if it has our size and hash.
+//! Where the service reports no hashes, an overwritten file must also have changed since just before the call.
 
-use std::sync::atomic::Ordering;
-use std::time::SystemTime;
-
-use super::{Drive, FileMeta, meta};
+use super::create::{InstantUpload, UploadSession, check_urls};
+use super::{Drive, FileMeta};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{FileId, PartNumber, Sha1Hash, UploadId};
+use crate::ids::{PartNumber, Sha1Hash};
 use crate::pds::part_body::Frame;
 use crate::pds::put_control::PutControl;
-use crate::pds::retry::{Delivery, Idempotency, RequestFailure, RetryPolicy};
+use crate::pds::retry::{Delivery, Idempotency, RequestFailure};
 use crate::pds::transport::{CallPriority, PutAnswer};
-use crate::pds::types::{
-    CheckNameMode, CompleteRequest, CreateRequest, CreateResponse, File, FileType, PartRequest, PartUrl,
-    UploadUrlRequest, UploadUrlResponse, WireSha1Ctx,
-};
-use crate::posix::Tags;
+use crate::pds::types::{CompleteRequest, File, PartUrl, UploadUrlRequest, UploadUrlResponse};
 use crate::rolling_sha1::Sha1Midstate;
-
-/// The parameters of a `create` call for a file.
-#[derive(Clone, Debug)]
-pub struct NewFile<'a> {
-    pub parent: &'a FileId,
-    pub name: &'a str,
-    /// The file that gets a new revision. `None` creates a new file.
-    pub overwrite: Option<&'a FileId>,
-    /// The behaviour if the name of a new file is taken.
-    pub mode: CheckNameMode,
-    /// Size and SHA-1 of the whole content, for instant upload.
-    pub content: Option<(u64, Sha1Hash)>,
-    pub mtime: Option<SystemTime>,
-    pub tags: Tags,
-    /// The parts to presign URLs for, with the SHA-1 midstate before each. Not empty.
-    pub parts: &'a [(PartNumber, Sha1Midstate)],
-}
-
-/// An upload begun by `create`.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct UploadSession {
-    /// The file that will get the revision.
-    pub file_id: FileId,
-    pub upload_id: UploadId,
-    /// Parts may be sent in any order, else one at a time in order.
-    pub parallel: bool,
-    /// The file exists and gets a new revision.
-    pub overwrites: bool,
-}
-
-/// A file that `create` completed, because the service already had the content.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct InstantUpload {
-    pub file_id: FileId,
-    /// The answer says so, or the file is new. Else only a hash shows that the file has the content.
-    is_certain: bool,
-}
-
-/// The result of `create`.
-#[derive(Clone, Debug)]
-pub enum CreateOutcome {
-    /// An upload session, and the presigned URLs in the requested order.
-    Session(UploadSession, Vec<PartUrl>),
-    /// The service already had the content, so the file is complete.
-    InstantUpload(InstantUpload),
-    /// Nothing was created, because this object has the name.
-    NameTaken(FileId, FileType),
-}
 
 /// The result of the PUT of a part, unless it failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -95,85 +39,6 @@ pub struct ExpectedContent {
 }
 
 impl Drive {
-    /// Whether parts may be sent in any order. Becomes `false` for good if the domain refuses that.
-    pub fn is_parallel(&self) -> bool {
-        self.0.parallel_upload.load(Ordering::Relaxed)
-    }
-
-    /// Begins an upload. Falls back to the ordered mode for good if the domain does not support parallel
-    /// uploads.
-    pub async fn create_file(&self, file: &NewFile<'_>) -> Result<CreateOutcome> {
-        self.create_with_policy(file, self.0.transfer).await
-    }
-
-    async fn create_with_policy(&self, file: &NewFile<'_>, policy: RetryPolicy) -> Result<CreateOutcome> {
-        let parallel = self.is_parallel();
-        match self.create_once(file, parallel, policy).await {
-            Err(failure) if parallel && failure.is("InvalidParameterNotSupported.ParallelUpload") => {
-                tracing::info!("the domain does not support parallel uploads; parts are sent one at a time");
-                self.0.parallel_upload.store(false, Ordering::Relaxed);
-                Ok(self.create_once(file, false, policy).await?)
-            }
-            outcome => Ok(outcome?),
-        }
-    }
-
-    async fn create_once(
-        &self,
-        file: &NewFile<'_>,
-        parallel: bool,
-        policy: RetryPolicy,
-    ) -> std::result::Result<CreateOutcome, RequestFailure> {
-        let request = CreateRequest {
-            drive_id: self.id(),
-            parent_file_id: file.parent,
-            name: file.name,
-            file_type: FileType::File,
-            check_name_mode: file.mode,
-            file_id: file.overwrite,
-            size: file.content.map(|(size, _)| size),
-            parallel_upload: Some(parallel),
-            part_info_list: part_requests(file.parts, parallel),
-            content_hash: file.content.map(|(_, sha1)| sha1.to_string()),
-            content_hash_name: file.content.map(|_| "sha1"),
-            local_modified_at: file.mtime.and_then(meta::wire_time),
-            user_tags: self.user_tags(&file.tags),
-        };
-        let answer: CreateResponse = self
-            .0
-            .session
-            .call(("/v2/file/create", CallPriority::Commit), Idempotency::Safe, policy, &request)
-            .await?;
-        if answer.exist && file.overwrite.is_none() {
-            return Ok(CreateOutcome::NameTaken(answer.file_id, answer.file_type.unwrap_or(FileType::File)));
-        }
-        if file.overwrite.is_some_and(|target| *target != answer.file_id) {
-            return Err(invalid_answer("create: the answer is about another file than the one to overwrite"));
-        }
-        let is_available = answer.status.as_deref() == Some("available") && answer.upload_id.is_none();
-        if answer.rapid_upload || is_available && !answer.exist {
-            let is_certain = answer.rapid_upload || file.overwrite.is_none();
-            let instant = InstantUpload { file_id: answer.file_id, is_certain };
-            return Ok(CreateOutcome::InstantUpload(instant));
-        }
-        if answer.exist && answer.upload_id.is_none() {
-            return Err(refused_overwrite(file.name));
-        }
-        let Some(upload_id) = answer.upload_id else {
-            return Err(invalid_answer("create: the answer has neither an upload_id nor a complete file"));
-        };
-        check_urls(file.parts.iter().map(|(number, _)| *number), &answer.part_info_list)?;
-        Ok(CreateOutcome::Session(
-            UploadSession {
-                file_id: answer.file_id,
-                upload_id,
-                parallel,
-                overwrites: file.overwrite.is_some(),
-            },
-            answer.part_info_list,
-        ))
-    }
-
     /// Presigned URLs for parts, in the requested order. Also called to sign expired URLs again.
     pub async fn get_upload_urls(
         &self,
@@ -184,7 +49,7 @@ impl Drive {
             drive_id: self.id(),
             file_id: &upload.file_id,
             upload_id: &upload.upload_id,
-            part_info_list: part_requests(parts, upload.parallel),
+            part_info_list: self.0.dialect.part_requests(parts, upload.parallel),
         };
         let answer: UploadUrlResponse = self
             .0
@@ -259,7 +124,7 @@ impl Drive {
             meta = self.get_latest(&upload.file_id).await?;
         }
         expected.check(&meta)?;
-        if !meta.has_hash() && !self.0.warned_no_hash.swap(true, Ordering::Relaxed) {
+        if !meta.has_hash() && self.0.dialect.is_first_without_hash() {
             tracing::warn!("the service reports no content hashes; only the sizes of uploads can be checked");
         }
         Ok(meta)
@@ -268,7 +133,7 @@ impl Drive {
     /// The file before `complete` overwrites it, where the service reports no hashes. If the answer is lost,
     /// only a change of the file shows that the call was executed.
     async fn before_overwrite(&self, upload: &UploadSession) -> Option<FileMeta> {
-        if !upload.overwrites || !self.0.lacks_hashes.load(Ordering::Relaxed) {
+        if !upload.overwrites || !self.0.dialect.lacks_hashes() {
             return None;
         }
         // Without it, a lost answer counts as a failure.
@@ -290,37 +155,6 @@ impl Drive {
         Ok(meta)
     }
 
-    /// Gives `target` a new revision with the content of `source` by instant upload. `None` if the service
-    /// does not support that; then nothing has changed.
-    pub async fn replace(&self, target: &FileMeta, source: &FileMeta) -> Result<Option<FileMeta>> {
-        let (Some(sha1), Some(parent)) = (source.sha1, &target.parent_id) else {
-            return Ok(None);
-        };
-        let file = NewFile {
-            parent,
-            name: &target.name,
-            overwrite: Some(&target.file_id),
-            mode: CheckNameMode::Refuse,
-            content: Some((source.size, sha1)),
-            mtime: Some(source.mtime),
-            tags: source.tags(),
-            parts: &[(PartNumber::FIRST, Sha1Midstate::START)],
-        };
-        // A program waits for the rename: it fails if the credential is revoked, and in a long outage.
-        let outage_max = RetryPolicy::INTERACTIVE.outage_max;
-        let policy = RetryPolicy { waits_for_login: false, outage_max, ..self.0.transfer };
-        let CreateOutcome::InstantUpload(instant) = self.create_with_policy(&file, policy).await? else {
-            return Ok(None);
-        };
-        let meta = self.get(&instant.file_id).await?;
-        if meta.size != source.size || meta.sha1 != Some(sha1) {
-            return Err(Error::new(
-                ErrorKind::Integrity,
-                "the file has different content after the instant upload",
-            ));
-        }
-        Ok(Some(meta))
-    }
 }
 
 impl ExpectedContent {
@@ -375,41 +209,10 @@ fn is_ambiguous(failure: &RequestFailure) -> bool {
     failure.is("NotFound.UploadId") || failure.is("AlreadyExist") || failure.delivery == Delivery::Unknown
 }
 
-fn part_requests(parts: &[(PartNumber, Sha1Midstate)], parallel: bool) -> Vec<PartRequest> {
-    let request = |&(part_number, ctx): &(PartNumber, Sha1Midstate)| PartRequest {
-        part_number,
-        parallel_sha1_ctx: parallel.then(|| WireSha1Ctx::from(ctx)),
-    };
-    parts.iter().map(request).collect()
-}
-
-/// There must be one URL per part, in the requested order.
-fn check_urls(
-    requested: impl ExactSizeIterator<Item = PartNumber>,
-    returned: &[PartUrl],
-) -> std::result::Result<(), RequestFailure> {
-    if requested.len() == returned.len() && requested.eq(returned.iter().map(|url| url.part_number)) {
-        return Ok(());
-    }
-    Err(invalid_answer("the service returned URLs for other parts than requested"))
-}
-
-fn invalid_answer(detail: &str) -> RequestFailure {
-    final_failure(Error::new(ErrorKind::Protocol, detail))
-}
-
-fn refused_overwrite(name: &str) -> RequestFailure {
-    let detail = format!("create: the service did not overwrite {name:?}; save the file under another name");
-    final_failure(Error::new(ErrorKind::Exists, detail))
-}
-
-fn final_failure(error: Error) -> RequestFailure {
-    RequestFailure { error, code: String::new(), delivery: Delivery::Answered, retry_after: None }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::{FileId, UploadId};
 
     fn meta(more: &str) -> FileMeta {
         let text = format!(r#"{{"file_id":"f","type":"file","name":"n","size":3{more}}}"#);

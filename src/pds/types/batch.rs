@@ -82,4 +82,7 @@ pub struct BatchOutcome {
     /// That of the request.
     pub id: String,
     pub status: u16,
+    /// The answer to the call.
+    #[serde(default)]
+    pub body: Option<serde_json::Value>,
 }

@@ -38,6 +38,16 @@ pub(super) struct SignedPartUrl {
     upload_url: String,
     internal_upload_url: &'static str,
     content_type: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signature_info: Option<HeaderSignature>,
+}
+
+/// `signature_info`: the PUT is signed by a header.
+#[derive(Serialize)]
+struct HeaderSignature {
+    auth_type: &'static str,
+    signature: String,
+    sts_token: &'static str,
 }
 
 /// The headers that the PUT must have.
@@ -127,7 +137,18 @@ pub(super) fn sign_parts(
             let part = SignedPart { upload: upload.clone(), part: number, midstate };
             let declared = SignedHeaders { content_md5: &signed.content_md5, content_type: &content_type };
             let upload_url = app.signer.put_url(&call.base, object, &part, declared, expires_s);
-            SignedPartUrl { part_number: number, upload_url, internal_upload_url: "", content_type }
+            let signature_info = app.config.quirks.part_authorization.clone().map(|signature| HeaderSignature {
+                auth_type: "OSS",
+                signature,
+                sts_token: "",
+            });
+            SignedPartUrl {
+                part_number: number,
+                upload_url,
+                internal_upload_url: "",
+                content_type,
+                signature_info,
+            }
         })
         .collect()
 }

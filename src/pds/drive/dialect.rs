@@ -1,0 +1,242 @@
+//! How the service of a drive deviates from the documentation, as far as its answers have shown. Known for the life
+//! of the process.
+//!
+//! A deviation shows when a call is refused. The call is sent again in another form, and the form that succeeded is
+//! used from then on.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::error::ErrorKind;
+use crate::ids::PartNumber;
+use crate::pds::retry::{Delivery, RequestFailure};
+use crate::pds::types::{PartRequest, WireSha1Ctx};
+use crate::rolling_sha1::Sha1Midstate;
+
+#[derive(Debug, Default)]
+pub(super) struct Dialect {
+    /// A leaf lock.
+    form: Mutex<CreateForm>,
+    needs_size: AtomicBool,
+    /// The service has returned a file without a hash.
+    lacks_hashes: AtomicBool,
+    /// The warning that the service reports no hashes is logged once.
+    warned_no_hash: AtomicBool,
+}
+
+/// The form of the context of the first part, in parallel mode.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum FirstContext {
+    /// `h: []`, as the official client sends it.
+    Empty,
+    /// The initial value of SHA-1.
+    Initial,
+    Absent,
+}
+
+/// The form of a `create` call.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct CreateForm {
+    /// Parts may be sent in any order.
+    pub(super) parallel: bool,
+    first_context: FirstContext,
+    /// The hash of known content is sent, for instant upload.
+    pub(super) sends_sha1: bool,
+    /// Depends on the time. So it is not remembered.
+    pub(super) sends_mtime: bool,
+}
+
+impl Default for CreateForm {
+    fn default() -> Self {
+        Self { parallel: true, first_context: FirstContext::Empty, sends_sha1: true, sends_mtime: true }
+    }
+}
+
+/// A field that a refusal names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum RefusedField {
+    ParallelUpload,
+    Context,
+    ContentHash,
+    ModifiedAt,
+    Size,
+    Unknown,
+}
+
+impl RefusedField {
+    /// `None` if no other form of the call would be accepted.
+    fn of(failure: &RequestFailure) -> Option<Self> {
+        let is_refusal = failure.delivery == Delivery::Answered && failure.code.starts_with("InvalidParameter");
+        if !is_refusal || failure.error.kind() == ErrorKind::InvalidName {
+            return None;
+        }
+        let mut text = format!("{} {}", failure.code, failure.error).to_ascii_lowercase();
+        text.retain(|c| c != '_');
+        let fields = [
+            ("parallelupload", Self::ParallelUpload),
+            ("contenthash", Self::ContentHash),
+            ("localmodifiedat", Self::ModifiedAt),
+            ("sha1ctx", Self::Context),
+            ("sha256ctx", Self::Context),
+            (".size", Self::Size),
+        ];
+        let named = fields.into_iter().find(|(name, _)| text.contains(name));
+        Some(named.map_or(Self::Unknown, |(_, field)| field))
+    }
+}
+
+impl CreateForm {
+    /// The form to try after a refusal of this one. Each step gives something up, so the trials end.
+    pub(super) fn after(self, failure: &RequestFailure, has_content: bool, has_mtime: bool) -> Option<Self> {
+        let without_parallel = self.parallel.then_some(Self { parallel: false, ..self });
+        let next_context = match self.first_context {
+            FirstContext::Empty => Some(FirstContext::Initial),
+            FirstContext::Initial => Some(FirstContext::Absent),
+            FirstContext::Absent => None,
+        };
+        let next_context =
+            next_context.filter(|_| self.parallel).map(|first_context| Self { first_context, ..self });
+        let without_sha1 = (self.sends_sha1 && has_content).then_some(Self { sends_sha1: false, ..self });
+        let without_mtime = (self.sends_mtime && has_mtime).then_some(Self { sends_mtime: false, ..self });
+        match RefusedField::of(failure)? {
+            RefusedField::ParallelUpload => without_parallel,
+            RefusedField::Context => next_context,
+            RefusedField::ContentHash => without_sha1,
+            RefusedField::ModifiedAt => without_mtime,
+            RefusedField::Size => None,
+            RefusedField::Unknown => without_mtime.or(next_context),
+        }
+    }
+
+    /// The parts of a request, with their contexts in parallel mode.
+    pub(super) fn part_requests(self, parts: &[(PartNumber, Sha1Midstate)]) -> Vec<PartRequest> {
+        let context = |&(part_number, midstate): &(PartNumber, Sha1Midstate)| match self.first_context {
+            FirstContext::Initial if part_number == PartNumber::FIRST => Some(WireSha1Ctx::initial()),
+            FirstContext::Absent if part_number == PartNumber::FIRST => None,
+            _ => Some(WireSha1Ctx::from(midstate)),
+        };
+        let request = |part: &(PartNumber, Sha1Midstate)| PartRequest {
+            part_number: part.0,
+            parallel_sha1_ctx: context(part).filter(|_| self.parallel),
+        };
+        parts.iter().map(request).collect()
+    }
+}
+
+impl Dialect {
+    pub(super) fn create_form(&self) -> CreateForm {
+        *self.form.lock()
+    }
+
+    /// Records a form that the service has accepted.
+    pub(super) fn learn(&self, accepted: CreateForm) {
+        let accepted = CreateForm { sends_mtime: true, ..accepted };
+        let mut form = self.form.lock();
+        if *form == accepted {
+            return;
+        }
+        if form.parallel && !accepted.parallel {
+            tracing::info!("the domain does not support parallel uploads; parts are sent one at a time");
+        }
+        if form.first_context != accepted.first_context {
+            tracing::info!(context = ?accepted.first_context, "the domain accepts another context of the first part");
+        }
+        if form.sends_sha1 && !accepted.sends_sha1 {
+            tracing::info!("the domain does not accept SHA-1 hashes; there is no instant upload");
+        }
+        *form = accepted;
+    }
+
+    /// Records that the service begins no upload without a size, if the refusal of a call without one says so.
+    pub(super) fn learn_needs_size(&self, failure: &RequestFailure) -> bool {
+        let needs_size = RefusedField::of(failure) == Some(RefusedField::Size);
+        if needs_size && !self.needs_size.swap(true, Ordering::Relaxed) {
+            tracing::info!("the domain demands the size of a file at its beginning; files are staged before they are sent");
+        }
+        needs_size
+    }
+
+    pub(super) fn needs_size(&self) -> bool {
+        self.needs_size.load(Ordering::Relaxed)
+    }
+
+    /// Records what the service returned for a file: any hash, and the name of its content hash.
+    pub(super) fn note_hash(&self, has_hash: bool, name: Option<&str>) {
+        if !has_hash {
+            self.lacks_hashes.store(true, Ordering::Relaxed);
+        }
+        if name.is_some_and(|name| !name.eq_ignore_ascii_case("sha1")) {
+            self.form.lock().sends_sha1 = false;
+        }
+    }
+
+    pub(super) fn lacks_hashes(&self) -> bool {
+        self.lacks_hashes.load(Ordering::Relaxed)
+    }
+
+    /// Whether this is the first upload that no hash verifies.
+    pub(super) fn is_first_without_hash(&self) -> bool {
+        !self.warned_no_hash.swap(true, Ordering::Relaxed)
+    }
+
+    /// The parts of a request for the URLs of a session.
+    pub(super) fn part_requests(&self, parts: &[(PartNumber, Sha1Midstate)], parallel: bool) -> Vec<PartRequest> {
+        CreateForm { parallel, ..self.create_form() }.part_requests(parts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Error;
+
+    fn refusal(code: &str, message: &str) -> RequestFailure {
+        RequestFailure {
+            error: Error::new(ErrorKind::Protocol, message),
+            code: code.to_owned(),
+            delivery: Delivery::Answered,
+            retry_after: None,
+        }
+    }
+
+    #[test]
+    fn refused_field_decides_the_next_form() {
+        let form = CreateForm::default();
+        let without_mtime = CreateForm { sends_mtime: false, ..form };
+        let initial = CreateForm { first_context: FirstContext::Initial, ..form };
+        let table = [
+            ("InvalidParameterNotSupported.ParallelUpload", "", Some(CreateForm { parallel: false, ..form })),
+            ("InvalidParameter.LocalModifiedAt", "", Some(without_mtime)),
+            ("InvalidParameter", "local_modified_at is not valid", Some(without_mtime)),
+            ("InvalidParameter.ContentHashName", "", Some(CreateForm { sends_sha1: false, ..form })),
+            ("InvalidParameter.ParallelSha1Ctx", "", Some(initial)),
+            ("InvalidParameter.PartInfoList", "parallel_sha1_ctx is not valid", Some(initial)),
+            ("InvalidParameter", "no", Some(without_mtime)),
+            ("InvalidParameterMissing.Size", "", None),
+            ("NotFound.File", "local_modified_at", None),
+        ];
+        for (code, message, next) in table {
+            assert_eq!(form.after(&refusal(code, message), true, true), next, "{code} {message}");
+        }
+        assert_eq!(form.after(&refusal("InvalidParameter.ContentHash", ""), false, true), None);
+    }
+
+    #[test]
+    fn trials_of_forms_end() {
+        for code in ["InvalidParameter", "InvalidParameter.ParallelSha1Ctx", "InvalidParameter.ContentHash"] {
+            let (mut form, mut trials) = (CreateForm::default(), 0);
+            while let Some(next) = form.after(&refusal(code, ""), true, true) {
+                (form, trials) = (next, trials + 1);
+            }
+            assert!((1..=3).contains(&trials), "{code}: {trials}");
+        }
+    }
+
+    #[test]
+    fn time_is_sent_again_with_the_next_file() {
+        let dialect = Dialect::default();
+        dialect.learn(CreateForm { sends_mtime: false, parallel: false, ..CreateForm::default() });
+        assert_eq!(dialect.create_form(), CreateForm { parallel: false, ..CreateForm::default() });
+    }
+}

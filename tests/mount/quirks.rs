@@ -1,0 +1,208 @@
+//! Domains that deviate from the documentation: every switch of the embedded server under a mount.
+
+use std::fs::{self, File, FileTimes};
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, SystemTime};
+
+use pdsfs::server::{FaultAction, FaultRule, Quirks};
+use serde_json::{Value, json};
+
+use crate::rig::{Mount, Rig, errno, fresh_bytes};
+
+const PART: usize = 128 << 10;
+const ARGUMENTS: [&str; 2] = ["--part-size", "128KiB"];
+
+fn set_mtime(path: &std::path::Path, time: SystemTime) {
+    let file = File::options().write(true).open(path).unwrap();
+    file.set_times(FileTimes::new().set_modified(time)).unwrap();
+}
+
+fn mtime(path: &std::path::Path) -> SystemTime {
+    fs::metadata(path).unwrap().modified().unwrap()
+}
+
+/// Writes, overwrites, replaces, changes and removes files, and compares what this mount, another client and a
+/// later mount see.
+fn cycle(switch: &str, quirks: &Quirks) {
+    let quirks = quirks.clone();
+    let can_remove = !quirks.deletion_forbidden;
+    let rig = Rig::with(move |config| config.quirks = quirks.clone());
+    let mount = rig.mount_with(&ARGUMENTS);
+    let time = SystemTime::UNIX_EPOCH + Duration::from_millis(1_234_567_890_123);
+    fs::create_dir(mount.at("d")).unwrap();
+    let mut expected = Vec::new();
+    for (name, size) in [("empty", 0), ("small", 100), ("d/large", 3 * PART + 5)] {
+        let (old, new) = (fresh_bytes(size / 2 + 1), fresh_bytes(size));
+        fs::write(mount.at(name), &old).unwrap_or_else(|e| panic!("{switch}: {name}: {e}"));
+        assert!(fs::read(mount.at(name)).unwrap() == old, "{switch}: {name}");
+        fs::write(mount.at(name), &new).unwrap_or_else(|e| panic!("{switch}: {name}: overwrite: {e}"));
+        let replacement = fresh_bytes(size + 1);
+        let temporary = mount.at(format!("{name}.tmp"));
+        fs::write(&temporary, &replacement).unwrap();
+        fs::rename(&temporary, mount.at(name)).unwrap_or_else(|e| panic!("{switch}: {name}: rename: {e}"));
+        assert!(fs::read(mount.at(name)).unwrap() == replacement, "{switch}: {name}");
+        set_mtime(&mount.at(name), time);
+        expected.push((name, replacement));
+    }
+    let edited = File::options().write(true).open(mount.at("d/large")).unwrap();
+    edited.write_all_at(b"edited", 7).unwrap();
+    edited.set_len(2 * PART as u64 + 3).unwrap();
+    edited.set_times(FileTimes::new().set_modified(time)).unwrap();
+    drop(edited);
+    let large = &mut expected[2].1;
+    large[7..13].copy_from_slice(b"edited");
+    large.truncate(2 * PART + 3);
+    fs::write(mount.at("gone"), b"gone").unwrap();
+    let removed = fs::remove_file(mount.at("gone"));
+    assert_eq!(removed.is_ok(), can_remove, "{switch}");
+    let mount = remounted(switch, &rig, mount);
+    for (name, content) in &expected {
+        assert!(fs::read(mount.at(name)).unwrap() == *content, "{switch}: {name}");
+        assert!(rig.client().read(name).unwrap() == *content, "{switch}: {name} on the drive");
+        assert_eq!(mtime(&mount.at(name)), time, "{switch}: {name}");
+    }
+    if can_remove {
+        fs::remove_file(mount.at("d/large")).unwrap();
+        fs::remove_dir(mount.at("d")).unwrap();
+        assert_eq!(rig.client().names(""), ["empty", "small"], "{switch}");
+    } else {
+        assert_eq!(errno(fs::remove_file(mount.at("d/large"))), libc::EACCES, "{switch}");
+    }
+    assert_eq!(mount.stop(), 0, "{switch}");
+}
+
+fn remounted(switch: &str, rig: &Rig, mount: Mount) -> Mount {
+    assert_eq!(mount.stop(), 0, "{switch}");
+    rig.mount_with(&ARGUMENTS)
+}
+
+fn cycle_each(switches: &[(&str, Value)]) {
+    for (switch, value) in switches {
+        let quirks = serde_json::from_value(json!({ *switch: value })).unwrap();
+        cycle(&format!("{switch}: {value}"), &quirks);
+    }
+}
+
+#[test]
+fn upload_quirks_are_worked_around() {
+    cycle_each(&[
+        ("hash_name", json!("sha256")),
+        ("require_size_at_create", json!(true)),
+        ("size_must_match", json!(true)),
+        ("first_part_ctx", json!("empty")),
+        ("first_part_ctx", json!("initial")),
+        ("first_part_ctx", json!("absent")),
+        ("require_ctx", json!(true)),
+        ("equal_part_sizes", json!(true)),
+        ("part_bytes_min", json!(102_400)),
+        ("part_gaps", json!(true)),
+        ("refuse_part_again", json!(true)),
+        ("parallel_refused", json!(true)),
+        ("part_content_type", json!("application/octet-stream")),
+        ("part_authorization", json!("id:signature")),
+        ("any_content_type", json!(true)),
+    ]);
+}
+
+#[test]
+fn revision_quirks_are_worked_around() {
+    cycle_each(&[
+        ("instant_upload", json!(false)),
+        ("pre_hash", json!(false)),
+        ("revisions", json!(false)),
+        ("revisions_max", json!(1)),
+        ("last_revision_lock", json!(true)),
+        ("ignore_range", json!(true)),
+        ("no_hashes", json!(true)),
+        ("unversioned_urls", json!(true)),
+        ("replace_user_tags", json!(true)),
+        ("local_modified_at_updatable", json!(false)),
+        ("rotate_refresh_token", json!(false)),
+    ]);
+}
+
+#[test]
+fn namespace_quirks_are_worked_around() {
+    cycle_each(&[
+        ("list_empty_pages", json!(true)),
+        ("list_page_max", json!(1)),
+        ("check_folder_empty", json!(false)),
+        ("move_new_name", json!(true)),
+        ("case_insensitive_names", json!(true)),
+        ("get_root", json!(false)),
+        ("trashed_is_forbidden", json!(true)),
+        ("async_polls", json!(1)),
+        ("async_polls", json!(null)),
+        ("deletion_forbidden", json!(true)),
+        ("refuse_copy_in_folder", json!(true)),
+        ("no_get_by_path", json!(true)),
+        ("delta_always_empty", json!(true)),
+        ("delta_empty_cursor_is_now", json!(true)),
+        ("odd_list_items", json!(true)),
+        ("quota_at_put", json!(true)),
+        ("quota_status", json!(403)),
+    ]);
+}
+
+#[test]
+fn deviations_combine() {
+    for switches in [
+        json!({ "require_size_at_create": true, "parallel_refused": true, "hash_name": "sha256" }),
+        json!({ "deletion_forbidden": true, "instant_upload": false }),
+        json!({ "first_part_ctx": "absent", "hash_name": "sha256", "local_modified_at_updatable": false }),
+    ] {
+        cycle(&switches.to_string(), &serde_json::from_value(switches.clone()).unwrap());
+    }
+}
+
+/// A time that the service does not take.
+#[test]
+fn refused_mtime_does_not_refuse_the_file() {
+    let refused = FaultAction::Status {
+        status: 400,
+        code: "InvalidParameter.LocalModifiedAt".into(),
+        message: "The input parameter local_modified_at is not valid.".into(),
+        retry_after_s: None,
+        x_retry_after_ms: None,
+        empty_body: false,
+    };
+    let rig = Rig::new();
+    let mount = rig.mount();
+    let (dir, time) = (tempfile::tempdir().unwrap(), SystemTime::UNIX_EPOCH - Duration::from_millis(86_400_001));
+    fs::write(dir.path().join("f"), b"of 1969").unwrap();
+    set_mtime(&dir.path().join("f"), time);
+    rig.server().faults().add(FaultRule::times("file/create", 1, refused.clone()));
+    rig.server().faults().add(FaultRule::new("file/update", refused));
+    let copied = std::process::Command::new("cp").arg("-p").arg(dir.path().join("f")).arg(mount.at("f")).status();
+    assert!(copied.unwrap().success());
+    let mount = mount.restart(&rig.endpoint(), &[]);
+    assert_eq!(rig.client().read("f").unwrap(), b"of 1969");
+    assert_eq!(mtime(&mount.at("f")), time);
+    assert_eq!(rig.server().faults().hits()[0], 1);
+    assert_eq!(mount.stop(), 0);
+}
+
+#[test]
+fn size_is_demanded_without_a_local_copy() {
+    let rig = Rig::with(|config| config.quirks.require_size_at_create = true);
+    let mount = rig.mount_with(&["--part-size", "128KiB", "--cache-size", "off"]);
+    fs::write(mount.at("small"), b"small").unwrap();
+    assert_eq!(errno(fs::write(mount.at("large"), fresh_bytes(3 * PART))), libc::EIO);
+    mount.wait_for_log("demands the size of a file");
+    assert_eq!(rig.client().names(""), ["small"]);
+}
+
+#[test]
+fn fallbacks_are_tried_once() {
+    let quirks = json!({ "first_part_ctx": "absent", "hash_name": "sha256" });
+    let quirks: Quirks = serde_json::from_value(quirks).unwrap();
+    let rig = Rig::with(move |config| config.quirks = quirks.clone());
+    let mount = rig.mount();
+    fs::write(mount.at("first"), b"first").unwrap();
+    let before = rig.server().stats().count("file/create");
+    for n in 0..3 {
+        fs::write(mount.at(format!("f{n}")), fresh_bytes(100)).unwrap();
+    }
+    assert_eq!(rig.server().stats().count("file/create") - before, 3);
+    assert_eq!(mount.stop(), 0);
+}
