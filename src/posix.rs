@@ -124,8 +124,8 @@ pub struct ParsedTags {
     pub posix: Option<Arc<Posix>>,
     /// More precise than the drive's own field. Valid only if the two agree, or beside one value of the field.
     pub mtime: Option<SystemTime>,
-    /// That value: the object had this field, or none.
-    pub mtime_field: Option<Option<SystemTime>>,
+    /// That value, as in its tag.
+    pub mtime_field: Option<String>,
 }
 
 impl ParsedTags {
@@ -138,8 +138,7 @@ impl ParsedTags {
                 MODE => posix.perm = u16::from_str_radix(&value, 8).ok().filter(|perm| *perm <= 0o7777),
                 OWNER => posix.owner = parse_owner(&value),
                 MTIME => parsed.mtime = parse_time(&value),
-                MTIME_FIELD if value == NO_FIELD => parsed.mtime_field = Some(None),
-                MTIME_FIELD => parsed.mtime_field = parse_time(&value).map(Some),
+                MTIME_FIELD => parsed.mtime_field = Some(value).filter(|field| is_field(field)),
                 ATIME => posix.atime = parse_time(&value),
                 LINK => posix.link = Some(unescape(&value)).filter(|target| is_target(target)),
                 _ => {
@@ -157,7 +156,7 @@ impl ParsedTags {
 
     /// The modification time of an object whose own value on the drive is `field`.
     pub fn mtime(&self, field: Option<SystemTime>) -> Option<SystemTime> {
-        let bound = self.mtime.filter(|_| self.mtime_field == Some(field));
+        let bound = self.mtime.filter(|_| self.mtime_field == Some(show_field(field)));
         bound.or_else(|| field.map(|field| self.mtime_of(field)))
     }
 
@@ -267,8 +266,7 @@ pub fn tags(posix: Option<&Posix>, mtime: SystemTime) -> Tags {
 
 /// The tags of a modification time that the drive does not take: its own value stays `field`.
 pub fn bound_mtime(mtime: SystemTime, field: Option<SystemTime>) -> Tags {
-    let field = field.map_or_else(|| NO_FIELD.to_owned(), show_time);
-    Tags::from([(MTIME.to_owned(), show_time(mtime)), (MTIME_FIELD.to_owned(), field)])
+    Tags::from([(MTIME.to_owned(), show_time(mtime)), (MTIME_FIELD.to_owned(), show_field(field))])
 }
 
 /// The same for an object without a value.
@@ -352,6 +350,15 @@ fn parse_time(text: &str) -> Option<SystemTime> {
         return None;
     }
     from_epoch(i128::from(seconds) * 1_000_000_000 + i128::from(nanos))
+}
+
+/// The value of [`MTIME_FIELD`] for a value of the drive's own field.
+fn show_field(field: Option<SystemTime>) -> String {
+    field.map_or_else(|| NO_FIELD.to_owned(), show_time)
+}
+
+fn is_field(text: &str) -> bool {
+    text == NO_FIELD || parse_time(text).is_some()
 }
 
 fn parse_owner(text: &str) -> Option<(u32, u32)> {
@@ -494,6 +501,7 @@ mod tests {
             (OWNER, "1:x"),
             (OWNER, "4294967295:0"),
             (MTIME, "1"),
+            (MTIME_FIELD, "no"),
             (ATIME, "1.1000000000"),
             (ATIME, "99999999999999999999.0"),
             (LINK, ""),

@@ -24,6 +24,7 @@ mod pending_attrs;
 mod quota_cache;
 mod readdir;
 mod remove;
+mod remove_superseded;
 mod rename;
 mod statfs;
 mod stop_flag;

@@ -187,7 +187,9 @@ impl Commit {
         self.target.refresh(&self.context.resolver)?;
         let created = create(&self.context, &mut self.target, Some((size, sha1)), &first).await?;
         let CreateOutcome::InstantUpload(instant) = created else { return Ok(None) };
-        let meta = self.context.drive.get_committed(&instant, &expected).await?;
+        let former = (self.base.as_ref(), self.target.overwrite.is_none());
+        let meta = self.context.drive.get_committed(&instant, &expected, former).await?;
+        let meta = FileMeta { crc64: meta.crc64.or(source.crc64), ..meta };
         let target = self.target.clone();
         Ok(Some(CommitOutcome { meta, method: CommitMethod::Instant, target }))
     }
@@ -252,7 +254,8 @@ impl Commit {
         let (session, urls) = match create(&self.context, &mut self.target, size_and_sha1, &first).await? {
             CreateOutcome::Session(session, urls) => (session, urls),
             CreateOutcome::InstantUpload(instant) => {
-                let meta = drive.get_committed(&instant, &expected).await?;
+                let former = (self.base.as_ref(), self.target.overwrite.is_none());
+                let meta = drive.get_committed(&instant, &expected, former).await?;
                 let target = self.target.clone();
                 return Ok(CommitOutcome { meta, method: CommitMethod::Instant, target });
             }

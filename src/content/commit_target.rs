@@ -21,6 +21,9 @@ pub trait TargetResolver: fmt::Debug + Send + Sync {
     /// Whether `object` belongs to a file of this mount other than `ino`.
     fn belongs_to_other(&self, object: &FileId, ino: Ino) -> bool;
 
+    /// Records that a commit overwrites an object that had no file here: it is not removed any more.
+    fn claim(&self, object: &FileId);
+
     /// Records that a file needs a commit: listings do not change it until then.
     fn mark_unsaved(&self, ino: Ino);
 }
@@ -68,11 +71,14 @@ impl CommitTarget {
             return self.refresh(resolver);
         }
         let resolver = resolver.upgrade();
-        if resolver.is_some_and(|resolver| resolver.belongs_to_other(&object, self.ino)) {
+        if resolver.as_ref().is_some_and(|resolver| resolver.belongs_to_other(&object, self.ino)) {
             self.is_name_shared = true;
-        } else {
-            self.overwrite = Some(object);
+            return Ok(());
         }
+        if let Some(resolver) = resolver {
+            resolver.claim(&object);
+        }
+        self.overwrite = Some(object);
         Ok(())
     }
 }

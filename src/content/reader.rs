@@ -38,7 +38,7 @@ pub use target::ReadTarget;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::FileId;
 use crate::pds::drive::{
-    CallPriority, DOWNLOAD_URL_LIFETIME_MAX, DownloadUrl, Drive, RangeError, RangeRequest,
+    CallPriority, DOWNLOAD_URL_LIFETIME_MAX, DownloadUrl, Drive, FileMeta, RangeError, RangeRequest,
 };
 use blocks::Blocks;
 use open_bodies::{Admission, OpenBodies, QueuedRun};
@@ -91,6 +91,13 @@ impl Reader {
             async move { reader.fetch(&target, run, queued, priority).await }
         };
         self.blocks.read(target, cursor, offset, len, fetch).await
+    }
+
+    /// Keeps a URL that a listing contained, for the first read of the file.
+    pub fn offer_url(&self, meta: &FileMeta, url: DownloadUrl) {
+        if meta.size > 0 {
+            self.urls.offer(ReadTarget::of(meta), url);
+        }
     }
 
     /// Drops the URLs of a file whose content has changed. Its blocks stay: their key is the content.
@@ -204,6 +211,10 @@ where
         let live = urls.get(target, &request_url).await?;
         match get(live.clone()).await {
             Ok(answer) => return Ok(answer),
+            // The URL of a listing may be for another use, or shorter-lived than documented.
+            Err(RangeError::Failed(error)) if live.is_listed && error.kind() == ErrorKind::Denied => {
+                urls.discard(target, &live);
+            }
             Err(RangeError::Failed(error)) => return Err(error),
             Err(RangeError::Expired) => urls.discard(target, &live),
         }

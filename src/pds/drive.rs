@@ -7,6 +7,7 @@ mod attributes;
 mod create;
 mod dialect;
 mod download;
+mod listing;
 mod meta;
 mod upload;
 
@@ -17,9 +18,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
+use crate::clock;
 use crate::config::{MountConfig, RemoveMode};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{DriveId, FileId};
+use crate::ids::{DriveId, FileId, RevisionId};
 use crate::pds::page_markers::PageMarkers;
 use crate::pds::retry::{Delivery, Idempotency, RequestFailure, RetryPolicy};
 use crate::pds::session::Session;
@@ -27,9 +29,9 @@ use crate::pds::tokens::AuthState;
 use crate::pds::transport::TransportLimits;
 use crate::pds::types::{
     AsyncResponse, AsyncTask, AsyncTaskRequest, CheckNameMode, CreateRequest, CreateResponse, DriveInfo,
-    DriveRequest, File, FileRequest, FileType, ListRequest, ListResponse, MoveRequest, UpdateRequest,
+    DriveRequest, File, FileRequest, FileType, MoveRequest, UpdateRequest,
 };
-use crate::posix::Tags;
+use crate::posix::{ParsedTags, Posix, Tags};
 use crate::units::exact_duration;
 
 pub use crate::pds::transport::{CallPriority, ObjectInfo, OpenBody, RangeRequest};
@@ -41,19 +43,8 @@ pub use upload::{ExpectedContent, PutOutcome};
 
 use dialect::Dialect;
 
-/// Entries per listing page: the documented maximum.
-const PAGE_ENTRIES: u32 = 100;
 /// How long to wait for an asynchronous task of the service, such as trashing a large folder.
 const TASK_ELAPSED_MAX: Duration = Duration::from_secs(50);
-
-/// One page of the listing of a folder.
-#[derive(Clone, PartialEq, Debug)]
-pub struct ListingPage {
-    /// Ordered by name.
-    pub items: Vec<FileMeta>,
-    /// `None` at the end.
-    pub next_marker: Option<String>,
-}
 
 /// The space of a drive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -161,28 +152,6 @@ impl Drive {
         self.0.session.call(call, Idempotency::Safe, RetryPolicy::INTERACTIVE, body).await
     }
 
-    /// One page of the listing of a folder, ordered by name. `marker` is empty for the first page.
-    pub async fn list_page(&self, parent: &FileId, marker: &str) -> Result<ListingPage> {
-        let request = ListRequest {
-            drive_id: self.id(),
-            parent_file_id: parent,
-            limit: PAGE_ENTRIES,
-            marker,
-            order_by: "name",
-            order_direction: "ASC",
-            fields: "*,user_tags",
-        };
-        let page: ListResponse = self.call_safe("/v2/file/list", &request).await?;
-        let mut items = Vec::with_capacity(page.items.0.len());
-        for file in page.items.0 {
-            match self.meta(file) {
-                Ok(meta) => items.push(meta),
-                Err(error) => tracing::warn!(%error, "skipped an invalid entry of a listing"),
-            }
-        }
-        Ok(ListingPage { items, next_marker: Some(page.next_marker).filter(|m| !m.is_empty()) })
-    }
-
     /// `NotFound` if the object is deleted, in the recycle bin, or still uploading.
     pub async fn get(&self, file: &FileId) -> Result<FileMeta> {
         self.get_with(RetryPolicy::INTERACTIVE, CallPriority::Lookup, file).await
@@ -260,7 +229,30 @@ impl Drive {
         if answer.exist && !(may_be_ours && is_folder) {
             return Err(Error::new(ErrorKind::Exists, format!("{name:?} already exists on the drive")));
         }
-        self.get(&answer.file_id).await
+        if may_be_ours {
+            return self.get(&answer.file_id).await;
+        }
+        let (now, posix) = (clock::now(), self.kept_posix(tags));
+        Ok(FileMeta {
+            file_id: answer.file_id,
+            parent_id: Some(parent.clone()),
+            name: answer.file_name.unwrap_or_else(|| name.to_owned()),
+            kind: FileType::Folder,
+            size: 0,
+            mtime: now,
+            changed_at: now,
+            created_at: now,
+            revision: None,
+            sha1: None,
+            crc64: None,
+            posix,
+        })
+    }
+
+    /// The attributes that an object has after it was created with these tags.
+    fn kept_posix(&self, tags: &Tags) -> Option<Arc<Posix>> {
+        let kept = tags.clone().into_iter().filter(|_| self.0.keeps_metadata).collect();
+        ParsedTags::parse(kept).posix
     }
 
     /// Moves an object to the recycle bin or deletes it permanently. Succeeds if it does not exist.
@@ -299,8 +291,29 @@ impl Drive {
         Err(Error::new(ErrorKind::Exists, format!("{name:?} already exists on the drive")))
     }
 
-    /// Moves an object to another folder under its name. If that is taken: as [`Self::rename`].
-    pub async fn move_to(&self, file: &FileId, to_parent: &FileId, mode: CheckNameMode) -> Result<()> {
+    /// Moves an object as it was known as `meta` to another folder. Returns it as it is there.
+    pub async fn moved_to(
+        &self,
+        meta: &FileMeta,
+        to_parent: &FileId,
+        mode: CheckNameMode,
+    ) -> Result<FileMeta> {
+        let revision = self.move_to(&meta.file_id, to_parent, mode).await?;
+        // A file may have other content by now, unless the answer says which.
+        if meta.kind == FileType::File && (revision.is_none() || revision != meta.revision) {
+            return self.get(&meta.file_id).await;
+        }
+        Ok(FileMeta { parent_id: Some(to_parent.clone()), changed_at: clock::now(), ..meta.clone() })
+    }
+
+    /// Moves an object to another folder under its name. If that is taken: as [`Self::rename`]. Returns its
+    /// revision, if the service reports it.
+    pub async fn move_to(
+        &self,
+        file: &FileId,
+        to_parent: &FileId,
+        mode: CheckNameMode,
+    ) -> Result<Option<RevisionId>> {
         let request = MoveRequest {
             drive_id: self.id(),
             file_id: file,
@@ -311,12 +324,16 @@ impl Drive {
             Ok(Some(answer)) if answer.exist => {
                 Error::new(ErrorKind::Exists, "the name already exists in the target folder")
             }
-            Ok(answer) => return self.finish_task(answer).await,
+            Ok(answer) => {
+                let revision = answer.as_ref().and_then(|answer| answer.revision_id.clone());
+                return self.finish_task(answer).await.map(|()| revision);
+            }
             Err(failure) if failure.error.kind() == ErrorKind::Exists => failure.error,
             Err(failure) => return Err(failure.error),
         };
         // A second attempt may find that the first one has taken the name.
-        if self.get(file).await?.parent_id.as_ref() == Some(to_parent) { Ok(()) } else { Err(taken) }
+        let meta = self.get(file).await?;
+        if meta.parent_id.as_ref() == Some(to_parent) { Ok(meta.revision) } else { Err(taken) }
     }
 
     async fn info(&self) -> Result<DriveInfo> {

@@ -28,8 +28,8 @@ use crate::pds::retry::{Delivery, Idempotency, RequestFailure, RetryPolicy};
 use crate::pds::types::PartUrl;
 
 use content_hosts::{ContentHosts, ContentResolver, refused_host};
-use part_headers::part_headers;
 use failure::{connection_lost, idle_timeout, offline, protocol_error, unreadable_answer};
+use part_headers::part_headers;
 use refusal::{ERROR_BYTES_MAX, StoreError, api_refusal, header_number};
 
 pub use crate::pds::call_limiter::CallPriority;

@@ -95,6 +95,8 @@ pub struct CreateResponse {
     /// The final name, which may have a timestamp appended.
     #[serde(default)]
     pub file_name: Option<String>,
+    #[serde(default, deserialize_with = "empty_is_none")]
+    pub parent_file_id: Option<FileId>,
     #[serde(rename = "type", default)]
     pub file_type: Option<FileType>,
     /// Set if an upload was begun.
@@ -155,6 +157,20 @@ pub struct File {
     pub revision_id: Option<RevisionId>,
     #[serde(default)]
     pub user_tags: Option<std::collections::BTreeMap<String, String>>,
+    /// Presigned, of the latest revision. Only in listings.
+    #[serde(default)]
+    pub download_url: Option<ListedUrl>,
+}
+
+/// A presigned URL, which is never printed.
+#[derive(Clone, PartialEq, Deserialize)]
+#[serde(transparent)]
+pub struct ListedUrl(pub String);
+
+impl std::fmt::Debug for ListedUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
 }
 
 /// `POST /v2/file/list`.
@@ -222,6 +238,9 @@ pub struct MoveRequest<'a> {
 pub struct AsyncResponse {
     /// The name was taken, and nothing was moved.
     pub exist: bool,
+    /// The revision of a file that was moved at once.
+    #[serde(deserialize_with = "empty_is_none")]
+    pub revision_id: Option<RevisionId>,
     /// Empty if the call is finished, otherwise the task to poll with `async_task/get`.
     #[serde(deserialize_with = "null_is_empty")]
     pub async_task_id: String,

@@ -293,7 +293,11 @@ async fn contract_known_bytes_upload_instantly() {
     let CreateOutcome::InstantUpload(instant) = scratch.drive.create_file(&file).await.unwrap() else {
         panic!("the service has the bytes and requests them again");
     };
-    scratch.drive.get_committed(&instant, &expected(&bytes)).await.unwrap();
+    let get = async |is_new| {
+        let meta = scratch.drive.get_committed(&instant, &expected(&bytes), (None, is_new)).await.unwrap();
+        (meta.file_id, meta.parent_id, meta.name, meta.size, meta.sha1, meta.revision)
+    };
+    assert_eq!(get(true).await, get(false).await);
     scratch.clean_up().await;
 }
 

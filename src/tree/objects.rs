@@ -88,6 +88,11 @@ impl Tree {
         self.leftovers.add(object);
     }
 
+    /// A hidden object gets new content.
+    pub fn reclaim(&mut self, object: &FileId) {
+        self.leftovers.remove(object);
+    }
+
     /// The hidden object at a location of the drive.
     pub fn leftover_at(&self, dir_id: &FileId, name: &str) -> Option<&FileMeta> {
         self.leftovers.at(dir_id, name)

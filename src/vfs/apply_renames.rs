@@ -132,8 +132,8 @@ impl Vfs {
         // the drive's answer, not of the target: a new revision of a file keeps the file's location.
         let mut moved = None;
         if location.parent_id != *committed.meta.parent_id.as_ref().unwrap_or(&used.parent) {
-            self.drive.move_to(&committed.meta.file_id, &location.parent_id, CheckNameMode::Ignore).await?;
-            moved = Some(self.drive.get(&committed.meta.file_id).await?);
+            let (meta, to) = (&committed.meta, &location.parent_id);
+            moved = Some(self.drive.moved_to(meta, to, CheckNameMode::Ignore).await?);
         }
         if *location.name != *committed.meta.name {
             moved = Some(

@@ -289,6 +289,10 @@ impl TargetResolver for Vfs {
         self.tree().belongs_to_other(object, ino)
     }
 
+    fn claim(&self, object: &FileId) {
+        self.claim_superseded(object);
+    }
+
     fn mark_unsaved(&self, ino: Ino) {
         self.tree().mark_unsaved(ino);
     }

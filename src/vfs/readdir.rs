@@ -102,6 +102,9 @@ impl Vfs {
         let mut pending: Vec<FileMeta> = Vec::new();
         let mut page = self.drive.list_page(dir_id, "").await?;
         loop {
+            for listed in std::mem::take(&mut page.urls) {
+                self.reader.offer_url(&page.items[listed.index], listed.url);
+            }
             pending.extend(page.items);
             let Some(next) = markers.check(page.next_marker)? else {
                 let mut tree = self.tree();

@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, Ino};
 use crate::pds::drive::FileMeta;
 use crate::pds::types::{CheckNameMode, FileType};
-use crate::tree::{FileKind, Identity, Name, Objects, display_name};
+use crate::tree::{FileKind, Identity, Name, NameState, Objects, display_name};
 use crate::{clock, posix};
 
 /// How old the known attributes of a file may be when its object is about to be removed.
@@ -22,7 +22,14 @@ const CONTENT_TTL: Duration = Duration::from_secs(2);
 impl Vfs {
     pub async fn mkdir(&self, parent: Ino, name: &OsStr, mode: u32, caller: Caller) -> Result<Entry> {
         let name = Name::new(name)?;
-        if self.resolve(parent, &name).await?.is_some() {
+        let known = self.tree().find(parent, name.as_str(), Instant::now())?;
+        let is_taken = match known {
+            // The drive refuses a taken name: nothing waits for a listing.
+            NameState::Unknown | NameState::Absent => false,
+            NameState::Fresh(_) => true,
+            NameState::Stale(_) => self.resolve(parent, &name).await?.is_some(),
+        };
+        if is_taken {
             return Err(Error::new(ErrorKind::Exists, format!("{name} exists")));
         }
         if self.is_local_dir_name(parent, &name) {
@@ -236,16 +243,16 @@ impl Vfs {
         let removed = if meta.file_id == source_meta.file_id { target_meta } else { source_meta };
         self.pending.forget(&removed.file_id);
         let meta = self.push_attrs(meta, mtime, posix).await;
-        {
+        let recorded = {
             let mut tree = self.tree();
             self.mark_unlinked(target);
             tree.add_tombstone(removed.file_id, Instant::now());
-            tree.replaced(source, target, meta, Instant::now())?;
-        }
+            tree.replaced(source, target, meta, Instant::now())
+        };
         if let Some(superseded) = superseded {
             self.remove_superseded(superseded).await;
         }
-        Ok(())
+        recorded
     }
 
     /// The current attributes of an object that is about to be removed after its content was moved.
@@ -324,6 +331,7 @@ impl Vfs {
             return self.move_object(ino, to).await;
         };
         let source = self.current_meta(ino).await?;
+        self.claim_superseded(&leftover.file_id);
         let (mtime, posix) = self.current_attrs(&self.tree(), ino, &source);
         let moving = self.mark_moving(&[ino]);
         let replaced = self.replace_committed(&leftover, &source).await;
@@ -334,11 +342,11 @@ impl Vfs {
             file.set_base(&meta);
         }
         let meta = self.push_attrs(meta, mtime, posix).await;
-        self.tree().moved(ino, to.dir, &to.name, meta, Instant::now())?;
+        let recorded = self.tree().moved(ino, to.dir, &to.name, meta, Instant::now());
         if let Some(superseded) = superseded {
             self.remove_superseded(superseded).await;
         }
-        Ok(())
+        recorded
     }
 
     /// Moves a committed object to a free name.
@@ -386,8 +394,7 @@ impl Vfs {
             return self.drive.rename(file, name, final_mode).await;
         }
         if meta.name == name {
-            self.drive.move_to(file, to, final_mode).await?;
-            return self.drive.get(file).await;
+            return self.drive.moved_to(meta, to, final_mode).await;
         }
         let mode = if old_name_is_free { REFUSE } else { CheckNameMode::Ignore };
         self.drive.move_to(file, to, mode).await?;

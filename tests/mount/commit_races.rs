@@ -75,7 +75,7 @@ fn close_does_not_undo_concurrent_replace() {
     fs::write(mount.at("tmp"), &new).unwrap();
     let open = OpenOptions::new().write(true).open(mount.at("b")).unwrap();
     open.write_all_at(b"late", 0).unwrap();
-    rig.server().faults().add(FaultRule::times("recyclebin/trash", 1, FaultAction::Stall));
+    rig.server().faults().add(FaultRule::times("file/create", 1, FaultAction::Stall));
     let (from, to) = (mount.at("tmp"), mount.at("b"));
     let renaming = std::thread::spawn(move || fs::rename(from, to));
     rig.block_on(rig.server().faults().wait_for_hits(1));

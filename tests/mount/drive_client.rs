@@ -104,7 +104,10 @@ impl DriveClient {
         });
         loop {
             let page = self.call("file/list", request.clone());
-            entries.extend(page["items"].as_array().unwrap().iter().map(RemoteFile::new));
+            // The items of the quirk `odd_list_items` have no such time.
+            let items =
+                page["items"].as_array().unwrap().iter().filter(|item| item["created_at"].is_string());
+            entries.extend(items.map(RemoteFile::new));
             match page["next_marker"].as_str() {
                 Some(marker) if !marker.is_empty() => request["marker"] = marker.into(),
                 _ => return entries,

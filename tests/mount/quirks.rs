@@ -1,6 +1,7 @@
 //! Domains that deviate from the documentation: every switch of the embedded server under a mount.
 
 use std::fs::{self, File, FileTimes};
+use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, SystemTime};
 
@@ -168,12 +169,13 @@ fn refused_mtime_does_not_refuse_the_file() {
     };
     let rig = Rig::new();
     let mount = rig.mount();
-    let (dir, time) = (tempfile::tempdir().unwrap(), SystemTime::UNIX_EPOCH - Duration::from_millis(86_400_001));
+    let (dir, time) = (tempfile::tempdir().unwrap(), SystemTime::UNIX_EPOCH - Duration::from_secs(86_400));
     fs::write(dir.path().join("f"), b"of 1969").unwrap();
     set_mtime(&dir.path().join("f"), time);
     rig.server().faults().add(FaultRule::times("file/create", 1, refused.clone()));
     rig.server().faults().add(FaultRule::new("file/update", refused));
-    let copied = std::process::Command::new("cp").arg("-p").arg(dir.path().join("f")).arg(mount.at("f")).status();
+    let copied =
+        std::process::Command::new("cp").arg("-p").arg(dir.path().join("f")).arg(mount.at("f")).status();
     assert!(copied.unwrap().success());
     let mount = mount.restart(&rig.endpoint(), &[]);
     assert_eq!(rig.client().read("f").unwrap(), b"of 1969");
@@ -187,22 +189,28 @@ fn size_is_demanded_without_a_local_copy() {
     let rig = Rig::with(|config| config.quirks.require_size_at_create = true);
     let mount = rig.mount_with(&["--part-size", "128KiB", "--cache-size", "off"]);
     fs::write(mount.at("small"), b"small").unwrap();
-    assert_eq!(errno(fs::write(mount.at("large"), fresh_bytes(3 * PART))), libc::EIO);
+    let mut large = File::create(mount.at("large")).unwrap();
+    let outcome = large.write_all(&fresh_bytes(3 * PART)).and_then(|()| large.sync_all());
+    assert_eq!(errno(outcome), libc::EIO);
+    drop(large);
     mount.wait_for_log("demands the size of a file");
     assert_eq!(rig.client().names(""), ["small"]);
 }
 
 #[test]
 fn fallbacks_are_tried_once() {
-    let quirks = json!({ "first_part_ctx": "absent", "hash_name": "sha256" });
-    let quirks: Quirks = serde_json::from_value(quirks).unwrap();
-    let rig = Rig::with(move |config| config.quirks = quirks.clone());
-    let mount = rig.mount();
-    fs::write(mount.at("first"), b"first").unwrap();
-    let before = rig.server().stats().count("file/create");
-    for n in 0..3 {
-        fs::write(mount.at(format!("f{n}")), fresh_bytes(100)).unwrap();
+    for quirks in [json!({ "first_part_ctx": "absent" }), json!({ "hash_name": "sha256" })] {
+        let switched: Quirks = serde_json::from_value(quirks.clone()).unwrap();
+        let rig = Rig::with(move |config| config.quirks = switched.clone());
+        let mount = rig.mount();
+        fs::write(mount.at("first"), b"first").unwrap();
+        let before = rig.server().stats().count("file/create");
+        for name in ["f0", "f1", "f2"] {
+            let content = fresh_bytes(100);
+            fs::write(mount.at(name), &content).unwrap();
+            assert_eq!(rig.client().read(name), Some(content), "{quirks}: {name}");
+        }
+        assert_eq!(rig.server().stats().count("file/create") - before, 3, "{quirks}");
+        assert_eq!(mount.stop(), 0);
     }
-    assert_eq!(rig.server().stats().count("file/create") - before, 3);
-    assert_eq!(mount.stop(), 0);
 }

@@ -24,6 +24,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
         "pds",
         &[
             "auth",
+            "clock",
             "config",
             "crc64",
             "error",

@@ -7,10 +7,10 @@ use crate::ids::{FileId, RevisionId, Sha1Hash};
 use crate::pds::drive::FileMeta;
 
 /// One committed content of one file. Equal targets have the same bytes.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub struct ReadTarget {
     pub file_id: FileId,
-    /// Without a revision id, hashes and size distinguish contents.
+    /// Without a revision id, hashes and size distinguish contents. With one, an answer may lack a hash.
     pub revision: Option<RevisionId>,
     /// Size in bytes.
     pub size: u64,
@@ -37,9 +37,42 @@ impl ReadTarget {
     }
 }
 
+impl PartialEq for ReadTarget {
+    fn eq(&self, other: &Self) -> bool {
+        let hashes = |target: &Self| (target.sha1, target.crc64, target.changed_at);
+        self.file_id == other.file_id
+            && self.revision == other.revision
+            && self.size == other.size
+            && (self.revision.is_some() || hashes(self) == hashes(other))
+    }
+}
+
+impl Eq for ReadTarget {}
+
 // The file id alone spreads well enough, and is cheap to hash.
 impl Hash for ReadTarget {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.file_id.hash(state);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::reader::tests::target;
+
+    #[test]
+    fn revision_decides_whether_contents_are_equal() {
+        let plain = target("a", 10);
+        let hashed = |target: &ReadTarget| ReadTarget { crc64: Some(7), ..target.clone() };
+        assert_ne!(
+            ReadTarget { revision: None, ..plain.clone() },
+            ReadTarget { revision: None, ..hashed(&plain) }
+        );
+        let of = |id: &str| ReadTarget { revision: Some(RevisionId::new(id).unwrap()), ..plain.clone() };
+        assert_eq!(of("r1"), hashed(&of("r1")));
+        assert_ne!(of("r1"), of("r2"));
+        assert_ne!(of("r1"), ReadTarget { size: 11, ..of("r1") });
+        assert_ne!(of("r1"), ReadTarget { revision: None, ..plain });
     }
 }

@@ -18,6 +18,8 @@ use crate::pds::drive::DownloadUrl;
 
 /// Cached URLs at most. Each has about a kilobyte.
 const URLS_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add(511);
+/// URLs of listings at most. Those of the latest entries stay.
+const LISTED_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1023);
 /// A URL is renewed this long before it expires, or after nine tenths of its lifetime if that is later: a
 /// request may be sent late.
 const RENEW_MARGIN: Duration = Duration::from_secs(60);
@@ -26,6 +28,8 @@ const RENEW_MARGIN: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct LiveUrl {
     pub(super) url: DownloadUrl,
+    /// A listing contained it.
+    pub(super) is_listed: bool,
     renew_at: Instant,
 }
 
@@ -34,7 +38,7 @@ impl LiveUrl {
         let lifetime = url.expires_at.saturating_duration_since(requested_at);
         let margin = RENEW_MARGIN.min(lifetime / 10);
         let renew_at = url.expires_at.checked_sub(margin).unwrap_or(requested_at);
-        Self { url, renew_at }
+        Self { url, is_listed: false, renew_at }
     }
 }
 
@@ -50,13 +54,19 @@ enum UrlEntry {
 pub(super) struct UrlCache {
     /// A leaf lock.
     entries: Mutex<LruCache<ReadTarget, UrlEntry>>,
+    /// URLs of listings that no read has used yet. A leaf lock.
+    listed: Mutex<LruCache<ReadTarget, Arc<LiveUrl>>>,
     /// URLs of deleted files: the drive issues no new ones. A leaf lock.
     pinned: Mutex<HashMap<ReadTarget, Arc<LiveUrl>>>,
 }
 
 impl UrlCache {
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self { entries: Mutex::new(LruCache::new(URLS_MAX)), pinned: Mutex::default() })
+        Arc::new(Self {
+            entries: Mutex::new(LruCache::new(URLS_MAX)),
+            listed: Mutex::new(LruCache::new(LISTED_MAX)),
+            pinned: Mutex::default(),
+        })
     }
 
     fn pinned(&self) -> MutexGuard<'_, HashMap<ReadTarget, Arc<LiveUrl>>> {
@@ -72,6 +82,17 @@ impl UrlCache {
 
     pub(super) fn unpin(&self, target: &ReadTarget) {
         self.pinned().remove(target);
+    }
+
+    /// Keeps the URL of a listing.
+    pub(super) fn offer(&self, target: ReadTarget, url: DownloadUrl) {
+        let live = LiveUrl { is_listed: true, ..LiveUrl::new(url, Instant::now()) };
+        self.listed.lock().put(target, Arc::new(live));
+    }
+
+    /// Takes the URL of a listing that does not expire soon.
+    fn take_listed(&self, target: &ReadTarget) -> Option<Arc<LiveUrl>> {
+        self.listed.lock().pop(target).filter(|live| Instant::now() < live.renew_at)
     }
 
     fn entries(&self) -> MutexGuard<'_, LruCache<ReadTarget, UrlEntry>> {
@@ -91,12 +112,17 @@ impl UrlCache {
         if let Some(live) = self.pinned().get(target) {
             return Ok(live.clone());
         }
+        let listed = self.take_listed(target);
         let (flight, owner) = {
             let mut entries = self.entries();
-            match entries.get(target) {
-                Some(UrlEntry::Live(live)) if Instant::now() < live.renew_at => return Ok(live.clone()),
-                Some(UrlEntry::Requested(flight)) => (flight.clone(), None),
-                _ => {
+            match (entries.get(target), listed) {
+                (Some(UrlEntry::Live(live)), _) if Instant::now() < live.renew_at => return Ok(live.clone()),
+                (Some(UrlEntry::Requested(flight)), _) => (flight.clone(), None),
+                (_, Some(live)) => {
+                    entries.put(target.clone(), UrlEntry::Live(live.clone()));
+                    return Ok(live);
+                }
+                (_, None) => {
                     let (flight, owner) = Flight::start();
                     entries.put(target.clone(), UrlEntry::Requested(flight.clone()));
                     (flight, Some(owner))
@@ -130,6 +156,7 @@ impl UrlCache {
     /// Removes all URLs of a file.
     pub(super) fn forget(&self, file_id: &FileId) {
         self.entries().retain(|target, _| target.file_id != *file_id);
+        self.listed.lock().retain(|target, _| target.file_id != *file_id);
     }
 }
 
@@ -264,6 +291,29 @@ mod tests {
         urls.forget(&file.file_id);
         get().await.unwrap();
         assert_eq!(drive.requests(), 3);
+    }
+
+    #[tokio::test]
+    async fn listed_url_is_used_until_it_is_refused() {
+        let (urls, drive) = (UrlCache::new(), FakeDrive::default());
+        let (file, stale) = (target("a", 1), target("b", 1));
+        let until = |expires_at| {
+            let url = Secret::new(String::new());
+            DownloadUrl { url, expires_at, revision: None, size: None }
+        };
+        urls.offer(file.clone(), until(Instant::now() + LONG));
+        urls.offer(stale.clone(), until(Instant::now()));
+        let get = |file| urls.get(file, || drive.clone().answer(LONG));
+        let listed = get(&file).await.unwrap();
+        assert!(listed.is_listed && Arc::ptr_eq(&listed, &get(&file).await.unwrap()));
+        assert_eq!(drive.requests(), 0);
+        assert!(!get(&stale).await.unwrap().is_listed);
+        urls.discard(&file, &listed);
+        assert!(!get(&file).await.unwrap().is_listed);
+        assert_eq!(drive.requests(), 2);
+        urls.offer(target("c", 1), until(Instant::now() + LONG));
+        urls.forget(&FileId::new("c").unwrap());
+        assert!(!get(&target("c", 1)).await.unwrap().is_listed);
     }
 
     #[tokio::test]

@@ -59,7 +59,9 @@ impl Drive {
             for ((index, call), outcome) in batch.iter().zip(self.call_all(batch).await) {
                 let (file, change) = &changes[*index];
                 let outcome = match (&call.1, change.mtime) {
-                    (BatchBody::Update(_), Some(mtime)) => self.keep_mtime(file, change, mtime, outcome).await,
+                    (BatchBody::Update(_), Some(mtime)) => {
+                        self.keep_mtime(file, change, mtime, outcome).await
+                    }
                     _ => outcome.map(|_| ()),
                 };
                 if outcomes[*index].is_ok() {

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use super::dialect::CreateForm;
 use super::{Drive, FileMeta, meta};
+use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, PartNumber, Sha1Hash, UploadId};
 use crate::pds::retry::{Delivery, Idempotency, RequestFailure, RetryPolicy};
@@ -45,9 +46,11 @@ pub struct UploadSession {
 }
 
 /// A file that `create` completed, because the service already had the content.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct InstantUpload {
     pub file_id: FileId,
+    /// The file, if the answer says what became of it. The time of its creation is that of the call.
+    pub(super) meta: Option<FileMeta>,
     /// The answer says so, or the file is new. Else only a hash shows that the file has the content.
     pub(super) is_certain: bool,
 }
@@ -64,11 +67,6 @@ pub enum CreateOutcome {
 }
 
 impl Drive {
-    /// Whether parts may be sent in any order. Becomes `false` for good if the domain refuses that.
-    pub fn is_parallel(&self) -> bool {
-        self.0.dialect.create_form().parallel
-    }
-
     /// Whether the domain begins no upload without the size of the file.
     pub fn needs_size(&self) -> bool {
         self.0.dialect.needs_size()
@@ -142,7 +140,8 @@ impl Drive {
         let is_available = answer.status.as_deref() == Some("available") && answer.upload_id.is_none();
         if answer.rapid_upload || is_available && !answer.exist {
             let is_certain = answer.rapid_upload || file.overwrite.is_none();
-            let instant = InstantUpload { file_id: answer.file_id, is_certain };
+            let meta = self.instant_meta(file, &answer);
+            let instant = InstantUpload { file_id: answer.file_id, meta, is_certain };
             return Ok(CreateOutcome::InstantUpload(instant));
         }
         if answer.exist && answer.upload_id.is_none() {
@@ -161,6 +160,38 @@ impl Drive {
             },
             answer.part_info_list,
         ))
+    }
+
+    /// The file of an instant upload. `None` if the answer does not say enough.
+    fn instant_meta(&self, file: &NewFile<'_>, answer: &CreateResponse) -> Option<FileMeta> {
+        let revision = answer.revision_id.clone().filter(|_| answer.rapid_upload)?;
+        let ((size, sha1), now) = (file.content?, clock::now());
+        // An overwritten file may be elsewhere.
+        let parent = answer.parent_file_id.as_ref();
+        let parent = if file.overwrite.is_none() { parent.unwrap_or(file.parent) } else { parent? };
+        let at_resolution =
+            |mtime| if self.0.keeps_metadata { mtime } else { posix::at_drive_resolution(mtime) };
+        Some(FileMeta {
+            file_id: answer.file_id.clone(),
+            parent_id: Some(parent.clone()),
+            name: answer.file_name.clone().unwrap_or_else(|| file.name.to_owned()),
+            kind: FileType::File,
+            size,
+            mtime: file.mtime.map_or(now, at_resolution),
+            changed_at: now,
+            created_at: now,
+            revision: Some(revision),
+            sha1: Some(sha1),
+            crc64: None,
+            posix: self.kept_posix(&file.tags),
+        })
+    }
+
+    /// A file that an instant upload made of `former`. Some services keep the former tags beside the new ones.
+    pub(super) fn overwritten(&self, meta: FileMeta, former: &FileMeta) -> FileMeta {
+        let mut tags = former.tags();
+        tags.extend(meta.tags());
+        FileMeta { created_at: former.created_at, posix: self.kept_posix(&tags), ..meta }
     }
 
     /// Gives `target` a new revision with the content of `source` by instant upload. `None` if the service
@@ -186,6 +217,9 @@ impl Drive {
         let CreateOutcome::InstantUpload(instant) = self.create_with_policy(&file, policy).await? else {
             return Ok(None);
         };
+        if let Some(meta) = instant.meta {
+            return Ok(Some(FileMeta { crc64: source.crc64, ..self.overwritten(meta, target) }));
+        }
         let meta = self.get(&instant.file_id).await?;
         if meta.size != source.size || meta.sha1 != Some(sha1) {
             return Err(Error::new(

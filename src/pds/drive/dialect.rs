@@ -67,7 +67,8 @@ enum RefusedField {
 impl RefusedField {
     /// `None` if no other form of the call would be accepted.
     fn of(failure: &RequestFailure) -> Option<Self> {
-        let is_refusal = failure.delivery == Delivery::Answered && failure.code.starts_with("InvalidParameter");
+        let is_refusal =
+            failure.delivery == Delivery::Answered && failure.code.starts_with("InvalidParameter");
         if !is_refusal || failure.error.kind() == ErrorKind::InvalidName {
             return None;
         }
@@ -152,7 +153,7 @@ impl Dialect {
     pub(super) fn learn_needs_size(&self, failure: &RequestFailure) -> bool {
         let needs_size = RefusedField::of(failure) == Some(RefusedField::Size);
         if needs_size && !self.needs_size.swap(true, Ordering::Relaxed) {
-            tracing::info!("the domain demands the size of a file at its beginning; files are staged before they are sent");
+            tracing::info!("the domain demands the size of a file at its beginning");
         }
         needs_size
     }
@@ -181,7 +182,11 @@ impl Dialect {
     }
 
     /// The parts of a request for the URLs of a session.
-    pub(super) fn part_requests(&self, parts: &[(PartNumber, Sha1Midstate)], parallel: bool) -> Vec<PartRequest> {
+    pub(super) fn part_requests(
+        &self,
+        parts: &[(PartNumber, Sha1Midstate)],
+        parallel: bool,
+    ) -> Vec<PartRequest> {
         CreateForm { parallel, ..self.create_form() }.part_requests(parts)
     }
 }

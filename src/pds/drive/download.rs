@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::Drive;
+use super::{Drive, FileMeta};
 use crate::error::{Error, Result};
 use crate::ids::{FileId, RevisionId, Secret};
 use crate::pds::retry::{Idempotency, RetryPolicy};
@@ -22,6 +22,21 @@ pub struct DownloadUrl {
     pub revision: Option<RevisionId>,
     /// Size of the content, if the service reports it.
     pub size: Option<u64>,
+}
+
+/// Default lifetime of the URLs in a listing (API page of `ListFile`).
+const LISTED_URL_LIFETIME: Duration = Duration::from_secs(900);
+
+impl DownloadUrl {
+    /// The URL of a file in a listing that was requested at `requested_at`.
+    pub(super) fn listed(url: String, meta: &FileMeta, requested_at: Instant) -> Self {
+        Self {
+            url: Secret::new(url),
+            expires_at: requested_at + LISTED_URL_LIFETIME,
+            revision: meta.revision.clone(),
+            size: Some(meta.size),
+        }
+    }
 }
 
 /// Why a range could not be read.

@@ -140,12 +140,20 @@ impl Drive {
         self.get_latest(&upload.file_id).await.ok()
     }
 
-    /// The file of an instant upload, checked like a completed one.
+    /// The file of an instant upload, checked like a completed one. `former` is the object that it overwrites;
+    /// `is_new`: it overwrites none.
     pub async fn get_committed(
         &self,
         instant: &InstantUpload,
         expected: &ExpectedContent,
+        (former, is_new): (Option<&FileMeta>, bool),
     ) -> Result<FileMeta> {
+        let former = former.filter(|former| former.file_id == instant.file_id);
+        if let Some(meta) = instant.meta.clone()
+            && (is_new || former.is_some())
+        {
+            return Ok(former.map_or(meta.clone(), |former| self.overwritten(meta, former)));
+        }
         let meta = self.get_latest(&instant.file_id).await?;
         expected.check(&meta)?;
         if !instant.is_certain && !expected.has_hash_of(&meta) {
@@ -154,7 +162,6 @@ impl Drive {
         }
         Ok(meta)
     }
-
 }
 
 impl ExpectedContent {

@@ -34,7 +34,7 @@ fn authorization(info: &SignatureInfo) -> Result<String, RequestFailure> {
     }
     let scheme = scheme_of(&info.auth_type).ok_or_else(|| {
         let kind = info.auth_type.escape_default();
-        unusable(format!("the service demands a header signature of the unknown type \"{kind}\""))
+        unusable(&format!("the service demands a header signature of the unknown type \"{kind}\""))
     })?;
     Ok(format!("{scheme} {}", info.signature))
 }
@@ -47,10 +47,10 @@ fn secret(text: &str) -> Result<HeaderValue, RequestFailure> {
 
 fn value(text: &str) -> Result<HeaderValue, RequestFailure> {
     HeaderValue::from_str(text)
-        .map_err(|_| unusable("the service demands a header that is not possible in HTTP".to_owned()))
+        .map_err(|_| unusable("the service demands a header that is not possible in HTTP"))
 }
 
-fn unusable(detail: String) -> RequestFailure {
+fn unusable(detail: &str) -> RequestFailure {
     RequestFailure { delivery: Delivery::Answered, ..protocol_error(format!("part upload: {detail}")) }
 }
 
@@ -72,7 +72,10 @@ mod tests {
         for (info, authorization) in [
             (r#"{"auth_type":"","signature":"OSS id:sig"}"#, "OSS id:sig"),
             (r#"{"auth_type":"oss","signature":"id:sig","sts_token":""}"#, "OSS id:sig"),
-            (r#"{"auth_type":"OSS4-HMAC-SHA256","signature":"Credential=a"}"#, "OSS4-HMAC-SHA256 Credential=a"),
+            (
+                r#"{"auth_type":"OSS4-HMAC-SHA256","signature":"Credential=a"}"#,
+                "OSS4-HMAC-SHA256 Credential=a",
+            ),
         ] {
             assert_eq!(headers(info).unwrap(), expected(authorization), "{info}");
         }

@@ -121,7 +121,8 @@ mod tests {
 
     #[test]
     fn presigned_urls_are_not_printed() {
-        let text = r#"{"part_number":1,"upload_url":"http://h/p?Signature=s","signature_info":{"signature":"s"}}"#;
+        let text =
+            r#"{"part_number":1,"upload_url":"http://h/p?Signature=s","signature_info":{"signature":"s"}}"#;
         let url: PartUrl = serde_json::from_str(text).unwrap();
         assert!(!format!("{url:?}").contains("s\""), "{url:?}");
         assert!(!format!("{url:?}").contains("Signature="));

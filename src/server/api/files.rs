@@ -195,6 +195,7 @@ pub(super) async fn move_file(call: &ApiCall, request: MoveParams) -> Result<Api
                 serde_json::json!({
                     "domain_id": DOMAIN_ID, "drive_id": drive.as_str(), "file_id": file.as_str(),
                     "file_name": node.name, "async_task_id": "", "updated_at": rfc3339(node.updated_ms),
+                    "revision_id": node.newest().map(|revision| revision.revision_id.as_str()),
                 })
             };
             Ok((body, is_folder))

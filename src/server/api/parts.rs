@@ -137,11 +137,12 @@ pub(super) fn sign_parts(
             let part = SignedPart { upload: upload.clone(), part: number, midstate };
             let declared = SignedHeaders { content_md5: &signed.content_md5, content_type: &content_type };
             let upload_url = app.signer.put_url(&call.base, object, &part, declared, expires_s);
-            let signature_info = app.config.quirks.part_authorization.clone().map(|signature| HeaderSignature {
-                auth_type: "OSS",
-                signature,
-                sts_token: "",
-            });
+            let signature_info = app
+                .config
+                .quirks
+                .part_authorization
+                .clone()
+                .map(|signature| HeaderSignature { auth_type: "OSS", signature, sts_token: "" });
             SignedPartUrl {
                 part_number: number,
                 upload_url,

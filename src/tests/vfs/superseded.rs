@@ -6,8 +6,8 @@ use super::*;
 use crate::ids::Sha1Hash;
 use crate::vfs::SetAttr;
 
-fn sha1(bytes: &[u8]) -> Option<Sha1Hash> {
-    Some(Sha1Hash(sha1::Sha1::digest(bytes).into()))
+fn sha1(bytes: &[u8]) -> Sha1Hash {
+    Sha1Hash(sha1::Sha1::digest(bytes).into())
 }
 
 fn conflict() -> FaultAction {
@@ -42,19 +42,19 @@ async fn rename_over_succeeds_without_removal() {
         rig.write(ROOT, "t1", b"ONE").await;
         rig.write(ROOT, "t2", b"TWO").await;
         assert_eq!(rig.rename((ROOT, "t1"), (ROOT, "t2")).await, Ok(()), "instant {instant_upload}");
-        assert_eq!(rig.only("t2").await.sha1, sha1(b"ONE"));
+        assert_eq!(rig.only("t2").await.sha1, Some(sha1(b"ONE")));
         assert_eq!(names(&rig.read_dir(ROOT).await), [".", "..", "t2"]);
         assert_eq!(rig.lookup(ROOT, "t1").await, None);
         // As a program that saves again.
         rig.write(ROOT, "t1", b"THREE").await;
         assert!(names(&rig.read_dir(ROOT).await).contains(&"t1"), "instant {instant_upload}");
-        assert_eq!(rig.only("t1").await.sha1, sha1(b"THREE"));
+        assert_eq!(rig.only("t1").await.sha1, Some(sha1(b"THREE")));
         assert_eq!(rig.rename((ROOT, "t1"), (ROOT, "t2")).await, Ok(()), "instant {instant_upload}");
-        assert_eq!(rig.only("t2").await.sha1, sha1(b"THREE"));
+        assert_eq!(rig.only("t2").await.sha1, Some(sha1(b"THREE")));
         // To the name of the leftover.
         assert_eq!(rig.rename((ROOT, "t2"), (ROOT, "t1")).await, Ok(()), "instant {instant_upload}");
         assert_eq!(names(&rig.read_dir(ROOT).await), [".", "..", "t1"]);
-        assert_eq!(rig.only("t1").await.sha1, sha1(b"THREE"));
+        assert_eq!(rig.only("t1").await.sha1, Some(sha1(b"THREE")));
         assert_eq!(rig.remote_names(&FileId::root()).await, ["t1", "t2"]);
     }
 }
@@ -90,6 +90,24 @@ async fn delayed_removal_is_repeated() {
     assert_eq!(names(&rig.read_dir(ROOT).await), [".", "..", "t"]);
     assert_eq!(rig.vfs.drain().await.unsaved.len(), 0);
     assert_eq!(rig.remote_names(&FileId::root()).await, ["t"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reused_leftover_is_not_removed() {
+    let rig = Rig::new().await;
+    for name in ["s", "u"] {
+        rig.write(ROOT, name, b"new").await;
+    }
+    rig.write(ROOT, "t", b"old").await;
+    rig.fault("file/delete", conflict());
+    assert_eq!(rig.rename((ROOT, "s"), (ROOT, "t")).await, Ok(()));
+    rig.write(ROOT, "s", b"newer").await;
+    assert_eq!(rig.rename((ROOT, "u"), (ROOT, "t")).await, Ok(()));
+    assert_eq!(rig.rename((ROOT, "t"), (ROOT, "u")).await, Ok(()));
+    assert_eq!(rig.vfs.drain().await.unsaved.len(), 0);
+    assert_eq!(rig.only("s").await.sha1, Some(sha1(b"newer")));
+    assert_eq!(rig.only("u").await.sha1, Some(sha1(b"new")));
+    assert_eq!(rig.remote_names(&FileId::root()).await, ["s", "u"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

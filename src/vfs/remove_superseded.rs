@@ -1,0 +1,123 @@
+//! Removes objects that a rename or a commit has made superfluous.
+//!
+//! When such an object is to be removed, the new content is in its place on the drive. So the operation succeeds,
+//! also if the removal fails. An object that the drive does not remove stays there as a leftover: the mount hides it,
+//! the log names it, and a removal that failed for a passing reason is tried again.
+
+use std::sync::Weak;
+use std::time::{Duration, Instant};
+
+use super::Vfs;
+use super::pending_attrs::is_permanent;
+use super::superseded::{Reason, Superseded};
+use crate::config::RemoveMode;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{FileId, Ino};
+use crate::pds::drive::FileMeta;
+use crate::supervised;
+
+/// Time until a retry. The calls themselves have their own retries.
+const PAUSE: Duration = Duration::from_secs(10);
+
+impl Vfs {
+    /// Removes an object whose place on the drive another one has taken. Cannot fail: see above.
+    pub(super) async fn remove_superseded(&self, superseded: Superseded) {
+        let Superseded { object, former, reason } = superseded;
+        self.pending.forget(&object.file_id);
+        self.tree().add_tombstone(object.file_id.clone(), Instant::now());
+        match self.remove_one(&object, former, &reason).await {
+            Ok(()) if matches!(reason, Reason::Unused) => {
+                self.tree().removed_object(object.file_id, Instant::now());
+            }
+            Ok(()) => {}
+            Err(error) => self.leave_behind(object, reason, &error).await,
+        }
+    }
+
+    /// A copy that this mount created is deleted for good: it was a temporary file, and its content is on the
+    /// drive under another name.
+    async fn remove_one(&self, object: &FileMeta, former: Option<Ino>, reason: &Reason) -> Result<()> {
+        let (file, configured) = (&object.file_id, self.config.options.remove);
+        let is_read = || self.files.all().iter().any(|open| open.pending_clone_of(file).is_some());
+        if matches!(reason, Reason::Copied) && self.superseded.is_ours(object) && !is_read() {
+            match self.remove_object(file, former, RemoveMode::Delete).await {
+                // The right to move objects to the recycle bin may be granted all the same.
+                Err(error) if error.kind() == ErrorKind::Denied && configured == RemoveMode::Trash => {}
+                removed => return removed,
+            }
+        }
+        self.remove_object(file, former, configured).await
+    }
+
+    /// Hides an object that the drive did not remove.
+    async fn leave_behind(&self, mut object: FileMeta, reason: Reason, error: &Error) {
+        let is_final = is_permanent(error);
+        if let Reason::Displaced(dir_id, name) = &reason
+            && is_final
+            && let Some(from) = object.parent_id.clone()
+        {
+            // It gets the free name of the other object, so that the drive has no two files of one name.
+            match self.move_on_drive(&object, (&from, dir_id), name, true).await {
+                Ok(_) => (object.parent_id, object.name) = (Some(dir_id.clone()), name.clone()),
+                Err(error) => {
+                    tracing::error!(name = object.name, %error, "the drive has two files of one name");
+                }
+            }
+        }
+        let (file, name) = (object.file_id.clone(), object.name.clone());
+        self.tree().leave_behind(object.clone(), Instant::now());
+        if is_final {
+            tracing::warn!(%file, %error, "the drive keeps a file that is not needed any more: {name}");
+            return;
+        }
+        tracing::warn!(%file, %error, "a file that is not needed any more is not removed yet: {name}");
+        let is_first = {
+            let mut pending = self.superseded.lock_pending();
+            pending.insert(file, object);
+            pending.len() == 1
+        };
+        if is_first {
+            let vfs = self.this.clone();
+            tokio::spawn(supervised::run("leftovers", move || keep_removing(vfs.clone())));
+        }
+    }
+
+    /// Keeps a superseded object that gets new content.
+    pub(super) fn claim_superseded(&self, object: &FileId) {
+        self.superseded.lock_pending().remove(object);
+        self.tree().reclaim(object);
+    }
+
+    /// Tries removals again that failed. Ends early if the drive is unreachable.
+    pub(super) async fn retry_removals(&self) {
+        let pending: Vec<_> = self.superseded.lock_pending().values().cloned().collect();
+        for object in pending {
+            // It may have new content by now.
+            if !self.superseded.lock_pending().contains_key(&object.file_id) {
+                continue;
+            }
+            match self.remove_object(&object.file_id, None, self.config.options.remove).await {
+                Ok(()) => {}
+                Err(error) if is_permanent(&error) => {
+                    let (file, name) = (&object.file_id, &object.name);
+                    tracing::warn!(%file, %error, "the drive keeps a file that is not needed any more: {name}");
+                }
+                Err(error) if error.is_outage() => return,
+                Err(_) => continue,
+            }
+            self.superseded.lock_pending().remove(&object.file_id);
+        }
+    }
+}
+
+/// Tries until no removal is pending, or the file system is gone.
+async fn keep_removing(vfs: Weak<Vfs>) {
+    loop {
+        tokio::time::sleep(PAUSE).await;
+        let Some(vfs) = vfs.upgrade() else { return };
+        vfs.retry_removals().await;
+        if vfs.superseded.lock_pending().is_empty() {
+            return;
+        }
+    }
+}
