@@ -35,6 +35,18 @@ pub enum Authorization {
     Key(AccessKey),
 }
 
+impl Authorization {
+    pub fn secrets(&self) -> Vec<&str> {
+        match self {
+            Self::Bearer(token) => vec![token.expose()],
+            Self::Key(AccessKey { secret, security_token, .. }) => {
+                let token = security_token.as_ref().map(|token| token.expose().as_str());
+                std::iter::once(secret.expose().as_str()).chain(token).collect()
+            }
+        }
+    }
+}
+
 /// The part of a signature that differs between attempts.
 #[derive(Clone, Debug)]
 pub struct SignatureStamp {

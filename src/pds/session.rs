@@ -91,7 +91,9 @@ impl Session {
             };
             self.refresh_early_if_due();
             let began_revoked = tokens.is_revoked();
-            let call = Call { url: &url, authorization: Some(&authorization), idempotency, policy, priority };
+            let authorized = Some(&authorization);
+            let call =
+                Call { url: &url, authorization: authorized, secrets: &[], idempotency, policy, priority };
             let failure = match transport.json(call, body).await {
                 Err(failure) if failure.error.kind() == ErrorKind::Unauthenticated => failure,
                 answer => {

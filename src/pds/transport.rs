@@ -100,6 +100,8 @@ pub struct Call<'a> {
     pub url: &'a Url,
     /// `None` for calls without authorization, such as token requests.
     pub authorization: Option<&'a Authorization>,
+    /// Secrets in the body. They and those of the authorization are masked in error texts of the service.
+    pub secrets: &'a [&'a str],
     pub idempotency: Idempotency,
     pub policy: RetryPolicy,
     pub priority: CallPriority,
@@ -339,7 +341,9 @@ impl Transport {
         let response = self.send(path, request.body(body)).await?;
         let status = response.status();
         if !status.is_success() {
-            return Err(api_refusal(path, response).await);
+            let authorization = call.authorization.map(Authorization::secrets).unwrap_or_default();
+            let secrets = [call.secrets, &authorization].concat();
+            return Err(api_refusal(path, response, &secrets).await);
         }
         let text = read_body(path, response, JSON_BYTES_MAX).await?;
         let text = if text.is_empty() { Bytes::from_static(b"null") } else { text };

@@ -16,6 +16,8 @@ use crate::pds::types::ServiceError;
 pub(super) const ERROR_BYTES_MAX: usize = 64 << 10;
 /// Longest error text of the service in an error message, in characters.
 const SHOWN_CHARS_MAX: usize = 500;
+/// Shorter secrets are not masked in error texts, because they occur in any text.
+const SECRET_BYTES_MIN: usize = 4;
 /// Largest difference between the clocks that is not mentioned in an error, in seconds.
 const CLOCK_SKEW_S_MAX: i64 = 60;
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
@@ -33,14 +35,14 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// A non-2xx answer of the API: a JSON body, or gateway headers if the body is empty.
-pub(super) async fn api_refusal(path: &str, response: Response) -> RequestFailure {
+pub(super) async fn api_refusal(path: &str, response: Response, secrets: &[&str]) -> RequestFailure {
     let status = response.status();
     let retry_after = retry_after(response.headers());
     let header = |name: &str| {
         response.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned()
     };
     let gateway = ServiceError { code: header("x-ca-error-code"), message: header("x-ca-error-message") };
-    let request_id = header("x-ca-request-id");
+    let request_id = display_text(&header("x-ca-request-id"), secrets);
     let clock = clock_hint(status, response.headers());
     let body = match read_error(path, response).await {
         Ok(body) => body,
@@ -48,7 +50,7 @@ pub(super) async fn api_refusal(path: &str, response: Response) -> RequestFailur
     };
     let service = serde_json::from_slice::<ServiceError>(&body).unwrap_or(gateway);
     let kind = kind_of_refusal(status, &service.code);
-    let reason = reason(status, &service.code, &service.message);
+    let reason = reason(status, &service.code, &service.message, secrets);
     let request = if request_id.is_empty() { String::new() } else { format!(" (request {request_id})") };
     let detail = format!("{path}: {reason}{request}{clock}{}", advice(kind));
     RequestFailure {
@@ -71,8 +73,8 @@ async fn read_error(what: &str, mut response: Response) -> std::result::Result<B
 }
 
 /// Status, code and message of a refusal, without empty ones.
-fn reason(status: StatusCode, code: &str, message: &str) -> String {
-    let words = [status.as_u16().to_string(), display_text(code), display_text(message)];
+fn reason(status: StatusCode, code: &str, message: &str, secrets: &[&str]) -> String {
+    let words = [status.as_u16().to_string(), display_text(code, secrets), display_text(message, secrets)];
     words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
@@ -82,8 +84,14 @@ fn advice(kind: ErrorKind) -> &'static str {
     if is_full { "; the drive is full: delete files and empty its recycle bin" } else { "" }
 }
 
-/// Shortens text from the network and replaces control characters, which could move the cursor of a terminal.
-fn display_text(text: &str) -> String {
+/// Masks secrets in text from the network, which may quote the request; then shortens the text, and replaces
+/// control characters, which could move the cursor of a terminal.
+fn display_text(text: &str, secrets: &[&str]) -> String {
+    let mut text = text.to_owned();
+    for secret in secrets.iter().filter(|secret| secret.len() >= SECRET_BYTES_MIN) {
+        let encoded: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
+        text = text.replace(secret, "***").replace(&encoded, "***");
+    }
     let plain = |c: char| if c.is_control() { ' ' } else { c };
     text.chars().take(SHOWN_CHARS_MAX).map(plain).collect()
 }
@@ -156,6 +164,8 @@ pub(super) struct StoreError {
     status: StatusCode,
     pub(super) code: String,
     message: String,
+    /// The signature and the token of the presigned URL.
+    secrets: Vec<String>,
     retry_after: Option<Duration>,
 }
 
@@ -166,6 +176,12 @@ impl StoreError {
     ) -> std::result::Result<Self, RequestFailure> {
         let status = response.status();
         let retry_after = retry_after(response.headers());
+        let is_secret = |name: &str| {
+            let name = name.to_ascii_lowercase();
+            name.contains("signature") || name.contains("token")
+        };
+        let query = response.url().query_pairs().filter(|(name, _)| is_secret(name));
+        let secrets = query.map(|(_, value)| value.into_owned()).collect();
         let body = read_error(what, response).await?;
         let text = String::from_utf8_lossy(&body);
         Ok(Self {
@@ -173,6 +189,7 @@ impl StoreError {
             status,
             code: element(&text, "Code"),
             message: element(&text, "Message"),
+            secrets,
             retry_after,
         })
     }
@@ -197,7 +214,8 @@ impl StoreError {
             "RequestTimeout" | "InvalidDigest" | "PartNotSequential" => Delivery::Unknown,
             _ => delivery_of(self.status),
         };
-        let reason = reason(self.status, &self.code, &self.message);
+        let secrets: Vec<&str> = self.secrets.iter().map(String::as_str).collect();
+        let reason = reason(self.status, &self.code, &self.message, &secrets);
         let detail = format!("{}: {reason}{}", self.what, advice(kind));
         RequestFailure {
             error: Error::new(kind, detail),
@@ -245,6 +263,57 @@ mod tests {
     }
 
     #[test]
+    fn secrets_are_masked_before_the_cut() {
+        let secret = "SECRET+/SECRET";
+        let text = "x".repeat(SHOWN_CHARS_MAX - 4) + secret;
+        assert_eq!(display_text(&text, &[secret]), "x".repeat(SHOWN_CHARS_MAX - 4) + "***");
+        assert_eq!(display_text("a=SECRET%2B%2FSECRET&b=ab", &[secret, "ab", ""]), "a=***&b=ab");
+    }
+
+    #[tokio::test]
+    async fn ordinary_calls_mask_their_credentials() {
+        use crate::auth::sign::{AccessKey, Authorization};
+        use crate::ids::Secret;
+        use crate::pds::retry::{Idempotency, RetryPolicy};
+        use crate::pds::transport::{Call, CallPriority, Transport, TransportLimits};
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = url::Url::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+        let body = r#"{"code":"SignatureDoesNotMatch","message":"signed: x-acs-security-token:STS-SECRET KEY-SECRET"}"#;
+        let answer = format!(
+            "HTTP/1.1 403 Forbidden\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+            body.len()
+        );
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        });
+        let wait = Duration::from_secs(20);
+        let limits = TransportLimits { connect: wait, call: wait, idle: wait, calls_max: 1 };
+        let secret = |text: &str| Secret::new(text.to_owned());
+        let key = AccessKey {
+            id: "id".to_owned(),
+            secret: secret("KEY-SECRET"),
+            security_token: Some(secret("STS-SECRET")),
+        };
+        let call = Call {
+            url: &url,
+            authorization: Some(&Authorization::Key(key)),
+            secrets: &[],
+            idempotency: Idempotency::NonReplayable,
+            policy: RetryPolicy::INTERACTIVE,
+            priority: CallPriority::Commit,
+        };
+        let transport = Transport::new(limits, &url).unwrap();
+        let failure = transport.json::<serde_json::Value>(call, &()).await.unwrap_err();
+        server.await.unwrap();
+        let text = failure.error.to_string();
+        assert!(text.contains("x-acs-security-token:*** ***") && !text.contains("SECRET"), "{text}");
+    }
+
+    #[test]
     fn store_errors_become_kinds() {
         let table = [
             (404, "NoSuchKey", ErrorKind::Stale, Delivery::Answered),
@@ -256,7 +325,14 @@ mod tests {
         ];
         for (status, code, kind, delivery) in table {
             let (status, code) = (StatusCode::from_u16(status).unwrap(), code.to_owned());
-            let error = StoreError { what: "PUT", status, code, message: String::new(), retry_after: None };
+            let error = StoreError {
+                what: "PUT",
+                status,
+                code,
+                message: String::new(),
+                secrets: Vec::new(),
+                retry_after: None,
+            };
             let failure = error.into_failure();
             assert_eq!((failure.error.kind(), failure.delivery), (kind, delivery), "{}", failure.code);
         }
