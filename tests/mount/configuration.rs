@@ -304,6 +304,27 @@ fn mount_8_remounts_read_only_and_back() {
 }
 
 #[test]
+fn configured_token_stays_with_its_endpoint() {
+    let (rig, other) = (Rig::new(), Rig::new());
+    let home = Home::new(&rig, "");
+    let variables = [("PDSFS_ENDPOINT", other.endpoint())];
+    let variables = variables.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let output = home.pdsfs(&["mount", "--background", "photos"], &variables);
+    assert_eq!(output.status.code(), Some(2), "{}", output_text(&output));
+    assert!(
+        output_text(&output).contains("token_file of the configuration is not sent"),
+        "{}",
+        output_text(&output)
+    );
+    // With a token of its own, the endpoint may differ.
+    let token = home.at("token");
+    home.mount(&["photos", "--token-file", token.to_str().unwrap()], &variables);
+    fs::write(home.mountpoint().join("f"), b"x").unwrap();
+    home.unmount();
+    assert_eq!(other.client().read("f").unwrap(), b"x");
+}
+
+#[test]
 fn relative_mountpoint_uses_caller_directory() {
     let rig = Rig::new();
     let home = Home::new(&rig, "");

@@ -136,7 +136,21 @@ fn merge(
     }
     let mountpoint = mountpoint.or(entry.mountpoint).ok_or_else(|| no_mountpoint(&name))?;
     let upper = flags.layered_over(variables).layered_over(credential_settings(&name));
+    check_token_home(&upper, &entry.settings)?;
     resolve::mount_config(upper.layered_over(entry.settings), Some(name), mountpoint)
+}
+
+/// A token file of the configuration is used only with the endpoint of the configuration: a flag or variable that was
+/// meant for another drive would send the token there.
+fn check_token_home(upper: &Settings, configured: &Settings) -> Result<()> {
+    let has_own_login = upper.account.is_some() || upper.token_file.is_some() || upper.token.is_some();
+    let is_elsewhere = upper.endpoint.is_some() && upper.endpoint != configured.endpoint;
+    if has_own_login || configured.token_file.is_none() || !is_elsewhere {
+        return Ok(());
+    }
+    let detail = "the token_file of the configuration is not sent to the endpoint of --endpoint or PDSFS_ENDPOINT: \
+                  write that endpoint in the configuration, or give --token-file or --account with it";
+    Err(Error::new(ErrorKind::Denied, detail))
 }
 
 /// Adds the accounts to the error about an unknown drive.
