@@ -1,7 +1,7 @@
 //! The embedded server: a PDS-compatible drive on this machine, for tests, benchmarks and the demo.
 //!
 //! It stores files on disk, checks what the service checks, and injects faults on request. It shares only the
-//! ids, CRC-64 and the wire enums with the client; hashes and signatures are computed independently, so that
+//! ids, CRC-64, the wire enums and the look-up of local peers and hosts with the client; hashes and signatures are computed independently, so that
 //! the two check each other. `doc/SERVER.md` describes its use, also from other languages.
 //!
 //! # Use

@@ -20,10 +20,13 @@ use crate::pds::session::Session;
 mod arguments;
 mod loopback;
 mod methods;
+mod open_browser;
 mod secret;
 
 pub(super) use arguments::{LoginArgs, LoginRequest};
 pub(super) use methods::TIMEOUTS;
+#[cfg(feature = "server")]
+pub(super) use secret::read_private_text;
 
 /// The step that fails if the service does not accept the login.
 const LOGIN_CHECK: &str = "cannot use the login";

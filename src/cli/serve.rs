@@ -10,9 +10,10 @@ use tokio::net::TcpListener;
 use url::Url;
 
 use super::output::{print_line, print_message};
+use crate::config::parse::TOKEN_VARIABLE;
 use crate::daemon::signals::Signals;
 use crate::error::{Error, ErrorKind, Result};
-use crate::server::{FaultPlan, Quirks, Secret, Server, ServerConfig, Verify};
+use crate::server::{FaultPlan, Quirks, Server, ServerConfig, Verify};
 use crate::units::{duration_within, exact_size, parse_size};
 
 mod logins;
@@ -34,10 +35,10 @@ pub struct ServeArgs {
     /// Directory for the files of the drive; made if it is missing
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
-    /// The access token that clients must send. Prefer the variable: other users of this machine can read
-    /// arguments
-    #[arg(long, env = "PDSFS_TOKEN", hide_env_values = true, value_name = "TOKEN")]
-    token: String,
+    /// File with the access token that clients must send, readable by its owner only [default: the token in
+    /// PDSFS_TOKEN]
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
     /// Whether uploaded bytes are hashed and compared with the hashes that clients declare
     #[arg(long, value_enum, default_value_t = VerifyChoice::Full)]
     verify: VerifyChoice,
@@ -86,10 +87,14 @@ impl ServeArgs {
                 format!("cannot listen on {}: other machines can reach it (add --allow-remote)", self.listen);
             return Err(Error::new(ErrorKind::Invalid, detail));
         }
-        if self.token.trim().is_empty() {
-            return Err(Error::new(ErrorKind::Invalid, "the token is empty: set PDSFS_TOKEN or --token"));
-        }
-        let mut config = ServerConfig::new(self.data, Secret::new(self.token.trim().to_owned()));
+        let token = logins::secret(self.token_file.as_deref(), "--token-file", TOKEN_VARIABLE)?;
+        let token = token.ok_or_else(|| {
+            Error::new(
+                ErrorKind::Invalid,
+                "no token: set PDSFS_TOKEN, or give a --token-file that is not empty",
+            )
+        })?;
+        let mut config = ServerConfig::new(self.data, token);
         config.verify = match self.verify {
             VerifyChoice::Full => Verify::Full,
             VerifyChoice::Off => Verify::Off,

@@ -1,6 +1,7 @@
 //! Prometheus metrics of a mount, at `http://ADDRESS/metrics`. Off unless an address is set.
 //!
-//! Values are collected for each request and cost nothing otherwise. No metric names a file or the drive.
+//! A server on the loopback answers only requests whose `Host` is an address or `localhost`: a web page of another
+//! machine could read the figures by DNS rebinding. Values are collected for each request and cost nothing otherwise. No metric names a file or the drive.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _, text};
@@ -26,6 +27,7 @@ use super::http::{self, Limits};
 use super::mount_handle::MountHandle;
 use super::types::{Status, Totals, TransferStage};
 use crate::error::{Error, ErrorKind, Result};
+use crate::host_header;
 
 const CONNECTIONS_MAX: usize = 16;
 const LIMITS: Limits = Limits { head_max: Duration::from_secs(10), write_max: Duration::from_secs(10) };
@@ -51,6 +53,7 @@ impl MetricsListener {
     /// Answers until the task is aborted.
     pub fn serve(self, mount: Arc<MountHandle>) -> JoinHandle<()> {
         let listener = Arc::new(self.0);
+        let is_local = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
         let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         tokio::spawn(http::accept(
             "metrics",
@@ -60,15 +63,25 @@ impl MetricsListener {
             move |stream| {
                 let mount = mount.clone();
                 http::serve(stream, LIMITS, move |request: Request<Incoming>| {
-                    std::future::ready(respond(request.method(), request.uri().path(), &mount))
+                    let is_admitted = !is_local || has_literal_host(request.headers());
+                    std::future::ready(respond(&request, is_admitted, &mount))
                 })
             },
         ))
     }
 }
 
-fn respond(method: &Method, path: &str, mount: &Arc<MountHandle>) -> Response<Full<Bytes>> {
-    let (status, body) = match (method, path) {
+fn has_literal_host(headers: &HeaderMap) -> bool {
+    // A client without the header is no browser.
+    !headers.contains_key(HOST)
+        || host_header::authority(headers).is_some_and(|host| host_header::is_literal(&host))
+}
+
+fn respond<B>(request: &Request<B>, is_admitted: bool, mount: &Arc<MountHandle>) -> Response<Full<Bytes>> {
+    let (status, body) = match (request.method(), request.uri().path()) {
+        _ if !is_admitted => {
+            (StatusCode::FORBIDDEN, "use the address of this machine, or localhost, in the URL\n".to_owned())
+        }
         (&Method::GET, "/metrics") => match encode_metrics(mount) {
             Ok(text) => (StatusCode::OK, text),
             Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()),

@@ -104,6 +104,9 @@ impl ObserverSetup {
         if let Some(metrics) = self.metrics {
             if let Ok(address) = metrics.address() {
                 tracing::info!("Prometheus metrics are at http://{address}/metrics");
+                if !address.ip().is_loopback() {
+                    tracing::warn!("other machines can read the metrics at {address} (see metrics_listen)");
+                }
             }
             tasks.push(metrics.serve(mount.clone()));
         }

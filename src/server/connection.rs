@@ -1,6 +1,7 @@
 //! A TCP connection that its requests can reset, or close once all data is sent. Faults use this.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,9 +12,13 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
 
+use crate::tcp_peer;
+
 /// Shared by a connection and the request on it.
 #[derive(Debug, Default)]
 pub(super) struct ConnectionControl {
+    /// The address of the client, and that of the server.
+    ends: Option<(SocketAddr, SocketAddr)>,
     should_reset: AtomicBool,
     /// A leaf lock.
     flushes: Mutex<Flushes>,
@@ -26,6 +31,17 @@ struct Flushes {
 }
 
 impl ConnectionControl {
+    pub(super) fn new(stream: &TcpStream) -> Self {
+        let ends = stream.peer_addr().and_then(|peer| Ok((peer, stream.local_addr()?)));
+        Self { ends: ends.ok(), ..Self::default() }
+    }
+
+    /// The user of the client, if the client runs on this machine.
+    pub(super) async fn client_uid(&self) -> Option<u32> {
+        let (peer, local) = self.ends?;
+        tcp_peer::uid(peer, local).await.ok().flatten()
+    }
+
     /// Makes the connection end with a reset instead of a FIN.
     pub(super) fn reset(&self) {
         self.should_reset.store(true, Ordering::Release);

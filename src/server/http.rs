@@ -91,7 +91,7 @@ async fn serve(app: Arc<App>, stream: TcpStream, mut stop: watch::Receiver<RunSt
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot set TCP_NODELAY");
     }
-    let control = Arc::new(ConnectionControl::default());
+    let control = Arc::new(ConnectionControl::new(&stream));
     let wire = Connection::new(stream, Arc::clone(&control));
     let request_control = Arc::clone(&control);
     let service = service_fn(move |request| handle(Arc::clone(&app), Arc::clone(&request_control), request));

@@ -256,6 +256,30 @@ fn secrets_are_refused_over_plain_http() {
     assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
 }
 
+#[test]
+fn server_secrets_are_no_arguments() {
+    let rig = Rig::new();
+    let data = rig.path("data2");
+    // An address of another machine, so that no server starts.
+    let serve = ["serve", "--listen", "192.0.2.1:1", "--data", data.to_str().unwrap(), "--client-id", "app"];
+    for flag in ["--token", "--client-secret", "--login-password", "--access-key-secret"] {
+        let output = rig.run(&[&serve[..], &[flag, "hidden"]].concat(), "");
+        let printed = stderr(&output);
+        assert!(printed.contains(&format!("unexpected argument '{flag}'")), "{flag}: {printed}");
+    }
+    let file = rig.path("token");
+    private_file(&file, "secret\n", 0o644);
+    let serve = [&serve[..], &["--allow-remote", "--token-file", file.to_str().unwrap()]].concat();
+    let printed = stderr(&rig.run(&serve, ""));
+    assert!(printed.contains("accessible to other users"), "{printed}");
+    private_file(&file, "secret\n", 0o600);
+    let printed = stderr(&rig.run(&serve, ""));
+    assert!(
+        printed.contains("set a password with PDSFS_SERVE_PASSWORD or --login-password-file"),
+        "{printed}"
+    );
+}
+
 /// An assertion of the app, signed with `pem`, where `claims` replace the valid ones.
 fn assertion(pem: &str, alg: &str, claims: serde_json::Value) -> String {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Mutex;
 
 use pdsfs::server::{Secret, Server, ServerConfig};
 use url::Url;
@@ -20,6 +21,8 @@ pub struct Rig {
     pub runtime: tokio::runtime::Runtime,
     server: Option<Server>,
     dir: tempfile::TempDir,
+    /// The cookie that the consent page has set.
+    cookie: Mutex<String>,
 }
 
 impl Rig {
@@ -39,7 +42,7 @@ impl Rig {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             Server::start(listener, config).await.unwrap()
         });
-        Self { runtime, server: Some(server), dir }
+        Self { runtime, server: Some(server), dir, cookie: Mutex::default() }
     }
 
     pub fn server(&self) -> &Server {
@@ -100,15 +103,20 @@ impl Rig {
         printed
     }
 
-    fn login_args<'a>(&'a self, args: &[&'a str]) -> Vec<&'a str> {
+    pub fn login_args<'a>(&'a self, args: &[&'a str]) -> Vec<&'a str> {
         let endpoint: &'a str = Box::leak(self.endpoint().into_boxed_str());
         [&["login", "--endpoint", endpoint][..], args].concat()
     }
 
-    /// Starts `pdsfs login` with a browser and returns the printed URL.
+    /// Starts `pdsfs login` for a browser and returns the printed URL.
     pub fn start_login(&self, args: &[&str]) -> (PendingLogin, Url) {
         let args = [&["--client-id", CLIENT, "--no-browser"], args].concat();
-        let mut child = self.pdsfs(&self.login_args(&args)).spawn().unwrap();
+        Self::start(self.pdsfs(&self.login_args(&args)))
+    }
+
+    /// Starts a login and returns the printed URL.
+    pub fn start(mut command: Command) -> (PendingLogin, Url) {
+        let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap());
         let mut printed = String::new();
         loop {
@@ -123,22 +131,38 @@ impl Rig {
         }
     }
 
+    /// Opens the page and keeps its cookie.
+    pub fn open(&self, page: &Url) -> Answer {
+        let shown = visit(page);
+        let cookie = shown.header("set-cookie").unwrap_or_default();
+        *self.cookie.lock().unwrap() = cookie.split(';').next().unwrap().to_owned();
+        shown
+    }
+
     /// Opens the page, presses a button, and returns the target of the redirect.
     pub fn press(&self, page: &Url, decision: &str) -> Url {
-        let shown = visit(page);
+        let shown = self.open(page);
         assert_eq!(shown.status, 200, "{}", shown.text());
         let answer = self.post(&fields(&shown.text()), decision);
         assert_eq!(answer.status, 303, "{}", answer.text());
         answer.header("location").unwrap().parse().unwrap()
     }
 
-    /// Sends the form of the page and returns the answer.
+    /// Sends the form of the page as the browser does, and returns the answer.
     pub fn post(&self, fields: &[(String, String)], decision: &str) -> Answer {
+        let cookie = self.cookie.lock().unwrap().clone();
+        self.post_with(fields, decision, &[("Origin", &self.endpoint()), ("Cookie", &cookie)])
+    }
+
+    /// Sends the form of the page with these headers.
+    pub fn post_with(&self, fields: &[(String, String)], decision: &str, headers: &[(&str, &str)]) -> Answer {
         let body = url::form_urlencoded::Serializer::new(String::new())
             .extend_pairs(fields)
             .append_pair("decision", decision)
             .finish();
-        let headers = [("Content-Type".to_owned(), "application/x-www-form-urlencoded".to_owned())];
+        let headers = headers.iter().chain(&[("Content-Type", "application/x-www-form-urlencoded")]);
+        let headers: Vec<_> =
+            headers.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         send(self.addr(), "POST", "/v2/oauth/authorize", &headers, body.as_bytes()).unwrap()
     }
 }
@@ -177,6 +201,26 @@ pub fn visit(url: &Url) -> Answer {
     let addr = url.socket_addrs(|| None).unwrap()[0];
     let target = url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path()));
     send(addr, "GET", &target, &[], b"").unwrap()
+}
+
+/// The uid and gid of a user without files.
+pub const OTHER_USER: u32 = 65_534;
+
+/// Requests a URL as a browser of `OTHER_USER` does. Needs root.
+pub fn visit_as_other_user(url: &Url) -> Answer {
+    std::thread::scope(|scope| scope.spawn(|| as_other_user(|| visit(url))).join().unwrap())
+}
+
+/// Acts as `OTHER_USER` until this thread ends. Needs root.
+pub fn as_other_user<T>(act: impl FnOnce() -> T) -> T {
+    // The C library would change all threads.
+    // SAFETY: the calls take numbers only, and change this thread.
+    let changed = unsafe {
+        libc::syscall(libc::SYS_setresgid, OTHER_USER, OTHER_USER, OTHER_USER)
+            + libc::syscall(libc::SYS_setresuid, OTHER_USER, OTHER_USER, OTHER_USER)
+    };
+    assert_eq!(changed, 0, "this test acts as two users, and only root can do that");
+    act()
 }
 
 /// The hidden fields of a form.

@@ -470,14 +470,17 @@ fn metrics_are_served_when_enabled() {
         Some(line.split("http://").nth(1)?.split('/').next()?.to_owned())
     });
     fs::write(mount.at("private-name"), fresh_bytes(1000)).unwrap();
-    let get = |path: &str| {
+    let get_from = |host: &str, path: &str| {
         let mut stream = std::net::TcpStream::connect(&address).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: {host}\r\n\r\n").unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         (head.to_owned(), body.to_owned())
     };
+    let get = |path: &str| get_from(&address, path);
+    let (head, body) = get_from("rebound.example", "/metrics");
+    assert!(head.starts_with("HTTP/1.1 403 ") && !body.contains("pdsfs_"), "{head}");
     let (head, body) = get("/metrics");
     assert!(head.starts_with("HTTP/1.1 200 ") && head.contains("openmetrics-text"), "{head}");
     assert!(!body.contains("private-name"), "a file name is in {body}");

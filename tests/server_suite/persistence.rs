@@ -142,8 +142,9 @@ struct Killable {
 impl Killable {
     fn start(data: &Path) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_pdsfs"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--token", "AT", "--data"])
+            .args(["serve", "--listen", "127.0.0.1:0", "--data"])
             .arg(data.join("data"))
+            .env("PDSFS_TOKEN", "AT")
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();

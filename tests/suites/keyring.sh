@@ -32,7 +32,7 @@ fail() { echo "failed: $*" >&2; exit 1; }
 account=$STATE_DIRECTORY/accounts
 
 mkfifo "$WORK/ready"
-"$pdsfs" serve --listen 127.0.0.1:0 --data "$WORK/data" --token owner-token >"$WORK/ready" 2>/dev/null &
+PDSFS_TOKEN=owner-token "$pdsfs" serve --listen 127.0.0.1:0 --data "$WORK/data" >"$WORK/ready" 2>/dev/null &
 server=$!
 endpoint=$(timeout 20 grep -om1 'http://[0-9.:]*' "$WORK/ready")
 

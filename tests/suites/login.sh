@@ -24,7 +24,7 @@ export STATE_DIRECTORY=$work/state
 unset DBUS_SESSION_BUS_ADDRESS PDSFS_TOKEN PDSFS_ENDPOINT PDSFS_ACCOUNT
 
 mkfifo "$work/ready"
-"$pdsfs" serve --listen 127.0.0.1:0 --data "$work/data" --token owner --client-id app --drives 2 \
+PDSFS_TOKEN=owner "$pdsfs" serve --listen 127.0.0.1:0 --data "$work/data" --client-id app --drives 2 \
     >"$work/ready" 2>"$work/serve.log" &
 server=$!
 endpoint=$(timeout 20 grep -om1 'http://[0-9.:]*' "$work/ready")

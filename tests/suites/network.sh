@@ -64,7 +64,7 @@ serve() { # ADDRESS COMMAND...: the command is put before that of the server
     local listen=$1
     shift
     mkfifo "$work/ready"
-    "$@" "$pdsfs" serve --listen "$listen" --data "$work/data" --token token >"$work/ready" 2>"$work/serve.log" &
+    PDSFS_TOKEN=token "$@" "$pdsfs" serve --listen "$listen" --data "$work/data" >"$work/ready" 2>"$work/serve.log" &
     server=$!
     endpoint=$(timeout 20 grep -om1 'http://[0-9.:]*' "$work/ready")
     [ -n "$endpoint" ] || { cat "$work/serve.log" >&2; exit 2; }

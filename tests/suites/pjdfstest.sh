@@ -22,7 +22,7 @@ finish() {
 trap finish EXIT
 
 mkfifo "$work/ready"
-"$pdsfs" serve --listen 127.0.0.1:0 --data "$work/data" --token token >"$work/ready" 2>"$work/serve.log" &
+PDSFS_TOKEN=token "$pdsfs" serve --listen 127.0.0.1:0 --data "$work/data" >"$work/ready" 2>"$work/serve.log" &
 server=$!
 endpoint=$(timeout 20 grep -om1 'http://[0-9.:]*' "$work/ready")
 [ -n "$endpoint" ] || { echo "the server does not start:" >&2; cat "$work/serve.log" >&2; exit 2; }

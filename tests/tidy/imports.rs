@@ -15,6 +15,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("error", &["ids"]),
     ("units", &[]),
     ("supervised", &[]),
+    ("tcp_peer", &[]),
+    ("host_header", &[]),
     ("name_patterns", &["error"]),
     ("local_disk", &["error", "units"]),
     ("logging", &["error", "escape"]),
@@ -62,8 +64,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("fuse", &["clock", "config", "error", "ids", "posix", "units", "vfs"]),
-    ("control", &["config", "error", "logging", "status", "supervised", "units", "vfs"]),
-    ("server", &["crc64", "ids", "pds::types"]),
+    ("control", &["config", "error", "host_header", "logging", "status", "supervised", "units", "vfs"]),
+    ("server", &["crc64", "host_header", "ids", "pds::types", "tcp_peer"]),
     (
         "daemon",
         &[
@@ -86,7 +88,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
         "cli",
         &[
             "auth", "config", "control", "daemon", "error", "escape", "fuse", "ids", "logging", "pds",
-            "server", "status", "units",
+            "server", "status", "tcp_peer", "units",
         ],
     ),
     ("main", &["cli"]),

@@ -84,6 +84,9 @@ pub(in crate::cli) struct LoginArgs {
     /// else a file]
     #[arg(long, value_enum)]
     pub(super) store: Option<StoreChoice>,
+    /// Replace the account also if the browser login is that of another user
+    #[arg(long)]
+    pub(super) replace: bool,
     /// Remove the account from this machine instead
     #[arg(long, conflicts_with = "method")]
     pub(super) forget: bool,

@@ -1,7 +1,8 @@
 //! The redirect URI of a browser login: one page on 127.0.0.1 for the duration of a login.
 //!
-//! Any local program can connect to the port. A request with a wrong state gets an error page and the login
-//! continues. Browsers open connections ahead and leave them idle, so idle connections must not block others.
+//! Any local program can connect to the port. A request with a wrong state, or from another user, gets an error page
+//! and the login continues: another user could answer the login page with an account of their own, and the files
+//! of this user would go there. Browsers open connections ahead and leave them idle, so idle connections must not block others.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -19,8 +20,10 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::auth::browser_login::BrowserLogin;
+use crate::cli::output::print_message;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Secret;
+use crate::tcp_peer;
 
 /// Path of the redirect URI.
 const PATH: &str = "/callback";
@@ -38,6 +41,8 @@ const LAST_PAGE_MAX: Duration = Duration::from_secs(2);
 pub(super) struct Loopback {
     listener: TcpListener,
     port: u16,
+    /// The users whose browsers are accepted.
+    users: Vec<u32>,
 }
 
 impl Loopback {
@@ -52,7 +57,7 @@ impl Loopback {
             Error::new(ErrorKind::Io, detail)
         })?;
         let port = listener.local_addr()?.port();
-        Ok(Self { listener, port })
+        Ok(Self { listener, port, users: login_users() })
     }
 
     pub(super) fn redirect_uri(&self) -> String {
@@ -62,7 +67,8 @@ impl Loopback {
     /// Waits for the redirect of this login and returns its code.
     pub(super) async fn wait(self, attempt: &BrowserLogin, limit: Duration) -> Result<Secret<String>> {
         let (outcome_tx, mut outcome) = mpsc::channel(1);
-        let handler = Arc::new(CallbackHandler { attempt: attempt.clone(), outcome_tx });
+        let handler = CallbackHandler { attempt: attempt.clone(), users: self.users.clone(), outcome_tx };
+        let handler = Arc::new(handler);
         let mut connections = JoinSet::new();
         let mut by_age = VecDeque::with_capacity(CONNECTIONS_MAX);
         let deadline = tokio::time::sleep(limit);
@@ -97,19 +103,29 @@ impl Loopback {
     }
 }
 
+/// This user, and for root the user who called sudo or pkexec: that user has the browser.
+fn login_users() -> Vec<u32> {
+    let uid = rustix::process::geteuid();
+    let callers: &[&str] = if uid.is_root() { &["SUDO_UID", "PKEXEC_UID"] } else { &[] };
+    let callers = callers.iter().filter_map(|name| std::env::var(name).ok()?.parse().ok());
+    std::iter::once(uid.as_raw()).chain(callers).collect()
+}
+
 pub(super) fn redirect_uri(port: u16) -> String {
     format!("http://127.0.0.1:{port}{PATH}")
 }
 
 struct CallbackHandler {
     attempt: BrowserLogin,
+    users: Vec<u32>,
     outcome_tx: mpsc::Sender<Result<Secret<String>>>,
 }
 
 async fn serve(handler: Arc<CallbackHandler>, stream: tokio::net::TcpStream, from: SocketAddr) {
+    let to = stream.local_addr().ok();
     let service = service_fn(move |request| {
-        let answer = handler.answer(&request);
-        async move { Ok::<_, Infallible>(answer) }
+        let handler = handler.clone();
+        async move { Ok::<_, Infallible>(handler.answer(&request, from, to).await) }
     });
     let io = hyper_util::rt::TokioIo::new(stream);
     let connection = hyper::server::conn::http1::Builder::new()
@@ -124,7 +140,12 @@ async fn serve(handler: Arc<CallbackHandler>, stream: tokio::net::TcpStream, fro
 }
 
 impl CallbackHandler {
-    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(
+        &self,
+        request: &Request<Incoming>,
+        from: SocketAddr,
+        to: Option<SocketAddr>,
+    ) -> Response<Full<Bytes>> {
         if request.uri().path() != PATH {
             return page(StatusCode::NOT_FOUND, "Page not found.");
         }
@@ -135,6 +156,11 @@ impl CallbackHandler {
         if !self.attempt.matches_state(query) {
             let text = "This page belongs to another login. Open the URL that pdsfs printed last.";
             return page(StatusCode::BAD_REQUEST, text);
+        }
+        if !self.is_from_our_user(from, to).await {
+            let text =
+                "This login belongs to another user of this machine, or the user of this browser is unknown.";
+            return page(StatusCode::FORBIDDEN, text);
         }
         let outcome = self.attempt.code_from_query(query);
         let text = match &outcome {
@@ -147,6 +173,25 @@ impl CallbackHandler {
         // The first outcome counts; a reload of the page changes nothing.
         self.outcome_tx.try_send(outcome).ok();
         page(StatusCode::OK, text)
+    }
+
+    async fn is_from_our_user(&self, from: SocketAddr, to: Option<SocketAddr>) -> bool {
+        let uid = match to {
+            Some(to) => tcp_peer::uid(from, to).await.unwrap_or_else(|error| {
+                tracing::debug!(%error, "cannot read the connection table");
+                None
+            }),
+            None => None,
+        };
+        if uid.is_some_and(|uid| self.users.contains(&uid)) {
+            return true;
+        }
+        let whose =
+            uid.map_or_else(|| "a user whom the kernel does not tell".to_owned(), |uid| format!("uid {uid}"));
+        print_message(format_args!(
+            "ignored an answer to this login from {whose}; if that is your browser, use --paste"
+        ));
+        false
     }
 }
 
@@ -176,6 +221,27 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpStream;
 
+    #[tokio::test]
+    async fn answer_of_another_user_is_ignored() {
+        let mut loopback = Loopback::open(0).await.unwrap();
+        let port = loopback.port;
+        let users = std::mem::replace(&mut loopback.users, vec![4_000_000_000]);
+        let (attempt, state) = attempt(&loopback);
+        let waiting = loopback.wait(&attempt, Duration::from_millis(500));
+        let query = format!("/callback?state={state}&code=C");
+        let (outcome, answer) = tokio::join!(waiting, ask(port, &query));
+        assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+        assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Timeout);
+        assert_eq!(users[0], rustix::process::geteuid().as_raw());
+    }
+
+    fn attempt(loopback: &Loopback) -> (BrowserLogin, String) {
+        let endpoint = url::Url::parse("https://bj1.api.aliyunpds.com").unwrap();
+        let attempt = BrowserLogin::new(&endpoint, "app", &loopback.redirect_uri(), "default").unwrap();
+        let state = attempt.url.query_pairs().find(|(key, _)| key == "state").unwrap().1.into_owned();
+        (attempt, state)
+    }
+
     async fn ask(port: u16, target: &str) -> String {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
         let request = format!("GET {target} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n");
@@ -190,9 +256,7 @@ mod tests {
     async fn idle_and_oversized_requests_do_not_block_login() {
         let loopback = Loopback::open(0).await.unwrap();
         let port = loopback.port;
-        let endpoint = url::Url::parse("https://bj1.api.aliyunpds.com").unwrap();
-        let attempt = BrowserLogin::new(&endpoint, "app", &loopback.redirect_uri(), "default").unwrap();
-        let state = attempt.url.query_pairs().find(|(key, _)| key == "state").unwrap().1.into_owned();
+        let (attempt, state) = attempt(&loopback);
         let waiting = tokio::spawn(async move { loopback.wait(&attempt, Duration::from_secs(60)).await });
         let mut silent = Vec::new();
         for n in 0..CONNECTIONS_MAX * 2 {

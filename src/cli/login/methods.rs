@@ -1,12 +1,13 @@
 //! The login methods. Each ends with a grant that an account stores.
 
-use std::process::Stdio;
+use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use url::Url;
 
 use super::arguments::{LoginArgs, RefreshCall, invalid};
 use super::loopback::{Loopback, redirect_uri};
+use super::open_browser::open_browser;
 use super::secret;
 use crate::auth::browser_login::BrowserLogin;
 use crate::auth::sign::AccessKey;
@@ -16,7 +17,7 @@ use crate::auth::{
 };
 use crate::cli::output::print_message;
 use crate::config::secret_variables::ACCESS_KEY_VARIABLE;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{DriveId, Secret};
 use crate::pds::tokens::{self, AuthorizationCode, TokenRequestGuard};
 use crate::pds::transport::{Transport, TransportLimits};
@@ -36,6 +37,8 @@ pub(super) struct Login {
     pub(super) auth_endpoint: Url,
     client_id: Option<String>,
     client_secret: Option<Secret<String>>,
+    /// The user of the account that the login replaces.
+    user_before: Option<String>,
 }
 
 /// The result of a login method.
@@ -63,6 +66,7 @@ impl Login {
                  for a browser login the app with --client-id",
             )
         })?;
+        let user_before = before.map(|before| before.user.clone()).filter(|user| !user.is_empty());
         // Stored secrets are only sent to the endpoint that they were stored for.
         let before = before.filter(|before| before.endpoint == endpoint);
         let auth_endpoint = args.auth_endpoint.clone();
@@ -78,12 +82,17 @@ impl Login {
             None if old_id.is_some() && is_same_app => old_secret(handle).await,
             None => None,
         };
-        Ok(Self { endpoint, auth_endpoint, client_id: args.client_id.clone().or(old_id), client_secret })
+        let client_id = args.client_id.clone().or(old_id);
+        Ok(Self { endpoint, auth_endpoint, client_id, client_secret, user_before })
     }
 
     fn client_id(&self) -> Result<&str> {
         let advice = "no app: name it with --client-id (the PDS console shows the id)";
         self.client_id.as_deref().ok_or_else(|| invalid(advice))
+    }
+
+    fn replaces_user(&self, user: &str) -> bool {
+        self.user_before.as_deref().is_some_and(|before| before != user)
     }
 
     fn transport(&self) -> Result<Transport> {
@@ -205,11 +214,10 @@ async fn browser(args: &LoginArgs, login: &Login) -> Result<NewLogin> {
         let attempt = begin(&loopback.redirect_uri())?;
         print_message("Log in and allow pdsfs in a browser on this machine, on this page:");
         print_message(format_args!("  {}", attempt.url));
-        if !args.no_browser {
-            open_browser(&attempt.url);
-        }
+        let page = if args.no_browser { None } else { open_browser(&attempt.url) };
         print_message("waiting for the browser (Ctrl-C cancels)");
         let code = loopback.wait(&attempt, args.wait).await?;
+        drop(page);
         (attempt, code)
     };
     let answer = AuthorizationCode {
@@ -222,6 +230,14 @@ async fn browser(args: &LoginArgs, login: &Login) -> Result<NewLogin> {
     let guard = TokenRequestGuard::begin();
     let granted = tokens::redeem_code(&answer, &login.auth_endpoint, &login.transport()?).await;
     let mut granted = granted.map_err(|error| Error::from(error).context("the service refused the code"))?;
+    let guard = if login.replaces_user(&granted.user) && !args.replace {
+        // A login that is not wanted need not be stored.
+        drop(guard);
+        confirm_user(&args.name, login, &granted.user).await?;
+        TokenRequestGuard::begin()
+    } else {
+        guard
+    };
     let Some(refresh_token) = granted.refresh_token.take() else {
         print_message(
             "warning: the service issued no refresh token: log in again when the access token expires",
@@ -233,16 +249,20 @@ async fn browser(args: &LoginArgs, login: &Login) -> Result<NewLogin> {
     Ok(NewLogin::new(grant, granted, guard))
 }
 
-/// Failures are not reported: the user can open the printed URL.
-fn open_browser(url: &Url) {
-    let mut command = tokio::process::Command::new("xdg-open");
-    command.arg(url.as_str()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    match command.spawn() {
-        Ok(mut child) => {
-            // Reaps the process when it exits.
-            tokio::spawn(async move { child.wait().await });
+/// A link or page that another person has prepared could log in that person. So the user agrees before the account of
+/// one user becomes that of another.
+async fn confirm_user(name: &str, login: &Login, user: &str) -> Result<()> {
+    let before = login.user_before.as_deref().unwrap_or_default();
+    let user = if user.is_empty() { "a user without a name" } else { user };
+    let difference = format!("account {name} belongs to {before}, and this login is that of {user}");
+    if std::io::stdin().is_terminal() {
+        print_message(format_args!("{difference}. To replace the account, type yes:"));
+        if secret::prompt_visible("answer").await?.expose() == "yes" {
+            return Ok(());
         }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => tracing::debug!(%error, "cannot start xdg-open"),
     }
+    let detail = format!(
+        "{difference}: nothing was stored (add --replace to replace the account, or name another account)"
+    );
+    Err(Error::new(ErrorKind::Denied, detail))
 }

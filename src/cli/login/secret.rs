@@ -60,7 +60,7 @@ pub(super) async fn from_env_or_prompt(variable: &str, what: &'static str) -> Re
 }
 
 /// The text of a file that only its owner can read.
-pub(super) fn read_private_text(path: &Path, option: &str) -> Result<Secret<String>> {
+pub(in crate::cli) fn read_private_text(path: &Path, option: &str) -> Result<Secret<String>> {
     let named = |e: Error| e.context(format!("{option} {}", path.display()));
     let text = read_private(path, SHARED_MODE).map_err(named)?;
     let text = String::from_utf8(text)

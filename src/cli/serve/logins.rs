@@ -1,10 +1,11 @@
 //! The login options of `pdsfs serve`: apps, passwords, keys and tokens.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 
+use crate::cli::login::read_private_text;
 use crate::error::{Error, Result};
 use crate::server::{AcceptedAccessKey, Logins, Secret, ServerConfig, ServiceApp};
 use crate::units::{duration_within, exact_size};
@@ -17,36 +18,26 @@ pub(super) struct LoginOptions {
     /// Allow browser logins with this client id, on the consent page /v2/oauth/authorize. Repeatable
     #[arg(long = "client-id", value_name = "ID")]
     client_ids: Vec<String>,
-    /// Client secret that those apps must send for a token [default: none]
-    #[arg(
-        long,
-        env = "PDSFS_SERVE_CLIENT_SECRET",
-        hide_env_values = true,
-        value_name = "SECRET",
-        requires = "client_ids"
-    )]
-    client_secret: Option<String>,
+    /// File with the client secret that those apps must send for a token [default: the secret in
+    /// PDSFS_SERVE_CLIENT_SECRET, else none]
+    #[arg(long, value_name = "FILE", requires = "client_ids")]
+    client_secret_file: Option<PathBuf>,
     /// Redirect URI that the consent page accepts in addition to loopback addresses. Repeatable
     #[arg(long = "redirect-uri", value_name = "URI", requires = "client_ids")]
     redirect_uris: Vec<String>,
-    /// Password of the consent page [default: none; every visitor of the page can press Allow]
-    #[arg(
-        long,
-        env = "PDSFS_SERVE_PASSWORD",
-        hide_env_values = true,
-        value_name = "PASSWORD",
-        requires = "client_ids"
-    )]
-    login_password: Option<String>,
+    /// File with the password of the consent page [default: the password in PDSFS_SERVE_PASSWORD, else none: only
+    /// the user of the server can press Allow]
+    #[arg(long, value_name = "FILE", requires = "client_ids")]
+    login_password_file: Option<PathBuf>,
     /// Client id of a service app and a file with its RSA public key (PEM). Repeatable
     #[arg(long = "service-app", value_name = "ID=FILE")]
     service_apps: Vec<String>,
     /// Id of an access key that can sign calls
-    #[arg(long, value_name = "ID", requires = "access_key_secret")]
+    #[arg(long, value_name = "ID")]
     access_key_id: Option<String>,
-    /// Secret of that access key
-    #[arg(long, env = "PDSFS_SERVE_ACCESS_KEY_SECRET", hide_env_values = true, value_name = "SECRET")]
-    access_key_secret: Option<String>,
+    /// File with the secret of that access key [default: the secret in PDSFS_SERVE_ACCESS_KEY_SECRET]
+    #[arg(long, value_name = "FILE", requires = "access_key_id")]
+    access_key_secret_file: Option<PathBuf>,
     /// Lifetime of issued access tokens, 1s to 30d
     #[arg(long, value_name = "DURATION", default_value = "2h", value_parser = duration_within(1, 2_592_000))]
     token_ttl: Duration,
@@ -56,18 +47,20 @@ impl LoginOptions {
     /// Checks the options and adds them to the configuration. `is_remote`: other machines can reach the
     /// consent page.
     pub(super) fn apply(self, config: &mut ServerConfig, is_remote: bool) -> Result<()> {
-        let secret = |text: Option<String>| text.filter(|text| !text.trim().is_empty()).map(Secret::new);
-        let password = secret(self.login_password);
+        let password =
+            secret(self.login_password_file.as_deref(), "--login-password-file", "PDSFS_SERVE_PASSWORD")?;
+        let client_secret =
+            secret(self.client_secret_file.as_deref(), "--client-secret-file", "PDSFS_SERVE_CLIENT_SECRET")?;
         if is_remote && !self.client_ids.is_empty() && password.is_none() {
             let detail = "other machines can reach the consent page and press Allow: set a password with \
-                PDSFS_SERVE_PASSWORD or --login-password";
+                PDSFS_SERVE_PASSWORD or --login-password-file";
             return Err(Error::invalid(detail));
         }
         let apps = self.service_apps.iter().map(|text| service_app(text)).collect::<Result<Vec<_>>>()?;
         let old = &config.logins;
         config.logins = Logins {
             client_ids: self.client_ids,
-            client_secret: secret(self.client_secret),
+            client_secret,
             redirect_uris: self.redirect_uris,
             password,
             service_apps: apps,
@@ -75,11 +68,29 @@ impl LoginOptions {
             refresh_token: old.refresh_token.clone(),
             codes: old.codes.clone(),
         };
-        if let (Some(id), Some(secret)) = (self.access_key_id, secret(self.access_key_secret)) {
-            config.access_key = Some(AcceptedAccessKey::new(&id, secret));
+        if let Some(id) = self.access_key_id {
+            let file = self.access_key_secret_file.as_deref();
+            let key = secret(file, "--access-key-secret-file", "PDSFS_SERVE_ACCESS_KEY_SECRET")?;
+            let key = key.ok_or_else(|| {
+                Error::invalid(
+                    "--access-key-id needs a secret: set PDSFS_SERVE_ACCESS_KEY_SECRET or give \
+                     --access-key-secret-file",
+                )
+            })?;
+            config.access_key = Some(AcceptedAccessKey::new(&id, key));
         }
         Ok(())
     }
+}
+
+/// A secret from a private file, else from a variable; `None` if it is empty. Never from an argument, because all users
+/// of the machine can read those.
+pub(super) fn secret(file: Option<&Path>, flag: &str, variable: &str) -> Result<Option<Secret<String>>> {
+    let text = match file {
+        Some(file) => read_private_text(file, flag)?,
+        None => Secret::new(std::env::var(variable).unwrap_or_default().trim().to_owned()),
+    };
+    Ok(Some(text).filter(|text| !text.expose().is_empty()))
 }
 
 fn service_app(text: &str) -> Result<ServiceApp> {

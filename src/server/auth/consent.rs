@@ -1,18 +1,24 @@
 //! The consent page (`oauth/authorize`), on which the owner of the drive allows an app to log in.
 //!
-//! Every visitor of the page can press its button. Therefore the page exists only for configured client ids,
-//! and asks for the password if one is set. Codes are sent only to loopback addresses and to configured
-//! redirect URIs.
+//! Every visitor of the page can press its button. Therefore the page exists only for configured client ids. It asks
+//! for the password, and without one it is only for the user of the server. Codes are sent only to loopback addresses
+//! and to configured redirect URIs.
+//!
+//! Another web page must not press the button. The form needs the cookie of the browser that it was shown to, and the
+//! `Origin` of this server; names that others can make resolve to this server are refused.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use hyper::Method;
+use hyper::header::{COOKIE, ORIGIN};
+use hyper::http::HeaderMap;
 use url::{Host, Url};
 
+use crate::host_header;
 use crate::server::app::App;
-use crate::server::call::{ApiCall, HttpResult};
+use crate::server::call::{ApiCall, HttpResult, error_response};
 use crate::server::catalog::records::Token;
 use crate::server::clock::random_hex;
 use crate::server::errors::ServiceError;
@@ -27,6 +33,10 @@ const WRONG_PASSWORD_PAUSE: Duration = Duration::from_secs(1);
 const PAGE_TTL: Duration = Duration::from_secs(3600);
 /// Longest form field.
 const FIELD_BYTES_MAX: usize = 2048;
+/// The cookie that ties a form to a browser.
+const COOKIE_NAME: &str = "pdsfs_consent";
+/// Length of its value, in hexadecimal digits.
+const COOKIE_DIGITS: usize = 32;
 /// The fields of an authorization request that the form signs.
 const FIELDS: [&str; 5] = ["client_id", "redirect_uri", "state", "code_challenge", "scope"];
 
@@ -46,11 +56,63 @@ struct ConsentRequest {
 pub(in crate::server) async fn handle(call: &ApiCall, body: &[u8]) -> HttpResult {
     let query = call.head.uri.query().unwrap_or_default().as_bytes();
     let fields = |text: &[u8]| url::form_urlencoded::parse(text).into_owned().collect::<Fields>();
+    if let Err(reason) = admit(call).await {
+        return complaint_page(403, reason);
+    }
     match call.head.method {
         Method::GET => show_form(call, &fields(query), None),
         Method::POST => submit_form(call, &fields(body)).await,
-        _ => html_page(405, "<p>This page accepts GET and POST.</p>"),
+        _ => complaint_page(405, "This page accepts GET and POST."),
     }
+}
+
+/// Refuses visitors that the page is not for. The error is a sentence for the page.
+async fn admit(call: &ApiCall) -> Result<(), &'static str> {
+    if !has_own_host(call) {
+        return Err(
+            "This name is not that of the drive: use its address, or start the drive with --public-url.",
+        );
+    }
+    if call.head.method == Method::POST && !has_own_origin(call) {
+        return Err("This form was not sent by the page of the drive.");
+    }
+    if call.app.config.logins.password.is_none() {
+        let ours = rustix::process::geteuid().as_raw();
+        let uid = call.control.client_uid().await;
+        if uid != Some(ours) && uid != Some(0) {
+            return Err(
+                "Without a password, this page is only for the user who runs the drive. Set one with \
+                        PDSFS_SERVE_PASSWORD.",
+            );
+        }
+    }
+    Ok(())
+}
+
+fn has_own_host(call: &ApiCall) -> bool {
+    let public = call.app.config.public_url.as_ref();
+    host_header::authority(&call.head.headers).is_some_and(|host| {
+        host_header::is_literal(&host) || public.is_some_and(|url| url.host_str() == Some(host.host()))
+    })
+}
+
+/// Browsers send the header with each form.
+fn has_own_origin(call: &ApiCall) -> bool {
+    let headers = &call.head.headers;
+    let origin = headers.get(ORIGIN).and_then(|origin| origin.to_str().ok()).unwrap_or_default();
+    let host = host_header::authority(headers).map(|host| host.to_string());
+    let is_of_host = origin.split_once("://").is_some_and(|(_, named)| Some(named) == host.as_deref());
+    let public = call.app.config.public_url.as_ref().map(|url| url.origin().ascii_serialization());
+    is_of_host || public.as_deref() == Some(origin)
+}
+
+/// The value of the cookie, if it has the form of ours.
+fn browser_cookie(headers: &HeaderMap) -> Option<&str> {
+    let all = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
+    let mut pairs = all.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    let (_, value) = pairs.find(|(name, _)| *name == COOKIE_NAME)?;
+    let is_ours = value.len() == COOKIE_DIGITS && value.bytes().all(|c| c.is_ascii_hexdigit());
+    is_ours.then_some(value)
 }
 
 fn get<'a>(fields: &'a Fields, name: &str) -> &'a str {
@@ -86,6 +148,9 @@ fn parse_request(app: &App, fields: &Fields) -> Result<ConsentRequest, String> {
         return Err("The response type must be code.".to_owned());
     }
     let challenge = Some(get(fields, "code_challenge")).filter(|text| !text.is_empty());
+    if challenge.is_none() && logins.client_secret.is_none() {
+        return Err("The app must send a code challenge (PKCE), because it has no client secret.".to_owned());
+    }
     if challenge.is_some() && get(fields, "code_challenge_method") != "S256" {
         return Err("The code challenge method must be S256.".to_owned());
     }
@@ -98,20 +163,30 @@ fn parse_request(app: &App, fields: &Fields) -> Result<ConsentRequest, String> {
     })
 }
 
-/// Signs the fields of a form. Only a form of this server can be submitted (CSRF protection).
-fn sign_form(app: &App, fields: &Fields, expires_ms: &str) -> String {
+/// Signs the fields of a form for one browser. Only a form of this server can be submitted, and only by the browser
+/// that it was shown to (CSRF protection).
+fn sign_form(app: &App, fields: &Fields, expires_ms: &str, cookie: &str) -> String {
     let request: Vec<_> = FIELDS.iter().map(|name| get(fields, name)).collect();
-    app.signer.fingerprint(&format!("consent {expires_ms} {request:?}"))
+    app.signer.fingerprint(&format!("consent {expires_ms} {cookie} {request:?}"))
 }
 
 fn show_form(call: &ApiCall, fields: &Fields, complaint: Option<&str>) -> HttpResult {
     let app = &call.app;
     if let Err(reason) = parse_request(app, fields) {
-        return html_page(400, &format!("<p id=\"complaint\">{}</p>", escape(&reason)));
+        return complaint_page(400, &reason);
     }
+    // Several pages of one browser share a cookie.
+    let cookie = match browser_cookie(&call.head.headers).map(str::to_owned) {
+        Some(cookie) => Ok(cookie),
+        None => random_hex(COOKIE_DIGITS / 2),
+    };
+    let cookie = match cookie {
+        Ok(cookie) => cookie,
+        Err(error) => return error_response(call, &error.into()),
+    };
     let ttl_ms = i64::try_from(PAGE_TTL.as_millis()).unwrap_or(0);
     let expires_ms = app.clock.now_ms().saturating_add(ttl_ms).to_string();
-    let ticket = sign_form(app, fields, &expires_ms);
+    let ticket = sign_form(app, fields, &expires_ms, &cookie);
     let kept = FIELDS.iter().chain(&["code_challenge_method"]).map(|name| (*name, get(fields, name)));
     let mut hidden = String::new();
     for (name, value) in kept.chain([("expires_ms", expires_ms.as_str()), ("ticket", ticket.as_str())]) {
@@ -134,22 +209,29 @@ fn show_form(call: &ApiCall, fields: &Fields, complaint: Option<&str>) -> HttpRe
          <button id=\"allow\" name=\"decision\" value=\"allow\">Allow</button> \
          <button id=\"deny\" name=\"decision\" value=\"deny\" formnovalidate>Deny</button></form>"
     );
-    html_page(if complaint.is_empty() { 200 } else { 403 }, &html)
+    let secure = if call.base.starts_with("https:") { "; Secure" } else { "" };
+    let cookie = format!(
+        "{COOKIE_NAME}={cookie}; Path=/v2/oauth/authorize; Max-Age={}; HttpOnly; SameSite=Strict{secure}",
+        PAGE_TTL.as_secs()
+    );
+    html_page(if complaint.is_empty() { 200 } else { 403 }, &html, &[("set-cookie", cookie)])
 }
 
 async fn submit_form(call: &ApiCall, fields: &Fields) -> HttpResult {
     let app = &call.app;
     let request = match parse_request(app, fields) {
         Ok(request) => request,
-        Err(reason) => return html_page(400, &format!("<p id=\"complaint\">{}</p>", escape(&reason))),
+        Err(reason) => return complaint_page(400, &reason),
     };
-    let site = call.head.headers.get("sec-fetch-site").and_then(|site| site.to_str().ok());
+    let cookie = browser_cookie(&call.head.headers).unwrap_or_default();
     let expires_ms = get(fields, "expires_ms");
     let fresh = expires_ms.parse::<i64>().is_ok_and(|end| end > app.clock.now_ms());
-    let ours = app.signer.constant_time_eq(get(fields, "ticket"), &sign_form(app, fields, expires_ms));
-    if !fresh || !ours || site.is_some_and(|site| site != "same-origin") {
-        let text = "This page has expired. Start the login again from the app.";
-        return html_page(403, &format!("<p id=\"complaint\">{text}</p>"));
+    let ticket = sign_form(app, fields, expires_ms, cookie);
+    let ours = !cookie.is_empty() && app.signer.constant_time_eq(get(fields, "ticket"), &ticket);
+    if !fresh || !ours {
+        let text =
+            "This page has expired, or the browser keeps no cookies. Start the login again from the app.";
+        return complaint_page(403, text);
     }
     if get(fields, "decision") != "allow" {
         return redirect_back(
@@ -162,7 +244,7 @@ async fn submit_form(call: &ApiCall, fields: &Fields) -> HttpResult {
     {
         // One wrong password at a time, so more connections allow no more guesses.
         let Ok(_turn) = app.wrong_passwords.try_lock() else {
-            return html_page(429, "<p id=\"complaint\">Too many logins at once. Try again.</p>");
+            return complaint_page(429, "Too many logins at once. Try again.");
         };
         tracing::warn!("a login with a wrong password");
         tokio::time::sleep(WRONG_PASSWORD_PAUSE).await;
@@ -212,7 +294,11 @@ fn redirect_back(request: ConsentRequest, answer: &[(&str, &str)]) -> HttpResult
     response(303, &headers, ReplyBody::whole(""))
 }
 
-fn html_page(status: u16, content: &str) -> HttpResult {
+fn complaint_page(status: u16, text: &str) -> HttpResult {
+    html_page(status, &format!("<p id=\"complaint\">{}</p>", escape(text)), &[])
+}
+
+fn html_page(status: u16, content: &str, more: &[(&'static str, String)]) -> HttpResult {
     let html = format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>pdsfs drive</title>\
          <body style=\"font-family: sans-serif; margin: 3em; max-width: 40em\">{content}</body></html>"
@@ -220,7 +306,8 @@ fn html_page(status: u16, content: &str) -> HttpResult {
     let headers = [
         ("content-type", "text/html; charset=utf-8".to_owned()),
         ("cache-control", "no-store".to_owned()),
-        ("referrer-policy", "no-referrer".to_owned()),
+        // With no-referrer, browsers send the form without its origin.
+        ("referrer-policy", "same-origin".to_owned()),
         ("x-frame-options", "DENY".to_owned()),
         (
             "content-security-policy",
@@ -228,7 +315,7 @@ fn html_page(status: u16, content: &str) -> HttpResult {
                 .to_owned(),
         ),
     ];
-    response(status, &headers, ReplyBody::whole(html))
+    response(status, &[&headers[..], more].concat(), ReplyBody::whole(html))
 }
 
 fn escape(text: &str) -> String {
