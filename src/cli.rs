@@ -24,6 +24,8 @@ mod config;
 mod demo;
 mod drives;
 mod format;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz_targets;
 mod log;
 mod login;
 mod manual;

@@ -26,6 +26,8 @@ pub mod socket_dirs;
 pub mod types;
 
 pub use api::ControlApi;
+#[cfg(any(test, fuzzing))]
+pub use api::check_query;
 pub use mount_handle::{KernelView, MountHandle, MountLookup};
 pub use server::ControlSocket;
 pub use socket_dirs::SocketDirs;

@@ -13,6 +13,8 @@ mod desktop;
 mod error;
 mod escape;
 mod fuse;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz_targets;
 mod host_header;
 mod ids;
 mod local_disk;

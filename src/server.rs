@@ -57,6 +57,8 @@ mod digest;
 mod disk;
 mod errors;
 mod faults;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz_targets;
 mod http;
 mod oss;
 mod reply;

@@ -19,6 +19,8 @@
 
 mod change;
 mod inodes;
+#[cfg(any(test, fuzzing))]
+mod invariants;
 mod leftovers;
 mod lifetime;
 mod merge;

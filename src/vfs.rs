@@ -63,6 +63,8 @@ use crate::tree::Tree;
 
 use active_renames::ActiveRenames;
 use callers::Device;
+#[cfg(any(test, fuzzing))]
+pub use callers::check_proc_texts;
 pub use callers::is_killed;
 use commit_failures::CommitFailures;
 pub use drain::{DrainReport, StopDrains};

@@ -88,7 +88,7 @@ async fn show(args: &StatusArgs) -> Result<ExitCode> {
 }
 
 /// The lines about one mount, for people.
-fn lines(status: &Status) -> Vec<String> {
+pub(super) fn lines(status: &Status) -> Vec<String> {
     let mut lines = vec![format::headline(status)];
     lines.extend(format::pause_line(status).map(|paused| format!("  {paused}")));
     if !status.transfers.is_empty() {

@@ -229,6 +229,21 @@ fn refuse(status: StatusCode, error: String) -> Response<Body> {
     json(status, &ApiError { error })
 }
 
+/// Fuzz target: the query of a request.
+#[cfg(any(test, fuzzing))]
+pub fn check_query(data: &[u8]) {
+    let Ok(uri) = hyper::Uri::try_from(data) else { return };
+    let query = uri.query().unwrap_or_default();
+    for name in ["since", "follow", "timeout_ms"] {
+        if let Some(value) = parameter(query, name) {
+            assert!(query.contains(&format!("{name}={value}")), "{query}");
+        }
+        if let Err(reason) = number(query, name) {
+            assert!(!reason.contains(char::is_control), "{reason:?}");
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use http_body_util::BodyExt as _;

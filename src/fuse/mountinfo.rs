@@ -132,6 +132,15 @@ fn unescape(field: &[u8]) -> Vec<u8> {
     out
 }
 
+/// Fuzz target: the mount table. Users choose paths and sources in it.
+#[cfg(any(test, fuzzing))]
+pub fn check_mountinfo(data: &[u8]) {
+    for mount in mounts(data) {
+        assert!(topmost(data, &mount.path).is_some_and(|top| top.path == mount.path), "{mount:?}");
+        assert!(innermost(data, &mount.path).is_some(), "{mount:?}");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

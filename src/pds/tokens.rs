@@ -27,4 +27,6 @@ pub use auth_state::{AuthError, AuthState};
 pub use recheck::RECHECK_INTERVAL;
 pub use refresher::TokenRefresher;
 pub use request_guard::{TokenRequestGuard, wait_for_token_requests};
+#[cfg(any(test, fuzzing))]
+pub use token_calls::check_token_answer;
 pub use token_calls::{AuthorizationCode, redeem_code, request_token};

@@ -38,6 +38,8 @@ pub use download::{GetAnswer, ObjectInfo, OpenBody, RangeBytes, RangeRequest};
 mod content_hosts;
 mod download;
 mod failure;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz_targets;
 mod part_headers;
 mod refusal;
 

@@ -11,6 +11,8 @@ mod listing;
 mod odd_items;
 mod parts;
 mod query;
+#[cfg(any(test, fuzzing))]
+pub(super) use query::check_query;
 mod removal;
 mod request;
 mod revisions;
@@ -45,7 +47,7 @@ pub(super) async fn dispatch(
     }
 }
 
-fn token_form(body: &[u8]) -> Result<TokenRequest, ServiceError> {
+pub(super) fn token_form(body: &[u8]) -> Result<TokenRequest, ServiceError> {
     let mut fields = serde_json::Map::new();
     for (key, value) in url::form_urlencoded::parse(body) {
         fields.insert(key.into_owned(), value.into_owned().into());

@@ -13,6 +13,8 @@ use super::app::App;
 use super::catalog::records::Token;
 use super::errors::ServiceError;
 
+#[cfg(any(test, fuzzing))]
+pub(super) use assertion::check_claims;
 pub(super) use tokens::{TokenRequest, grant};
 
 /// The bearer token of a request.

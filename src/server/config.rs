@@ -65,6 +65,21 @@ pub struct Logins {
     pub token_ttl: Duration,
 }
 
+impl Default for Logins {
+    fn default() -> Self {
+        Self {
+            refresh_token: None,
+            client_ids: Vec::new(),
+            client_secret: None,
+            redirect_uris: Vec::new(),
+            password: None,
+            service_apps: Vec::new(),
+            codes: Vec::new(),
+            token_ttl: Duration::from_secs(2 * 3600),
+        }
+    }
+}
+
 /// The configuration of a [`super::Server`].
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
@@ -108,16 +123,7 @@ impl ServerConfig {
             quirks: Quirks::default(),
             faults: FaultPlan::default(),
             url_ttl_s: 900,
-            logins: Logins {
-                refresh_token: None,
-                client_ids: Vec::new(),
-                client_secret: None,
-                redirect_uris: Vec::new(),
-                password: None,
-                service_apps: Vec::new(),
-                codes: Vec::new(),
-                token_ttl: Duration::from_secs(2 * 3600),
-            },
+            logins: Logins::default(),
             access_key: None,
             quota_bytes: None,
             drives: 1,

@@ -454,7 +454,7 @@ fn object_body(
 
 /// Parses `bytes=a-b` into a half-open range. `None`: not supported, so the whole object is sent. An error:
 /// no byte of the object is in the range.
-fn parse_range(text: &str, size: u64) -> Option<Result<(u64, u64), ()>> {
+pub(super) fn parse_range(text: &str, size: u64) -> Option<Result<(u64, u64), ()>> {
     let (from, to) = text.strip_prefix("bytes=")?.split_once('-')?;
     let (from, to) = match (from.parse::<u64>().ok(), to.parse::<u64>().ok()) {
         (Some(from), Some(last)) if from <= last => (from, last.saturating_add(1).min(size)),

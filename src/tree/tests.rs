@@ -82,40 +82,8 @@ fn directory(file_id: &str, name: &str) -> FileMeta {
     FileMeta { kind: FileType::Folder, ..file(file_id, name, 0) }
 }
 
-/// Invariants of every tree.
 fn check(tree: &Tree) {
-    let mut live = 0;
-    for (&ino, inode) in &tree.inodes {
-        if let Backing::Remote(meta) = &inode.backing {
-            live += 1;
-            assert_eq!(tree.by_file_id.get(&meta.file_id), Some(&ino), "{meta:?}");
-        }
-        if let Some(dentry_ref) = &inode.dentry_ref {
-            let dentry = tree.directory(dentry_ref.parent).unwrap().children.get(&dentry_ref.name);
-            assert_eq!(dentry.map(|d| d.ino), Some(ino), "{dentry_ref:?}");
-        }
-        if let InodeBody::Directory(directory) = &inode.body {
-            for (name, dentry) in &directory.children {
-                let dentry_ref = tree.inodes[&dentry.ino].dentry_ref.as_ref().unwrap();
-                assert_eq!((dentry_ref.parent, &dentry_ref.name), (ino, name));
-                assert!(Name::new(std::ffi::OsStr::new(&**name)).is_ok(), "{name:?}");
-            }
-        }
-        if let InodeBody::File { replaces: Some(meta) } = &inode.body {
-            assert_eq!(tree.replacing.get(&meta.file_id), Some(&ino));
-        }
-        let has_unsaved = match &inode.body {
-            InodeBody::Directory(directory) => directory.children.values().any(|d| tree.is_protected(d)),
-            InodeBody::File { .. } => false,
-        };
-        let is_needed = ino == Ino::ROOT
-            || inode.lookups > 0
-            || inode.pins > 0
-            || inode.dentry_ref.is_some()
-            || has_unsaved;
-        assert!(is_needed, "{ino} is not referenced: {inode:?}");
-    }
-    assert_eq!(live, tree.by_file_id.len());
+    tree.check_invariants();
 }
 
 #[test]

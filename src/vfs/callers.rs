@@ -207,6 +207,19 @@ fn can_write(links: &OwnedFd, name: &CStr) -> bool {
     link.is_ok_and(|link| Mode::from_raw_mode(link.st_mode).contains(Mode::WUSR))
 }
 
+/// Fuzz target: texts of `/proc`. Users choose the name of a process.
+#[cfg(any(test, fuzzing))]
+pub fn check_proc_texts(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let end = ThreadEnd::parse(&text);
+    // A name with parentheses and fields changes nothing.
+    let name = text.replace('\n', " ");
+    let running = format!("7 ({name}) S 1 7 7 0 -1 0 {}", "0 ".repeat(45));
+    assert!(ThreadEnd::parse(&running).is_none(), "{end:?} {running}");
+    drop(SetIdRights::parse(&text));
+    let _ = (parse_thread_group(&text), has_no_program(&text), has_kill_pending(&text), Device::parse(&text));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

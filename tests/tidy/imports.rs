@@ -92,6 +92,10 @@ const IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("main", &["cli"]),
+    (
+        "fuzz_targets",
+        &["auth", "cli", "config", "control", "fuse", "ids", "pds", "posix", "server", "tree", "vfs"],
+    ),
 ];
 
 /// Packages that only one module may import.
@@ -99,7 +103,8 @@ const PACKAGES: &[(&str, &[&str])] =
     &[("fuser", &["src/fuse.rs", "src/fuse/"]), ("reqwest", &["src/pds/transport.rs", "src/pds/transport/"])];
 
 /// The files that may name the embedded server: commands of the cargo feature `server`.
-const SERVER_USERS: &[&str] = &["src/lib.rs", "src/server", "src/cli/demo", "src/cli/serve"];
+const SERVER_USERS: &[&str] =
+    &["src/lib.rs", "src/server", "src/cli/demo", "src/cli/serve", "src/fuzz_targets.rs"];
 
 /// `src/pds/drive/upload.rs` is `pds::drive::upload`; tests and lib.rs are left out.
 fn module_of(source: &Source) -> Option<String> {

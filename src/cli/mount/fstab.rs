@@ -298,6 +298,28 @@ fn split(list: &str) -> std::result::Result<Vec<String>, String> {
     Ok(trimmed.filter(|option| !option.is_empty()).collect())
 }
 
+/// Fuzz target: options become flags that the parser of `pdsfs mount` accepts, and nothing else.
+#[cfg(any(test, fuzzing))]
+pub(in crate::cli) fn check_options(text: &str) {
+    let args = FstabArgs {
+        spec: "photos".to_owned(),
+        dir: "/mnt".into(),
+        options: vec![text.to_owned()],
+        sloppy: text.len() % 2 == 1,
+        fake: true,
+        no_mtab: 0,
+        verbose: 0,
+        fs_type: None,
+    };
+    drop(args.flag_change());
+    let (Ok(settings), Ok(arguments)) = (args.settings(), args.arguments()) else { return };
+    for (key, _) in &settings {
+        assert!(key.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-'), "{key:?}");
+    }
+    let parsed = without_variables(MountCommand::command()).try_get_matches_from(&arguments);
+    assert!(parsed.is_ok(), "{arguments:?}: {parsed:?}");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

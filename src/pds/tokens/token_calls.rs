@@ -218,6 +218,25 @@ fn classify_failure(failure: &RequestFailure, advice: &str) -> AuthError {
     AuthError::Revoked(Error::new(ErrorKind::Unauthenticated, format!("{text} ({advice})")))
 }
 
+/// Fuzz target: the answer to a token request.
+#[cfg(any(test, fuzzing))]
+pub fn check_token_answer(data: &[u8]) {
+    let Ok(answer) = serde_json::from_slice::<TokenResponse>(data) else { return };
+    match answer.into_token() {
+        Ok(issued) => {
+            let header = format!("Bearer {}", issued.access.token.expose());
+            assert!(hyper::header::HeaderValue::from_str(&header).is_ok(), "a token that is no header");
+            assert!(!issued.user.contains(char::is_control), "{:?}", issued.user);
+            let latest = unix_now_s() + LIFETIME_MAX.as_secs();
+            assert!(issued.access.expires_at_s.is_none_or(|end| end <= latest));
+        }
+        Err(error) => {
+            let text = Error::from(error).to_string();
+            assert!(!text.contains(char::is_control), "{text:?}");
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

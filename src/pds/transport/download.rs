@@ -214,7 +214,7 @@ fn is_strong(etag: &&str) -> bool {
 }
 
 /// Checks that `Content-Range: bytes a-b/total` is the requested range and returns the total.
-fn check_content_range(
+pub(super) fn check_content_range(
     headers: &HeaderMap,
     range: &Range<u64>,
 ) -> std::result::Result<Option<u64>, RequestFailure> {

@@ -157,6 +157,15 @@ fn compare_values(value: &str, comparison: Comparison, wanted: &str) -> bool {
     }
 }
 
+/// Fuzz target: a query, and the name of a node that it is compared with.
+#[cfg(any(test, fuzzing))]
+pub(in crate::server) fn check_query(text: &str, node: &Node) {
+    if let Ok(query) = Query::parse(text) {
+        let is_found = query.matches(node);
+        assert!(is_found || !query.terms.is_empty(), "the empty query matches every object");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

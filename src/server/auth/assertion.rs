@@ -65,28 +65,48 @@ pub(super) fn verify(app: &App, client_id: &str, text: &str) -> Result<VerifiedA
     let claims: AssertionClaims =
         decode_json(claims).ok_or_else(|| invalid_assertion("Its claims cannot be read."))?;
     let now_s = app.clock.now_ms() / 1000;
-    let subject = match claims.sub_type.as_str() {
-        "service" => DOMAIN_ID,
-        "user" => "owner",
-        _ => return Err(invalid_assertion("Its sub_type is neither user nor service.")),
-    };
-    let reason = if claims.iss != service.client_id {
-        "Its iss is not the client."
-    } else if claims.aud != DOMAIN_ID {
-        "Its aud is not the domain."
-    } else if claims.sub != subject {
-        "Its sub is not a member of the domain."
-    } else if claims.jti.is_empty() {
-        "It has no jti."
-    } else if claims.exp <= now_s {
-        "It has expired."
-    } else if claims.iat > now_s + SKEW_S_MAX {
-        "Its iat is in the future."
-    } else if claims.exp.saturating_sub(claims.iat) > LIFETIME_S_MAX {
-        "It is valid for too long."
-    } else {
-        let key = app.signer.fingerprint(&format!("assertion {} {}", claims.iss, claims.jti));
-        return Ok(VerifiedAssertion { key, expires_ms: claims.exp.saturating_mul(1000) });
-    };
-    Err(invalid_assertion(reason))
+    if let Some(reason) = claims.refusal(&service.client_id, now_s) {
+        return Err(invalid_assertion(reason));
+    }
+    let key = app.signer.fingerprint(&format!("assertion {} {}", claims.iss, claims.jti));
+    Ok(VerifiedAssertion { key, expires_ms: claims.exp.saturating_mul(1000) })
+}
+
+impl AssertionClaims {
+    /// Why the claims are not valid for this client.
+    fn refusal(&self, client_id: &str, now_s: i64) -> Option<&'static str> {
+        let subject = match self.sub_type.as_str() {
+            "service" => DOMAIN_ID,
+            "user" => "owner",
+            _ => return Some("Its sub_type is neither user nor service."),
+        };
+        if self.iss != client_id {
+            Some("Its iss is not the client.")
+        } else if self.aud != DOMAIN_ID {
+            Some("Its aud is not the domain.")
+        } else if self.sub != subject {
+            Some("Its sub is not a member of the domain.")
+        } else if self.jti.is_empty() {
+            Some("It has no jti.")
+        } else if self.exp <= now_s {
+            Some("It has expired.")
+        } else if self.iat > now_s + SKEW_S_MAX {
+            Some("Its iat is in the future.")
+        } else if self.exp.saturating_sub(self.iat) > LIFETIME_S_MAX {
+            Some("It is valid for too long.")
+        } else {
+            None
+        }
+    }
+}
+
+/// Fuzz target: header and claims of an assertion, each in base64.
+#[cfg(any(test, fuzzing))]
+pub(in crate::server) fn check_claims(text: &str, now_s: i64) {
+    let Some((header, claims)) = text.split_once('.') else { return };
+    drop(decode_json::<AssertionHeader>(header));
+    let Some(claims) = decode_json::<AssertionClaims>(claims) else { return };
+    if claims.refusal("app", now_s).is_none() {
+        assert!(claims.exp > now_s && claims.exp <= now_s + SKEW_S_MAX + LIFETIME_S_MAX, "{}", claims.exp);
+    }
 }

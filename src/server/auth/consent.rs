@@ -21,8 +21,10 @@ use crate::server::app::App;
 use crate::server::call::{ApiCall, HttpResult, error_response};
 use crate::server::catalog::records::Token;
 use crate::server::clock::random_hex;
+use crate::server::config::Logins;
 use crate::server::errors::ServiceError;
 use crate::server::reply::{ReplyBody, response};
+use crate::server::sign::Signer;
 
 /// Lifetime of an authorization code.
 const CODE_TTL: Duration = Duration::from_secs(600);
@@ -121,13 +123,12 @@ fn get<'a>(fields: &'a Fields, name: &str) -> &'a str {
 
 /// Validates client and redirect URI. An invalid request never causes a redirect. The error is a sentence for
 /// the page.
-fn parse_request(app: &App, fields: &Fields) -> Result<ConsentRequest, String> {
-    let logins = &app.config.logins;
+fn parse_request(logins: &Logins, signer: &Signer, fields: &Fields) -> Result<ConsentRequest, String> {
     if let Some((name, _)) = fields.iter().find(|(_, value)| value.len() > FIELD_BYTES_MAX) {
         return Err(format!("{name} is too long."));
     }
     let client_id = get(fields, "client_id");
-    if !logins.client_ids.iter().any(|id| app.signer.constant_time_eq(client_id, id)) {
+    if !logins.client_ids.iter().any(|id| signer.constant_time_eq(client_id, id)) {
         return Err(
             "The client id is not known to this drive. Start the app and the drive with the same one."
                 .to_owned(),
@@ -172,7 +173,7 @@ fn sign_form(app: &App, fields: &Fields, expires_ms: &str, cookie: &str) -> Stri
 
 fn show_form(call: &ApiCall, fields: &Fields, complaint: Option<&str>) -> HttpResult {
     let app = &call.app;
-    if let Err(reason) = parse_request(app, fields) {
+    if let Err(reason) = parse_request(&app.config.logins, &app.signer, fields) {
         return complaint_page(400, &reason);
     }
     // Several pages of one browser share a cookie.
@@ -219,7 +220,7 @@ fn show_form(call: &ApiCall, fields: &Fields, complaint: Option<&str>) -> HttpRe
 
 async fn submit_form(call: &ApiCall, fields: &Fields) -> HttpResult {
     let app = &call.app;
-    let request = match parse_request(app, fields) {
+    let request = match parse_request(&app.config.logins, &app.signer, fields) {
         Ok(request) => request,
         Err(reason) => return complaint_page(400, &reason),
     };
@@ -330,4 +331,19 @@ fn escape(text: &str) -> String {
         }
         out
     })
+}
+
+/// Fuzz target: the fields of a form. A redirect goes to this machine or to a configured URI.
+#[cfg(any(test, fuzzing))]
+pub(in crate::server) fn check_form(data: &[u8], logins: &Logins, signer: &Signer) {
+    let fields: Fields = url::form_urlencoded::parse(data).into_owned().collect();
+    for value in fields.values() {
+        assert!(!escape(value).contains(['<', '>', '"', '\'']), "{value:?}");
+    }
+    let Ok(request) = parse_request(logins, signer, &fields) else { return };
+    let own = logins.redirect_uris.contains(&request.redirect_uri);
+    let host = request.redirect.host_str().unwrap_or_default();
+    assert!(own || host.starts_with("127.") || host == "[::1]", "{}", request.redirect_uri);
+    let answer = redirect_back(request, &[("code", "c")]);
+    assert!(answer.is_ok_and(|answer| answer.status() == 303), "the redirect cannot be sent");
 }

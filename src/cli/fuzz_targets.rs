@@ -1,0 +1,28 @@
+//! Fuzz targets for options of `mount(8)` and for answers of daemons.
+
+use crate::control::types::{ApiError, Drained, LogEntry, Status};
+
+use super::{format, mount, status};
+
+/// The option list of a line of `/etc/fstab`.
+pub fn mount_options(data: &[u8]) {
+    if let Ok(text) = str::from_utf8(data) {
+        mount::fstab::check_options(text);
+    }
+}
+
+/// Answers of the control socket, which may belong to another user, as the commands print them.
+pub fn control_answers(data: &[u8]) {
+    let mut lines = Vec::new();
+    if let Ok(status) = serde_json::from_slice::<Status>(data) {
+        lines.extend(status::lines(&status));
+    }
+    if let Ok(entry) = serde_json::from_slice::<LogEntry>(data) {
+        lines.push(format::event(&entry));
+    }
+    for line in lines {
+        assert!(!line.contains(char::is_control), "control characters in {line:?}");
+    }
+    drop(serde_json::from_slice::<Drained>(data));
+    drop(serde_json::from_slice::<ApiError>(data));
+}
