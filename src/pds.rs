@@ -1,7 +1,7 @@
 //! The client of the PDS API: JSON types, transport, retries, tokens, and one typed method per endpoint.
 //!
 //! ```text
-//! drive, domain -> page_markers, session -> tokens -> transport -> call_limiter, retry, part_body -> connectivity -> route_monitor
+//! drive, domain -> listing_bounds, session -> tokens -> transport -> call_limiter, retry, part_body -> connectivity -> route_monitor
 //! ```
 //!
 //! The embedded server shares `types` and nothing else.
@@ -10,7 +10,7 @@ mod call_limiter;
 mod connectivity;
 pub mod domain;
 pub mod drive;
-pub mod page_markers;
+pub mod listing_bounds;
 pub mod part_body;
 pub mod put_control;
 pub mod retry;

@@ -186,3 +186,13 @@ fn links_between_documents_lead_somewhere() {
 fn licences_of_all_packages_are_allowed() {
     assert_none(licences::of_packages(root(), &read("deny.toml")));
 }
+
+/// Numbers of the service are added up in many places.
+#[test]
+fn release_builds_check_overflows() {
+    let manifest = read("Cargo.toml");
+    let (_, release) = manifest.split_once("\n[profile.release]\n").unwrap();
+    let release = release.split("\n[").next().unwrap();
+    assert!(release.lines().any(|line| line == "overflow-checks = true"), "{release}");
+    assert!(!manifest.contains("overflow-checks = false"));
+}

@@ -1,5 +1,7 @@
 //! Fuzz targets for options of `mount(8)` and for answers of daemons.
 
+#![allow(clippy::missing_panics_doc, reason = "a target panics if an invariant does not hold")]
+
 use crate::control::types::{ApiError, Drained, LogEntry, Status};
 
 use super::{format, mount, status};

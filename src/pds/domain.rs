@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::error::{ErrorKind, Result};
 use crate::ids::DriveId;
-use crate::pds::page_markers::PageMarkers;
+use crate::pds::listing_bounds::ListingBounds;
 use crate::pds::retry::{Idempotency, RetryPolicy};
 use crate::pds::session::Session;
 use crate::pds::transport::CallPriority;
@@ -80,14 +80,16 @@ pub async fn list_drives(session: &Session, scope: DriveScope<'_>) -> Result<Vec
 }
 
 async fn list_pages(session: &Session, path: &str, owner: Option<&str>) -> Result<Vec<DriveInfo>> {
-    let (mut found, mut markers, mut marker) = (Vec::new(), PageMarkers::default(), String::new());
+    let (mut found, mut bounds, mut marker) = (Vec::new(), ListingBounds::default(), String::new());
     loop {
         let body = ListDrives { limit: PAGE_DRIVES, marker: &marker, owner };
         let call = (path, CallPriority::Lookup);
         let page: DriveList = session.call(call, Idempotency::Safe, RetryPolicy::INTERACTIVE, &body).await?;
+        let drives = page.items.0.iter().map(DriveInfo::bytes);
+        let next = bounds.check(drives, Some(page.next_marker).filter(|marker| !marker.is_empty()))?;
         found.extend(page.root_group_drive);
         found.extend(page.items.0);
-        match markers.check(Some(page.next_marker).filter(|marker| !marker.is_empty()))? {
+        match next {
             Some(next) => marker = next,
             None => return Ok(found),
         }

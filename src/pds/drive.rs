@@ -22,7 +22,7 @@ use crate::clock;
 use crate::config::{MountConfig, RemoveMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{DriveId, FileId, RevisionId};
-use crate::pds::page_markers::PageMarkers;
+use crate::pds::listing_bounds::ListingBounds;
 use crate::pds::retry::{Delivery, Idempotency, RequestFailure, RetryPolicy};
 use crate::pds::session::Session;
 use crate::pds::tokens::AuthState;
@@ -177,13 +177,14 @@ impl Drive {
     /// The child folder of this name. If several have it, the one that was changed last.
     pub async fn find_folder(&self, parent: &FileId, name: &str) -> Result<FileId> {
         let mut found: Option<FileMeta> = None;
-        let (mut markers, mut marker) = (PageMarkers::default(), String::new());
+        let (mut bounds, mut marker) = (ListingBounds::default(), String::new());
         loop {
             let page = self.list_page(parent, &marker).await?;
+            let next = bounds.check(page.items.iter().map(FileMeta::bytes), page.next_marker)?;
             let named = page.items.into_iter().filter(|item| item.name == name);
             let folders = named.filter(|item| item.kind == FileType::Folder);
             found = found.into_iter().chain(folders).max_by_key(|folder| folder.changed_at);
-            match markers.check(page.next_marker)? {
+            match next {
                 Some(next) => marker = next,
                 None => break,
             }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use reqwest::header::CONTENT_LENGTH;
 use reqwest::{Client, RequestBuilder, Response, Url};
@@ -27,6 +27,7 @@ use crate::pds::put_control::{PutControl, PutEnd};
 use crate::pds::retry::{Delivery, Idempotency, RequestFailure, RetryPolicy};
 use crate::pds::types::PartUrl;
 
+use answer::{LargeAnswers, too_large};
 use content_hosts::{ContentHosts, ContentResolver, refused_host};
 use failure::{connection_lost, idle_timeout, offline, protocol_error, unreadable_answer};
 use part_headers::part_headers;
@@ -35,6 +36,7 @@ use refusal::{ERROR_BYTES_MAX, StoreError, api_refusal, header_number};
 pub use crate::pds::call_limiter::CallPriority;
 pub use download::{GetAnswer, ObjectInfo, OpenBody, RangeBytes, RangeRequest};
 
+mod answer;
 mod content_hosts;
 mod download;
 mod failure;
@@ -42,9 +44,6 @@ mod failure;
 pub mod fuzz_targets;
 mod part_headers;
 mod refusal;
-
-/// Largest JSON answer that is read, in bytes. A page of 100 entries with every field is below 1 MiB.
-const JSON_BYTES_MAX: usize = 16 << 20;
 
 /// How long sent data may stay unacknowledged before the kernel closes the connection (`TCP_USER_TIMEOUT`).
 /// Each acknowledged segment restarts it, so it limits progress and not speed. It must be longer than a round
@@ -77,6 +76,7 @@ pub struct Transport {
     /// A leaf lock.
     pools: Arc<RwLock<Pools>>,
     calls: Arc<CallLimiter>,
+    answers: LargeAnswers,
     limits: TransportLimits,
     /// Of content.
     hosts: Arc<ContentHosts>,
@@ -184,7 +184,8 @@ impl Transport {
         let connectivity = Connectivity::new(is_loopback);
         let pools = Pools::open(limits, &hosts, is_loopback, connectivity.connection_generation())?;
         let (pools, calls) = (Arc::new(RwLock::new(pools)), CallLimiter::new(limits.calls_max));
-        Ok(Self { pools, calls, limits, hosts, is_loopback, connectivity })
+        let answers = LargeAnswers::new(limits.call);
+        Ok(Self { pools, calls, answers, limits, hosts, is_loopback, connectivity })
     }
 
     /// Returns the current pools. After an outage or a change of the local address they are replaced, because
@@ -347,9 +348,9 @@ impl Transport {
             let secrets = [call.secrets, &authorization].concat();
             return Err(api_refusal(path, response, &secrets).await);
         }
-        let text = read_body(path, response, JSON_BYTES_MAX).await?;
-        let text = if text.is_empty() { Bytes::from_static(b"null") } else { text };
-        serde_json::from_slice(&text).map_err(|e| unreadable_answer(path, &e))
+        let answer = self.answers.read(path, response).await?;
+        let text: &[u8] = if answer.bytes.is_empty() { b"null" } else { &answer.bytes };
+        serde_json::from_slice(text).map_err(|e| unreadable_answer(path, &e))
     }
 
     /// PUTs one part to its presigned URL and retries transient failures, including an idle timeout.
@@ -423,12 +424,11 @@ impl Transport {
         if status.is_success() {
             let stored_crc64 = header_number(response.headers(), "x-oss-hash-crc64ecma");
             // Reading the (empty) body to its end returns the connection to the pool.
-            let end = read_body(WHAT, response, ERROR_BYTES_MAX);
+            let end = read_to_end(WHAT, response);
             tokio::time::timeout(self.limits.idle, end).await.map_err(|_| idle_timeout(WHAT))??;
             return Ok(PutAnswer::Stored { stored_crc64, sent_crc64: sent.crc64() });
         }
-        let error = StoreError::read(WHAT, response);
-        let error = tokio::time::timeout(self.limits.idle, error).await.map_err(|_| idle_timeout(WHAT))??;
+        let error = StoreError::read(WHAT, response, self.limits.idle).await?;
         match error.code.as_str() {
             _ if error.is_expired() => Ok(PutAnswer::Expired),
             "PartAlreadyExist" => Ok(PutAnswer::AlreadyStored),
@@ -438,17 +438,14 @@ impl Transport {
     }
 }
 
-async fn read_body(
-    what: &str,
-    mut response: Response,
-    bytes_max: usize,
-) -> std::result::Result<Bytes, RequestFailure> {
-    let mut body = BytesMut::new();
+/// Reads the body of a success without content.
+async fn read_to_end(what: &str, mut response: Response) -> std::result::Result<(), RequestFailure> {
+    let mut bytes = 0;
     while let Some(chunk) = response.chunk().await.map_err(|e| connection_lost(what, e))? {
-        if body.len() + chunk.len() > bytes_max {
-            return Err(protocol_error(format!("{what}: the answer is larger than {bytes_max} bytes")));
+        bytes += chunk.len();
+        if bytes > ERROR_BYTES_MAX {
+            return Err(too_large(what, ERROR_BYTES_MAX));
         }
-        body.extend_from_slice(&chunk);
     }
-    Ok(body.freeze())
+    Ok(())
 }

@@ -330,6 +330,14 @@ pub struct DriveInfo {
     pub status: String,
 }
 
+impl DriveInfo {
+    /// Bytes of the texts.
+    pub fn bytes(&self) -> u64 {
+        let texts = [&self.drive_name, &self.drive_type, &self.owner_type, &self.status];
+        texts.iter().map(|text| text.len() as u64).sum()
+    }
+}
+
 #[derive(Clone, Debug, Deserialize)]
 pub struct DriveList {
     #[serde(default)]

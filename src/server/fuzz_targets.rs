@@ -1,5 +1,7 @@
 //! Fuzz targets for requests to the embedded server.
 
+#![allow(clippy::missing_panics_doc, reason = "a target panics if an invariant does not hold")]
+
 use super::auth;
 use super::catalog::records::{ClientAttrs, Node, NodeKind};
 use super::config::Logins;

@@ -104,6 +104,9 @@ pub(super) struct Directory {
     pub(super) subdirs: usize,
     /// Names under which an unsaved file hides an object of the drive.
     pub(super) shadowed: HashSet<Arc<str>>,
+    /// The numbers from which searches for a free numbered name begin, by the name with the highest number. Cleared
+    /// when a listing begins: numbers that are free by then are used again.
+    pub(super) next_numbers: HashMap<String, u32>,
     /// Start of the last complete listing.
     pub(super) listed_at: Option<Instant>,
     /// How long a listing is fresh. Longer if the listing took long.
@@ -158,6 +161,9 @@ pub struct Tree {
     pub(super) listing_lag: Duration,
     /// Inode count at which the next eviction runs.
     pub(super) evict_at: usize,
+    /// Lookups of numbered names.
+    #[cfg(test)]
+    pub(super) number_lookups: u64,
 }
 
 impl Tree {
@@ -188,6 +194,8 @@ impl Tree {
             ttl,
             listing_lag: LISTING_LAG,
             evict_at: INODES_SOFT_MAX,
+            #[cfg(test)]
+            number_lookups: 0,
         };
         tree.add_inode(FileType::Folder, Backing::Remote(meta), None);
         tree
@@ -209,6 +217,7 @@ impl Tree {
                 version: 0,
                 subdirs: 0,
                 shadowed: HashSet::new(),
+                next_numbers: HashMap::new(),
                 listed_at: None,
                 fresh_for: self.ttl,
                 invalidated_at: None,

@@ -68,7 +68,9 @@ impl Tree {
     /// Begins a listing. Called before the first page is requested.
     pub fn begin_listing(&mut self, dir: Ino, now: Instant) -> Result<ListingMerge> {
         self.check_alive(dir)?;
-        self.directory_mut(dir)?.is_being_listed = true;
+        let directory = self.directory_mut(dir)?;
+        directory.is_being_listed = true;
+        directory.next_numbers.clear();
         if self.inodes.len() >= self.evict_at {
             self.evict(now);
         }
@@ -127,7 +129,6 @@ impl Tree {
             while let Some((_, meta)) = to_insert.next_if(|(other, _)| *other == name) {
                 others.push(meta);
             }
-            let mut number = 2;
             let plain = match self.insert_plain(&name, newest, listing, now) {
                 Ok(entry) => entry,
                 Err(newest) => {
@@ -138,7 +139,7 @@ impl Tree {
             };
             listed.extend(plain);
             for meta in others.into_iter().rev() {
-                listed.extend(self.insert_disambiguated(&name, meta, &mut number, listing, now));
+                listed.extend(self.insert_disambiguated(&name, meta, listing, now));
             }
         }
         listed
@@ -307,7 +308,7 @@ impl Tree {
         let listed = self.insert_as(name.clone(), meta, listing, now);
         if let Some((dentry_ref, dentry)) = displaced {
             let kind = self.inodes.get(&dentry.ino).map_or(FileType::File, Inode::kind);
-            let number = self.free_name(listing.dir, name, kind, &mut 2);
+            let number = self.free_name(listing.dir, name, kind);
             // Cannot fail: the directory was just used.
             let _ = self.link(dentry.ino, DentryRef { name: number, ..dentry_ref }, dentry);
         }
@@ -318,7 +319,6 @@ impl Tree {
         &mut self,
         name: &Arc<str>,
         meta: FileMeta,
-        number: &mut u32,
         listing: &ListingMerge,
         now: Instant,
     ) -> Option<ListedEntry> {
@@ -331,17 +331,28 @@ impl Tree {
         });
         let name = match kept {
             Some(dentry_ref) => dentry_ref.name,
-            None => self.free_name(listing.dir, name, meta.kind, number),
+            None => self.free_name(listing.dir, name, meta.kind),
         };
         self.insert_as(name, meta, listing, now)
     }
 
-    /// The first free numbered form of a name, from `number` on.
-    fn free_name(&self, dir: Ino, name: &str, kind: FileType, number: &mut u32) -> Arc<str> {
+    /// The next free numbered form of a name. Each number is looked up once in a listing, however many siblings it
+    /// has. Names that differ only where they are shortened share their numbers.
+    fn free_name(&mut self, dir: Ino, name: &str, kind: FileType) -> Arc<str> {
+        let family = disambiguated(name, u32::MAX, kind);
+        let known = self.directory(dir).ok().and_then(|directory| directory.next_numbers.get(&family));
+        let mut number = known.copied().unwrap_or(2);
         loop {
-            let candidate = disambiguated(name, *number, kind);
-            *number += 1;
+            let candidate = disambiguated(name, number, kind);
+            number += 1;
+            #[cfg(test)]
+            {
+                self.number_lookups += 1;
+            }
             if self.child(dir, &candidate).is_none() {
+                if let Ok(directory) = self.directory_mut(dir) {
+                    directory.next_numbers.insert(family, number);
+                }
                 return candidate.into();
             }
         }

@@ -15,7 +15,7 @@ use super::types::{Caller, DirEntry, Fh};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, Ino};
 use crate::pds::drive::FileMeta;
-use crate::pds::page_markers::PageMarkers;
+use crate::pds::listing_bounds::ListingBounds;
 use crate::pds::types::FileType;
 use crate::tree::{FileKind, ListedEntry, ListingMerge};
 
@@ -95,18 +95,19 @@ impl Vfs {
         dir_id: &FileId,
         fetch: &ListingFetch,
     ) -> Result<Vec<FileId>> {
-        let mut markers = PageMarkers::default();
+        let mut bounds = ListingBounds::default();
         let mut empty_pages = 0;
         // Siblings with equal names must be merged together, so the last name of a page waits for the next
         // page.
         let mut pending: Vec<FileMeta> = Vec::new();
         let mut page = self.drive.list_page(dir_id, "").await?;
         loop {
+            let next = bounds.check(page.items.iter().map(FileMeta::bytes), page.next_marker)?;
             for listed in std::mem::take(&mut page.urls) {
                 self.reader.offer_url(&page.items[listed.index], listed.url);
             }
             pending.extend(page.items);
-            let Some(next) = markers.check(page.next_marker)? else {
+            let Some(next) = next else {
                 let mut tree = self.tree();
                 let listed = tree.merge_page(merge, pending, Instant::now());
                 let merged = tree.end_listing(merge, Instant::now())?;

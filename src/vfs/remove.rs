@@ -13,7 +13,7 @@ use crate::config::RemoveMode;
 use crate::content::reader::ReadTarget;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, Ino};
-use crate::pds::page_markers::PageMarkers;
+use crate::pds::listing_bounds::ListingBounds;
 use crate::pds::types::FileType;
 use crate::tree::{Identity, Name};
 
@@ -144,7 +144,7 @@ impl Vfs {
                 Ok(_) | Err(_) => {}
             }
         }
-        let (mut markers, mut marker) = (PageMarkers::default(), String::new());
+        let (mut bounds, mut marker) = (ListingBounds::default(), String::new());
         for _ in 0..EMPTY_PAGES_MAX {
             let page = self.drive.list_page(dir_id, &marker).await?;
             let tree = self.tree();
@@ -152,7 +152,7 @@ impl Vfs {
             if page.items.iter().any(|item| !tree.is_removed(ino, &item.file_id, started)) {
                 return Err(not_empty());
             }
-            match markers.check(page.next_marker)? {
+            match bounds.check([], page.next_marker)? {
                 Some(next) => marker = next,
                 None => return Ok(()),
             }

@@ -45,6 +45,11 @@ impl FileMeta {
         self.sha1.is_some() || self.crc64.is_some()
     }
 
+    /// Bytes of the name and of the tags.
+    pub fn bytes(&self) -> u64 {
+        (self.name.len() + self.posix.as_ref().map_or(0, |posix| posix.bytes())) as u64
+    }
+
     /// The tags of an object with these attributes.
     pub fn tags(&self) -> Tags {
         posix::tags(self.posix.as_deref(), self.mtime)

@@ -155,7 +155,7 @@ impl Transport {
                 Ok(Opened::Whole(self.body(response, info, 0)))
             }
             _ => {
-                let error = StoreError::read(WHAT, response).await?;
+                let error = StoreError::read(WHAT, response, self.limits.idle).await?;
                 if error.is_expired() { Ok(Opened::Expired) } else { Err(error.into_failure()) }
             }
         }
@@ -230,7 +230,13 @@ pub(super) fn check_content_range(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
+    use crate::error::ErrorKind;
+    use crate::pds::transport::TransportLimits;
 
     #[test]
     fn content_range_must_match_the_request() {
@@ -246,5 +252,35 @@ mod tests {
     fn weak_etags_are_not_compared() {
         assert!(is_strong(&"\"5B3C\""));
         assert!(!is_strong(&"W/\"5B3C\"") && !is_strong(&"\"\"") && !is_strong(&""));
+    }
+
+    /// A store that answers each request with this head, and then with one byte every 20 ms.
+    async fn dripping_store(head: &'static str) -> Url {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = Url::parse(&format!("http://{}/object", listener.local_addr().unwrap())).unwrap();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                assert!(stream.read_buf(&mut request).await.unwrap() > 0, "the request has no end");
+            }
+            stream.write_all(head.as_bytes()).await.unwrap();
+            let mut ticks = tokio::time::interval(Duration::from_millis(20));
+            while stream.write_all(b"x").await.is_ok() {
+                ticks.tick().await;
+            }
+        });
+        url
+    }
+
+    #[tokio::test]
+    async fn regression_slow_error_body_has_a_time_limit() {
+        let url = dripping_store("HTTP/1.1 500 x\r\ncontent-length: 65536\r\n\r\n").await;
+        let (long, idle) = (Duration::from_secs(60), Duration::from_secs(1));
+        let limits = TransportLimits { connect: long, call: long, idle, calls_max: 1 };
+        let transport = Transport::new(limits, &url).unwrap();
+        let opened = tokio::time::timeout(Duration::from_secs(20), transport.open(&url, &(0..1))).await;
+        let failure = opened.expect("the body is read without end").err().unwrap();
+        assert_eq!(failure.error.kind(), ErrorKind::Timeout, "{}", failure.error);
     }
 }

@@ -1,7 +1,10 @@
 //! Fuzz targets for answers of the service and of the object store.
 
+#![allow(clippy::missing_panics_doc, reason = "a target panics if an invariant does not hold")]
+
 use std::net::IpAddr;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use reqwest::Response;
 use reqwest::header::{CONTENT_RANGE, HeaderMap, HeaderName, HeaderValue};
@@ -15,6 +18,7 @@ use crate::pds::retry::RequestFailure;
 
 /// Longest error text, in bytes: code, message and request id of 500 characters each, and a few words.
 const ERROR_TEXT_BYTES_MAX: usize = 3 * 4 * 500 + 300;
+const TIME_MAX: Duration = Duration::from_secs(20);
 const STATUS: [u16; 10] = [400, 401, 403, 404, 409, 429, 500, 503, 507, 418];
 
 static RUNTIME: LazyLock<Option<Runtime>> =
@@ -62,7 +66,8 @@ pub fn api_refusals(data: &[u8]) {
 
 /// Refusals of the object store: XML.
 pub fn store_refusals(data: &[u8]) {
-    let answer = response(data).and_then(|response| block_on(StoreError::read("download", response)));
+    let answer =
+        response(data).and_then(|response| block_on(StoreError::read("download", response, TIME_MAX)));
     if let Some(Ok(error)) = answer {
         check_failure(&error.into_failure());
     }

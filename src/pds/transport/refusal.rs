@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use reqwest::header::{DATE, HeaderMap};
 use reqwest::{Response, StatusCode};
 
-use super::failure::connection_lost;
+use super::failure::{connection_lost, idle_timeout};
 use crate::error::{Error, ErrorKind};
 use crate::pds::retry::{Delivery, RequestFailure};
 use crate::pds::types::ServiceError;
@@ -170,9 +170,11 @@ pub(super) struct StoreError {
 }
 
 impl StoreError {
+    /// Reads the body within `limit`: a store that sends byte after byte never stalls.
     pub(super) async fn read(
         what: &'static str,
         response: Response,
+        limit: Duration,
     ) -> std::result::Result<Self, RequestFailure> {
         let status = response.status();
         let retry_after = retry_after(response.headers());
@@ -182,7 +184,8 @@ impl StoreError {
         };
         let query = response.url().query_pairs().filter(|(name, _)| is_secret(name));
         let secrets = query.map(|(_, value)| value.into_owned()).collect();
-        let body = read_error(what, response).await?;
+        let body = tokio::time::timeout(limit, read_error(what, response)).await;
+        let body = body.map_err(|_| idle_timeout(what))??;
         let text = String::from_utf8_lossy(&body);
         Ok(Self {
             what,

@@ -43,6 +43,52 @@ fn listing_order_does_not_affect_sibling_names() {
     }
 }
 
+/// The lookups of numbered names in a listing with these pages.
+fn number_lookups(f: &mut Fixture, pages: impl Iterator<Item = Vec<FileMeta>>) -> u64 {
+    let before = f.tree.number_lookups;
+    let listing = f.tree.begin_listing(Ino::ROOT, f.now).unwrap();
+    for page in pages {
+        f.tree.merge_page(&listing, page, f.now);
+    }
+    f.tree.end_listing(&listing, f.now).unwrap();
+    f.pass_time(100);
+    f.tree.number_lookups - before
+}
+
+#[test]
+fn regression_many_siblings_need_few_lookups() {
+    let mut f = Fixture::new();
+    let sibling = |n: u64| file(&format!("id{n}"), "a", n);
+    let pages = |count: u64| (0..count).map(move |page| (page * 10..page * 10 + 10).map(sibling).collect());
+    let lookups = number_lookups(&mut f, pages(200));
+    assert!(lookups <= 2000, "{lookups} lookups for 2,000 siblings");
+    assert_eq!(f.tree.entry_count(Ino::ROOT), 2000);
+    // The next listing numbers only what is new.
+    let lookups = number_lookups(&mut f, pages(201));
+    assert!(lookups <= 2020, "{lookups} lookups for 10 new siblings");
+    // Names that are shortened to the same one share the search.
+    let mut f = Fixture::new();
+    let long = |n: u64| {
+        let name = format!("{}{n:04}", "x".repeat(251));
+        vec![file(&format!("a{n}"), &name, 1), file(&format!("b{n}"), &name, 2)]
+    };
+    let lookups = number_lookups(&mut f, (0..1000).map(long));
+    assert!(lookups <= 1000, "{lookups} lookups for 1,000 pairs of siblings");
+    check(&f.tree);
+}
+
+#[test]
+fn freed_number_is_used_by_a_later_listing() {
+    let mut f = Fixture::new();
+    f.list(Ino::ROOT, &[file("x", "a", 1), file("y", "a", 2), file("z", "a", 3)]);
+    f.pass_time(100);
+    f.list(Ino::ROOT, &[file("y", "a", 2), file("z", "a", 3)]);
+    assert_eq!(f.names(Ino::ROOT), ["a", "a (3)"]);
+    f.pass_time(100);
+    f.list(Ino::ROOT, &[file("w", "a", 0), file("y", "a", 2), file("z", "a", 3)]);
+    assert_eq!([f.id_of("a (2)"), f.id_of("a (3)")], ["w", "y"]);
+}
+
 #[test]
 fn literal_number_stays_with_its_file() {
     let mut f = Fixture::new();
