@@ -45,6 +45,7 @@
 mod admin;
 mod api;
 mod app;
+mod archive;
 mod auth;
 mod blobs;
 mod body;

@@ -12,7 +12,9 @@ mod server_suite {
     mod persistence;
     mod quirks;
     pub(crate) mod rig;
+    mod shares;
     mod taken_names;
     mod tokens;
     mod uploads;
+    mod wire;
 }

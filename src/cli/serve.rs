@@ -54,8 +54,9 @@ pub struct ServeArgs {
     /// JSON file with the faults to inject
     #[arg(long, value_name = "FILE")]
     faults: Option<PathBuf>,
-    /// JSON file with switches for behaviours in which deployments of the service differ
-    #[arg(long, value_name = "FILE")]
+    /// JSON file with switches for behaviours in which deployments of the service differ, or `enterprise`: a team
+    /// drive that restricts much
+    #[arg(long, value_name = "FILE|enterprise")]
     quirks: Option<PathBuf>,
     /// Number of drives; their ids are 1, 2, ...
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -110,7 +111,10 @@ impl ServeArgs {
             config.faults = read_json::<FaultPlan>(&path)?;
         }
         if let Some(path) = self.quirks {
-            config.quirks = read_json::<Quirks>(&path)?;
+            config.quirks = match path.to_str() {
+                Some("enterprise") => Quirks::enterprise(),
+                _ => read_json::<Quirks>(&path)?,
+            };
         }
         Ok(ServeOptions { listen: self.listen, config })
     }

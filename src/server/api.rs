@@ -3,10 +3,14 @@
 //! Requests are parsed leniently, as the official clients require: unknown fields are ignored, ids can be
 //! numbers, and an absent value can be `null` or `""`.
 
+mod archives;
 mod batch;
+mod delta;
+mod domain;
 mod drives;
 mod endpoints;
 mod files;
+mod item;
 mod listing;
 mod odd_items;
 mod parts;
@@ -16,8 +20,13 @@ pub(super) use query::check_query;
 mod removal;
 mod request;
 mod revisions;
+mod search;
+mod share_access;
+mod shares;
 mod uploads;
 mod view;
+
+use hyper::Method;
 
 use super::auth::{self, TokenRequest};
 use super::call::ApiCall;
@@ -25,13 +34,30 @@ use super::errors::ServiceError;
 use super::reply::ApiResponse;
 
 pub(super) use self::files::download;
+pub(super) use self::share_access::is_visitor;
 
 /// The endpoint of the consent page.
 pub(super) const CONSENT: &str = "oauth/authorize";
 
 /// Whether an endpoint needs no token.
 pub(super) fn needs_no_token(endpoint: &str) -> bool {
-    matches!(endpoint, "oauth/token" | "account/token" | CONSENT)
+    matches!(
+        endpoint,
+        "oauth/token"
+            | "account/token"
+            | "share_link/get_by_anonymous"
+            | "share_link/get_share_token"
+            | CONSENT
+    )
+}
+
+/// Whether the server has this call. Requests for others are refused before their credentials are looked at.
+pub(super) fn is_route(method: &Method, endpoint: &str) -> bool {
+    match *method {
+        Method::POST => endpoint == "batch" || needs_no_token(endpoint) || endpoints::is_known(endpoint),
+        Method::GET => matches!(endpoint, CONSENT | "file/download"),
+        _ => false,
+    }
 }
 
 pub(super) async fn dispatch(
@@ -43,7 +69,7 @@ pub(super) async fn dispatch(
         "batch" => batch::run(call, body).await,
         "oauth/token" => ApiResponse::json(200, &auth::grant(&call.app, token_form(body)?).await?),
         "account/token" => ApiResponse::json(200, &auth::grant(&call.app, request::parse(body)?).await?),
-        _ => endpoints::dispatch_one(call, endpoint, body).await,
+        _ => share_access::dispatch(call, endpoint, body).await,
     }
 }
 

@@ -14,6 +14,9 @@ use super::stats::{Counters, OpenUpload, Stats};
 /// The `domain_id` of every response.
 pub(super) const DOMAIN_ID: &str = "bj1";
 
+/// The `user_id` of the only user.
+pub(super) const USER_ID: &str = "owner";
+
 pub(super) struct App {
     pub(super) config: ServerConfig,
     pub(super) addr: SocketAddr,

@@ -6,6 +6,7 @@ use hyper::Response;
 use hyper::http::request::Parts;
 
 use super::app::App;
+use super::catalog::records::Node;
 use super::clock::http_date;
 use super::connection::ConnectionControl;
 use super::errors::ServiceError;
@@ -23,6 +24,14 @@ pub(super) struct ApiCall {
 }
 
 impl ApiCall {
+    /// Whether listings and searches have a new object already.
+    pub(super) fn is_listed(&self, node: &Node) -> bool {
+        match self.app.config.quirks.listing_lag_ms {
+            0 => true,
+            lag_ms => node.created_ms.saturating_add(i64::from(lag_ms)) <= self.app.clock.now_ms(),
+        }
+    }
+
     /// Makes the connection end with a reset.
     pub(super) fn reset(&self) -> Disconnect {
         self.control.reset();

@@ -4,6 +4,7 @@
 //! memory and queues the changed records; its response waits until they are stored. One lock guards the
 //! state, and it is never held across an await.
 
+mod archives;
 mod complete;
 pub(super) mod database;
 mod feed;
@@ -12,6 +13,7 @@ mod load;
 mod objects;
 pub(super) mod records;
 mod revisions;
+mod shares;
 mod trash;
 mod uploads;
 
@@ -26,6 +28,7 @@ use serde::Serialize;
 use self::database::{Change, Table, Write, WriteQueue};
 use self::index::Folder;
 use self::records::{CatalogOp, Delta, DriveRecord, Node, Token, Upload};
+use self::shares::Shares;
 use super::blobs::Blob;
 use super::clock::auto_rename_stamp;
 use super::config::{Quirks, ServerConfig};
@@ -33,10 +36,13 @@ use super::errors::ServiceError;
 use crate::ids::{DriveId, FileId, UploadId};
 use crate::pds::types::CheckNameMode;
 
+pub(super) use self::archives::{Archive, ArchiveEntry};
 pub(super) use self::complete::PendingComplete;
+pub(super) use self::feed::Changed;
 pub(super) use self::index::{Marker, SortOrder, compare};
 pub(super) use self::load::open;
 pub(super) use self::objects::Edits;
+pub(super) use self::shares::{Share, ShareSettings, ShareStatus, ShareUse};
 pub(super) use self::uploads::{CreateResult, NewUpload};
 
 #[derive(Debug)]
@@ -72,8 +78,10 @@ pub(super) struct CatalogState {
     deltas: VecDeque<Delta>,
     next_seq: u64,
     tokens: HashMap<String, Token>,
+    shares: Shares,
     /// Asynchronous tasks, with the number of polls that still return `Running`.
     tasks: HashMap<String, u32>,
+    archives: HashMap<String, Archive>,
     meta: HashMap<String, Vec<u8>>,
     /// The records changed by the current call.
     change: Change,
@@ -335,7 +343,7 @@ impl CatalogState {
             }
         }
         self.index(&node);
-        self.record_delta(&node.drive_id, &node.file_id, op)?;
+        self.record_delta(&node.drive_id, &node.file_id, op, vec![node.parent.clone()])?;
         self.nodes.insert(node.file_id.clone(), node);
         Ok(())
     }
@@ -349,12 +357,14 @@ impl CatalogState {
     ) -> Result<(), ServiceError> {
         let Some(mut node) = self.nodes.remove(file) else { return Err(ServiceError::not_found("File")) };
         self.unindex(&node);
+        let former = node.parent.clone();
         edit(&mut node);
         self.index(&node);
         self.put_record(Table::Nodes, file.as_str().as_bytes(), &node)?;
-        let drive = node.drive_id.clone();
+        let (drive, parent) = (node.drive_id.clone(), node.parent.clone());
         self.nodes.insert(file.clone(), node);
-        self.record_delta(&drive, file, op)
+        let parents = if former == parent { vec![parent] } else { vec![former, parent] };
+        self.record_delta(&drive, file, op, parents)
     }
 
     /// A value of the server itself, such as its signing key.
@@ -437,7 +447,9 @@ impl From<&ServerConfig> for CatalogState {
             deltas: VecDeque::new(),
             next_seq: 1,
             tokens: HashMap::new(),
+            shares: Shares::new(),
             tasks: HashMap::new(),
+            archives: HashMap::new(),
             meta: HashMap::new(),
             change: Change::default(),
             write_queue: None,

@@ -39,9 +39,21 @@ pub(super) fn http_date(ms: i64) -> Option<String> {
     Some(Timestamp::from_millisecond(ms).ok()?.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string())
 }
 
+/// Milliseconds since 1970 of a time in RFC 3339.
+pub(super) fn timestamp_ms(text: &str) -> Option<i64> {
+    Some(text.parse::<Timestamp>().ok()?.as_millisecond())
+}
+
 /// Whether a client's text is a time in RFC 3339.
 pub(super) fn is_timestamp(text: &str) -> bool {
     text.len() <= 40 && text.parse::<Timestamp>().is_ok()
+}
+
+/// Milliseconds since 1970 of `2019-01-14T00:00:00`, in UTC. A fraction and a `Z` are accepted.
+pub(super) fn parse_utc_ms(text: &str) -> Option<i64> {
+    let time: jiff::civil::DateTime = text.trim_end_matches('Z').parse().ok()?;
+    let is_whole = text.contains('T');
+    Some(time.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp().as_millisecond()).filter(|_| is_whole)
 }
 
 /// `20260908_115650`: the suffix that `auto_rename` appends.

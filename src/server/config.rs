@@ -185,6 +185,8 @@ pub struct Quirks {
     pub any_content_type: bool,
     /// Instant upload: `create` with the hash of existing content commits the file.
     pub instant_upload: bool,
+    /// `create` of an empty file with its hash is an instant upload, also of the first one.
+    pub empty_is_instant: bool,
     /// `pre_hash` is supported (409 `PreHashMatched`).
     pub pre_hash: bool,
     /// Overwritten content is kept as an older revision.
@@ -216,6 +218,9 @@ pub struct Quirks {
     pub refuse_copy_in_folder: bool,
     /// `put_usertags` replaces all tags instead of adding to them.
     pub replace_user_tags: bool,
+    /// `update` to a taken name with `refuse` is refused (409 `AlreadyExist.File`). Otherwise it returns the
+    /// object that has the name, as documented.
+    pub update_conflict: bool,
     /// `update` changes `local_modified_at`.
     pub local_modified_at_updatable: bool,
     /// The endpoint `get_by_path` does not exist.
@@ -238,6 +243,12 @@ pub struct Quirks {
     pub odd_list_items: bool,
     /// The last page of `list` has the marker of the first one, so the listing never ends.
     pub endless_list: bool,
+    /// `list` of every folder but the root has no entries. `search` finds them.
+    pub empty_subfolders: bool,
+    /// For how many milliseconds listings and searches lack a new object.
+    pub listing_lag_ms: u32,
+    /// `batch` is not permitted (403 `Forbidden`).
+    pub batch_forbidden: bool,
     /// A part that exceeds the quota is refused at its PUT, not only at `complete`.
     pub quota_at_put: bool,
     /// HTTP status of `QuotaExhausted.Drive`.
@@ -246,6 +257,23 @@ pub struct Quirks {
     pub rotate_refresh_token: bool,
     /// The drives belong to a group, not to a user.
     pub group_drives: bool,
+}
+
+impl Quirks {
+    /// A team drive of an enterprise domain as a client of one described it: listings of subfolders and the change
+    /// feed are empty, new objects appear late, removal and `batch` are not permitted, and the CDN ignores `Range`.
+    pub fn enterprise() -> Self {
+        Self {
+            empty_subfolders: true,
+            listing_lag_ms: 500,
+            batch_forbidden: true,
+            deletion_forbidden: true,
+            refuse_copy_in_folder: true,
+            delta_always_empty: true,
+            ignore_range: true,
+            ..Self::default()
+        }
+    }
 }
 
 impl Default for Quirks {
@@ -265,6 +293,7 @@ impl Default for Quirks {
             part_authorization: None,
             any_content_type: false,
             instant_upload: true,
+            empty_is_instant: true,
             pre_hash: true,
             revisions: true,
             revisions_max: 100,
@@ -280,6 +309,7 @@ impl Default for Quirks {
             deletion_forbidden: false,
             refuse_copy_in_folder: false,
             replace_user_tags: false,
+            update_conflict: false,
             local_modified_at_updatable: true,
             no_get_by_path: false,
             delta_always_empty: false,
@@ -290,6 +320,9 @@ impl Default for Quirks {
             refuse_overwrite: false,
             odd_list_items: false,
             endless_list: false,
+            empty_subfolders: false,
+            listing_lag_ms: 0,
+            batch_forbidden: false,
             quota_at_put: false,
             quota_status: 409,
             rotate_refresh_token: true,

@@ -30,6 +30,14 @@ impl HashName {
         }
     }
 
+    /// The hash of no bytes, in upper case.
+    pub(super) fn of_nothing(self) -> String {
+        match self {
+            Self::Sha1 => hex(&Sha1::digest(b"")).to_uppercase(),
+            Self::Sha256 => hex(&Sha256::digest(b"")).to_uppercase(),
+        }
+    }
+
     /// Number of 32-bit words in a chaining value.
     pub(super) fn words(self) -> usize {
         match self {

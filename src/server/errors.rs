@@ -61,6 +61,11 @@ impl ServiceError {
         Self::new(409, "StateConflict", message)
     }
 
+    /// 403: the share does not permit the call.
+    pub(super) fn share_refused(message: &str) -> Self {
+        Self::new(403, "ForbiddenNoPermission.ShareLink", message)
+    }
+
     /// The drive is full.
     pub(super) fn quota(status: u16) -> Self {
         Self::new(

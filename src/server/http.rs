@@ -166,6 +166,10 @@ async fn admit(call: &ApiCall, endpoint: &str, body: &mut Incoming) -> Result<By
     if api::needs_no_token(endpoint) {
         return read_body(body, FORM_BYTES_MAX).await;
     }
+    // The call itself is checked against the share.
+    if call.head.method == Method::POST && api::is_visitor(call)? {
+        return read_body(body, JSON_BYTES_MAX).await;
+    }
     let admitted = auth::authenticate(&call.app, &call.head);
     let body = read_body(body, if admitted.is_ok() { JSON_BYTES_MAX } else { FORM_BYTES_MAX }).await;
     admitted?.check_body(body?)
@@ -173,6 +177,9 @@ async fn admit(call: &ApiCall, endpoint: &str, body: &mut Incoming) -> Result<By
 
 async fn respond(call: &ApiCall, endpoint: &str, body: &mut Incoming) -> HttpResult {
     let app = &call.app;
+    if !api::is_route(&call.head.method, endpoint) {
+        return error_response(call, &ServiceError::no_route());
+    }
     let body = &match admit(call, endpoint, body).await {
         Ok(body) => body,
         Err(error) => return error_response(call, &error),

@@ -13,9 +13,11 @@ use hyper::body::{Body as _, Incoming};
 use md5::{Digest as _, Md5};
 
 use super::app::App;
+use super::archive;
 use super::blobs::{Blob, PartFile, PartHashers, PartReader, PartWriter};
 use super::body::{BODY_IDLE_MAX, drain};
 use super::call::{ApiCall, HttpResult, retry_headers};
+use super::catalog::CatalogState;
 use super::clock::{hex, rfc3339};
 use super::connection::ConnectionControl;
 use super::errors::{OssError, ServiceError};
@@ -364,6 +366,9 @@ async fn get(call: &ApiCall) -> Result<hyper::Response<ReplyBody>, Failure> {
         app.signer.check_get(path, query, app.clock.now_ms() / 1000).map_err(|why| url_error(call, why))?;
     let decision = app.faults.decide("get_object", None);
     apply_early_faults(call, &decision).await?;
+    if let Some(task) = archive::task_of(&object) {
+        return Ok(archive::download(call, task).await?);
+    }
     let is_newest = app.config.quirks.unversioned_urls;
     let revision = (!is_newest).then_some(&object.revision);
     let blob = app
@@ -382,7 +387,7 @@ async fn get(call: &ApiCall) -> Result<hyper::Response<ReplyBody>, Failure> {
             None => None,
         };
     let mut headers = vec![
-        ("content-type", "application/octet-stream".to_owned()),
+        ("content-type", content_type(call, &object).to_owned()),
         ("accept-ranges", "bytes".to_owned()),
         ("etag", format!("\"{}\"", blob.record.hash)),
         ("x-oss-hash-crc64ecma", blob.record.crc64.to_string()),
@@ -399,6 +404,31 @@ async fn get(call: &ApiCall) -> Result<hyper::Response<ReplyBody>, Failure> {
     }
     let body = object_body(app, &blob, (from, to), &decision, &call.control)?;
     response(status, &headers, body).map_err(Failure::Disconnect)
+}
+
+/// The type of a download. A thumbnail is the image itself.
+fn content_type(call: &ApiCall, object: &ObjectKey) -> &'static str {
+    let is_thumbnail = call.head.uri.query().is_some_and(|query| query.contains("&x-oss-process=image"));
+    let name_type = |state: &CatalogState| {
+        state.node(&object.drive, &object.file).ok().and_then(|node| image_type(&node.name))
+    };
+    let known = if is_thumbnail { call.app.catalog.read(name_type) } else { None };
+    known.unwrap_or("application/octet-stream")
+}
+
+fn image_type(name: &str) -> Option<&'static str> {
+    let (_, extension) = name.rsplit_once('.')?;
+    Some(match extension.to_ascii_lowercase().as_str() {
+        "jpg" | "jpeg" => "image/jpeg",
+        "png" => "image/png",
+        "gif" => "image/gif",
+        "webp" => "image/webp",
+        "bmp" => "image/bmp",
+        "heic" => "image/heic",
+        "tif" | "tiff" => "image/tiff",
+        "svg" => "image/svg+xml",
+        _ => return None,
+    })
 }
 
 /// The body with bytes `from..to` of a blob, with the faults applied.

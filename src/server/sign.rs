@@ -108,6 +108,20 @@ impl Signer {
             .is_some_and(|wanted| wanted.verify_slice(&given.finalize().into_bytes()).is_ok())
     }
 
+    /// The token of a share until a time.
+    pub(super) fn share_token(&self, share_id: &str, expires_ms: i64) -> String {
+        let expires = expires_ms.to_string();
+        let signature = self.hex_mac(&["share", share_id, &expires]);
+        format!("{share_id}.{expires}.{signature}")
+    }
+
+    /// The share of a token; `None` if the token has expired or was not issued here.
+    pub(super) fn check_share_token(&self, token: &str, now_ms: i64) -> Option<String> {
+        let (share_id, rest) = token.split_once('.')?;
+        let expires_ms = rest.split_once('.')?.0.parse().ok().filter(|at_ms| *at_ms > now_ms)?;
+        self.constant_time_eq(token, &self.share_token(share_id, expires_ms)).then(|| share_id.to_owned())
+    }
+
     /// A download URL.
     pub(super) fn get_url(&self, base: &str, object: &ObjectKey, expires_s: i64) -> String {
         let path = object.path();

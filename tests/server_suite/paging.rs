@@ -115,8 +115,8 @@ fn filters_and_fields_are_applied() {
     assert_eq!(names(json!({"type": "file"})), ["a.jpg", "b.txt"]);
     assert_eq!(names(json!({"category": "image"})), ["a.jpg"]);
     assert_eq!(names(json!({"status": "uploading"})), Vec::<String>::new());
-    let listed = rig
-        .ok("file/list", json!({"drive_id": "1", "parent_file_id": "root", "fields": "url", "type": "file"}));
+    let list = json!({"drive_id": "1", "parent_file_id": "root", "fields": "url", "order_by": "name", "type": "file"});
+    let listed = rig.ok("file/list", list);
     assert_eq!(rig.get(listed["items"][0]["download_url"].as_str().unwrap(), None).body, b"1");
     let sized = rig.ok(
         "file/get",
@@ -137,16 +137,16 @@ fn search_and_scan_find_files() {
         let found = rig.ok("file/search", ask);
         let names: Vec<_> =
             found["items"].as_array().unwrap().iter().map(|item| text(&item["name"])).collect();
-        (names, found["total_count"].as_u64().unwrap(), text(&found["next_marker"]))
+        (names, found["total_count"].as_u64().unwrap(), !text(&found["next_marker"]).is_empty())
     };
     let query = format!(r#"parent_file_id = "{folder}" and type = "file""#);
-    assert_eq!(search(&query, "name DESC"), (vec!["two.txt".into(), "three.jpg".into()], 3, "2".into()));
-    assert_eq!(search(r#"name match "ONE""#, ""), (vec!["one.txt".into()], 1, String::new()));
+    assert_eq!(search(&query, "name DESC"), (vec!["two.txt".into(), "three.jpg".into()], 3, true));
+    assert_eq!(search(r#"name match "ONE""#, ""), (vec!["one.txt".into()], 1, false));
     rig.refused("file/search", json!({"drive_id": "1", "query": "name"}), 400, "InvalidParameter.Query");
     let mut seen = Vec::new();
     let mut marker = String::new();
     loop {
-        let scan = rig.ok("file/scan", json!({"drive_id": "1", "limit": 1, "marker": marker}));
+        let scan = rig.ok("file/scan", json!({"drive_id": "1", "limit": 1, "marker": marker, "fields": "*"}));
         seen.extend(scan["items"].as_array().unwrap().iter().map(|item| text(&item["name"])));
         marker = text(&scan["next_marker"]);
         if marker.is_empty() {

@@ -93,3 +93,23 @@ fn listings_can_be_endless() {
     assert_eq!(names, ["a", "b", "a", "b", "a", "b"]);
     assert!(markers[0] != markers[1] && markers[0] == markers[2], "{markers:?}");
 }
+
+#[test]
+fn enterprise_drive_has_search_but_few_rights() {
+    let rig = Rig::with(|config| config.quirks = pdsfs::server::Quirks::enterprise());
+    let folder = rig.mkdir("root", "folder");
+    let file = text(&rig.save(&folder, "f", b"content")["file_id"]);
+    assert!(rig.names("root").is_empty(), "a new object is listed at once");
+    rig.runtime.block_on(rig.server().advance_clock(std::time::Duration::from_secs(1)));
+    assert_eq!((rig.names("root"), rig.names(&folder)), (vec!["folder".to_owned()], vec![]));
+    let query = format!("parent_file_id = '{folder}'");
+    let found = rig.ok("file/search", json!({"drive_id": "1", "query": query, "recursive": false}));
+    assert_eq!(found["items"][0]["file_id"], json!(file));
+    let of_file = json!({"drive_id": "1", "file_id": file});
+    for endpoint in ["recyclebin/trash", "file/delete", "recyclebin/clear_all", "batch"] {
+        rig.refused(endpoint, of_file.clone(), 403, "Forbidden");
+    }
+    let url = text(&rig.ok("file/get_download_url", of_file)["url"]);
+    let answer = rig.get(&url, Some("bytes=1-2"));
+    assert_eq!((answer.status, answer.body), (200, b"content".to_vec()));
+}

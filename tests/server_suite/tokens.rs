@@ -32,7 +32,7 @@ fn code(answer: &Answer) -> (u16, String) {
 fn calls_without_token_are_refused() {
     let rig = Rig::new();
     for path in
-        ["/v2/drive/get", "/v2/file/create", "/v2/file/list", "/v2/batch", "/v2/no/such", "/_pdsfs/faults"]
+        ["/v2/drive/get", "/v2/file/create", "/v2/file/list", "/v2/batch", "/v2/domain/get", "/_pdsfs/faults"]
     {
         for headers in [
             vec![],

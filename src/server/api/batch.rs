@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::endpoints::dispatch_one;
 use super::request::{list, parse};
+use super::share_access::dispatch;
 use crate::server::call::ApiCall;
 use crate::server::errors::ServiceError;
 use crate::server::faults::FaultAction;
@@ -15,7 +15,7 @@ use crate::server::reply::ApiResponse;
 const REQUESTS_MAX: usize = 100;
 
 /// The endpoints allowed in a batch. `file/create` and `file/complete` are not.
-const BATCHABLE: [&str; 18] = [
+const BATCHABLE: [&str; 19] = [
     "file/get",
     "file/get_by_path",
     "file/update",
@@ -27,6 +27,7 @@ const BATCHABLE: [&str; 18] = [
     "file/get_download_url",
     "file/put_usertags",
     "file/delete_usertags",
+    "file/pre_create_check",
     "recyclebin/trash",
     "recyclebin/restore",
     "async_task/get",
@@ -63,6 +64,9 @@ struct SubResponse {
 
 /// Executes the calls in order. Each succeeds or fails independently.
 pub(super) async fn run(call: &ApiCall, body: &[u8]) -> Result<ApiResponse, ServiceError> {
+    if call.app.config.quirks.batch_forbidden {
+        return Err(ServiceError::new(403, "Forbidden", "No permission. CheckRouterAccessFailed"));
+    }
     let batch: BatchParams = parse(body)?;
     if batch.requests.is_empty() || batch.requests.len() > REQUESTS_MAX {
         return Err(ServiceError::invalid("requests", "There must be 1 to 100."));
@@ -110,5 +114,5 @@ async fn answer(call: &ApiCall, sub: SubRequest) -> Result<ApiResponse, ServiceE
         return Err(ServiceError::new(status, code, message));
     }
     let body = if sub.body.is_null() { Vec::new() } else { sub.body.to_string().into_bytes() };
-    dispatch_one(call, endpoint, &body).await
+    dispatch(call, endpoint, &body).await
 }

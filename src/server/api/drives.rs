@@ -1,10 +1,11 @@
-//! Drives and quota.
+//! Drives.
 
 use serde::Deserialize;
 
 use super::request::{lenient, limit, require};
 use super::view::DriveView;
 use crate::ids::DriveId;
+use crate::server::app::USER_ID;
 use crate::server::call::ApiCall;
 use crate::server::errors::ServiceError;
 use crate::server::reply::ApiResponse;
@@ -17,6 +18,11 @@ pub(super) struct DriveParams {
     limit: Option<u32>,
     #[serde(default, deserialize_with = "lenient")]
     marker: Option<DriveId>,
+    /// Only drives of this kind of owner; all are those of the one user.
+    #[serde(default, deserialize_with = "lenient")]
+    owner_type: Option<String>,
+    #[serde(default, deserialize_with = "lenient")]
+    owner: Option<String>,
 }
 
 /// `drive/get`.
@@ -35,13 +41,15 @@ pub(super) fn get_default(call: &ApiCall) -> Result<ApiResponse, ServiceError> {
     })
 }
 
-/// `drive/list_my_drives` and `drive/list`. The marker is the last id of the previous page.
+/// `drive/list_my_drives`, `drive/list` and `drive/search`. The marker is the last id of the previous page.
 pub(super) fn list(call: &ApiCall, request: &DriveParams) -> Result<ApiResponse, ServiceError> {
     let limit = limit(request.limit, 100, 100)?;
     call.app.catalog.read(|state| {
         let quota = state.quota_bytes();
+        let is_owned = request.owner_type.as_deref().is_none_or(|kind| kind == "user")
+            && request.owner.as_deref().is_none_or(|owner| owner == USER_ID);
         let after = |drive: &&crate::server::catalog::records::DriveRecord| {
-            request.marker.as_ref().is_none_or(|marker| drive.drive_id > *marker)
+            is_owned && request.marker.as_ref().is_none_or(|marker| drive.drive_id > *marker)
         };
         let mut rest = state.drives().filter(after);
         let page: Vec<_> = rest.by_ref().take(limit).collect();
@@ -55,21 +63,4 @@ pub(super) fn list(call: &ApiCall, request: &DriveParams) -> Result<ApiResponse,
 /// `drive/list_my_group_drive`: always empty.
 pub(super) fn list_group() -> Result<ApiResponse, ServiceError> {
     ApiResponse::json(200, &serde_json::json!({ "items": [], "root_group_drive": null, "next_marker": "" }))
-}
-
-/// `domain/get_quota`: the sums over all drives.
-pub(super) fn domain_quota(call: &ApiCall) -> Result<ApiResponse, ServiceError> {
-    call.app.catalog.read(|state| {
-        let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
-        let drives = u64::try_from(state.drives().count()).unwrap_or(u64::MAX);
-        let used: u64 = state.drives().map(|drive| drive.used_bytes).sum();
-        let quota = state.quota_bytes().map_or(-1, |bytes| signed(bytes.saturating_mul(drives)));
-        let body = serde_json::json!({
-            "size_quota": quota,
-            "size_used": signed(used),
-            "user_count_quota": 1,
-            "user_count_used": 1,
-        });
-        ApiResponse::json(200, &body)
-    })
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use super::item::ItemParams;
 use super::removal::maybe_async;
 use super::request::{
     USER_TAGS_MAX, check_description, check_labels, check_name, check_tags, check_time, lenient, list, mode,
@@ -28,25 +29,15 @@ pub(super) struct GetRequest {
     drive_id: Option<DriveId>,
     #[serde(default, deserialize_with = "lenient")]
     file_id: Option<FileId>,
-    fields: Option<String>,
-    #[serde(default, deserialize_with = "lenient")]
-    url_expire_sec: Option<u32>,
-}
-
-/// Whether a `fields` list contains `field` or `*`.
-pub(super) fn includes_field(fields: Option<&str>, field: &str) -> bool {
-    names_field(fields, field) || names_field(fields, "*")
-}
-
-/// Whether a `fields` list contains `field`.
-pub(super) fn names_field(fields: Option<&str>, field: &str) -> bool {
-    fields.unwrap_or("").split(',').any(|asked| asked.trim() == field)
+    #[serde(flatten)]
+    item: ItemParams,
 }
 
 /// `file/get`.
 pub(super) fn get(call: &ApiCall, request: GetRequest) -> Result<ApiResponse, ServiceError> {
     let drive = require(request.drive_id, "drive_id")?;
     let file = require(request.file_id, "file_id")?;
+    request.item.check()?;
     let no_tags = BTreeMap::new();
     call.app.catalog.read(|state| {
         if file.as_str() == "root" && call.app.config.quirks.get_root {
@@ -55,15 +46,10 @@ pub(super) fn get(call: &ApiCall, request: GetRequest) -> Result<ApiResponse, Se
         let node = state.live(&drive, &file)?;
         let mut view = FileView::of(call, node);
         // Without `fields`, `get` returns the URL; `list` does not.
-        if let Some(newest) = node.newest()
-            && request.fields.as_deref().is_none_or(|fields| includes_field(Some(fields), "url"))
-        {
-            let ttl_s = request.url_expire_sec.unwrap_or(call.app.config.url_ttl_s);
-            view.download_url = Some(download_url(call, node, newest, ttl_s).0);
-        }
-        if node.is_folder()
-            && request.fields.as_deref().is_some_and(|f| f.split(',').any(|f| f.trim() == "dir_size"))
-        {
+        let item = &request.item;
+        let has_url = item.fields.is_none() || item.names("url") || item.names("*");
+        item.add_urls(call, node, &mut view, has_url);
+        if node.is_folder() && item.names("dir_size") {
             let (size, count) = dir_size(state, &drive, &file);
             view.size = Some(size);
             view.dir_size_info = Some(count);
@@ -118,6 +104,7 @@ pub(super) struct UpdateParams {
     description: Option<String>,
     labels: Option<Vec<String>>,
     user_meta: Option<String>,
+    custom_index_key: Option<String>,
 }
 
 /// `file/update`.
@@ -140,12 +127,19 @@ pub(super) async fn update(call: &ApiCall, request: UpdateParams) -> Result<ApiR
         description: request.description,
         labels: request.labels,
         user_meta: request.user_meta,
+        custom_index_key: request.custom_index_key,
     };
     let now_ms = app.clock.now_ms();
+    let conflicts = app.config.quirks.update_conflict;
     app.catalog
         .change(|state| {
-            state.update(&drive, &file, edits, now_ms)?;
-            ApiResponse::json(200, &FileView::of(call, state.live(&drive, &file)?))
+            let updated = match state.update(&drive, &file, edits, now_ms)? {
+                Ok(()) => &file,
+                Err(_) if conflicts => return Err(ServiceError::name_exists()),
+                // Nothing was changed. The answer is the object that has the name.
+                Err(sibling) => &sibling.clone(),
+            };
+            ApiResponse::json(200, &FileView::of(call, state.live(&drive, updated)?))
         })
         .await
 }

@@ -1,19 +1,16 @@
-//! Calls that return pages: folders, the whole drive, searches, the recycle bin, the change feed.
-
-use std::collections::BTreeMap;
+//! Calls that return pages: folders, the whole drive, the recycle bin.
 
 use serde::{Deserialize, Serialize};
 
-use super::files::{includes_field, names_field};
+use super::item::ItemParams;
 use super::odd_items::odd_items;
-use super::query::Query;
 use super::request::{lenient, limit, require};
-use super::view::{FileView, category, download_url};
+use super::view::{FileView, category};
 use crate::ids::{DriveId, FileId};
 use crate::pds::types::FileType;
 use crate::server::call::ApiCall;
-use crate::server::catalog::records::{CatalogOp, Node};
-use crate::server::catalog::{Marker, SortOrder, compare};
+use crate::server::catalog::records::Node;
+use crate::server::catalog::{Marker, Share, SortOrder};
 use crate::server::clock::{decode_hex, hex};
 use crate::server::errors::ServiceError;
 use crate::server::reply::ApiResponse;
@@ -21,10 +18,20 @@ use crate::server::reply::ApiResponse;
 /// Bound on the entries examined for one page. A selective filter makes short pages.
 const EXAMINED_MAX: usize = 10_000;
 
-static NO_TAGS: BTreeMap<String, String> = BTreeMap::new();
-
-/// Longest query of a search.
-const QUERY_CHARS_MAX: usize = 4096;
+/// The members of an item of `file/scan` without `fields`. There is no name among them.
+const SCANNED: [&str; 11] = [
+    "file_id",
+    "drive_id",
+    "parent_file_id",
+    "type",
+    "created_at",
+    "updated_at",
+    "file_extension",
+    "size",
+    "starred",
+    "status",
+    "category",
+];
 
 #[derive(Deserialize)]
 pub(super) struct ListParams {
@@ -48,23 +55,17 @@ pub(super) struct ListParams {
     #[serde(default, deserialize_with = "lenient")]
     status: Option<String>,
     starred: Option<bool>,
-    fields: Option<String>,
-    #[serde(default, deserialize_with = "lenient")]
-    url_expire_sec: Option<u32>,
-    #[serde(default, deserialize_with = "lenient")]
-    query: Option<String>,
-    return_total_count: Option<bool>,
+    #[serde(flatten)]
+    item: ItemParams,
 }
 
 #[derive(Serialize)]
 struct ListReply<'a> {
     items: Vec<FileView<'a>>,
     next_marker: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    total_count: Option<usize>,
 }
 
-fn order(text: Option<&str>) -> Result<SortOrder, ServiceError> {
+pub(super) fn order(text: Option<&str>) -> Result<SortOrder, ServiceError> {
     match text {
         None | Some("created_at") => Ok(SortOrder::CreatedAt),
         Some("updated_at") => Ok(SortOrder::UpdatedAt),
@@ -74,7 +75,7 @@ fn order(text: Option<&str>) -> Result<SortOrder, ServiceError> {
     }
 }
 
-fn is_descending(text: Option<&str>) -> Result<bool, ServiceError> {
+pub(super) fn is_descending(text: Option<&str>) -> Result<bool, ServiceError> {
     match text {
         None => Ok(false),
         Some(text) if text.eq_ignore_ascii_case("asc") => Ok(false),
@@ -96,20 +97,6 @@ impl ListParams {
                 .is_none_or(|wanted| !node.is_folder() && category(&node.name) == wanted)
             && self.starred.is_none_or(|wanted| node.attrs.starred == wanted)
     }
-
-    fn view<'a>(&self, call: &ApiCall, node: &'a Node) -> FileView<'a> {
-        let mut view = FileView::of(call, node);
-        if !names_field(self.fields.as_deref(), "user_tags") {
-            view.user_tags = &NO_TAGS;
-        }
-        if let Some(newest) = node.newest()
-            && includes_field(self.fields.as_deref(), "url")
-        {
-            let ttl_s = self.url_expire_sec.unwrap_or(call.app.config.url_ttl_s);
-            view.download_url = Some(download_url(call, node, newest, ttl_s).0);
-        }
-        view
-    }
 }
 
 /// `file/list`.
@@ -118,8 +105,11 @@ pub(super) fn list(call: &ApiCall, request: &ListParams) -> Result<ApiResponse, 
     let drive = require(request.drive_id.clone(), "drive_id")?;
     let parent = require(request.parent_file_id.clone(), "parent_file_id")?;
     let limit = limit(request.limit, 50, 200)?.min(quirks.list_page_max.max(1) as usize);
-    let (order, descending) =
-        (order(request.order_by.as_deref())?, is_descending(request.order_direction.as_deref())?);
+    request.item.check()?;
+    // The documented default is ASC. The functional tests of the official JS SDK see the newest first.
+    let is_unordered = request.order_by.is_none() && request.order_direction.is_none();
+    let order = order(request.order_by.as_deref())?;
+    let descending = is_unordered || is_descending(request.order_direction.as_deref())?;
     let fresh =
         Marker { order, descending, parent: parent.clone(), last: None, empty_page: quirks.list_empty_pages };
     let marker = match &request.marker {
@@ -130,23 +120,21 @@ pub(super) fn list(call: &ApiCall, request: &ListParams) -> Result<ApiResponse, 
     };
     if marker.empty_page {
         let next_marker = Marker { empty_page: false, ..marker }.encode();
-        return ApiResponse::json(200, &ListReply { items: Vec::new(), next_marker, total_count: None });
+        return ApiResponse::json(200, &ListReply { items: Vec::new(), next_marker });
     }
     call.app.catalog.read(|state| {
         state.check_folder(&drive, &parent)?;
         if request.status.as_deref() == Some("uploading") {
             let here = state.uploads().filter(|upload| upload.drive_id == drive);
             let views = here.filter_map(FileView::of_upload).filter(|view| view.is_in(&parent));
-            return ApiResponse::json(
-                200,
-                &ListReply { items: views.collect(), next_marker: String::new(), total_count: None },
-            );
+            return ApiResponse::json(200, &ListReply { items: views.collect(), next_marker: String::new() });
         }
         let (mut items, mut last, mut examined, mut is_end) = (Vec::new(), marker.last.clone(), 0, true);
-        if let Some(folder) = state.folder(&drive, &parent) {
+        let is_hidden = quirks.empty_subfolders && parent.as_str() != "root";
+        if let Some(folder) = state.folder(&drive, &parent).filter(|_| !is_hidden) {
             for entry in folder.walk(order, descending, marker.last.as_ref()) {
                 let Ok(node) = state.node(&drive, &entry.1) else { continue };
-                let is_taken = request.matches(node);
+                let is_taken = request.matches(node) && call.is_listed(node);
                 if (is_taken && items.len() == limit) || examined == EXAMINED_MAX {
                     is_end = false;
                     break;
@@ -154,7 +142,7 @@ pub(super) fn list(call: &ApiCall, request: &ListParams) -> Result<ApiResponse, 
                 examined += 1;
                 last = Some(entry.clone());
                 if is_taken {
-                    items.push(request.view(call, node));
+                    items.push(request.item.listed(call, node));
                 }
             }
         }
@@ -164,11 +152,25 @@ pub(super) fn list(call: &ApiCall, request: &ListParams) -> Result<ApiResponse, 
             (true, false) => String::new(),
             (true, true) => Marker { last: None, ..marker }.encode(),
         };
-        let page = ListReply { items, next_marker, total_count: None };
+        let page = ListReply { items, next_marker };
         if quirks.odd_list_items {
             return add_odd_items(&page, parent.as_str());
         }
         ApiResponse::json(200, &page)
+    })
+}
+
+/// `file/list` of the root of a share: the shared objects, on one page.
+pub(super) fn list_shared(
+    call: &ApiCall,
+    share: &Share,
+    request: &ListParams,
+) -> Result<ApiResponse, ServiceError> {
+    request.item.check()?;
+    call.app.catalog.read(|state| {
+        let wanted = state.shared_nodes(share).filter(|node| request.matches(node));
+        let items = wanted.map(|node| request.item.listed(call, node)).collect();
+        ApiResponse::json(200, &ListReply { items, next_marker: String::new() })
     })
 }
 
@@ -183,10 +185,28 @@ fn add_odd_items(page: &ListReply<'_>, parent: &str) -> Result<ApiResponse, Serv
     ApiResponse::json(200, &body)
 }
 
+/// The members of an item that `file/scan` returns.
+fn scanned(call: &ApiCall, request: &ListParams, node: &Node) -> Result<serde_json::Value, ServiceError> {
+    let mut view = FileView::of(call, node);
+    let has_all = request.item.names("*");
+    request.item.add_urls(call, node, &mut view, has_all || request.item.names("url"));
+    let mut item = serde_json::to_value(view).map_err(|error| ServiceError::internal(error.to_string()))?;
+    if let Some(members) = item.as_object_mut().filter(|_| !has_all) {
+        let has_names = request.item.fields.as_deref().is_some_and(|fields| !fields.is_empty());
+        members.retain(
+            |name, _| {
+                if has_names { request.item.names(name) } else { SCANNED.contains(&name.as_str()) }
+            },
+        );
+    }
+    Ok(item)
+}
+
 /// `file/scan` and `file/walk`: all objects of the drive by id. The marker is the last id.
 pub(super) fn scan(call: &ApiCall, request: &ListParams) -> Result<ApiResponse, ServiceError> {
     let drive = require(request.drive_id.clone(), "drive_id")?;
     let limit = limit(request.limit, 100, 5000)?;
+    request.item.check()?;
     let after = match &request.marker {
         None => None,
         Some(id) => Some(
@@ -199,60 +219,10 @@ pub(super) fn scan(call: &ApiCall, request: &ListParams) -> Result<ApiResponse, 
         let page: Vec<_> = rest.by_ref().take(limit).collect();
         let last = page.last().map(|node| node.file_id.to_string());
         let next_marker = rest.next().and(last).unwrap_or_default();
-        let items = page.into_iter().map(|node| request.view(call, node)).collect();
-        ApiResponse::json(200, &ListReply { items, next_marker, total_count: None })
+        let items =
+            page.into_iter().map(|node| scanned(call, request, node)).collect::<Result<Vec<_>, _>>()?;
+        ApiResponse::json(200, &serde_json::json!({ "items": items, "next_marker": next_marker }))
     })
-}
-
-/// `file/search`. The marker is the number of preceding results.
-pub(super) fn search(call: &ApiCall, request: &ListParams) -> Result<ApiResponse, ServiceError> {
-    let drive = require(request.drive_id.clone(), "drive_id")?;
-    let limit = limit(request.limit, 100, 100)?;
-    let text = request.query.clone().unwrap_or_default();
-    if text.chars().count() > QUERY_CHARS_MAX {
-        return Err(ServiceError::invalid("query", "It has more than 4096 characters."));
-    }
-    let query = Query::parse(&text)?;
-    let orders = orders(request.order_by.as_deref().unwrap_or(""))?;
-    let skip: usize = match &request.marker {
-        None => 0,
-        Some(marker) => {
-            marker.parse().map_err(|_| ServiceError::invalid("marker", "The server did not issue it."))?
-        }
-    };
-    call.app.catalog.read(|state| {
-        state.drive(&drive)?;
-        let mut found: Vec<_> = state.scan(&drive, None).filter(|node| query.matches(node)).collect();
-        found.sort_by(|a, b| {
-            orders
-                .iter()
-                .map(|(order, descending)| {
-                    let ordering = compare(*order, a, b);
-                    if *descending { ordering.reverse() } else { ordering }
-                })
-                .find(|ordering| ordering.is_ne())
-                .unwrap_or_else(|| a.file_id.cmp(&b.file_id))
-        });
-        let total = found.len();
-        let items: Vec<_> =
-            found.into_iter().skip(skip).take(limit).map(|node| request.view(call, node)).collect();
-        let seen = skip + items.len();
-        let next_marker = if seen < total { seen.to_string() } else { String::new() };
-        let total_count = (request.return_total_count == Some(true)).then_some(total);
-        ApiResponse::json(200, &ListReply { items, next_marker, total_count })
-    })
-}
-
-/// `name ASC,created_at DESC`.
-fn orders(text: &str) -> Result<Vec<(SortOrder, bool)>, ServiceError> {
-    text.split(',')
-        .map(str::trim)
-        .filter(|one| !one.is_empty())
-        .map(|one| {
-            let (by, direction) = one.split_once(' ').map_or((one, None), |(by, d)| (by, Some(d.trim())));
-            Ok((order(Some(by))?, is_descending(direction)?))
-        })
-        .collect()
 }
 
 /// `recyclebin/list`, newest first.
@@ -273,70 +243,7 @@ pub(super) fn bin(call: &ApiCall, request: &ListParams) -> Result<ApiResponse, S
         let page: Vec<_> = rest.by_ref().take(limit).collect();
         let last = page.last().and_then(|(entry, _)| serde_json::to_vec(entry).ok()).map(|raw| hex(&raw));
         let next_marker = rest.next().and(last).unwrap_or_default();
-        let items = page.into_iter().map(|(_, node)| request.view(call, node)).collect();
-        ApiResponse::json(200, &ListReply { items, next_marker, total_count: None })
-    })
-}
-
-#[derive(Deserialize)]
-pub(super) struct DeltaRequest {
-    #[serde(default, deserialize_with = "lenient")]
-    drive_id: Option<DriveId>,
-    #[serde(default, deserialize_with = "lenient")]
-    cursor: Option<String>,
-    #[serde(default, deserialize_with = "lenient")]
-    limit: Option<u32>,
-}
-
-#[derive(Serialize)]
-struct DeltaView<'a> {
-    file_id: &'a FileId,
-    op: CatalogOp,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    file: Option<FileView<'a>>,
-}
-
-/// `file/get_last_cursor`.
-pub(super) fn get_last_cursor(call: &ApiCall, request: DeltaRequest) -> Result<ApiResponse, ServiceError> {
-    let drive = require(request.drive_id, "drive_id")?;
-    call.app.catalog.read(|state| {
-        state.drive(&drive)?;
-        ApiResponse::json(200, &serde_json::json!({ "cursor": state.last_cursor().to_string() }))
-    })
-}
-
-/// `file/list_delta`. An object that was deleted or is in the recycle bin is returned as its id only.
-pub(super) fn list_delta(call: &ApiCall, request: DeltaRequest) -> Result<ApiResponse, ServiceError> {
-    let quirks = &call.app.config.quirks;
-    let drive = require(request.drive_id, "drive_id")?;
-    let limit = limit(request.limit, 100, 100)?;
-    let given: Option<u64> = match &request.cursor {
-        None => None,
-        Some(text) => {
-            Some(text.parse().map_err(|_| ServiceError::invalid("cursor", "The server did not issue it."))?)
-        }
-    };
-    call.app.catalog.read(|state| {
-        let cursor = match given {
-            Some(cursor) => cursor,
-            None if quirks.delta_empty_cursor_is_now => state.last_cursor(),
-            None => state.first_cursor(),
-        };
-        let (deltas, next, has_more) = if quirks.delta_always_empty {
-            state.drive(&drive)?;
-            (Vec::new(), cursor, false)
-        } else {
-            state.deltas(&drive, cursor, limit)?
-        };
-        let view = |(delta, node): (&'_ crate::server::catalog::records::Delta, Option<&'_ Node>)| {
-            serde_json::to_value(DeltaView {
-                file_id: &delta.file_id,
-                op: delta.op,
-                file: node.map(|node| FileView::of(call, node)),
-            })
-        };
-        let items: Vec<_> = deltas.into_iter().filter_map(|delta| view(delta).ok()).collect();
-        let body = serde_json::json!({ "items": items, "cursor": next.to_string(), "has_more": has_more });
-        ApiResponse::json(200, &body)
+        let items = page.into_iter().map(|(_, node)| request.item.listed(call, node)).collect();
+        ApiResponse::json(200, &ListReply { items, next_marker })
     })
 }

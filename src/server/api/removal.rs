@@ -5,6 +5,7 @@ use serde::Deserialize;
 use super::request::{lenient, require};
 use crate::ids::{DriveId, FileId};
 use crate::server::app::DOMAIN_ID;
+use crate::server::archive;
 use crate::server::call::ApiCall;
 use crate::server::clock::{random_hex, rfc3339};
 use crate::server::errors::ServiceError;
@@ -101,16 +102,34 @@ pub(super) async fn restore(call: &ApiCall, request: RemovalRequest) -> Result<A
     maybe_async(call, &drive, &file, is_folder, ApiResponse::empty(204))
 }
 
-/// `recyclebin/clear` and `recyclebin/clear_all`, always with a task.
-pub(super) async fn clear(call: &ApiCall, request: RemovalRequest) -> Result<ApiResponse, ServiceError> {
-    check_deletion_allowed(call)?;
-    let drive = require(request.drive_id, "drive_id")?;
-    call.app.catalog.change(|state| state.clear_bin(&drive)).await?;
+/// Empties the recycle bin of a drive. Returns its task.
+async fn clear_drive(call: &ApiCall, drive: &DriveId) -> Result<serde_json::Value, ServiceError> {
+    call.app.catalog.change(|state| state.clear_bin(drive)).await?;
     let task = random_hex(16)?;
     let polls = call.app.config.quirks.async_polls.unwrap_or(0);
     call.app.catalog.change_in_memory(|state| state.accept_task(&task, polls));
-    let body = serde_json::json!({ "domain_id": DOMAIN_ID, "drive_id": drive.as_str(), "task_id": task, "async_task_id": task });
-    ApiResponse::json(202, &body)
+    Ok(serde_json::json!({
+        "domain_id": DOMAIN_ID, "drive_id": drive.as_str(), "task_id": task, "async_task_id": task,
+    }))
+}
+
+/// `recyclebin/clear`, always with a task.
+pub(super) async fn clear(call: &ApiCall, request: RemovalRequest) -> Result<ApiResponse, ServiceError> {
+    check_deletion_allowed(call)?;
+    let drive = require(request.drive_id, "drive_id")?;
+    ApiResponse::json(202, &clear_drive(call, &drive).await?)
+}
+
+/// `recyclebin/clear_all`: the recycle bins of all drives, each with a task.
+pub(super) async fn clear_all(call: &ApiCall) -> Result<ApiResponse, ServiceError> {
+    check_deletion_allowed(call)?;
+    let drives: Vec<_> =
+        call.app.catalog.read(|state| state.drives().map(|drive| drive.drive_id.clone()).collect());
+    let mut items = Vec::with_capacity(drives.len());
+    for drive in drives {
+        items.push(clear_drive(call, &drive).await?);
+    }
+    ApiResponse::json(202, &serde_json::json!({ "items": items }))
 }
 
 #[derive(Deserialize)]
@@ -125,7 +144,7 @@ pub(super) fn task(call: &ApiCall, request: TaskRequest) -> Result<ApiResponse, 
     let runs = call.app.catalog.change_in_memory(|state| state.poll_task(&task));
     let runs = runs.ok_or_else(|| ServiceError::not_found("AsyncTask"))?;
     let state = if runs { "Running" } else { "Succeed" };
-    let body = serde_json::json!({
+    let mut body = serde_json::json!({
         "async_task_id": task,
         "state": state,
         "status": state,
@@ -135,5 +154,9 @@ pub(super) fn task(call: &ApiCall, request: TaskRequest) -> Result<ApiResponse, 
         "error_message": "",
         "created_at": rfc3339(call.app.clock.now_ms()),
     });
+    let drive = call.app.catalog.read(|state| Some(state.archive(&task)?.drive.clone()));
+    if let Some(drive) = drive.filter(|_| !runs) {
+        body["url"] = archive::url(call, &drive, &task)?.into();
+    }
     ApiResponse::json(200, &body)
 }

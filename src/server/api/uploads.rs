@@ -104,6 +104,7 @@ impl CreateParams {
             labels: std::mem::take(&mut self.labels),
             user_meta: self.user_meta.take(),
             user_tags: check_tags(std::mem::take(&mut self.user_tags))?,
+            custom_index_key: None,
         })
     }
 
@@ -484,7 +485,7 @@ pub(super) fn pre_create_check(
     call.app.catalog.read(|state| {
         state.check_folder(&drive, &parent)?;
         let body = match state.sibling(&drive, &parent, &name, None) {
-            None => serde_json::json!({ "result_code": "" }),
+            None => serde_json::json!({ "result_code": "success" }),
             Some(node) => serde_json::json!({
                 "result_code": "NameCheckFailed.ExistSameNameFile",
                 "name_check_result": {

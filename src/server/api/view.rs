@@ -64,6 +64,11 @@ pub(super) struct FileView<'a> {
     revision_version: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) download_url: Option<String>,
+    /// The same URL; clients read either.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) url: Option<String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) thumbnail_urls: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) dir_size_info: Option<DirSize>,
 }
@@ -75,7 +80,7 @@ pub(super) struct DirSize {
     pub(super) file_count: u64,
 }
 
-fn extension(name: &str) -> Option<&str> {
+pub(super) fn extension(name: &str) -> Option<&str> {
     name.rsplit_once('.').filter(|(stem, _)| !stem.is_empty()).map(|(_, e)| e)
 }
 
@@ -131,6 +136,8 @@ impl<'a> FileView<'a> {
             revision_id: newest.map(|revision| &revision.revision_id),
             revision_version: newest.map(|revision| revision.version),
             download_url: None,
+            url: None,
+            thumbnail_urls: BTreeMap::new(),
             dir_size_info: None,
         }
     }
@@ -172,6 +179,8 @@ impl<'a> FileView<'a> {
             revision_id: None,
             revision_version: None,
             download_url: None,
+            url: None,
+            thumbnail_urls: BTreeMap::new(),
             dir_size_info: None,
         }
     }
@@ -211,6 +220,8 @@ impl<'a> FileView<'a> {
             revision_id: None,
             revision_version: None,
             download_url: None,
+            url: None,
+            thumbnail_urls: BTreeMap::new(),
             dir_size_info: None,
         })
     }

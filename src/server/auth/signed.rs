@@ -8,6 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use hyper::http::request::Parts;
+use jiff::Timestamp;
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 
@@ -47,12 +48,29 @@ fn headers(head: &Parts) -> (String, String) {
     (text, names.join(";"))
 }
 
+/// The time of a request: `x-acs-date` (RFC 3339) if there is one, else `Date` (RFC 1123).
+fn date_of(head: &Parts) -> Option<Timestamp> {
+    match header(head, "x-acs-date") {
+        "" => jiff::fmt::rfc2822::parse(header(head, "date")).ok().map(|at| at.timestamp()),
+        text => text.parse().ok(),
+    }
+}
+
+/// The date in the scope of the second scheme. Gateways that send `x-acs-date` have `20261123` there, older ones
+/// the first ten characters of `Date`.
+fn scope_date(head: &Parts) -> String {
+    match header(head, "x-acs-date") {
+        "" => header(head, "date").chars().take(10).collect(),
+        text => text.chars().take(10).filter(|c| *c != '-').collect(),
+    }
+}
+
 /// The access key with this id, if the date of the request is within the allowed skew.
 fn key<'a>(app: &'a App, head: &Parts, id: &str) -> Result<&'a AcceptedAccessKey, ServiceError> {
     let key = app.config.access_key.as_ref().filter(|key| app.signer.constant_time_eq(id, &key.id));
     let key = key.ok_or_else(|| bad_signature("unknown access key"))?;
-    let at = jiff::fmt::rfc2822::parse(header(head, "date")).map_err(|_| bad_signature("no date"))?;
-    let skew_s = at.timestamp().as_second() - app.clock.now_ms() / 1000;
+    let at = date_of(head).ok_or_else(|| bad_signature("no date"))?;
+    let skew_s = at.as_second() - app.clock.now_ms() / 1000;
     if skew_s.unsigned_abs() > key.date_skew_max.as_secs() {
         return Err(bad_signature("the date differs too much from the server's clock"));
     }
@@ -89,6 +107,9 @@ pub(super) fn check_v4(app: &App, head: &Parts, fields: &str) -> Result<SignedBo
     let (credential, names, given) = parsed.ok_or_else(|| bad_signature("no signature"))?;
     let mut scope = credential.split('/');
     let key = key(app, head, scope.next().unwrap_or(""))?;
+    if scope.clone().next() != Some(&scope_date(head)) {
+        return Err(bad_signature("the scope has another date"));
+    }
     let body_hash = header(head, "x-acs-content-sha256");
     let (text, all_names) = headers(head);
     if names != all_names {

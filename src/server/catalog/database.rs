@@ -36,10 +36,11 @@ pub(in crate::server) enum Table {
     Blobs,
     Deltas,
     Tokens,
+    Shares,
 }
 
 impl Table {
-    pub(in crate::server) const ALL: [Self; 8] = [
+    pub(in crate::server) const ALL: [Self; 9] = [
         Self::Meta,
         Self::Drives,
         Self::Nodes,
@@ -48,6 +49,7 @@ impl Table {
         Self::Blobs,
         Self::Deltas,
         Self::Tokens,
+        Self::Shares,
     ];
 
     fn definition(self) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
@@ -60,6 +62,7 @@ impl Table {
             Self::Blobs => "blobs",
             Self::Deltas => "deltas",
             Self::Tokens => "tokens",
+            Self::Shares => "shares",
         })
     }
 }

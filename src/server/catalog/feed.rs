@@ -17,8 +17,10 @@ impl CatalogState {
         drive: &DriveId,
         file: &FileId,
         op: CatalogOp,
+        parents: Vec<FileId>,
     ) -> Result<(), ServiceError> {
-        let delta = Delta { seq: self.next_seq, drive_id: drive.clone(), file_id: file.clone(), op };
+        let (drive_id, file_id) = (drive.clone(), file.clone());
+        let delta = Delta { seq: self.next_seq, drive_id, file_id, op, parents };
         self.put_record(Table::Deltas, &delta.seq.to_be_bytes(), &delta)?;
         self.next_seq += 1;
         self.deltas.push_back(delta);
@@ -40,11 +42,26 @@ impl CatalogState {
         self.deltas.front().map_or(self.next_seq, |delta| delta.seq)
     }
 
-    /// Up to `limit` changes of a drive after `cursor`; then the next cursor, and whether there are more
-    /// changes.
+    /// Whether a change is of `root` or of an object that is or was below it.
+    fn is_below(&self, delta: &Delta, root: &FileId) -> bool {
+        let mut at = vec![&delta.file_id];
+        at.extend(&delta.parents);
+        while let Some(id) = at.pop() {
+            if id == root {
+                return true;
+            }
+            // The objects of the change name their folders; folders name theirs.
+            at.extend(self.nodes.get(id).map(|node| &node.parent));
+        }
+        false
+    }
+
+    /// Up to `limit` changes of a drive after `cursor`, or only those at and below `sync_root`; then the next
+    /// cursor, and whether there are more changes.
     pub(in crate::server) fn deltas(
         &self,
         drive: &DriveId,
+        sync_root: Option<&FileId>,
         cursor: u64,
         limit: usize,
     ) -> Result<(Vec<Changed<'_>>, u64, bool), ServiceError> {
@@ -56,7 +73,7 @@ impl CatalogState {
         let mut items = Vec::new();
         let mut next = cursor;
         for delta in self.deltas.range(from.min(self.deltas.len())..) {
-            if delta.drive_id == *drive {
+            if delta.drive_id == *drive && sync_root.is_none_or(|root| self.is_below(delta, root)) {
                 if items.len() == limit {
                     return Ok((items, next, true));
                 }

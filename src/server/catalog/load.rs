@@ -93,6 +93,9 @@ impl CatalogState {
                     let token: Token = parse(&value)?;
                     self.tokens.insert(text, token);
                 }
+                Table::Shares => {
+                    self.shares.insert(text, parse(&value)?);
+                }
             }
         }
         Ok(())

@@ -18,6 +18,7 @@ pub(in crate::server) struct Edits {
     pub(in crate::server) description: Option<String>,
     pub(in crate::server) labels: Option<Vec<String>>,
     pub(in crate::server) user_meta: Option<String>,
+    pub(in crate::server) custom_index_key: Option<String>,
 }
 
 /// Bound on the objects of one copy, because a copy is made in memory.
@@ -55,21 +56,23 @@ impl CatalogState {
         Ok(Ok(file_id))
     }
 
-    /// Renames an object and changes its client attributes.
+    /// Renames an object and changes its client attributes. The inner error is the sibling that has the name.
     pub(in crate::server) fn update(
         &mut self,
         drive: &DriveId,
         file: &FileId,
         edits: Edits,
         now_ms: i64,
-    ) -> Result<(), ServiceError> {
+    ) -> Result<Result<(), FileId>, ServiceError> {
         let node = self.live(drive, file)?;
         let parent = node.parent.clone();
         let name = match edits.name {
-            Some(name) if name != node.name => Some(
-                self.resolve_name(drive, &parent, &name, edits.mode, Some(file), now_ms)
-                    .map_err(|_| ServiceError::name_exists())?,
-            ),
+            Some(name) if name != node.name => {
+                match self.resolve_name(drive, &parent, &name, edits.mode, Some(file), now_ms) {
+                    Ok(name) => Some(name),
+                    Err(sibling) => return Ok(Err(sibling.file_id.clone())),
+                }
+            }
             _ => None,
         };
         let op = if name.is_some() { CatalogOp::Rename } else { CatalogOp::Update };
@@ -88,7 +91,11 @@ impl CatalogState {
             if let Some(labels) = edits.labels {
                 attrs.labels = labels;
             }
-        })
+            if let Some(key) = edits.custom_index_key {
+                attrs.custom_index_key = Some(key).filter(|key| !key.is_empty());
+            }
+        })?;
+        Ok(Ok(()))
     }
 
     /// Changes the user tags of an object.
@@ -302,8 +309,8 @@ impl CatalogState {
         }
         self.index(&node);
         self.put_record(Table::Nodes, file.as_str().as_bytes(), &node)?;
-        let drive = node.drive_id.clone();
+        let (drive, parent) = (node.drive_id.clone(), node.parent.clone());
         self.nodes.insert(file.clone(), node);
-        self.record_delta(&drive, file, op)
+        self.record_delta(&drive, file, op, vec![parent])
     }
 }

@@ -56,6 +56,8 @@ pub(in crate::server) struct ClientAttrs {
     pub(in crate::server) labels: Vec<String>,
     pub(in crate::server) user_meta: Option<String>,
     pub(in crate::server) user_tags: BTreeMap<String, String>,
+    /// The key under which `file/list_by_custom_index_key` finds the object.
+    pub(in crate::server) custom_index_key: Option<String>,
 }
 
 /// A committed file, or a folder.
@@ -175,6 +177,9 @@ pub(in crate::server) struct Delta {
     pub(in crate::server) drive_id: DriveId,
     pub(in crate::server) file_id: FileId,
     pub(in crate::server) op: CatalogOp,
+    /// The folder of the object; before it the former one, if it was moved. For `sync_root_id`.
+    #[serde(default)]
+    pub(in crate::server) parents: Vec<FileId>,
 }
 
 /// The kind of a change.

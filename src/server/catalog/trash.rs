@@ -99,7 +99,7 @@ impl CatalogState {
 
     /// Deletes an object with everything below it permanently.
     pub(in crate::server) fn delete(&mut self, drive: &DriveId, file: &FileId) -> Result<(), ServiceError> {
-        self.node(drive, file)?;
+        let parent = self.node(drive, file)?.parent.clone();
         for id in self.below(drive, file).into_iter().rev() {
             let Some(node) = self.nodes.remove(&id) else { continue };
             self.unindex(&node);
@@ -111,7 +111,7 @@ impl CatalogState {
                 self.release(&revision.hash);
             }
         }
-        self.record_delta(drive, file, CatalogOp::Delete)
+        self.record_delta(drive, file, CatalogOp::Delete, vec![parent])
     }
 
     pub(in crate::server) fn clear_bin(&mut self, drive: &DriveId) -> Result<(), ServiceError> {

@@ -4,12 +4,12 @@ use super::database::Table;
 use super::records::{
     CatalogOp, ClientAttrs, Midstates, Node, NodeKind, PartRecord, Revision, Upload, UploadTarget,
 };
-use super::{Catalog, CatalogState, CheckNameMode, DriveId, FileId, ServiceError, UploadId};
+use super::{BlobEntry, Catalog, CatalogState, CheckNameMode, DriveId, FileId, ServiceError, UploadId};
 use crate::ids::RevisionId;
-use crate::server::blobs::{BlobStore, PartFile};
+use crate::server::blobs::{BlobRecord, BlobStore, PartFile};
 use crate::server::clock::{self, decode_hex, hex};
 use crate::server::config::Verify;
-use crate::server::digest::{Hasher, Midstate};
+use crate::server::digest::{HashName, Hasher, Midstate};
 use crate::server::errors::OssError;
 
 /// A request to create a file.
@@ -114,6 +114,7 @@ impl CatalogState {
         {
             self.check_pre_hash(pre_hash, new.size, &new)?;
         }
+        self.provide_empty_blob(&new, store)?;
         if let Some(revision) = self.instant(&new, now_ms)? {
             let revision_id = revision.revision_id.clone();
             let file_id =
@@ -185,6 +186,29 @@ impl CatalogState {
             ("pre_hash", pre_hash.to_owned()),
         ];
         Err(error)
+    }
+
+    /// The content of an empty file exists as soon as a client names its hash.
+    fn provide_empty_blob(&mut self, new: &NewUpload, store: &BlobStore) -> Result<(), ServiceError> {
+        let hash = self.quirks.hash_name.of_nothing();
+        let is_empty = new.size == Some(0) && new.content_hash.as_ref() == Some(&hash);
+        let is_instant = self.quirks.instant_upload && self.quirks.empty_is_instant;
+        if !is_empty || !is_instant || self.blobs.contains_key(&hash) {
+            return Ok(());
+        }
+        let record = BlobRecord {
+            hash: hash.clone(),
+            size: 0,
+            crc64: 0,
+            pre_hash: HashName::Sha1.of_nothing(),
+            // Without parts no folder is needed.
+            dir: format!("{}/{hash}-empty", &hash[..2]),
+            parts: Vec::new(),
+        };
+        self.put_record(Table::Blobs, hash.as_bytes(), &record)?;
+        self.sizes_by_pre_hash.entry(record.pre_hash.clone()).or_default().push(0);
+        self.blobs.insert(hash, BlobEntry { blob: store.blob(record), revisions: 0 });
+        Ok(())
     }
 
     /// The revision of an instant upload, if the content exists.
