@@ -31,6 +31,8 @@ mod crash;
 mod device_nodes;
 #[path = "mount/directory_streams.rs"]
 mod directory_streams;
+#[path = "mount/enterprise.rs"]
+mod enterprise;
 #[path = "mount/faults.rs"]
 mod faults;
 #[path = "mount/hung_disk.rs"]

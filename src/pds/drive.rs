@@ -7,6 +7,7 @@ mod attributes;
 mod create;
 mod dialect;
 mod download;
+mod folder_search;
 mod listing;
 mod meta;
 mod upload;
@@ -67,6 +68,7 @@ struct DriveInner {
     /// Whether POSIX attributes are kept in user tags (setting `metadata`).
     keeps_metadata: bool,
     dialect: Dialect,
+    subfolder_listings: folder_search::SubfolderListings,
 }
 
 impl Drive {
@@ -84,6 +86,7 @@ impl Drive {
             transfer: RetryPolicy::transfer(config.options.commit_timeout),
             keeps_metadata: config.options.metadata,
             dialect: Dialect::default(),
+            subfolder_listings: folder_search::SubfolderListings::default(),
         })))
     }
 

@@ -2,13 +2,14 @@
 
 use std::time::Instant;
 
+use super::folder_search::search_marker;
 use super::{DownloadUrl, Drive, FileMeta};
 use crate::error::Result;
 use crate::ids::FileId;
 use crate::pds::types::{ListRequest, ListResponse, ListedUrl};
 
 /// Entries per listing page: the documented maximum.
-const PAGE_ENTRIES: u32 = 100;
+pub(super) const PAGE_ENTRIES: u32 = 100;
 
 /// One page of the listing of a folder.
 #[derive(Clone, Debug)]
@@ -31,7 +32,11 @@ pub struct ListedDownload {
 
 impl Drive {
     /// One page of the listing of a folder, ordered by name. `marker` is empty for the first page.
+    /// Some services list no entries of subfolders; these are searched.
     pub async fn list_page(&self, parent: &FileId, marker: &str) -> Result<ListingPage> {
+        if let Some(marker) = search_marker(marker) {
+            return self.search_folder(parent, marker).await;
+        }
         let request = ListRequest {
             drive_id: self.id(),
             parent_file_id: parent,
@@ -57,6 +62,13 @@ impl Drive {
                 Err(error) => tracing::warn!(%error, "skipped an invalid entry of a listing"),
             }
         }
-        Ok(ListingPage { items, next_marker: Some(page.next_marker).filter(|m| !m.is_empty()), urls })
+        let next_marker = Some(page.next_marker).filter(|m| !m.is_empty());
+        let listings = &self.0.subfolder_listings;
+        if !items.is_empty() {
+            listings.note_entries(parent);
+        } else if marker.is_empty() && next_marker.is_none() && listings.is_doubtful(parent) {
+            return self.search_folder(parent, "").await;
+        }
+        Ok(ListingPage { items, next_marker, urls })
     }
 }

@@ -1,0 +1,112 @@
+//! Entries of a folder by search, for drives whose listings of subfolders are empty although there are entries.
+//!
+//! An empty listing of a subfolder is not believed until this mount has seen one with entries. The index of the
+//! service lags, so each hit is confirmed by `get`.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde::Serialize;
+use tokio::task::JoinSet;
+
+use super::listing::PAGE_ENTRIES;
+use super::{Drive, ListingPage};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{DriveId, FileId};
+use crate::pds::types::ListResponse;
+
+/// Start of the markers of a search, which [`Drive::list_page`] receives like those of a listing.
+const SEARCH_MARKER: &str = "search:";
+
+/// `POST /v2/file/search`.
+#[derive(Serialize)]
+struct SearchRequest<'a> {
+    drive_id: &'a DriveId,
+    query: &'a str,
+    recursive: bool,
+    order_by: &'static str,
+    limit: u32,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    marker: &'a str,
+}
+
+/// What the answers so far say about the listings of subfolders.
+#[derive(Debug, Default)]
+pub(super) struct SubfolderListings {
+    /// A listing of a subfolder had entries: empty ones are true.
+    are_true: AtomicBool,
+    /// The service does not offer or permit searches.
+    is_search_refused: AtomicBool,
+}
+
+impl SubfolderListings {
+    pub(super) fn note_entries(&self, folder: &FileId) {
+        if *folder != FileId::root() {
+            self.are_true.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether an empty listing of this folder needs a search.
+    pub(super) fn is_doubtful(&self, folder: &FileId) -> bool {
+        *folder != FileId::root()
+            && !folder.as_str().contains(['"', '\\'])
+            && !self.are_true.load(Ordering::Relaxed)
+            && !self.is_search_refused.load(Ordering::Relaxed)
+    }
+}
+
+/// The marker of the search that a marker of a listing contains.
+pub(super) fn search_marker(marker: &str) -> Option<&str> {
+    marker.strip_prefix(SEARCH_MARKER)
+}
+
+impl Drive {
+    /// One page of the entries of a folder by search. Empty if the service refuses searches.
+    pub(super) async fn search_folder(&self, folder: &FileId, marker: &str) -> Result<ListingPage> {
+        let query = format!("parent_file_id = \"{folder}\"");
+        let request = SearchRequest {
+            drive_id: self.id(),
+            query: &query,
+            recursive: false,
+            order_by: "name ASC",
+            limit: PAGE_ENTRIES,
+            marker,
+        };
+        let found: ListResponse = match self.call_safe("/v2/file/search", &request).await {
+            Ok(found) => found,
+            Err(failure) if is_refusal(failure.error.kind()) => {
+                tracing::debug!(error = %failure.error, "no search: empty listings of subfolders are believed");
+                self.0.subfolder_listings.is_search_refused.store(true, Ordering::Relaxed);
+                return Ok(ListingPage { items: Vec::new(), next_marker: None, urls: Vec::new() });
+            }
+            Err(failure) => return Err(failure.error),
+        };
+        let mut gets = JoinSet::new();
+        for (index, hit) in found.items.0.into_iter().filter_map(|hit| self.meta(hit).ok()).enumerate() {
+            let drive = self.clone();
+            gets.spawn(async move { (index, drive.get(&hit.file_id).await) });
+        }
+        let mut confirmed = Vec::with_capacity(gets.len());
+        while let Some(ended) = gets.join_next().await {
+            let (index, got) = ended.map_err(|error| Error::new(ErrorKind::Io, error.to_string()))?;
+            match got {
+                Ok(meta) if meta.parent_id.as_ref() == Some(folder) => confirmed.push((index, meta)),
+                // Moved or removed since the index was made.
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        confirmed.sort_by_key(|(index, _)| *index);
+        let next = Some(found.next_marker).filter(|next| !next.is_empty());
+        Ok(ListingPage {
+            items: confirmed.into_iter().map(|(_, meta)| meta).collect(),
+            next_marker: next.map(|next| format!("{SEARCH_MARKER}{next}")),
+            urls: Vec::new(),
+        })
+    }
+}
+
+/// The service answered that it does not offer or permit the call.
+fn is_refusal(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::Denied | ErrorKind::NotFound | ErrorKind::Invalid)
+}
