@@ -66,6 +66,7 @@ mod reply;
 mod service_app;
 mod sign;
 mod stats;
+mod tls;
 
 use std::io;
 use std::net::SocketAddr;
@@ -82,6 +83,7 @@ pub use self::digest::HashName;
 pub use self::faults::{FaultAction, FaultInjector, FaultPlan, FaultRule};
 pub use self::service_app::ServiceApp;
 pub use self::stats::{OpenUpload, ReceivedPart, Stats};
+pub use self::tls::ServerTls;
 pub use crate::ids::{DriveId, FileId, RevisionId, Secret, Sha1Hash, UploadId};
 
 use self::app::App;

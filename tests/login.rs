@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 #![allow(clippy::zombie_processes, clippy::needless_pass_by_value, reason = "short tests")]
 
+#[path = "mount/certificates.rs"]
+mod certificates;
 #[allow(dead_code, reason = "shared with server_suite, which uses more of it")]
 #[path = "server_suite/http.rs"]
 mod http;
@@ -14,3 +16,5 @@ mod rig;
 mod browser;
 #[path = "login/credentials.rs"]
 mod credentials;
+#[path = "login/tls.rs"]
+mod tls;

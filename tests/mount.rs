@@ -3,6 +3,8 @@
 // This crate has only tests, so its helpers may panic.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
+#[path = "mount/certificates.rs"]
+mod certificates;
 #[path = "mount/drive_client.rs"]
 mod drive_client;
 #[allow(dead_code, reason = "shared with the suite of the server, which uses more of it")]
@@ -87,6 +89,8 @@ mod streaming;
 mod throughput;
 #[path = "mount/times.rs"]
 mod times;
+#[path = "mount/tls.rs"]
+mod tls;
 #[path = "mount/trash.rs"]
 mod trash;
 #[path = "mount/users.rs"]

@@ -5,13 +5,14 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 
-use super::login::{TIMEOUTS, drive_scope, with_step};
+use super::login::{CaFile, TIMEOUTS, drive_scope, with_step};
 use super::output::print_line;
 use crate::auth::{AccountName, AccountStore, Credential, DEFAULT_NAME};
 use crate::error::{Error, ErrorKind, Result};
 use crate::escape::{escaped, escaped_json};
 use crate::pds::domain;
 use crate::pds::session::Session;
+use crate::pds::transport::ExtraRoots;
 use crate::pds::types::DriveInfo;
 use crate::units::Size;
 
@@ -24,6 +25,8 @@ pub(super) struct DrivesArgs {
     /// Print JSON: a list of {drive_id, name, type, owner_type, status, used_bytes, total_bytes, default}
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    ca_file: CaFile,
 }
 
 #[derive(Debug)]
@@ -31,6 +34,7 @@ pub(super) struct DrivesRequest {
     name: AccountName,
     store: AccountStore,
     json: bool,
+    roots: ExtraRoots,
 }
 
 impl DrivesArgs {
@@ -39,6 +43,7 @@ impl DrivesArgs {
             name: AccountName::new(&self.name)?,
             store: AccountStore::from_env()?,
             json: self.json,
+            roots: self.ca_file.read()?,
         })
     }
 }
@@ -60,7 +65,7 @@ struct Row<'a> {
 pub(super) async fn run(request: DrivesRequest) -> Result<ExitCode> {
     let handle = request.store.account(request.name);
     let account = handle.load().await?;
-    let session = Session::new(&account.endpoint, Credential::Account(handle), TIMEOUTS)?;
+    let session = Session::new(&account.endpoint, Credential::Account(handle), TIMEOUTS, request.roots)?;
     let drives = domain::list_drives(&session, drive_scope(&account.grant)).await;
     let drives = drives.map_err(|e| with_step(e, "cannot list the drives"))?;
     let rows: Vec<_> =

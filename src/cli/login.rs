@@ -23,7 +23,7 @@ mod methods;
 mod open_browser;
 mod secret;
 
-pub(super) use arguments::{LoginArgs, LoginRequest};
+pub(super) use arguments::{CaFile, LoginArgs, LoginRequest};
 pub(super) use methods::TIMEOUTS;
 #[cfg(feature = "server")]
 pub(super) use secret::read_private_text;
@@ -43,7 +43,7 @@ pub(super) async fn run(request: LoginRequest) -> Result<ExitCode> {
     let storage = choose_storage(args.store, before.as_ref().map(|before| before.secret_storage)).await?;
     let login = Login::new(&args, before.as_ref(), &handle).await?;
     let obtained = methods::obtain(&args, &login).await?;
-    let session = Session::new(&login.endpoint, obtained.credential(), TIMEOUTS)?;
+    let session = Session::new(&login.endpoint, obtained.credential(), TIMEOUTS, login.roots)?;
     let before = before.filter(|before| before.endpoint == login.endpoint);
     let choice = DriveChoice {
         named: args.drive_id.clone(),

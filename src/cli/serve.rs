@@ -1,7 +1,7 @@
 //! `pdsfs serve`: the embedded drive as a process, for tests in any language and for trying pdsfs out.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -10,28 +10,38 @@ use tokio::net::TcpListener;
 use url::Url;
 
 use super::output::{print_line, print_message};
+use crate::auth::read_private;
 use crate::config::parse::TOKEN_VARIABLE;
 use crate::daemon::signals::Signals;
 use crate::error::{Error, ErrorKind, Result};
-use crate::server::{FaultPlan, Quirks, Server, ServerConfig, Verify};
+use crate::server::{FaultPlan, Quirks, Secret, Server, ServerConfig, ServerTls, Verify};
 use crate::units::{duration_within, exact_size, parse_size};
 
 mod logins;
 
-/// Largest size of the files of `--faults` and `--quirks`.
-const JSON_BYTES_MAX: u64 = 1 << 20;
+/// Largest size of the files of `--faults`, `--quirks` and `--tls-cert`.
+const INPUT_BYTES_MAX: u64 = 1 << 20;
+/// Permissions of others, which a private key must not have.
+const OTHERS_MODE: u32 = 0o077;
 
 /// Arguments of `pdsfs serve`.
 #[derive(Debug, Args)]
-#[command(after_help = "Prints one line when it is ready: listening on http://ADDRESS:PORT")]
+#[command(after_help = "Prints one line when it is ready: listening on http://ADDRESS:PORT (or https)")]
 pub struct ServeArgs {
     /// Address and port to listen on; port 0 selects a free port
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9430")]
     listen: SocketAddr,
-    /// Allow an address that other machines can reach. The server speaks plain HTTP: put a TLS proxy in
-    /// front of it, or the token crosses the network unencrypted
+    /// Allow an address that other machines can reach. Without --tls-cert the server speaks plain HTTP, so the
+    /// token crosses the network unencrypted
     #[arg(long)]
     allow_remote: bool,
+    /// Serve https with this certificate: a PEM file with the certificate of the server first, then those of
+    /// its issuers
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The private key of that certificate, a PEM file that only its owner can read
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
     /// Directory for the files of the drive; made if it is missing
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
@@ -42,7 +52,8 @@ pub struct ServeArgs {
     /// Whether uploaded bytes are hashed and compared with the hashes that clients declare
     #[arg(long, value_enum, default_value_t = VerifyChoice::Full)]
     verify: VerifyChoice,
-    /// Start of all upload and download URLs [default: http:// and the Host header of the request]
+    /// Start of all upload and download URLs [default: the scheme of the server and the Host header of
+    /// the request]
     #[arg(long, value_name = "URL")]
     public_url: Option<Url>,
     /// Capacity of each drive, in bytes or with KiB, MiB, GiB, TiB [default: no limit]
@@ -100,6 +111,9 @@ impl ServeArgs {
             VerifyChoice::Full => Verify::Full,
             VerifyChoice::Off => Verify::Off,
         };
+        if let (Some(chain), Some(key)) = (&self.tls_cert, &self.tls_key) {
+            config.tls = Some(tls(chain, key)?);
+        }
         config.public_url = self.public_url;
         config.drives = self.drives;
         self.logins.apply(&mut config, !self.listen.ip().is_loopback())?;
@@ -120,14 +134,28 @@ impl ServeArgs {
     }
 }
 
-fn read_json<T: serde::de::DeserializeOwned>(path: &std::path::Path) -> Result<T> {
-    let invalid = |e: String| Error::with_source(ErrorKind::Invalid, format!("{}", path.display()), e);
-    let size = std::fs::metadata(path).map_err(|e| invalid(e.to_string()))?.len();
-    if size > JSON_BYTES_MAX {
-        return Err(invalid(format!("larger than {}", exact_size(JSON_BYTES_MAX))));
+fn tls(chain: &Path, key: &Path) -> Result<ServerTls> {
+    let key_text = read_private(key, OTHERS_MODE)?;
+    ServerTls::from_pem(&read(chain)?, &key_text).map_err(|e| {
+        let what = format!("cannot serve https with {} and {}", chain.display(), key.display());
+        Error::with_source(ErrorKind::Invalid, what, e)
+    })
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
+    serde_json::from_slice(&read(path)?).map_err(|e| invalid(path, e.to_string()))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    let size = std::fs::metadata(path).map_err(|e| invalid(path, e.to_string()))?.len();
+    if size > INPUT_BYTES_MAX {
+        return Err(invalid(path, format!("larger than {}", exact_size(INPUT_BYTES_MAX))));
     }
-    let text = std::fs::read(path).map_err(|e| invalid(e.to_string()))?;
-    serde_json::from_slice(&text).map_err(|e| invalid(e.to_string()))
+    std::fs::read(path).map_err(|e| invalid(path, e.to_string()))
+}
+
+fn invalid(path: &Path, why: String) -> Error {
+    Error::with_source(ErrorKind::Invalid, format!("{}", path.display()), why)
 }
 
 /// Serves until a signal.
@@ -136,9 +164,11 @@ pub async fn run(options: ServeOptions) -> Result<ExitCode> {
     let listener = TcpListener::bind(options.listen)
         .await
         .map_err(|e| Error::from(e).context(format!("cannot listen on {}", options.listen)))?;
+    let is_https = options.config.tls.is_some();
     let server = Server::start(listener, options.config).await?;
-    print_line(format_args!("listening on http://{}", server.addr()))?;
-    if !server.addr().ip().is_loopback() {
+    let scheme = if is_https { "https" } else { "http" };
+    print_line(format_args!("listening on {scheme}://{}", server.addr()))?;
+    if !server.addr().ip().is_loopback() && !is_https {
         print_message("warning: other machines can reach this server, and it speaks plain HTTP");
     }
     tracing::info!("{}: stopping", signals.next().await);

@@ -262,6 +262,10 @@ settings! {
         /// to that user; the path is resolved with the rights of that user
         allow_user_mountpoint: bool = Notation::switch() => false;
 
+        /// PEM file with root certificates of https services that are accepted in addition to those of the
+        /// system, such as that of your own authority
+        ca_file: PathBuf = Notation::path("FILE", ValueHint::FilePath), words "none";
+
         /// Size of upload parts; a file has at most 10,000 parts, and real domains refuse parts below 100 KiB
         part_size: PartSize = part_size() => PartSize::DEFAULT;
 

@@ -16,6 +16,7 @@ use crate::config::secret_variables::TOKEN_VARIABLE;
 use crate::config::settings::Settings;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{DriveId, FileId, Secret};
+use crate::pds::transport::ExtraRoots;
 
 const DIR_NAME: &str = "pdsfs";
 
@@ -42,7 +43,12 @@ pub fn mount_config(settings: Settings, name: Option<String>, mountpoint: PathBu
         let detail = format!("spill-dir {} is not a directory: choose a directory", spill_dir.display());
         return Err(Error::invalid(detail));
     }
-    let options = settings.options();
+    let mut options = settings.options();
+    if let Some(file) = &mut options.ca_file {
+        // A background process changes its working directory.
+        *file = std::path::absolute(&file)
+            .map_err(|e| invalid_from(format!("cannot read ca-file {}", file.display()), e))?;
+    }
     Ok(MountConfig {
         name,
         root_id: settings.root_id.unwrap_or_else(FileId::root),
@@ -66,6 +72,7 @@ pub fn mount_problems(entry: &DriveEntry, name: &str) -> Vec<String> {
     {
         out.push(format!("the mountpoint does not exist; run: mkdir -p '{}'", mountpoint.display()));
     }
+    out.extend(ExtraRoots::read(entry.settings.ca_file.as_deref()).err().map(|e| e.to_string()));
     if let Some(dir) = entry.settings.spill_dir.as_ref().filter(|dir| !dir.is_dir()) {
         out.push(format!("spill-dir is not a directory; run: mkdir -p '{}'", dir.display()));
     }

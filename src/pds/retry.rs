@@ -46,6 +46,9 @@ pub enum Delivery {
     Unknown,
     /// The server answered, and the answer is final.
     Answered,
+    /// The certificate of the host was refused, so nothing was sent. Only transfers try again: the network of a
+    /// hotel may answer for the host until its user has logged in.
+    Untrusted,
 }
 
 /// A failed attempt, or the last one of a failed request.
@@ -131,6 +134,16 @@ impl RetryPolicy {
             .build()
     }
 
+    fn is_retryable(self, idempotency: Idempotency, delivery: Delivery) -> bool {
+        match (idempotency, delivery) {
+            (_, Delivery::Answered) | (Idempotency::Once | Idempotency::NonReplayable, Delivery::Unknown) => {
+                false
+            }
+            (_, Delivery::NotSent) | (Idempotency::Safe, Delivery::Unknown) => true,
+            (_, Delivery::Untrusted) => self.outage_max.is_none(),
+        }
+    }
+
     /// When a call that began at `start` stops waiting for the end of the current outage. `None` while
     /// online.
     fn outage_deadline(self, start: Instant, connectivity: &Connectivity) -> Option<Instant> {
@@ -211,7 +224,7 @@ impl RetryPolicy {
             let outage_deadline = self.outage_deadline(start, connectivity);
             // An outage that is waited out has a bound of its own.
             let delay = delays.next().or(outage_deadline.map(|_| self.delay_max));
-            let Some(delay) = delay.filter(|_| is_retryable(idempotency, failure.delivery)) else {
+            let Some(delay) = delay.filter(|_| self.is_retryable(idempotency, failure.delivery)) else {
                 return Err(failure);
             };
             let pause = failure.retry_after.map_or(delay, |asked| asked.max(delay));
@@ -241,15 +254,6 @@ async fn sleep_until(at: Option<Instant>) {
     }
 }
 
-fn is_retryable(idempotency: Idempotency, delivery: Delivery) -> bool {
-    match (idempotency, delivery) {
-        (_, Delivery::Answered) | (Idempotency::Once | Idempotency::NonReplayable, Delivery::Unknown) => {
-            false
-        }
-        (_, Delivery::NotSent) | (Idempotency::Safe, Delivery::Unknown) => true,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -267,11 +271,21 @@ mod tests {
 
     #[test]
     fn once_is_not_retried_when_delivery_is_unknown() {
-        assert!(!is_retryable(Idempotency::Once, Delivery::Unknown));
-        assert!(!is_retryable(Idempotency::NonReplayable, Delivery::Unknown));
-        assert!(is_retryable(Idempotency::Once, Delivery::NotSent));
-        assert!(is_retryable(Idempotency::Safe, Delivery::Unknown));
-        assert!(!is_retryable(Idempotency::Safe, Delivery::Answered));
+        let policy = RetryPolicy::INTERACTIVE;
+        assert!(!policy.is_retryable(Idempotency::Once, Delivery::Unknown));
+        assert!(!policy.is_retryable(Idempotency::NonReplayable, Delivery::Unknown));
+        assert!(policy.is_retryable(Idempotency::Once, Delivery::NotSent));
+        assert!(policy.is_retryable(Idempotency::Safe, Delivery::Unknown));
+        assert!(!policy.is_retryable(Idempotency::Safe, Delivery::Answered));
+    }
+
+    #[test]
+    fn only_transfers_wait_for_a_better_certificate() {
+        let transfer = RetryPolicy::transfer(Duration::from_secs(600));
+        assert!(transfer.is_retryable(Idempotency::Once, Delivery::Untrusted));
+        for policy in [RetryPolicy::INTERACTIVE, RetryPolicy::READING] {
+            assert!(!policy.is_retryable(Idempotency::Safe, Delivery::Untrusted));
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::auth::{Credential, endpoint};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pds::retry::{Delivery, Idempotency, RequestFailure, RetryPolicy};
 use crate::pds::tokens::{AuthError, AuthState, RECHECK_INTERVAL, TokenRefresher};
-use crate::pds::transport::{Call, CallPriority, Transport, TransportLimits};
+use crate::pds::transport::{Call, CallPriority, ExtraRoots, Transport, TransportLimits};
 use crate::supervised;
 
 /// Rejections in a row before the credential counts as revoked. A refreshed token may be rejected once
@@ -42,9 +42,14 @@ struct SessionInner {
 
 impl Session {
     /// Makes no call yet.
-    pub fn new(endpoint: &Url, credential: Credential, limits: TransportLimits) -> Result<Self> {
+    pub fn new(
+        endpoint: &Url,
+        credential: Credential,
+        limits: TransportLimits,
+        roots: ExtraRoots,
+    ) -> Result<Self> {
         Ok(Self(Arc::new(SessionInner {
-            transport: Transport::new(limits, endpoint)?,
+            transport: Transport::new(limits, endpoint, roots)?,
             tokens: Arc::new(TokenRefresher::new(credential, endpoint)?),
             endpoint: endpoint.clone(),
             is_watching: AtomicBool::new(false),

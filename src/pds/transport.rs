@@ -29,12 +29,13 @@ use crate::pds::types::PartUrl;
 
 use answer::{LargeAnswers, too_large};
 use content_hosts::{ContentHosts, ContentResolver, refused_host};
-use failure::{connection_lost, idle_timeout, offline, protocol_error, unreadable_answer};
+use failure::{HttpError, connection_lost, idle_timeout, offline, protocol_error, unreadable_answer};
 use part_headers::part_headers;
 use refusal::{ERROR_BYTES_MAX, StoreError, api_refusal, header_number};
 
 pub use crate::pds::call_limiter::CallPriority;
 pub use download::{GetAnswer, ObjectInfo, OpenBody, RangeBytes, RangeRequest};
+pub use tls::ExtraRoots;
 
 mod answer;
 mod content_hosts;
@@ -44,6 +45,7 @@ mod failure;
 pub mod fuzz_targets;
 mod part_headers;
 mod refusal;
+mod tls;
 
 /// How long sent data may stay unacknowledged before the kernel closes the connection (`TCP_USER_TIMEOUT`).
 /// Each acknowledged segment restarts it, so it limits progress and not speed. It must be longer than a round
@@ -80,6 +82,7 @@ pub struct Transport {
     limits: TransportLimits,
     /// Of content.
     hosts: Arc<ContentHosts>,
+    roots: ExtraRoots,
     is_loopback: bool,
     connectivity: Arc<Connectivity>,
 }
@@ -130,9 +133,11 @@ impl Pools {
     fn open(
         limits: TransportLimits,
         hosts: &Arc<ContentHosts>,
+        roots: &ExtraRoots,
         is_loopback: bool,
         generation: u64,
     ) -> Result<Self> {
+        let tls = tls::client_config(roots)?;
         let client = |idle_max: usize, answer_max: Option<Duration>, is_direct: bool, is_content: bool| {
             let builder = Client::builder()
                 .user_agent(concat!("pdsfs/", env!("CARGO_PKG_VERSION")))
@@ -144,6 +149,7 @@ impl Pools {
                 .pool_max_idle_per_host(idle_max)
                 .pool_idle_timeout(IDLE_CONNECTION_MAX)
                 .http1_only()
+                .tls_backend_preconfigured(tls.clone())
                 .tcp_nodelay(true);
             let builder = if is_direct { builder.no_proxy() } else { builder };
             let builder = if is_content {
@@ -155,9 +161,8 @@ impl Pools {
                 Some(limit) => builder.read_timeout(limit),
                 None => builder,
             };
-            let message =
-                "cannot create the HTTP client (without root certificates: install ca-certificates)";
-            builder.build().map_err(|e| Error::with_source(ErrorKind::Io, message, e))
+            let failed = |e| Error::with_source(ErrorKind::Io, "cannot create the HTTP client", HttpError::new(e));
+            builder.build().map_err(failed)
         };
         let idle = Some(limits.idle);
         // A read timeout starts with the first byte sent, so a slow PUT must not have one. Its progress is
@@ -177,15 +182,14 @@ impl Pools {
 impl Transport {
     /// Makes no connection yet. Content bypasses every proxy if the endpoint is on this machine. Calls bypass it
     /// if their own URL is.
-    pub fn new(limits: TransportLimits, service: &Url) -> Result<Self> {
-        // Fails if a provider is installed already, which serves as well.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+    pub fn new(limits: TransportLimits, service: &Url, roots: ExtraRoots) -> Result<Self> {
         let (hosts, is_loopback) = (ContentHosts::new(service), endpoint::is_loopback(service));
         let connectivity = Connectivity::new(is_loopback);
-        let pools = Pools::open(limits, &hosts, is_loopback, connectivity.connection_generation())?;
+        let generation = connectivity.connection_generation();
+        let pools = Pools::open(limits, &hosts, &roots, is_loopback, generation)?;
         let (pools, calls) = (Arc::new(RwLock::new(pools)), CallLimiter::new(limits.calls_max));
         let answers = LargeAnswers::new(limits.call);
-        Ok(Self { pools, calls, answers, limits, hosts, is_loopback, connectivity })
+        Ok(Self { pools, calls, answers, limits, hosts, roots, is_loopback, connectivity })
     }
 
     /// Returns the current pools. After an outage or a change of the local address they are replaced, because
@@ -198,7 +202,7 @@ impl Transport {
         }
         let mut pools = self.pools.write();
         if pools.generation != generation {
-            match Pools::open(self.limits, &self.hosts, self.is_loopback, generation) {
+            match Pools::open(self.limits, &self.hosts, &self.roots, self.is_loopback, generation) {
                 Ok(fresh) => *pools = fresh,
                 Err(error) => tracing::debug!(%error, "cannot replace the connection pools"),
             }
@@ -249,10 +253,12 @@ impl Transport {
                 if let Some(refused) = refused_host(&e) {
                     return Err(refused);
                 }
-                if e.is_connect() {
+                let is_connect = e.is_connect();
+                let failure = connection_lost(what, e);
+                if is_connect && failure.delivery != Delivery::Untrusted {
                     self.connectivity.note_connect_failure(&url);
                 }
-                Err(connection_lost(what, e))
+                Err(failure)
             }
         }
     }

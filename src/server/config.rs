@@ -12,6 +12,7 @@ use url::Url;
 use super::digest::HashName;
 use super::faults::FaultPlan;
 use super::service_app::ServiceApp;
+use super::tls::ServerTls;
 use crate::ids::Secret;
 
 /// Whether the server verifies content hashes.
@@ -89,7 +90,10 @@ pub struct ServerConfig {
     pub token: Secret<String>,
     /// Whether content hashes are verified.
     pub verify: Verify,
-    /// Start of upload and download URLs. The default is `http://` and the `Host` header of the request.
+    /// Serves https instead of http.
+    pub tls: Option<ServerTls>,
+    /// Start of upload and download URLs. The default is the scheme of the server and the `Host` header of the
+    /// request.
     pub public_url: Option<Url>,
     /// Behaviours in which deployments of the service differ.
     pub quirks: Quirks,
@@ -119,6 +123,7 @@ impl ServerConfig {
             data_dir: data_dir.into(),
             token,
             verify: Verify::Full,
+            tls: None,
             public_url: None,
             quirks: Quirks::default(),
             faults: FaultPlan::default(),

@@ -10,7 +10,8 @@ use std::task::{Context, Poll, Waker};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use tokio::net::TcpStream;
+
+use super::tls::Stream;
 
 use crate::tcp_peer;
 
@@ -75,19 +76,20 @@ impl ConnectionControl {
     }
 }
 
-/// A TCP connection that counts its flushes in a [`ConnectionControl`].
+/// A connection that counts its flushes in a [`ConnectionControl`].
 pub(super) struct Connection {
-    stream: TokioIo<TcpStream>,
+    stream: TokioIo<Stream>,
     control: Arc<ConnectionControl>,
 }
 
 impl Connection {
-    pub(super) fn new(stream: TcpStream, control: Arc<ConnectionControl>) -> Self {
+    pub(super) fn new(stream: Stream, control: Arc<ConnectionControl>) -> Self {
         Self { stream: TokioIo::new(stream), control }
     }
 
-    pub(super) fn into_inner(self) -> TcpStream {
-        self.stream.into_inner()
+    /// Makes the end of the connection send a reset.
+    pub(super) fn set_zero_linger(&self) -> io::Result<()> {
+        self.stream.inner().tcp().set_zero_linger()
     }
 }
 

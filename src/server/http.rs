@@ -25,6 +25,7 @@ use super::connection::{Connection, ConnectionControl};
 use super::errors::ServiceError;
 use super::faults::{FaultAction, FaultDecision};
 use super::reply::{ApiResponse, Disconnect, ReplyBody, response};
+use super::tls::Stream;
 use super::{admin, api, auth, oss};
 
 /// Longest body of an API call. 10,000 parts with midstates take about 1 MB.
@@ -92,6 +93,17 @@ async fn serve(app: Arc<App>, stream: TcpStream, mut stop: watch::Receiver<RunSt
         tracing::debug!(%error, "cannot set TCP_NODELAY");
     }
     let control = Arc::new(ConnectionControl::new(&stream));
+    let opened = tokio::select! {
+        opened = tokio::time::timeout(HEAD_TIMEOUT, Stream::accept(stream, app.config.tls.as_ref())) => opened,
+        _ = stop.changed() => return,
+    };
+    let stream = match opened.map_err(std::io::Error::from).flatten() {
+        Ok(stream) => stream,
+        Err(error) => {
+            tracing::debug!(%error, "no TLS handshake");
+            return;
+        }
+    };
     let wire = Connection::new(stream, Arc::clone(&control));
     let request_control = Arc::clone(&control);
     let service = service_fn(move |request| handle(Arc::clone(&app), Arc::clone(&request_control), request));
@@ -112,7 +124,7 @@ async fn serve(app: Arc<App>, stream: TcpStream, mut stop: watch::Receiver<RunSt
     }
     if control.should_reset() {
         // With SO_LINGER 0, close sends a reset.
-        if let Err(error) = connection.into_parts().io.into_inner().set_zero_linger() {
+        if let Err(error) = connection.into_parts().io.set_zero_linger() {
             tracing::debug!(%error, "cannot set SO_LINGER: the connection is closed, not reset");
         }
     }
@@ -146,11 +158,12 @@ fn base_url(app: &App, head: &Parts) -> String {
     if let Some(url) = &app.config.public_url {
         return url.as_str().trim_end_matches('/').to_owned();
     }
+    let scheme = if app.config.tls.is_some() { "https" } else { "http" };
     let host = head.headers.get(HOST).and_then(|host| host.to_str().ok()).or(head.uri.host());
     let is_plain = |host: &&str| host.bytes().all(|c| c.is_ascii_alphanumeric() || b".:-_[]".contains(&c));
     match host.filter(|host| !host.is_empty()).filter(is_plain) {
-        Some(host) => format!("http://{host}"),
-        None => format!("http://{}", app.addr),
+        Some(host) => format!("{scheme}://{host}"),
+        None => format!("{scheme}://{}", app.addr),
     }
 }
 

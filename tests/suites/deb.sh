@@ -27,7 +27,7 @@ in_root() {
 }
 trap finish EXIT
 
-# fuse3 is not in this list: apt must install it with the package. The completions of fish and zsh need no shell.
+# fuse3 and ca-certificates are not in this list: apt must install them with the package. The completions of fish and zsh need no shell.
 mmdebstrap --variant=minbase --include=apt,man-db,bash-completion,systemd,adduser "$suite" "$root" \
     $(ls /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list 2>/dev/null | head -1) >"$work/log" 2>&1 ||
     { tail -5 "$work/log" >&2; exit 2; }
@@ -64,6 +64,7 @@ files >"$work/before"
 step 'apt update' apt update
 step 'apt install' apt install /pdsfs.deb
 step 'fuse3 is installed too' run fusermount3 --version
+step 'root certificates are installed too' run test -s /etc/ssl/certs/ca-certificates.crt
 step version run pdsfs --version
 step 'man pages' run bash -c 'for page in $(cd /usr/share/man && ls man?/*pdsfs* | sed "s,.*/,,;s,\.gz$,,"); do
     man -w "${page%.*}" >/dev/null && [ "$(man "${page%.*}" 2>/dev/null | wc -l)" -gt 10 ] || { echo "$page"; exit 1; }; done

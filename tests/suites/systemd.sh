@@ -18,7 +18,7 @@ export ROOTFS=${ROOTFS:-$SUITES_ROOT/run/rootfs-users}
 mkdir -p "$SUITES_ROOT/run" "$SUITES_ROOT/log"
 if [ ! -x "$ROOTFS/usr/lib/systemd/systemd" ]; then
     sources=$(ls /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list 2>/dev/null | head -1)
-    packages=systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd,fuse3,procps,python3-minimal,ca-certificates
+    packages=systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd,fuse3,procps,python3-minimal
     mmdebstrap --variant=minbase --include=$packages bookworm "$ROOTFS" "$sources" \
         >"$SUITES_ROOT/log/mmdebstrap.log" 2>&1 || { tail -5 "$SUITES_ROOT/log/mmdebstrap.log" >&2; exit 2; }
 fi

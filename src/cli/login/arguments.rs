@@ -9,6 +9,7 @@ use url::Url;
 use crate::auth::{AccountName, AccountStore, DEFAULT_NAME, endpoint};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::DriveId;
+use crate::pds::transport::ExtraRoots;
 use crate::units::duration_within;
 
 /// Port of the redirect URI. Fixed, because the redirect URI is registered with the app.
@@ -32,6 +33,8 @@ pub(in crate::cli) struct LoginArgs {
     /// Base URL of the login page and the token calls [default: the endpoint]
     #[arg(long, value_name = "URL", value_parser = endpoint::parse)]
     pub(super) auth_endpoint: Option<Url>,
+    #[command(flatten)]
+    pub(super) ca_file: CaFile,
     /// Client id (app id) of the app
     #[arg(long, env = "PDSFS_CLIENT_ID", value_name = "ID")]
     pub(super) client_id: Option<String>,
@@ -90,6 +93,20 @@ pub(in crate::cli) struct LoginArgs {
     /// Remove the account from this machine instead
     #[arg(long, conflicts_with = "method")]
     pub(super) forget: bool,
+}
+
+/// The setting `ca_file` of commands that read no configuration.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct CaFile {
+    /// PEM file with root certificates that are accepted in addition to those of the system
+    #[arg(long, env = "PDSFS_CA_FILE", value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+}
+
+impl CaFile {
+    pub(in crate::cli) fn read(&self) -> Result<ExtraRoots> {
+        ExtraRoots::read(self.ca_file.as_deref())
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]

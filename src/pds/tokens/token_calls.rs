@@ -240,7 +240,7 @@ pub fn check_token_answer(data: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pds::transport::TransportLimits;
+    use crate::pds::transport::{ExtraRoots, TransportLimits};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     fn parse(json: &str) -> Result<IssuedToken, Error> {
@@ -270,7 +270,8 @@ mod tests {
             refresh_token: Secret::new("OLD-SECRET".to_owned()),
             by: RefreshBy::Oauth,
         };
-        let outcome = request_token(&grant, Some(&url), &Transport::new(timeouts, &url).unwrap()).await;
+        let transport = Transport::new(timeouts, &url, ExtraRoots::default()).unwrap();
+        let outcome = request_token(&grant, Some(&url), &transport).await;
         server.await.unwrap();
         outcome
     }

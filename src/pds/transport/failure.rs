@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use super::tls::certificate_refusal;
 use crate::error::{Error, ErrorKind};
 use crate::pds::retry::{Delivery, RequestFailure};
 
@@ -36,9 +37,15 @@ pub(super) fn offline(what: &str, delivery: Delivery) -> RequestFailure {
     RequestFailure { error, code: String::new(), delivery, retry_after: None }
 }
 
-/// The whole cause chain of an HTTP error as one text. `reqwest` shows only the outermost cause.
+/// The whole cause chain of an HTTP error as one text, without its URL. `reqwest` shows only the outermost cause.
 #[derive(Debug)]
-struct HttpError(reqwest::Error);
+pub(super) struct HttpError(reqwest::Error);
+
+impl HttpError {
+    pub(super) fn new(e: reqwest::Error) -> Self {
+        Self(e.without_url())
+    }
+}
 
 impl fmt::Display for HttpError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -61,11 +68,15 @@ impl std::error::Error for HttpError {
     }
 }
 
-/// No answer came, or it broke off.
+/// No answer came, or it broke off, or the certificate of the host was refused.
 pub(super) fn connection_lost(what: &str, e: reqwest::Error) -> RequestFailure {
+    if let Some((cause, advice)) = certificate_refusal(&e) {
+        let error = Error::new(ErrorKind::Unreachable, format!("{what}: no connection: {cause}; {advice}"));
+        return RequestFailure { error, code: String::new(), delivery: Delivery::Untrusted, retry_after: None };
+    }
     let kind = if e.is_timeout() { ErrorKind::Timeout } else { ErrorKind::Unreachable };
     let delivery = if e.is_connect() { Delivery::NotSent } else { Delivery::Unknown };
-    let error = Error::with_source(kind, format!("{what}: no answer"), HttpError(e.without_url()));
+    let error = Error::with_source(kind, format!("{what}: no answer"), HttpError::new(e));
     RequestFailure { error, code: String::new(), delivery, retry_after: None }
 }
 
