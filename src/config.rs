@@ -10,6 +10,7 @@ use std::path::PathBuf;
 pub mod dirs;
 pub mod drive_path;
 pub mod file;
+mod host_patterns;
 mod notation;
 pub mod parse;
 pub mod reference;
@@ -18,6 +19,7 @@ pub mod settings;
 mod trusted_file;
 
 use self::drive_path::DrivePath;
+pub use self::host_patterns::HostPatterns;
 pub use self::settings::{MountOptions, Owners, RemoveMode};
 pub use crate::auth::Credential;
 use crate::ids::{DriveId, FileId};

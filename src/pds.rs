@@ -8,6 +8,7 @@
 
 mod call_limiter;
 mod connectivity;
+mod content_hosts;
 pub mod domain;
 pub mod drive;
 pub mod listing_bounds;

@@ -42,7 +42,6 @@ impl Default for RollingSha1 {
 
 impl RollingSha1 {
     /// Bytes hashed so far.
-    #[cfg(test)]
     pub fn bytes(&self) -> u64 {
         self.bytes
     }

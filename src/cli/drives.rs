@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::escape::{escaped, escaped_json};
 use crate::pds::domain;
 use crate::pds::session::Session;
-use crate::pds::transport::ExtraRoots;
+use crate::pds::transport::TrustedPeers;
 use crate::pds::types::DriveInfo;
 use crate::units::Size;
 
@@ -34,7 +34,7 @@ pub(super) struct DrivesRequest {
     name: AccountName,
     store: AccountStore,
     json: bool,
-    roots: ExtraRoots,
+    peers: TrustedPeers,
 }
 
 impl DrivesArgs {
@@ -43,7 +43,7 @@ impl DrivesArgs {
             name: AccountName::new(&self.name)?,
             store: AccountStore::from_env()?,
             json: self.json,
-            roots: self.ca_file.read()?,
+            peers: self.ca_file.read()?,
         })
     }
 }
@@ -65,7 +65,7 @@ struct Row<'a> {
 pub(super) async fn run(request: DrivesRequest) -> Result<ExitCode> {
     let handle = request.store.account(request.name);
     let account = handle.load().await?;
-    let session = Session::new(&account.endpoint, Credential::Account(handle), TIMEOUTS, request.roots)?;
+    let session = Session::new(&account.endpoint, Credential::Account(handle), TIMEOUTS, request.peers)?;
     let drives = domain::list_drives(&session, drive_scope(&account.grant)).await;
     let drives = drives.map_err(|e| with_step(e, "cannot list the drives"))?;
     let rows: Vec<_> =

@@ -43,7 +43,7 @@ pub(super) async fn run(request: LoginRequest) -> Result<ExitCode> {
     let storage = choose_storage(args.store, before.as_ref().map(|before| before.secret_storage)).await?;
     let login = Login::new(&args, before.as_ref(), &handle).await?;
     let obtained = methods::obtain(&args, &login).await?;
-    let session = Session::new(&login.endpoint, obtained.credential(), TIMEOUTS, login.roots)?;
+    let session = Session::new(&login.endpoint, obtained.credential(), TIMEOUTS, login.peers)?;
     let before = before.filter(|before| before.endpoint == login.endpoint);
     let choice = DriveChoice {
         named: args.drive_id.clone(),

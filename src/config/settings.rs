@@ -21,6 +21,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, ValueEnum,
 use url::Url;
 
 use super::drive_path::DrivePath;
+use super::host_patterns::HostPatterns;
 use super::notation::Notation;
 use crate::auth::{AccountName, endpoint};
 use crate::error::{Error, Result};
@@ -265,6 +266,12 @@ settings! {
         /// PEM file with root certificates of https services that are accepted in addition to those of the
         /// system, such as that of your own authority
         ca_file: PathBuf = Notation::path("FILE", ValueHint::FilePath), words "none";
+
+        /// Hosts that content may be on although their addresses are private or of this machine: name patterns
+        /// separated by commas, such as *.internal.example, and with http:// before them also without TLS;
+        /// link-local addresses stay refused; off for none
+        content_hosts: HostPatterns = Notation::new("HOSTS", "", HostPatterns::parse, HostPatterns::to_string)
+            => HostPatterns::default();
 
         /// Size of upload parts; a file has at most 10,000 parts, and real domains refuse parts below 100 KiB
         part_size: PartSize = part_size() => PartSize::DEFAULT;

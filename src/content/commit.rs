@@ -194,9 +194,10 @@ impl Commit {
         Ok(Some(CommitOutcome { meta, method: CommitMethod::Instant, target }))
     }
 
-    /// Fills the holes of a staged file from its base revision.
+    /// Fills the holes of a staged file from its base revision. If that reads the whole base, its SHA-1 is checked.
     async fn backfill(&self, staged: &Arc<StagedFile>) -> Result<()> {
         let cursor = self.context.reader.cursor();
+        let (mut hash, mut filled) = (RollingSha1::default(), None);
         while let Some((base, offset, len)) = staged.next_backfill(STAGED_BACKFILL_BYTES) {
             let bytes = self.context.reader.read(&base, &cursor, offset, len).await?;
             if bytes.is_empty() {
@@ -205,9 +206,27 @@ impl Commit {
             }
             self.transfer.prepared(bytes.len() as u64);
             let staged = staged.clone();
-            self.context.disk.run(move || staged.backfill(offset, &bytes)).await?;
+            let fill = move || {
+                if hash.bytes() == offset {
+                    hash.update(&bytes);
+                }
+                staged.backfill(offset, &bytes).map(|()| hash)
+            };
+            hash = self.context.disk.run(fill).await?;
+            filled = Some(base);
         }
-        Ok(())
+        match filled {
+            Some(base)
+                if hash.bytes() == base.size && base.sha1.is_some_and(|sha1| sha1 != hash.digest()) =>
+            {
+                self.context.reader.drop_blocks(&base);
+                let detail = "the bytes that were read of the older revision do not have the SHA-1 that the drive \
+                              reports: they were altered in the store or on the way; the file on the drive is \
+                              unchanged, save it again";
+                Err(Error::new(ErrorKind::Integrity, detail))
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn commit_hashed(mut self, content: HashedContent) -> Result<CommitOutcome> {

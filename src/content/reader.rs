@@ -106,6 +106,11 @@ impl Reader {
         self.bodies.forget(file_id);
     }
 
+    /// Drops the cached bytes of a content: they were found to be wrong.
+    pub fn drop_blocks(&self, target: &ReadTarget) {
+        self.blocks.drop_content(target);
+    }
+
     /// Keeps the content of a file readable after its deletion, until [`Self::unpin`] or the longest lifetime
     /// of a URL. A presigned URL stays valid when its file goes to the recycle bin.
     pub async fn pin(&self, target: &ReadTarget) -> Result<()> {

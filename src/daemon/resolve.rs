@@ -44,11 +44,12 @@ pub fn mount_config(settings: Settings, name: Option<String>, mountpoint: PathBu
         return Err(Error::invalid(detail));
     }
     let mut options = settings.options();
-    if let Some(file) = &mut options.ca_file {
-        // A background process changes its working directory.
-        *file = std::path::absolute(&file)
-            .map_err(|e| invalid_from(format!("cannot read ca-file {}", file.display()), e))?;
-    }
+    // A background process changes its working directory.
+    let absolute = |file: PathBuf| {
+        let wrong = |e| invalid_from(format!("cannot read ca-file {}", file.display()), e);
+        std::path::absolute(&file).map_err(wrong)
+    };
+    options.ca_file = options.ca_file.map(absolute).transpose()?;
     Ok(MountConfig {
         name,
         root_id: settings.root_id.unwrap_or_else(FileId::root),

@@ -21,6 +21,7 @@ use url::Url;
 use crate::pds::route_monitor::RouteMonitor;
 use crate::supervised;
 
+pub(super) use target::Destination;
 use target::{ProbeTarget, Proxies};
 
 mod target;
@@ -176,13 +177,13 @@ impl Connectivity {
     }
 
     /// Records an answer, including a refusal. It ends an outage only if it came from the target that failed.
-    pub(super) fn note_answer(&self, url: &Url) {
+    pub(super) fn note_answer<'a>(&self, to: impl Into<Destination<'a>>) {
         self.note_activity();
         if self.connect_failures.load(Relaxed) == 0 {
             return;
         }
         let mut failed = self.failed_target.lock();
-        if failed.as_ref().is_some_and(|failed| *failed != self.proxies.target(url)) {
+        if failed.as_ref().is_some_and(|failed| *failed != self.proxies.target(to)) {
             return;
         }
         *failed = None;
@@ -193,8 +194,8 @@ impl Connectivity {
     }
 
     /// Records a connection that could not be made. Must be called on a runtime.
-    pub(super) fn note_connect_failure(&self, url: &Url) {
-        let target = self.proxies.target(url);
+    pub(super) fn note_connect_failure<'a>(&self, to: impl Into<Destination<'a>>) {
+        let target = self.proxies.target(to);
         *self.failed_target.lock() = Some(target.clone());
         if self.connect_failures.fetch_add(1, Relaxed) + 1 >= CONNECT_FAILURES_MAX {
             self.go_offline(&target, Instant::now());
@@ -283,8 +284,8 @@ impl Connectivity {
 
     /// Runs beside an attempt. After [`SILENCE_MAX`] without activity it probes, and marks the service
     /// offline if the probe fails. Then it resolves, unless the attempt `keeps_waiting`.
-    pub(super) async fn detect_silence(&self, url: &Url, keeps_waiting: bool) {
-        let target = self.proxies.target(url);
+    pub(super) async fn detect_silence<'a>(&self, to: impl Into<Destination<'a>>, keeps_waiting: bool) {
+        let target = self.proxies.target(to);
         let mut online = self.online();
         let mut silent_since = Instant::now();
         loop {

@@ -27,7 +27,7 @@ use crate::pds::listing_bounds::ListingBounds;
 use crate::pds::retry::{Delivery, Idempotency, RequestFailure, RetryPolicy};
 use crate::pds::session::Session;
 use crate::pds::tokens::AuthState;
-use crate::pds::transport::{ExtraRoots, TransportLimits};
+use crate::pds::transport::{ExtraRoots, TransportLimits, TrustedPeers};
 use crate::pds::types::{
     AsyncResponse, AsyncTask, AsyncTaskRequest, CheckNameMode, CreateRequest, CreateResponse, DriveInfo,
     DriveRequest, File, FileRequest, FileType, MoveRequest, UpdateRequest,
@@ -80,9 +80,12 @@ impl Drive {
             idle: config.options.stall_timeout,
             calls_max: config.options.concurrent_calls,
         };
-        let roots = ExtraRoots::read(config.options.ca_file.as_deref())?;
+        let peers = TrustedPeers {
+            roots: ExtraRoots::read(config.options.ca_file.as_deref())?,
+            content_hosts: config.options.content_hosts.clone(),
+        };
         Ok(Self(Arc::new(DriveInner {
-            session: Session::new(&config.endpoint, config.credential.clone(), limits, roots)?,
+            session: Session::new(&config.endpoint, config.credential.clone(), limits, peers)?,
             drive_id: config.drive_id.clone(),
             transfer: RetryPolicy::transfer(config.options.commit_timeout),
             keeps_metadata: config.options.metadata,

@@ -18,7 +18,7 @@ use crate::auth::{Credential, endpoint};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pds::retry::{Delivery, Idempotency, RequestFailure, RetryPolicy};
 use crate::pds::tokens::{AuthError, AuthState, RECHECK_INTERVAL, TokenRefresher};
-use crate::pds::transport::{Call, CallPriority, ExtraRoots, Transport, TransportLimits};
+use crate::pds::transport::{Call, CallPriority, Transport, TransportLimits, TrustedPeers};
 use crate::supervised;
 
 /// Rejections in a row before the credential counts as revoked. A refreshed token may be rejected once
@@ -46,10 +46,10 @@ impl Session {
         endpoint: &Url,
         credential: Credential,
         limits: TransportLimits,
-        roots: ExtraRoots,
+        peers: TrustedPeers,
     ) -> Result<Self> {
         Ok(Self(Arc::new(SessionInner {
-            transport: Transport::new(limits, endpoint, roots)?,
+            transport: Transport::new(limits, endpoint, peers)?,
             tokens: Arc::new(TokenRefresher::new(credential, endpoint)?),
             endpoint: endpoint.clone(),
             is_watching: AtomicBool::new(false),

@@ -19,16 +19,18 @@ use tokio::sync::watch;
 
 use crate::auth::endpoint;
 use crate::auth::sign::{Authorization, authorization_headers};
+use crate::config::HostPatterns;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pds::call_limiter::CallLimiter;
-use crate::pds::connectivity::Connectivity;
+use crate::pds::connectivity::{Connectivity, Destination};
+use crate::pds::content_hosts::ContentHosts;
 use crate::pds::part_body::{Frame, PartBody, upload_stalled, wait_for_disk};
 use crate::pds::put_control::{PutControl, PutEnd};
 use crate::pds::retry::{Delivery, Idempotency, RequestFailure, RetryPolicy};
 use crate::pds::types::PartUrl;
 
 use answer::{LargeAnswers, too_large};
-use content_hosts::{ContentHosts, ContentResolver, refused_host};
+use content_resolver::{ContentResolver, host_failure, refused_host};
 use failure::{HttpError, connection_lost, idle_timeout, offline, protocol_error, unreadable_answer};
 use part_headers::part_headers;
 use refusal::{ERROR_BYTES_MAX, StoreError, api_refusal, header_number};
@@ -38,7 +40,7 @@ pub use download::{GetAnswer, ObjectInfo, OpenBody, RangeBytes, RangeRequest};
 pub use tls::ExtraRoots;
 
 mod answer;
-mod content_hosts;
+mod content_resolver;
 mod download;
 mod failure;
 #[cfg(any(test, fuzzing))]
@@ -70,6 +72,13 @@ pub struct TransportLimits {
     pub idle: Duration,
     /// API calls at a time.
     pub calls_max: usize,
+}
+
+/// Peers that are accepted beyond the default rules. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct TrustedPeers {
+    pub roots: ExtraRoots,
+    pub content_hosts: HostPatterns,
 }
 
 /// The connection pools of one service. Cheap to clone.
@@ -161,7 +170,8 @@ impl Pools {
                 Some(limit) => builder.read_timeout(limit),
                 None => builder,
             };
-            let failed = |e| Error::with_source(ErrorKind::Io, "cannot create the HTTP client", HttpError::new(e));
+            let failed =
+                |e| Error::with_source(ErrorKind::Io, "cannot create the HTTP client", HttpError::new(e));
             builder.build().map_err(failed)
         };
         let idle = Some(limits.idle);
@@ -182,8 +192,10 @@ impl Pools {
 impl Transport {
     /// Makes no connection yet. Content bypasses every proxy if the endpoint is on this machine. Calls bypass it
     /// if their own URL is.
-    pub fn new(limits: TransportLimits, service: &Url, roots: ExtraRoots) -> Result<Self> {
-        let (hosts, is_loopback) = (ContentHosts::new(service), endpoint::is_loopback(service));
+    pub fn new(limits: TransportLimits, service: &Url, peers: TrustedPeers) -> Result<Self> {
+        let TrustedPeers { roots, content_hosts } = peers;
+        let (hosts, is_loopback) =
+            (ContentHosts::new(service, content_hosts), endpoint::is_loopback(service));
         let connectivity = Connectivity::new(is_loopback);
         let generation = connectivity.connection_generation();
         let pools = Pools::open(limits, &hosts, &roots, is_loopback, generation)?;
@@ -237,16 +249,13 @@ impl Transport {
     /// Sends a request and records in [`Connectivity`] whether it was answered.
     async fn send(
         &self,
-        what: &str,
+        (what, to): (&str, Destination<'_>),
         request: RequestBuilder,
     ) -> std::result::Result<Response, RequestFailure> {
-        let (client, request) = request.build_split();
-        let request = request.map_err(|e| connection_lost(what, e))?;
-        let url = request.url().clone();
-        self.connectivity.monitor_routes(&url);
-        match client.execute(request).await {
+        self.connectivity.monitor_routes(to.url);
+        match request.send().await {
             Ok(response) => {
-                self.connectivity.note_answer(&url);
+                self.connectivity.note_answer(to);
                 Ok(response)
             }
             Err(e) => {
@@ -256,7 +265,7 @@ impl Transport {
                 let is_connect = e.is_connect();
                 let failure = connection_lost(what, e);
                 if is_connect && failure.delivery != Delivery::Untrusted {
-                    self.connectivity.note_connect_failure(&url);
+                    self.connectivity.note_connect_failure(to);
                 }
                 Err(failure)
             }
@@ -268,13 +277,13 @@ impl Transport {
     /// unless the attempt `keeps_waiting`.
     async fn with_liveness_checks<T>(
         &self,
-        (what, url): (&str, &Url),
+        (what, to): (&str, Destination<'_>),
         keeps_waiting: bool,
         progress: &AtomicU64,
         attempt: impl Future<Output = std::result::Result<T, RequestFailure>>,
     ) -> std::result::Result<T, RequestFailure> {
         let stall = self.connectivity.detect_stall_after_change(|| progress.load(Ordering::Relaxed));
-        let silence = self.connectivity.detect_silence(url, keeps_waiting);
+        let silence = self.connectivity.detect_silence(to, keeps_waiting);
         tokio::select! {
             outcome = attempt => outcome,
             () = stall => Err(idle_timeout(what)),
@@ -327,7 +336,7 @@ impl Transport {
                 // Its answer cannot be obtained again, so only the timeout of the call bounds it.
                 return attempt.await;
             }
-            self.with_liveness_checks((what, call.url), keeps_waiting, &progress, attempt).await
+            self.with_liveness_checks((what, call.url.into()), keeps_waiting, &progress, attempt).await
         };
         call.policy.run_admitted(call.idempotency, &self.connectivity, &progress, admit, attempt).await
     }
@@ -347,7 +356,7 @@ impl Transport {
             request = request.header(name, value);
         }
         let path = call.url.path();
-        let response = self.send(path, request.body(body)).await?;
+        let response = self.send((path, call.url.into()), request.body(body)).await?;
         let status = response.status();
         if !status.is_success() {
             let authorization = call.authorization.map(Authorization::secrets).unwrap_or_default();
@@ -357,6 +366,11 @@ impl Transport {
         let answer = self.answers.read(path, response).await?;
         let text: &[u8] = if answer.bytes.is_empty() { b"null" } else { &answer.bytes };
         serde_json::from_slice(text).map_err(|e| unreadable_answer(path, &e))
+    }
+
+    /// A URL for content that is checked.
+    fn content<'a>(&'a self, url: &'a Url) -> Destination<'a> {
+        Destination { url, content: Some(&self.hosts) }
     }
 
     /// PUTs one part to its presigned URL and retries transient failures, including an idle timeout.
@@ -399,13 +413,14 @@ impl Transport {
     ) -> std::result::Result<PutAnswer, RequestFailure> {
         const WHAT: &str = "part upload";
         let (body, sent) = PartBody::new(frames, self.connectivity.clone(), moved.clone());
-        let (target, length) = (self.hosts.parse(&url.upload_url).await?, body.bytes_left());
-        let silence = self.connectivity.detect_silence(&target, true);
+        let target = self.hosts.parse(&url.upload_url).await.map_err(host_failure)?;
+        let (to, length) = (self.content(&target), body.bytes_left());
+        let silence = self.connectivity.detect_silence(to, true);
         let mut request = self.pools().puts.put(target.clone()).header(CONTENT_LENGTH, length);
         for (name, value) in part_headers(url)? {
             request = request.header(name, value);
         }
-        let send = self.send(WHAT, request.body(reqwest::Body::wrap(body)));
+        let send = self.send((WHAT, to), request.body(reqwest::Body::wrap(body)));
         let response = tokio::select! {
             response = send => response,
             frame = sent.disk_stalled() => {

@@ -14,7 +14,7 @@ use crate::ids::{DriveId, Secret};
 use crate::pds::domain::{DriveScope, get_default_drive, list_drives};
 use crate::pds::session::Session;
 use crate::pds::tokens::{AuthState, RECHECK_INTERVAL, TokenRefresher};
-use crate::pds::transport::{ExtraRoots, Transport, TransportLimits};
+use crate::pds::transport::{Transport, TransportLimits, TrustedPeers};
 use crate::server::{FaultAction, FaultRule, Server, ServerConfig};
 use url::Url;
 
@@ -137,7 +137,8 @@ fn token_refreshes(rig: &Rig) -> u64 {
 }
 
 fn session(rig: &Rig, handle: &AccountHandle) -> Session {
-    Session::new(&endpoint(rig), Credential::Account(handle.clone()), TIMEOUTS, ExtraRoots::default()).unwrap()
+    Session::new(&endpoint(rig), Credential::Account(handle.clone()), TIMEOUTS, TrustedPeers::default())
+        .unwrap()
 }
 
 #[test]
@@ -317,7 +318,8 @@ fn early_refused_refresh_keeps_the_token() {
         let token = Authorization::Bearer(access.token.clone());
         let handle = store(&rig, endpoint(&rig), "never-issued", access).await;
         let source = TokenRefresher::new(Credential::Account(handle), &endpoint(&rig)).unwrap();
-        let (source, transport) = (Arc::new(source), Transport::new(TIMEOUTS, &endpoint(&rig), ExtraRoots::default()).unwrap());
+        let (source, transport) =
+            (Arc::new(source), Transport::new(TIMEOUTS, &endpoint(&rig), TrustedPeers::default()).unwrap());
         assert_eq!(source.authorization(&transport).await.unwrap(), token);
         source.refresh_early(&transport).await;
         assert_eq!(token_refreshes(&rig), 1, "one refresh is due");
@@ -365,7 +367,9 @@ fn newer_stored_token_is_used_after_refusal() {
             format!(r#"{{"access_token":"expired","refresh_token":"{refresh}","app_id":"{CLIENT}"}}"#)
         };
         private_file(&path, &text("spent"));
-        let session = Session::new(&endpoint(&rig), Credential::File(path.clone()), TIMEOUTS, ExtraRoots::default()).unwrap();
+        let session =
+            Session::new(&endpoint(&rig), Credential::File(path.clone()), TIMEOUTS, TrustedPeers::default())
+                .unwrap();
         rig.server().faults().add(FaultRule::times("account/token", 1, FaultAction::Stall));
         let call = tokio::spawn(async move { list_drives(&session, DriveScope::Mine).await.map(drop) });
         rig.server().faults().wait_for_hits(1).await;
@@ -390,7 +394,9 @@ fn locked_directory_delays_no_token_refresh() {
         );
         let directory = std::fs::File::open(path.parent().unwrap()).unwrap();
         directory.try_lock().unwrap();
-        let session = Session::new(&endpoint(&rig), Credential::File(path.clone()), TIMEOUTS, ExtraRoots::default()).unwrap();
+        let session =
+            Session::new(&endpoint(&rig), Credential::File(path.clone()), TIMEOUTS, TrustedPeers::default())
+                .unwrap();
         list_drives(&session, DriveScope::Mine).await.unwrap();
         let lock = path.with_file_name(".token.json.lock");
         assert_eq!(std::fs::metadata(lock).unwrap().permissions().mode() & 0o777, 0o600);

@@ -39,7 +39,8 @@ fn server_speaks_https_with_its_certificate() {
     private_file(&key_file, &key, 0o644);
     let data = rig.path("https");
     let [chain, key, data] = [&chain_file, &key_file, &data].map(|path| path.to_str().unwrap());
-    let arguments = ["serve", "--listen", "127.0.0.1:0", "--data", data, "--tls-cert", chain, "--tls-key", key];
+    let arguments =
+        ["serve", "--listen", "127.0.0.1:0", "--data", data, "--tls-cert", chain, "--tls-key", key];
     let mut command = rig.pdsfs(&arguments);
     let refused = command.env("PDSFS_TOKEN", TOKEN).output().unwrap();
     assert!(!refused.status.success(), "a key that others can read was accepted");
@@ -51,7 +52,16 @@ fn server_speaks_https_with_its_certificate() {
     let endpoint = line.trim().strip_prefix("listening on ").unwrap_or_default().to_owned();
     let ca_file = authority.file();
     let login = rig.run(
-        &["login", "--endpoint", &endpoint, "--token", "--store", "file", "--ca-file", ca_file.to_str().unwrap()],
+        &[
+            "login",
+            "--endpoint",
+            &endpoint,
+            "--token",
+            "--store",
+            "file",
+            "--ca-file",
+            ca_file.to_str().unwrap(),
+        ],
         TOKEN,
     );
     server.kill().unwrap();

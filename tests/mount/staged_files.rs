@@ -52,6 +52,26 @@ fn header_can_be_written_last() {
 }
 
 #[test]
+fn altered_base_is_not_committed() {
+    let rig = Rig::new();
+    let base = fresh_bytes(300_000);
+    let mount = rig.mount();
+    fs::write(mount.at("f"), &base).unwrap();
+    let mount = mount.restart(&rig.endpoint(), &[]);
+    let append = || {
+        let mut file = OpenOptions::new().append(true).open(mount.at("f")).unwrap();
+        file.write_all(b"more").unwrap();
+        file.sync_all()
+    };
+    rig.server().faults().add(FaultRule::times("get_object", 1, FaultAction::Corrupt));
+    assert_eq!(errno(append()), libc::EIO);
+    mount.wait_for_log("do not have the SHA-1");
+    assert_eq!(rig.client().read("f").unwrap(), base);
+    append().unwrap();
+    assert_eq!(rig.client().read("f").unwrap(), [&base[..], b"more"].concat());
+}
+
+#[test]
 fn seek_back_costs_one_commit_and_no_download() {
     let rig = Rig::new();
     let mount = rig.mount_with(&["--part-size", "64KiB"]);

@@ -128,14 +128,12 @@ fn cut_handshakes_are_repeated() {
 
 /// Reads the client's first message and closes the connection.
 fn cut_handshake(mut client: TcpStream) {
-    let _ = client.read(&mut [0; 4096]);
+    let _received = client.read(&mut [0; 4096]).unwrap_or(0);
 }
 
 /// Moves bytes both ways.
 fn join(client: TcpStream, server: TcpStream) {
-    for (mut from, mut to) in
-        [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)]
-    {
+    for (mut from, mut to) in [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)] {
         std::thread::spawn(move || {
             let _ = std::io::copy(&mut from, &mut to);
             let _ = to.shutdown(Shutdown::Both);
@@ -149,7 +147,7 @@ fn redirect_is_not_followed() {
     let [front_addr, other_addr] = [&front, &other].map(|listener| listener.local_addr().unwrap());
     std::thread::spawn(move || {
         for mut client in front.incoming().map_while(Result::ok) {
-            let _ = client.read(&mut [0; 4096]);
+            let _received = client.read(&mut [0; 4096]).unwrap_or(0);
             let answer = format!(
                 "HTTP/1.1 302 Found\r\nlocation: http://{other_addr}/v2/file/list\r\ncontent-length: 0\r\n\
                  connection: close\r\n\r\n"

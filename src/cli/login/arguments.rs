@@ -9,7 +9,7 @@ use url::Url;
 use crate::auth::{AccountName, AccountStore, DEFAULT_NAME, endpoint};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::DriveId;
-use crate::pds::transport::ExtraRoots;
+use crate::pds::transport::{ExtraRoots, TrustedPeers};
 use crate::units::duration_within;
 
 /// Port of the redirect URI. Fixed, because the redirect URI is registered with the app.
@@ -104,8 +104,9 @@ pub(in crate::cli) struct CaFile {
 }
 
 impl CaFile {
-    pub(in crate::cli) fn read(&self) -> Result<ExtraRoots> {
-        ExtraRoots::read(self.ca_file.as_deref())
+    pub(in crate::cli) fn read(&self) -> Result<TrustedPeers> {
+        let roots = ExtraRoots::read(self.ca_file.as_deref())?;
+        Ok(TrustedPeers { roots, ..TrustedPeers::default() })
     }
 }
 

@@ -20,7 +20,7 @@ use crate::config::secret_variables::ACCESS_KEY_VARIABLE;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{DriveId, Secret};
 use crate::pds::tokens::{self, AuthorizationCode, TokenRequestGuard};
-use crate::pds::transport::{ExtraRoots, Transport, TransportLimits};
+use crate::pds::transport::{Transport, TransportLimits, TrustedPeers};
 
 /// For one attempt of a call while the user waits.
 pub(in crate::cli) const TIMEOUTS: TransportLimits = TransportLimits {
@@ -39,7 +39,7 @@ pub(super) struct Login {
     client_secret: Option<Secret<String>>,
     /// The user of the account that the login replaces.
     user_before: Option<String>,
-    pub(super) roots: ExtraRoots,
+    pub(super) peers: TrustedPeers,
 }
 
 /// The result of a login method.
@@ -83,8 +83,8 @@ impl Login {
             None if old_id.is_some() && is_same_app => old_secret(handle).await,
             None => None,
         };
-        let (client_id, roots) = (args.client_id.clone().or(old_id), args.ca_file.read()?);
-        Ok(Self { endpoint, auth_endpoint, client_id, client_secret, user_before, roots })
+        let (client_id, peers) = (args.client_id.clone().or(old_id), args.ca_file.read()?);
+        Ok(Self { endpoint, auth_endpoint, client_id, client_secret, user_before, peers })
     }
 
     fn client_id(&self) -> Result<&str> {
@@ -97,7 +97,7 @@ impl Login {
     }
 
     fn transport(&self) -> Result<Transport> {
-        Transport::new(TIMEOUTS, &self.auth_endpoint, self.roots.clone())
+        Transport::new(TIMEOUTS, &self.auth_endpoint, self.peers.clone())
     }
 }
 

@@ -92,7 +92,7 @@ fn upper_source_overrides_lower_source() {
 fn samples(value_name: &str) -> [&'static str; 3] {
     match value_name {
         "URL" => ["https://a.example", "https://b.example", "https://c.example"],
-        "ID" | "FILE_ID" | "NAME" | "PATTERNS" => ["a", "b", "c"],
+        "ID" | "FILE_ID" | "NAME" | "PATTERNS" | "HOSTS" => ["a", "b", "c"],
         "PATH" | "FILE" | "DIR" => ["/a", "/b", "/c"],
         "BOOL" => ["false", "true", "false"],
         "ON|OFF" => ["on", "off", "on"],

@@ -171,6 +171,11 @@ impl Blocks {
         }
     }
 
+    /// Drops the cached blocks of a content.
+    pub(super) fn drop_content(&self, target: &ReadTarget) {
+        self.store().cache.remove(target);
+    }
+
     /// Records the read, registers its requests, and finds the sources of its bytes.
     fn plan_read(
         self: &Arc<Self>,

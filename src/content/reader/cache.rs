@@ -4,7 +4,7 @@
 //! until the last of its blocks is evicted. So the cache counts *buffers*, each in full until it is freed.
 //! The count is the memory that the cache really holds.
 //!
-//! The key is the content, so no entry is ever invalidated: a new revision has another key.
+//! The key is the content: a new revision has another key. So entries are dropped only if their bytes are wrong.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -71,6 +71,16 @@ impl BlockCache {
             self.blocks.promote(&key);
         }
         Some(piece)
+    }
+
+    /// Drops the blocks of a content.
+    pub(super) fn remove(&mut self, target: &ReadTarget) {
+        let blocks = self.blocks.iter().filter(|(key, _)| key.target == *target);
+        let keys: Vec<_> = blocks.map(|(key, _)| key.clone()).collect();
+        for key in keys {
+            let segment = self.blocks.pop(&key);
+            self.release(segment);
+        }
     }
 
     /// Adds the bytes of a run. `start` must be the first byte of a block. Evicts the least recently used

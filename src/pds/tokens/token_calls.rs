@@ -240,7 +240,7 @@ pub fn check_token_answer(data: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pds::transport::{ExtraRoots, TransportLimits};
+    use crate::pds::transport::{TransportLimits, TrustedPeers};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     fn parse(json: &str) -> Result<IssuedToken, Error> {
@@ -270,7 +270,7 @@ mod tests {
             refresh_token: Secret::new("OLD-SECRET".to_owned()),
             by: RefreshBy::Oauth,
         };
-        let transport = Transport::new(timeouts, &url, ExtraRoots::default()).unwrap();
+        let transport = Transport::new(timeouts, &url, TrustedPeers::default()).unwrap();
         let outcome = request_token(&grant, Some(&url), &transport).await;
         server.await.unwrap();
         outcome

@@ -16,6 +16,7 @@ use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, RANGE};
 use reqwest::{Response, StatusCode, Url};
 
 use super::Transport;
+use super::content_resolver::host_failure;
 use super::failure::{connection_lost, idle_timeout, protocol_error};
 use super::refusal::{StoreError, header_number};
 use crate::error::Result;
@@ -94,11 +95,11 @@ impl Transport {
         request: &RangeRequest<'_>,
         policy: RetryPolicy,
     ) -> std::result::Result<GetAnswer, RequestFailure> {
-        let target = self.hosts.parse(request.url.expose()).await?;
+        let target = self.hosts.parse(request.url.expose()).await.map_err(host_failure)?;
         let (keeps_waiting, progress) = (policy.outage_max.is_none(), AtomicU64::new(0));
         let attempt = async || {
             let attempt = self.get_once(&target, request, &progress);
-            self.with_liveness_checks((WHAT, &target), keeps_waiting, &progress, attempt).await
+            self.with_liveness_checks((WHAT, self.content(&target)), keeps_waiting, &progress, attempt).await
         };
         policy.run(Idempotency::Safe, &self.connectivity, &progress, attempt).await
     }
@@ -136,7 +137,7 @@ impl Transport {
     async fn open(&self, url: &Url, range: &Range<u64>) -> std::result::Result<Opened, RequestFailure> {
         let bytes = format!("bytes={}-{}", range.start, range.end - 1);
         let request = self.pools().gets.get(url.clone()).header(RANGE, bytes);
-        let response = tokio::time::timeout(self.limits.idle, self.send(WHAT, request))
+        let response = tokio::time::timeout(self.limits.idle, self.send((WHAT, self.content(url)), request))
             .await
             .map_err(|_| idle_timeout(WHAT))??;
         let headers = response.headers();

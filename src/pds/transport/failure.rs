@@ -72,7 +72,12 @@ impl std::error::Error for HttpError {
 pub(super) fn connection_lost(what: &str, e: reqwest::Error) -> RequestFailure {
     if let Some((cause, advice)) = certificate_refusal(&e) {
         let error = Error::new(ErrorKind::Unreachable, format!("{what}: no connection: {cause}; {advice}"));
-        return RequestFailure { error, code: String::new(), delivery: Delivery::Untrusted, retry_after: None };
+        return RequestFailure {
+            error,
+            code: String::new(),
+            delivery: Delivery::Untrusted,
+            retry_after: None,
+        };
     }
     let kind = if e.is_timeout() { ErrorKind::Timeout } else { ErrorKind::Unreachable };
     let delivery = if e.is_connect() { Delivery::NotSent } else { Delivery::Unknown };

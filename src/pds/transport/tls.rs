@@ -146,15 +146,17 @@ impl ServerCertVerifier for LazyVerifier {
 
 /// Why the certificate of a peer was refused: the error in the causes of `error`, as the cause and the next step
 /// for the user.
-pub(super) fn certificate_refusal(error: &(dyn std::error::Error + 'static)) -> Option<(String, &'static str)> {
+pub(super) fn certificate_refusal(
+    error: &(dyn std::error::Error + 'static),
+) -> Option<(String, &'static str)> {
     let mut cause = Some(error);
     while let Some(e) = cause {
-        let inner = e.downcast_ref::<io::Error>().and_then(|e| e.get_ref());
-        let found = e.downcast_ref().or_else(|| inner?.downcast_ref());
-        if let Some(rustls::Error::InvalidCertificate(reason)) = found {
+        if let Some(rustls::Error::InvalidCertificate(reason)) = e.downcast_ref() {
             return Some(described(reason));
         }
-        cause = e.source();
+        // The source of an I/O error is that of its inner error.
+        let inner = e.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        cause = inner.map(|inner| inner as &(dyn std::error::Error + 'static)).or_else(|| e.source());
     }
     None
 }

@@ -3,23 +3,22 @@
 //! The service chooses the URLs of content. A hostile or mistaken one could name a host that only this machine can
 //! reach, such as the metadata service of a cloud, and have its answers uploaded. So content goes to public
 //! addresses, or to addresses of the same class as the endpoint's own; an endpoint on this machine may be a way into a
-//! private network. The addresses of a name are checked when the connection is made. Names of proxies are exempt,
-//! because the user has chosen them; they must not be the host of content themselves.
+//! private network. The setting `content_hosts` lists exceptions. The addresses of a name are checked when a
+//! connection or a probe is made. Names of proxies are exempt, because the user has chosen them; they must not be the
+//! host of content themselves.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{fmt, io};
 
 use hyper_util::client::proxy::matcher::Matcher;
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::net::lookup_host;
+use tokio::sync::Mutex;
 use url::{Host, Url};
 
-use super::failure::protocol_error;
 use crate::auth::endpoint;
-use crate::error::{Error, ErrorKind};
-use crate::pds::retry::{Delivery, RequestFailure};
+use crate::config::HostPatterns;
 
 /// The metadata services of Alibaba Cloud and of Azure.
 const METADATA: [Ipv4Addr; 2] = [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(168, 63, 129, 16)];
@@ -27,6 +26,8 @@ const METADATA: [Ipv4Addr; 2] = [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::ne
 const METADATA_AWS: [u16; 8] = [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254];
 /// Longest lookup of the endpoint's name.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the addresses of the endpoint count as known.
+const OWN_ADDRESSES_TTL: Duration = Duration::from_secs(60);
 
 /// The reach of an address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -96,37 +97,57 @@ pub(super) struct ContentHosts {
     endpoint: Url,
     /// Names of proxies of the environment.
     proxies: Vec<String>,
+    exceptions: HostPatterns,
+    own: OwnAddresses,
 }
 
-/// The error of a name whose addresses are all refused.
+/// Why a host is no host of content.
 #[derive(Debug)]
-struct RefusedAddress(AddressClass);
+pub(super) enum HostError {
+    /// The reason.
+    Refused(String),
+    /// The addresses of the host, or of the endpoint, are unknown.
+    Lookup(io::Error),
+}
 
-impl fmt::Display for RefusedAddress {
+impl fmt::Display for HostError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the host is {}", self.0)
+        match self {
+            Self::Refused(why) => write!(
+                f,
+                "the service returned a URL for content that is not allowed: {why}; check the endpoint, or allow the \
+                 host with content_hosts"
+            ),
+            Self::Lookup(e) => write!(f, "cannot look up a host: {e}"),
+        }
     }
 }
 
-impl std::error::Error for RefusedAddress {}
+impl std::error::Error for HostError {}
+
+impl From<io::Error> for HostError {
+    fn from(e: io::Error) -> Self {
+        Self::Lookup(e)
+    }
+}
 
 impl ContentHosts {
-    pub(super) fn new(endpoint: &Url) -> Arc<Self> {
+    pub(super) fn new(endpoint: &Url, exceptions: HostPatterns) -> Arc<Self> {
         let matcher = Matcher::from_system();
         let probes = ["https://x.invalid/", "http://x.invalid/"];
         let intercepted =
             probes.iter().filter_map(|probe| matcher.intercept(&hyper::Uri::from_static(probe)));
         let proxies = intercepted.filter_map(|proxy| Some(proxy.uri().host()?.to_owned())).collect();
-        Arc::new(Self { endpoint: endpoint.clone(), proxies })
+        Arc::new(Self { endpoint: endpoint.clone(), proxies, exceptions, own: OwnAddresses::default() })
     }
 
-    /// Parses the URL of content, and refuses one that content must not go to. A name is looked up later, by the
-    /// client that uses this as its resolver.
-    pub(super) async fn parse(&self, url: &str) -> Result<Url, RequestFailure> {
-        let url =
-            Url::parse(url).map_err(|_| protocol_error("the service returned an invalid URL".to_owned()))?;
-        let is_plain = url.scheme() == "http";
-        if url.scheme() != "https" && !(is_plain && endpoint::is_loopback(&self.endpoint)) {
+    /// Parses the URL of content, and refuses one that content must not go to. The addresses of a name are checked
+    /// by [`Self::resolve`].
+    pub(super) async fn parse(&self, url: &str) -> Result<Url, HostError> {
+        let url = Url::parse(url).map_err(|_| refused("it is no valid URL"))?;
+        let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+        let may_be_plain = endpoint::is_loopback(&self.endpoint) || self.exceptions.allows_plain(host);
+        if url.scheme() != "https" && !(url.scheme() == "http" && may_be_plain) {
             return Err(refused("its URL is not https"));
         }
         if !url.username().is_empty() || url.password().is_some() {
@@ -139,17 +160,9 @@ impl ContentHosts {
             None => return Err(refused("its URL has no host")),
         };
         if let Some(ip) = literal {
-            let class = AddressClass::of(ip);
-            let allowed = self.allowed(&[class]).await;
-            let unknown = |e| {
-                let error = Error::with_source(ErrorKind::Unreachable, "cannot look up the endpoint", e);
-                RequestFailure { error, delivery: Delivery::NotSent, ..protocol_error(String::new()) }
-            };
-            if !allowed.map_err(unknown)?.contains(&class) {
-                return Err(refused(&format!("its host is {class}")));
-            }
+            self.keep_allowed(host, vec![SocketAddr::new(ip, 0)]).await?;
         }
-        if url.host_str().is_some_and(|host| self.is_proxy(host)) {
+        if self.is_proxy(host) {
             return Err(refused("its host is a proxy"));
         }
         Ok(url)
@@ -159,72 +172,64 @@ impl ContentHosts {
         self.proxies.iter().any(|proxy| proxy.eq_ignore_ascii_case(name))
     }
 
-    /// The classes of addresses, of those in `asked`, that content may go to.
-    async fn allowed(&self, asked: &[AddressClass]) -> io::Result<Vec<AddressClass>> {
+    /// The addresses of a name that connections for content may use. Refuses a name without one.
+    pub(super) async fn resolve(&self, name: &str, port: u16) -> Result<Vec<SocketAddr>, HostError> {
+        let all: Vec<_> = lookup_host((name, port)).await?.collect();
+        if self.is_proxy(name) { Ok(all) } else { self.keep_allowed(name, all).await }
+    }
+
+    async fn keep_allowed(&self, host: &str, all: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, HostError> {
         let mut allowed = vec![AddressClass::Public];
-        if asked.iter().any(|class| *class != AddressClass::Public) {
-            let host = self.endpoint.host_str().unwrap_or_default().trim_matches(['[', ']']);
-            let own = tokio::time::timeout(LOOKUP_TIMEOUT, lookup_host((host, 0))).await??;
-            allowed.extend(own.map(|address| AddressClass::of(address.ip())));
+        let is_allowed =
+            |allowed: &[AddressClass], at: &SocketAddr| allowed.contains(&AddressClass::of(at.ip()));
+        if self.exceptions.matches(host) {
+            allowed.extend([AddressClass::Private, AddressClass::Loopback]);
+        }
+        if !all.iter().all(|at| is_allowed(&allowed, at)) {
+            allowed.extend(self.own.classes(Instant::now(), || self.look_up_endpoint()).await?);
             if allowed.contains(&AddressClass::Loopback) {
                 allowed.push(AddressClass::Private);
             }
         }
-        Ok(allowed)
-    }
-
-    async fn resolve_name(
-        &self,
-        name: &str,
-    ) -> Result<Vec<SocketAddr>, Box<dyn std::error::Error + Send + Sync>> {
-        let all: Vec<_> = lookup_host((name, 0)).await?.collect();
-        if self.is_proxy(name) {
-            return Ok(all);
-        }
-        let classes: Vec<_> = all.iter().map(|address| AddressClass::of(address.ip())).collect();
-        let allowed = self.allowed(&classes).await?;
-        let kept: Vec<_> = all
-            .into_iter()
-            .zip(&classes)
-            .filter(|(_, class)| allowed.contains(class))
-            .map(|(at, _)| at)
-            .collect();
-        match classes.first() {
-            Some(class) if kept.is_empty() => Err(RefusedAddress(*class).into()),
+        let first = all.first().map(|at| AddressClass::of(at.ip()));
+        let kept: Vec<_> = all.into_iter().filter(|at| is_allowed(&allowed, at)).collect();
+        match first {
+            Some(class) if kept.is_empty() => Err(refused(&format!("its host is {class}"))),
             _ => Ok(kept),
         }
     }
-}
 
-/// The resolver of clients for content.
-pub(super) struct ContentResolver(pub(super) Arc<ContentHosts>);
-
-impl Resolve for ContentResolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        let hosts = self.0.clone();
-        Box::pin(async move {
-            let addresses = hosts.resolve_name(name.as_str()).await?;
-            Ok(Box::new(addresses.into_iter()) as Addrs)
-        })
+    async fn look_up_endpoint(&self) -> io::Result<Vec<IpAddr>> {
+        let host = self.endpoint.host_str().unwrap_or_default().trim_matches(['[', ']']);
+        let found = tokio::time::timeout(LOOKUP_TIMEOUT, lookup_host((host, 0))).await??;
+        Ok(found.map(|address| address.ip()).collect())
     }
 }
 
-/// The failure of a request whose host was refused by the resolver.
-pub(super) fn refused_host(error: &reqwest::Error) -> Option<RequestFailure> {
-    let mut cause = std::error::Error::source(error);
-    while let Some(e) = cause {
-        if let Some(RefusedAddress(class)) = e.downcast_ref() {
-            return Some(refused(&format!("its host is {class}")));
+/// The classes of the endpoint's own addresses, for [`OWN_ADDRESSES_TTL`]. Held while they are looked up, so that
+/// there is one lookup at a time.
+#[derive(Debug, Default)]
+struct OwnAddresses(Mutex<Option<(Instant, Vec<AddressClass>)>>);
+
+impl OwnAddresses {
+    async fn classes<L>(&self, now: Instant, look_up: impl FnOnce() -> L) -> io::Result<Vec<AddressClass>>
+    where
+        L: Future<Output = io::Result<Vec<IpAddr>>>,
+    {
+        let mut known = self.0.lock().await;
+        if let Some((at, classes)) = &*known
+            && now.saturating_duration_since(*at) < OWN_ADDRESSES_TTL
+        {
+            return Ok(classes.clone());
         }
-        cause = e.source();
+        let classes: Vec<_> = look_up().await?.into_iter().map(AddressClass::of).collect();
+        *known = Some((now, classes.clone()));
+        Ok(classes)
     }
-    None
 }
 
-fn refused(why: &str) -> RequestFailure {
-    protocol_error(format!(
-        "the service returned a URL for content that is not allowed: {why}; check the endpoint"
-    ))
+fn refused(why: &str) -> HostError {
+    HostError::Refused(why.to_owned())
 }
 
 #[cfg(test)]
@@ -259,9 +264,12 @@ mod tests {
         }
     }
 
-    async fn outcome(endpoint: &str, url: &str) -> Result<(), String> {
-        let hosts = ContentHosts::new(&endpoint.parse().unwrap());
-        hosts.parse(url).await.map(drop).map_err(|failure| failure.error.to_string())
+    fn hosts(endpoint: &str, exceptions: &str) -> Arc<ContentHosts> {
+        ContentHosts::new(&endpoint.parse().unwrap(), HostPatterns::parse(exceptions).unwrap())
+    }
+
+    async fn outcome(endpoint: &str, exceptions: &str, url: &str) -> Result<(), String> {
+        hosts(endpoint, exceptions).parse(url).await.map(drop).map_err(|e| e.to_string())
     }
 
     #[tokio::test]
@@ -283,7 +291,7 @@ mod tests {
             ("http://127.0.0.1:9", "http://169.254.169.254/x", Some("link-local")),
             ("http://127.0.0.1:9", "http://192.168.0.1/x", None),
         ] {
-            let seen = outcome(endpoint, url).await;
+            let seen = outcome(endpoint, "off", url).await;
             match why {
                 None => assert_eq!(seen, Ok(()), "{endpoint} {url}"),
                 Some(why) => {
@@ -294,15 +302,55 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn listed_hosts_may_be_private_or_plain() {
+        let list = "*.lan,10.0.0.2,127.0.0.1,http://plain.example,169.254.169.254";
+        for (url, why) in [
+            ("https://10.0.0.2/x", None),
+            ("https://127.0.0.1/x", None),
+            ("https://10.0.0.3/x", Some("private")),
+            ("http://10.0.0.2/x", Some("not https")),
+            ("http://plain.example/x", None),
+            ("http://a.lan/x", Some("not https")),
+            ("https://169.254.169.254/x", Some("link-local")),
+        ] {
+            let seen = outcome("https://203.0.113.1", list, url).await;
+            match why {
+                None => assert_eq!(seen, Ok(()), "{url}"),
+                Some(why) => assert!(seen.as_ref().is_err_and(|e| e.contains(why)), "{url}: {seen:?}"),
+            }
+        }
+        let listed = hosts("https://203.0.113.1", "local*").resolve("localhost", 1).await.unwrap();
+        assert!(listed.iter().all(|at| at.ip().is_loopback() && at.port() == 1), "{listed:?}");
+    }
+
+    #[tokio::test]
     async fn names_are_checked_after_their_lookup() {
-        let far = ContentHosts::new(&"https://203.0.113.1".parse().unwrap());
-        let error = far.resolve_name("localhost").await.unwrap_err();
-        assert_eq!(error.downcast_ref::<RefusedAddress>().unwrap().0, AddressClass::Loopback);
-        let unknown = ContentHosts::new(&"https://endpoint.invalid".parse().unwrap());
-        assert!(unknown.resolve_name("localhost").await.unwrap_err().downcast_ref::<io::Error>().is_some());
-        let near = ContentHosts::new(&"http://127.0.0.1:9".parse().unwrap());
-        assert!(
-            near.resolve_name("localhost").await.unwrap().iter().all(|address| address.ip().is_loopback())
-        );
+        let error = hosts("https://203.0.113.1", "off").resolve("localhost", 0).await.unwrap_err();
+        assert!(matches!(&error, HostError::Refused(why) if why.contains("this machine")), "{error}");
+        let unknown = hosts("https://endpoint.invalid", "off").resolve("localhost", 0).await.unwrap_err();
+        assert!(matches!(unknown, HostError::Lookup(_)), "{unknown}");
+        let near = hosts("http://127.0.0.1:9", "off").resolve("localhost", 0).await.unwrap();
+        assert!(near.iter().all(|address| address.ip().is_loopback()));
+    }
+
+    #[tokio::test]
+    async fn endpoint_is_looked_up_once_a_minute() {
+        let (own, lookups, start) = (OwnAddresses::default(), std::cell::Cell::new(0), Instant::now());
+        let ask = async |now| {
+            let look_up = || async {
+                lookups.set(lookups.get() + 1);
+                if lookups.get() == 1 {
+                    Err(io::ErrorKind::TimedOut.into())
+                } else {
+                    Ok(vec![[10, 0, 0, 1].into()])
+                }
+            };
+            own.classes(now, look_up).await
+        };
+        assert!(ask(start).await.is_err());
+        for (after, expected) in [(0, 2), (59, 2), (60, 3)] {
+            let seen = ask(start + Duration::from_secs(after)).await.unwrap();
+            assert_eq!((seen, lookups.get()), (vec![AddressClass::Private], expected), "after {after} s");
+        }
     }
 }
