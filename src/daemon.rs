@@ -282,13 +282,13 @@ pub async fn run(
         Err(error) if mountpoint::is_final(&error) => return Ok(MountEnd::NotMountable(error)),
         Err(error) => return Err(error),
     };
-    let reached =
-        match unless_interrupted(&mut signals, ReachedDrive::new(config, dir, progress.clone())).await {
-            Ok(reached) => reached,
-            // The user dismissed the prompt of the keyring: a restart must not prompt again.
-            Err(error) if auth::keyring_unlock_refused() => return Ok(MountEnd::NotMountable(error)),
-            Err(error) => return Err(error),
-        };
+    let reach = Box::pin(ReachedDrive::new(config, dir, progress.clone()));
+    let reached = match unless_interrupted(&mut signals, reach).await {
+        Ok(reached) => reached,
+        // The user dismissed the prompt of the keyring: a restart must not prompt again.
+        Err(error) if auth::keyring_unlock_refused() => return Ok(MountEnd::NotMountable(error)),
+        Err(error) => return Err(error),
+    };
     let mut mounted = reached.mount().await?;
     let path = mounted.kernel.path().to_owned();
     let stop_limit = if notifier.is_connected() { mounted.managed_stop_limit } else { mounted.stop_limit };

@@ -34,8 +34,11 @@ use crate::vfs;
 /// Longest run of `listing`, in lines.
 const LINES_MAX: usize = 64;
 
+/// The name of a corpus, and the function that takes one of its files.
+pub type Target = (&'static str, fn(&[u8]));
+
 /// All targets by the names of their corpora.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[Target] = &[
     ("answers", answers),
     ("attributes", attributes),
     ("config", config),

@@ -47,7 +47,7 @@ async fn serve(
             print_notice(notice, is_detached);
         }
     };
-    Ok(match daemon::run(config, is_detached, notifier, report).await? {
+    Ok(match Box::pin(daemon::run(config, is_detached, notifier, report)).await? {
         MountEnd::Saved => ExitCode::SUCCESS,
         MountEnd::Unsaved => ExitCode::FAILURE,
         MountEnd::NotMountable(error) => {

@@ -11,10 +11,10 @@ use url::Url;
 
 use super::output::{print_line, print_message};
 use crate::auth::read_private;
-use crate::config::parse::TOKEN_VARIABLE;
+use crate::config::secret_variables::TOKEN_VARIABLE;
 use crate::daemon::signals::Signals;
 use crate::error::{Error, ErrorKind, Result};
-use crate::server::{FaultPlan, Quirks, Secret, Server, ServerConfig, ServerTls, Verify};
+use crate::server::{FaultPlan, Quirks, Server, ServerConfig, ServerTls, Verify};
 use crate::units::{duration_within, exact_size, parse_size};
 
 mod logins;

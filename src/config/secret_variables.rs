@@ -23,7 +23,9 @@ const VARIABLES: [&CStr; 5] = [
     c"PDSFS_SERVE_ACCESS_KEY_SECRET",
 ];
 
-static TAKEN: OnceLock<Vec<(&CStr, Secret<Vec<u8>>)>> = OnceLock::new();
+type TakenVariable = (&'static CStr, Secret<Vec<u8>>);
+
+static TAKEN: OnceLock<Vec<TakenVariable>> = OnceLock::new();
 
 /// Removes the variables from the environment, and overwrites their values where the kernel shows them.
 ///

@@ -10,9 +10,9 @@ use std::task::{Context, Poll, Waker};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
+use tokio::net::TcpStream;
 
 use super::tls::Stream;
-
 use crate::tcp_peer;
 
 /// Shared by a connection and the request on it.

@@ -423,7 +423,7 @@ mod tests {
         let pending = |count| {
             let desired = DesiredAttrs { mtime: at(0), posix: Some(with_xattrs(count)) };
             let stale = BTreeSet::new();
-            (known().file_id, Pending { desired, sends_mtime: false, sends_tags: true, stale })
+            (known().file_id, Pending { desired, sends_mtime: false, sends_tags: true, stale, conflicts: 0 })
         };
         assert_eq!(batch_len(&vec![pending(0); 250]), BATCH_MAX);
         assert_eq!(batch_len(&vec![pending(200); 9]), 2);

@@ -97,6 +97,7 @@ fn samples(value_name: &str) -> [&'static str; 3] {
         "BOOL" => ["false", "true", "false"],
         "ON|OFF" => ["on", "off", "on"],
         "MODE" => ["trash", "delete", "trash"],
+        "WHOSE" => ["drive", "mounter", "drive"],
         "ADDRESS:PORT" => ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"],
         "OCTAL" => ["001", "002", "003"],
         "N" | "UID" | "GID" => ["1", "2", "3"],

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use super::listing::PAGE_ENTRIES;
-use super::{Drive, ListingPage};
+use super::Drive;
+use super::listing::{ListingPage, PAGE_ENTRIES};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{DriveId, FileId};
 use crate::pds::types::ListResponse;

@@ -237,7 +237,7 @@ mod tests {
 
     use super::*;
     use crate::error::ErrorKind;
-    use crate::pds::transport::TransportLimits;
+    use crate::pds::transport::{TransportLimits, TrustedPeers};
 
     #[test]
     fn content_range_must_match_the_request() {
@@ -279,7 +279,7 @@ mod tests {
         let url = dripping_store("HTTP/1.1 500 x\r\ncontent-length: 65536\r\n\r\n").await;
         let (long, idle) = (Duration::from_secs(60), Duration::from_secs(1));
         let limits = TransportLimits { connect: long, call: long, idle, calls_max: 1 };
-        let transport = Transport::new(limits, &url).unwrap();
+        let transport = Transport::new(limits, &url, TrustedPeers::default()).unwrap();
         let opened = tokio::time::timeout(Duration::from_secs(20), transport.open(&url, &(0..1))).await;
         let failure = opened.expect("the body is read without end").err().unwrap();
         assert_eq!(failure.error.kind(), ErrorKind::Timeout, "{}", failure.error);

@@ -11,14 +11,17 @@ use reqwest::header::{CONTENT_RANGE, HeaderMap, HeaderName, HeaderValue};
 use tokio::runtime::{Builder, Runtime};
 use url::{Host, Url};
 
-use super::content_hosts::ContentHosts;
 use super::download::check_content_range;
 use super::refusal::{StoreError, api_refusal};
+use crate::config::HostPatterns;
+use crate::pds::content_hosts::ContentHosts;
 use crate::pds::retry::RequestFailure;
 
 /// Longest error text, in bytes: code, message and request id of 500 characters each, and a few words.
 const ERROR_TEXT_BYTES_MAX: usize = 3 * 4 * 500 + 300;
 const TIME_MAX: Duration = Duration::from_secs(20);
+/// A secret of the request, which the answer may quote.
+const SECRET: &str = "5ecret-t0ken";
 const STATUS: [u16; 10] = [400, 401, 403, 404, 409, 429, 500, 503, 507, 418];
 
 static RUNTIME: LazyLock<Option<Runtime>> =
@@ -58,9 +61,10 @@ fn check_failure(failure: &RequestFailure) {
 /// Refusals of the API: JSON, or headers of a gateway.
 pub fn api_refusals(data: &[u8]) {
     if let Some(response) = response(data)
-        && let Some(failure) = block_on(api_refusal("/v2/file/list", response))
+        && let Some(failure) = block_on(api_refusal("/v2/file/list", response, &[SECRET]))
     {
         check_failure(&failure);
+        assert!(!failure.error.to_string().contains(SECRET), "{}", failure.error);
     }
 }
 
@@ -92,11 +96,11 @@ pub fn content_urls(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     for endpoint in ["https://203.0.113.1", "https://10.0.0.1", "http://127.0.0.1:9"] {
         let Ok(own) = Url::parse(endpoint) else { continue };
-        let hosts = ContentHosts::new(&own);
+        let hosts = ContentHosts::new(&own, HostPatterns::default());
         match block_on(hosts.parse(&text)) {
             Some(Ok(url)) => check_content_url(endpoint, &url),
             Some(Err(failure)) => {
-                let shown = failure.error.to_string();
+                let shown = failure.to_string();
                 assert!(!shown.contains(char::is_control), "control characters in {shown:?}");
             }
             None => {}

@@ -239,6 +239,7 @@ fn element(xml: &str, name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pds::transport::TrustedPeers;
 
     #[test]
     fn api_errors_become_kinds() {
@@ -309,7 +310,7 @@ mod tests {
             policy: RetryPolicy::INTERACTIVE,
             priority: CallPriority::Commit,
         };
-        let transport = Transport::new(limits, &url).unwrap();
+        let transport = Transport::new(limits, &url, TrustedPeers::default()).unwrap();
         let failure = transport.json::<serde_json::Value>(call, &()).await.unwrap_err();
         server.await.unwrap();
         let text = failure.error.to_string();
