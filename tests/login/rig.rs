@@ -135,7 +135,7 @@ impl Rig {
     pub fn open(&self, page: &Url) -> Answer {
         let shown = visit(page);
         let cookie = shown.header("set-cookie").unwrap_or_default();
-        *self.cookie.lock().unwrap() = cookie.split(';').next().unwrap().to_owned();
+        cookie.split(';').next().unwrap().clone_into(&mut self.cookie.lock().unwrap());
         shown
     }
 
