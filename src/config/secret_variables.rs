@@ -14,7 +14,7 @@ pub const TOKEN_VARIABLE: &str = "PDSFS_TOKEN";
 /// The secret of the access key of `pdsfs login`.
 pub const ACCESS_KEY_VARIABLE: &str = "PDSFS_ACCESS_KEY_SECRET";
 
-/// All variables with secrets. clap has read those of `serve` by the time that they are taken.
+/// All variables with secrets.
 const VARIABLES: [&CStr; 5] = [
     c"PDSFS_TOKEN",
     c"PDSFS_ACCESS_KEY_SECRET",

@@ -10,6 +10,7 @@ mod download;
 mod folder_search;
 mod listing;
 mod meta;
+mod subfolder_listings;
 mod upload;
 
 use std::sync::Arc;
@@ -68,7 +69,7 @@ struct DriveInner {
     /// Whether POSIX attributes are kept in user tags (setting `metadata`).
     keeps_metadata: bool,
     dialect: Dialect,
-    subfolder_listings: folder_search::SubfolderListings,
+    subfolder_listings: subfolder_listings::SubfolderListings,
 }
 
 impl Drive {
@@ -90,7 +91,7 @@ impl Drive {
             transfer: RetryPolicy::transfer(config.options.commit_timeout),
             keeps_metadata: config.options.metadata,
             dialect: Dialect::default(),
-            subfolder_listings: folder_search::SubfolderListings::default(),
+            subfolder_listings: subfolder_listings::SubfolderListings::default(),
         })))
     }
 

@@ -33,23 +33,9 @@ use super::call::ApiCall;
 use super::errors::ServiceError;
 use super::reply::ApiResponse;
 
+pub(super) use self::endpoints::{CONSENT, needs_no_token};
 pub(super) use self::files::download;
 pub(super) use self::share_access::is_visitor;
-
-/// The endpoint of the consent page.
-pub(super) const CONSENT: &str = "oauth/authorize";
-
-/// Whether an endpoint needs no token.
-pub(super) fn needs_no_token(endpoint: &str) -> bool {
-    matches!(
-        endpoint,
-        "oauth/token"
-            | "account/token"
-            | "share_link/get_by_anonymous"
-            | "share_link/get_share_token"
-            | CONSENT
-    )
-}
 
 /// Whether the server has this call. Requests for others are refused before their credentials are looked at.
 pub(super) fn is_route(method: &Method, endpoint: &str) -> bool {

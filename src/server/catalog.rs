@@ -13,6 +13,7 @@ mod load;
 mod objects;
 pub(super) mod records;
 mod revisions;
+mod share_records;
 mod shares;
 mod trash;
 mod uploads;
@@ -27,8 +28,8 @@ use serde::Serialize;
 
 use self::database::{Change, Table, Write, WriteQueue};
 use self::index::Folder;
-use self::records::{CatalogOp, Delta, DriveRecord, Node, Token, Upload};
-use self::shares::Shares;
+use self::records::{Archive, CatalogOp, Delta, DriveRecord, Node, Token, Upload};
+use self::share_records::Shares;
 use super::blobs::Blob;
 use super::clock::auto_rename_stamp;
 use super::config::{Quirks, ServerConfig};
@@ -36,13 +37,13 @@ use super::errors::ServiceError;
 use crate::ids::{DriveId, FileId, UploadId};
 use crate::pds::types::CheckNameMode;
 
-pub(super) use self::archives::{Archive, ArchiveEntry};
+pub(super) use self::archives::ArchiveEntry;
 pub(super) use self::complete::PendingComplete;
 pub(super) use self::feed::Changed;
 pub(super) use self::index::{Marker, SortOrder, compare};
 pub(super) use self::load::open;
 pub(super) use self::objects::Edits;
-pub(super) use self::shares::{Share, ShareSettings, ShareStatus, ShareUse};
+pub(super) use self::share_records::{Share, ShareSettings, ShareStatus, ShareUse};
 pub(super) use self::uploads::{CreateResult, NewUpload};
 
 #[derive(Debug)]

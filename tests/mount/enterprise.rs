@@ -31,7 +31,7 @@ fn folders_without_listing_are_searched() {
     fs::write(mount.at("a/b/f"), &content).unwrap();
     fs::write(mount.at("a/g"), "g").unwrap();
     fs::set_permissions(mount.at("a/g"), Permissions::from_mode(0o711)).unwrap();
-    // What this mount has made is seen at once, whatever the listings say.
+    // What this mount has made is seen at once; the listings lag.
     assert_eq!(
         (names(&mount.at("a")), names(&mount.at("a/b"))),
         (vec!["b".into(), "empty".into(), "g".into()], vec!["f".to_owned()])
@@ -56,7 +56,7 @@ fn folders_without_listing_are_searched() {
 }
 
 #[test]
-fn removal_without_right_is_eacces_and_changes_nothing() {
+fn removal_without_right_fails_and_changes_nothing() {
     let rig = rig();
     let mount = rig.mount();
     fs::create_dir(mount.at("dir")).unwrap();

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::cli::login::read_private_text;
+use crate::config::secret_variables;
 use crate::error::{Error, Result};
 use crate::server::{AcceptedAccessKey, Logins, Secret, ServerConfig, ServiceApp};
 use crate::units::{duration_within, exact_size};
@@ -88,7 +89,10 @@ impl LoginOptions {
 pub(super) fn secret(file: Option<&Path>, flag: &str, variable: &str) -> Result<Option<Secret<String>>> {
     let text = match file {
         Some(file) => read_private_text(file, flag)?,
-        None => Secret::new(std::env::var(variable).unwrap_or_default().trim().to_owned()),
+        None => {
+            let value = secret_variables::get(variable).and_then(|value| value.into_string().ok());
+            Secret::new(value.unwrap_or_default().trim().to_owned())
+        }
     };
     Ok(Some(text).filter(|text| !text.expose().is_empty()))
 }

@@ -3,19 +3,15 @@
 //! An empty listing of a subfolder is not believed until this mount has seen one with entries. The index of the
 //! service lags, so each hit is confirmed by `get`.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use serde::Serialize;
 use tokio::task::JoinSet;
 
 use super::Drive;
 use super::listing::{ListingPage, PAGE_ENTRIES};
+use super::subfolder_listings::SEARCH_MARKER;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{DriveId, FileId};
 use crate::pds::types::ListResponse;
-
-/// Start of the markers of a search, which [`Drive::list_page`] receives like those of a listing.
-const SEARCH_MARKER: &str = "search:";
 
 /// `POST /v2/file/search`.
 #[derive(Serialize)]
@@ -27,36 +23,6 @@ struct SearchRequest<'a> {
     limit: u32,
     #[serde(skip_serializing_if = "str::is_empty")]
     marker: &'a str,
-}
-
-/// What the answers so far say about the listings of subfolders.
-#[derive(Debug, Default)]
-pub(super) struct SubfolderListings {
-    /// A listing of a subfolder had entries: empty ones are true.
-    are_true: AtomicBool,
-    /// The service does not offer or permit searches.
-    is_search_refused: AtomicBool,
-}
-
-impl SubfolderListings {
-    pub(super) fn note_entries(&self, folder: &FileId) {
-        if *folder != FileId::root() {
-            self.are_true.store(true, Ordering::Relaxed);
-        }
-    }
-
-    /// Whether an empty listing of this folder needs a search.
-    pub(super) fn is_doubtful(&self, folder: &FileId) -> bool {
-        *folder != FileId::root()
-            && !folder.as_str().contains(['"', '\\'])
-            && !self.are_true.load(Ordering::Relaxed)
-            && !self.is_search_refused.load(Ordering::Relaxed)
-    }
-}
-
-/// The marker of the search that a marker of a listing contains.
-pub(super) fn search_marker(marker: &str) -> Option<&str> {
-    marker.strip_prefix(SEARCH_MARKER)
 }
 
 impl Drive {
@@ -75,7 +41,7 @@ impl Drive {
             Ok(found) => found,
             Err(failure) if is_refusal(failure.error.kind()) => {
                 tracing::debug!(error = %failure.error, "no search: empty listings of subfolders are believed");
-                self.0.subfolder_listings.is_search_refused.store(true, Ordering::Relaxed);
+                self.0.subfolder_listings.note_refused_search();
                 return Ok(ListingPage { items: Vec::new(), next_marker: None, urls: Vec::new() });
             }
             Err(failure) => return Err(failure.error),

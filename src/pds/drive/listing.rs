@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::folder_search::search_marker;
+use super::subfolder_listings::search_marker;
 use super::{DownloadUrl, Drive, FileMeta};
 use crate::error::Result;
 use crate::ids::FileId;

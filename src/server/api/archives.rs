@@ -7,7 +7,7 @@ use super::request::{check_name, lenient, list, require};
 use crate::ids::{DriveId, FileId};
 use crate::server::app::DOMAIN_ID;
 use crate::server::call::ApiCall;
-use crate::server::catalog::Archive;
+use crate::server::catalog::records::Archive;
 use crate::server::clock::random_hex;
 use crate::server::errors::ServiceError;
 use crate::server::reply::ApiResponse;

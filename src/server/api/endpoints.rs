@@ -7,6 +7,21 @@ use crate::server::call::ApiCall;
 use crate::server::errors::ServiceError;
 use crate::server::reply::ApiResponse;
 
+/// The endpoint of the consent page.
+pub(in crate::server) const CONSENT: &str = "oauth/authorize";
+
+/// Whether an endpoint needs no token.
+pub(in crate::server) fn needs_no_token(endpoint: &str) -> bool {
+    matches!(
+        endpoint,
+        "oauth/token"
+            | "account/token"
+            | "share_link/get_by_anonymous"
+            | "share_link/get_share_token"
+            | CONSENT
+    )
+}
+
 /// Makes the two functions of the table from its rows.
 macro_rules! endpoints {
     ($call:ident, $body:ident; $($name:literal $(| $other:literal)* => $answer:expr,)*) => {

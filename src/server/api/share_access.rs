@@ -6,10 +6,10 @@
 use hyper::header::AUTHORIZATION;
 use serde_json::{Map, Value};
 
-use super::endpoints::dispatch_one;
+use super::endpoints::{dispatch_one, needs_no_token};
+use super::listing;
 use super::request::parse;
 use super::shares::check_open;
-use super::{listing, needs_no_token};
 use crate::ids::{DriveId, FileId, UploadId};
 use crate::server::call::ApiCall;
 use crate::server::catalog::records::UploadTarget;

@@ -3,20 +3,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{CatalogState, DriveId, FileId, ServiceError, TASKS_MAX};
+use super::records::Archive;
+use super::{CatalogState, ServiceError, TASKS_MAX};
 use crate::server::blobs::Blob;
 
 /// Bound on the content of an archive.
 const ARCHIVE_BYTES_MAX: u64 = 64 << 20;
 /// Bound on its entries; the format has 16 bits.
 const ENTRIES_MAX: usize = 10_000;
-
-/// The objects of an archive.
-#[derive(Clone, Debug)]
-pub(in crate::server) struct Archive {
-    pub(in crate::server) drive: DriveId,
-    pub(in crate::server) files: Vec<FileId>,
-}
 
 /// A file or, without content, a folder.
 pub(in crate::server) struct ArchiveEntry {

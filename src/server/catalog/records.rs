@@ -19,6 +19,13 @@ pub(in crate::server) struct DriveRecord {
     pub(in crate::server) used_bytes: u64,
 }
 
+/// The objects of an archive.
+#[derive(Clone, Debug)]
+pub(in crate::server) struct Archive {
+    pub(in crate::server) drive: DriveId,
+    pub(in crate::server) files: Vec<FileId>,
+}
+
 /// One committed content of a file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[allow(clippy::struct_field_names)] // Named as on the wire.
