@@ -87,12 +87,11 @@ impl LoginOptions {
 /// A secret from a private file, else from a variable; `None` if it is empty. Never from an argument, because all users
 /// of the machine can read those.
 pub(super) fn secret(file: Option<&Path>, flag: &str, variable: &str) -> Result<Option<Secret<String>>> {
-    let text = match file {
-        Some(file) => read_private_text(file, flag)?,
-        None => {
-            let value = secret_variables::get(variable).and_then(|value| value.into_string().ok());
-            Secret::new(value.unwrap_or_default().trim().to_owned())
-        }
+    let text = if let Some(file) = file {
+        read_private_text(file, flag)?
+    } else {
+        let value = secret_variables::get(variable).and_then(|value| value.into_string().ok());
+        Secret::new(value.unwrap_or_default().trim().to_owned())
     };
     Ok(Some(text).filter(|text| !text.expose().is_empty()))
 }
