@@ -2,13 +2,13 @@
 # The mount of the boot, an upgrade, a removal and a purge of the package while the drive is mounted.
 . /usr/local/lib/checks.sh
 export DEBIAN_FRONTEND=noninteractive
-upgrade() { apt-get -qq -y --no-download install /pdsfs-2.deb >/tmp/upgrade 2>&1; }
-names_unit() { grep -qx '  systemctl restart pdsfs@drive.service' /tmp/upgrade; }
+upgrade() { apt-get -qq -y -o Dpkg::Use-Pty=0 install /pdsfs-2.deb >/tmp/upgrade 2>&1; }
+names_unit() { grep -qx "  systemctl restart pdsfs@drive.service" /tmp/upgrade || { cat /tmp/upgrade; return 1; }; }
 program() { readlink "/proc/$(prop drive MainPID)/exe"; }
 old_program() { [ "$(program)" = '/usr/bin/pdsfs (deleted)' ]; }
-shows() { cmp "/root/$1" "/mnt/drive/$1"; }
-removed() { apt-get -qq -y --no-download "$@" pdsfs; }
-open_file() { exec 9>/mnt/drive/open && cat /root/bytes >&9; }
+shows() { mounted /mnt/drive && cmp "/root/$1" "/mnt/drive/$1"; }
+removed() { apt-get -qq -y -o Dpkg::Use-Pty=0 "$@" pdsfs; }
+open_file() { mounted /mnt/drive && exec 9>/mnt/drive/open && cat /root/bytes >&9; }
 
 s mounted_at_boot soon mounted /mnt/drive
 s the_file_is_there shows bytes
