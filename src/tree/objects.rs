@@ -93,6 +93,11 @@ impl Tree {
         self.leftovers.remove(object);
     }
 
+    /// Whether an object is hidden. One that another client has changed is visible from then on.
+    pub fn hides_leftover(&mut self, object: &FileMeta) -> bool {
+        self.leftovers.hides(object)
+    }
+
     /// The hidden object at a location of the drive.
     pub fn leftover_at(&self, dir_id: &FileId, name: &str) -> Option<&FileMeta> {
         self.leftovers.at(dir_id, name)

@@ -39,7 +39,9 @@ impl Vfs {
     async fn remove_one(&self, object: &FileMeta, former: Option<Ino>, reason: &Reason) -> Result<()> {
         let (file, configured) = (&object.file_id, self.config.options.remove);
         let is_read = || self.files.all().iter().any(|open| open.pending_clone_of(file).is_some());
-        if matches!(reason, Reason::Copied) && self.superseded.is_ours(object) && !is_read() {
+        let is_temporary = matches!(reason, Reason::Copied) && self.superseded.is_ours(object) && !is_read();
+        // A deletion for good needs the present revision: another client may have written the object since.
+        if is_temporary && self.drive.get(file).await.is_ok_and(|now| self.superseded.is_ours(&now)) {
             match self.remove_object(file, former, RemoveMode::Delete).await {
                 // The right to move objects to the recycle bin may be granted all the same.
                 Err(error) if error.kind() == ErrorKind::Denied && configured == RemoveMode::Trash => {}
@@ -92,9 +94,18 @@ impl Vfs {
     pub(super) async fn retry_removals(&self) {
         let pending: Vec<_> = self.superseded.lock_pending().values().cloned().collect();
         for object in pending {
-            // It may have new content by now.
+            // It may have new content by now, from here or from another client.
             if !self.superseded.lock_pending().contains_key(&object.file_id) {
                 continue;
+            }
+            match self.drive.get(&object.file_id).await {
+                Ok(now) if self.tree().hides_leftover(&now) => {}
+                Err(error) if error.is_outage() => return,
+                Err(error) if error.kind() != ErrorKind::NotFound => continue,
+                Ok(_) | Err(_) => {
+                    self.superseded.lock_pending().remove(&object.file_id);
+                    continue;
+                }
             }
             match self.remove_object(&object.file_id, None, self.config.options.remove).await {
                 Ok(()) => {}

@@ -111,6 +111,36 @@ async fn reused_leftover_is_not_removed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn regression_changed_leftover_is_not_removed() {
+    let rig = Rig::new().await;
+    rig.write(ROOT, "s", b"new").await;
+    rig.write(ROOT, "t", b"old").await;
+    rig.fault("file/delete", conflict());
+    assert_eq!(rig.rename((ROOT, "s"), (ROOT, "t")).await, Ok(()));
+    let other = rig.second_mount();
+    other.lookup(ROOT, OsStr::new("s")).await.unwrap().unwrap();
+    let (from, to) = ((ROOT, OsStr::new("s")), (ROOT, OsStr::new("kept")));
+    other.rename(from, to, RenameMode::Replace, caller()).await.unwrap();
+    assert_eq!(rig.vfs.drain().await.unsaved.len(), 0);
+    assert_eq!(rig.remote_names(&FileId::root()).await, ["kept", "t"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn regression_changed_source_goes_to_the_bin() {
+    let rig = Rig::new().await;
+    rig.write(ROOT, "s", b"new").await;
+    let other = rig.second_mount();
+    let seen = other.lookup(ROOT, OsStr::new("s")).await.unwrap().unwrap();
+    let change = SetAttr { size: Some(1), ..SetAttr::default() };
+    other.setattr(seen.attr.ino, None, change, caller()).await.unwrap();
+    assert_eq!(other.drain().await.unsaved.len(), 0);
+    assert_eq!(rig.only("s").await.size, 1);
+    rig.write(ROOT, "t", b"old").await;
+    assert_eq!(rig.rename((ROOT, "s"), (ROOT, "t")).await, Ok(()));
+    assert_eq!((rig.calls("recyclebin/trash"), rig.calls("file/delete")), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn conflicting_attributes_are_given_up() {
     const ROUNDS_MAX: usize = 10;
     let rig = Rig::new().await;
