@@ -19,6 +19,7 @@ use crate::status::systemd::SystemdNotifier;
 use output::{EXIT_USAGE, ignore_closed_stdout, print_error};
 use runtime::{on_runtime, until_signal};
 
+mod broker;
 mod config;
 #[cfg(feature = "server")]
 mod demo;
@@ -71,6 +72,9 @@ enum Command {
     /// Unmount a drive
     #[command(alias = "unmount")]
     Umount(umount::UmountArgs),
+    /// Mount for a daemon without rights (for pdsfs-broker.socket)
+    #[command(hide = true)]
+    Broker(broker::BrokerArgs),
     /// Check the configuration, or print an example that explains every setting
     Config(config::ConfigCommand),
     /// Show uploads, unsaved files and failures
@@ -148,6 +152,7 @@ fn dispatch(command: Command, notifier: SystemdNotifier) -> Result<ExitCode> {
         Command::Login(args) => on_runtime(until_signal(login::run(args.check()?))),
         Command::Drives(args) => ignore_closed_stdout(on_runtime(until_signal(drives::run(args.check()?)))),
         Command::Umount(args) => umount::run(&args),
+        Command::Broker(args) => broker::run(&args),
         Command::Config(args) => ignore_closed_stdout(config::run(&args)),
         Command::Status(args) => ignore_closed_stdout(on_runtime(status::run(args))),
         Command::Wait(args) => on_runtime(wait::run(args)),

@@ -37,6 +37,8 @@ pub struct MountConfig {
     /// The path from `root_id` to the drive folder to mount; empty once `root_id` is that folder.
     pub folder: DrivePath,
     pub credential: Credential,
+    /// The socket of the broker, which mounts for a daemon without rights.
+    pub broker: Option<PathBuf>,
     /// An existing directory.
     pub mountpoint: PathBuf,
     /// The source in the mount table. Programs treat a mount as remote if this contains a colon.
@@ -62,11 +64,17 @@ impl MountConfig {
             root_id: FileId::root(),
             folder: DrivePath::default(),
             credential,
+            broker: None,
             mountpoint: PathBuf::new(),
             uid: 0,
             gid: 0,
             spill_dir: std::env::temp_dir(),
             options: MountOptions::default(),
         }
+    }
+
+    /// Whether the mount is one of root.
+    pub fn is_by_root(&self) -> bool {
+        self.broker.is_some() || rustix::process::geteuid().is_root()
     }
 }

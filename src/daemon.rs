@@ -5,14 +5,15 @@
 //! during the unmount. Only then the process ends. [`MountEnd`] states whether everything is on the drive.
 
 use std::convert::Infallible;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::auth;
 use crate::config::MountConfig;
 use crate::error::{Error, ErrorKind, Result};
-use crate::fuse::{KernelMount, MountDir};
+use crate::fuse::broker::{BrokerClient, ExpectedMount};
+use crate::fuse::{KernelMount, MountPlace};
 use crate::pds::drive::Drive;
 use crate::status::Progress;
 use crate::status::systemd::SystemdNotifier;
@@ -24,6 +25,7 @@ use signals::Signals;
 use supervision::Supervision;
 
 pub mod background;
+pub mod broker;
 mod liveness;
 mod mountpoint;
 mod observers;
@@ -93,7 +95,7 @@ pub enum MountEnd {
 #[derive(Debug)]
 struct ReachedDrive {
     config: MountConfig,
-    dir: MountDir,
+    place: MountPlace,
     drive: Drive,
     progress: Arc<Progress>,
     observers: ObserverSetup,
@@ -116,16 +118,16 @@ pub struct RunningMount {
 /// Checks the mountpoint, reaches the drive and mounts it. For the demo.
 #[cfg(feature = "server")]
 pub async fn mount_in_process(config: MountConfig, progress: Arc<Progress>) -> Result<RunningMount> {
-    let (config, dir) = check_mountpoint(config).await?;
-    ReachedDrive::new(config, dir, progress).await?.mount().await
+    let (config, place) = check_mountpoint(config).await?;
+    ReachedDrive::new(config, place, progress).await?.mount().await
 }
 
 /// Checks the mountpoint, removes a dead mount from it, and opens it. The path of the result has no links.
-async fn check_mountpoint(mut config: MountConfig) -> Result<(MountConfig, MountDir)> {
+async fn check_mountpoint(mut config: MountConfig) -> Result<(MountConfig, MountPlace)> {
     let display = config.mountpoint.display().to_string();
     let prepared = tokio::task::spawn_blocking(move || {
-        let dir = mountpoint::prepare(&config)?;
-        dir.path().clone_into(&mut config.mountpoint);
+        let (place, path) = open_mountpoint(&config)?;
+        config.mountpoint = path;
         if config.spill_dir.starts_with(&config.mountpoint) {
             let detail = format!(
                 "{} for staged files is inside the mountpoint: choose another directory with --spill-dir",
@@ -133,7 +135,7 @@ async fn check_mountpoint(mut config: MountConfig) -> Result<(MountConfig, Mount
             );
             return Err(Error::new(ErrorKind::Invalid, detail));
         }
-        Ok((config, dir))
+        Ok((config, place))
     });
     let prepared = tokio::time::timeout(PREPARE_MAX, prepared).await.map_err(|_| {
         let detail =
@@ -143,9 +145,31 @@ async fn check_mountpoint(mut config: MountConfig) -> Result<(MountConfig, Mount
     prepared.map_err(|e| Error::from_source(ErrorKind::Io, e))?
 }
 
+/// Opens the mountpoint, or has the broker do it. The path has no links.
+fn open_mountpoint(config: &MountConfig) -> Result<(MountPlace, PathBuf)> {
+    let Some(socket) = &config.broker else {
+        let dir = mountpoint::prepare(&config.mountpoint, &config.options)?;
+        let path = dir.path().to_owned();
+        return Ok((MountPlace::Own(dir), path));
+    };
+    let drive = config.name.clone().ok_or_else(|| {
+        Error::new(ErrorKind::Invalid, "the broker mounts drives of the configuration file only: name one")
+    })?;
+    let expected = ExpectedMount {
+        mountpoint: config.mountpoint.clone(),
+        allow_other: config.options.allow_other,
+        read_only: config.options.read_only,
+        noexec: config.options.noexec,
+        nosymfollow: config.options.nosymfollow,
+    };
+    let broker = BrokerClient::connect(socket)?;
+    let path = broker.prepare(drive, expected)?;
+    Ok((MountPlace::OfBroker(broker), path))
+}
+
 impl ReachedDrive {
     /// Sends the first calls now: a wrong token, drive or folder fails the mount instead of the first `ls`.
-    async fn new(mut config: MountConfig, dir: MountDir, progress: Arc<Progress>) -> Result<Self> {
+    async fn new(mut config: MountConfig, place: MountPlace, progress: Arc<Progress>) -> Result<Self> {
         let drive = Drive::new(&config)?;
         let listed = drive.list_page(&config.root_id, "").await;
         listed.map_err(|e| {
@@ -167,23 +191,23 @@ impl ReachedDrive {
                 e.context(format!("cannot open drive folder {folder} (check setting folder)"))
             })?;
         }
-        config.options.owners = Some(owners::in_effect(&config.options, &drive).await?);
+        config.options.owners = Some(owners::in_effect(&config, &drive).await?);
         let observers = Observers::prepare(&config).await?;
-        Ok(Self { config, dir, drive, progress, observers })
+        Ok(Self { config, place, drive, progress, observers })
     }
 
     /// Must not be cancelled: the kernel completes a requested mount even if this future is dropped, and no
     /// daemon would serve it.
     async fn mount(self) -> Result<RunningMount> {
-        let Self { config, dir, drive, progress, observers } = self;
+        let Self { config, place, drive, progress, observers } = self;
         let config = Arc::new(config);
         #[cfg(feature = "server")]
         let progress_watch = ProgressWatch::new(progress.clone(), drive.clone());
         let vfs = Vfs::new(config.clone(), drive, progress.clone());
-        let kernel = KernelMount::start(vfs.clone(), &config, dir).await.map_err(preflight::explain)?;
+        let kernel = KernelMount::start(vfs.clone(), &config, place).await.map_err(preflight::explain)?;
         let stop_limit = config.options.commit_timeout + STOP_MARGIN;
         let managed_stop_limit = config.options.stall_timeout + STALL_MARGIN;
-        let observers = observers.start(vfs.clone(), kernel.mount().clone(), config, progress);
+        let observers = observers.start(vfs.clone(), kernel.control().clone(), config, progress);
         Ok(RunningMount {
             vfs,
             kernel,
@@ -206,7 +230,7 @@ pub struct StopOutcome {
 
 impl RunningMount {
     /// Returns when the mount was unmounted from outside.
-    pub async fn wait(&mut self) {
+    pub async fn wait(&self) {
         self.kernel.wait().await;
     }
 
@@ -277,25 +301,25 @@ pub async fn run(
     preflight::protect_memory();
     let drive_id = config.drive_id.clone();
     let progress = Progress::new();
-    let (config, dir) = match unless_interrupted(&mut signals, check_mountpoint(config)).await {
+    let (config, place) = match unless_interrupted(&mut signals, check_mountpoint(config)).await {
         Ok(checked) => checked,
         Err(error) if mountpoint::is_final(&error) => return Ok(MountEnd::NotMountable(error)),
         Err(error) => return Err(error),
     };
-    let reach = Box::pin(ReachedDrive::new(config, dir, progress.clone()));
+    let reach = Box::pin(ReachedDrive::new(config, place, progress.clone()));
     let reached = match unless_interrupted(&mut signals, reach).await {
         Ok(reached) => reached,
         // The user dismissed the prompt of the keyring: a restart must not prompt again.
         Err(error) if auth::keyring_unlock_refused() => return Ok(MountEnd::NotMountable(error)),
         Err(error) => return Err(error),
     };
-    let mut mounted = reached.mount().await?;
+    let mounted = reached.mount().await?;
     let path = mounted.kernel.path().to_owned();
     let stop_limit = if notifier.is_connected() { mounted.managed_stop_limit } else { mounted.stop_limit };
     let (vfs, mut signal_at) = (mounted.vfs.clone(), None);
     let mut supervision = Supervision::new(notifier, progress.clone(), vfs.drive().clone(), stop_limit);
     let started = tokio::select! {
-        started = supervision.start(progress, &vfs, mounted.kernel.mount()) => started,
+        started = supervision.start(progress, &vfs, mounted.kernel.control()) => started,
         signal = signals.next() => {
             signal_at = Some(Instant::now());
             Err(interrupted(signal, "nothing is mounted"))
@@ -320,6 +344,11 @@ pub async fn run(
                     aborted = Some(detached.err().unwrap_or_else(|| Error::new(ErrorKind::Io, detail)));
                 }
             },
+            () = mounted.kernel.control().lost() => {
+                let detail = "the broker has ended, so the mount cannot be ended in order";
+                tracing::error!("{detail}: saving open files");
+                aborted = Some(Error::new(ErrorKind::Io, detail));
+            }
             signal = signals.next() => {
                 signal_at = Some(Instant::now());
                 mounted.vfs.begin_stop();

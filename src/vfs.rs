@@ -62,10 +62,9 @@ pub use crate::tree::FileKind;
 use crate::tree::Tree;
 
 use active_renames::ActiveRenames;
-use callers::Device;
 #[cfg(any(test, fuzzing))]
 pub use callers::check_proc_texts;
-pub use callers::is_killed;
+pub use callers::{OwnInspector, ProcessInspector};
 use commit_failures::CommitFailures;
 pub use drain::{DrainReport, StopDrains};
 use handles::Handles;
@@ -96,8 +95,8 @@ pub struct Vfs {
     upload_context: Arc<UploadContext>,
     progress: Arc<Progress>,
     pending: Arc<PendingAttrs>,
-    /// Device number of this mount. Known once it is mounted.
-    device: OnceLock<Device>,
+    /// Known once the drive is mounted.
+    inspector: OnceLock<Arc<dyn ProcessInspector>>,
     /// The revision in the kernel's page cache. A leaf lock.
     cached_revisions: Mutex<LruCache<Ino, RevisionId>>,
     /// Errors of the last commits, until a commit succeeds.
@@ -155,7 +154,7 @@ impl Vfs {
                 handles: Handles::default(),
                 reader,
                 pending: Arc::new(PendingAttrs::new(progress.clone())),
-                device: OnceLock::new(),
+                inspector: OnceLock::new(),
                 cached_revisions: Mutex::new(LruCache::new(CACHED_INODES_MAX)),
                 failures: CommitFailures::default(),
                 late_renames: LateRenames::default(),
@@ -175,12 +174,19 @@ impl Vfs {
         vfs
     }
 
-    /// Sets the device number of the mount (`major:minor`).
-    pub fn set_device(&self, device: &str) {
-        if let Some(device) = Device::parse(device) {
-            // Cannot fail: a file system is mounted once.
-            let _ = self.device.set(device);
-        }
+    /// Sets what answers questions about the processes that use the mount. Must be called once, after the mount.
+    pub fn set_inspector(&self, inspector: Arc<dyn ProcessInspector>) {
+        // Cannot fail: a file system is mounted once.
+        let _ = self.inspector.set(inspector);
+    }
+
+    /// Resolves to whether the calling thread is being killed.
+    pub async fn is_killed(&self, tid: u32) -> bool {
+        let inspector = self.inspector.get().cloned();
+        // `/proc` may answer only after a request of the thread: `execve` closes descriptors under a lock of its
+        // process.
+        let look = move || callers::is_killed(tid, inspector.as_deref());
+        tokio::task::spawn_blocking(look).await.unwrap_or(false)
     }
 
     pub fn drive(&self) -> &Drive {

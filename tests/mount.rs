@@ -19,6 +19,8 @@ mod slow_disk;
 mod accounts;
 #[path = "mount/batches.rs"]
 mod batches;
+#[path = "mount/broker.rs"]
+mod broker;
 #[path = "mount/cache_size.rs"]
 mod cache_size;
 #[path = "mount/commit_races.rs"]

@@ -17,6 +17,8 @@ use crate::ids::Secret;
 
 /// Permissions that an account file must not have: any of group and others.
 const SHARED_MODE: u32 = 0o077;
+/// The name of the directory of account files.
+const ACCOUNTS: &str = "accounts";
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AccountStore {
@@ -49,8 +51,8 @@ pub struct LockedAccount<'a> {
 }
 
 impl AccountStore {
-    /// The store in `$STATE_DIRECTORY`, else `/var/lib/pdsfs` for root, else `pdsfs` in the state directory
-    /// of the user.
+    /// The directory `accounts` of `$STATE_DIRECTORY`, which may name it itself, else of `/var/lib/pdsfs` for
+    /// root, else of `pdsfs` in the state directory of the user.
     pub fn from_env() -> Result<Self> {
         let absolute =
             |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
@@ -68,7 +70,9 @@ impl AccountStore {
                 let detail = "no directory for accounts: set HOME, XDG_STATE_HOME or STATE_DIRECTORY";
                 Error::new(ErrorKind::Invalid, detail)
             })?;
-        Ok(Self { directory: state.join("accounts"), credentials: absolute("CREDENTIALS_DIRECTORY") })
+        let is_itself = state.file_name().is_some_and(|name| name == ACCOUNTS);
+        let directory = if is_itself { state } else { state.join(ACCOUNTS) };
+        Ok(Self { directory, credentials: absolute("CREDENTIALS_DIRECTORY") })
     }
 
     /// A store in `directory`, and the directory of systemd credentials if there is one.
@@ -101,6 +105,15 @@ impl AccountStore {
     fn not_readable(&self, e: std::io::Error) -> Error {
         Error::from(e).context(format!("cannot read the account directory {}", self.directory.display()))
     }
+}
+
+/// Creates the directory for its user only. Of its new parents, others may list the names: the directory of the
+/// system's accounts may belong to the user of the service, who must reach it.
+fn create_directory(directory: &Path) -> std::io::Result<()> {
+    if let Some(parent) = directory.parent() {
+        std::fs::DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
+    }
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)
 }
 
 impl AccountHandle {
@@ -170,7 +183,7 @@ impl AccountHandle {
         let named = |e: std::io::Error| {
             Error::from(e).context(format!("cannot write to the account directory {}", directory.display()))
         };
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(named)?;
+        create_directory(directory).map_err(named)?;
         let path = directory.join(format!(".{}.lock", self.name));
         Ok(LockedAccount { handle: self, _lock: lock_private(&path).await? })
     }

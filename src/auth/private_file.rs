@@ -1,11 +1,15 @@
 //! Files with secrets: read only if other users cannot access them, and replaced atomically.
+//!
+//! The system's service has a user of its own, to whom its accounts belong. Root stores accounts for it: what root
+//! writes to a directory of another user belongs to that user.
 
 use std::fs::{File, TryLockError};
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind as IoKind, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::private_group::only_user_of_group;
 use crate::error::{Error, ErrorKind, Result};
 use crate::units::exact_size;
 
@@ -15,27 +19,43 @@ const FILE_BYTES_MAX: u64 = 256 << 10;
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(90);
 /// Pause between attempts to take a lock.
 const LOCK_POLL: Duration = Duration::from_millis(50);
+/// Permission of the group to read.
+const GROUP_READS: u32 = 0o040;
 /// Suffix of temporary files.
 const UNFINISHED: &str = ".unfinished";
 
 /// Reads a file with secrets. Refuses one that another user owns, or that has any of the permissions
-/// `forbidden_mode`. The checks and the read use the same open file. Refuses anything but regular files,
-/// without blocking on a pipe.
+/// `forbidden_mode`; a group of one user may read it. The checks and the read use the same open file. Refuses
+/// anything but regular files, without blocking on a pipe.
 pub fn read_private(path: &Path, forbidden_mode: u32) -> Result<Vec<u8>> {
     let named = |e: std::io::Error| Error::from(e).context(path.display());
+    let name = path.display();
     let flags = libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY;
-    let file = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(named)?;
+    let opened = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path);
+    let file = opened.map_err(|e| match e.kind() {
+        IoKind::PermissionDenied => named(e).context(unreadable(path)),
+        _ => named(e),
+    })?;
     let metadata = file.metadata().map_err(named)?;
     let denied = |detail: String| Err(Error::new(ErrorKind::Denied, detail));
-    let name = path.display();
     if !metadata.is_file() {
         return denied(format!("{name} is not a regular file"));
     }
-    if !is_trusted_owner(metadata.uid(), rustix::process::geteuid().as_raw()) {
+    let ours = rustix::process::geteuid().as_raw();
+    let is_trusted = match foreign_owner(directory_of(path)) {
+        Some((user, _)) => metadata.uid() == user,
+        None => is_trusted_owner(metadata.uid(), ours),
+    };
+    if !is_trusted {
         let uid = metadata.uid();
         return denied(format!("{name} belongs to another user (uid {uid}); change its owner"));
     }
-    if metadata.mode() & forbidden_mode != 0 {
+    let is_shared = match metadata.mode() & forbidden_mode {
+        0 => false,
+        GROUP_READS => only_user_of_group(metadata.gid()).is_none(),
+        _ => true,
+    };
+    if is_shared {
         return denied(format!("{name} is accessible to other users; run: chmod 600 {name}"));
     }
     let mut text = Vec::new();
@@ -49,6 +69,31 @@ pub fn read_private(path: &Path, forbidden_mode: u32) -> Result<Vec<u8>> {
     Ok(text)
 }
 
+/// The remedy of a user who may not read a file.
+fn unreadable(path: &Path) -> String {
+    let (group, path) = (rustix::process::getegid().as_raw(), path.display());
+    format!("this user may not read it (as root: chgrp {group} '{path}' && chmod 640 '{path}')")
+}
+
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// User and group of a directory, if this process is root and the directory is not. Only that user and root can
+/// place files there: a link of the user could lead to any file of root.
+fn foreign_owner(directory: &Path) -> Option<(u32, u32)> {
+    let metadata = directory.symlink_metadata().ok().filter(|_| rustix::process::geteuid().is_root())?;
+    (metadata.is_dir() && metadata.uid() != 0).then(|| (metadata.uid(), metadata.gid()))
+}
+
+/// Gives a new file to the user of its directory.
+fn hand_over(file: &File, directory: &Path) -> std::io::Result<()> {
+    match foreign_owner(directory) {
+        Some((user, group)) => std::os::unix::fs::fchown(file, Some(user), Some(group)),
+        None => Ok(()),
+    }
+}
+
 /// The owner of a file controls its content.
 fn is_trusted_owner(owner: u32, ours: u32) -> bool {
     owner == ours || owner == 0
@@ -58,12 +103,13 @@ fn is_trusted_owner(owner: u32, ours: u32) -> bool {
 /// ensures one writer at a time. Temporary files of killed writers are deleted.
 pub fn replace_private(path: &Path, text: &[u8]) -> Result<()> {
     let named = |e: std::io::Error| Error::from(e).context(path.display());
-    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = directory_of(path);
     let prefix = format!(".{}.", path.file_name().unwrap_or_default().to_string_lossy());
     remove_unfinished(directory, &prefix);
     // Temporary files have mode 0600.
     let mut temporary =
         tempfile::Builder::new().prefix(&prefix).suffix(UNFINISHED).tempfile_in(directory).map_err(named)?;
+    hand_over(temporary.as_file(), directory).map_err(named)?;
     temporary.write_all(text).map_err(named)?;
     temporary.as_file().sync_all().map_err(named)?;
     temporary.persist(path).map_err(|e| named(e.error))?;
@@ -101,7 +147,7 @@ pub async fn lock_beside(path: &Path) -> Result<File> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let lock = path.with_file_name(format!(".{name}.lock"));
     let file = open_lock(&lock).or_else(|e| match e.kind() {
-        std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => File::open(path),
+        IoKind::PermissionDenied | IoKind::ReadOnlyFilesystem => File::open(path),
         _ => Err(e),
     });
     lock_within(LOCK_WAIT_MAX, file.map_err(|e| Error::from(e).context(lock.display()))?, &lock).await
@@ -110,7 +156,10 @@ pub async fn lock_beside(path: &Path) -> Result<File> {
 fn open_lock(path: &Path) -> std::io::Result<File> {
     let mut options = std::fs::OpenOptions::new();
     options.create(true).truncate(false).write(true).mode(0o600);
-    options.custom_flags(libc::O_CLOEXEC | libc::O_NOFOLLOW).open(path)
+    // A pipe must not block the open.
+    let file = options.custom_flags(libc::O_CLOEXEC | libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
+    hand_over(&file, directory_of(path))?;
+    Ok(file)
 }
 
 async fn lock_within(wait_max: Duration, file: File, path: &Path) -> Result<File> {
@@ -147,7 +196,14 @@ mod tests {
         let path = dir.path().join("secret");
         replace_private(&path, b"S").unwrap();
         assert_eq!(read_private(&path, SHARED_MODE).unwrap(), b"S");
+        // A group of several users, if there is one.
+        let shared_group = (0..100).find(|group| only_user_of_group(*group).is_none());
         for mode in [0o640, 0o604, 0o620] {
+            if rustix::process::geteuid().is_root() {
+                std::os::unix::fs::chown(&path, None, shared_group).unwrap();
+            } else if mode == 0o640 {
+                continue;
+            }
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
             let error = read_private(&path, SHARED_MODE).unwrap_err();
             assert!(error.kind() == ErrorKind::Denied && error.to_string().contains("chmod 600"), "{error}");
@@ -169,6 +225,45 @@ mod tests {
     fn only_the_user_and_root_are_trusted_owners() {
         assert!(is_trusted_owner(1000, 1000) && is_trusted_owner(0, 1000) && is_trusted_owner(0, 0));
         assert!(!is_trusted_owner(1001, 1000) && !is_trusted_owner(1000, 0));
+    }
+
+    #[test]
+    fn group_of_one_user_may_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("secret");
+        replace_private(&path, b"S").unwrap();
+        let alone = (0..60_000).find(|group| only_user_of_group(*group).is_some());
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(&path, None, alone).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+            assert_eq!(read_private(&path, SHARED_MODE).unwrap(), b"S");
+        }
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o660)).unwrap();
+        assert!(read_private(&path, SHARED_MODE).is_err(), "the group may write");
+    }
+
+    /// As root only: others cannot have files of another user.
+    #[tokio::test]
+    async fn root_writes_files_of_the_directory_owner() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::chown(dir.path(), Some(7_001), Some(7_002)).unwrap();
+        let (path, lock) = (dir.path().join("work.json"), dir.path().join(".work.lock"));
+        replace_private(&path, b"S").unwrap();
+        drop(lock_private(&lock).await.unwrap());
+        for file in [&path, &lock] {
+            let metadata = file.metadata().unwrap();
+            assert_eq!((metadata.uid(), metadata.gid()), (7_001, 7_002), "{file:?}");
+        }
+        assert_eq!(read_private(&path, SHARED_MODE).unwrap(), b"S");
+        // The user may lead root to a file of root.
+        let secret = tempfile::NamedTempFile::new().unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(secret.path(), &path).unwrap();
+        let error = read_private(&path, SHARED_MODE).unwrap_err().to_string();
+        assert!(error.contains("belongs to another user (uid 0)"), "{error}");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 
+use crate::auth::only_user_of_group;
 use crate::error::{Error, ErrorKind, Result};
 use crate::units::exact_size;
 
@@ -59,10 +60,7 @@ fn parent(path: &Path) -> &Path {
 }
 
 fn check(shown: &str, metadata: &Metadata) -> Result<()> {
-    let has_private_group = || {
-        let text = |path| std::fs::read_to_string(path).unwrap_or_default();
-        is_private_group(&text("/etc/passwd"), &text("/etc/group"), metadata.uid(), metadata.gid())
-    };
+    let has_private_group = || only_user_of_group(metadata.gid()) == Some(metadata.uid());
     let ours = rustix::process::geteuid().as_raw();
     match refusal(ours, metadata.uid(), metadata.mode(), metadata.is_dir(), has_private_group) {
         None => Ok(()),
@@ -93,25 +91,6 @@ fn refusal(
         return Some(("is writable by a group".to_owned(), "chmod g-w".to_owned()));
     }
     None
-}
-
-/// Whether the group `gid` has the name of the user `uid`, no other member, and no other user whose first
-/// group it is. Users and groups outside of these two files are unknown, which counts as no.
-fn is_private_group(passwd: &str, group: &str, uid: u32, gid: u32) -> bool {
-    let fields = |line: &'_ str| line.split(':').map(str::to_owned).collect::<Vec<_>>();
-    let is = |field: Option<&String>, id: u32| field.and_then(|field| field.parse().ok()) == Some(id);
-    let users: Vec<_> = passwd.lines().map(fields).collect();
-    let Some(name) = users.iter().find(|user| is(user.get(2), uid)).and_then(|user| user.first()) else {
-        return false;
-    };
-    let is_shared = users.iter().any(|user| is(user.get(3), gid) && !is(user.get(2), uid));
-    let mut groups = group.lines().map(fields).filter(|group| is(group.get(2), gid));
-    !is_shared
-        && groups.next().is_some_and(|group| {
-            let members = group.get(3).map(String::as_str).unwrap_or_default();
-            group.first() == Some(name)
-                && members.split(',').all(|member| member.is_empty() || member == name)
-        })
 }
 
 #[cfg(test)]
@@ -161,18 +140,5 @@ mod tests {
         let pipe = dir.path().join("pipe");
         rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
         assert!(read(&pipe, 100).unwrap_err().to_string().contains("not a file"));
-    }
-
-    #[test]
-    fn only_a_group_of_one_user_is_private() {
-        let passwd = "root:x:0:0::/root:/bin/sh\nann:x:1000:1000::/home/ann:/bin/sh\nbob:x:1001:1000::/b:\n\
-                      eve:x:1002:1002::/e:\nmax:x:1003:1003::/m:\n";
-        let group = "root:x:0:\nann:x:1000:\nbob:x:1001:eve\neve:x:1002:eve\nstaff:x:1003:\n";
-        let is_private = |uid, gid| is_private_group(passwd, group, uid, gid);
-        assert!(is_private(0, 0) && is_private(1002, 1002));
-        assert!(!is_private(1000, 1000), "it is the first group of bob too");
-        assert!(!is_private(1001, 1001), "eve is a member");
-        assert!(!is_private(1003, 1003), "it has another name");
-        assert!(!is_private(7, 0) && !is_private(0, 7), "it is unknown");
     }
 }

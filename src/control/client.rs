@@ -23,7 +23,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 
-use super::socket_dirs::{SocketDirs, SocketUsers};
+use super::socket_dirs::{SocketDirs, SocketUsers, service_user};
 use super::types::{ApiError, Drained, LogEntry, Status};
 use crate::error::{Error, ErrorKind, Result};
 use crate::units::{exact_duration, exact_size};
@@ -146,9 +146,10 @@ impl DaemonClient {
         self.uid.get().copied()
     }
 
-    /// Whether the daemon belongs to the user who has mounted, or to root, who may mount for others.
+    /// Whether the daemon belongs to the user who has mounted, or to root, who may mount for others. The system's
+    /// service speaks for mounts of root.
     pub fn speaks_for(&self, owner: u32) -> bool {
-        self.uid().is_some_and(|uid| uid == owner || uid == 0)
+        self.uid().is_some_and(|uid| uid == owner || uid == 0 || owner == 0 && service_user() == Some(uid))
     }
 
     pub async fn status(&self, budget: &AnswerBudget) -> Result<Status> {

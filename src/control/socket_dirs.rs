@@ -15,8 +15,10 @@ const SOCKETS_MAX: usize = 256;
 const SOCKETS_OF_OTHER_MAX: usize = 32;
 /// Permissions that other users must not have.
 const FORBIDDEN_BITS: u32 = 0o077;
-/// The directory of root's sockets, and of the system's unit.
+/// The directory of root's sockets.
 const SYSTEM_DIR: &str = "/run/pdsfs";
+/// `RuntimeDirectory=` of the system's units, which have a user of their own.
+const SERVICE_DIR: &str = "/run/pdsfs-service";
 
 /// The users whose sockets are listed. Only root lists sockets of other users.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -94,15 +96,18 @@ impl SocketDirs {
         let owner = if let SocketUsers::AllAnd(uid) = users { Some(uid) } else { None };
         let of_owner = owner.into_iter().flat_map(|uid| {
             let user_dir = Some(PathBuf::from(format!("/run/user/{uid}")));
-            let unit_dir = Some(PathBuf::from(SYSTEM_DIR));
-            let dirs = Self { uid, unit_dir, user_dir, temp_dir: self.temp_dir.clone() }.candidates();
+            let dirs = Self { uid, unit_dir: None, user_dir, temp_dir: self.temp_dir.clone() }.candidates();
             dirs.into_iter().filter(move |dir| check_private(dir, Some(uid)).is_ok())
         });
+        // Only root can create or give away the directory.
+        let service_dir = (self.uid == 0).then(|| PathBuf::from(SERVICE_DIR));
+        let of_service = service_dir.into_iter().filter(|dir| check_private(dir, None).is_ok());
         // The login service creates the directories of /run/user, so only their users can write there.
         let homes = if users == SocketUsers::Own { None } else { std::fs::read_dir("/run/user").ok() };
         let others = homes.into_iter().flatten().flatten().map(|user| user.path().join("pdsfs"));
         let others = others.filter(|dir| check_private(dir, None).is_ok());
         let mut sockets: Vec<_> = own
+            .chain(of_service)
             .flat_map(|dir| sockets_in(&dir))
             .chain(of_owner.chain(others).flat_map(|dir| sockets_in(&dir).take(SOCKETS_OF_OTHER_MAX)))
             .take(SOCKETS_MAX)
@@ -111,6 +116,12 @@ impl SocketDirs {
         sockets.dedup();
         sockets
     }
+}
+
+/// The user of the system's units, if it is not root. Its daemons serve mounts of root.
+pub fn service_user() -> Option<u32> {
+    let metadata = Path::new(SERVICE_DIR).symlink_metadata().ok()?;
+    (metadata.is_dir() && metadata.uid() != 0).then(|| metadata.uid())
 }
 
 fn sockets_in(dir: &Path) -> impl Iterator<Item = PathBuf> + use<> {
@@ -158,7 +169,7 @@ mod tests {
         assert_eq!(first(dirs(0, None, Some("/run/user/0"))), Path::new("/run/pdsfs"));
         assert_eq!(first(dirs(7, None, Some("/run/user/7"))), Path::new("/run/user/7/pdsfs"));
         assert_eq!(first(dirs(7, None, None)), Path::new("/tmp/pdsfs-7"));
-        assert_eq!(first(dirs(7, Some("/run/pdsfs"), None)), Path::new("/run/pdsfs"));
+        assert_eq!(first(dirs(7, Some("/run/pdsfs-service"), None)), Path::new("/run/pdsfs-service"));
     }
 
     #[test]

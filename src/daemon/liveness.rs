@@ -7,20 +7,11 @@ use std::io;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use crate::fuse::mount_root::{FoundRoot, MountRoot};
+use crate::fuse::mount_root::probe;
 use crate::fuse::mountinfo::Mount;
 
 /// A mount that takes longer than this to answer counts as alive but hanging.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
-
-/// Requests the attributes of the root of a mount from its daemon, wherever the mount is now. Blocks for as
-/// long as the mount hangs. A mount that has ended, or that another one hides, is not asked.
-pub(super) fn probe(mount: &Mount) -> io::Result<()> {
-    match MountRoot::of(mount)? {
-        FoundRoot::Root(root) => root.probe(),
-        FoundRoot::Hidden | FoundRoot::Ended => Ok(()),
-    }
-}
 
 /// [`probe`] on a thread of its own; `None` if there is no answer within [`ANSWER_MAX`].
 pub(super) fn probe_with_limit(mount: &Mount) -> Option<io::Result<()>> {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use super::liveness::{is_dead, probe_with_limit};
 use super::path_walk::{self, Refusal, Trust};
 use super::preflight;
-use crate::config::{MountConfig, MountOptions};
+use crate::config::MountOptions;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::mountinfo::{self, Mount};
 use crate::fuse::{MountDir, unmount};
@@ -19,13 +19,13 @@ use crate::fuse::{MountDir, unmount};
 const DEAD_MOUNTS_MAX: usize = 8;
 
 /// Checks the mountpoint and opens it.
-pub(super) fn prepare(config: &MountConfig) -> Result<MountDir> {
-    let path = resolve(&config.mountpoint).map_err(|e| not_accessible(&config.mountpoint, &e))?;
+pub(super) fn prepare(mountpoint: &Path, options: &MountOptions) -> Result<MountDir> {
+    let path = resolve(mountpoint).map_err(|e| not_accessible(mountpoint, &e))?;
     remove_dead_mounts(&path)?;
     // On an automount point this triggers the automount, unless this process mounts for it.
-    let mut dir = open(config)?;
+    let mut dir = open(mountpoint, options)?;
     if remove_dead_mounts(dir.path())? > 0 {
-        dir = open(config)?;
+        dir = open(mountpoint, options)?;
     }
     let (path, link) = (dir.path(), dir.link());
     let mountpoint = path.display();
@@ -36,7 +36,7 @@ pub(super) fn prepare(config: &MountConfig) -> Result<MountDir> {
             format!("{mountpoint} is not a directory: choose a directory to mount at"),
         ));
     }
-    if !config.options.allow_non_empty && link.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
+    if !options.allow_non_empty && link.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(Error::new(
             ErrorKind::NotEmpty,
             format!(
@@ -45,17 +45,16 @@ pub(super) fn prepare(config: &MountConfig) -> Result<MountDir> {
             ),
         ));
     }
-    if config.options.nosymfollow && !rustix::process::geteuid().is_root() {
+    if options.nosymfollow && !rustix::process::geteuid().is_root() {
         let detail = "nosymfollow needs root: fusermount3 does not know the option";
         return Err(Error::new(ErrorKind::Denied, detail));
     }
-    preflight::check(path, &metadata, config.options.allow_other)?;
+    preflight::check(path, &metadata, options.allow_other)?;
     Ok(dir)
 }
 
-fn open(config: &MountConfig) -> Result<MountDir> {
-    let path = &config.mountpoint;
-    path_walk::open(path, trust(&config.options)).map_err(|refusal| match refusal {
+fn open(path: &Path, options: &MountOptions) -> Result<MountDir> {
+    path_walk::open(path, trust(options)).map_err(|refusal| match refusal {
         Refusal::Io(e) => not_accessible(path, &e),
         Refusal::Unsafe(error) => Error::new(error.kind(), format!("{} {error}", path.display())),
     })
@@ -200,12 +199,7 @@ mod tests {
     }
 
     fn refusal(path: &Path) -> Error {
-        use crate::config::Credential;
-        use crate::ids::{DriveId, Secret};
-        let credential = Credential::Token(Secret::new("t".into()));
-        let drive_id = DriveId::new("1").unwrap();
-        let config = MountConfig::new("https://a.b".parse().unwrap(), drive_id, credential);
-        prepare(&MountConfig { mountpoint: path.to_owned(), ..config }).unwrap_err()
+        prepare(path, &MountOptions::default()).unwrap_err()
     }
 
     fn error(kind: io::ErrorKind) -> io::Result<()> {

@@ -13,7 +13,7 @@ use crate::control::types::{Drained, UnsavedEntry};
 use crate::control::{ControlApi, ControlSocket, KernelView, MountHandle, MountLookup, SocketDirs};
 use crate::desktop::notification::Notifier;
 use crate::error::Result;
-use crate::fuse::mountinfo::{self, Mount};
+use crate::fuse::MountControl;
 use crate::status::{Pause, PauseReason, Progress, ProgressEvent};
 use crate::vfs::{UnsavedFile, Vfs};
 
@@ -85,7 +85,7 @@ impl ObserverSetup {
     pub(super) fn start(
         self,
         vfs: Arc<Vfs>,
-        mounted: Mount,
+        control: MountControl,
         config: Arc<MountConfig>,
         progress: Arc<Progress>,
     ) -> Observers {
@@ -97,7 +97,7 @@ impl ObserverSetup {
             vec![event_log.watch(&progress), forward_events(&progress, event_log.clone(), notifier)];
         let mounted_at = SystemTime::now();
         let mount_lookup = MountLookup(Box::new(move || {
-            let now = mountinfo::current(&mounted).ok()??;
+            let now = control.current().ok()??;
             Some(KernelView { is_read_only: now.has_option("ro"), path: now.path })
         }));
         let mount = Arc::new(MountHandle { vfs, config, progress, event_log, mounted_at, mount_lookup });

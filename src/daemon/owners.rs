@@ -1,18 +1,19 @@
 //! The default of the setting `owners`: whether others decide what the tags of the drive say.
 
-use crate::config::{MountOptions, Owners};
+use crate::config::{MountConfig, Owners};
 use crate::error::Result;
 use crate::pds::drive::Drive;
 
 /// The setting, or its default. Asks the drive only if the default depends on it.
-pub(super) async fn in_effect(options: &MountOptions, drive: &Drive) -> Result<Owners> {
+pub(super) async fn in_effect(config: &MountConfig, drive: &Drive) -> Result<Owners> {
+    let options = &config.options;
     if let Some(owners) = options.owners {
         return Ok(owners);
     }
     if !options.metadata {
         return Ok(Owners::Drive);
     }
-    if options.allow_other && rustix::process::geteuid().is_root() {
+    if options.allow_other && config.is_by_root() {
         return Ok(Owners::Mounter);
     }
     match drive.is_of_group().await {

@@ -11,11 +11,11 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
-use super::liveness::{is_dead, probe};
+use super::liveness::is_dead;
 use super::progress_watch::ProgressWatch;
 use crate::desktop::inhibit;
 use crate::error::{Error, ErrorKind, Result};
-use crate::fuse::mountinfo::Mount;
+use crate::fuse::MountControl;
 use crate::pds::drive::Drive;
 use crate::pds::tokens::AuthState;
 use crate::status::systemd::SystemdNotifier;
@@ -64,7 +64,7 @@ impl Supervision {
         &mut self,
         progress: Arc<Progress>,
         vfs: &Arc<Vfs>,
-        mount: &Mount,
+        mount: &MountControl,
     ) -> Result<()> {
         let (notifier, drive, tasks) = (&self.notifier, vfs.drive().clone(), &mut self.tasks);
         check_new_mount(vfs, mount, notifier.is_connected()).await?;
@@ -267,10 +267,10 @@ async fn follow_login(drive: Drive, progress: Arc<Progress>) {
 }
 
 /// Sends a watchdog message after each answer of the mount.
-async fn send_watchdog(notifier: Arc<SystemdNotifier>, mount: Mount, pause: Duration) {
+async fn send_watchdog(notifier: Arc<SystemdNotifier>, mount: MountControl, pause: Duration) {
     loop {
         let probed = mount.clone();
-        match tokio::task::spawn_blocking(move || probe(&probed)).await {
+        match tokio::task::spawn_blocking(move || probed.probe()).await {
             Ok(Ok(())) => notifier.keep_alive(),
             Ok(Err(e)) if !is_dead(&e) => notifier.keep_alive(),
             outcome => tracing::error!(
@@ -283,10 +283,10 @@ async fn send_watchdog(notifier: Arc<SystemdNotifier>, mount: Mount, pause: Dura
 }
 
 /// `with_listing` also lists the root directory, which needs the drive.
-async fn check_new_mount(vfs: &Vfs, mount: &Mount, with_listing: bool) -> Result<()> {
+async fn check_new_mount(vfs: &Vfs, mount: &MountControl, with_listing: bool) -> Result<()> {
     let probed = mount.clone();
     let answer = async {
-        let probed = tokio::task::spawn_blocking(move || probe(&probed)).await;
+        let probed = tokio::task::spawn_blocking(move || probed.probe()).await;
         probed.map_err(|e| Error::from_source(ErrorKind::Io, e))??;
         // Not through the kernel, which would lock the directory until the drive answers.
         if with_listing { vfs.check_root_listing().await } else { Ok(()) }
@@ -295,7 +295,7 @@ async fn check_new_mount(vfs: &Vfs, mount: &Mount, with_listing: bool) -> Result
         let detail = format!("no answer within {}", exact_duration(FIRST_ANSWER_MAX));
         Err(Error::new(ErrorKind::Timeout, detail))
     });
-    outcome.map_err(|e| e.context(format!("the new mount at {} does not work", mount.path.display())))
+    outcome.map_err(|e| e.context(format!("the new mount at {} does not work", mount.mount().path.display())))
 }
 
 #[cfg(test)]

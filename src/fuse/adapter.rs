@@ -358,7 +358,7 @@ impl Filesystem for FuseAdapter {
             // it waits.
             let outcome = tokio::select! {
                 outcome = write_rest => outcome,
-                error = caller_killed(op.pid) => Err(error),
+                error = caller_killed(&vfs, op.pid) => Err(error),
             };
             match outcome {
                 // A short write; the next call returns the error.

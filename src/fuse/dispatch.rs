@@ -21,7 +21,7 @@ use tracing::{Level, Span};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::units::exact_duration;
-use crate::vfs::{DirEntry, Entry, Fh, OpenedFile, Statfs, Vfs, is_killed};
+use crate::vfs::{DirEntry, Entry, Fh, OpenedFile, Statfs, Vfs};
 
 /// How often a waiting caller is checked for a fatal signal.
 const KILL_CHECK_INTERVAL: Duration = Duration::from_millis(500);
@@ -216,11 +216,10 @@ impl Deadline {
 }
 
 /// Resolves when the calling thread is being killed.
-pub(super) async fn caller_killed(tid: u32) -> Error {
+pub(super) async fn caller_killed(vfs: &Vfs, tid: u32) -> Error {
     loop {
         tokio::time::sleep(KILL_CHECK_INTERVAL).await;
-        // `/proc` may answer only after this request: `execve` closes descriptors under a lock of its process.
-        if tokio::task::spawn_blocking(move || is_killed(tid)).await.unwrap_or(false) {
+        if vfs.is_killed(tid).await {
             return Error::new(ErrorKind::Interrupted, "the calling program was killed");
         }
     }

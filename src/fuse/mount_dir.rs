@@ -50,7 +50,7 @@ impl MountDir {
     }
 
     /// Makes the mount visible at the directory. It is not if this fails.
-    pub(super) fn attach(&self, mount: &OwnedFd) -> Result<Mount> {
+    pub fn attach(&self, mount: &OwnedFd) -> Result<Mount> {
         self.check_in_place()?;
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
         move_mount(mount, "", &self.dir, "", flags).map_err(io::Error::from)?;
@@ -69,9 +69,23 @@ fn replaced() -> Error {
     Error::new(ErrorKind::Stale, detail)
 }
 
-/// Makes a mount that is served by `device` and that no path leads to yet. It ends when it is dropped. The
-/// kernel sends the first request at once.
-pub(super) fn detached_mount(device: &File, source: &str, options: &MountOptions) -> io::Result<OwnedFd> {
+/// A mount that no path leads to yet. It ends when both descriptors are closed.
+#[derive(Debug)]
+pub struct DetachedMount {
+    /// Its reader serves the mount. The kernel sends the first request at once.
+    pub device: OwnedFd,
+    pub mount: OwnedFd,
+}
+
+impl DetachedMount {
+    pub fn new(source: &str, options: &MountOptions) -> io::Result<Self> {
+        let device = OwnedFd::from(File::options().read(true).write(true).open("/dev/fuse")?);
+        let mount = detached_mount(&device, source, options)?;
+        Ok(Self { device, mount })
+    }
+}
+
+fn detached_mount(device: &OwnedFd, source: &str, options: &MountOptions) -> io::Result<OwnedFd> {
     let context = fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC)?;
     let ids = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
     let settings = [

@@ -68,6 +68,15 @@ impl MountRoot {
     }
 }
 
+/// Requests the attributes of the root of a mount from its daemon, wherever the mount is now. Blocks for as
+/// long as the mount hangs. A mount that has ended, or that another one hides, is not asked.
+pub fn probe(mount: &Mount) -> io::Result<()> {
+    match MountRoot::of(mount)? {
+        FoundRoot::Root(root) => root.probe(),
+        FoundRoot::Hidden | FoundRoot::Ended => Ok(()),
+    }
+}
+
 /// The path of an open descriptor of this process.
 pub(super) fn descriptor_path(fd: &impl AsRawFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))

@@ -5,15 +5,18 @@ use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 /// The file system type of pdsfs mounts.
 pub const FS_TYPE: &str = "fuse.pdsfs";
 
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Mount {
     /// Id of the mount, unique while it exists.
     pub id: u64,
     /// Device number as `major:minor`, unique among mounted file systems.
     pub device: String,
+    #[serde(with = "super::broker::path_bytes")]
     pub path: PathBuf,
     /// File system type, with the subtype after a dot.
     pub fs_type: String,

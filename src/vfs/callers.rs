@@ -44,33 +44,77 @@ const KILL_BIT: u64 = 1 << (libc::SIGKILL - 1);
 const PF_EXITING: u64 = 0x4;
 const PF_SIGNALED: u64 = 0x400;
 
-/// Whether a thread is being killed by a fatal signal. It does not see an answer any more.
-pub fn is_killed(tid: u32) -> bool {
-    tid != 0
-        && (read_proc(&format!("/proc/{tid}/status")).is_some_and(|status| has_kill_pending(&status))
-            || dies_of_signal(tid))
+/// Answers about processes that need rights this process may lack. They block.
+pub trait ProcessInspector: std::fmt::Debug + Send + Sync {
+    /// Whether the process of a thread that exits dies of a signal.
+    fn dies_of_signal(&self, tid: u32) -> Option<bool>;
+
+    /// Whether a process has a file of this mount open for writing. The descriptor that is being closed does not
+    /// count: the kernel has removed it already. A process that exits has none.
+    fn holds_open(&self, tgid: u32, ino: Ino) -> Option<bool>;
 }
 
-/// Whether the process of a thread that closes its files at exit is dying of a signal.
+/// The answers that this process can read itself.
+#[derive(Clone, Copy, Debug)]
+pub struct OwnInspector {
+    device: Device,
+}
+
+impl OwnInspector {
+    /// For a mount with this device number (`major:minor`).
+    pub fn new(device: &str) -> Option<Self> {
+        Device::parse(device).map(|device| Self { device })
+    }
+}
+
+impl ProcessInspector for OwnInspector {
+    fn dies_of_signal(&self, tid: u32) -> Option<bool> {
+        death_by_signal(tid)
+    }
+
+    fn holds_open(&self, tgid: u32, ino: Ino) -> Option<bool> {
+        holds_open(tgid, ino, self.device)
+    }
+}
+
+/// Whether a thread is being killed by a fatal signal. It does not see an answer any more.
+pub fn is_killed(tid: u32, inspector: Option<&dyn ProcessInspector>) -> bool {
+    tid != 0
+        && (read_proc(&format!("/proc/{tid}/status")).is_some_and(|status| has_kill_pending(&status))
+            || dies_of_signal(tid, inspector))
+}
+
+/// Whether the process of a thread that closes its files at exit is dying of a signal. `inspector` is asked if
+/// this process may not read the exit code.
+pub fn dies_of_signal(tid: u32, inspector: Option<&dyn ProcessInspector>) -> bool {
+    let death = death_by_signal(tid).or_else(|| inspector?.dies_of_signal(tid));
+    death.unwrap_or_else(|| is_signaled_with_its_first(tid))
+}
+
+/// As [`dies_of_signal`]; `None` if the exit code is not readable.
 ///
-/// The exit code says so. [`PF_SIGNALED`] alone does not: the other threads of a process that exits by itself
+/// The exit code decides. [`PF_SIGNALED`] alone does not: the other threads of a process that exits by itself
 /// are ended by a signal too, and one of them may be the last to close the files.
-pub fn dies_of_signal(tid: u32) -> bool {
+fn death_by_signal(tid: u32) -> Option<bool> {
     // A thread that exits has given its memory back. The text of `stat` waits for a running `execve`, which may
     // wait for the answer to a close.
     let status = read_proc(&format!("/proc/{tid}/status"));
     if status.is_none_or(|status| status.contains("\nVmSize:")) {
-        return false;
+        return Some(false);
     }
-    let Some(end) = ThreadEnd::of(tid) else { return false };
+    let Some(end) = ThreadEnd::of(tid) else { return Some(false) };
     if end.exit_code != 0 {
-        return end.exit_code & 0x7f != 0;
+        return Some(end.exit_code & 0x7f != 0);
     }
     // The code was 0, or this process may not read it. The same right is needed for the link.
-    let is_readable = fs::read_link(format!("/proc/{tid}/cwd")).is_ok();
-    // The thread that ends its process by itself is not signalled. It is almost always the first one.
-    let first = || thread_group(tid).and_then(ThreadEnd::of);
-    !is_readable && end.is_signaled && first().is_some_and(|first| first.is_signaled)
+    fs::read_link(format!("/proc/{tid}/cwd")).is_ok().then_some(false)
+}
+
+/// The best guess without the exit code. The thread that ends its process by itself is not signalled. It is almost
+/// always the first one.
+fn is_signaled_with_its_first(tid: u32) -> bool {
+    let is_signaled = |tid| ThreadEnd::of(tid).is_some_and(|end| end.is_signaled);
+    is_signaled(tid) && thread_group(tid).is_some_and(is_signaled)
 }
 
 /// How a thread ends.
@@ -162,23 +206,21 @@ fn parse_thread_group(status: &str) -> Option<u32> {
 
 /// A device number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Device {
+struct Device {
     major: u32,
     minor: u32,
 }
 
 impl Device {
     /// Parses `major:minor`.
-    pub fn parse(text: &str) -> Option<Self> {
+    fn parse(text: &str) -> Option<Self> {
         let (major, minor) = text.split_once(':')?;
         Some(Self { major: major.parse().ok()?, minor: minor.parse().ok()? })
     }
 }
 
-/// Whether a process has an inode of this device open for writing. The descriptor that is being closed does
-/// not count: the kernel has removed it already. A process that exits has none. Blocks: looks at every
-/// descriptor of the process, about 3 us each.
-pub fn holds_open(tgid: u32, ino: Ino, device: Device) -> Option<bool> {
+/// Looks at every descriptor of the process, about 3 us each.
+fn holds_open(tgid: u32, ino: Ino, device: Device) -> Option<bool> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let links = rustix::fs::open(format!("/proc/{tgid}/fd"), flags, Mode::empty()).ok()?;
     for entry in Dir::read_from(&links).ok()? {
@@ -291,13 +333,13 @@ mod tests {
 
     #[test]
     fn killed_threads_are_detected() {
-        assert!(!is_killed(std::process::id()) && !is_killed(0) && !is_killed(u32::MAX));
+        assert!(!is_killed(std::process::id(), None) && !is_killed(0, None) && !is_killed(u32::MAX, None));
         assert!(has_kill_pending("State:\tD\nSigPnd:\t0000000000000100\nShdPnd:\t0000000000000000\n"));
         assert!(!has_kill_pending("State:\tD\nSigPnd:\t0000000000000002\nShdPnd:\t0000000000004000\n"));
         // Checks the field numbers against the running kernel.
         let own = read_proc("/proc/self/stat").unwrap();
         assert_eq!(own.rsplit_once(')').unwrap().1.split_ascii_whitespace().count(), 50);
-        assert!(ThreadEnd::parse(&own).is_none() && !dies_of_signal(std::process::id()));
+        assert!(ThreadEnd::parse(&own).is_none() && !dies_of_signal(std::process::id(), None));
     }
 
     #[test]
@@ -316,7 +358,7 @@ mod tests {
     fn zombie_of_a_killed_process_died_of_it() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let tid = child.id();
-        assert!(!dies_of_signal(tid));
+        assert!(!dies_of_signal(tid, None));
         child.kill().unwrap();
         // A zombie keeps its facts until it is reaped.
         let waited = rustix::process::waitid(
@@ -324,9 +366,9 @@ mod tests {
             rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT,
         );
         assert!(waited.unwrap().unwrap().killed());
-        assert!(dies_of_signal(tid));
+        assert!(dies_of_signal(tid, None));
         child.wait().unwrap();
-        assert!(!dies_of_signal(tid));
+        assert!(!dies_of_signal(tid, None));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Vfs;
-use super::callers::{dies_of_signal, holds_open, is_in_execve, thread_group};
+use super::callers::{dies_of_signal, is_in_execve, thread_group};
 use super::handles::{Access, Handle};
 use super::types::{Caller, Fh};
 use crate::content::open_file::{OpenFile, Unsaved, Writer};
@@ -55,17 +55,22 @@ impl Vfs {
     async fn look_at_closer(&self, handle: &Handle, caller: Caller) -> Result<(bool, Option<bool>)> {
         // Not bounded: without these facts, the overwrite of a killed process could be committed. The look waits for
         // no lock of the process.
-        let look = move || (dies_of_signal(caller.tid), thread_group(caller.tid), is_in_execve(caller.tid));
+        let inspector = self.inspector.get().cloned();
+        let look = move || {
+            let is_killed = dies_of_signal(caller.tid, inspector.as_deref());
+            (is_killed, thread_group(caller.tid), is_in_execve(caller.tid))
+        };
         let (is_killed, closer, in_execve) = tokio::task::spawn_blocking(look).await.map_err(look_failed)?;
         let (opener, ino) = (handle.id.opener, handle.file.ino());
         if closer.is_some() && opener.is_some() && closer != opener {
             return Ok((is_killed, Some(true)));
         }
         // `execve` closes descriptors under a lock that the next look would wait for.
-        let Some((closer, device)) = closer.zip(self.device.get().copied()).filter(|_| !in_execve) else {
+        let Some((closer, inspector)) = closer.zip(self.inspector.get().cloned()).filter(|_| !in_execve)
+        else {
             return Ok((is_killed, None));
         };
-        let look = tokio::task::spawn_blocking(move || holds_open(closer, ino, device));
+        let look = tokio::task::spawn_blocking(move || inspector.holds_open(closer, ino));
         match tokio::time::timeout(LOOK_MAX, look).await {
             Ok(looked) => Ok((is_killed, looked.map_err(look_failed)?)),
             Err(_) => Ok((is_killed, None)),

@@ -19,7 +19,7 @@ const PART: usize = 64 << 10;
 const MOUNTS: [&[&str]; 2] = [&["--part-size", "64KiB"], &["--part-size", "64KiB", "--cache-size", "off"]];
 
 /// A shell that writes to a file of a mount. Its input is a pipe of this process. Killed when it is dropped.
-struct Writer(Child);
+pub struct Writer(Child);
 
 impl Writer {
     /// Runs a script with the path of the file as `$f`.
@@ -30,18 +30,18 @@ impl Writer {
     }
 
     /// A program that copies its input over a file, as `cat > file` does.
-    fn overwriting(path: &Path) -> Self {
+    pub fn overwriting(path: &Path) -> Self {
         Self::start("exec cat > \"$f\"", path)
     }
 
     /// Passes bytes on, and waits until the file has `size` bytes.
-    fn write(&mut self, bytes: &[u8], path: &Path, size: usize) {
+    pub fn write(&mut self, bytes: &[u8], path: &Path, size: usize) {
         self.0.stdin.as_mut().unwrap().write_all(bytes).unwrap();
         wait_for_size(path, size);
     }
 
     /// Sends a signal to the writer, which dies of it.
-    fn kill(mut self, signal: i32) {
+    pub fn kill(mut self, signal: i32) {
         self.signal(signal);
         let ended = wait_until("the writer is dead", || self.0.try_wait().unwrap());
         assert_eq!(ended.signal(), Some(signal));
@@ -96,7 +96,7 @@ fn saved(rig: &Rig) -> Vec<u8> {
 }
 
 /// Waits until the mount shows `bytes` again.
-fn wait_for_content(path: &Path, bytes: &[u8]) {
+pub fn wait_for_content(path: &Path, bytes: &[u8]) {
     wait_until("readers see the content", || (fs::read(path).ok()? == bytes).then_some(()));
 }
 

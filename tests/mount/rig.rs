@@ -244,11 +244,16 @@ impl Mount {
     }
 
     /// Kills the daemon and leaves the dead mount behind, to mount over it again or drop it.
-    pub fn kill(mut self) -> DeadMount {
+    pub fn kill(self) -> DeadMount {
         self.signal(libc::SIGKILL);
-        self.child.wait().unwrap();
+        self.ended_dead().1
+    }
+
+    /// Waits until the daemon has exited and left its mount behind. Returns the exit code.
+    pub fn ended_dead(mut self) -> (Option<i32>, DeadMount) {
+        let status = self.child.wait().unwrap();
         let replacement = tempfile::tempdir().unwrap();
-        DeadMount(Some(std::mem::replace(&mut self.dir, replacement)))
+        (status.code(), DeadMount(Some(std::mem::replace(&mut self.dir, replacement))))
     }
 }
 

@@ -13,11 +13,11 @@ use pdsfs::control_api::Status;
 use crate::rig::{Mount, Rig, TOKEN, errno, is_mount, wait_until};
 
 /// The failure of a test that cannot run.
-const NEEDS_ROOT: &str = "this test acts as two users, and only root can do that";
+pub const NEEDS_ROOT: &str = "this test acts as two users, and only root can do that";
 /// The uid and gid of a user without files.
 pub const OTHER_USER: u32 = 65_534;
 
-fn is_root() -> bool {
+pub fn is_root() -> bool {
     // SAFETY: geteuid has no arguments and cannot fail.
     unsafe { libc::geteuid() == 0 }
 }

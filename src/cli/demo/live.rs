@@ -42,7 +42,7 @@ pub(super) async fn run(data_dir: Option<&Path>, mountpoint: Option<&Path>) -> R
     let log = screen.log();
     let mut view = LiveView { screen, events, log, progress, stop_began: None, not_saved: HashSet::new() };
     let started = start(&data_dir, dir.path(), view.progress.clone()).await;
-    let (mut server, mut mounted) = started.inspect_err(|_| view.end_log())?;
+    let (mut server, mounted) = started.inspect_err(|_| view.end_log())?;
     for line in introduction(dir.path(), &data_dir) {
         view.screen.print(&line);
     }

@@ -40,6 +40,9 @@ pub struct MountArgs {
     /// The source that the mount table shows
     #[arg(long, hide = true)]
     source: Option<String>,
+    /// Have the broker at this socket mount the drive (for the system's unit)
+    #[arg(long, hide = true, value_name = "SOCKET", conflicts_with_all = ["background", "detached"])]
+    broker: Option<PathBuf>,
     #[command(flatten)]
     config: ConfigArgs,
     #[command(flatten)]
@@ -80,8 +83,9 @@ impl MountArgs {
 
     /// Adds settings from the environment and the configuration, and checks them together.
     pub(in crate::cli) fn into_config(mut self) -> Result<MountConfig> {
-        let source = self.source.take();
+        let (source, broker) = (self.source.take(), self.broker.clone());
         let mut config = self.merged_config()?;
+        config.broker = broker;
         // A background process changes its working directory, so a relative path must become absolute.
         config.mountpoint = std::path::absolute(&config.mountpoint)
             .map_err(|e| Error::from(e).context(format!("mountpoint {}", config.mountpoint.display())))?;
@@ -99,10 +103,15 @@ impl MountArgs {
             let mountpoint = target.mountpoint.ok_or_else(|| no_mountpoint(&self.drive))?;
             return resolve::mount_config(flags.layered_over(variables), None, mountpoint);
         };
-        let entry = match Configuration::read(&self.config)?.drive(&name) {
+        let mut entry = match Configuration::read(&self.config)?.drive(&name) {
             Ok(entry) => entry,
             Err(error) => account_as_drive(&name)?.ok_or_else(|| unknown_drive(&error))?,
         };
+        if self.broker.is_some() {
+            // Files without an owner belong to root, as in other mounts of root.
+            let root = Settings { uid: Some(0), gid: Some(0), ..Settings::default() };
+            entry.settings = entry.settings.layered_over(root);
+        }
         merge(flags, variables, target.folder, target.mountpoint, name, entry)
     }
 }

@@ -49,7 +49,7 @@ impl FuseAdapter {
             let late = async {
                 tokio::select! {
                     error = deadline.expired(&vfs) => error,
-                    error = caller_killed(op.pid) => error,
+                    error = caller_killed(&vfs, op.pid) => error,
                 }
             };
             let outcome = reply_within(op, late, reply, work, answer, path_of).await;

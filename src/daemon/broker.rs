@@ -1,0 +1,272 @@
+//! The broker's end of a connection: see [`crate::fuse::broker`].
+//!
+//! The daemon at the other end may be hostile: it parses what the network sends. It can have one drive of the
+//! system's configuration mounted where and as the configuration says, end that mount, and learn which processes
+//! write files of that mount and which die of a signal.
+
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::liveness::has_died;
+use super::{mountpoint, preflight};
+use crate::config::MountOptions;
+use crate::error::{Error, ErrorKind, Result};
+use crate::fuse::broker::{Answer, ExpectedMount, Message, Question, receive, send};
+use crate::fuse::mountinfo::{self, Mount};
+use crate::fuse::{DetachedMount, MountDir, detach_if, mount_root};
+use crate::ids::Ino;
+use crate::vfs::{OwnInspector, ProcessInspector as _};
+
+/// Questions that are answered at the same time. Probes wait for the daemon, which may hang.
+const THREADS_MAX: usize = 32;
+
+/// A mount as the configuration of the system describes it.
+#[derive(Debug)]
+pub struct ConfiguredMount {
+    pub mountpoint: PathBuf,
+    /// The source in the mount table.
+    pub source: String,
+    pub options: MountOptions,
+}
+
+/// `New` -> `Prepared` -> `Opened` -> `Attached`. A failed step ends in `Failed`.
+#[derive(Debug)]
+enum State {
+    New,
+    Prepared { dir: MountDir, configured: ConfiguredMount },
+    Opened { dir: MountDir, mount: OwnedFd },
+    Attached(Arc<AttachedMount>),
+    Failed,
+}
+
+#[derive(Debug)]
+struct AttachedMount {
+    mount: Mount,
+    inspector: Option<OwnInspector>,
+}
+
+/// Serves one connection until it ends, then unmounts. `configured` reads the configuration of a drive.
+///
+/// SIGTERM is ignored: a stop of the machine reaches the broker together with the daemon, which still saves files.
+/// The end of the daemon ends the connection.
+pub fn serve(connection: OwnedFd, configured: impl Fn(&str) -> Result<ConfiguredMount>) -> Result<()> {
+    preflight::protect_memory();
+    ignore_stop_signals();
+    answer_questions(&Arc::new(connection), configured)
+}
+
+fn answer_questions(
+    connection: &Arc<OwnedFd>,
+    configured: impl Fn(&str) -> Result<ConfiguredMount>,
+) -> Result<()> {
+    let (mut state, threads) = (State::New, Arc::new(()));
+    let served = loop {
+        let (Message { id, body }, _) = match receive::<Question>(connection.as_fd()) {
+            Ok(Some(received)) => received,
+            Ok(None) => break Ok(()),
+            Err(e) => break Err(Error::from(e).context("the daemon sent no question")),
+        };
+        if let State::Attached(attached) = &state {
+            answer_in_thread(connection, id, body, attached.clone(), &threads);
+            continue;
+        }
+        let (next, answer, device) = match step(state, body, &configured) {
+            Ok((next, answer, device)) => (next, answer, device),
+            Err(error) => {
+                tracing::error!("{error}");
+                (State::Failed, Answer::Refused(error.into()), None)
+            }
+        };
+        state = next;
+        reply(connection, id, answer, device.as_ref().map(|device| device.as_fd()));
+    };
+    if let State::Attached(attached) = state {
+        detach_if(&attached.mount, |_| true)?;
+    }
+    served
+}
+
+/// The steps up to the visible mount. The device is closed here once it is sent: the end of the daemon must end the
+/// mount.
+fn step(
+    state: State,
+    question: Question,
+    configured: impl Fn(&str) -> Result<ConfiguredMount>,
+) -> Result<(State, Answer, Option<OwnedFd>)> {
+    match (state, question) {
+        (State::New, Question::Prepare { drive, expected }) => {
+            let configured = configured(&drive)?;
+            check_expected(&drive, &configured, &expected)?;
+            let dir = mountpoint::prepare(&configured.mountpoint, &configured.options)?;
+            let path = dir.path().to_owned();
+            Ok((State::Prepared { dir, configured }, Answer::Prepared { path }, None))
+        }
+        (State::Prepared { dir, configured }, Question::Open) => {
+            let DetachedMount { device, mount } =
+                DetachedMount::new(&configured.source, &configured.options)?;
+            Ok((State::Opened { dir, mount }, Answer::Opened, Some(device)))
+        }
+        (State::Opened { dir, mount }, Question::Attach) => {
+            let mount = dir.attach(&mount)?;
+            tracing::info!("mounted {} at {}", mount.source, mount.path.display());
+            let inspector = OwnInspector::new(&mount.device);
+            let attached = Arc::new(AttachedMount { mount: mount.clone(), inspector });
+            Ok((State::Attached(attached), Answer::Attached(mount), None))
+        }
+        (_, question) => {
+            let detail = format!("the broker cannot answer {question:?} now");
+            Err(Error::new(ErrorKind::Protocol, detail))
+        }
+    }
+}
+
+/// Environment variables and flags of the daemon must not seem to have an effect that they do not have.
+fn check_expected(drive: &str, configured: &ConfiguredMount, expected: &ExpectedMount) -> Result<()> {
+    let options = &configured.options;
+    let mut differing = vec![
+        ("mountpoint", configured.mountpoint != expected.mountpoint),
+        ("allow_other", options.allow_other != expected.allow_other),
+        ("read_only", options.read_only != expected.read_only),
+        ("noexec", options.noexec != expected.noexec),
+        ("nosymfollow", options.nosymfollow != expected.nosymfollow),
+    ];
+    differing.retain(|(_, differs)| *differs);
+    if differing.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<_> = differing.into_iter().map(|(name, _)| name).collect();
+    let detail = format!(
+        "the service mounts drive {drive} as /etc/pdsfs/config.toml says: set {} there, not in the environment or the \
+         arguments of the unit",
+        names.join(", ")
+    );
+    Err(Error::new(ErrorKind::Invalid, detail))
+}
+
+/// Answers in a thread of its own, or here if many questions wait.
+fn answer_in_thread(
+    connection: &Arc<OwnedFd>,
+    id: u64,
+    question: Question,
+    attached: Arc<AttachedMount>,
+    threads: &Arc<()>,
+) {
+    let (connection, running) = (connection.clone(), threads.clone());
+    let answer = move || {
+        let answer = attached.answer(question).unwrap_or_else(|error| Answer::Refused(error.into()));
+        reply(&connection, id, answer, None);
+        drop(running);
+    };
+    if Arc::strong_count(threads) > THREADS_MAX {
+        answer();
+    } else {
+        std::thread::spawn(answer);
+    }
+}
+
+/// A lost connection shows at the next receive.
+fn reply(connection: &OwnedFd, id: u64, answer: Answer, device: Option<BorrowedFd<'_>>) {
+    if let Err(e) = send(connection.as_fd(), &Message { id, body: answer }, device) {
+        tracing::debug!("cannot answer the daemon: {e}");
+    }
+}
+
+impl AttachedMount {
+    fn answer(&self, question: Question) -> Result<Answer> {
+        Ok(match question {
+            Question::Current => Answer::Current(mountinfo::current(&self.mount)?),
+            Question::Probe => match mount_root::probe(&self.mount) {
+                Ok(()) => Answer::Probed(None),
+                Err(e) if e.raw_os_error().is_some() => Answer::Probed(e.raw_os_error()),
+                Err(e) => return Err(e.into()),
+            },
+            Question::Detach { only_dead } => {
+                Answer::Detached(detach_if(&self.mount, if only_dead { has_died } else { |_| true })?)
+            }
+            Question::DiesOfSignal { tid } => {
+                Answer::Fact(self.inspector.and_then(|inspector| inspector.dies_of_signal(tid)))
+            }
+            Question::HoldsOpen { tgid, ino } => {
+                Answer::Fact(self.inspector.and_then(|inspector| inspector.holds_open(tgid, Ino(ino))))
+            }
+            question @ (Question::Prepare { .. } | Question::Open | Question::Attach) => {
+                let detail = format!("the broker has mounted already: {question:?}");
+                return Err(Error::new(ErrorKind::Protocol, detail));
+            }
+        })
+    }
+}
+
+fn ignore_stop_signals() {
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+        // SAFETY: no handler is set, and no other thread runs yet.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    use super::*;
+
+    fn pair() -> (OwnedFd, OwnedFd) {
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap()
+    }
+
+    fn expected() -> ExpectedMount {
+        let (allow_other, read_only, noexec, nosymfollow) = (false, false, false, false);
+        ExpectedMount { mountpoint: "/nonexistent/m".into(), allow_other, read_only, noexec, nosymfollow }
+    }
+
+    fn configured(drive: &str) -> Result<ConfiguredMount> {
+        let options = MountOptions::default();
+        Ok(ConfiguredMount { mountpoint: "/nonexistent/m".into(), source: drive.to_owned(), options })
+    }
+
+    /// The kinds of the refusals of these questions.
+    fn refusals(questions: Vec<Question>) -> Vec<ErrorKind> {
+        let (daemon, broker) = pair();
+        let serving = std::thread::spawn(move || answer_questions(&Arc::new(broker), configured));
+        let ask = |question| {
+            send(daemon.as_fd(), &Message { id: 7, body: question }, None).unwrap();
+            match receive::<Answer>(daemon.as_fd()).unwrap().unwrap() {
+                (Message { id: 7, body: Answer::Refused(refusal) }, None) => Error::from(refusal).kind(),
+                other => panic!("{other:?}"),
+            }
+        };
+        let kinds = questions.into_iter().map(ask).collect();
+        drop(daemon);
+        serving.join().unwrap().unwrap();
+        kinds
+    }
+
+    #[test]
+    fn broker_answers_in_order_only() {
+        let prepare = || Question::Prepare { drive: "work".to_owned(), expected: expected() };
+        assert_eq!(refusals(vec![Question::Open]), [ErrorKind::Protocol]);
+        assert_eq!(refusals(vec![Question::Attach, prepare()]), [ErrorKind::Protocol; 2], "one try");
+        assert_eq!(refusals(vec![Question::HoldsOpen { tgid: 1, ino: 1 }]), [ErrorKind::Protocol]);
+        assert_eq!(refusals(vec![prepare(), Question::Open]), [ErrorKind::NotFound, ErrorKind::Protocol]);
+    }
+
+    #[test]
+    fn bytes_that_are_no_question_end_the_broker() {
+        for bytes in [&b"x"[..], &[b' '; 60_000], b"{\"id\":1,\"body\":{\"Mount\":{}}}"] {
+            let (daemon, broker) = pair();
+            rustix::net::send(&daemon, bytes, rustix::net::SendFlags::NOSIGNAL).unwrap();
+            let error = answer_questions(&Arc::new(broker), configured).unwrap_err().to_string();
+            assert!(error.starts_with("the daemon sent no question: "), "{error}");
+        }
+    }
+
+    #[test]
+    fn difference_to_the_configuration_is_named() {
+        let own = configured("work").unwrap();
+        check_expected("work", &own, &expected()).unwrap();
+        let other = ExpectedMount { read_only: true, mountpoint: "/m".into(), ..expected() };
+        let error = check_expected("work", &own, &other).unwrap_err().to_string();
+        assert!(error.contains("set mountpoint, read_only there"), "{error}");
+    }
+}
