@@ -14,11 +14,11 @@ suite=${SYSTEMD_SUITE:?set SYSTEMD_SUITE to the suite for FUSE units}
 [ "$(id -u)" = 0 ] || { echo "systemd-nspawn needs root" >&2; exit 2; }
 [ -x "$pdsfs" ] || { echo "no $pdsfs: run cargo build --release" >&2; exit 2; }
 export SUITES_ROOT=${SUITES_ROOT:-${XDG_CACHE_HOME:-$HOME/.cache}/pdsfs-suites}
-export ROOTFS=${ROOTFS:-$SUITES_ROOT/run/rootfs-users}
+export ROOTFS=${ROOTFS:-$SUITES_ROOT/run/rootfs-polkit}
 mkdir -p "$SUITES_ROOT/run" "$SUITES_ROOT/log"
 if [ ! -x "$ROOTFS/usr/lib/systemd/systemd" ]; then
     sources=$(ls /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list 2>/dev/null | head -1)
-    packages=systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd,fuse3,procps,python3-minimal
+    packages=systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd,polkitd,fuse3,procps,python3-minimal
     mmdebstrap --variant=minbase --include=$packages bookworm "$ROOTFS" "$sources" \
         >"$SUITES_ROOT/log/mmdebstrap.log" 2>&1 || { tail -5 "$SUITES_ROOT/log/mmdebstrap.log" >&2; exit 2; }
 fi
@@ -180,7 +180,14 @@ install -D -m 644 "$here/../../systemd/user/pdsfs@.service" "$ROOTFS/usr/lib/sys
 install -D -m 644 "$here/systemd/checks.sh" "$ROOTFS/usr/local/lib/checks.sh"
 
 template=$here/../../systemd/pdsfs@.service
-install -m 644 "$template" "$units/pdsfs@.service"
+install -m 644 "$template" "$here/../../systemd/pdsfs-broker.socket" "$here/../../systemd/pdsfs-broker@.service" "$units/"
+system=$here/../../packaging/system
+install -D -m 644 "$system/sysusers.conf" "$ROOTFS/usr/lib/sysusers.d/pdsfs.conf"
+install -D -m 644 "$system/tmpfiles.conf" "$ROOTFS/usr/lib/tmpfiles.d/pdsfs.conf"
+install -D -m 644 "$system/polkit.rules" "$ROOTFS/usr/share/polkit-1/rules.d/50-pdsfs.rules"
+chroot "$ROOTFS" systemd-sysusers pdsfs.conf || exit 2
+# As postinst does.
+chroot "$ROOTFS" chgrp pdsfs /etc/pdsfs/token /etc/pdsfs/slow-token && chmod 640 "$ROOTFS/etc/pdsfs/"*token
 # The shipped template as the instance "cloud", under the name that the general suite expects.
 sed 's/%i/cloud/g' "$template" >"$work/cloud.service"
 failed=0

@@ -28,6 +28,7 @@ s remove removed remove
 exec 9>&-
 s remove_unmounts not mounted /mnt/drive
 s remove_ends_the_daemon not pgrep -f '/usr/bin/pdsfs mount'
+s remove_ends_the_broker soon not pgrep -f '/usr/bin/pdsfs broker'
 s account_is_kept test -d /var/lib/pdsfs
 s install_after_remove upgrade
 s start_after_remove start drive
@@ -35,6 +36,7 @@ s the_open_file_was_saved shows open
 s purge removed purge
 s purge_unmounts not mounted /mnt/drive
 s purge_ends_the_daemon not pgrep -f '/usr/bin/pdsfs mount'
+s purge_ends_the_broker soon not pgrep -f '/usr/bin/pdsfs broker'
 s purge_removes_the_state test ! -e /var/lib/pdsfs -a ! -e /var/cache/pdsfs
 s purge_removes_the_links test ! -L /etc/systemd/system/multi-user.target.wants/pdsfs@drive.service
 s configuration_is_kept test -s /etc/pdsfs/config.toml

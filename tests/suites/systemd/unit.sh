@@ -4,11 +4,17 @@
 . /usr/local/lib/checks.sh
 status_has() { prop "$1" StatusText | grep -q "$2"; }
 is_restarted() { [ "$(prop cloud ActiveState)" = active ] && [ "$(prop cloud MainPID)" != "$1" ] && ls /mnt/cloud >/dev/null; }
-s verify systemd-analyze verify --man=no pdsfs@cloud.service
+s verify systemd-analyze verify --man=no pdsfs@cloud.service pdsfs-broker.socket pdsfs-broker@.service
 s start start cloud
 s status soon status_has cloud 'nothing to save'
-s mount_is_in_host_namespace test "$(readlink "/proc/$(prop cloud MainPID)/ns/mnt")" = "$(readlink /proc/self/ns/mnt)"
-s no_new_privileges grep -q '^NoNewPrivs:.*1' "/proc/$(prop cloud MainPID)/status"
+s mount_is_in_host_namespace grep -q ' /mnt/cloud .*user_id=0,group_id=0' /proc/1/mountinfo
+daemon() { grep -qE "$1" "/proc/$(prop cloud MainPID)/status"; }
+s no_new_privileges daemon '^NoNewPrivs:.*1'
+s daemon_is_no_root daemon "^Uid:.$(id -u pdsfs).$(id -u pdsfs).$(id -u pdsfs)"
+for set in Inh Prm Eff Bnd Amb; do s "daemon_has_no_capability_$set" daemon "^Cap$set:.0000000000000000"; done
+s daemon_has_a_system_call_filter daemon '^Seccomp:.2'
+exposure() { systemd-analyze security --no-pager "$1" | grep -i 'overall exposure' | grep -oE '[0-9]+\.[0-9]+'; }
+s "exposure ($(exposure pdsfs@cloud.service))" test "$(exposure pdsfs@cloud.service | tr -d .)" -le 25
 p=$(prop cloud MainPID)
 kill -STOP "$p"
 s watchdog soon is_restarted "$p"
@@ -17,6 +23,12 @@ p=$(prop cloud MainPID)
 kill -KILL "$p"
 s killed_daemon_is_restarted soon is_restarted "$p"
 s one_mount test "$(grep -c ' /mnt/cloud ' /proc/mounts)" = 1
+brokers() { pgrep -fc '/usr/bin/pdsfs broker'; }
+s one_broker test "$(brokers)" = 1
+p=$(prop cloud MainPID)
+pkill -KILL -f '/usr/bin/pdsfs broker'
+s daemon_without_broker_is_restarted soon is_restarted "$p"
+s one_mount_again test "$(grep -c ' /mnt/cloud ' /proc/mounts) $(brokers)" = "1 1"
 systemctl start pdsfs@none 2>/dev/null
 s unknown_name_is_not_retried soon ended none failed exit-code
 s unknown_name_exits_with_2 test "$(prop none ExecMainStatus) $(prop none NRestarts)" = "2 0"
@@ -43,5 +55,7 @@ s lost_file_is_a_failure soon ended cloud failed exit-code
 s lost_file_is_named grep -q 'NOT SAVED /precious' <(journalctl -u pdsfs@cloud --no-pager)
 s nothing_left_mounted bash -c '! grep -q " /mnt/cloud " /proc/mounts'
 systemctl stop 'pdsfs@*'
+s no_broker_is_left soon test "$(brokers)" = 0
 systemd-analyze security --no-pager pdsfs@cloud.service | grep -i 'overall exposure'
+systemd-analyze security --no-pager pdsfs-broker@1.service | grep -i 'overall exposure'
 finish PDSFS

@@ -23,7 +23,7 @@ s refresh_token_renews soon renewed rotated
 s renewed_app_works arrives /mnt/sealed/sealed /mnt/cloud/sealed
 # The encrypted credential is never stored in clear text; only the rotated token must be stored.
 s nothing_stored test "$(ls $accounts)" = rotated.json
-s rotated_is_private test "$(stat -c '%a %U' $accounts/rotated.json)" = "600 root"
+s rotated_is_private test "$(stat -c '%a %U' $accounts/rotated.json)" = "600 pdsfs"
 s rotated_stops stop rotated
 s rotated_goes_on start rotated
 s rotated_works arrives /mnt/rotated/again /mnt/cloud/again
