@@ -34,7 +34,7 @@ pub struct ConfiguredMount {
 #[derive(Debug)]
 enum State {
     New,
-    Prepared { dir: MountDir, configured: ConfiguredMount },
+    Prepared { dir: MountDir, configured: Box<ConfiguredMount> },
     Opened { dir: MountDir, mount: OwnedFd },
     Attached(Arc<AttachedMount>),
     Failed,
@@ -96,7 +96,7 @@ fn step(
 ) -> Result<(State, Answer, Option<OwnedFd>)> {
     match (state, question) {
         (State::New, Question::Prepare { drive, expected }) => {
-            let configured = configured(&drive)?;
+            let configured = Box::new(configured(&drive)?);
             check_expected(&drive, &configured, &expected)?;
             let dir = mountpoint::prepare(&configured.mountpoint, &configured.options)?;
             let path = dir.path().to_owned();
@@ -220,15 +220,16 @@ mod tests {
         ExpectedMount { mountpoint: "/nonexistent/m".into(), allow_other, read_only, noexec, nosymfollow }
     }
 
-    fn configured(drive: &str) -> Result<ConfiguredMount> {
+    fn configured(drive: &str) -> ConfiguredMount {
         let options = MountOptions::default();
-        Ok(ConfiguredMount { mountpoint: "/nonexistent/m".into(), source: drive.to_owned(), options })
+        ConfiguredMount { mountpoint: "/nonexistent/m".into(), source: drive.to_owned(), options }
     }
 
     /// The kinds of the refusals of these questions.
     fn refusals(questions: Vec<Question>) -> Vec<ErrorKind> {
         let (daemon, broker) = pair();
-        let serving = std::thread::spawn(move || answer_questions(&Arc::new(broker), configured));
+        let serving =
+            std::thread::spawn(move || answer_questions(&Arc::new(broker), |drive| Ok(configured(drive))));
         let ask = |question| {
             send(daemon.as_fd(), &Message { id: 7, body: question }, None).unwrap();
             match receive::<Answer>(daemon.as_fd()).unwrap().unwrap() {
@@ -253,17 +254,19 @@ mod tests {
 
     #[test]
     fn bytes_that_are_no_question_end_the_broker() {
-        for bytes in [&b"x"[..], &[b' '; 60_000], b"{\"id\":1,\"body\":{\"Mount\":{}}}"] {
+        let spaces = vec![b' '; 60_000];
+        for bytes in [&b"x"[..], &spaces, b"{\"id\":1,\"body\":{\"Mount\":{}}}"] {
             let (daemon, broker) = pair();
             rustix::net::send(&daemon, bytes, rustix::net::SendFlags::NOSIGNAL).unwrap();
-            let error = answer_questions(&Arc::new(broker), configured).unwrap_err().to_string();
+            let error =
+                answer_questions(&Arc::new(broker), |drive| Ok(configured(drive))).unwrap_err().to_string();
             assert!(error.starts_with("the daemon sent no question: "), "{error}");
         }
     }
 
     #[test]
     fn difference_to_the_configuration_is_named() {
-        let own = configured("work").unwrap();
+        let own = configured("work");
         check_expected("work", &own, &expected()).unwrap();
         let other = ExpectedMount { read_only: true, mountpoint: "/m".into(), ..expected() };
         let error = check_expected("work", &own, &other).unwrap_err().to_string();

@@ -37,7 +37,7 @@ for library in $(ldd "$pdsfs" | grep -oE '/[^ ]+'); do
     [ -e "$ROOTFS$library" ] || install -D "$library" "$ROOTFS$library"
 done
 # Leftovers of an earlier run.
-for left in srv/drive srv/slow var/log/journal var/cache/pdsfs var/lib/pdsfs home/ann home/ben etc/credstore etc/credstore.encrypted \
+for left in mnt srv/drive srv/slow var/log/journal var/cache/pdsfs var/lib/pdsfs home/ann home/ben etc/credstore etc/credstore.encrypted \
     var/lib/systemd/linger/ann etc/systemd/system/multi-user.target.wants/pdsfs@cloud.service \
     etc/systemd/system/pdsfs@.service.d; do
     rm -rf "${ROOTFS:?}/$left"

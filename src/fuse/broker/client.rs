@@ -169,8 +169,10 @@ impl ProcessInspector for BrokerClient {
 fn pass_answers(socket: &OwnedFd, waiting: &Mutex<Waiting>) -> io::Result<()> {
     while let Some((message, descriptor)) = receive::<Answer>(socket.as_fd())? {
         let asker = waiting.lock().replies.remove(&message.id);
-        // The asker may have gone.
-        let _ = asker.map(|asker| asker.send((message.body, descriptor)));
+        if let Some(asker) = asker {
+            // It may have gone.
+            let _ = asker.send((message.body, descriptor));
+        }
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ status_has() { prop "$1" StatusText | grep -q "$2"; }
 is_restarted() { [ "$(prop cloud ActiveState)" = active ] && [ "$(prop cloud MainPID)" != "$1" ] && ls /mnt/cloud >/dev/null; }
 s verify systemd-analyze verify --man=no pdsfs@cloud.service pdsfs-broker.socket pdsfs-broker@.service
 s start start cloud
+[ "$(prop cloud MainPID)" != 0 ] || { finish PDSFS; exit 1; }
 s status soon status_has cloud 'nothing to save'
 s mount_is_in_host_namespace grep -q ' /mnt/cloud .*user_id=0,group_id=0' /proc/1/mountinfo
 daemon() { grep -qE "$1" "/proc/$(prop cloud MainPID)/status"; }
