@@ -3,7 +3,7 @@
 # sleep during an upload.
 . /usr/local/lib/checks.sh
 status_has() { prop "$1" StatusText | grep -q "$2"; }
-is_restarted() { [ "$(prop cloud ActiveState)" = active ] && [ "$(prop cloud MainPID)" != "$1" ] && ls /mnt/cloud >/dev/null; }
+is_restarted() { [ "$(prop cloud ActiveState)" = active ] && [ "$(prop cloud MainPID)" != "$1" ] && mountpoint -q /mnt/cloud && ls /mnt/cloud >/dev/null; }
 s verify systemd-analyze verify --man=no pdsfs@cloud.service pdsfs-broker.socket pdsfs-broker@.service
 s start start cloud
 [ "$(prop cloud MainPID)" != 0 ] || { finish PDSFS; exit 1; }
