@@ -38,7 +38,8 @@ pub(super) enum Reason {
 /// What is known about superseded objects. Leaf locks.
 #[derive(Debug)]
 pub(super) struct SupersededObjects {
-    /// Objects that commits of this mount created, and their latest revisions from here.
+    /// Objects that commits of this mount created, and their first revisions. Without those that it overwrote: other
+    /// clients may have written revisions in between.
     created: Mutex<LruCache<FileId, Option<RevisionId>>>,
     /// Objects whose removal failed and is tried again.
     pending: Mutex<HashMap<FileId, FileMeta>>,
@@ -53,12 +54,14 @@ impl Default for SupersededObjects {
 impl SupersededObjects {
     /// Records a commit of this mount.
     pub(super) fn note_commit(&self, committed: &CommitOutcome) {
-        let (file, revision) = (&committed.meta.file_id, committed.meta.revision.clone());
-        let mut created = self.created.lock();
-        if committed.target.overwrite.is_none() && committed.method != CommitMethod::Unchanged {
-            created.put(file.clone(), revision);
-        } else if let Some(latest) = created.get_mut(file) {
-            *latest = revision;
+        if committed.method == CommitMethod::Unchanged {
+            return;
+        }
+        let (file, mut created) = (&committed.meta.file_id, self.created.lock());
+        if committed.target.overwrite.is_none() {
+            created.put(file.clone(), committed.meta.revision.clone());
+        } else {
+            created.pop(file);
         }
     }
 
@@ -67,7 +70,7 @@ impl SupersededObjects {
         self.pending.lock()
     }
 
-    /// Whether this mount created the object and no other client has changed its content since.
+    /// Whether this mount created the object and its content is the first one.
     pub(super) fn is_ours(&self, object: &FileMeta) -> bool {
         self.created
             .lock()

@@ -29,6 +29,24 @@ impl Rig {
         assert_eq!(named.len(), 1, "{name}");
         named.remove(0)
     }
+
+    /// Another client truncates a file to one byte.
+    async fn truncate_elsewhere(&self, dir: Option<&str>, name: &str) {
+        let other = self.second_mount();
+        let dir = match dir {
+            Some(dir) => other.lookup(ROOT, OsStr::new(dir)).await.unwrap().unwrap().attr.ino,
+            None => ROOT,
+        };
+        let seen = other.lookup(dir, OsStr::new(name)).await.unwrap().unwrap();
+        let change = SetAttr { size: Some(1), ..SetAttr::default() };
+        other.setattr(seen.attr.ino, None, change, caller()).await.unwrap();
+        assert_eq!(other.drain().await.unsaved.len(), 0);
+    }
+
+    /// Calls of `trash` and of `delete`.
+    fn removals(&self) -> (u64, u64) {
+        (self.calls("recyclebin/trash"), self.calls("file/delete"))
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -129,15 +147,24 @@ async fn regression_changed_leftover_is_not_removed() {
 async fn regression_changed_source_goes_to_the_bin() {
     let rig = Rig::new().await;
     rig.write(ROOT, "s", b"new").await;
-    let other = rig.second_mount();
-    let seen = other.lookup(ROOT, OsStr::new("s")).await.unwrap().unwrap();
-    let change = SetAttr { size: Some(1), ..SetAttr::default() };
-    other.setattr(seen.attr.ino, None, change, caller()).await.unwrap();
-    assert_eq!(other.drain().await.unsaved.len(), 0);
+    rig.truncate_elsewhere(None, "s").await;
     assert_eq!(rig.only("s").await.size, 1);
     rig.write(ROOT, "t", b"old").await;
     assert_eq!(rig.rename((ROOT, "s"), (ROOT, "t")).await, Ok(()));
-    assert_eq!((rig.calls("recyclebin/trash"), rig.calls("file/delete")), (1, 0));
+    assert_eq!(rig.removals(), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn regression_older_revisions_go_to_the_bin() {
+    let rig = Rig::new().await;
+    let ino = rig.write(ROOT, "s", b"first").await;
+    rig.truncate_elsewhere(None, "s").await;
+    let opened = rig.vfs.open(ino, libc::O_WRONLY | libc::O_TRUNC, caller()).await.unwrap();
+    rig.vfs.write(opened.fh, WriteAt::Offset(0), (&b"third"[..]).into()).await.unwrap();
+    rig.vfs.release(opened.fh).await.unwrap();
+    rig.write(ROOT, "t", b"old").await;
+    assert_eq!(rig.rename((ROOT, "s"), (ROOT, "t")).await, Ok(()));
+    assert_eq!(rig.removals(), (1, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
