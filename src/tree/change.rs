@@ -444,10 +444,15 @@ impl Tree {
         entries.collect()
     }
 
-    /// Whether a listing that began at `started` may contain an object that this mount removed from this
-    /// directory.
-    pub fn is_removed(&self, dir: Ino, file: &FileId, started: Instant) -> bool {
-        if self.tombstones.hides(file, started, self.listing_lag) || self.leftovers.contains(file) {
+    /// Whether an object in a listing that began at `started` is one that this mount removed from this directory, or
+    /// one that it hides.
+    pub fn is_removed(&self, dir: Ino, listed: &FileMeta, started: Instant) -> bool {
+        let file = &listed.file_id;
+        if self.leftovers.contains(file) {
+            // It still exists, so its tombstone says nothing about a change by another client.
+            return self.leftovers.has_unchanged(listed);
+        }
+        if self.tombstones.hides(file, started, self.listing_lag) {
             return true;
         }
         let Some(inode) = self.by_file_id.get(file).and_then(|ino| self.inodes.get(ino)) else {

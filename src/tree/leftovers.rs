@@ -34,18 +34,23 @@ impl Leftovers {
         self.0.contains(file)
     }
 
-    /// Whether a listing contains a hidden object. An object that another client has changed is visible from then
-    /// on.
+    /// Whether an object is a hidden one that no other client has changed.
+    pub(super) fn has_unchanged(&self, listed: &FileMeta) -> bool {
+        self.0.peek(&listed.file_id).is_some_and(|left| {
+            left.name == listed.name
+                && left.size == listed.size
+                && is_same(left.revision.as_ref(), listed.revision.as_ref())
+                && is_same(left.parent_id.as_ref(), listed.parent_id.as_ref())
+        })
+    }
+
+    /// Like [`Self::has_unchanged`]. A changed object is visible from then on.
     pub(super) fn hides(&mut self, listed: &FileMeta) -> bool {
-        let Some(left) = self.0.peek(&listed.file_id) else { return false };
-        let is_unchanged = left.name == listed.name
-            && left.size == listed.size
-            && is_same(left.revision.as_ref(), listed.revision.as_ref())
-            && is_same(left.parent_id.as_ref(), listed.parent_id.as_ref());
-        if !is_unchanged {
+        let is_hidden = self.has_unchanged(listed);
+        if !is_hidden {
             self.0.pop(&listed.file_id);
         }
-        is_unchanged
+        is_hidden
     }
 
     /// The hidden object at a location.

@@ -149,7 +149,7 @@ impl Vfs {
             let page = self.drive.list_page(dir_id, &marker).await?;
             let tree = self.tree();
             // A listing may still contain recently removed entries.
-            if page.items.iter().any(|item| !tree.is_removed(ino, &item.file_id, started)) {
+            if page.items.iter().any(|item| !tree.is_removed(ino, item, started)) {
                 return Err(not_empty());
             }
             match bounds.check([], page.next_marker)? {

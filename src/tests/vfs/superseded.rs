@@ -168,6 +168,21 @@ async fn regression_older_revisions_go_to_the_bin() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn regression_rmdir_spares_changed_leftover() {
+    let rig = Rig::new().await;
+    let dir = rig.vfs.mkdir(ROOT, OsStr::new("d"), 0o755, caller()).await.unwrap().attr.ino;
+    rig.fault("file/delete", conflict());
+    for name in ["s", "t"] {
+        rig.write(dir, name, b"content").await;
+    }
+    assert_eq!(rig.rename((dir, "s"), (dir, "t")).await, Ok(()));
+    assert_eq!(rig.rename((dir, "t"), (ROOT, "t")).await, Ok(()));
+    rig.truncate_elsewhere(Some("d"), "s").await;
+    let removed = rig.vfs.rmdir(ROOT, OsStr::new("d")).await;
+    assert_eq!(removed.unwrap_err().kind(), ErrorKind::NotEmpty);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn conflicting_attributes_are_given_up() {
     const ROUNDS_MAX: usize = 10;
     let rig = Rig::new().await;
