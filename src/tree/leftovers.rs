@@ -38,9 +38,8 @@ impl Leftovers {
     pub(super) fn has_unchanged(&self, listed: &FileMeta) -> bool {
         self.0.peek(&listed.file_id).is_some_and(|left| {
             left.name == listed.name
-                && left.size == listed.size
-                && is_same(left.revision.as_ref(), listed.revision.as_ref())
                 && is_same(left.parent_id.as_ref(), listed.parent_id.as_ref())
+                && has_same_content(left, listed)
         })
     }
 
@@ -60,6 +59,20 @@ impl Leftovers {
             .map(|(_, left)| left)
             .find(|left| left.name == name && left.parent_id.as_ref() == Some(parent))
     }
+}
+
+/// Whether two answers about an object show the same content. Without revision ids, a hash and the time of the last
+/// change decide.
+fn has_same_content(one: &FileMeta, other: &FileMeta) -> bool {
+    let hashes = [
+        one.sha1.zip(other.sha1).map(|(one, other)| one == other),
+        one.crc64.zip(other.crc64).map(|(one, other)| one == other),
+    ];
+    let is_same_revision = match (&one.revision, &other.revision) {
+        (Some(one), Some(other)) => one == other,
+        _ => hashes.contains(&Some(true)) && one.changed_at == other.changed_at,
+    };
+    is_same_revision && one.size == other.size && !hashes.contains(&Some(false))
 }
 
 /// Whether two values are equal, as far as both are known.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::inodes::*;
 use super::*;
 use crate::error::ErrorKind;
-use crate::ids::{FileId, Ino};
+use crate::ids::{FileId, Ino, RevisionId, Sha1Hash};
 use crate::pds::drive::FileMeta;
 use crate::pds::types::FileType;
 
@@ -391,10 +391,15 @@ fn reallocated_inode_takes_over_the_dentry() {
     assert!(!f.tree.reallocate_inode(unsaved, former));
 }
 
+/// `file` with a revision.
+fn revised(file_id: &str, name: &str, age: u64) -> FileMeta {
+    FileMeta { revision: Some(RevisionId::new("r1").unwrap()), ..file(file_id, name, age) }
+}
+
 #[test]
 fn leftover_is_hidden_until_it_changes() {
     let mut f = Fixture::new();
-    let left = FileMeta { parent_id: Some(FileId::root()), ..file("f1", "left", 1) };
+    let left = revised("f1", "left", 1);
     f.list(Ino::ROOT, &[left.clone(), file("f2", "other", 2)]);
     let ino = f.child("left");
     f.tree.unlink(ino, f.now);
@@ -407,4 +412,30 @@ fn leftover_is_hidden_until_it_changes() {
     f.list(Ino::ROOT, &[renamed.clone(), file("f2", "other", 2)]);
     assert_eq!(f.names(Ino::ROOT), ["other", "theirs"]);
     assert_eq!(f.tree.leftover_at(&FileId::root(), "left"), None);
+}
+
+#[test]
+fn leftover_is_known_by_its_content() {
+    let left = revised("f1", "left", 1);
+    let hashed = FileMeta { revision: None, sha1: Some(Sha1Hash([1; 20])), ..left.clone() };
+    let summed = FileMeta { sha1: None, crc64: Some(1), ..hashed.clone() };
+    let later = hashed.changed_at + Duration::from_secs(1);
+    for (left, listed, is_hidden) in [
+        (&left, left.clone(), true),
+        // The time changes with the attributes too.
+        (&left, FileMeta { changed_at: later, ..left.clone() }, true),
+        (&left, FileMeta { revision: Some(RevisionId::new("r2").unwrap()), ..left.clone() }, false),
+        (&hashed, hashed.clone(), true),
+        (&hashed, FileMeta { sha1: Some(Sha1Hash([2; 20])), ..hashed.clone() }, false),
+        (&hashed, FileMeta { changed_at: later, ..hashed.clone() }, false),
+        (&hashed, summed.clone(), false),
+        (&summed, summed.clone(), true),
+        (&summed, FileMeta { crc64: Some(2), ..summed.clone() }, false),
+        // Nothing shows that it is the same content.
+        (&summed, FileMeta { crc64: None, ..summed.clone() }, false),
+    ] {
+        let mut f = Fixture::new();
+        f.tree.leave_behind(left.clone(), f.now);
+        assert_eq!(f.tree.hides_leftover(&listed), is_hidden, "{listed:?}");
+    }
 }
