@@ -341,7 +341,7 @@ fn batch_len(changes: &[(FileId, Pending)]) -> usize {
 }
 
 /// Whether the drive refused an operation, and a repetition would get the same answer.
-pub(super) fn is_permanent(error: &Error) -> bool {
+fn is_permanent(error: &Error) -> bool {
     matches!(
         error.kind(),
         ErrorKind::NotFound

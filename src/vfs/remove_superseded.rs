@@ -8,7 +8,6 @@ use std::sync::Weak;
 use std::time::{Duration, Instant};
 
 use super::Vfs;
-use super::pending_attrs::is_permanent;
 use super::superseded::{Reason, Superseded};
 use crate::config::RemoveMode;
 use crate::error::{Error, ErrorKind, Result};
@@ -53,7 +52,7 @@ impl Vfs {
 
     /// Hides an object that the drive did not remove.
     async fn leave_behind(&self, mut object: FileMeta, reason: Reason, error: &Error) {
-        let is_final = is_permanent(error);
+        let is_final = is_refused(error);
         if let Reason::Displaced(dir_id, name) = &reason
             && is_final
             && let Some(from) = object.parent_id.clone()
@@ -109,7 +108,7 @@ impl Vfs {
             }
             match self.remove_object(&object.file_id, None, self.config.options.remove).await {
                 Ok(()) => {}
-                Err(error) if is_permanent(&error) => {
+                Err(error) if is_refused(&error) => {
                     let (file, name) = (&object.file_id, &object.name);
                     tracing::warn!(%file, %error, "the drive keeps a file that is not needed any more: {name}");
                 }
@@ -119,6 +118,11 @@ impl Vfs {
             self.superseded.lock_pending().remove(&object.file_id);
         }
     }
+}
+
+/// Whether the service has refused a removal for good. A gateway or a proxy may have sent other answers.
+fn is_refused(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Denied | ErrorKind::Unsupported)
 }
 
 /// Tries until no removal is pending, or the file system is gone.

@@ -183,6 +183,19 @@ async fn regression_rmdir_spares_changed_leftover() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn regression_gateway_answers_are_not_final() {
+    for status in [404, 418] {
+        let rig = Rig::new().await;
+        rig.write(ROOT, "s", b"new").await;
+        rig.write(ROOT, "t", b"old").await;
+        rig.fault("file/delete", FaultAction::status(status, ""));
+        assert_eq!(rig.rename((ROOT, "s"), (ROOT, "t")).await, Ok(()));
+        assert_eq!(rig.vfs.drain().await.unsaved.len(), 0);
+        assert_eq!(rig.remote_names(&FileId::root()).await, ["t"], "{status}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn conflicting_attributes_are_given_up() {
     const ROUNDS_MAX: usize = 10;
     let rig = Rig::new().await;
