@@ -13,10 +13,14 @@ use crate::config::RemoveMode;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, Ino};
 use crate::pds::drive::FileMeta;
+use crate::pds::types::CheckNameMode;
 use crate::supervised;
+use crate::tree::name::disambiguated;
 
 /// Time until a retry. The calls themselves have their own retries.
 const PAUSE: Duration = Duration::from_secs(10);
+/// Largest number in the new name of a hidden object.
+const NUMBER_MAX: u32 = 20;
 
 impl Vfs {
     /// Removes an object whose place on the drive another one has taken. Cannot fail: see above.
@@ -87,6 +91,36 @@ impl Vfs {
     pub(super) fn claim_superseded(&self, object: &FileId) {
         self.superseded.lock_pending().remove(object);
         self.tree().reclaim(object);
+    }
+
+    /// Gives the hidden object of a name another one, after the drive has refused the name. Returns whether it may be
+    /// free now.
+    pub(super) async fn move_leftover_away(&self, dir_id: &FileId, name: &str) -> bool {
+        let Some(leftover) = self.tree().leftover_at(dir_id, name).cloned() else { return false };
+        let file = &leftover.file_id;
+        match self.drive.get(file).await {
+            Ok(now) if self.tree().hides_leftover(&now) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                self.tree().reclaim(file);
+                return true;
+            }
+            Ok(_) | Err(_) => return false,
+        }
+        for number in 2..=NUMBER_MAX {
+            let free = disambiguated(name, number, leftover.kind);
+            match self.drive.rename(file, &free, CheckNameMode::Refuse).await {
+                Ok(FileMeta { name, changed_at, .. }) => {
+                    self.tree().leave_behind(FileMeta { name, changed_at, ..leftover }, Instant::now());
+                    return true;
+                }
+                Err(error) if error.kind() == ErrorKind::Exists => {}
+                Err(error) => {
+                    tracing::warn!(%file, %error, "a file that is not needed any more keeps the name {name}");
+                    return false;
+                }
+            }
+        }
+        false
     }
 
     /// Tries removals again that failed. Ends early if the drive is unreachable.

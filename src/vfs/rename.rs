@@ -38,7 +38,11 @@ impl Vfs {
         let dir_id = self.dir_id(parent)?;
         let posix = self.initial_posix(parent, FileKind::Directory, mode, caller)?;
         let tags = posix::tags(posix.as_deref(), UNIX_EPOCH);
-        let made = self.drive.create_folder(&dir_id, &name.remote(), &tags).await;
+        let remote = name.remote();
+        let mut made = self.drive.create_folder(&dir_id, &remote, &tags).await;
+        if is_taken_on_drive(&made) && self.move_leftover_away(&dir_id, &remote).await {
+            made = self.drive.create_folder(&dir_id, &remote, &tags).await;
+        }
         let meta = made.inspect_err(|error| {
             if error.kind() == ErrorKind::Exists {
                 self.tree().invalidate(parent, Instant::now());
@@ -374,9 +378,25 @@ impl Vfs {
         tree.moved(ino, to.dir, &to.name, FileMeta { mtime, posix, ..moved }, Instant::now())
     }
 
-    /// Changes directory and name of an object. Takes two calls if both change. If the second call fails, the
-    /// first is undone.
+    /// Changes directory and name of an object. A hidden object of the name makes room.
     pub(super) async fn move_on_drive(
+        &self,
+        meta: &FileMeta,
+        (from, to): (&FileId, &FileId),
+        name: &str,
+        old_name_is_free: bool,
+    ) -> Result<FileMeta> {
+        // A hidden object may have it.
+        let old_name_is_free = old_name_is_free && self.tree().leftover_at(to, &meta.name).is_none();
+        let moved = self.try_to_move_on_drive(meta, (from, to), name, old_name_is_free).await;
+        if is_taken_on_drive(&moved) && self.move_leftover_away(to, name).await {
+            return self.try_to_move_on_drive(meta, (from, to), name, old_name_is_free).await;
+        }
+        moved
+    }
+
+    /// Takes two calls if directory and name change. If the second call fails, the first is undone.
+    async fn try_to_move_on_drive(
         &self,
         meta: &FileMeta,
         (from, to): (&FileId, &FileId),
@@ -429,6 +449,10 @@ impl Drop for MovingGuard<'_> {
             tree.end_move(ino);
         }
     }
+}
+
+fn is_taken_on_drive<T>(outcome: &Result<T>) -> bool {
+    outcome.as_ref().is_err_and(|error| error.kind() == ErrorKind::Exists)
 }
 
 fn gone() -> Error {

@@ -47,6 +47,16 @@ impl Rig {
     fn removals(&self) -> (u64, u64) {
         (self.calls("recyclebin/trash"), self.calls("file/delete"))
     }
+
+    /// A rig whose drive removes nothing, with `s` as a leftover of a rename over `t`.
+    async fn with_leftover() -> Self {
+        let rig = Self::with(Duration::ZERO, |config| config.quirks.deletion_forbidden = true).await;
+        rig.write(ROOT, "s", b"new").await;
+        rig.write(ROOT, "t", b"old").await;
+        assert_eq!(rig.rename((ROOT, "s"), (ROOT, "t")).await, Ok(()));
+        assert_eq!(names(&rig.read_dir(ROOT).await), [".", "..", "t"]);
+        rig
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -192,6 +202,29 @@ async fn regression_gateway_answers_are_not_final() {
         assert_eq!(rig.rename((ROOT, "s"), (ROOT, "t")).await, Ok(()));
         assert_eq!(rig.vfs.drain().await.unsaved.len(), 0);
         assert_eq!(rig.remote_names(&FileId::root()).await, ["t"], "{status}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn regression_name_of_leftover_is_free() {
+    for case in ["mkdir", "directory", "unsaved file"] {
+        let rig = Rig::with_leftover().await;
+        match case {
+            "mkdir" => _ = rig.vfs.mkdir(ROOT, OsStr::new("s"), 0o755, caller()).await.unwrap(),
+            "directory" => {
+                rig.vfs.mkdir(ROOT, OsStr::new("d"), 0o755, caller()).await.unwrap();
+                assert_eq!(rig.rename((ROOT, "d"), (ROOT, "s")).await, Ok(()));
+            }
+            _ => {
+                let ino = rig.write(ROOT, "u", b"content").await;
+                let opened = rig.vfs.open(ino, libc::O_WRONLY, caller()).await.unwrap();
+                rig.vfs.write(opened.fh, WriteAt::Offset(0), (&b"C"[..]).into()).await.unwrap();
+                assert_eq!(rig.rename((ROOT, "u"), (ROOT, "s")).await, Ok(()));
+                rig.vfs.release(opened.fh).await.unwrap();
+            }
+        }
+        assert_eq!(names(&rig.read_dir(ROOT).await), [".", "..", "s", "t"], "{case}");
+        assert_eq!(rig.remote_names(&FileId::root()).await, ["s", "s (2)", "t"], "{case}");
     }
 }
 
