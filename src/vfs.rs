@@ -73,7 +73,7 @@ use listings::Dirs;
 use pending_attrs::PendingAttrs;
 use quota_cache::QuotaCache;
 use stop_flag::StopFlag;
-use superseded::SupersededObjects;
+use superseded::CreatedObjects;
 pub use types::{
     Attr, Caller, DirEntry, Entry, FallocateMode, Fh, OpenedFile, RenameMode, SetAttr, Statfs, UnsavedFile,
 };
@@ -102,7 +102,7 @@ pub struct Vfs {
     /// Errors of the last commits, until a commit succeeds.
     failures: CommitFailures,
     late_renames: LateRenames,
-    superseded: SupersededObjects,
+    created: CreatedObjects,
     active_renames: ActiveRenames,
     stop: StopFlag,
 }
@@ -158,7 +158,7 @@ impl Vfs {
                 cached_revisions: Mutex::new(LruCache::new(CACHED_INODES_MAX)),
                 failures: CommitFailures::default(),
                 late_renames: LateRenames::default(),
-                superseded: SupersededObjects::default(),
+                created: CreatedObjects::default(),
                 active_renames: ActiveRenames::default(),
                 stop: StopFlag::default(),
                 progress,

@@ -334,6 +334,7 @@ impl Tree {
         }
         for meta in &superseded {
             self.replacing.remove(&meta.file_id);
+            self.supersede(meta.clone());
         }
         let old = self.parent(ino);
         let dentry_ref = DentryRef { parent: dir, name: name.shared(), remote: name.remote() };
@@ -448,7 +449,7 @@ impl Tree {
     /// one that it hides.
     pub fn is_removed(&self, dir: Ino, listed: &FileMeta, started: Instant) -> bool {
         let file = &listed.file_id;
-        if self.leftovers.contains(file) {
+        if self.leftovers.get(file).is_some() {
             // It still exists, so its tombstone says nothing about a change by another client.
             return self.leftovers.has_unchanged(listed);
         }

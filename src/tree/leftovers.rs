@@ -11,8 +11,26 @@ use crate::pds::drive::FileMeta;
 /// Most hidden objects. The oldest appear again.
 const COUNT_MAX: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 
+/// The removal of a hidden object.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Removal {
+    /// Its outcome is not known. The object must not get new content.
+    Running,
+    /// It has failed `tries` times and is tried again. The drive may still execute an earlier call.
+    Failed { tries: u32 },
+    /// The drive keeps the object.
+    Refused,
+}
+
+/// A hidden object.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Leftover {
+    pub object: FileMeta,
+    pub removal: Removal,
+}
+
 #[derive(Debug)]
-pub(super) struct Leftovers(LruCache<FileId, FileMeta>);
+pub(super) struct Leftovers(LruCache<FileId, Leftover>);
 
 impl Default for Leftovers {
     fn default() -> Self {
@@ -21,8 +39,8 @@ impl Default for Leftovers {
 }
 
 impl Leftovers {
-    pub(super) fn add(&mut self, object: FileMeta) {
-        self.0.put(object.file_id.clone(), object);
+    pub(super) fn add(&mut self, object: FileMeta, removal: Removal) {
+        self.0.put(object.file_id.clone(), Leftover { object, removal });
     }
 
     /// Makes an object visible again.
@@ -30,16 +48,22 @@ impl Leftovers {
         self.0.pop(file);
     }
 
-    pub(super) fn contains(&self, file: &FileId) -> bool {
-        self.0.contains(file)
+    pub(super) fn get(&self, file: &FileId) -> Option<&Leftover> {
+        self.0.peek(file)
+    }
+
+    pub(super) fn set_removal(&mut self, file: &FileId, removal: Removal) {
+        if let Some(left) = self.0.peek_mut(file) {
+            left.removal = removal;
+        }
     }
 
     /// Whether an object is a hidden one that no other client has changed.
     pub(super) fn has_unchanged(&self, listed: &FileMeta) -> bool {
-        self.0.peek(&listed.file_id).is_some_and(|left| {
-            left.name == listed.name
-                && is_same(left.parent_id.as_ref(), listed.parent_id.as_ref())
-                && has_same_content(left, listed)
+        self.get(&listed.file_id).is_some_and(|Leftover { object, .. }| {
+            object.name == listed.name
+                && is_same(object.parent_id.as_ref(), listed.parent_id.as_ref())
+                && has_same_content(object, listed)
         })
     }
 
@@ -53,11 +77,13 @@ impl Leftovers {
     }
 
     /// The hidden object at a location.
-    pub(super) fn at(&self, parent: &FileId, name: &str) -> Option<&FileMeta> {
-        self.0
-            .iter()
-            .map(|(_, left)| left)
-            .find(|left| left.name == name && left.parent_id.as_ref() == Some(parent))
+    pub(super) fn at(&self, parent: &FileId, name: &str) -> Option<&Leftover> {
+        let is_there = |object: &FileMeta| object.name == name && object.parent_id.as_ref() == Some(parent);
+        self.iter().find(|left| is_there(&left.object))
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Leftover> {
+        self.0.iter().map(|(_, left)| left)
     }
 }
 

@@ -11,6 +11,7 @@
 use std::time::Instant;
 
 use super::inodes::{Backing, Identity, InodeBody, Tree};
+use super::leftovers::{Leftover, Removal};
 use crate::ids::{FileId, Ino};
 use crate::pds::drive::FileMeta;
 
@@ -71,10 +72,11 @@ impl Tree {
         *meta.name == *location.name && meta.parent_id.as_ref().is_none_or(|id| *id == location.parent_id)
     }
 
-    /// Whether an object belongs to another inode than `ino`, now or after a pending commit.
+    /// Whether a commit of `ino` must not overwrite an object: it belongs to another inode, now or after a pending
+    /// commit, or it is being removed.
     pub fn belongs_to_other(&self, object: &FileId, ino: Ino) -> bool {
         let owners = [self.by_file_id.get(object), self.replacing.get(object)];
-        owners.into_iter().flatten().any(|owner| *owner != ino)
+        owners.into_iter().flatten().any(|owner| *owner != ino) || self.is_being_removed(object)
     }
 
     /// Whether an object belongs to an inode, now or after a pending commit.
@@ -82,15 +84,46 @@ impl Tree {
         self.by_file_id.contains_key(file) || self.replacing.contains_key(file)
     }
 
-    /// Hides an object that the drive does not remove, until another client changes it.
-    pub fn leave_behind(&mut self, object: FileMeta, now: Instant) {
-        self.add_tombstone(object.file_id.clone(), now);
-        self.leftovers.add(object);
+    /// Hides an object whose removal begins: no inode needs it, and no commit may overwrite it. Called with the change
+    /// that makes it superfluous.
+    pub fn supersede(&mut self, object: FileMeta) {
+        self.leftovers.add(object, Removal::Running);
     }
 
-    /// A hidden object gets new content.
-    pub fn reclaim(&mut self, object: &FileId) {
+    /// Hides an object that no inode needs, until another client changes it.
+    pub fn leave_behind(&mut self, object: FileMeta, removal: Removal, now: Instant) {
+        self.add_tombstone(object.file_id.clone(), now);
+        self.leftovers.add(object, removal);
+    }
+
+    /// Shows a hidden object again.
+    pub fn show_leftover(&mut self, object: &FileId) {
         self.leftovers.remove(object);
+    }
+
+    /// Records that the drive has removed a hidden object.
+    pub fn removed_leftover(&mut self, object: FileId, now: Instant) {
+        self.leftovers.remove(&object);
+        self.add_tombstone(object, now);
+    }
+
+    /// Records the state of the removal of an object that is still hidden.
+    pub fn set_removal(&mut self, object: &FileId, removal: Removal) {
+        self.leftovers.set_removal(object, removal);
+    }
+
+    /// Whether a removal of the object may still be executed.
+    pub fn is_being_removed(&self, object: &FileId) -> bool {
+        self.leftovers.get(object).is_some_and(|left| left.removal != Removal::Refused)
+    }
+
+    /// Hidden objects whose removal has failed, and how often.
+    pub fn failed_removals(&self) -> Vec<(FileMeta, u32)> {
+        let failed = self.leftovers.iter().filter_map(|left| match left.removal {
+            Removal::Failed { tries } => Some((left.object.clone(), tries)),
+            Removal::Running | Removal::Refused => None,
+        });
+        failed.collect()
     }
 
     /// Whether an object is hidden. One that another client has changed is visible from then on.
@@ -99,7 +132,7 @@ impl Tree {
     }
 
     /// The hidden object at a location of the drive.
-    pub fn leftover_at(&self, dir_id: &FileId, name: &str) -> Option<&FileMeta> {
+    pub fn leftover_at(&self, dir_id: &FileId, name: &str) -> Option<&Leftover> {
         self.leftovers.at(dir_id, name)
     }
 }

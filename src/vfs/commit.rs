@@ -216,7 +216,7 @@ impl Vfs {
         mut committed: CommitOutcome,
     ) -> Result<CommitOutcome> {
         let ino = file.ino();
-        self.superseded.note_commit(&committed);
+        self.created.note_commit(&committed);
         if file.is_unlinked() {
             self.remove_unlinked(&committed).await?;
             return Ok(committed);

@@ -16,9 +16,12 @@ use crate::pds::drive::FileMeta;
 use crate::pds::types::CheckNameMode;
 use crate::supervised;
 use crate::tree::name::disambiguated;
+use crate::tree::{Leftover, Removal};
 
 /// Time until a retry. The calls themselves have their own retries.
 const PAUSE: Duration = Duration::from_secs(10);
+/// How often a removal is tried, apart from outages.
+const TRIES_MAX: u32 = 60;
 /// Largest number in the new name of a hidden object.
 const NUMBER_MAX: u32 = 20;
 
@@ -27,14 +30,15 @@ impl Vfs {
     pub(super) async fn remove_superseded(&self, superseded: Superseded) {
         let Superseded { object, former, reason } = superseded;
         self.pending.forget(&object.file_id);
-        self.tree().add_tombstone(object.file_id.clone(), Instant::now());
-        match self.remove_one(&object, former, &reason).await {
-            Ok(()) if matches!(reason, Reason::Unused) => {
-                self.tree().removed_object(object.file_id, Instant::now());
-            }
-            Ok(()) => {}
-            Err(error) => self.leave_behind(object, reason, &error).await,
+        self.tree().leave_behind(object.clone(), Removal::Running, Instant::now());
+        if let Err(error) = self.remove_one(&object, former, &reason).await {
+            return self.leave_behind(object, reason, &error).await;
         }
+        let mut tree = self.tree();
+        if matches!(reason, Reason::Unused) {
+            tree.removed_object(object.file_id.clone(), Instant::now());
+        }
+        tree.removed_leftover(object.file_id, Instant::now());
     }
 
     /// A copy that this mount created is deleted for good: it was a temporary file, and its content is on the
@@ -42,9 +46,9 @@ impl Vfs {
     async fn remove_one(&self, object: &FileMeta, former: Option<Ino>, reason: &Reason) -> Result<()> {
         let (file, configured) = (&object.file_id, self.config.options.remove);
         let is_read = || self.files.all().iter().any(|open| open.pending_clone_of(file).is_some());
-        let is_temporary = matches!(reason, Reason::Copied) && self.superseded.is_ours(object) && !is_read();
+        let is_temporary = matches!(reason, Reason::Copied) && self.created.is_ours(object) && !is_read();
         // A deletion for good needs the present revision: another client may have written the object since.
-        if is_temporary && self.drive.get(file).await.is_ok_and(|now| self.superseded.is_ours(&now)) {
+        if is_temporary && self.drive.get(file).await.is_ok_and(|now| self.created.is_ours(&now)) {
             match self.remove_object(file, former, RemoveMode::Delete).await {
                 // The right to move objects to the recycle bin may be granted all the same.
                 Err(error) if error.kind() == ErrorKind::Denied && configured == RemoveMode::Trash => {}
@@ -54,11 +58,11 @@ impl Vfs {
         self.remove_object(file, former, configured).await
     }
 
-    /// Hides an object that the drive did not remove.
+    /// Keeps an object hidden that the drive did not remove.
     async fn leave_behind(&self, mut object: FileMeta, reason: Reason, error: &Error) {
-        let is_final = is_refused(error);
+        let is_refused = is_refused(error);
         if let Reason::Displaced(dir_id, name) = &reason
-            && is_final
+            && is_refused
             && let Some(from) = object.parent_id.clone()
         {
             // It gets the free name of the other object, so that the drive has no two files of one name.
@@ -69,17 +73,18 @@ impl Vfs {
                 }
             }
         }
-        let (file, name) = (object.file_id.clone(), object.name.clone());
-        self.tree().leave_behind(object.clone(), Instant::now());
-        if is_final {
+        let (file, name, now) = (object.file_id.clone(), object.name.clone(), Instant::now());
+        if is_refused {
+            self.tree().leave_behind(object, Removal::Refused, now);
             tracing::warn!(%file, %error, "the drive keeps a file that is not needed any more: {name}");
             return;
         }
         tracing::warn!(%file, %error, "a file that is not needed any more is not removed yet: {name}");
         let is_first = {
-            let mut pending = self.superseded.lock_pending();
-            pending.insert(file, object);
-            pending.len() == 1
+            let mut tree = self.tree();
+            let is_first = tree.failed_removals().is_empty();
+            tree.leave_behind(object, Removal::Failed { tries: 1 }, now);
+            is_first
         };
         if is_first {
             let vfs = self.this.clone();
@@ -89,28 +94,29 @@ impl Vfs {
 
     /// Keeps a superseded object that gets new content.
     pub(super) fn claim_superseded(&self, object: &FileId) {
-        self.superseded.lock_pending().remove(object);
-        self.tree().reclaim(object);
+        self.tree().show_leftover(object);
     }
 
     /// Gives the hidden object of a name another one, after the drive has refused the name. Returns whether it may be
     /// free now.
     pub(super) async fn move_leftover_away(&self, dir_id: &FileId, name: &str) -> bool {
         let Some(leftover) = self.tree().leftover_at(dir_id, name).cloned() else { return false };
-        let file = &leftover.file_id;
+        let Leftover { object, removal } = leftover;
+        let file = &object.file_id;
         match self.drive.get(file).await {
             Ok(now) if self.tree().hides_leftover(&now) => {}
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                self.tree().reclaim(file);
+                self.tree().removed_leftover(file.clone(), Instant::now());
                 return true;
             }
             Ok(_) | Err(_) => return false,
         }
         for number in 2..=NUMBER_MAX {
-            let free = disambiguated(name, number, leftover.kind);
+            let free = disambiguated(name, number, object.kind);
             match self.drive.rename(file, &free, CheckNameMode::Refuse).await {
                 Ok(FileMeta { name, changed_at, .. }) => {
-                    self.tree().leave_behind(FileMeta { name, changed_at, ..leftover }, Instant::now());
+                    let moved = FileMeta { name, changed_at, ..object };
+                    self.tree().leave_behind(moved, removal, Instant::now());
                     return true;
                 }
                 Err(error) if error.kind() == ErrorKind::Exists => {}
@@ -125,31 +131,35 @@ impl Vfs {
 
     /// Tries removals again that failed. Ends early if the drive is unreachable.
     pub(super) async fn retry_removals(&self) {
-        let pending: Vec<_> = self.superseded.lock_pending().values().cloned().collect();
-        for object in pending {
-            // It may have new content by now, from here or from another client.
-            if !self.superseded.lock_pending().contains_key(&object.file_id) {
-                continue;
-            }
-            match self.drive.get(&object.file_id).await {
-                Ok(now) if self.tree().hides_leftover(&now) => {}
-                Err(error) if error.is_outage() => return,
-                Err(error) if error.kind() != ErrorKind::NotFound => continue,
-                Ok(_) | Err(_) => {
-                    self.superseded.lock_pending().remove(&object.file_id);
+        let failed = self.tree().failed_removals();
+        for (object, tries) in failed {
+            let file = &object.file_id;
+            match self.drive.get(file).await {
+                // Another client may have changed it.
+                Ok(now) if !self.tree().hides_leftover(&now) => continue,
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    self.tree().removed_leftover(file.clone(), Instant::now());
                     continue;
-                }
-            }
-            match self.remove_object(&object.file_id, None, self.config.options.remove).await {
-                Ok(()) => {}
-                Err(error) if is_refused(&error) => {
-                    let (file, name) = (&object.file_id, &object.name);
-                    tracing::warn!(%file, %error, "the drive keeps a file that is not needed any more: {name}");
                 }
                 Err(error) if error.is_outage() => return,
                 Err(_) => continue,
             }
-            self.superseded.lock_pending().remove(&object.file_id);
+            let removed = self.remove_object(file, None, self.config.options.remove).await;
+            let Err(error) = removed else {
+                self.tree().removed_leftover(file.clone(), Instant::now());
+                continue;
+            };
+            if error.is_outage() {
+                return;
+            }
+            let is_last = is_refused(&error) || tries >= TRIES_MAX;
+            if is_last {
+                let name = &object.name;
+                tracing::warn!(%file, %error, "the drive keeps a file that is not needed any more: {name}");
+            }
+            let removal = if is_last { Removal::Refused } else { Removal::Failed { tries: tries + 1 } };
+            self.tree().set_removal(file, removal);
         }
     }
 }
@@ -165,7 +175,7 @@ async fn keep_removing(vfs: Weak<Vfs>) {
         tokio::time::sleep(PAUSE).await;
         let Some(vfs) = vfs.upgrade() else { return };
         vfs.retry_removals().await;
-        if vfs.superseded.lock_pending().is_empty() {
+        if vfs.tree().failed_removals().is_empty() {
             return;
         }
     }

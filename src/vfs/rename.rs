@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, Ino};
 use crate::pds::drive::FileMeta;
 use crate::pds::types::{CheckNameMode, FileType};
-use crate::tree::{FileKind, Identity, Name, NameState, Objects, display_name};
+use crate::tree::{FileKind, Identity, Leftover, Name, NameState, Objects, Removal, display_name};
 use crate::{clock, posix};
 
 /// How old the known attributes of a file may be when its object is about to be removed.
@@ -204,13 +204,18 @@ impl Vfs {
     /// Renames a committed file over another file.
     async fn replace(&self, source: Ino, target: Ino, to: &NameInDir) -> Result<()> {
         let Objects { in_place: here, elsewhere } = self.tree().objects(target);
-        if let Some(here) = here {
-            self.replace_object(source, (target, here), to).await?;
-        } else {
-            self.move_object(source, to).await?;
-            self.mark_unlinked(target);
+        // The former object of an unsaved target is not needed any more. No commit may overwrite it from now on.
+        if let Some(object) = &elsewhere {
+            self.tree().supersede(object.clone());
         }
-        // The former object of an unsaved target is not needed any more.
+        let replaced = match here {
+            Some(here) => self.replace_object(source, (target, here), to).await,
+            None => self.move_object(source, to).await.inspect(|()| self.mark_unlinked(target)),
+        };
+        if let (Err(_), Some(object)) = (&replaced, &elsewhere) {
+            self.tree().show_leftover(&object.file_id);
+        }
+        replaced?;
         if let Some(object) = elsewhere {
             self.remove_superseded(Superseded { object, former: Some(target), reason: Reason::Unused }).await;
         }
@@ -251,6 +256,9 @@ impl Vfs {
             let mut tree = self.tree();
             self.mark_unlinked(target);
             tree.add_tombstone(removed.file_id, Instant::now());
+            if let Some(superseded) = &superseded {
+                tree.supersede(superseded.object.clone());
+            }
             tree.replaced(source, target, meta, Instant::now())
         };
         if let Some(superseded) = superseded {
@@ -331,7 +339,8 @@ impl Vfs {
     /// Moves a committed file to a name that no visible file has. A leftover of the name is overwritten.
     async fn move_to_free_name(&self, ino: Ino, to: &NameInDir) -> Result<()> {
         let dir_id = self.dir_id(to.dir)?;
-        let Some(leftover) = self.tree().leftover_at(&dir_id, &to.name.remote()).cloned() else {
+        let leftover = self.tree().leftover_at(&dir_id, &to.name.remote()).cloned();
+        let Some(Leftover { object: leftover, removal: Removal::Refused }) = leftover else {
             return self.move_object(ino, to).await;
         };
         let source = self.current_meta(ino).await?;
@@ -346,7 +355,13 @@ impl Vfs {
             file.set_base(&meta);
         }
         let meta = self.push_attrs(meta, mtime, posix).await;
-        let recorded = self.tree().moved(ino, to.dir, &to.name, meta, Instant::now());
+        let recorded = {
+            let mut tree = self.tree();
+            if let Some(superseded) = &superseded {
+                tree.supersede(superseded.object.clone());
+            }
+            tree.moved(ino, to.dir, &to.name, meta, Instant::now())
+        };
         if let Some(superseded) = superseded {
             self.remove_superseded(superseded).await;
         }

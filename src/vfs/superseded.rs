@@ -2,11 +2,10 @@
 //!
 //! [`super::remove_superseded`] removes them.
 
-use std::collections::HashMap;
 use std::num::NonZeroUsize;
 
 use lru::LruCache;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 use crate::content::commit::CommitOutcome;
 use crate::ids::{FileId, Ino, RevisionId};
@@ -35,29 +34,24 @@ pub(super) enum Reason {
     Unused,
 }
 
-/// What is known about superseded objects. Leaf locks.
+/// Objects that commits of this mount created, and their first revisions. Without those that it overwrote: other
+/// clients may have written revisions in between. A leaf lock.
 #[derive(Debug)]
-pub(super) struct SupersededObjects {
-    /// Objects that commits of this mount created, and their first revisions. Without those that it overwrote: other
-    /// clients may have written revisions in between.
-    created: Mutex<LruCache<FileId, Option<RevisionId>>>,
-    /// Objects whose removal failed and is tried again.
-    pending: Mutex<HashMap<FileId, FileMeta>>,
-}
+pub(super) struct CreatedObjects(Mutex<LruCache<FileId, Option<RevisionId>>>);
 
-impl Default for SupersededObjects {
+impl Default for CreatedObjects {
     fn default() -> Self {
-        Self { created: Mutex::new(LruCache::new(CREATED_MAX)), pending: Mutex::default() }
+        Self(Mutex::new(LruCache::new(CREATED_MAX)))
     }
 }
 
-impl SupersededObjects {
+impl CreatedObjects {
     /// Records a commit of this mount.
     pub(super) fn note_commit(&self, committed: &CommitOutcome) {
         if committed.method == CommitMethod::Unchanged {
             return;
         }
-        let (file, mut created) = (&committed.meta.file_id, self.created.lock());
+        let (file, mut created) = (&committed.meta.file_id, self.0.lock());
         if committed.target.overwrite.is_none() {
             created.put(file.clone(), committed.meta.revision.clone());
         } else {
@@ -65,16 +59,8 @@ impl SupersededObjects {
         }
     }
 
-    /// Objects whose removal failed and is tried again.
-    pub(super) fn lock_pending(&self) -> MutexGuard<'_, HashMap<FileId, FileMeta>> {
-        self.pending.lock()
-    }
-
     /// Whether this mount created the object and its content is the first one.
     pub(super) fn is_ours(&self, object: &FileMeta) -> bool {
-        self.created
-            .lock()
-            .peek(&object.file_id)
-            .is_some_and(|ours| ours.is_some() && *ours == object.revision)
+        self.0.lock().peek(&object.file_id).is_some_and(|ours| ours.is_some() && *ours == object.revision)
     }
 }

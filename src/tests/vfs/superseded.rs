@@ -1,6 +1,7 @@
 //! Objects that a rename over a file leaves over, where the drive removes them and where it does not.
 
 use sha1::Digest;
+use tokio::task::JoinHandle;
 
 use super::*;
 use crate::ids::Sha1Hash;
@@ -57,6 +58,20 @@ impl Rig {
         assert_eq!(names(&rig.read_dir(ROOT).await), [".", "..", "t"]);
         rig
     }
+}
+
+async fn rename_in_task(
+    rig: &Rig,
+    from: &'static str,
+    to: &'static str,
+) -> JoinHandle<Result<(), ErrorKind>> {
+    let vfs = rig.vfs.clone();
+    let renamed = tokio::spawn(async move {
+        let (from, to) = ((ROOT, OsStr::new(from)), (ROOT, OsStr::new(to)));
+        vfs.rename(from, to, RenameMode::Replace, caller()).await.map_err(|error| error.kind())
+    });
+    rig.server.faults().wait_for_hits(1).await;
+    renamed
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -203,6 +218,44 @@ async fn regression_gateway_answers_are_not_final() {
         assert_eq!(rig.vfs.drain().await.unsaved.len(), 0);
         assert_eq!(rig.remote_names(&FileId::root()).await, ["t"], "{status}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn regression_running_removal_spares_new_file() {
+    let rig = Rig::new().await;
+    rig.write(ROOT, "s", b"new").await;
+    rig.write(ROOT, "t", b"old").await;
+    rig.fault("file/delete", FaultAction::Stall);
+    let renamed = rename_in_task(&rig, "s", "t").await;
+    rig.write(ROOT, "s", b"newer").await;
+    rig.server.faults().clear();
+    assert_eq!(renamed.await.unwrap(), Ok(()));
+    assert_eq!(rig.only("s").await.sha1, Some(sha1(b"newer")));
+    assert_eq!(rig.remote_names(&FileId::root()).await, ["s", "t"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn regression_repeated_removal_spares_new_file() {
+    let rig = Rig::new().await;
+    for name in ["s", "u"] {
+        rig.write(ROOT, name, b"new").await;
+    }
+    rig.write(ROOT, "t", b"old").await;
+    rig.fault("file/delete", conflict());
+    for name in ["s", "u"] {
+        assert_eq!(rig.rename((ROOT, name), (ROOT, "t")).await, Ok(()));
+    }
+    let stall = FaultRule::times("recyclebin/trash", 1, FaultAction::Stall);
+    rig.server.faults().set(crate::server::FaultPlan { rules: vec![stall] });
+    let vfs = rig.vfs.clone();
+    let drained = tokio::spawn(async move { vfs.drain().await });
+    rig.server.faults().wait_for_hits(1).await;
+    rig.write(ROOT, "s", b"newer").await;
+    assert_eq!(rig.rename((ROOT, "t"), (ROOT, "u")).await, Ok(()));
+    rig.server.faults().clear();
+    assert_eq!(drained.await.unwrap().unsaved.len(), 0);
+    assert_eq!(rig.only("s").await.sha1, Some(sha1(b"newer")));
+    assert_eq!(rig.only("u").await.sha1, Some(sha1(b"new")));
 }
 
 #[tokio::test(flavor = "multi_thread")]
