@@ -18,11 +18,9 @@ pub trait TargetResolver: fmt::Debug + Send + Sync {
     /// Whether the file of `target` still has that parent and name.
     fn is_current(&self, target: &CommitTarget) -> bool;
 
-    /// Whether `object` belongs to a file of this mount other than `ino`.
-    fn belongs_to_other(&self, object: &FileId, ino: Ino) -> bool;
-
-    /// Records that a commit overwrites an object that had no file here: it is not removed any more.
-    fn claim(&self, object: &FileId);
+    /// Records that a commit of `ino` overwrites `object`. Refuses if it belongs to another file of this mount, or is
+    /// being removed.
+    fn claim(&self, object: &FileId, ino: Ino) -> bool;
 
     /// Records that a file needs a commit: listings do not change it until then.
     fn mark_unsaved(&self, ino: Ino);
@@ -61,7 +59,7 @@ impl CommitTarget {
     }
 
     /// Adapts the target to `object`, which has the name on the drive. The object gets a new revision, unless
-    /// it belongs to another file here: that file is about to leave the name and keeps its content.
+    /// it belongs to another file here, which is about to leave the name and keeps its content, or is being removed.
     pub(super) fn on_name_taken(
         &mut self,
         object: FileId,
@@ -70,15 +68,11 @@ impl CommitTarget {
         if self.has_moved(resolver) {
             return self.refresh(resolver);
         }
-        let resolver = resolver.upgrade();
-        if resolver.as_ref().is_some_and(|resolver| resolver.belongs_to_other(&object, self.ino)) {
+        if resolver.upgrade().is_none_or(|resolver| resolver.claim(&object, self.ino)) {
+            self.overwrite = Some(object);
+        } else {
             self.is_name_shared = true;
-            return Ok(());
         }
-        if let Some(resolver) = resolver {
-            resolver.claim(&object);
-        }
-        self.overwrite = Some(object);
         Ok(())
     }
 }

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 
 use lru::LruCache;
 
-use crate::ids::FileId;
+use crate::ids::{FileId, Ino};
 use crate::pds::drive::FileMeta;
 
 /// Most hidden objects. The oldest appear again.
@@ -20,6 +20,8 @@ pub enum Removal {
     Failed { tries: u32 },
     /// The drive keeps the object.
     Refused,
+    /// As `Refused`, and this file is about to overwrite it. If that fails, only this file may try again.
+    Claimed(Ino),
 }
 
 /// A hidden object.

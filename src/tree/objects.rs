@@ -72,11 +72,21 @@ impl Tree {
         *meta.name == *location.name && meta.parent_id.as_ref().is_none_or(|id| *id == location.parent_id)
     }
 
-    /// Whether a commit of `ino` must not overwrite an object: it belongs to another inode, now or after a pending
-    /// commit, or it is being removed.
-    pub fn belongs_to_other(&self, object: &FileId, ino: Ino) -> bool {
+    /// Records that `ino` overwrites an object, which is hidden until that has succeeded. Refuses if the object belongs
+    /// to another inode, now or after a pending commit, or is being removed.
+    pub fn claim(&mut self, object: &FileId, ino: Ino) -> bool {
         let owners = [self.by_file_id.get(object), self.replacing.get(object)];
-        owners.into_iter().flatten().any(|owner| *owner != ino) || self.is_being_removed(object)
+        let removal = self.leftovers.get(object).map(|left| left.removal);
+        let is_free = match removal {
+            Some(Removal::Running | Removal::Failed { .. }) => false,
+            Some(Removal::Claimed(owner)) => owner == ino,
+            Some(Removal::Refused) | None => true,
+        };
+        let is_claimed = is_free && owners.into_iter().flatten().all(|owner| *owner == ino);
+        if is_claimed {
+            self.leftovers.set_removal(object, Removal::Claimed(ino));
+        }
+        is_claimed
     }
 
     /// Whether an object belongs to an inode, now or after a pending commit.
@@ -112,16 +122,11 @@ impl Tree {
         self.leftovers.set_removal(object, removal);
     }
 
-    /// Whether a removal of the object may still be executed.
-    pub fn is_being_removed(&self, object: &FileId) -> bool {
-        self.leftovers.get(object).is_some_and(|left| left.removal != Removal::Refused)
-    }
-
     /// Hidden objects whose removal has failed, and how often.
     pub fn failed_removals(&self) -> Vec<(FileMeta, u32)> {
         let failed = self.leftovers.iter().filter_map(|left| match left.removal {
             Removal::Failed { tries } => Some((left.object.clone(), tries)),
-            Removal::Running | Removal::Refused => None,
+            Removal::Running | Removal::Refused | Removal::Claimed(_) => None,
         });
         failed.collect()
     }

@@ -285,12 +285,8 @@ impl TargetResolver for Vfs {
         location.is_some_and(|location| location.parent_id == target.parent && *location.name == target.name)
     }
 
-    fn belongs_to_other(&self, object: &FileId, ino: Ino) -> bool {
-        self.tree().belongs_to_other(object, ino)
-    }
-
-    fn claim(&self, object: &FileId) {
-        self.claim_superseded(object);
+    fn claim(&self, object: &FileId, ino: Ino) -> bool {
+        self.tree().claim(object, ino)
     }
 
     fn mark_unsaved(&self, ino: Ino) {

@@ -92,11 +92,6 @@ impl Vfs {
         }
     }
 
-    /// Keeps a superseded object that gets new content.
-    pub(super) fn claim_superseded(&self, object: &FileId) {
-        self.tree().show_leftover(object);
-    }
-
     /// Gives the hidden object of a name another one, after the drive has refused the name. Returns whether it may be
     /// free now.
     pub(super) async fn move_leftover_away(&self, dir_id: &FileId, name: &str) -> bool {

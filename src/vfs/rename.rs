@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, Ino};
 use crate::pds::drive::FileMeta;
 use crate::pds::types::{CheckNameMode, FileType};
-use crate::tree::{FileKind, Identity, Leftover, Name, NameState, Objects, Removal, display_name};
+use crate::tree::{FileKind, Identity, Name, NameState, Objects, display_name};
 use crate::{clock, posix};
 
 /// How old the known attributes of a file may be when its object is about to be removed.
@@ -339,12 +339,13 @@ impl Vfs {
     /// Moves a committed file to a name that no visible file has. A leftover of the name is overwritten.
     async fn move_to_free_name(&self, ino: Ino, to: &NameInDir) -> Result<()> {
         let dir_id = self.dir_id(to.dir)?;
-        let leftover = self.tree().leftover_at(&dir_id, &to.name.remote()).cloned();
-        let Some(Leftover { object: leftover, removal: Removal::Refused }) = leftover else {
-            return self.move_object(ino, to).await;
+        let leftover = {
+            let mut tree = self.tree();
+            let leftover = tree.leftover_at(&dir_id, &to.name.remote()).map(|left| left.object.clone());
+            leftover.filter(|object| tree.claim(&object.file_id, ino))
         };
+        let Some(leftover) = leftover else { return self.move_object(ino, to).await };
         let source = self.current_meta(ino).await?;
-        self.claim_superseded(&leftover.file_id);
         let (mtime, posix) = self.current_attrs(&self.tree(), ino, &source);
         let moving = self.mark_moving(&[ino]);
         let replaced = self.replace_committed(&leftover, &source).await;

@@ -342,10 +342,8 @@ mod tests {
             true
         }
 
-        fn claim(&self, _: &FileId) {}
-
-        fn belongs_to_other(&self, _: &FileId, _: Ino) -> bool {
-            false
+        fn claim(&self, _: &FileId, _: Ino) -> bool {
+            true
         }
 
         fn mark_unsaved(&self, _: Ino) {

@@ -259,6 +259,16 @@ async fn regression_repeated_removal_spares_new_file() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn regression_failed_reuse_keeps_leftover_hidden() {
+    let rig = Rig::with_leftover().await;
+    rig.server.faults().add(FaultRule::times("file/create", 1, refused()));
+    assert_eq!(rig.rename((ROOT, "t"), (ROOT, "s")).await, Err(ErrorKind::Denied));
+    assert_eq!(names(&rig.read_dir(ROOT).await), [".", "..", "t"]);
+    assert_eq!(rig.rename((ROOT, "t"), (ROOT, "s")).await, Ok(()));
+    assert_eq!(rig.only("s").await.sha1, Some(sha1(b"new")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn regression_name_of_leftover_is_free() {
     for case in ["mkdir", "directory", "unsaved file"] {
         let rig = Rig::with_leftover().await;
