@@ -131,9 +131,15 @@ impl Tree {
         failed.collect()
     }
 
-    /// Whether an object is hidden. One that another client has changed is visible from then on.
+    /// Whether an object is hidden, by its present attributes. One that another client has changed is visible from then
+    /// on.
     pub fn hides_leftover(&mut self, object: &FileMeta) -> bool {
-        self.leftovers.hides(object)
+        let (was_hidden, is_hidden) =
+            (self.leftovers.get(&object.file_id).is_some(), self.leftovers.hides(object));
+        if was_hidden && !is_hidden {
+            self.tombstones.remove(&object.file_id);
+        }
+        is_hidden
     }
 
     /// The hidden object at a location of the drive.

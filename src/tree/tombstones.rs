@@ -31,6 +31,10 @@ impl Tombstones {
         }
     }
 
+    pub(super) fn remove(&mut self, file: &FileId) {
+        self.removed_at.remove(file);
+    }
+
     /// Whether a listing that began at `started` may still contain the removed object.
     pub(super) fn hides(&self, file: &FileId, started: Instant, listing_lag: Duration) -> bool {
         self.removed_at.get(file).is_some_and(|&at| started < at + listing_lag)

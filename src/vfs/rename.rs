@@ -345,6 +345,16 @@ impl Vfs {
             leftover.filter(|object| tree.claim(&object.file_id, ino))
         };
         let Some(leftover) = leftover else { return self.move_object(ino, to).await };
+        // Another client may have changed it since. Then it is an ordinary target, which the caller looks up.
+        match self.drive.get(&leftover.file_id).await {
+            Ok(now) if self.tree().hides_leftover(&now) => {}
+            Ok(_) => return Err(Error::new(ErrorKind::Exists, format!("{} exists", to.name))),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                self.tree().removed_leftover(leftover.file_id, Instant::now());
+                return self.move_object(ino, to).await;
+            }
+            Err(error) => return Err(error),
+        }
         let source = self.current_meta(ino).await?;
         let (mtime, posix) = self.current_attrs(&self.tree(), ino, &source);
         let moving = self.mark_moving(&[ino]);

@@ -269,6 +269,17 @@ async fn regression_failed_reuse_keeps_leftover_hidden() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn regression_rename_spares_changed_leftover() {
+    let rig = Rig::with_leftover().await;
+    rig.truncate_elsewhere(None, "s").await;
+    let (from, to) = ((ROOT, OsStr::new("t")), (ROOT, OsStr::new("s")));
+    let renamed = rig.vfs.rename(from, to, RenameMode::NoReplace, caller()).await;
+    assert_eq!(renamed.unwrap_err().kind(), ErrorKind::Exists);
+    assert_eq!(rig.only("s").await.size, 1);
+    assert_eq!(names(&rig.read_dir(ROOT).await), [".", "..", "s", "t"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn regression_name_of_leftover_is_free() {
     for case in ["mkdir", "directory", "unsaved file"] {
         let rig = Rig::with_leftover().await;
