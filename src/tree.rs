@@ -33,7 +33,7 @@ mod tombstones;
 mod tests;
 
 pub use inodes::{Identity, NameState, RemoteLocation, Tree};
-pub use leftovers::{Leftover, Removal};
+pub use leftovers::Removal;
 pub use merge::{ListedEntry, ListingMerge};
 pub use name::{Name, display_name};
 pub use objects::Objects;

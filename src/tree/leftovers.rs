@@ -26,9 +26,9 @@ pub enum Removal {
 
 /// A hidden object.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Leftover {
-    pub object: FileMeta,
-    pub removal: Removal,
+pub(super) struct Leftover {
+    pub(super) object: FileMeta,
+    pub(super) removal: Removal,
 }
 
 #[derive(Debug)]
@@ -41,8 +41,9 @@ impl Default for Leftovers {
 }
 
 impl Leftovers {
-    pub(super) fn add(&mut self, object: FileMeta, removal: Removal) {
-        self.0.put(object.file_id.clone(), Leftover { object, removal });
+    /// Hides an object whose removal begins.
+    pub(super) fn add(&mut self, object: FileMeta) {
+        self.0.put(object.file_id.clone(), Leftover { object, removal: Removal::Running });
     }
 
     /// Makes an object visible again.
@@ -54,10 +55,8 @@ impl Leftovers {
         self.0.peek(file)
     }
 
-    pub(super) fn set_removal(&mut self, file: &FileId, removal: Removal) {
-        if let Some(left) = self.0.peek_mut(file) {
-            left.removal = removal;
-        }
+    pub(super) fn get_mut(&mut self, file: &FileId) -> Option<&mut Leftover> {
+        self.0.peek_mut(file)
     }
 
     /// Whether an object is a hidden one that no other client has changed.
@@ -79,9 +78,9 @@ impl Leftovers {
     }
 
     /// The hidden object at a location.
-    pub(super) fn at(&self, parent: &FileId, name: &str) -> Option<&Leftover> {
-        let is_there = |object: &FileMeta| object.name == name && object.parent_id.as_ref() == Some(parent);
-        self.iter().find(|left| is_there(&left.object))
+    pub(super) fn at(&self, parent: &FileId, name: &str) -> Option<&FileMeta> {
+        let is_there = |object: &&FileMeta| object.name == name && object.parent_id.as_ref() == Some(parent);
+        self.iter().map(|left| &left.object).find(is_there)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Leftover> {

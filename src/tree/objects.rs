@@ -11,7 +11,7 @@
 use std::time::Instant;
 
 use super::inodes::{Backing, Identity, InodeBody, Tree};
-use super::leftovers::{Leftover, Removal};
+use super::leftovers::Removal;
 use crate::ids::{FileId, Ino};
 use crate::pds::drive::FileMeta;
 
@@ -84,7 +84,7 @@ impl Tree {
         };
         let is_claimed = is_free && owners.into_iter().flatten().all(|owner| *owner == ino);
         if is_claimed {
-            self.leftovers.set_removal(object, Removal::Claimed(ino));
+            self.set_removal(object, Removal::Claimed(ino));
         }
         is_claimed
     }
@@ -94,21 +94,26 @@ impl Tree {
         self.by_file_id.contains_key(file) || self.replacing.contains_key(file)
     }
 
-    /// Hides an object whose removal begins: no inode needs it, and no commit may overwrite it. Called with the change
-    /// that makes it superfluous.
+    /// Hides an object whose removal begins, until another client changes it: no inode needs it, and no commit may
+    /// overwrite it. Called together with the change that makes it superfluous.
     pub fn supersede(&mut self, object: FileMeta) {
-        self.leftovers.add(object, Removal::Running);
-    }
-
-    /// Hides an object that no inode needs, until another client changes it.
-    pub fn leave_behind(&mut self, object: FileMeta, removal: Removal, now: Instant) {
-        self.add_tombstone(object.file_id.clone(), now);
-        self.leftovers.add(object, removal);
+        self.leftovers.add(object);
     }
 
     /// Shows a hidden object again.
     pub fn show_leftover(&mut self, object: &FileId) {
         self.leftovers.remove(object);
+    }
+
+    /// Records that this mount moved an object that is still hidden. Listings may lag.
+    pub fn moved_leftover(&mut self, moved: FileMeta, now: Instant) {
+        let file = moved.file_id.clone();
+        if let Some(left) = self.leftovers.get_mut(&file) {
+            // Another client may have changed the content since.
+            let FileMeta { parent_id, name, changed_at, .. } = moved;
+            left.object = FileMeta { parent_id, name, changed_at, ..left.object.clone() };
+            self.add_tombstone(file, now);
+        }
     }
 
     /// Records that the drive has removed a hidden object.
@@ -119,7 +124,9 @@ impl Tree {
 
     /// Records the state of the removal of an object that is still hidden.
     pub fn set_removal(&mut self, object: &FileId, removal: Removal) {
-        self.leftovers.set_removal(object, removal);
+        if let Some(left) = self.leftovers.get_mut(object) {
+            left.removal = removal;
+        }
     }
 
     /// Hidden objects whose removal has failed, and how often.
@@ -143,7 +150,7 @@ impl Tree {
     }
 
     /// The hidden object at a location of the drive.
-    pub fn leftover_at(&self, dir_id: &FileId, name: &str) -> Option<&Leftover> {
+    pub fn leftover_at(&self, dir_id: &FileId, name: &str) -> Option<&FileMeta> {
         self.leftovers.at(dir_id, name)
     }
 }

@@ -403,11 +403,11 @@ fn leftover_is_hidden_until_it_changes() {
     f.list(Ino::ROOT, &[left.clone(), file("f2", "other", 2)]);
     let ino = f.child("left");
     f.tree.unlink(ino, f.now);
-    f.tree.leave_behind(left.clone(), Removal::Refused, f.now);
+    f.tree.supersede(left.clone());
     f.pass_time(3600);
     f.list(Ino::ROOT, &[left.clone(), file("f2", "other", 2)]);
     assert_eq!(f.names(Ino::ROOT), ["other"]);
-    assert_eq!(f.tree.leftover_at(&FileId::root(), "left").map(|left| &left.object), Some(&left));
+    assert_eq!(f.tree.leftover_at(&FileId::root(), "left"), Some(&left));
     let renamed = FileMeta { name: "theirs".to_owned(), ..left };
     f.list(Ino::ROOT, &[renamed.clone(), file("f2", "other", 2)]);
     assert_eq!(f.names(Ino::ROOT), ["other", "theirs"]);
@@ -435,7 +435,7 @@ fn leftover_is_known_by_its_content() {
         (&summed, FileMeta { crc64: None, ..summed.clone() }, false),
     ] {
         let mut f = Fixture::new();
-        f.tree.leave_behind(left.clone(), Removal::Refused, f.now);
+        f.tree.supersede(left.clone());
         assert_eq!(f.tree.hides_leftover(&listed), is_hidden, "{listed:?}");
     }
 }

@@ -15,8 +15,8 @@ use crate::ids::{FileId, Ino};
 use crate::pds::drive::FileMeta;
 use crate::pds::types::CheckNameMode;
 use crate::supervised;
+use crate::tree::Removal;
 use crate::tree::name::disambiguated;
-use crate::tree::{Leftover, Removal};
 
 /// Time until a retry. The calls themselves have their own retries.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -30,7 +30,11 @@ impl Vfs {
     pub(super) async fn remove_superseded(&self, superseded: Superseded) {
         let Superseded { object, former, reason } = superseded;
         self.pending.forget(&object.file_id);
-        self.tree().leave_behind(object.clone(), Removal::Running, Instant::now());
+        {
+            let mut tree = self.tree();
+            tree.supersede(object.clone());
+            tree.add_tombstone(object.file_id.clone(), Instant::now());
+        }
         if let Err(error) = self.remove_one(&object, former, &reason).await {
             return self.leave_behind(object, reason, &error).await;
         }
@@ -59,31 +63,25 @@ impl Vfs {
     }
 
     /// Keeps an object hidden that the drive did not remove.
-    async fn leave_behind(&self, mut object: FileMeta, reason: Reason, error: &Error) {
-        let is_refused = is_refused(error);
-        if let Reason::Displaced(dir_id, name) = &reason
-            && is_refused
-            && let Some(from) = object.parent_id.clone()
-        {
-            // It gets the free name of the other object, so that the drive has no two files of one name.
-            match self.move_on_drive(&object, (&from, dir_id), name, true).await {
-                Ok(_) => (object.parent_id, object.name) = (Some(dir_id.clone()), name.clone()),
-                Err(error) => {
-                    tracing::error!(name = object.name, %error, "the drive has two files of one name");
+    async fn leave_behind(&self, object: FileMeta, reason: Reason, error: &Error) {
+        let (file, name) = (&object.file_id, &object.name);
+        if is_refused(error) {
+            tracing::warn!(%file, %error, "the drive keeps a file that is not needed any more: {name}");
+            if let (Reason::Displaced(dir_id, free), Some(from)) = (&reason, &object.parent_id) {
+                // It gets the free name of the other object, so that the drive has no two files of one name.
+                match self.move_on_drive(&object, (from, dir_id), free, true).await {
+                    Ok(moved) => self.tree().moved_leftover(moved, Instant::now()),
+                    Err(error) => tracing::error!(name, %error, "the drive has two files of one name"),
                 }
             }
-        }
-        let (file, name, now) = (object.file_id.clone(), object.name.clone(), Instant::now());
-        if is_refused {
-            self.tree().leave_behind(object, Removal::Refused, now);
-            tracing::warn!(%file, %error, "the drive keeps a file that is not needed any more: {name}");
+            self.tree().set_removal(file, Removal::Refused);
             return;
         }
         tracing::warn!(%file, %error, "a file that is not needed any more is not removed yet: {name}");
         let is_first = {
             let mut tree = self.tree();
             let is_first = tree.failed_removals().is_empty();
-            tree.leave_behind(object, Removal::Failed { tries: 1 }, now);
+            tree.set_removal(file, Removal::Failed { tries: 1 });
             is_first
         };
         if is_first {
@@ -95,8 +93,7 @@ impl Vfs {
     /// Gives the hidden object of a name another one, after the drive has refused the name. Returns whether it may be
     /// free now.
     pub(super) async fn move_leftover_away(&self, dir_id: &FileId, name: &str) -> bool {
-        let Some(leftover) = self.tree().leftover_at(dir_id, name).cloned() else { return false };
-        let Leftover { object, removal } = leftover;
+        let Some(object) = self.tree().leftover_at(dir_id, name).cloned() else { return false };
         let file = &object.file_id;
         match self.drive.get(file).await {
             Ok(now) if self.tree().hides_leftover(&now) => {}
@@ -109,9 +106,8 @@ impl Vfs {
         for number in 2..=NUMBER_MAX {
             let free = disambiguated(name, number, object.kind);
             match self.drive.rename(file, &free, CheckNameMode::Refuse).await {
-                Ok(FileMeta { name, changed_at, .. }) => {
-                    let moved = FileMeta { name, changed_at, ..object };
-                    self.tree().leave_behind(moved, removal, Instant::now());
+                Ok(moved) => {
+                    self.tree().moved_leftover(moved, Instant::now());
                     return true;
                 }
                 Err(error) if error.kind() == ErrorKind::Exists => {}

@@ -341,7 +341,7 @@ impl Vfs {
         let dir_id = self.dir_id(to.dir)?;
         let leftover = {
             let mut tree = self.tree();
-            let leftover = tree.leftover_at(&dir_id, &to.name.remote()).map(|left| left.object.clone());
+            let leftover = tree.leftover_at(&dir_id, &to.name.remote()).cloned();
             leftover.filter(|object| tree.claim(&object.file_id, ino))
         };
         let Some(leftover) = leftover else { return self.move_object(ino, to).await };
