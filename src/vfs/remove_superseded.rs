@@ -45,21 +45,40 @@ impl Vfs {
         tree.removed_leftover(object.file_id, Instant::now());
     }
 
-    /// A copy that this mount created is deleted for good: it was a temporary file, and its content is on the
-    /// drive under another name.
     async fn remove_one(&self, object: &FileMeta, former: Option<Ino>, reason: &Reason) -> Result<()> {
         let (file, configured) = (&object.file_id, self.config.options.remove);
-        let is_read = || self.files.all().iter().any(|open| open.pending_clone_of(file).is_some());
-        let is_temporary = matches!(reason, Reason::Copied) && self.created.is_ours(object) && !is_read();
-        // A deletion for good needs the present revision: another client may have written the object since.
-        if is_temporary && self.drive.get(file).await.is_ok_and(|now| self.created.is_ours(&now)) {
-            match self.remove_object(file, former, RemoveMode::Delete).await {
-                // The right to move objects to the recycle bin may be granted all the same.
-                Err(error) if error.kind() == ErrorKind::Denied && configured == RemoveMode::Trash => {}
-                removed => return removed,
+        let mode = match reason {
+            Reason::Copied(copy) if self.may_delete(object, copy).await => RemoveMode::Delete,
+            Reason::Copied(_) => RemoveMode::Trash,
+            Reason::Displaced(..) | Reason::Unused => configured,
+        };
+        match self.remove_object(file, former, mode).await {
+            // The right to move objects to the recycle bin may be granted all the same.
+            Err(error)
+                if error.kind() == ErrorKind::Denied
+                    && (mode, configured) == (RemoveMode::Delete, RemoveMode::Trash) =>
+            {
+                self.remove_object(file, former, configured).await
             }
+            removed => removed,
         }
-        self.remove_object(file, former, configured).await
+    }
+
+    /// Whether an object is deleted for good. `copy` must have its content, and unless removals delete anyway, this
+    /// mount must have created it as a temporary file. Both are read: other clients may have written them, and nothing
+    /// has shown the hash of the copy yet.
+    async fn may_delete(&self, object: &FileMeta, copy: &FileId) -> bool {
+        let file = &object.file_id;
+        let is_read = || self.files.all().iter().any(|open| open.pending_clone_of(file).is_some());
+        let always = self.config.options.remove == RemoveMode::Delete;
+        if !always && (!self.created.is_ours(object) || is_read()) {
+            return false;
+        }
+        let is_temporary =
+            async { always || self.drive.get(file).await.is_ok_and(|now| self.created.is_ours(&now)) };
+        let (is_temporary, copy) = tokio::join!(is_temporary, self.drive.get(copy));
+        let is_copied = |copy: FileMeta| (copy.size, copy.sha1) == (object.size, object.sha1);
+        is_temporary && object.sha1.is_some() && copy.is_ok_and(is_copied)
     }
 
     /// Keeps an object hidden that the drive did not remove.

@@ -307,7 +307,7 @@ impl Vfs {
         };
         let former = |object: &FileMeta| self.tree().ino_of(&object.file_id);
         if let Some(meta) = replaced {
-            let (former, reason) = (former(source), Reason::Copied);
+            let (former, reason) = (former(source), Reason::Copied(meta.file_id.clone()));
             return Ok((meta, Some(Superseded { object: source.clone(), former, reason })));
         }
         let dirs = target.parent_id.as_ref().zip(source.parent_id.as_ref()).filter(|(to, from)| to != from);

@@ -26,8 +26,8 @@ pub(super) struct Superseded {
 
 #[derive(Clone, Debug)]
 pub(super) enum Reason {
-    /// Another object has the same content.
-    Copied,
+    /// This object has its content, as far as the answer to an instant upload shows.
+    Copied(FileId),
     /// Another object has taken its name. That object had this folder and name before.
     Displaced(FileId, String),
     /// No file needs it.

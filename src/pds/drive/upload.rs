@@ -140,8 +140,9 @@ impl Drive {
         self.get_latest(&upload.file_id).await.ok()
     }
 
-    /// The file of an instant upload, checked like a completed one. `former` is the object that it overwrites;
-    /// `is_new`: it overwrites none.
+    /// The file of an instant upload. `former` is the object that it overwrites; `is_new`: it overwrites none. An answer
+    /// that names the new revision is believed, because the service has compared the hash. Otherwise the file is read
+    /// and checked like a completed one.
     pub async fn get_committed(
         &self,
         instant: &InstantUpload,
