@@ -2,6 +2,9 @@
 //!
 //! An empty listing of a subfolder is not believed until this mount has seen one with entries. The index of the
 //! service lags, so each hit is confirmed by `get`.
+//!
+//! Where the service offers no search, empty listings are believed until a search has shown that one was wrong.
+//! Refusals are not remembered: each empty listing is searched.
 
 use serde::Serialize;
 use tokio::task::JoinSet;
@@ -11,6 +14,7 @@ use super::listing::{ListingPage, PAGE_ENTRIES};
 use super::subfolder_listings::SEARCH_MARKER;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{DriveId, FileId};
+use crate::pds::retry::{Delivery, RequestFailure};
 use crate::pds::types::ListResponse;
 
 /// `POST /v2/file/search`.
@@ -26,7 +30,8 @@ struct SearchRequest<'a> {
 }
 
 impl Drive {
-    /// One page of the entries of a folder by search. Empty if the service refuses searches.
+    /// One page of the entries of a folder that was listed as empty, by search. Empty too if the service offers no
+    /// search and no listing has been wrong.
     pub(super) async fn search_folder(&self, folder: &FileId, marker: &str) -> Result<ListingPage> {
         let query = format!("parent_file_id = \"{folder}\"");
         let request = SearchRequest {
@@ -39,9 +44,12 @@ impl Drive {
         };
         let found: ListResponse = match self.call_safe("/v2/file/search", &request).await {
             Ok(found) => found,
-            Err(failure) if is_refusal(failure.error.kind()) => {
-                tracing::debug!(error = %failure.error, "no search: empty listings of subfolders are believed");
-                self.0.subfolder_listings.note_refused_search();
+            Err(failure)
+                if marker.is_empty()
+                    && is_unavailable(&failure)
+                    && self.0.subfolder_listings.are_plausible() =>
+            {
+                tracing::debug!(error = %failure.error, "no search: the empty listing of a subfolder is believed");
                 return Ok(ListingPage { items: Vec::new(), next_marker: None, urls: Vec::new() });
             }
             Err(failure) => return Err(failure.error),
@@ -62,6 +70,9 @@ impl Drive {
                 Err(error) => return Err(error),
             }
         }
+        if !confirmed.is_empty() {
+            self.0.subfolder_listings.note_missing_entries();
+        }
         confirmed.sort_by_key(|(index, _)| *index);
         let next = Some(found.next_marker).filter(|next| !next.is_empty());
         Ok(ListingPage {
@@ -72,7 +83,10 @@ impl Drive {
     }
 }
 
-/// The service answered that it does not offer or permit the call.
-fn is_refusal(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::Denied | ErrorKind::NotFound | ErrorKind::Invalid)
+/// Whether the service offers no search. A refusal of the folder itself says nothing about searches.
+fn is_unavailable(failure: &RequestFailure) -> bool {
+    let is_of_folder =
+        matches!(failure.code.as_str(), "ForbiddenNoPermission" | "ForbiddenNoPermission.File");
+    let is_other = matches!(failure.error.kind(), ErrorKind::NotFound | ErrorKind::Unauthenticated);
+    failure.delivery == Delivery::Answered && !is_of_folder && !is_other
 }

@@ -12,8 +12,8 @@ pub(super) const SEARCH_MARKER: &str = "search:";
 pub(super) struct SubfolderListings {
     /// A listing of a subfolder had entries: empty ones are true.
     are_true: AtomicBool,
-    /// The service does not offer or permit searches.
-    is_search_refused: AtomicBool,
+    /// A search found entries that a listing lacked: empty ones are not true.
+    are_wrong: AtomicBool,
 }
 
 impl SubfolderListings {
@@ -23,8 +23,14 @@ impl SubfolderListings {
         }
     }
 
-    pub(super) fn note_refused_search(&self) {
-        self.is_search_refused.store(true, Ordering::Relaxed);
+    /// Records that a search found entries of a subfolder that was listed as empty.
+    pub(super) fn note_missing_entries(&self) {
+        self.are_wrong.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether no listing has been wrong so far.
+    pub(super) fn are_plausible(&self) -> bool {
+        !self.are_wrong.load(Ordering::Relaxed)
     }
 
     /// Whether an empty listing of this folder needs a search.
@@ -32,7 +38,6 @@ impl SubfolderListings {
         *folder != FileId::root()
             && !folder.as_str().contains(['"', '\\'])
             && !self.are_true.load(Ordering::Relaxed)
-            && !self.is_search_refused.load(Ordering::Relaxed)
     }
 }
 
