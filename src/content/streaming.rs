@@ -241,9 +241,17 @@ impl Streaming {
             }
             let appended = self.filling.append(data, part_bytes, &self.context.buffer_pool);
             data = &data[appended.bytes..];
-            if self.filling.bytes() == part_bytes && !self.send_part(resolve_target)? {
-                wait = Some(Wait::Spill);
-                break;
+            if self.filling.bytes() == part_bytes {
+                match self.send_part(resolve_target) {
+                    Ok(true) => {}
+                    Ok(false) => {
+                        wait = Some(Wait::Spill);
+                        break;
+                    }
+                    // The part belongs to the content by now. The next append returns the failure.
+                    Err(_) if self.filling.bytes() == 0 => break,
+                    Err(error) => return Err(error),
+                }
             }
             if let Some(blocked) = appended.blocked {
                 wait = Some(blocked.into());
@@ -409,4 +417,88 @@ pub(super) fn read_sent(
         offset += bytes;
     }
     Some(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Weak;
+
+    use super::*;
+    use crate::config::{Credential, MountConfig};
+    use crate::content::buffer_pool::BufferPool;
+    use crate::content::cached_files::CachedFiles;
+    use crate::content::commit_target::TargetResolver;
+    use crate::content::disk_quota::DiskQuota;
+    use crate::content::reader::Reader;
+    use crate::content::tee_queue::TeeQueue;
+    use crate::content::upload_limiter::UploadLimiter;
+    use crate::ids::{DriveId, Ino, PartSize, Secret};
+    use crate::local_disk::LocalDisk;
+    use crate::pds::drive::Drive;
+    use crate::status::Progress;
+
+    #[derive(Debug)]
+    struct NoTree;
+
+    impl TargetResolver for NoTree {
+        fn resolve(&self, _: Ino) -> Option<CommitTarget> {
+            None
+        }
+        fn is_current(&self, _: &CommitTarget) -> bool {
+            true
+        }
+        fn belongs_to_other(&self, _: &FileId, _: Ino) -> bool {
+            false
+        }
+        fn claim(&self, _: &FileId) {}
+        fn mark_unsaved(&self, _: Ino) {}
+    }
+
+    fn context(dir: &tempfile::TempDir) -> Arc<UploadContext> {
+        let token = Credential::Token(Secret::new("token".to_owned()));
+        let endpoint = "http://127.0.0.1:9".parse().unwrap();
+        let drive = Drive::new(&MountConfig::new(endpoint, DriveId::new("1").unwrap(), token)).unwrap();
+        let disk = LocalDisk::of(dir);
+        let quota = DiskQuota::new(disk.clone(), None, 0);
+        Arc::new(UploadContext {
+            resolver: Weak::<NoTree>::new(),
+            buffer_pool: BufferPool::new(1 << 20, 64),
+            upload_limiter: UploadLimiter::new(4, 64),
+            part_size: PartSize::new(64).unwrap(),
+            zero_fill_max: 0,
+            disk,
+            tees: TeeQueue::new(quota.clone(), 1 << 20),
+            local_quota: quota.clone(),
+            spill_quota: quota.clone(),
+            cached_files: CachedFiles::new(&quota),
+            quota,
+            reader: Reader::new(drive.clone(), 0),
+            drive,
+            runtime: tokio::runtime::Handle::current(),
+        })
+    }
+
+    #[tokio::test]
+    async fn bytes_before_a_failure_are_reported() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut stream = Streaming::new(context(&dir), Progress::new().begin("f"));
+        let in_flight = stream.in_flight().clone();
+        let target = CommitTarget {
+            ino: Ino(7),
+            parent: FileId::root(),
+            name: "f".to_owned(),
+            overwrite: None,
+            mtime: None,
+            posix: None,
+            is_name_shared: false,
+        };
+        let resolve_target = || {
+            in_flight.fail(&Error::new(ErrorKind::Protocol, "size needed"));
+            Some(target.clone())
+        };
+        let appended = stream.append(&[7; 100], &resolve_target).unwrap();
+        assert_eq!((appended, stream.frontier()), (Appended { bytes: 64, wait: None }, 64));
+        let failure = stream.append(&[7; 36], &resolve_target).unwrap_err();
+        assert_eq!((failure.kind(), stream.frontier()), (ErrorKind::Protocol, 64));
+    }
 }

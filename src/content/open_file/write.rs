@@ -111,7 +111,7 @@ impl OpenFile {
                 },
                 WritePlan::Append => {
                     let appended = match append(state, data, resolve_target) {
-                        // The first refusal of an upload without a size. What was appended is written again.
+                        // The first refusal of an upload without a size. Nothing was appended.
                         Err(_) if self.context.stages_all() => continue,
                         appended => appended?,
                     };
@@ -122,7 +122,10 @@ impl OpenFile {
                     return Ok(WriteOutcome::MustBackfill { to: offset });
                 }
                 WritePlan::ZeroFill => {
-                    let (filled, left) = zero_fill(state, offset, resolve_target)?;
+                    let (filled, left) = match zero_fill(state, offset, resolve_target) {
+                        Err(_) if self.context.stages_all() => continue,
+                        filled => filled?,
+                    };
                     if filled.wait.is_some() {
                         return Ok(self.spill_if_needed(state, filled, ChangeKind::SpillZeros(left)));
                     }
