@@ -95,8 +95,12 @@ impl Tree {
         let file = meta.file_id.clone();
         let new_ino = self.add_inode(FileType::File, Backing::Remote(meta), attrs_read_at);
         self.by_file_id.insert(file, new_ino);
+        let parent = dentry_ref.as_ref().map(|dentry_ref| dentry_ref.parent);
         if let Some(inode) = self.inodes.get_mut(&new_ino) {
             (inode.dentry_ref, inode.changed_at) = (dentry_ref, changed_at);
+        }
+        if let Some(directory) = parent.and_then(|parent| self.directory_mut(parent).ok()) {
+            directory.version += 1;
         }
         if let Some(dentry) = self.dentry_mut(new_ino) {
             dentry.ino = new_ino;

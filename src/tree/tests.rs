@@ -371,7 +371,9 @@ fn reallocated_inode_takes_over_the_dentry() {
     f.tree.pin(old).unwrap();
     let former = f.tree.meta(old).cloned().unwrap();
     f.tree.merge_object(FileMeta { size: 7, ..former.clone() }, f.now);
+    let version = f.tree.version(Ino::ROOT).unwrap();
     assert!(f.tree.reallocate_inode(old, former.clone()));
+    assert_ne!(f.tree.version(Ino::ROOT).unwrap(), version, "handles share entries with the old inode");
     let new = f.child("a");
     assert!(new != old && f.child("b") == other);
     assert_eq!((f.tree.meta(new).unwrap().size, f.tree.meta(old)), (7, Some(&former)));
