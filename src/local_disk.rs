@@ -52,48 +52,87 @@ impl FileLimits {
     }
 }
 
-/// The number of open files, in total and by user. A leaf lock.
+/// The number of open files, in total and by user.
 #[derive(Debug, Default)]
-struct FileCounts(Mutex<(usize, HashMap<u32, usize>)>);
+struct FileCounts {
+    total: usize,
+    by_user: HashMap<u32, usize>,
+}
+
+impl FileCounts {
+    fn of(&self, user: Option<u32>) -> usize {
+        user.and_then(|user| self.by_user.get(&user)).copied().unwrap_or(0)
+    }
+
+    fn add(&mut self, user: Option<u32>) {
+        if let Some(user) = user {
+            *self.by_user.entry(user).or_default() += 1;
+        }
+    }
+
+    fn remove(&mut self, user: Option<u32>) {
+        if let Some(user) = user
+            && let Some(count) = self.by_user.get_mut(&user)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.by_user.remove(&user);
+            }
+        }
+    }
+
+    fn refusal(&self, limits: FileLimits, user: Option<u32>) -> Error {
+        let detail = format!(
+            "{} local files are open, {} of them of this user; the limit of open files (RLIMIT_NOFILE) allows {} of \
+             all users and {} of one: close files, or raise the limit",
+            self.total,
+            self.of(user),
+            limits.total,
+            limits.per_user
+        );
+        Error::new(ErrorKind::TooManyFiles, detail)
+    }
+}
 
 /// Counts one open file until it is dropped.
+#[derive(Debug)]
 struct CountedFile {
-    counts: Arc<FileCounts>,
-    user: Option<u32>,
+    /// A leaf lock.
+    counts: Arc<Mutex<FileCounts>>,
+    /// The user for whom it counts. Locked before `counts`.
+    user: Mutex<Option<u32>>,
 }
 
 impl CountedFile {
-    fn new(counts: &Arc<FileCounts>, limits: FileLimits, user: Option<u32>) -> Result<Self> {
-        let mut open = counts.0.lock();
-        let of_user = user.map_or(0, |user| open.1.get(&user).copied().unwrap_or(0));
-        if open.0 >= limits.total || of_user >= limits.per_user {
-            let detail = format!(
-                "{} local files are open, {of_user} of them of this user; the limit of open files (RLIMIT_NOFILE) \
-                 allows {} of all users and {} of one: close files, or raise the limit",
-                open.0, limits.total, limits.per_user
-            );
-            return Err(Error::new(ErrorKind::TooManyFiles, detail));
+    fn new(counts: &Arc<Mutex<FileCounts>>, limits: FileLimits, user: Option<u32>) -> Result<Self> {
+        let mut open = counts.lock();
+        if open.total >= limits.total || open.of(user) >= limits.per_user {
+            return Err(open.refusal(limits, user));
         }
-        open.0 += 1;
-        if let Some(user) = user {
-            *open.1.entry(user).or_default() += 1;
+        open.total += 1;
+        open.add(user);
+        Ok(Self { counts: counts.clone(), user: Mutex::new(user) })
+    }
+
+    fn move_to(&self, user: Option<u32>, limits: FileLimits) -> Result<()> {
+        let mut now = self.user.lock();
+        let mut open = self.counts.lock();
+        if *now != user {
+            if open.of(user) >= limits.per_user {
+                return Err(open.refusal(limits, user));
+            }
+            open.remove(std::mem::replace(&mut *now, user));
+            open.add(user);
         }
-        Ok(Self { counts: counts.clone(), user })
+        Ok(())
     }
 }
 
 impl Drop for CountedFile {
     fn drop(&mut self) {
-        let mut open = self.counts.0.lock();
-        open.0 -= 1;
-        if let Some(user) = self.user
-            && let Some(count) = open.1.get_mut(&user)
-        {
-            *count -= 1;
-            if *count == 0 {
-                open.1.remove(&user);
-            }
-        }
+        let mut open = self.counts.lock();
+        open.total -= 1;
+        open.remove(*self.user.get_mut());
     }
 }
 
@@ -102,7 +141,7 @@ impl Drop for CountedFile {
 pub struct LocalDisk {
     dir: PathBuf,
     limits: FileLimits,
-    open_files: Arc<FileCounts>,
+    open_files: Arc<Mutex<FileCounts>>,
     /// The longest wait for one piece of work.
     wait_max: Duration,
     threads: Arc<Semaphore>,
@@ -174,10 +213,15 @@ impl LocalDisk {
         user: Option<u32>,
         held: impl Any + Send + Sync,
     ) -> Result<Arc<LocalFile>> {
-        let counted = CountedFile::new(&self.open_files, self.limits, user)?;
+        let counted = Arc::new(CountedFile::new(&self.open_files, self.limits, user)?);
         let file = tempfile::tempfile_in(&self.dir)?;
-        let file = ManuallyDrop::new((file, Box::new((held, counted)) as Box<_>));
-        Ok(Arc::new(LocalFile { file, disk: self.clone() }))
+        let file = ManuallyDrop::new((file, Box::new((held, counted.clone())) as Box<_>));
+        Ok(Arc::new(LocalFile { file, counted, disk: self.clone() }))
+    }
+
+    /// Whether the limit of one user refuses another file.
+    pub fn is_user_at_limit(&self, user: Option<u32>) -> bool {
+        self.open_files.lock().of(user) >= self.limits.per_user
     }
 
     fn closer(&self) -> Option<&Sender<Closing>> {
@@ -230,10 +274,16 @@ fn start_closer() -> Option<Sender<Closing>> {
 #[derive(Debug)]
 pub struct LocalFile {
     file: ManuallyDrop<FileAndHeld>,
+    counted: Arc<CountedFile>,
     disk: Arc<LocalDisk>,
 }
 
 impl LocalFile {
+    /// Counts the file for this user from now on, or for none. `TooManyFiles` at the limit of the user.
+    pub fn count_for(&self, user: Option<u32>) -> Result<()> {
+        self.counted.move_to(user, self.disk.limits)
+    }
+
     pub fn disk(&self) -> &Arc<LocalDisk> {
         &self.disk
     }
@@ -275,6 +325,10 @@ impl Drop for LocalFile {
 
 #[cfg(test)]
 impl LocalDisk {
+    pub fn files_of(&self, user: u32) -> usize {
+        self.open_files.lock().of(Some(user))
+    }
+
     /// A disk for tests.
     pub fn of(dir: &tempfile::TempDir) -> Arc<Self> {
         Self::new(dir.path(), Duration::from_secs(20), FileLimits::NONE)
@@ -330,6 +384,23 @@ mod tests {
         drop(first);
         disk.wait_closed();
         drop(create(Some(1)).unwrap());
+    }
+
+    #[test]
+    fn file_counts_for_its_last_user() {
+        let dir = tempfile::tempdir().unwrap();
+        let limits = FileLimits { total: 4, per_user: 1 };
+        let disk = LocalDisk::new(dir.path(), Duration::from_secs(20), limits);
+        let (file, other) = (disk.create(None, ()).unwrap(), disk.create(Some(2), ()).unwrap());
+        file.count_for(Some(1)).unwrap();
+        assert_eq!((disk.files_of(1), disk.files_of(2)), (1, 1));
+        assert_eq!(file.count_for(Some(2)).unwrap_err().kind(), ErrorKind::TooManyFiles);
+        other.count_for(None).unwrap();
+        file.count_for(Some(2)).unwrap();
+        assert_eq!((disk.files_of(1), disk.files_of(2)), (0, 1));
+        drop(file);
+        disk.wait_closed();
+        assert_eq!(disk.files_of(2), 0);
     }
 
     #[test]

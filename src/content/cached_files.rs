@@ -49,8 +49,11 @@ impl CachedFiles {
         out
     }
 
-    /// Adds a complete staged file.
+    /// Adds a complete staged file. It counts for no user: it is evicted before another file is refused.
     pub(super) fn insert(&self, target: ReadTarget, staged: Arc<StagedFile>) {
+        if let Err(error) = staged.count_for(None) {
+            tracing::debug!(%error, "a cached file still counts for its user");
+        }
         let pushed_out = self.change(|files| files.push(target, staged));
         drop(pushed_out);
     }

@@ -93,17 +93,17 @@ impl DiskQuota {
         Reservation { quota: self.clone(), bytes: 0 }
     }
 
-    /// A new file of a user, and its reservation. At the limit of files, evicts cached files, and with `may_evict`
-    /// also tees. Blocks for the local disk.
+    /// A new file of a user, and its reservation. At the limit of all files, evicts cached files, and with `may_evict`
+    /// also tees: these count for no user. Blocks for the local disk.
     pub(super) fn create_file(
         self: &Arc<Self>,
         user: Option<u32>,
         may_evict: bool,
     ) -> Result<(Arc<LocalFile>, Arc<Mutex<Reservation>>)> {
         let reservation = Arc::new(Mutex::new(self.reservation()));
-        let file = self.evict_until(ErrorKind::TooManyFiles, may_evict, || {
-            self.disk.create(user, reservation.clone())
-        })?;
+        let create = || self.disk.create(user, reservation.clone());
+        let helps = || !self.disk.is_user_at_limit(user);
+        let file = self.evict_until(ErrorKind::TooManyFiles, may_evict, helps, create)?;
         Ok((file, reservation))
     }
 
@@ -133,19 +133,25 @@ impl DiskQuota {
     /// tees. Blocks for the local disk.
     fn reserve(&self, bytes: u64, may_evict: bool) -> Result<()> {
         let counted = || self.count(bytes).and_then(|()| self.check_free_space(bytes));
-        self.evict_until(ErrorKind::NoSpace, may_evict, counted)
+        self.evict_until(ErrorKind::NoSpace, may_evict, || true, counted)
     }
 
-    /// Repeats an attempt that fails with `kind`: after dropped files are closed, then after each eviction.
-    fn evict_until<T>(&self, kind: ErrorKind, may_evict: bool, attempt: impl Fn() -> Result<T>) -> Result<T> {
+    /// Repeats an attempt that fails with `kind`: after dropped files are closed, then after each eviction while that
+    /// `helps`.
+    fn evict_until<T>(
+        &self,
+        kind: ErrorKind,
+        may_evict: bool,
+        helps: impl Fn() -> bool,
+        attempt: impl Fn() -> Result<T>,
+    ) -> Result<T> {
         let mut has_waited = false;
         loop {
             match attempt() {
                 Err(error)
                     if error.kind() == kind
                         && (!std::mem::replace(&mut has_waited, true)
-                            || self.evict_cached()
-                            || may_evict && self.evict_largest()) =>
+                            || helps() && (self.evict_cached() || may_evict && self.evict_largest())) =>
                 {
                     self.disk.wait_closed();
                 }
@@ -317,7 +323,8 @@ mod tests {
         let limits = FileLimits { total: 3, per_user: 3 };
         let quota = DiskQuota::new(LocalDisk::new(dir.path(), Duration::from_secs(20), limits), None, 0);
         let new = || StagedFile::new(&quota, None, Some(1)).map_err(|error| error.kind());
-        let cache = Arc::new(Cache(Mutex::new(vec![new().unwrap(), new().unwrap()])));
+        let cached = || StagedFile::new(&quota, None, None).unwrap();
+        let cache = Arc::new(Cache(Mutex::new(vec![cached(), cached()])));
         let evictable: Weak<Cache> = Arc::downgrade(&cache);
         quota.set_cache(evictable);
         let needed = [(); 3].map(|()| new().unwrap());
@@ -325,6 +332,20 @@ mod tests {
         assert_eq!(new().unwrap_err(), ErrorKind::TooManyFiles);
         drop(needed);
         assert!(new().is_ok());
+    }
+
+    #[test]
+    fn limit_of_one_user_evicts_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let limits = FileLimits { total: 9, per_user: 2 };
+        let quota = DiskQuota::new(LocalDisk::new(dir.path(), Duration::from_secs(20), limits), None, 0);
+        let new = |user| StagedFile::new(&quota, None, user).map_err(|error| error.kind());
+        let cache = Arc::new(Cache(Mutex::new(vec![new(None).unwrap(), new(None).unwrap()])));
+        let evictable: Weak<Cache> = Arc::downgrade(&cache);
+        quota.set_cache(evictable);
+        let _needed = [(); 2].map(|()| new(Some(1)).unwrap());
+        assert_eq!(new(Some(1)).unwrap_err(), ErrorKind::TooManyFiles);
+        assert_eq!(cache.0.lock().len(), 2, "cached files are evicted in vain");
     }
 
     struct HungClose(Mutex<std::sync::mpsc::Receiver<()>>);

@@ -101,6 +101,11 @@ impl StagedFile {
         self.file.disk()
     }
 
+    /// Counts it as a file of `user` from now on, or of none. `TooManyFiles` at the limit of the user.
+    pub(super) fn count_for(&self, user: Option<u32>) -> Result<()> {
+        self.file.count_for(user)
+    }
+
     /// Size of the content in bytes.
     pub(super) fn size(&self) -> u64 {
         self.lock().size

@@ -23,6 +23,7 @@ mod backfill;
 mod commit_rights;
 mod disk_changes;
 mod killed_closer;
+mod local_files;
 mod round_trips;
 mod subfolders;
 mod superseded;

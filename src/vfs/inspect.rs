@@ -74,6 +74,11 @@ impl Vfs {
     }
 
     #[cfg(all(test, feature = "server"))]
+    pub fn local_files_of(&self, user: u32) -> usize {
+        self.upload_context.disk.files_of(user)
+    }
+
+    #[cfg(all(test, feature = "server"))]
     pub fn open_file_of(&self, ino: Ino) -> Option<std::sync::Arc<crate::content::open_file::OpenFile>> {
         self.files.get(ino)
     }

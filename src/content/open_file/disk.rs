@@ -305,6 +305,7 @@ impl DiskTurn {
             StageSource::Bytes(bytes) => self.new_with(bytes.clone(), quota).await?,
             StageSource::Base(target) => {
                 if let Some(cached) = context.cached_files.remove(target) {
+                    cached.count_for(user)?;
                     cached
                 } else {
                     let target = target.clone();
@@ -367,7 +368,10 @@ impl DiskTurn {
                 (self.run(context.disk.clone(), move || StagedFile::new(&quota, None, user)).await?, 0)
             }
             Some(tee) => match tee.wait_for_file(sent_bytes).await? {
-                Some(staged) => (staged, sent_bytes),
+                Some(staged) => {
+                    staged.count_for(file.user())?;
+                    (staged, sent_bytes)
+                }
                 None => return Ok(None),
             },
             None => return Ok(None),
