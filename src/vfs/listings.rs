@@ -1,6 +1,7 @@
 //! Directory listings, running and complete, and the handles that read them.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -62,11 +63,31 @@ impl HeldEntries {
     }
 }
 
-/// The user whose handle was the first to hold a listing.
+/// The handles of a user that hold a listing.
 #[derive(Debug)]
 struct Holder {
-    user: u32,
+    handles: usize,
     held: Arc<HeldEntries>,
+}
+
+/// A listing that a handle holds. It counts once for each user with such a handle.
+#[derive(Debug)]
+struct HeldListing {
+    fetch: Arc<ListingFetch>,
+    user: u32,
+}
+
+impl Drop for HeldListing {
+    fn drop(&mut self) {
+        let mut state = self.fetch.lock();
+        let entries = state.entries.len();
+        if let Entry::Occupied(mut holder) = state.holders.entry(self.user) {
+            holder.get_mut().handles -= 1;
+            if holder.get().handles == 0 {
+                holder.remove().held.remove(self.user, entries);
+            }
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -76,7 +97,7 @@ pub(super) struct DirHandle {
     user: u32,
     /// The entries of the last read from the beginning, to which the cookies belong. `None` before the first
     /// one. A leaf lock.
-    fetch: Mutex<Option<Arc<ListingFetch>>>,
+    fetch: Mutex<Option<HeldListing>>,
 }
 
 /// A listing of a directory, running or complete.
@@ -92,16 +113,8 @@ pub(super) struct ListingFetch {
 struct ListingState {
     entries: Vec<ListedEntry>,
     ended: Option<Result<()>>,
-    /// Set once a handle holds the listing.
-    holder: Option<Holder>,
-}
-
-impl Drop for ListingState {
-    fn drop(&mut self) {
-        if let Some(Holder { user, held }) = &self.holder {
-            held.remove(*user, self.entries.len());
-        }
-    }
+    /// By user.
+    holders: HashMap<u32, Holder>,
 }
 
 impl Default for ListingFetch {
@@ -117,7 +130,7 @@ impl ListingFetch {
 
     /// A complete listing from known entries.
     pub(super) fn completed(entries: Vec<ListedEntry>) -> Self {
-        let state = ListingState { entries, ended: Some(Ok(())), holder: None };
+        let state = ListingState { entries, ended: Some(Ok(())), holders: HashMap::new() };
         Self { state: Mutex::new(state), ..Self::default() }
     }
 
@@ -126,8 +139,8 @@ impl ListingFetch {
             return;
         }
         let mut state = self.lock();
-        if let Some(Holder { user, held }) = &state.holder {
-            held.add(*user, entries.len());
+        for (user, holder) in &state.holders {
+            holder.held.add(*user, entries.len());
         }
         state.entries.extend(entries);
         drop(state);
@@ -197,11 +210,13 @@ impl Dirs {
 
     /// Makes a handle hold a listing instead of its former one. `TooManyFiles` if its user holds too many entries.
     pub(super) fn hold(&self, handle: &DirHandle, fetch: &Arc<ListingFetch>) -> Result<()> {
-        let former = handle.fetch.lock().take();
+        let (user, former) = (handle.user, handle.fetch.lock().take());
         drop(former);
         let mut state = fetch.lock();
-        if state.holder.is_none() {
-            let held = self.held.of(handle.user);
+        if let Some(holder) = state.holders.get_mut(&user) {
+            holder.handles += 1;
+        } else {
+            let held = self.held.of(user);
             if held > 0 && held + state.entries.len() > ENTRIES_PER_USER_MAX {
                 let detail = format!(
                     "open directories of this user hold {held} entries, and the limit is {ENTRIES_PER_USER_MAX}: \
@@ -209,11 +224,13 @@ impl Dirs {
                 );
                 return Err(Error::new(ErrorKind::TooManyFiles, detail));
             }
-            self.held.add(handle.user, state.entries.len());
-            state.holder = Some(Holder { user: handle.user, held: self.held.clone() });
+            self.held.add(user, state.entries.len());
+            state.holders.insert(user, Holder { handles: 1, held: self.held.clone() });
         }
         drop(state);
-        *handle.fetch.lock() = Some(fetch.clone());
+        // Another call with this handle may have stored one meanwhile.
+        let former = handle.fetch.lock().replace(HeldListing { fetch: fetch.clone(), user });
+        drop(former);
         Ok(())
     }
 
@@ -262,7 +279,7 @@ impl DirHandle {
     }
 
     pub(super) fn fetch(&self) -> Option<Arc<ListingFetch>> {
-        self.fetch.lock().clone()
+        self.fetch.lock().as_ref().map(|held| held.fetch.clone())
     }
 }
 
@@ -308,6 +325,22 @@ mod tests {
         assert_eq!(hold(&handles[0], 10), Ok(()));
         drop(handles);
         assert_eq!(hold(&DirHandle::new(Ino(5), 1), 11), Ok(()));
+    }
+
+    #[test]
+    fn listing_counts_for_users_that_hold_it() {
+        let (dirs, handles) = (Dirs::new(), [1, 2, 2].map(|user| DirHandle::new(Ino(5), user)));
+        for handle in &handles {
+            let fetch = dirs.shared_snapshot(Ino(5), 1, || Ok(entries(3))).unwrap();
+            dirs.hold(handle, &fetch).unwrap();
+        }
+        assert_eq!((dirs.held.of(1), dirs.held.of(2)), (3, 3));
+        let [first, second, third] = handles;
+        drop(first);
+        drop(second);
+        assert_eq!((dirs.held.of(1), dirs.held.of(2)), (0, 3));
+        drop(third);
+        assert_eq!(dirs.held.of(2), 0);
     }
 
     #[test]
