@@ -65,13 +65,16 @@ impl AttrRules {
 impl Vfs {
     /// Changes attributes and returns the new ones.
     pub async fn setattr(&self, ino: Ino, fh: Option<Fh>, set: SetAttr, caller: Caller) -> Result<Entry> {
+        let sets_owner = set.uid.is_some() || set.gid.is_some();
+        let sets_attrs = set.mode.is_some() || sets_owner || set.atime.is_some() || set.mtime.is_some();
+        if sets_attrs {
+            self.wait_for_attr_room().await?;
+        }
         if let Some(size) = set.size {
             self.set_size(ino, fh, size, caller).await?;
             self.clear_setid_bits(ino, caller)?;
         }
-        let sets_owner = set.uid.is_some() || set.gid.is_some();
-        self.wait_for_attr_room().await?;
-        if set.mode.is_some() || sets_owner || set.atime.is_some() || set.mtime.is_some() {
+        if sets_attrs {
             let rights = if sets_owner { SetIdRights::of(caller) } else { SetIdRights::default() };
             let rules = self.attr_rules();
             self.change_attrs(ino, set.mtime, |posix, current| set.apply(posix, current, &rights, rules))?;

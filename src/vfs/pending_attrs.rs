@@ -181,17 +181,26 @@ impl PendingAttrs {
         self.lock().bytes < BYTES_MAX
     }
 
-    /// Returns at once, or sends all changes first if too many wait. Fails if the drive does not take them.
+    /// Returns at once, or sends changes until few enough wait. Fails if the drive does not take them.
     pub async fn wait_for_room(&self, drive: &Drive, tree: &Mutex<Tree>) -> Result<()> {
         while !self.has_room() {
             let _one_at_a_time = self.sending.lock().await;
-            let sent = self.send_all(drive, tree).await;
+            // Another caller may have sent them meanwhile.
+            if self.has_room() {
+                break;
+            }
+            let sent = self.send(drive, tree, self.all(), || self.has_room()).await;
             if self.has_room() {
                 break;
             }
             sent?;
         }
         Ok(())
+    }
+
+    /// All changes that wait.
+    fn all(&self) -> Vec<(FileId, Pending)> {
+        self.lock().by_file.iter().map(|(file, pending)| (file.clone(), pending.clone())).collect()
     }
 
     /// Attributes of an object that are not on the drive yet. The time is `Some` only if it has changed.
@@ -240,24 +249,25 @@ impl PendingAttrs {
     pub async fn flush_file(&self, drive: &Drive, tree: &Mutex<Tree>, file: &FileId) -> Result<()> {
         let _one_at_a_time = self.sending.lock().await;
         let Some(pending) = self.lock().by_file.get(file).cloned() else { return Ok(()) };
-        self.send(drive, tree, vec![(file.clone(), pending)]).await
+        self.send(drive, tree, vec![(file.clone(), pending)], || false).await
     }
 
     /// Sends all changes now. Failed ones stay queued; returns the first error.
     pub async fn flush(&self, drive: &Drive, tree: &Mutex<Tree>) -> Result<()> {
         let _one_at_a_time = self.sending.lock().await;
-        self.send_all(drive, tree).await
+        self.send(drive, tree, self.all(), || false).await
     }
 
-    /// The caller holds `sending`.
-    async fn send_all(&self, drive: &Drive, tree: &Mutex<Tree>) -> Result<()> {
-        let all = self.lock().by_file.iter().map(|(file, pending)| (file.clone(), pending.clone())).collect();
-        self.send(drive, tree, all).await
-    }
-
-    async fn send(&self, drive: &Drive, tree: &Mutex<Tree>, all: Vec<(FileId, Pending)>) -> Result<()> {
+    /// Sends changes in batches, until `is_enough`. The caller holds `sending`.
+    async fn send(
+        &self,
+        drive: &Drive,
+        tree: &Mutex<Tree>,
+        all: Vec<(FileId, Pending)>,
+        is_enough: impl Fn() -> bool,
+    ) -> Result<()> {
         let (mut first, mut rest) = (Ok(()), &all[..]);
-        while !rest.is_empty() {
+        while !rest.is_empty() && !is_enough() {
             let (batch, later) = rest.split_at(batch_len(rest));
             rest = later;
             let changes: Vec<_> =
@@ -357,6 +367,8 @@ fn is_permanent(error: &Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Credential, MountConfig};
+    use crate::ids::{DriveId, Secret};
     use crate::pds::types::FileType;
     use std::time::UNIX_EPOCH;
 
@@ -453,5 +465,35 @@ mod tests {
         assert_eq!((change.mtime, change.tags["pdsfs.mode"].as_str()), (Some(at(5)), "0600"));
         pending.forget(&known().file_id);
         assert_eq!(pending.get(&known().file_id), None);
+    }
+
+    #[tokio::test]
+    async fn room_made_by_others_needs_no_call() {
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", silent.local_addr().unwrap()).parse().unwrap();
+        let token = Credential::Token(Secret::new("token".to_owned()));
+        let config = MountConfig::new(endpoint, DriveId::new("1").unwrap(), token);
+        let (drive, tree) = (Drive::new(&config).unwrap(), Tree::new(&config.root_id, GATHER_TIME, at(0)));
+        let (pending, tree) = (PendingAttrs::new(Progress::new()), Mutex::new(tree));
+        let files =
+            ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k"].map(|id| FileId::new(id).unwrap());
+        for file in &files {
+            let known = FileMeta { file_id: file.clone(), ..known() };
+            pending.set(&known, DesiredAttrs { mtime: at(0), posix: Some(with_xattrs(900)) });
+        }
+        assert!(!pending.has_room());
+        let others = pending.sending.lock().await;
+        let mut waiting = std::pin::pin!(pending.wait_for_room(&drive, &tree));
+        tokio::select! {
+            biased;
+            _ = &mut waiting => panic!("it does not wait"),
+            () = std::future::ready(()) => {}
+        }
+        files[..5].iter().for_each(|file| pending.forget(file));
+        drop(others);
+        tokio::select! {
+            waited = waiting => waited.unwrap(),
+            _ = silent.accept() => panic!("changes are sent although there is room"),
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Extended attributes beyond the bound of those that wait for the drive.
 
 use super::*;
+use crate::vfs::SetAttr;
 
 const FILES: usize = 12;
 const PER_FILE: usize = 900;
@@ -44,6 +45,10 @@ async fn attributes_beyond_the_bound_wait_for_a_flush() {
     // Other operations go on.
     assert_eq!(rig.write(ROOT, "other", b"content").await, rig.lookup(ROOT, "other").await.unwrap());
     assert_eq!(vfs.getxattr(files[0], OsStr::new("user.a0")).unwrap(), value);
+    let emptied = SetAttr { size: Some(0), ..SetAttr::default() };
+    let truncated = vfs.setattr(rig.lookup(ROOT, "other").await.unwrap(), None, emptied, caller());
+    let truncated = tokio::time::timeout(ANSWER_MAX, truncated).await.expect("truncate waits for attributes");
+    assert_eq!(truncated.unwrap().attr.size, 0);
     rig.server.faults().clear();
     let retried = tokio::time::timeout(Duration::from_secs(120), async {
         vfs.setxattr(ino, OsStr::new(&format!("user.a{n}")), &value, 0).await
