@@ -127,7 +127,7 @@ impl Drive {
         let hash_name = file.content_hash_name.clone();
         let mut meta = FileMeta::try_from(file)?;
         if meta.kind == FileType::File {
-            self.0.dialect.note_hash(meta.has_hash(), hash_name.as_deref());
+            self.0.dialect.note_hash(&meta.file_id, meta.has_hash(), hash_name.as_deref());
         }
         if !self.0.keeps_metadata {
             meta.posix = None;

@@ -82,7 +82,7 @@ impl Drive {
         loop {
             let failure = match self.create_once(file, form, policy).await {
                 Ok(outcome) => {
-                    self.0.dialect.learn(form);
+                    self.0.dialect.learn(form, file.content.map(|(_, sha1)| sha1));
                     return Ok(outcome);
                 }
                 Err(failure) => failure,
@@ -110,7 +110,7 @@ impl Drive {
         if let Some(mtime) = file.mtime.filter(|_| !form.sends_mtime) {
             tags.extend(posix::unbound_mtime(mtime));
         }
-        let sha1 = file.content.map(|(_, sha1)| sha1.to_string()).filter(|_| form.sends_sha1);
+        let sha1 = file.content.map(|(_, sha1)| sha1.to_string()).filter(|_| form.sends_sha1());
         let request = CreateRequest {
             drive_id: self.id(),
             parent_file_id: file.parent,
@@ -197,7 +197,7 @@ impl Drive {
     /// Gives `target` a new revision with the content of `source` by instant upload. `None` if the service
     /// does not support that; then nothing has changed.
     pub async fn replace(&self, target: &FileMeta, source: &FileMeta) -> Result<Option<FileMeta>> {
-        let sha1 = source.sha1.filter(|_| self.0.dialect.create_form().sends_sha1);
+        let sha1 = source.sha1.filter(|_| self.0.dialect.create_form().sends_sha1());
         let (Some(sha1), Some(parent)) = (sha1, &target.parent_id) else {
             return Ok(None);
         };

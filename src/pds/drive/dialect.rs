@@ -4,25 +4,46 @@
 //! A deviation shows when a call is refused. The call is sent again in another form, and the form that succeeded is
 //! used from then on.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
 use crate::error::ErrorKind;
-use crate::ids::PartNumber;
+use crate::ids::{FileId, PartNumber, Sha1Hash};
 use crate::pds::retry::{Delivery, RequestFailure};
 use crate::pds::types::{PartRequest, WireSha1Ctx};
 use crate::rolling_sha1::Sha1Midstate;
 
+/// Contents, or files, that together show that the service has another hash than SHA-1. One may be an exception.
+const EXCEPTIONS_MAX: usize = 3;
+
 #[derive(Debug, Default)]
 pub(super) struct Dialect {
     /// A leaf lock.
-    form: Mutex<CreateForm>,
+    form: Mutex<KnownForm>,
     needs_size: AtomicBool,
     /// The service has returned a file without a hash.
     lacks_hashes: AtomicBool,
     /// The warning that the service reports no hashes is logged once.
     warned_no_hash: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct KnownForm {
+    form: CreateForm,
+    /// Contents whose hash the service refused, since it last accepted one.
+    refused_hashes: HashSet<Sha1Hash>,
+    /// Files with another hash, since the service last returned one with SHA-1.
+    other_hashes: HashSet<FileId>,
+}
+
+impl KnownForm {
+    fn give_up_sha1(&mut self) {
+        if std::mem::replace(&mut self.form.hash, HashField::Unsupported) == HashField::Sent {
+            tracing::info!("the domain does not accept SHA-1 hashes; there is no instant upload");
+        }
+    }
 }
 
 /// The form of the context of the first part, in parallel mode.
@@ -35,21 +56,30 @@ enum FirstContext {
     Absent,
 }
 
+/// Whether the hash of known content is sent, for instant upload.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum HashField {
+    Sent,
+    /// The service refused the hash of this content.
+    Refused,
+    /// The service has another hash than SHA-1.
+    Unsupported,
+}
+
 /// The form of a `create` call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct CreateForm {
     /// Parts may be sent in any order.
     pub(super) parallel: bool,
     first_context: FirstContext,
-    /// The hash of known content is sent, for instant upload.
-    pub(super) sends_sha1: bool,
+    hash: HashField,
     /// Depends on the time. So it is not remembered.
     pub(super) sends_mtime: bool,
 }
 
 impl Default for CreateForm {
     fn default() -> Self {
-        Self { parallel: true, first_context: FirstContext::Empty, sends_sha1: true, sends_mtime: true }
+        Self { parallel: true, first_context: FirstContext::Empty, hash: HashField::Sent, sends_mtime: true }
     }
 }
 
@@ -59,6 +89,7 @@ enum RefusedField {
     ParallelUpload,
     Context,
     ContentHash,
+    ContentHashName,
     ModifiedAt,
     Size,
     Unknown,
@@ -76,6 +107,7 @@ impl RefusedField {
         text.retain(|c| c != '_');
         let fields = [
             ("parallelupload", Self::ParallelUpload),
+            ("contenthashname", Self::ContentHashName),
             ("contenthash", Self::ContentHash),
             ("localmodifiedat", Self::ModifiedAt),
             ("sha1ctx", Self::Context),
@@ -88,6 +120,10 @@ impl RefusedField {
 }
 
 impl CreateForm {
+    pub(super) fn sends_sha1(self) -> bool {
+        self.hash == HashField::Sent
+    }
+
     /// The form to try after a refusal of this one. Each step gives something up, so the trials end.
     pub(super) fn after(self, failure: &RequestFailure, has_content: bool, has_mtime: bool) -> Option<Self> {
         let without_parallel = self.parallel.then_some(Self { parallel: false, ..self });
@@ -98,12 +134,13 @@ impl CreateForm {
         };
         let next_context =
             next_context.filter(|_| self.parallel).map(|first_context| Self { first_context, ..self });
-        let without_sha1 = (self.sends_sha1 && has_content).then_some(Self { sends_sha1: false, ..self });
+        let with_hash = |hash| (self.sends_sha1() && has_content).then_some(Self { hash, ..self });
         let without_mtime = (self.sends_mtime && has_mtime).then_some(Self { sends_mtime: false, ..self });
         match RefusedField::of(failure)? {
             RefusedField::ParallelUpload => without_parallel,
             RefusedField::Context => next_context,
-            RefusedField::ContentHash => without_sha1,
+            RefusedField::ContentHash => with_hash(HashField::Refused),
+            RefusedField::ContentHashName => with_hash(HashField::Unsupported),
             RefusedField::ModifiedAt => without_mtime,
             RefusedField::Size => None,
             RefusedField::Unknown => without_mtime.or(next_context),
@@ -127,24 +164,28 @@ impl CreateForm {
 
 impl Dialect {
     pub(super) fn create_form(&self) -> CreateForm {
-        *self.form.lock()
+        self.form.lock().form
     }
 
-    /// Records a form that the service has accepted.
-    pub(super) fn learn(&self, accepted: CreateForm) {
-        let accepted = CreateForm { sends_mtime: true, ..accepted };
-        let mut form = self.form.lock();
-        if *form == accepted {
-            return;
+    /// Records a form that the service has accepted for a file with this hash.
+    pub(super) fn learn(&self, accepted: CreateForm, sha1: Option<Sha1Hash>) {
+        let mut known = self.form.lock();
+        match accepted.hash {
+            HashField::Sent if sha1.is_some() => known.refused_hashes.clear(),
+            HashField::Refused => known.refused_hashes.extend(sha1),
+            HashField::Sent | HashField::Unsupported => {}
         }
+        if accepted.hash == HashField::Unsupported || known.refused_hashes.len() >= EXCEPTIONS_MAX {
+            known.give_up_sha1();
+        }
+        let form = &mut known.form;
+        // Several calls show whether the hash is accepted.
+        let accepted = CreateForm { hash: form.hash, sends_mtime: true, ..accepted };
         if form.parallel && !accepted.parallel {
             tracing::info!("the domain does not support parallel uploads; parts are sent one at a time");
         }
         if form.first_context != accepted.first_context {
             tracing::info!(context = ?accepted.first_context, "the domain accepts another context of the first part");
-        }
-        if form.sends_sha1 && !accepted.sends_sha1 {
-            tracing::info!("the domain does not accept SHA-1 hashes; there is no instant upload");
         }
         *form = accepted;
     }
@@ -163,12 +204,19 @@ impl Dialect {
     }
 
     /// Records what the service returned for a file: any hash, and the name of its content hash.
-    pub(super) fn note_hash(&self, has_hash: bool, name: Option<&str>) {
+    pub(super) fn note_hash(&self, file: &FileId, has_hash: bool, name: Option<&str>) {
         if !has_hash {
             self.lacks_hashes.store(true, Ordering::Relaxed);
         }
-        if name.is_some_and(|name| !name.eq_ignore_ascii_case("sha1")) {
-            self.form.lock().sends_sha1 = false;
+        let Some(name) = name else { return };
+        let mut known = self.form.lock();
+        if name.eq_ignore_ascii_case("sha1") {
+            known.other_hashes.clear();
+        } else if known.form.sends_sha1() {
+            known.other_hashes.insert(file.clone());
+            if known.other_hashes.len() >= EXCEPTIONS_MAX {
+                known.give_up_sha1();
+            }
         }
     }
 
@@ -214,7 +262,11 @@ mod tests {
             ("InvalidParameterNotSupported.ParallelUpload", "", Some(CreateForm { parallel: false, ..form })),
             ("InvalidParameter.LocalModifiedAt", "", Some(without_mtime)),
             ("InvalidParameter", "local_modified_at is not valid", Some(without_mtime)),
-            ("InvalidParameter.ContentHashName", "", Some(CreateForm { sends_sha1: false, ..form })),
+            (
+                "InvalidParameter.ContentHashName",
+                "",
+                Some(CreateForm { hash: HashField::Unsupported, ..form }),
+            ),
             ("InvalidParameter.ParallelSha1Ctx", "", Some(initial)),
             ("InvalidParameter.PartInfoList", "parallel_sha1_ctx is not valid", Some(initial)),
             ("InvalidParameter", "no", Some(without_mtime)),
@@ -241,7 +293,47 @@ mod tests {
     #[test]
     fn time_is_sent_again_with_the_next_file() {
         let dialect = Dialect::default();
-        dialect.learn(CreateForm { sends_mtime: false, parallel: false, ..CreateForm::default() });
+        dialect.learn(CreateForm { sends_mtime: false, parallel: false, ..CreateForm::default() }, None);
         assert_eq!(dialect.create_form(), CreateForm { parallel: false, ..CreateForm::default() });
+    }
+
+    #[test]
+    fn refused_hash_of_one_content_is_an_exception() {
+        let (dialect, form) = (Dialect::default(), CreateForm::default());
+        let refused = form.after(&refusal("InvalidParameter.ContentHash", ""), true, true).unwrap();
+        for n in [1, 1, 1, 2] {
+            dialect.learn(refused, Some(Sha1Hash([n; 20])));
+            assert!(dialect.create_form().sends_sha1(), "{n}");
+        }
+        // A hash that is accepted shows that the others were exceptions.
+        dialect.learn(form, Some(Sha1Hash([3; 20])));
+        for (n, sends_sha1) in [(4, true), (5, true), (6, false)] {
+            dialect.learn(refused, Some(Sha1Hash([n; 20])));
+            assert_eq!(dialect.create_form().sends_sha1(), sends_sha1, "{n}");
+        }
+        let dialect = Dialect::default();
+        let refused = form.after(&refusal("InvalidParameter.ContentHashName", ""), true, true).unwrap();
+        dialect.learn(refused, Some(Sha1Hash([1; 20])));
+        assert_eq!(dialect.create_form(), CreateForm { hash: HashField::Unsupported, ..form });
+    }
+
+    #[test]
+    fn other_hash_of_one_file_is_an_exception() {
+        let (dialect, form) = (Dialect::default(), CreateForm::default());
+        let note = |file, name| dialect.note_hash(&FileId::new(file).unwrap(), true, Some(name));
+        for _ in 0..4 {
+            note("a", "sha256");
+        }
+        note("b", "sha256");
+        assert!(dialect.create_form().sends_sha1());
+        note("c", "SHA1");
+        note("d", "sha256");
+        note("e", "sha256");
+        assert!(dialect.create_form().sends_sha1());
+        note("f", "sha256");
+        assert!(!dialect.create_form().sends_sha1());
+        // Of a call that began before.
+        dialect.learn(form, None);
+        assert!(!dialect.create_form().sends_sha1());
     }
 }
