@@ -1,7 +1,8 @@
 //! Finds the running mounts that a command applies to.
 //!
 //! Root asks the daemons of all users. An answer counts only if its daemon belongs to the owner of the mount or to
-//! root ([`is_authoritative`]): a script may delete what `pdsfs wait` reports as saved.
+//! root ([`is_authoritative`]): a script may delete what `pdsfs wait` reports as saved. Any user can choose any name, so
+//! a name selects only mounts of this user and of root ([`may_be_named`]).
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -32,7 +33,8 @@ pub(super) async fn mounts(wanted: Option<&str>) -> Result<(Vec<(DaemonClient, S
     Ok((mounts, if silent.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }))
 }
 
-/// The mounts that answer, and one message for each mount without an answer.
+/// The mounts that answer, and one message for each mount without an answer. Fails if the mount `wanted` does not
+/// answer.
 pub(super) async fn answering_and_silent(
     wanted: Option<&str>,
     users: SocketUsers,
@@ -48,11 +50,14 @@ pub(super) async fn answering_and_silent(
         }
         return Ok((all, silent));
     };
-    // The file system may hang, so a name that needs no path lookup gets none.
-    let is_named = all.iter().any(|(_, status)| matches_mount(status, wanted, None));
-    let path = if is_named { None } else { resolve_within_limit(wanted).await };
+    let wanted_mount = WantedMount::find(wanted, &all, &table).await;
+    let mut unanswered = wanted_mount.unanswered(&all, &table);
+    if !unanswered.is_empty() {
+        unanswered.append(&mut silent);
+        return Err(Error::new(ErrorKind::Unsupported, unanswered.join("; ")));
+    }
     let found: Vec<_> =
-        all.into_iter().filter(|(_, status)| matches_mount(status, wanted, path.as_deref())).collect();
+        all.into_iter().filter(|(daemon, status)| wanted_mount.is(daemon, status, &table)).collect();
     if found.is_empty() {
         let mut detail =
             format!("no running mount has the name or mountpoint {wanted} (pdsfs status lists the mounts)");
@@ -64,6 +69,75 @@ pub(super) async fn answering_and_silent(
     Ok((found, Vec::new()))
 }
 
+/// The mount that an argument selects.
+#[derive(Debug)]
+enum WantedMount<'a> {
+    Name(&'a str),
+    /// An absolute path, without links unless it cannot be resolved.
+    Path(PathBuf),
+    Nothing,
+}
+
+impl<'a> WantedMount<'a> {
+    /// An argument with a slash is a path. Another one is a name, or else a path.
+    async fn find(wanted: &'a str, all: &[(DaemonClient, Status)], table: &[Mount]) -> Self {
+        if !wanted.contains('/') && !matches!(wanted, "." | "..") {
+            let name = Self::Name(wanted);
+            let is_known = all.iter().any(|(daemon, status)| name.is(daemon, status, table));
+            if is_known || !name.unanswered(all, table).is_empty() {
+                return name;
+            }
+        }
+        // The file system may hang, so a mountpoint that needs no lookup gets none.
+        let path = PathBuf::from(wanted);
+        if table.iter().any(|mount| mount.path == path) {
+            return Self::Path(path);
+        }
+        let resolved = resolve_within_limit(wanted).await;
+        resolved.or_else(|| path.is_absolute().then_some(path)).map_or(Self::Nothing, Self::Path)
+    }
+
+    /// Whether `daemon` serves this mount.
+    fn is(&self, daemon: &DaemonClient, status: &Status, table: &[Mount]) -> bool {
+        match self {
+            Self::Name(name) => status.name.as_deref() == Some(*name) && may_be_named(daemon),
+            Self::Path(path) => match innermost(table, path) {
+                Some(mount) => mount.path == Path::new(&status.mountpoint),
+                // An unmounted daemon may still be saving.
+                None => path.starts_with(&status.mountpoint),
+            },
+            Self::Nothing => false,
+        }
+    }
+
+    /// One message for each mount in the mount table that is meant and whose daemon does not answer.
+    fn unanswered(&self, all: &[(DaemonClient, Status)], table: &[Mount]) -> Vec<String> {
+        let is_meant = |mount: &Mount| match self {
+            Self::Name(name) => {
+                let uid = rustix::process::getuid().as_raw();
+                mount.source.split(':').next() == Some(*name)
+                    && mount.owner.is_none_or(|owner| owner == uid || owner == 0)
+            }
+            Self::Path(path) => innermost(table, path).is_some_and(|inner| inner.id == mount.id),
+            Self::Nothing => false,
+        };
+        let unanswered = without_answer(all, table).into_iter().filter(|mount| is_meant(mount));
+        unanswered.map(silence_message).collect()
+    }
+}
+
+/// The visible mount of the table that contains the absolute path.
+fn innermost<'t>(table: &'t [Mount], path: &Path) -> Option<&'t Mount> {
+    // Of several mounts at one path the last one is visible, and `max_by_key` returns the last.
+    let above = table.iter().filter(|mount| path.starts_with(&mount.path));
+    above.max_by_key(|mount| mount.path.components().count())
+}
+
+/// Whether this user trusts the name that the daemon gives its mount.
+fn may_be_named(daemon: &DaemonClient) -> bool {
+    daemon.speaks_for(rustix::process::geteuid().as_raw())
+}
+
 /// The path without links; `None` if it does not exist or its file system does not answer.
 async fn resolve_within_limit(wanted: &str) -> Option<PathBuf> {
     let path = PathBuf::from(wanted);
@@ -71,30 +145,32 @@ async fn resolve_within_limit(wanted: &str) -> Option<PathBuf> {
     tokio::time::timeout(RESOLVE_MAX, resolved).await.ok()?.ok()?
 }
 
-/// One message for each mount in the mount table without a daemon that answers.
-fn silent_mounts(answering: &[(DaemonClient, Status)], table: &[Mount], users: SocketUsers) -> Vec<String> {
-    let uid = rustix::process::getuid().as_raw();
-    let sees_all = uid == 0 && users != SocketUsers::Own;
+/// The mounts of the table without a daemon that answers.
+fn without_answer<'t>(answering: &[(DaemonClient, Status)], table: &'t [Mount]) -> Vec<&'t Mount> {
     let answers = |mount: &Mount| {
         answering.iter().any(|(_, status)| Path::new(&status.mountpoint) == mount.path.as_path())
     };
     let answering_devices: Vec<_> =
         table.iter().filter(|mount| answers(mount)).map(|mount| &mount.device).collect();
-    let silent = table.iter().filter(|mount| {
-        // One mount may have several paths (`mount --bind`). Mounts of other users are left out, except those
-        // of root: they serve all users.
-        !answering_devices.contains(&&mount.device)
-            && mount.owner.is_none_or(|owner| sees_all || owner == uid || owner == 0)
-    });
-    silent
-        .map(|mount| {
-            let path = format::printable(&mount.path.to_string_lossy());
-            format!(
-                "the mount at {path} does not answer: it belongs to another user (try sudo), or its daemon \
-                 has died (pdsfs mount mounts it again)"
-            )
-        })
-        .collect()
+    // One mount may have several paths (`mount --bind`).
+    table.iter().filter(|mount| !answering_devices.contains(&&mount.device)).collect()
+}
+
+/// One message for each mount in the mount table without a daemon that answers.
+fn silent_mounts(answering: &[(DaemonClient, Status)], table: &[Mount], users: SocketUsers) -> Vec<String> {
+    let uid = rustix::process::getuid().as_raw();
+    let sees_all = uid == 0 && users != SocketUsers::Own;
+    // Mounts of other users are left out, except those of root: they serve all users.
+    let is_seen = |mount: &&Mount| mount.owner.is_none_or(|owner| sees_all || owner == uid || owner == 0);
+    without_answer(answering, table).into_iter().filter(is_seen).map(silence_message).collect()
+}
+
+fn silence_message(mount: &Mount) -> String {
+    let path = format::printable(&mount.path.to_string_lossy());
+    format!(
+        "the mount at {path} does not answer: it belongs to another user (try sudo), or its daemon has died (pdsfs \
+         mount mounts it again)"
+    )
 }
 
 /// Whether the user of the daemon may speak for the mount: this user and root for every mount, others for the
@@ -109,25 +185,62 @@ fn is_authoritative(daemon: &DaemonClient, status: &Status, table: &[Mount]) -> 
     is_trusted
 }
 
-/// `path` is `wanted` resolved to a path without links, if it is one.
-fn matches_mount(status: &Status, wanted: &str, path: Option<&Path>) -> bool {
-    if status.name.as_deref() == Some(wanted) || status.mountpoint == wanted {
-        return true;
-    }
-    path.is_some_and(|path| path.starts_with(&status.mountpoint))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn mount(id: u64, path: &str, source: &str, owner: u32) -> Mount {
+        let device = format!("0:{id}");
+        let (path, source) = (PathBuf::from(path), source.to_owned());
+        let (fs_type, options) = (mountinfo::FS_TYPE.to_owned(), String::new());
+        Mount { id, device, path, fs_type, source, options, owner: Some(owner) }
+    }
+
+    fn status(mountpoint: &str) -> (DaemonClient, Status) {
+        let status = Status { mountpoint: mountpoint.into(), ..Status::default() };
+        (DaemonClient::at(PathBuf::new()), status)
+    }
+
     #[test]
-    fn mount_matches_name_mountpoint_or_path_inside() {
-        let status = Status { name: Some("work".into()), mountpoint: "/mnt/a".into(), ..Status::default() };
-        assert!(matches_mount(&status, "work", None));
-        assert!(matches_mount(&status, "/mnt/a", None));
-        assert!(matches_mount(&status, "a/b", Some(Path::new("/mnt/a/b"))));
-        assert!(!matches_mount(&status, "ab", Some(Path::new("/mnt/ab"))));
-        assert!(!matches_mount(&status, "other", None));
+    fn path_selects_the_innermost_mount() {
+        let table = [mount(1, "/mnt", "pds:1", 7), mount(2, "/mnt/a", "work:/", 0)];
+        let (outer, inner) = (status("/mnt"), status("/mnt/a"));
+        let selects = |path: &str, (daemon, status): &(DaemonClient, Status)| {
+            WantedMount::Path(path.into()).is(daemon, status, &table)
+        };
+        assert!(selects("/mnt/a", &inner) && selects("/mnt/a/b", &inner) && selects("/mnt/ab", &outer));
+        assert!(!selects("/mnt/a/b", &outer) && !selects("/mnt/ab", &inner) && !selects("/", &outer));
+        let gone = status("/unmounted");
+        assert!(selects("/unmounted/x", &gone) && !selects("/unmounted2", &gone));
+        assert!(!WantedMount::Nothing.is(&outer.0, &outer.1, &table));
+    }
+
+    #[test]
+    fn name_of_an_unknown_user_selects_nothing() {
+        let (daemon, mut status) = status("/mnt/a");
+        status.name = Some("work".into());
+        assert!(!WantedMount::Name("work").is(&daemon, &status, &[]));
+    }
+
+    #[test]
+    fn selected_mount_without_answer_is_reported() {
+        let uid = rustix::process::getuid().as_raw();
+        let table = [mount(1, "/mnt", "pds:1", 7), mount(2, "/mnt/a", "work:/", uid)];
+        let reported = |wanted: &WantedMount<'_>, answering| wanted.unanswered(answering, &table).len();
+        let (outer, inner) = ([status("/mnt")], [status("/mnt/a")]);
+        for wanted in [WantedMount::Path("/mnt/a/b".into()), WantedMount::Name("work")] {
+            assert_eq!((reported(&wanted, &outer[..]), reported(&wanted, &inner[..])), (1, 0), "{wanted:?}");
+        }
+        assert_eq!(reported(&WantedMount::Name("other"), &[]), 0);
+    }
+
+    #[tokio::test]
+    async fn argument_with_a_slash_is_no_name() {
+        let table = [mount(1, "/mnt/a", "work:/", rustix::process::getuid().as_raw())];
+        let found = async |wanted: &'static str| WantedMount::find(wanted, &[], &table).await;
+        assert!(matches!(found("work").await, WantedMount::Name("work")));
+        assert!(matches!(found("/mnt/a").await, WantedMount::Path(_)));
+        assert!(matches!(found("/nonexistent/x").await, WantedMount::Path(_)));
+        assert!(matches!(found("nonexistent").await, WantedMount::Nothing));
     }
 }

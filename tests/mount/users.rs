@@ -351,12 +351,29 @@ fn other_user_cannot_answer_for_root_mount() {
     drop(busy);
     claim.pending.files = 0;
     let _idle = FakeDaemon::new("idle", &claim);
+    // The other user speaks for a mount of theirs, and gives it the path and the name of root's.
+    assert_eq!(mount_obstacle(), None);
+    let user = OrdinaryUser::new();
+    let own = Mount::start_by(user.command(&user.binary), &rig.endpoint(), &[], OrdinaryUser::directory());
+    let claim = |name: &str| Status {
+        mountpoint: own.path().to_str().unwrap().to_owned(),
+        name: Some(name.to_owned()),
+        ..Status::default()
+    };
+    let _named = [FakeDaemon::new("path", &claim(&path)), FakeDaemon::new("name", &claim("photos"))];
     let dead = mount.kill();
     for command in ["wait", "status", "log"] {
+        for wanted in [path.as_str(), "photos"] {
+            let output = as_root(&[command, wanted]);
+            assert_eq!(output.status.code(), Some(1), "{command} {wanted}: {output:?}");
+        }
         let output = as_root(&[command, &path]);
-        assert_eq!(output.status.code(), Some(1), "{command}: {output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("does not answer"), "{command}: {output:?}");
     }
+    let output = as_root(&["status", "--json", own.path().to_str().unwrap()]);
+    assert!(output.status.success(), "{output:?}");
     drop(dead);
+    own.stop();
 }
 
 /// In a mount namespace without the mounts and sockets of the other tests.
