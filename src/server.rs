@@ -62,6 +62,7 @@ mod faults;
 pub mod fuzz_targets;
 mod http;
 mod oss;
+mod password_gate;
 mod reply;
 mod service_app;
 mod sign;
@@ -88,9 +89,13 @@ pub use crate::ids::{DriveId, FileId, RevisionId, Secret, Sha1Hash, UploadId};
 
 use self::app::App;
 use self::http::RunState;
+use self::password_gate::PasswordGate;
 
 /// How long a shutdown waits for running requests.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Guesses of share passwords that wait for another one.
+const SHARE_GUESSES_WAITING_MAX: usize = 16;
 
 /// Interval between two searches for expired uploads.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
@@ -130,7 +135,8 @@ impl Server {
             catalog: opened.catalog,
             store: opened.store,
             signer: sign::Signer::new(key),
-            wrong_passwords: tokio::sync::Mutex::default(),
+            login_guesses: PasswordGate::new(0),
+            share_guesses: PasswordGate::new(SHARE_GUESSES_WAITING_MAX),
             faults: FaultInjector::new(config.faults.clone()),
             clock,
             counters: stats::Counters::default(),

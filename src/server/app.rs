@@ -8,6 +8,7 @@ use super::clock::Clock;
 use super::config::ServerConfig;
 use super::errors::ServiceError;
 use super::faults::FaultInjector;
+use super::password_gate::PasswordGate;
 use super::sign::Signer;
 use super::stats::{Counters, OpenUpload, Stats};
 
@@ -23,8 +24,8 @@ pub(super) struct App {
     pub(super) catalog: Catalog,
     pub(super) store: BlobStore,
     pub(super) signer: Signer,
-    /// Held while a wrong password is answered.
-    pub(super) wrong_passwords: tokio::sync::Mutex<()>,
+    pub(super) login_guesses: PasswordGate,
+    pub(super) share_guesses: PasswordGate,
     pub(super) faults: FaultInjector,
     pub(super) clock: Clock,
     pub(super) counters: Counters,

@@ -1,7 +1,5 @@
 //! Share links: the calls of their creator, and the two calls that need no token.
 
-use std::time::Duration;
-
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -13,6 +11,7 @@ use crate::server::call::ApiCall;
 use crate::server::catalog::{Share, ShareSettings, ShareStatus, ShareUse};
 use crate::server::clock::{random_hex, rfc3339, timestamp_ms};
 use crate::server::errors::ServiceError;
+use crate::server::password_gate::Guess;
 use crate::server::reply::ApiResponse;
 
 /// Bound on the objects of a share.
@@ -21,8 +20,6 @@ const NAME_CHARS_MAX: usize = 128;
 const PASSWORD_BYTES_MAX: usize = 64;
 /// Longest and default lifetime of a share token.
 const TOKEN_TTL_MAX_S: u32 = 7200;
-/// How long a wrong password is answered, one at a time.
-const WRONG_PASSWORD_PAUSE: Duration = Duration::from_secs(1);
 
 /// Members that the creator does not set at the creation.
 const COUNTERS: [&str; 7] = [
@@ -335,10 +332,24 @@ pub(super) async fn get_token(call: &ApiCall, request: ShareParams) -> Result<Ap
         Ok::<_, ServiceError>(share.settings.share_pwd.clone())
     })?;
     let given = request.settings.get("share_pwd").and_then(Value::as_str).unwrap_or("");
-    if !password.is_empty() && !app.signer.constant_time_eq(given, &password) {
-        let _turn = app.wrong_passwords.lock().await;
-        tokio::time::sleep(WRONG_PASSWORD_PAUSE).await;
-        return Err(ServiceError::new(403, "InvalidResource.SharePwd", "The share_pwd is not valid."));
+    if !password.is_empty() {
+        match app.share_guesses.check(|| app.signer.constant_time_eq(given, &password)).await {
+            Guess::Right => {}
+            Guess::Wrong => {
+                return Err(ServiceError::new(
+                    403,
+                    "InvalidResource.SharePwd",
+                    "The share_pwd is not valid.",
+                ));
+            }
+            Guess::Busy => {
+                return Err(ServiceError::new(
+                    429,
+                    "TooManyRequests",
+                    "Too many passwords are being checked.",
+                ));
+            }
+        }
     }
     app.catalog.change(|state| state.use_share(&id, ShareUse::Access)).await?;
     let expires_ms = app.clock.now_ms() + i64::from(ttl_s) * 1000;

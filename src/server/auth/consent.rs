@@ -23,14 +23,12 @@ use crate::server::catalog::records::Token;
 use crate::server::clock::random_hex;
 use crate::server::config::Logins;
 use crate::server::errors::ServiceError;
+use crate::server::password_gate::Guess;
 use crate::server::reply::{ReplyBody, response};
 use crate::server::sign::Signer;
 
 /// Lifetime of an authorization code.
 const CODE_TTL: Duration = Duration::from_secs(600);
-
-/// Pause before the answer to a wrong password.
-const WRONG_PASSWORD_PAUSE: Duration = Duration::from_secs(1);
 /// How long the form of a page can be submitted.
 const PAGE_TTL: Duration = Duration::from_secs(3600);
 /// Longest form field.
@@ -240,16 +238,16 @@ async fn submit_form(call: &ApiCall, fields: &Fields) -> HttpResult {
             &[("error", "access_denied"), ("error_description", "The owner denied access.")],
         );
     }
-    if let Some(password) = &app.config.logins.password
-        && !app.signer.constant_time_eq(get(fields, "password"), password.expose())
-    {
-        // One wrong password at a time, so more connections allow no more guesses.
-        let Ok(_turn) = app.wrong_passwords.try_lock() else {
-            return complaint_page(429, "Too many logins at once. Try again.");
-        };
-        tracing::warn!("a login with a wrong password");
-        tokio::time::sleep(WRONG_PASSWORD_PAUSE).await;
-        return show_form(call, fields, Some("Wrong password."));
+    if let Some(password) = &app.config.logins.password {
+        let is_right = || app.signer.constant_time_eq(get(fields, "password"), password.expose());
+        match app.login_guesses.check(is_right).await {
+            Guess::Right => {}
+            Guess::Busy => return complaint_page(429, "Too many logins at once. Try again."),
+            Guess::Wrong => {
+                tracing::warn!("a login with a wrong password");
+                return show_form(call, fields, Some("Wrong password."));
+            }
+        }
     }
     match new_code(app, &request).await {
         Ok(code) => redirect_back(request, &[("code", &code)]),
