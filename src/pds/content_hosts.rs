@@ -3,18 +3,21 @@
 //! The service chooses the URLs of content. A hostile or mistaken one could name a host that only this machine can
 //! reach, such as the metadata service of a cloud, and have its answers uploaded. So content goes to public
 //! addresses, or to addresses of the same class as the endpoint's own; an endpoint on this machine may be a way into a
-//! private network. The setting `content_hosts` lists exceptions. The addresses of a name are checked when a
-//! connection or a probe is made. Names of proxies are exempt, because the user has chosen them; they must not be the
-//! host of content themselves.
+//! private network. An address counts as the endpoint's own if the endpoint has answered from it: its DNS could list
+//! any address. The setting `content_hosts` lists exceptions. The addresses of a name are checked when a connection or
+//! a probe is made. A proxy looks names up itself, so behind a proxy a name is also looked up here, before the
+//! request. Names of proxies are exempt, because the user has chosen them; they must not be the host of content
+//! themselves.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
 use hyper_util::client::proxy::matcher::Matcher;
+use parking_lot::Mutex;
 use tokio::net::lookup_host;
-use tokio::sync::Mutex;
 use url::{Host, Url};
 
 use crate::auth::endpoint;
@@ -24,14 +27,18 @@ use crate::config::HostPatterns;
 const METADATA: [Ipv4Addr; 2] = [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(168, 63, 129, 16)];
 /// That of AWS, `fd00:ec2::254`.
 const METADATA_AWS: [u16; 8] = [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254];
-/// Longest lookup of the endpoint's name.
-const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the addresses of the endpoint count as known.
-const OWN_ADDRESSES_TTL: Duration = Duration::from_secs(60);
+/// Longest lookup of a name whose connections are made by a proxy.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long its result is used.
+const LOOKUP_TTL: Duration = Duration::from_secs(60);
+/// Results that are stored.
+const LOOKUPS_MAX: usize = 64;
+/// Longest host in a message; names have at most 253 characters.
+const HOST_CHARS_SHOWN: usize = 253;
 
 /// The reach of an address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum AddressClass {
+pub(super) enum AddressClass {
     Public,
     /// RFC 1918, RFC 6598 and unique local addresses.
     Private,
@@ -95,29 +102,77 @@ impl fmt::Display for AddressClass {
 #[derive(Debug)]
 pub(super) struct ContentHosts {
     endpoint: Url,
-    /// Names of proxies of the environment.
+    /// The proxies of the environment; `None` if content bypasses them.
+    matcher: Option<Matcher>,
+    /// Their names.
     proxies: Vec<String>,
     exceptions: HostPatterns,
-    own: OwnAddresses,
+    /// Classes beyond the public one from which the endpoint has answered. A leaf lock.
+    own: Mutex<Vec<AddressClass>>,
+    /// Names of content that go through a proxy, with their addresses. A leaf lock.
+    proxied: Mutex<BTreeMap<String, (Instant, Vec<SocketAddr>)>>,
 }
 
 /// Why a host is no host of content.
 #[derive(Debug)]
 pub(super) enum HostError {
-    /// The reason.
-    Refused(String),
-    /// The addresses of the host, or of the endpoint, are unknown.
+    Refused {
+        /// Empty if the URL has none.
+        host: String,
+        reason: Refusal,
+    },
+    /// The addresses of the host are unknown.
     Lookup(io::Error),
+}
+
+/// What is wrong with a URL for content.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Refusal {
+    NoUrl,
+    NoHost,
+    OtherScheme,
+    PlainHttp,
+    HasUser,
+    Address(AddressClass),
+    Proxy,
+}
+
+impl Refusal {
+    fn why(self) -> String {
+        let why = match self {
+            Self::NoUrl => "it is no valid URL",
+            Self::NoHost => "its URL has no host",
+            Self::OtherScheme | Self::PlainHttp => "its URL is not https",
+            Self::HasUser => "its URL contains a user or password",
+            Self::Address(class) => return format!("its host is {class}"),
+            Self::Proxy => "its host is a proxy",
+        };
+        why.to_owned()
+    }
+
+    fn remedy(self, host: &str) -> String {
+        match self {
+            Self::PlainHttp => format!("if it is right, list http://{host} in content_hosts"),
+            Self::Address(AddressClass::Private | AddressClass::Loopback) => {
+                "if it is right, list it in content_hosts".to_owned()
+            }
+            Self::Address(_) => "check the endpoint; content_hosts cannot allow it".to_owned(),
+            Self::Proxy => "check the endpoint and the proxy variables".to_owned(),
+            Self::NoUrl | Self::NoHost | Self::OtherScheme | Self::HasUser => "check the endpoint".to_owned(),
+        }
+    }
 }
 
 impl fmt::Display for HostError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Refused(why) => write!(
-                f,
-                "the service returned a URL for content that is not allowed: {why}; check the endpoint, or allow the \
-                 host with content_hosts"
-            ),
+            Self::Refused { host, reason } => {
+                f.write_str("the service returned a URL for content that is not allowed")?;
+                if !host.is_empty() {
+                    write!(f, " (host {host})")?;
+                }
+                write!(f, ": {}; {}", reason.why(), reason.remedy(host))
+            }
             Self::Lookup(e) => write!(f, "cannot look up a host: {e}"),
         }
     }
@@ -133,37 +188,82 @@ impl From<io::Error> for HostError {
 
 impl ContentHosts {
     pub(super) fn new(endpoint: &Url, exceptions: HostPatterns) -> Arc<Self> {
-        let matcher = Matcher::from_system();
-        let probes = ["https://x.invalid/", "http://x.invalid/"];
+        let matcher = (!endpoint::is_loopback(endpoint)).then(Matcher::from_system);
+        Self::with_proxies(endpoint, exceptions, matcher)
+    }
+
+    fn with_proxies(endpoint: &Url, exceptions: HostPatterns, matcher: Option<Matcher>) -> Arc<Self> {
+        let probes = ["https://x.invalid/", "http://x.invalid/"].map(hyper::Uri::from_static);
         let intercepted =
-            probes.iter().filter_map(|probe| matcher.intercept(&hyper::Uri::from_static(probe)));
+            matcher.iter().flat_map(|matcher| probes.iter().filter_map(move |p| matcher.intercept(p)));
         let proxies = intercepted.filter_map(|proxy| Some(proxy.uri().host()?.to_owned())).collect();
-        Arc::new(Self { endpoint: endpoint.clone(), proxies, exceptions, own: OwnAddresses::default() })
+        let configured = match endpoint.host() {
+            Some(Host::Ipv4(ip)) => Some(AddressClass::of(IpAddr::V4(ip))),
+            Some(Host::Ipv6(ip)) => Some(AddressClass::of(IpAddr::V6(ip))),
+            _ => endpoint::is_loopback(endpoint).then_some(AddressClass::Loopback),
+        };
+        let hosts = Self {
+            endpoint: endpoint.clone(),
+            matcher,
+            proxies,
+            exceptions,
+            own: Mutex::default(),
+            proxied: Mutex::default(),
+        };
+        if let Some(class) = configured {
+            hosts.add_own(class);
+        }
+        Arc::new(hosts)
+    }
+
+    /// Only these two: content on an address of the link, or of no host, is never meant.
+    fn add_own(&self, class: AddressClass) {
+        let mut own = self.own.lock();
+        if matches!(class, AddressClass::Private | AddressClass::Loopback) && !own.contains(&class) {
+            own.push(class);
+        }
+    }
+
+    /// Records that `peer` has answered a request for `url`. Its certificate was checked.
+    pub(super) fn note_peer(&self, url: &Url, peer: SocketAddr) {
+        if url.origin() == self.endpoint.origin() && !self.is_proxied(url) {
+            self.add_own(AddressClass::of(peer.ip()));
+        }
+    }
+
+    fn is_proxied(&self, url: &Url) -> bool {
+        let uri = url.as_str().parse::<hyper::Uri>().ok();
+        self.matcher.as_ref().zip(uri).is_some_and(|(matcher, uri)| matcher.intercept(&uri).is_some())
     }
 
     /// Parses the URL of content, and refuses one that content must not go to. The addresses of a name are checked
-    /// by [`Self::resolve`].
+    /// by [`Self::resolve`], or here if the request goes through a proxy.
     pub(super) async fn parse(&self, url: &str) -> Result<Url, HostError> {
-        let url = Url::parse(url).map_err(|_| refused("it is no valid URL"))?;
+        let url = Url::parse(url).map_err(|_| refused("", Refusal::NoUrl))?;
         let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
         let may_be_plain = endpoint::is_loopback(&self.endpoint) || self.exceptions.allows_plain(host);
-        if url.scheme() != "https" && !(url.scheme() == "http" && may_be_plain) {
-            return Err(refused("its URL is not https"));
+        match url.scheme() {
+            "https" => {}
+            "http" if may_be_plain => {}
+            "http" => return Err(refused(host, Refusal::PlainHttp)),
+            _ => return Err(refused(host, Refusal::OtherScheme)),
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(refused("its URL contains a user or password"));
-        }
-        let literal = match url.host() {
-            Some(Host::Ipv4(ip)) => Some(IpAddr::V4(ip)),
-            Some(Host::Ipv6(ip)) => Some(IpAddr::V6(ip)),
-            Some(Host::Domain(_)) => None,
-            None => return Err(refused("its URL has no host")),
-        };
-        if let Some(ip) = literal {
-            self.keep_allowed(host, vec![SocketAddr::new(ip, 0)]).await?;
+            return Err(refused(host, Refusal::HasUser));
         }
         if self.is_proxy(host) {
-            return Err(refused("its host is a proxy"));
+            return Err(refused(host, Refusal::Proxy));
+        }
+        match url.host() {
+            Some(Host::Ipv4(ip)) => self.check_address(host, IpAddr::V4(ip))?,
+            Some(Host::Ipv6(ip)) => self.check_address(host, IpAddr::V6(ip))?,
+            Some(Host::Domain(_)) if self.is_proxied(&url) => {
+                for address in self.proxied_addresses(host).await {
+                    self.check_address(host, address.ip())?;
+                }
+            }
+            Some(Host::Domain(_)) => {}
+            None => return Err(refused(host, Refusal::NoHost)),
         }
         Ok(url)
     }
@@ -175,61 +275,58 @@ impl ContentHosts {
     /// The addresses of a name that connections for content may use. Refuses a name without one.
     pub(super) async fn resolve(&self, name: &str, port: u16) -> Result<Vec<SocketAddr>, HostError> {
         let all: Vec<_> = lookup_host((name, port)).await?.collect();
-        if self.is_proxy(name) { Ok(all) } else { self.keep_allowed(name, all).await }
-    }
-
-    async fn keep_allowed(&self, host: &str, all: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, HostError> {
-        let mut allowed = vec![AddressClass::Public];
-        let is_allowed =
-            |allowed: &[AddressClass], at: &SocketAddr| allowed.contains(&AddressClass::of(at.ip()));
-        if self.exceptions.matches(host) {
-            allowed.extend([AddressClass::Private, AddressClass::Loopback]);
+        if self.is_proxy(name) {
+            return Ok(all);
         }
-        if !all.iter().all(|at| is_allowed(&allowed, at)) {
-            allowed.extend(self.own.classes(Instant::now(), || self.look_up_endpoint()).await?);
-            if allowed.contains(&AddressClass::Loopback) {
-                allowed.push(AddressClass::Private);
-            }
-        }
-        let first = all.first().map(|at| AddressClass::of(at.ip()));
-        let kept: Vec<_> = all.into_iter().filter(|at| is_allowed(&allowed, at)).collect();
+        let first = all.first().map(SocketAddr::ip);
+        let kept: Vec<_> = all.into_iter().filter(|at| self.allows(name, at.ip())).collect();
         match first {
-            Some(class) if kept.is_empty() => Err(refused(&format!("its host is {class}"))),
+            Some(ip) if kept.is_empty() => Err(refused(name, Refusal::Address(AddressClass::of(ip)))),
             _ => Ok(kept),
         }
     }
 
-    async fn look_up_endpoint(&self) -> io::Result<Vec<IpAddr>> {
-        let host = self.endpoint.host_str().unwrap_or_default().trim_matches(['[', ']']);
-        let found = tokio::time::timeout(LOOKUP_TIMEOUT, lookup_host((host, 0))).await??;
-        Ok(found.map(|address| address.ip()).collect())
-    }
-}
-
-/// The classes of the endpoint's own addresses, for [`OWN_ADDRESSES_TTL`]. Held while they are looked up, so that
-/// there is one lookup at a time.
-#[derive(Debug, Default)]
-struct OwnAddresses(Mutex<Option<(Instant, Vec<AddressClass>)>>);
-
-impl OwnAddresses {
-    async fn classes<L>(&self, now: Instant, look_up: impl FnOnce() -> L) -> io::Result<Vec<AddressClass>>
-    where
-        L: Future<Output = io::Result<Vec<IpAddr>>>,
-    {
-        let mut known = self.0.lock().await;
-        if let Some((at, classes)) = &*known
-            && now.saturating_duration_since(*at) < OWN_ADDRESSES_TTL
+    /// The addresses that this machine finds for a name; none if it finds none, as behind some proxies.
+    async fn proxied_addresses(&self, name: &str) -> Vec<SocketAddr> {
+        let now = Instant::now();
+        if let Some((at, addresses)) = self.proxied.lock().get(name)
+            && now.saturating_duration_since(*at) < LOOKUP_TTL
         {
-            return Ok(classes.clone());
+            return addresses.clone();
         }
-        let classes: Vec<_> = look_up().await?.into_iter().map(AddressClass::of).collect();
-        *known = Some((now, classes.clone()));
-        Ok(classes)
+        let found = tokio::time::timeout(LOOKUP_TIMEOUT, lookup_host((name, 0))).await;
+        let found: Vec<_> = found.ok().and_then(Result::ok).map(Iterator::collect).unwrap_or_default();
+        let mut proxied = self.proxied.lock();
+        if proxied.len() >= LOOKUPS_MAX {
+            proxied.clear();
+        }
+        proxied.insert(name.to_owned(), (Instant::now(), found.clone()));
+        found
+    }
+
+    fn check_address(&self, host: &str, ip: IpAddr) -> Result<(), HostError> {
+        if self.allows(host, ip) {
+            return Ok(());
+        }
+        Err(refused(host, Refusal::Address(AddressClass::of(ip))))
+    }
+
+    fn allows(&self, host: &str, ip: IpAddr) -> bool {
+        let own = |class| self.own.lock().contains(&class);
+        match AddressClass::of(ip) {
+            AddressClass::Public => true,
+            AddressClass::Private | AddressClass::Loopback if self.exceptions.matches(host) => true,
+            AddressClass::Private => own(AddressClass::Private) || own(AddressClass::Loopback),
+            AddressClass::Loopback => own(AddressClass::Loopback),
+            AddressClass::LinkLocal | AddressClass::NoHost => false,
+        }
     }
 }
 
-fn refused(why: &str) -> HostError {
-    HostError::Refused(why.to_owned())
+/// The parser of URLs has encoded control characters of the host.
+fn refused(host: &str, reason: Refusal) -> HostError {
+    let host = host.chars().take(HOST_CHARS_SHOWN).collect();
+    HostError::Refused { host, reason }
 }
 
 #[cfg(test)]
@@ -326,31 +423,74 @@ mod tests {
     #[tokio::test]
     async fn names_are_checked_after_their_lookup() {
         let error = hosts("https://203.0.113.1", "off").resolve("localhost", 0).await.unwrap_err();
-        assert!(matches!(&error, HostError::Refused(why) if why.contains("this machine")), "{error}");
-        let unknown = hosts("https://endpoint.invalid", "off").resolve("localhost", 0).await.unwrap_err();
+        assert!(
+            matches!(&error, HostError::Refused { .. }) && error.to_string().contains("this machine"),
+            "{error}"
+        );
+        let unknown = hosts("https://203.0.113.1", "off").resolve("unknown.invalid", 0).await.unwrap_err();
         assert!(matches!(unknown, HostError::Lookup(_)), "{unknown}");
         let near = hosts("http://127.0.0.1:9", "off").resolve("localhost", 0).await.unwrap();
         assert!(near.iter().all(|address| address.ip().is_loopback()));
     }
 
     #[tokio::test]
-    async fn endpoint_is_looked_up_once_a_minute() {
-        let (own, lookups, start) = (OwnAddresses::default(), std::cell::Cell::new(0), Instant::now());
-        let ask = async |now| {
-            let look_up = || async {
-                lookups.set(lookups.get() + 1);
-                if lookups.get() == 1 {
-                    Err(io::ErrorKind::TimedOut.into())
-                } else {
-                    Ok(vec![[10, 0, 0, 1].into()])
-                }
-            };
-            own.classes(now, look_up).await
+    async fn peer_of_the_endpoint_allows_its_class() {
+        let endpoint: Url = "https://drive.example".parse().unwrap();
+        let content = "https://10.0.0.2/x";
+        let peer = |ip: &str| SocketAddr::new(ip.parse().unwrap(), 443);
+        for (url, ip, content, is_allowed) in [
+            ("https://drive.example/v2/x", "10.0.0.1", content, true),
+            ("https://drive.example/v2/x", "127.0.0.1", content, true),
+            ("https://drive.example/v2/x", "127.0.0.1", "https://127.0.0.2/x", true),
+            ("https://drive.example/v2/x", "10.0.0.1", "https://127.0.0.2/x", false),
+            ("https://drive.example/v2/x", "8.8.8.8", content, false),
+            ("https://drive.example/v2/x", "169.254.0.1", "https://169.254.169.254/x", false),
+            ("https://drive.example/v2/x", "0.0.0.0", "https://0.0.0.0/x", false),
+            ("https://drive.example:8443/v2/x", "10.0.0.1", content, false),
+            ("https://login.example/v2/x", "10.0.0.1", content, false),
+        ] {
+            let hosts = hosts(endpoint.as_str(), "off");
+            let before = hosts.parse(content).await;
+            assert!(matches!(before, Err(HostError::Refused { .. })), "{content}: {before:?}");
+            hosts.note_peer(&url.parse().unwrap(), peer(ip));
+            assert_eq!(hosts.parse(content).await.is_ok(), is_allowed, "{content} from {url} at {ip}");
+        }
+    }
+
+    #[tokio::test]
+    async fn names_are_checked_behind_a_proxy_too() {
+        let endpoint: Url = "https://drive.example".parse().unwrap();
+        let matcher = || Matcher::builder().all("http://p.example:3128").no("near.example").build();
+        let hosts = |list: &str| {
+            ContentHosts::with_proxies(&endpoint, HostPatterns::parse(list).unwrap(), Some(matcher()))
         };
-        assert!(ask(start).await.is_err());
-        for (after, expected) in [(0, 2), (59, 2), (60, 3)] {
-            let seen = ask(start + Duration::from_secs(after)).await.unwrap();
-            assert_eq!((seen, lookups.get()), (vec![AddressClass::Private], expected), "after {after} s");
+        let error = hosts("off").parse("https://localhost/x").await.unwrap_err();
+        assert!(error.to_string().contains("this machine"), "{error}");
+        hosts("localhost").parse("https://localhost/x").await.unwrap();
+        // The proxy may know a name that this machine does not.
+        hosts("off").parse("https://unknown.invalid/x").await.unwrap();
+        // The peer is the proxy.
+        let hosts = hosts("off");
+        hosts.note_peer(&endpoint, SocketAddr::from(([10, 0, 0, 1], 3128)));
+        assert!(hosts.parse("https://10.0.0.2/x").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn refusals_name_the_host_and_a_remedy() {
+        let far = "https://203.0.113.1";
+        for (url, host, remedy) in [
+            ("https://10.0.0.2/x", "10.0.0.2", "list it in content_hosts"),
+            ("http://store.example/x", "store.example", "list http://store.example in content_hosts"),
+            ("https://169.254.169.254/x", "169.254.169.254", "content_hosts cannot allow it"),
+            ("https://0.0.0.0/x", "0.0.0.0", "content_hosts cannot allow it"),
+            ("https://u:p@8.8.8.8/x", "8.8.8.8", "check the endpoint"),
+            ("gopher://store.example\u{7}/x", "store.example", "check the endpoint"),
+            ("nonsense", "", "check the endpoint"),
+        ] {
+            let error = outcome(far, "off", url).await.unwrap_err();
+            assert!(error.contains(host) && error.contains(remedy), "{url}: {error}");
+            assert!(!error.contains(char::is_control) && !error.contains("u:p"), "{error:?}");
+            assert_eq!(remedy.contains("list "), error.contains("list "), "{error}");
         }
     }
 }

@@ -256,6 +256,9 @@ impl Transport {
         match request.send().await {
             Ok(response) => {
                 self.connectivity.note_answer(to);
+                if let (None, Some(peer)) = (to.content, response.remote_addr()) {
+                    self.hosts.note_peer(to.url, peer);
+                }
                 Ok(response)
             }
             Err(e) => {

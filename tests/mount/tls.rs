@@ -56,6 +56,28 @@ fn https_drive_is_written_and_read() {
     assert_eq!(mount.stop(), 0);
 }
 
+/// In a mount namespace with another `/etc/hosts`. The service has answered from this machine, so content may be here.
+#[test]
+fn named_endpoint_on_this_machine_has_local_content() {
+    let authority = Authority::new("own");
+    let (_rig, endpoint) = https(authority.serve("drive.test", FAR));
+    let (dir, mountpoint) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let hosts = dir.path().join("hosts");
+    fs::write(&hosts, "127.0.0.1 drive.test\n").unwrap();
+    let script = "mount --bind \"$4\" /etc/hosts || exit 10
+        for act in 'echo hello >\"$3/f\"' 'cat \"$3/f\"'; do
+        \"$0\" mount --background --endpoint \"$1\" --drive-id 1 --ca-file \"$2\" \"$3\" || exit 11
+        eval \"$act\" || failed=12
+        \"$0\" umount --drain \"$3\" || exit 13
+        done; exit $failed";
+    let mut inner = Command::new("unshare");
+    inner.args(["--mount", "--propagation", "private", "sh", "-c", script, env!("CARGO_BIN_EXE_pdsfs")]);
+    inner.arg(endpoint.replace(HOST, "drive.test")).arg(authority.file()).arg(mountpoint.path()).arg(&hosts);
+    let output = inner.env("PDSFS_TOKEN", TOKEN).stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "this test needs root: {output:?}");
+    assert!(output.stdout.ends_with(b"hello\n"), "{output:?}");
+}
+
 #[test]
 fn refused_certificates_are_explained() {
     let (authority, stranger) = (Authority::new("own"), Authority::new("stranger"));

@@ -25,7 +25,7 @@ impl Resolve for ContentResolver {
 pub(super) fn refused_host(error: &reqwest::Error) -> Option<RequestFailure> {
     let mut cause = std::error::Error::source(error);
     while let Some(e) = cause {
-        if let Some(refused @ HostError::Refused(_)) = e.downcast_ref() {
+        if let Some(refused @ HostError::Refused { .. }) = e.downcast_ref() {
             return Some(protocol_error(refused.to_string()));
         }
         cause = e.source();
@@ -35,7 +35,7 @@ pub(super) fn refused_host(error: &reqwest::Error) -> Option<RequestFailure> {
 
 pub(super) fn host_failure(error: HostError) -> RequestFailure {
     match error {
-        HostError::Refused(_) => protocol_error(error.to_string()),
+        HostError::Refused { .. } => protocol_error(error.to_string()),
         HostError::Lookup(_) => {
             let error = Error::from_source(ErrorKind::Unreachable, error);
             RequestFailure { error, delivery: Delivery::NotSent, ..protocol_error(String::new()) }
