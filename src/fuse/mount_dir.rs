@@ -20,6 +20,9 @@ use crate::error::{Error, ErrorKind, Result};
 /// File type and permissions of a mount root before the daemon has reported them.
 const ROOT_MODE: &str = "40000";
 
+/// Longest value of an option of `fsconfig(2)`.
+const SOURCE_BYTES_MAX: usize = 255;
+
 /// A checked directory. It stays the same one when its path leads elsewhere.
 #[derive(Debug)]
 pub struct MountDir {
@@ -69,6 +72,15 @@ fn replaced() -> Error {
     Error::new(ErrorKind::Stale, detail)
 }
 
+/// The source as far as the kernel takes it, whole characters.
+fn kernel_source(source: &str) -> &str {
+    let mut end = source.len().min(SOURCE_BYTES_MAX);
+    while !source.is_char_boundary(end) {
+        end -= 1;
+    }
+    &source[..end]
+}
+
 /// A mount that no path leads to yet. It ends when both descriptors are closed.
 #[derive(Debug)]
 pub struct DetachedMount {
@@ -89,7 +101,7 @@ fn detached_mount(device: &OwnedFd, source: &str, options: &MountOptions) -> io:
     let context = fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC)?;
     let ids = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
     let settings = [
-        ("source", source.to_owned()),
+        ("source", kernel_source(source).to_owned()),
         ("subtype", "pdsfs".to_owned()),
         ("fd", device.as_raw_fd().to_string()),
         ("rootmode", ROOT_MODE.to_owned()),

@@ -103,6 +103,21 @@ fn drive_mounts_by_name_and_by_folder() {
     assert!(output_text(&output).contains("no folder \"1999\""), "{}", output_text(&output));
 }
 
+/// The kernel takes at most 255 bytes for the source.
+#[test]
+fn long_folder_path_is_mounted() {
+    let rig = Rig::new();
+    let whole = rig.mount();
+    let folder = ["\u{e4}".repeat(100), "b".repeat(200)].join("/");
+    fs::create_dir_all(whole.at(&folder)).unwrap();
+    let home = Home::new(&rig, &format!("folder = \"/{folder}\""));
+    home.mount(&["photos"], &[]);
+    fs::write(home.mountpoint().join("f"), b"x").unwrap();
+    home.unmount();
+    assert_eq!(rig.client().read(&format!("{folder}/f")).unwrap(), b"x");
+    assert_eq!(whole.stop(), 0);
+}
+
 #[test]
 fn flag_overrides_variable_overrides_file() {
     let rig = Rig::new();
