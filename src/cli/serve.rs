@@ -101,10 +101,7 @@ impl ServeArgs {
         }
         let token = logins::secret(self.token_file.as_deref(), "--token-file", TOKEN_VARIABLE)?;
         let token = token.ok_or_else(|| {
-            Error::new(
-                ErrorKind::Invalid,
-                "no token: set PDSFS_TOKEN, or give a --token-file that is not empty",
-            )
+            Error::new(ErrorKind::Invalid, "no token: set PDSFS_TOKEN, or give --token-file")
         })?;
         let mut config = ServerConfig::new(self.data, token);
         config.verify = match self.verify {
@@ -116,7 +113,9 @@ impl ServeArgs {
         }
         config.public_url = self.public_url;
         config.drives = self.drives;
-        self.logins.apply(&mut config, !self.listen.ip().is_loopback())?;
+        // A proxy in front of the server makes it public.
+        let is_remote = !self.listen.ip().is_loopback() || config.public_url.is_some();
+        self.logins.apply(&mut config, is_remote)?;
         config.quota_bytes = self.quota;
         if let Some(ttl) = self.url_ttl {
             config.url_ttl_s = u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX);

@@ -318,6 +318,17 @@ fn consent_form_needs_its_browser_and_origin() {
     assert!(waiting.end().0);
 }
 
+/// The proxy of a public URL may run as the user of the server, and anyone can reach it.
+#[test]
+fn consent_behind_a_proxy_needs_a_password() {
+    let rig = Rig::with(|config| config.public_url = Some("https://drive.example".parse().unwrap()));
+    let (waiting, page) = rig.start_login(&["--port", "0"]);
+    let answer = visit(&page);
+    assert_eq!((answer.status, answer.text().contains("id=\"allow\"")), (403, false), "{}", answer.text());
+    assert!(answer.text().contains("PDSFS_SERVE_PASSWORD"), "{}", answer.text());
+    drop(waiting);
+}
+
 #[test]
 fn consent_without_password_is_for_one_user() {
     let rig = Rig::new();

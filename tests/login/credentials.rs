@@ -1,6 +1,8 @@
 //! Logins without a browser: service apps, access keys, tokens, and their errors.
 
+use std::ffi::OsStr;
 use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -274,10 +276,26 @@ fn server_secrets_are_no_arguments() {
     assert!(printed.contains("accessible to other users"), "{printed}");
     private_file(&file, "secret\n", 0o600);
     let printed = stderr(&rig.run(&serve, ""));
-    assert!(
-        printed.contains("set a password with PDSFS_SERVE_PASSWORD or --login-password-file"),
-        "{printed}"
-    );
+    let advice = "set a password with PDSFS_SERVE_PASSWORD or --login-password-file";
+    assert!(printed.contains(advice), "{printed}");
+    // An address that is in use, so that no server starts.
+    let listen = rig.addr().to_string();
+    let serve = ["serve", "--listen", &listen, "--data", data.to_str().unwrap(), "--client-id", "app"];
+    let serve = [&serve[..], &["--token-file", file.to_str().unwrap()]].concat();
+    let proxied = [&serve[..], &["--public-url", "https://drive.example"]].concat();
+    let printed = stderr(&rig.run(&proxied, ""));
+    assert!(printed.contains(advice), "{printed}");
+    let empty = rig.path("empty");
+    private_file(&empty, " \n", 0o600);
+    for flag in ["--client-secret-file", "--login-password-file"] {
+        let printed = stderr(&rig.run(&[&serve[..], &[flag, empty.to_str().unwrap()]].concat(), ""));
+        assert!(printed.contains(&format!("{flag} {} is empty", empty.display())), "{printed}");
+    }
+    for variable in ["PDSFS_SERVE_CLIENT_SECRET", "PDSFS_SERVE_PASSWORD"] {
+        let mut command = rig.pdsfs(&serve);
+        let output = command.env(variable, OsStr::from_bytes(b"caf\xe9")).output().unwrap();
+        assert!(stderr(&output).contains(&format!("{variable} is not UTF-8")), "{}", stderr(&output));
+    }
 }
 
 /// An assertion of the app, signed with `pem`, where `claims` replace the valid ones.

@@ -84,16 +84,23 @@ impl LoginOptions {
     }
 }
 
-/// A secret from a private file, else from a variable; `None` if it is empty. Never from an argument, because all users
-/// of the machine can read those.
+/// A secret from a private file, else from a variable, of which an empty one counts as unset. Never from an argument,
+/// because all users of the machine can read those.
 pub(super) fn secret(file: Option<&Path>, flag: &str, variable: &str) -> Result<Option<Secret<String>>> {
-    let text = if let Some(file) = file {
-        read_private_text(file, flag)?
-    } else {
-        let value = secret_variables::get(variable).and_then(|value| value.into_string().ok());
-        Secret::new(value.unwrap_or_default().trim().to_owned())
-    };
-    Ok(Some(text).filter(|text| !text.expose().is_empty()))
+    if let Some(file) = file {
+        let text = read_private_text(file, flag)?;
+        if text.expose().is_empty() {
+            let detail =
+                format!("{flag} {} is empty: write the secret to it, or leave it out", file.display());
+            return Err(Error::invalid(detail));
+        }
+        return Ok(Some(text));
+    }
+    let Some(value) = secret_variables::get(variable) else { return Ok(None) };
+    let value = value.into_string().map(Secret::new);
+    let value = value.map_err(|_| Error::invalid(format!("{variable} is not UTF-8: set it to a text")))?;
+    let text = value.expose().trim();
+    Ok((!text.is_empty()).then(|| Secret::new(text.to_owned())))
 }
 
 fn service_app(text: &str) -> Result<ServiceApp> {

@@ -1,8 +1,8 @@
 //! The consent page (`oauth/authorize`), on which the owner of the drive allows an app to log in.
 //!
 //! Every visitor of the page can press its button. Therefore the page exists only for configured client ids. It asks
-//! for the password, and without one it is only for the user of the server. Codes are sent only to loopback addresses
-//! and to configured redirect URIs.
+//! for the password, and without one it is only for the user of the server. A server with a public URL always asks,
+//! because its proxy may run as that user. Codes are sent only to loopback addresses and to configured redirect URIs.
 //!
 //! Another web page must not press the button. The form needs the cookie of the browser that it was shown to, and the
 //! `Origin` of this server; names that others can make resolve to this server are refused.
@@ -77,6 +77,9 @@ async fn admit(call: &ApiCall) -> Result<(), &'static str> {
         return Err("This form was not sent by the page of the drive.");
     }
     if call.app.config.logins.password.is_none() {
+        if call.app.config.public_url.is_some() {
+            return Err("With --public-url, this page needs a password. Set one with PDSFS_SERVE_PASSWORD.");
+        }
         let ours = rustix::process::geteuid().as_raw();
         let uid = call.control.client_uid().await;
         if uid != Some(ours) && uid != Some(0) {
