@@ -92,6 +92,8 @@ pub(super) fn explain(error: Error) -> Error {
         "the kernel has no FUSE: load it with modprobe fuse"
     } else if message.contains("function not implemented") {
         "root needs Linux 5.4 or later; other users can mount through fusermount3"
+    } else if message.contains("invalid argument") {
+        "the kernel does not know an option: nosymfollow needs Linux 5.14 or later"
     } else if message.contains("too many") {
         "unmount a FUSE file system, or raise mount_max in /etc/fuse.conf as root"
     } else {
@@ -289,6 +291,7 @@ mod tests {
         assert!(explain(Error::new(ErrorKind::Denied, "x")).to_string().contains("SYS_ADMIN"));
         assert!(explain(io("No such device (os error 19)")).to_string().contains("modprobe"));
         assert!(explain(io("Function not implemented (os error 38)")).to_string().contains("Linux 5.4"));
+        assert!(explain(io("Invalid argument (os error 22)")).to_string().contains("nosymfollow"));
         assert!(explain(io("too many FUSE filesystems mounted")).to_string().contains("mount_max"));
         assert_eq!(explain(io("something else")).to_string(), io("something else").to_string());
     }
