@@ -16,7 +16,7 @@ pub mod parse;
 pub mod reference;
 pub mod secret_variables;
 pub mod settings;
-mod trusted_file;
+pub mod trusted_file;
 
 use self::drive_path::DrivePath;
 pub use self::host_patterns::HostPatterns;

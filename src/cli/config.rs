@@ -52,14 +52,17 @@ pub(super) struct Configuration {
 impl Configuration {
     /// Fails on any mistake in a file.
     pub(super) fn read(args: &ConfigArgs) -> Result<Self> {
-        let searched = paths(args);
+        let searched = paths(args)?;
         let mut files = Vec::new();
         for path in &searched {
-            if args.config.is_none() && is_unreadable_system_file(path) {
-                tracing::debug!("{} cannot be read", path.display());
-                continue;
-            }
-            let Some((file, mistakes)) = ConfigFile::read(path)? else {
+            let read = match ConfigFile::read(path) {
+                Err(error) if args.config.is_none() && is_skipped(path, &error) => {
+                    warn_of_untrusted(path, &error);
+                    continue;
+                }
+                read => read?,
+            };
+            let Some((file, mistakes)) = read else {
                 if args.config.is_some() {
                     let path = path.display();
                     let detail = format!("{path} does not exist: check --config and PDSFS_CONFIG");
@@ -103,15 +106,38 @@ impl Configuration {
     }
 }
 
-/// Whether the file is the system's and not readable for this user. It is skipped, so that users can still
-/// mount their own drives.
-fn is_unreadable_system_file(path: &Path) -> bool {
+/// Whether the file is the system's, and not readable or not trusted by this user, who cannot change that. It is
+/// skipped, so that users can still mount their own drives.
+fn is_skipped(path: &Path, error: &Error) -> bool {
     path == dirs::system_config_file()
-        && std::fs::File::open(path).is_err_and(|e| e.kind() == std::io::ErrorKind::PermissionDenied)
+        && error.kind() == ErrorKind::Denied
+        && !rustix::process::geteuid().is_root()
 }
 
-fn paths(args: &ConfigArgs) -> Vec<PathBuf> {
-    args.config.clone().map_or_else(dirs::config_files, |path| vec![path])
+/// An unreadable file is the choice of the administrator.
+fn warn_of_untrusted(path: &Path, error: &Error) {
+    let is_unreadable =
+        std::fs::File::open(path).is_err_and(|e| e.kind() == std::io::ErrorKind::PermissionDenied);
+    if is_unreadable {
+        tracing::debug!("{error}");
+    } else {
+        tracing::warn!("the drives of {} are left out: {error}", path.display());
+    }
+}
+
+fn paths(args: &ConfigArgs) -> Result<Vec<PathBuf>> {
+    if let Some(path) = &args.config {
+        return Ok(vec![path.clone()]);
+    }
+    if let Some(path) = dirs::unread_file_of_root() {
+        let (path, system) = (path.display(), dirs::system_config_file());
+        let detail = format!(
+            "{path} is not read for root: move it to {}, or give it with --config (or PDSFS_CONFIG)",
+            system.display()
+        );
+        return Err(Error::new(ErrorKind::Invalid, detail));
+    }
+    Ok(dirs::config_files())
 }
 
 pub(super) fn run(args: &ConfigCommand) -> Result<ExitCode> {
@@ -124,17 +150,16 @@ pub(super) fn run(args: &ConfigCommand) -> Result<ExitCode> {
 fn check(args: &ConfigArgs) -> Result<ExitCode> {
     let mut found = 0;
     let mut wrong = 0;
-    for path in paths(args) {
+    let searched = paths(args)?;
+    for path in &searched {
         let display = path.display().to_string();
-        if args.config.is_none() && is_unreadable_system_file(&path) {
-            print_message(format_args!(
-                "{display}: not readable for you; you cannot mount its drives by name"
-            ));
-            continue;
-        }
-        let (file, mistakes) = match ConfigFile::read(&path) {
+        let (file, mistakes) = match ConfigFile::read(path) {
             Ok(Some(read)) => read,
             Ok(None) => continue,
+            Err(error) if args.config.is_none() && is_skipped(path, &error) => {
+                print_message(format_args!("{error}; you cannot mount the drives of {display} by name"));
+                continue;
+            }
             Err(error) => {
                 print_message(error);
                 (found, wrong) = (found + 1, wrong + 1);
@@ -158,7 +183,7 @@ fn check(args: &ConfigArgs) -> Result<ExitCode> {
         }
     }
     if found == 0 {
-        let searched: Vec<_> = paths(args).iter().map(|path| path.display().to_string()).collect();
+        let searched: Vec<_> = searched.iter().map(|path| path.display().to_string()).collect();
         let detail = format!(
             "no configuration at {}: pdsfs config example prints one to start from",
             searched.join(" or ")

@@ -14,7 +14,7 @@ use toml::de::{DeTable, DeValue};
 use super::parse::{MOUNTPOINT, SettingParser, unknown};
 use super::settings::Settings;
 use super::{dirs, trusted_file};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Largest accepted file, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -64,8 +64,10 @@ impl ConfigFile {
     /// Reads a file; `None` if it does not exist. Fails if the file cannot be read, or if another user can write
     /// it and could so send the token to another host.
     pub fn read(path: &Path) -> Result<Option<(Self, Vec<ConfigProblem>)>> {
-        let text = trusted_file::read(path, FILE_BYTES_MAX)?;
-        Ok(text.map(|text| Self::parse(path, &text)))
+        let Some(bytes) = trusted_file::read(path, FILE_BYTES_MAX)? else { return Ok(None) };
+        let text = String::from_utf8(bytes);
+        let text = text.map_err(|_| Error::invalid(format!("{} is not UTF-8", path.display())))?;
+        Ok(Some(Self::parse(path, &text)))
     }
 
     /// Parses a text and collects all problems.

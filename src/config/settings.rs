@@ -241,7 +241,7 @@ settings! {
 
         /// Directory for staged files, cached files and upload parts that exceed the buffers
         spill_dir: PathBuf = Notation::path("DIR", ValueHint::DirPath),
-            words "pdsfs in the user's cache directory";
+            words "pdsfs in the user's cache directory, for root /var/cache/pdsfs";
     }
     options {
         /// Let other users access the mount; ordinary users need user_allow_other in /etc/fuse.conf

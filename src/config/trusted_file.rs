@@ -1,4 +1,4 @@
-//! Reads a file that decides where tokens go. Only root and the user of this process may be able to write it.
+//! Reads a file that decides where tokens go: the configuration, and the certificates of peers. Only root and the user of this process may be able to write it.
 //!
 //! The directory is opened first and the file in it. The checks and the read use these two descriptors.
 
@@ -17,8 +17,8 @@ const STICKY: u32 = 0o1000;
 const GROUP_WRITES: u32 = 0o020;
 const OTHERS_WRITE: u32 = 0o002;
 
-/// The text of the file; `None` if it does not exist.
-pub(super) fn read(path: &Path, bytes_max: u64) -> Result<Option<String>> {
+/// The bytes of the file; `None` if it does not exist. The error is [`ErrorKind::Denied`] if others can write it.
+pub fn read(path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>> {
     let named = |e: std::io::Error| Error::from(e).context(path.display());
     let Some((directory, file)) = open(path).map_err(named)? else { return Ok(None) };
     let metadata = file.metadata().map_err(named)?;
@@ -28,13 +28,13 @@ pub(super) fn read(path: &Path, bytes_max: u64) -> Result<Option<String>> {
     }
     check(&parent(path).display().to_string(), &directory.metadata().map_err(named)?)?;
     check(&path.display().to_string(), &metadata)?;
-    let mut text = String::new();
-    file.take(bytes_max + 1).read_to_string(&mut text).map_err(named)?;
-    if text.len() as u64 > bytes_max {
+    let mut bytes = Vec::new();
+    file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(named)?;
+    if bytes.len() as u64 > bytes_max {
         let most = exact_size(bytes_max);
-        return invalid(format!("{} is too large for a configuration file (at most {most})", path.display()));
+        return invalid(format!("{} is too large (at most {most})", path.display()));
     }
-    Ok(Some(text))
+    Ok(Some(bytes))
 }
 
 fn open(path: &Path) -> std::io::Result<Option<(File, File)>> {
@@ -62,7 +62,7 @@ fn parent(path: &Path) -> &Path {
 fn check(shown: &str, metadata: &Metadata) -> Result<()> {
     let has_private_group = || only_user_of_group(metadata.gid()) == Some(metadata.uid());
     let ours = rustix::process::geteuid().as_raw();
-    match refusal(ours, metadata.uid(), metadata.mode(), metadata.is_dir(), has_private_group) {
+    match refusal(ours, shown, metadata.uid(), metadata.mode(), metadata.is_dir(), has_private_group) {
         None => Ok(()),
         Some((what, remedy)) => {
             let detail = format!("{shown} {what}; run: {remedy} '{shown}'");
@@ -74,13 +74,15 @@ fn check(shown: &str, metadata: &Metadata) -> Result<()> {
 /// The reason why a file or directory is not trusted, and the command against it.
 fn refusal(
     ours: u32,
+    shown: &str,
     owner: u32,
     mode: u32,
     is_dir: bool,
     has_private_group: impl FnOnce() -> bool,
 ) -> Option<(String, String)> {
     if owner != ours && owner != 0 {
-        return Some((format!("belongs to another user (uid {owner})"), format!("chown {ours}")));
+        let heir = if Path::new(shown).starts_with("/etc") { "root".to_owned() } else { ours.to_string() };
+        return Some((format!("belongs to another user (uid {owner})"), format!("chown {heir}")));
     }
     // Others cannot replace what is in a directory such as /tmp.
     let is_sticky = is_dir && mode & STICKY != 0;
@@ -102,7 +104,9 @@ mod tests {
     #[test]
     fn owner_and_mode_decide() {
         let remedy = |owner, mode, is_dir, is_private| {
-            refusal(1000, owner, mode, is_dir, || is_private).map(|(_, remedy)| remedy).unwrap_or_default()
+            refusal(1000, "/home/x", owner, mode, is_dir, || is_private)
+                .map(|(_, remedy)| remedy)
+                .unwrap_or_default()
         };
         assert_eq!(remedy(1000, 0o644, false, false), "");
         assert_eq!(remedy(0, 0o644, false, false), "");
@@ -125,10 +129,19 @@ mod tests {
         assert_eq!(read(&path, 100).unwrap(), None);
         std::fs::write(&path, "text").unwrap();
         std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
-        assert_eq!(read(&path, 4).unwrap().as_deref(), Some("text"));
+        assert_eq!(read(&path, 4).unwrap().as_deref(), Some(&b"text"[..]));
         std::fs::set_permissions(dir.path(), Permissions::from_mode(0o757)).unwrap();
         let error = read(&path, 100).unwrap_err().to_string();
         assert!(error.ends_with(&format!("run: chmod o-w '{}'", dir.path().display())), "{error}");
+    }
+
+    #[test]
+    fn files_of_the_system_belong_to_root() {
+        let metadata = std::fs::metadata("/etc").unwrap();
+        for shown in ["/etc/pdsfs", "/etc/pdsfs/config.toml"] {
+            let (_, remedy) = refusal(1000, shown, 1001, metadata.mode(), true, || false).unwrap();
+            assert_eq!(remedy, "chown root");
+        }
     }
 
     #[test]

@@ -153,7 +153,8 @@ fn token_credential(file: Option<&Path>, token: Option<&Secret<String>>) -> Resu
     }
 }
 
-/// The cache directory of the systemd unit, else of the user. It is created if missing.
+/// The cache directory of the systemd unit, else of the user. That of root is no directory of a home, which the
+/// variables of another user could name. It is created if missing.
 fn cache_dir() -> Result<PathBuf> {
     let is_root = rustix::process::geteuid().is_root();
     let variable = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
@@ -171,11 +172,8 @@ fn cache_dir_with(variable: &dyn Fn(&str) -> Option<PathBuf>, is_root: bool) -> 
     // systemd separates several directories by colons.
     let first = |dirs: PathBuf| Some(PathBuf::from(dirs.to_str()?.split(':').next()?));
     let user_dir = || variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")));
-    // At boot, root has no home directory.
-    let root_dir = || is_root.then(|| PathBuf::from("/var/cache"));
-    variable("CACHE_DIRECTORY")
-        .and_then(first)
-        .or_else(|| user_dir().or_else(root_dir).map(|base| base.join(DIR_NAME)))
+    let base_dir = || if is_root { Some(PathBuf::from("/var/cache")) } else { user_dir() };
+    variable("CACHE_DIRECTORY").and_then(first).or_else(|| base_dir().map(|base| base.join(DIR_NAME)))
 }
 
 /// Creates a directory with mode 0700, and missing parents.
@@ -217,7 +215,8 @@ mod tests {
         assert_eq!(cache_dir_with(&unset, true), Some(PathBuf::from("/var/cache/pdsfs")));
         assert_eq!(cache_dir_with(&unset, false), None);
         let home = |name: &str| (name == "HOME").then(|| PathBuf::from("/root"));
-        assert_eq!(cache_dir_with(&home, true), Some(PathBuf::from("/root/.cache/pdsfs")));
+        assert_eq!(cache_dir_with(&home, true), Some(PathBuf::from("/var/cache/pdsfs")));
+        assert_eq!(cache_dir_with(&home, false), Some(PathBuf::from("/root/.cache/pdsfs")));
         let unit =
             |name: &str| (name == "CACHE_DIRECTORY").then(|| PathBuf::from("/var/cache/a:/var/cache/b"));
         assert_eq!(cache_dir_with(&unit, true), Some(PathBuf::from("/var/cache/a")));

@@ -270,6 +270,10 @@ fn root_reads_no_configuration_of_others() {
     let printed = check("XDG_CONFIG_HOME", dir.path());
     assert!(!printed.contains("planted") && printed.contains("/etc/pdsfs/config.toml"), "{printed}");
     let named = || check("PDSFS_CONFIG", &file);
+    chown(&file, Some(0), Some(0)).unwrap();
+    let printed = check("XDG_CONFIG_HOME", dir.path());
+    assert!(printed.contains("move it to /etc/pdsfs/config.toml"), "{printed}");
+    chown(&file, Some(OTHER_USER), Some(OTHER_USER)).unwrap();
     let printed = named();
     assert!(printed.contains("belongs to another user (uid 65534)"), "{printed}");
     chown(&file, Some(0), Some(OTHER_USER)).unwrap();
@@ -283,6 +287,35 @@ fn root_reads_no_configuration_of_others() {
     chown(file.parent().unwrap(), Some(0), None).unwrap();
     let printed = named();
     assert!(printed.contains("planted"), "{printed}");
+}
+
+#[test]
+fn root_home_is_not_that_of_the_environment() {
+    assert!(is_root(), "{NEEDS_ROOT}");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("config.toml");
+    fs::write(&file, "[drives.x]\nmountpoint = \"~/no/such/dir\"\n").unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pdsfs"));
+    command.args(["config", "check"]).env("PDSFS_CONFIG", &file).env("HOME", "/elsewhere");
+    let output = command.output().unwrap();
+    let printed = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(printed.contains("/no/such/dir'") && !printed.contains("/elsewhere"), "{printed}");
+}
+
+/// In a mount namespace with another `/etc`.
+#[test]
+fn untrusted_system_file_blocks_no_user() {
+    assert!(is_root(), "{NEEDS_ROOT}");
+    let user = OrdinaryUser::new();
+    let script = "mount -t tmpfs -o mode=755 none /etc && mkdir /etc/pdsfs && chown 12345 /etc/pdsfs &&
+        : >/etc/pdsfs/config.toml &&
+        exec setpriv --reuid \"$1\" --regid \"$1\" --clear-groups \"$0\" mount unheard-of /mnt";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-c", script]).arg(&user.binary);
+    let output = command.arg(OTHER_USER.to_string()).env("HOME", user.home.path()).output().unwrap();
+    let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(printed.contains("unknown drive \"unheard-of\""), "{printed}");
+    assert!(printed.contains("chown root '/etc/pdsfs'"), "{printed}");
 }
 
 /// A process of another user that claims to be the daemon of a mount. Dropping it removes its socket.

@@ -18,21 +18,30 @@ use rustls::{
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
+use crate::config::trusted_file;
 use crate::error::{Error, ErrorKind, Result};
+
+/// Largest `ca_file`. Those of systems, with all public authorities, have 300 KiB.
+const CA_FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// Roots in addition to those of the system. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct ExtraRoots(Arc<[CertificateDer<'static>]>);
 
 impl ExtraRoots {
-    /// Reads a PEM file. Fails if it cannot be read, holds no certificate, or holds one that cannot be a root.
+    /// Reads a PEM file. Fails if it cannot be read, if others can write it, or if it holds no certificate or one that
+    /// cannot be a root.
     pub fn read(ca_file: Option<&Path>) -> Result<Self> {
         let Some(path) = ca_file else { return Ok(Self::default()) };
         let failed = |why: &dyn Display| {
             let advice = "name a PEM file with the certificates of your authority";
             Error::new(ErrorKind::Invalid, format!("cannot use ca_file {}: {why}; {advice}", path.display()))
         };
-        let text = std::fs::read(path).map_err(|e| failed(&e))?;
+        let text = trusted_file::read(path, CA_FILE_BYTES_MAX).map_err(|e| match e.kind() {
+            ErrorKind::Denied => e.context("cannot use ca_file"),
+            _ => failed(&e),
+        })?;
+        let text = text.ok_or_else(|| failed(&"it does not exist"))?;
         let certificates: std::result::Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
         let certificates = certificates.map_err(|e| failed(&e))?;
         if certificates.is_empty() {
@@ -199,7 +208,7 @@ mod tests {
         };
         let garbage = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         for (path, why) in [
-            (dir.path().join("absent"), "No such file"),
+            (dir.path().join("absent"), "it does not exist"),
             (at("empty", ""), "it holds no certificate"),
             (at("text", "hello"), "it holds no certificate"),
             (at("garbage", garbage), "invalid peer certificate"),
@@ -209,5 +218,20 @@ mod tests {
             assert!(is_clear && error.contains(why), "{error}");
         }
         assert!(ExtraRoots::read(None).unwrap().0.is_empty());
+    }
+
+    #[test]
+    fn ca_file_of_others_is_refused() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ca.pem");
+        std::fs::write(&path, "").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();
+        let error = ExtraRoots::read(Some(&path)).unwrap_err().to_string();
+        assert!(error.contains("is writable by every user"), "{error}");
+        std::fs::write(&path, vec![b'\n'; 5 << 20]).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let error = ExtraRoots::read(Some(&path)).unwrap_err().to_string();
+        assert!(error.contains("is too large"), "{error}");
     }
 }
