@@ -64,7 +64,8 @@ impl Tree {
         self.check_alive(dir)?;
         let ino = match self.by_file_id.get(&meta.file_id) {
             // A listing has added it already.
-            Some(&ino) => ino,
+            Some(&ino) if self.kind(ino)? == meta.kind && !self.is_below(dir, ino) => ino,
+            Some(_) => return Err(wrong_object(&meta)),
             None => self.add_inode(meta.kind, Backing::Remote(meta.clone()), Some(now)),
         };
         let is_new_dir = meta.kind == FileType::Folder;
@@ -86,13 +87,16 @@ impl Tree {
     ///
     /// If `meta` is not at [`Self::location`], the file stays unsaved. The caller moves the object and
     /// calls this again.
-    pub fn adopt(&mut self, ino: Ino, meta: FileMeta, now: Instant) {
+    pub fn adopt(&mut self, ino: Ino, meta: FileMeta, now: Instant) -> Result<()> {
         if !self.inodes.contains_key(&ino) {
-            return;
+            return Ok(());
         }
         if let Some(other) = self.by_file_id.get(&meta.file_id).copied()
             && other != ino
         {
+            if self.is_below(ino, other) {
+                return Err(wrong_object(&meta));
+            }
             self.detach(other);
         }
         self.replacing.remove(&meta.file_id);
@@ -105,6 +109,7 @@ impl Tree {
             dentry.seen_at = now;
         }
         self.gc_parent(ino);
+        Ok(())
     }
 
     /// Makes `meta` the object of `ino`. The former object gets a tombstone.
@@ -253,10 +258,11 @@ impl Tree {
     fn move_to_object(&mut self, ino: Ino, meta: FileMeta, at: Instant) {
         self.unlink_dentry(ino);
         let directory = meta.parent_id.as_ref().and_then(|id| self.by_file_id.get(id).copied());
-        match directory.filter(|&directory| !self.is_below(directory, ino)) {
-            Some(directory) => self.insert_one(directory, meta, at),
-            None => self.gc(ino),
+        if let Some(directory) = directory.filter(|&directory| !self.is_below(directory, ino)) {
+            self.insert_one(directory, meta, at);
         }
+        // The new directory may hide the object.
+        self.gc(ino);
     }
 
     /// Protects an inode from listings until [`Self::end_move`], while calls move its object.
@@ -488,6 +494,14 @@ impl Tree {
             self.gc(parent);
         }
     }
+}
+
+/// An object that cannot be new: the tree knows it as another kind, or as a directory above.
+fn wrong_object(meta: &FileMeta) -> Error {
+    Error::protocol(format!(
+        "the service returned the existing object {} for a new {:?}",
+        meta.file_id, meta.name
+    ))
 }
 
 fn new_dentry(ino: Ino, state: DentryState, now: Instant) -> Dentry {

@@ -9,6 +9,10 @@ use crate::ids::Ino;
 impl Tree {
     /// Panics if an invariant does not hold.
     pub fn check_invariants(&self) {
+        let root = self.inodes.get(&Ino::ROOT);
+        assert!(
+            root.is_some_and(|root| matches!(root.backing, Backing::Remote(_)) && root.dentry_ref.is_none())
+        );
         let mut live = 0;
         for (&ino, inode) in &self.inodes {
             if let Backing::Remote(meta) = &inode.backing {

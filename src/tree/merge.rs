@@ -112,7 +112,7 @@ impl Tree {
                 continue;
             }
             match self.by_file_id.get(&meta.file_id).copied() {
-                Some(ino) if self.outweighs_listing(ino, &meta, listing) => {
+                Some(ino) if self.outweighs_listing(ino, listing) => {
                     listed.extend(self.record_listed(ino, &meta, listing, now));
                 }
                 _ => to_insert.push((Arc::<str>::from(display_name(&meta.name, meta.kind)), meta)),
@@ -215,14 +215,15 @@ impl Tree {
     }
 
     /// Whether the state of an inode is newer than its entry in a listing.
-    fn outweighs_listing(&self, ino: Ino, meta: &FileMeta, listing: &ListingMerge) -> bool {
+    fn outweighs_listing(&self, ino: Ino, listing: &ListingMerge) -> bool {
         let Some(inode) = self.inodes.get(&ino) else { return false };
         let is_recent = inode.changed_at.is_some_and(|at| listing.started < at + self.listing_lag);
         if inode.moving || (is_recent && inode.dentry_ref.is_some()) {
             return true;
         }
-        // A directory that is listed below itself would make a cycle.
-        if meta.kind == FileType::Folder && self.is_below(listing.dir, ino) {
+        // A directory that is listed below itself would make a cycle, and a file in its place would remove it during
+        // its own listing.
+        if self.is_below(listing.dir, ino) {
             return true;
         }
         let Some(dentry) = self.dentry(ino) else { return false };

@@ -145,7 +145,7 @@ fn commit_gives_a_created_file_its_object() {
     assert_eq!(f.tree.find(Ino::ROOT, "a", f.now).unwrap(), NameState::Fresh(a));
     let again = f.tree.create_local(Ino::ROOT, &name("a"), f.now, (SystemTime::UNIX_EPOCH, None));
     assert_eq!(again.unwrap_err().kind(), ErrorKind::Exists);
-    f.tree.adopt(a, file("1", "a", 5), f.now);
+    f.tree.adopt(a, file("1", "a", 5), f.now).unwrap();
     assert_eq!(f.tree.identity(a), Some(Identity::Remote(id("1"))));
     assert_eq!(f.tree.stat(a).unwrap().size, 5);
     assert_eq!(f.tree.location(a).unwrap().parent_id, FileId::root());
@@ -157,12 +157,12 @@ fn commit_under_the_old_name_keeps_file_unsaved() {
     let mut f = Fixture::new();
     let a = f.create(Ino::ROOT, "a");
     assert!(f.tree.rename_unsaved(a, Ino::ROOT, &name("b"), f.now).unwrap().is_empty());
-    f.tree.adopt(a, file("1", "a", 5), f.now);
+    f.tree.adopt(a, file("1", "a", 5), f.now).unwrap();
     f.pass_time(60);
     f.list(Ino::ROOT, &[file("1", "a", 5)]);
     assert_eq!(f.names(Ino::ROOT), ["b"]);
     assert_eq!(&*f.tree.location(a).unwrap().name, "b");
-    f.tree.adopt(a, file("1", "b", 5), f.now);
+    f.tree.adopt(a, file("1", "b", 5), f.now).unwrap();
     f.pass_time(60);
     f.list(Ino::ROOT, &[file("1", "b", 5)]);
     assert_eq!((f.names(Ino::ROOT), f.child("b")), (vec!["b".to_owned()], a));
@@ -184,7 +184,7 @@ fn rename_of_unsaved_file_records_replaced_object() {
     f.list(Ino::ROOT, &[file("old", "doc", 1)]);
     assert_eq!(f.names(Ino::ROOT), ["doc"]);
     assert_eq!(f.child("doc"), new);
-    f.tree.adopt(new, FileMeta { size: 7, ..file("old", "doc", 1) }, f.now);
+    f.tree.adopt(new, FileMeta { size: 7, ..file("old", "doc", 1) }, f.now).unwrap();
     assert_eq!(f.tree.ino_of(&id("old")), Some(new));
     assert_eq!(f.tree.replaces(new), None);
     f.tree.unpin(old);
@@ -335,7 +335,7 @@ fn answer_requested_before_a_change_is_ignored() {
     f.list(Ino::ROOT, &[file("1", "a", 1)]);
     let (a, requested_at) = (f.child("a"), f.now);
     f.pass_time(1);
-    f.tree.adopt(a, FileMeta { size: 77, ..file("1", "a", 1) }, f.now);
+    f.tree.adopt(a, FileMeta { size: 77, ..file("1", "a", 1) }, f.now).unwrap();
     f.tree.merge_object(file("1", "a", 1), requested_at);
     assert_eq!(f.tree.stat(a).unwrap().size, 77);
     f.tree.merge_object(FileMeta { size: 78, ..file("1", "a", 1) }, f.now);

@@ -101,7 +101,7 @@ impl Vfs {
                     let mut tree = self.tree();
                     let (mtime, posix) = self.current_attrs(&tree, file.ino(), &moved);
                     committed.meta = FileMeta { mtime, posix, ..moved };
-                    tree.adopt(file.ino(), committed.meta.clone(), Instant::now());
+                    tree.adopt(file.ino(), committed.meta.clone(), Instant::now())?;
                     drop(tree);
                     file.set_base(&committed.meta);
                 }

@@ -247,7 +247,7 @@ impl Vfs {
                     committed.meta.posix = posix;
                 }
                 // From here on, an unlink finds the new object in the tree.
-                tree.adopt(ino, committed.meta.clone(), Instant::now());
+                tree.adopt(ino, committed.meta.clone(), Instant::now())?;
                 tree.content_changed(ino, changed_at);
             }
             was_deleted

@@ -112,7 +112,8 @@ impl Vfs {
         if let Some(meta) = tree.meta(ino).filter(|_| tree.is_at_location(ino)).cloned()
             && !file.is_unlinked()
         {
-            tree.adopt(ino, meta, Instant::now());
+            // Its own object: never refused.
+            let _ = tree.adopt(ino, meta, Instant::now());
         }
     }
 }

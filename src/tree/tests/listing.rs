@@ -204,7 +204,7 @@ fn later_of_two_conflicting_listings_wins() {
 fn created_file_stays_until_absence_is_confirmed() {
     let mut f = Fixture::new();
     let a = f.create(Ino::ROOT, "a");
-    f.tree.adopt(a, file("1", "a", 1), f.now);
+    f.tree.adopt(a, file("1", "a", 1), f.now).unwrap();
     assert!(f.list(Ino::ROOT, &[]).is_empty(), "too early for a query");
     assert_eq!(f.names(Ino::ROOT), ["a"]);
     f.pass_time(11);
@@ -224,7 +224,7 @@ fn created_file_stays_until_absence_is_confirmed() {
 fn listed_entry_goes_when_a_listing_lacks_it() {
     let mut f = Fixture::new();
     let a = f.create(Ino::ROOT, "a");
-    f.tree.adopt(a, file("1", "a", 1), f.now);
+    f.tree.adopt(a, file("1", "a", 1), f.now).unwrap();
     f.list(Ino::ROOT, &[file("1", "a", 1)]);
     f.pass_time(11);
     assert!(f.list(Ino::ROOT, &[]).is_empty());

@@ -243,7 +243,7 @@ impl Model {
             self.facts.remote.remove(&old);
         }
         self.facts.remote.insert(file_id, meta.clone());
-        self.f.tree.adopt(ino, meta, self.f.now);
+        self.f.tree.adopt(ino, meta, self.f.now).unwrap();
     }
 
     fn unlink(&mut self, which: usize) {
