@@ -2,6 +2,9 @@
 
 #![allow(clippy::missing_panics_doc, reason = "a target panics if an invariant does not hold")]
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
 use super::auth;
 use super::catalog::records::{ClientAttrs, Node, NodeKind};
 use super::config::Logins;
@@ -43,10 +46,15 @@ pub fn queries(data: &[u8]) {
     api::check_query(query, &node);
 }
 
-/// The header and the claims of an assertion, joined by a dot.
+/// An assertion on one line; or its header and its claims on two lines, as JSON.
 pub fn assertions(data: &[u8]) {
-    if let Some((assertion, _)) = text(data) {
-        auth::check_claims(assertion, NOW_S);
+    match text(data) {
+        Some((assertion, "")) => auth::check_claims(assertion, NOW_S),
+        Some((header, claims)) => {
+            let [header, claims] = [header, claims].map(|json| URL_SAFE_NO_PAD.encode(json));
+            auth::check_claims(&format!("{header}.{claims}"), NOW_S);
+        }
+        None => {}
     }
 }
 
@@ -61,7 +69,7 @@ pub fn forms(data: &[u8]) {
     drop(api::token_form(data));
 }
 
-/// Path and query of an object, one a line.
+/// Path and query of an object, or the token of a share, one a line.
 pub fn object_urls(data: &[u8]) {
     if let Some((path, query)) = text(data) {
         check_object_url(&Signer::new(b"key".to_vec()), path, query, NOW_S);

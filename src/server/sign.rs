@@ -240,13 +240,43 @@ fn decode(text: &str) -> Option<Midstate> {
 #[cfg(any(test, fuzzing))]
 pub(super) fn check_object_url(signer: &Signer, path: &str, query: &str, now_s: i64) {
     if let Some(object) = ObjectKey::parse(path) {
-        assert_eq!(ObjectKey::parse(&object.path()), Some(object));
+        assert_eq!(ObjectKey::parse(&object.path()).as_ref(), Some(&object));
+        check_signed_urls(signer, &object, query, now_s);
     }
     if let Some(state) = decode(query) {
         assert_eq!(decode(&encode(&state)), Some(state));
     }
     assert!(signer.check_get(path, query, now_s).is_err(), "{path} {query}");
     assert!(signer.check_put(path, query, SignedHeaders::default(), now_s).is_err(), "{path} {query}");
+    assert_eq!(signer.check_share_token(path, now_s), None);
+    let token = signer.share_token(path, now_s + 1);
+    assert!(path.contains('.') || signer.check_share_token(&token, now_s).as_deref() == Some(path), "{path}");
+}
+
+/// The signed URLs of an object have the parameters that were signed.
+#[cfg(any(test, fuzzing))]
+fn check_signed_urls(signer: &Signer, object: &ObjectKey, query: &str, now_s: i64) {
+    let query = parse_query(query);
+    let get = |key: &str| query.get(key).map_or("", String::as_str);
+    let expires_s = get("Expires").parse().unwrap_or(now_s);
+    let is_expired = |result: UrlError| expires_s < now_s && result == UrlError::Expired(expires_s);
+    let url = signer.get_url("", object, expires_s);
+    let Some((path, signed)) = url.rsplit_once('?') else { return };
+    assert!(signer.check_get(path, signed, now_s).map_or_else(is_expired, |found| found == *object), "{url}");
+    // The server makes the ids of uploads.
+    let Some(upload) = UploadId::new(get("uploadId")).ok().filter(|id| decode_hex(id.as_str()).is_some())
+    else {
+        return;
+    };
+    let part = SignedPart {
+        upload,
+        part: get("partNumber").parse().unwrap_or(1),
+        midstate: decode(get("x-oss-hash-ctx")),
+    };
+    let url = signer.put_url("", object, &part, SignedHeaders::default(), expires_s);
+    let Some((path, signed)) = url.rsplit_once('?') else { return };
+    let found = signer.check_put(path, signed, SignedHeaders::default(), now_s);
+    assert!(found.map_or_else(is_expired, |found| found == (object.clone(), part)), "{url}");
 }
 
 #[cfg(test)]

@@ -99,7 +99,6 @@ impl Tree {
             }
             self.detach(other);
         }
-        self.replacing.remove(&meta.file_id);
         self.set_object(ino, meta, now);
         self.end_replacement(ino, now);
         let is_at_location = self.is_at_location(ino);
@@ -114,6 +113,10 @@ impl Tree {
 
     /// Makes `meta` the object of `ino`. The former object gets a tombstone.
     fn set_object(&mut self, ino: Ino, meta: FileMeta, now: Instant) {
+        if let Some(other) = self.replacing.get(&meta.file_id).copied().filter(|other| *other != ino) {
+            // Its commit must not overwrite this content.
+            self.take_replaced(other);
+        }
         let Some(inode) = self.inodes.get_mut(&ino) else { return };
         self.leftovers.remove(&meta.file_id);
         inode.attrs_read_at = Some(now);
@@ -449,24 +452,6 @@ impl Tree {
             }
         });
         entries.collect()
-    }
-
-    /// Whether an object in a listing that began at `started` is one that this mount removed from this directory, or
-    /// one that it hides.
-    pub fn is_removed(&self, dir: Ino, listed: &FileMeta, started: Instant) -> bool {
-        let file = &listed.file_id;
-        if self.leftovers.get(file).is_some() {
-            // It still exists, so its tombstone says nothing about a change by another client.
-            return self.leftovers.has_unchanged(listed);
-        }
-        if self.tombstones.hides(file, started, self.listing_lag) {
-            return true;
-        }
-        let Some(inode) = self.by_file_id.get(file).and_then(|ino| self.inodes.get(ino)) else {
-            return false;
-        };
-        let is_elsewhere = inode.dentry_ref.as_ref().is_some_and(|dentry_ref| dentry_ref.parent != dir);
-        is_elsewhere && (inode.moving || inode.changed_at.is_some_and(|at| started < at + self.listing_lag))
     }
 
     /// Whether a dentry stays although a listing that began at `started` lacks it.

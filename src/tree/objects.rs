@@ -94,6 +94,24 @@ impl Tree {
         self.by_file_id.contains_key(file) || self.replacing.contains_key(file)
     }
 
+    /// Whether an object in a listing that began at `started` is one that this mount removed from this directory, or
+    /// one that it hides.
+    pub fn is_removed(&self, dir: Ino, listed: &FileMeta, started: Instant) -> bool {
+        let file = &listed.file_id;
+        if self.leftovers.get(file).is_some() {
+            // It still exists, so its tombstone says nothing about a change by another client.
+            return self.leftovers.has_unchanged(listed);
+        }
+        if self.tombstones.hides(file, started, self.listing_lag) {
+            return true;
+        }
+        let Some(inode) = self.by_file_id.get(file).and_then(|ino| self.inodes.get(ino)) else {
+            return false;
+        };
+        let is_elsewhere = inode.dentry_ref.as_ref().is_some_and(|dentry_ref| dentry_ref.parent != dir);
+        is_elsewhere && (inode.moving || inode.changed_at.is_some_and(|at| started < at + self.listing_lag))
+    }
+
     /// Hides an object whose removal begins, until another client changes it: no inode needs it, and no commit may
     /// overwrite it. Called together with the change that makes it superfluous.
     pub fn supersede(&mut self, object: FileMeta) {

@@ -256,6 +256,11 @@ impl FstabArgs {
                 Err(reason) => return Err(wrong_value(key, &reason)),
             }
         }
+        if ["account", "token-file"].iter().all(|name| out.iter().any(|(key, _)| key == name)) {
+            return Err(Error::invalid(
+                "options account and token_file are mutually exclusive: remove one of them",
+            ));
+        }
         Ok(out)
     }
 }
