@@ -447,10 +447,9 @@ mod tests {
         fn is_current(&self, _: &CommitTarget) -> bool {
             true
         }
-        fn belongs_to_other(&self, _: &FileId, _: Ino) -> bool {
-            false
+        fn claim(&self, _: &FileId, _: Ino) -> bool {
+            true
         }
-        fn claim(&self, _: &FileId) {}
         fn mark_unsaved(&self, _: Ino) {}
     }
 
