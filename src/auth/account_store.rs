@@ -376,7 +376,7 @@ mod tests {
         assert_eq!(store.names().unwrap(), [handle.name().clone()]);
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&handle.path()), mode(&store.directory)), (0o600, 0o700));
-        std::fs::set_permissions(handle.path(), std::fs::Permissions::from_mode(0o640)).unwrap();
+        std::fs::set_permissions(handle.path(), std::fs::Permissions::from_mode(0o604)).unwrap();
         assert!(handle.load().await.unwrap_err().to_string().contains("chmod 600"));
         locked.remove().await.unwrap();
         assert!(store.names().unwrap().is_empty());
