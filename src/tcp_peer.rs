@@ -102,6 +102,7 @@ mod tests {
         assert_eq!(uid(row(&ends.0, &ends.1, 7)), Some(1000));
         assert_eq!(uid(row(&ends.1, &ends.0, 7)), None);
         assert_eq!(uid(row(&ends.0, "0100007F:0001", 7)), None);
+        assert_eq!(uid(row("0100007F:0001", &ends.1, 7)), None);
         assert_eq!(uid(row(&ends.0, &ends.1, 0)), None);
         assert_eq!(uid(String::new()), None);
     }

@@ -246,7 +246,11 @@ fn browser_gets_the_url_in_a_private_file() {
         .env("PATH", browser_in(dir.path()))
         .env("STATE_DIRECTORY", at("state"))
         .env("XDG_RUNTIME_DIR", at("run"));
-    command.env_remove("DBUS_SESSION_BUS_ADDRESS").env("PDSFS_ACCESS_KEY_SECRET", "hidden").current_dir("/");
+    command
+        .env_remove("DBUS_SESSION_BUS_ADDRESS")
+        .env("PDSFS_ACCESS_KEY_SECRET", "hidden")
+        .env("PDSFS_CLIENT_ID", CLIENT);
+    command.current_dir("/");
     command.stdin(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
     let (waiting, page) = Rig::start({
         command.uid(OTHER_USER).gid(OTHER_USER);
