@@ -192,7 +192,15 @@ impl PendingLogin {
     pub fn end(mut self) -> (bool, String) {
         drop(self.child.stdin.take());
         self.lines.read_to_string(&mut self.printed).unwrap();
-        (self.child.wait().unwrap().success(), self.printed)
+        (self.child.wait().unwrap().success(), std::mem::take(&mut self.printed))
+    }
+}
+
+impl Drop for PendingLogin {
+    /// A test that fails leaves no process behind.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

@@ -41,14 +41,21 @@ fn server_speaks_https_with_its_certificate() {
     let [chain, key, data] = [&chain_file, &key_file, &data].map(|path| path.to_str().unwrap());
     let arguments =
         ["serve", "--listen", "127.0.0.1:0", "--data", data, "--tls-cert", chain, "--tls-key", key];
-    let mut command = rig.pdsfs(&arguments);
-    let refused = command.env("PDSFS_TOKEN", TOKEN).output().unwrap();
-    assert!(!refused.status.success(), "a key that others can read was accepted");
+    let serve = || {
+        let mut server = rig.pdsfs(&arguments).env("PDSFS_TOKEN", TOKEN).spawn().unwrap();
+        let mut line = String::new();
+        std::io::BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        (server, line)
+    };
+    let (mut server, line) = serve();
+    if !line.is_empty() {
+        server.kill().unwrap();
+    }
+    let refused = server.wait_with_output().unwrap();
+    assert!(line.is_empty(), "a key that others can read was accepted");
     assert!(stderr(&refused).contains("key.pem"), "{}", stderr(&refused));
     private_file(&key_file, &std::fs::read_to_string(&key_file).unwrap(), 0o600);
-    let mut server = rig.pdsfs(&arguments).env("PDSFS_TOKEN", TOKEN).spawn().unwrap();
-    let mut line = String::new();
-    std::io::BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let (mut server, line) = serve();
     let endpoint = line.trim().strip_prefix("listening on ").unwrap_or_default().to_owned();
     let ca_file = authority.file();
     let login = rig.run(

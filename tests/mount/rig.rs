@@ -296,6 +296,25 @@ impl Drop for DeadMount {
     }
 }
 
+/// Runs a command that mounts at `dir`, and returns what it prints to stderr. Panics if it mounts.
+#[track_caller]
+pub fn refused_mount(mut command: Command, dir: &Path) -> String {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let is_mounted = wait_until("the mount is refused", || {
+        let is_over = child.try_wait().unwrap().is_some();
+        (is_over || is_mount(dir)).then_some(!is_over)
+    });
+    if is_mounted {
+        // SAFETY: the pid belongs to our child, which is not reaped yet.
+        unsafe { libc::kill(child.id().cast_signed(), libc::SIGTERM) };
+    }
+    let output = child.wait_with_output().unwrap();
+    let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!is_mounted && !output.status.success(), "it was mounted: {printed}");
+    printed
+}
+
 /// Unmounts lazily; works on a dead mount too.
 pub fn unmount_lazily(path: &Path) {
     while is_mount(path) {

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use pdsfs::server::ServerTls;
 
 use crate::certificates::Authority;
-use crate::rig::{Mount, Rig, TOKEN, fresh_bytes};
+use crate::rig::{Mount, Rig, TOKEN, fresh_bytes, refused_mount};
 
 /// The host of every test server.
 const HOST: &str = "127.0.0.1";
@@ -34,9 +34,8 @@ fn command(variables: &[(&str, &Path)]) -> Command {
 fn refused(mut command: Command, endpoint: &str, arguments: &[&str]) -> String {
     let mountpoint = tempfile::tempdir().unwrap();
     command.args(["mount", "--endpoint", endpoint, "--drive-id", "1"]).args(arguments).arg(mountpoint.path());
-    let output = command.output().unwrap();
-    let printed = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!output.status.success() && !printed.contains(TOKEN), "{printed}");
+    let printed = refused_mount(command, mountpoint.path());
+    assert!(!printed.contains(TOKEN), "{printed}");
     printed
 }
 

@@ -10,7 +10,7 @@ use std::process::{Command, Output, Stdio};
 
 use pdsfs::control_api::Status;
 
-use crate::rig::{Mount, Rig, TOKEN, errno, is_mount, wait_until};
+use crate::rig::{Mount, Rig, TOKEN, errno, is_mount, refused_mount, wait_until};
 
 /// The failure of a test that cannot run.
 pub const NEEDS_ROOT: &str = "this test acts as two users, and only root can do that";
@@ -75,10 +75,8 @@ impl OrdinaryUser {
         let dir = Self::directory();
         let mut command = self.command(&self.binary);
         command.args(["mount", "--endpoint", &rig.endpoint(), "--drive-id", "1"]).args(arguments);
-        let Output { status, stderr, .. } =
-            command.arg(dir.path()).env("PDSFS_TOKEN", TOKEN).output().unwrap();
-        assert!(!status.success());
-        String::from_utf8(stderr).unwrap()
+        command.arg(dir.path()).env("PDSFS_TOKEN", TOKEN);
+        refused_mount(command, dir.path())
     }
 }
 
