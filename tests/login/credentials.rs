@@ -126,6 +126,22 @@ fn access_key_signs_every_call() {
 }
 
 #[test]
+fn refresh_token_may_stay_the_same() {
+    let rig = Rig::with(|config| {
+        config.quirks.rotate_refresh_token = false;
+        config.logins.refresh_token = Some(Secret::new("RT-1".to_owned()));
+    });
+    rig.login(&["--client-id", CLIENT, "--refresh-token"], "RT-1\n");
+    for _ in 0..2 {
+        let before = rig.server().stats().count("oauth/token");
+        rig.runtime.block_on(rig.server().advance_clock(Duration::from_secs(3 * 3600)));
+        let listed = rig.run(&["drives"], "");
+        assert!(listed.status.success(), "{}", stderr(&listed));
+        assert_eq!(rig.server().stats().count("oauth/token"), before + 1);
+    }
+}
+
+#[test]
 fn rotated_token_is_kept_when_drive_list_fails() {
     let rig = Rig::with(|config| config.logins.refresh_token = Some(Secret::new("RT-1".to_owned())));
     let stored = |name: &str| -> String {

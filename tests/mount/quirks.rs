@@ -3,6 +3,7 @@
 use std::fs::{self, File, FileTimes};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use pdsfs::server::{FaultAction, FaultRule, Quirks};
@@ -13,13 +14,25 @@ use crate::rig::{Mount, Rig, errno, fresh_bytes};
 const PART: usize = 128 << 10;
 const ARGUMENTS: [&str; 2] = ["--part-size", "128KiB"];
 
-fn set_mtime(path: &std::path::Path, time: SystemTime) {
+fn set_mtime(path: &Path, time: SystemTime) {
     let file = File::options().write(true).open(path).unwrap();
     file.set_times(FileTimes::new().set_modified(time)).unwrap();
 }
 
-fn mtime(path: &std::path::Path) -> SystemTime {
+fn mtime(path: &Path) -> SystemTime {
     fs::metadata(path).unwrap().modified().unwrap()
+}
+
+/// Creates or overwrites a file, which must reach the drive.
+fn save(switch: &str, path: &Path, content: &[u8]) {
+    let saved =
+        File::create(path).and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all()));
+    saved.unwrap_or_else(|e| panic!("{switch}: {}: {e}", path.display()));
+}
+
+fn assert_content(switch: &str, path: &Path, expected: &[u8]) {
+    let content = fs::read(path).unwrap_or_else(|e| panic!("{switch}: {}: {e}", path.display()));
+    assert!(content == expected, "{switch}: {} has other content", path.display());
 }
 
 /// Writes, overwrites, replaces, changes and removes files, and compares what this mount, another client and a
@@ -31,17 +44,21 @@ fn cycle(switch: &str, quirks: &Quirks) {
     let mount = rig.mount_with(&ARGUMENTS);
     let time = SystemTime::UNIX_EPOCH + Duration::from_millis(1_234_567_890_123);
     fs::create_dir(mount.at("d")).unwrap();
+    // A part is stored and sent again, and its URL is signed again.
+    for action in [FaultAction::CloseAfter, FaultAction::Expire] {
+        rig.server().faults().add(FaultRule::times("put_part", 1, action));
+    }
     let mut expected = Vec::new();
     for (name, size) in [("empty", 0), ("small", 100), ("d/large", 3 * PART + 5)] {
         let (old, new) = (fresh_bytes(size / 2 + 1), fresh_bytes(size));
-        fs::write(mount.at(name), &old).unwrap_or_else(|e| panic!("{switch}: {name}: {e}"));
-        assert!(fs::read(mount.at(name)).unwrap() == old, "{switch}: {name}");
-        fs::write(mount.at(name), &new).unwrap_or_else(|e| panic!("{switch}: {name}: overwrite: {e}"));
+        save(switch, &mount.at(name), &old);
+        assert_content(switch, &mount.at(name), &old);
+        save(switch, &mount.at(name), &new);
         let replacement = fresh_bytes(size + 1);
         let temporary = mount.at(format!("{name}.tmp"));
-        fs::write(&temporary, &replacement).unwrap();
+        save(switch, &temporary, &replacement);
         fs::rename(&temporary, mount.at(name)).unwrap_or_else(|e| panic!("{switch}: {name}: rename: {e}"));
-        assert!(fs::read(mount.at(name)).unwrap() == replacement, "{switch}: {name}");
+        assert_content(switch, &mount.at(name), &replacement);
         set_mtime(&mount.at(name), time);
         expected.push((name, replacement));
     }
@@ -49,27 +66,43 @@ fn cycle(switch: &str, quirks: &Quirks) {
     edited.write_all_at(b"edited", 7).unwrap();
     edited.set_len(2 * PART as u64 + 3).unwrap();
     edited.set_times(FileTimes::new().set_modified(time)).unwrap();
+    edited.sync_all().unwrap_or_else(|e| panic!("{switch}: edited: {e}"));
     drop(edited);
     let large = &mut expected[2].1;
     large[7..13].copy_from_slice(b"edited");
     large.truncate(2 * PART + 3);
-    fs::write(mount.at("gone"), b"gone").unwrap();
+    remote_changes(switch, &rig, &mount, can_remove);
+    save(switch, &mount.at("gone"), b"gone");
     let removed = fs::remove_file(mount.at("gone"));
     assert_eq!(removed.is_ok(), can_remove, "{switch}");
     let mount = remounted(switch, &rig, mount);
     for (name, content) in &expected {
-        assert!(fs::read(mount.at(name)).unwrap() == *content, "{switch}: {name}");
+        assert_content(switch, &mount.at(name), content);
         assert!(rig.client().read(name).unwrap() == *content, "{switch}: {name} on the drive");
         assert_eq!(mtime(&mount.at(name)), time, "{switch}: {name}");
     }
     if can_remove {
         fs::remove_file(mount.at("d/large")).unwrap();
         fs::remove_dir(mount.at("d")).unwrap();
-        assert_eq!(rig.client().names(""), ["empty", "small"], "{switch}");
+        assert_eq!(rig.client().names(""), ["empty", "full", "small", "trashed"], "{switch}");
     } else {
         assert_eq!(errno(fs::remove_file(mount.at("d/large"))), libc::EACCES, "{switch}");
     }
     assert_eq!(mount.stop(), 0, "{switch}");
+}
+
+/// Changes by another client that the mount has not seen.
+fn remote_changes(switch: &str, rig: &Rig, mount: &Mount, can_remove: bool) {
+    let client = rig.client();
+    fs::create_dir(mount.at("full")).unwrap();
+    client.create_folder(&client.find("full").unwrap().file_id, "inner");
+    assert_eq!(errno(fs::remove_dir(mount.at("full"))), libc::ENOTEMPTY, "{switch}");
+    if can_remove {
+        save(switch, &mount.at("trashed"), b"old");
+        client.trash(&client.find("trashed").unwrap().file_id);
+        save(switch, &mount.at("trashed"), b"new");
+        assert_eq!(client.read("trashed").as_deref(), Some(&b"new"[..]), "{switch}");
+    }
 }
 
 fn remounted(switch: &str, rig: &Rig, mount: Mount) -> Mount {
@@ -109,6 +142,7 @@ fn upload_quirks_are_worked_around() {
 fn revision_quirks_are_worked_around() {
     cycle_each(&[
         ("instant_upload", json!(false)),
+        ("empty_is_instant", json!(false)),
         ("pre_hash", json!(false)),
         ("revisions", json!(false)),
         ("revisions_max", json!(1)),
@@ -118,7 +152,6 @@ fn revision_quirks_are_worked_around() {
         ("unversioned_urls", json!(true)),
         ("replace_user_tags", json!(true)),
         ("local_modified_at_updatable", json!(false)),
-        ("rotate_refresh_token", json!(false)),
     ]);
 }
 
@@ -140,9 +173,27 @@ fn namespace_quirks_are_worked_around() {
         ("delta_always_empty", json!(true)),
         ("delta_empty_cursor_is_now", json!(true)),
         ("odd_list_items", json!(true)),
-        ("quota_at_put", json!(true)),
-        ("quota_status", json!(403)),
+        ("batch_forbidden", json!(true)),
+        ("update_conflict", json!(true)),
     ]);
+}
+
+#[test]
+fn exceeded_quota_is_enospc_in_each_form() {
+    for quirks in [json!({}), json!({ "quota_at_put": true }), json!({ "quota_status": 403 })] {
+        let switched: Quirks = serde_json::from_value(quirks.clone()).unwrap();
+        let rig = Rig::with(move |config| {
+            config.quirks = switched.clone();
+            config.quota_bytes = Some(2 * PART as u64);
+        });
+        let mount = rig.mount_with(&ARGUMENTS);
+        let mut file = File::create(mount.at("f")).unwrap();
+        let outcome = file.write_all(&fresh_bytes(4 * PART)).and_then(|()| file.sync_all());
+        assert_eq!(errno(outcome), libc::ENOSPC, "{quirks}");
+        drop(file);
+        fs::write(mount.at("small"), b"small").unwrap();
+        assert_eq!(rig.client().names(""), ["small"], "{quirks}");
+    }
 }
 
 #[test]
@@ -173,14 +224,18 @@ fn refused_mtime_does_not_refuse_the_file() {
     fs::write(dir.path().join("f"), b"of 1969").unwrap();
     set_mtime(&dir.path().join("f"), time);
     rig.server().faults().add(FaultRule::times("file/create", 1, refused.clone()));
-    rig.server().faults().add(FaultRule::new("file/update", refused));
     let copied =
         std::process::Command::new("cp").arg("-p").arg(dir.path().join("f")).arg(mount.at("f")).status();
     assert!(copied.unwrap().success());
     let mount = mount.restart(&rig.endpoint(), &[]);
     assert_eq!(rig.client().read("f").unwrap(), b"of 1969");
     assert_eq!(mtime(&mount.at("f")), time);
-    assert_eq!(rig.server().faults().hits()[0], 1);
+    assert_eq!((rig.server().faults().hits()[0], rig.server().stats().count("file/update")), (1, 0));
+    // A later change of the time.
+    rig.server().faults().add(FaultRule::new("file/update", refused));
+    set_mtime(&mount.at("f"), time - Duration::from_secs(1));
+    let mount = mount.restart(&rig.endpoint(), &[]);
+    assert_eq!(mtime(&mount.at("f")), time - Duration::from_secs(1));
     assert_eq!(mount.stop(), 0);
 }
 
@@ -199,7 +254,10 @@ fn size_is_demanded_without_a_local_copy() {
 
 #[test]
 fn fallbacks_are_tried_once() {
-    for quirks in [json!({ "first_part_ctx": "absent" }), json!({ "hash_name": "sha256" })] {
+    // The hash is named in listings.
+    for (quirks, calls_after_listing) in
+        [(json!({ "first_part_ctx": "absent" }), 3), (json!({ "hash_name": "sha256" }), 1)]
+    {
         let switched: Quirks = serde_json::from_value(quirks.clone()).unwrap();
         let rig = Rig::with(move |config| config.quirks = switched.clone());
         let mount = rig.mount();
@@ -211,6 +269,11 @@ fn fallbacks_are_tried_once() {
             assert_eq!(rig.client().read(name), Some(content), "{quirks}: {name}");
         }
         assert_eq!(rig.server().stats().count("file/create") - before, 3, "{quirks}");
+        let mount = mount.restart(&rig.endpoint(), &[]);
+        assert_eq!(fs::read_dir(mount.path()).unwrap().count(), 4);
+        let before = rig.server().stats().count("file/create");
+        fs::write(mount.at("f3"), fresh_bytes(100)).unwrap();
+        assert_eq!(rig.server().stats().count("file/create") - before, calls_after_listing, "{quirks}");
         assert_eq!(mount.stop(), 0);
     }
 }

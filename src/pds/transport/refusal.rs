@@ -210,6 +210,7 @@ impl StoreError {
             ("NoSuchKey", _) => ErrorKind::Stale,
             // `UploadTrafficRateLimitExceeded`, `TotalQpsLimitExceeded` and others.
             (code, 503) if code.ends_with("LimitExceeded") => ErrorKind::Throttled,
+            (code, _) if code.starts_with("QuotaExhausted") => ErrorKind::QuotaExceeded,
             (_, 507) => ErrorKind::QuotaExceeded,
             _ => kind_of_status(self.status),
         };
@@ -322,6 +323,7 @@ mod tests {
         let table = [
             (404, "NoSuchKey", ErrorKind::Stale, Delivery::Answered),
             (403, "AccessDenied", ErrorKind::Denied, Delivery::Answered),
+            (403, "QuotaExhausted.Drive", ErrorKind::QuotaExceeded, Delivery::Answered),
             (503, "UploadTrafficRateLimitExceeded", ErrorKind::Throttled, Delivery::Unknown),
             (503, "TotalQpsLimitExceeded", ErrorKind::Throttled, Delivery::Unknown),
             (503, "ServiceUnavailable", ErrorKind::Io, Delivery::Unknown),
