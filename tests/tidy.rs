@@ -196,3 +196,19 @@ fn release_builds_check_overflows() {
     assert!(release.lines().any(|line| line == "overflow-checks = true"), "{release}");
     assert!(!manifest.contains("overflow-checks = false"));
 }
+
+/// `cargo fuzz` builds with a lock file of its own, which no other build reads.
+#[test]
+fn lock_file_of_fuzz_has_all_dependencies() {
+    let manifest = read("Cargo.toml");
+    let (_, dependencies) = manifest.split_once("\n[dependencies]\n").unwrap();
+    let dependencies = dependencies.split("\n[").next().unwrap();
+    let names = dependencies.lines().filter_map(|line| line.split_once(" = ")).map(|(name, _)| name);
+    let lock = read("fuzz/Cargo.lock");
+    let (_, ours) = lock.split_once("name = \"pdsfs\"\n").unwrap();
+    let ours = ours.split("\n\n").next().unwrap();
+    // A name that occurs in several versions is followed by its version.
+    let has = |name: &&str| ours.contains(&format!(" \"{name}\"")) || ours.contains(&format!(" \"{name} "));
+    let missing: Vec<_> = names.filter(|name| !has(name)).collect();
+    assert!(missing.is_empty(), "run cargo update --workspace in fuzz: {missing:?}");
+}
