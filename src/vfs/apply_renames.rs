@@ -91,7 +91,7 @@ impl Vfs {
             if file.is_unlinked() || file.has_local_content() {
                 return Ok(());
             }
-            match self.apply_rename(file.ino(), committed).await {
+            match self.apply_rename(file.ino(), committed, true).await {
                 Ok(Some(moved)) => {
                     // The file may be closed by now: only the tree knows later changes.
                     if moved.file_id != committed.meta.file_id {
@@ -113,11 +113,27 @@ impl Vfs {
         Ok(())
     }
 
-    /// Moves a committed file to the location that it was renamed to during its upload.
-    pub(super) async fn apply_rename(&self, ino: Ino, committed: &CommitOutcome) -> Result<Option<FileMeta>> {
+    /// The end of a commit of `meta`: looks for a rename.
+    #[cfg(all(test, feature = "server"))]
+    pub async fn end_commit_of(&self, file: &Arc<OpenFile>, meta: FileMeta) {
+        let Some(target) = self.commit_target(file.ino()) else { return };
+        let method = crate::status::CommitMethod::Uploaded;
+        self.apply_late_renames(file, CommitOutcome { meta, method, target }).await;
+    }
+
+    /// Moves a committed file to the location that it was renamed to during its upload. `is_adopted`: the tree has
+    /// had the committed object. A rename since may have given the file another one, and does the rest itself.
+    pub(super) async fn apply_rename(
+        &self,
+        ino: Ino,
+        committed: &CommitOutcome,
+        is_adopted: bool,
+    ) -> Result<Option<FileMeta>> {
         let (location, replaces) = {
             let tree = self.tree();
-            (tree.location(ino), tree.replaces(ino).cloned())
+            let has_object = || tree.meta(ino).is_some_and(|now| now.file_id == committed.meta.file_id);
+            let is_current = !is_adopted || has_object();
+            (tree.location(ino).filter(|_| is_current), tree.replaces(ino).cloned())
         };
         let Some(location) = location else { return Ok(None) };
         let used = &committed.target;

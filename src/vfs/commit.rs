@@ -221,7 +221,7 @@ impl Vfs {
             self.remove_unlinked(&committed).await?;
             return Ok(committed);
         }
-        if let Some(moved) = self.apply_rename(ino, &committed).await? {
+        if let Some(moved) = self.apply_rename(ino, &committed, false).await? {
             committed.meta = moved;
         }
         let posix = {

@@ -328,3 +328,26 @@ async fn conflicting_attributes_are_given_up() {
     assert!(rounds > 2, "another operation on the file is in progress only for a moment");
     assert_eq!(rig.vfs.refused_attr_count(), 1);
 }
+
+/// A commit wakes its caller before it looks for renames. The caller may have renamed the file by then.
+#[tokio::test(flavor = "multi_thread")]
+async fn regression_end_of_commit_keeps_the_new_object() {
+    let rig = Rig::new().await;
+    rig.write(ROOT, "f", b"old").await;
+    let source = rig.write(ROOT, "f.tmp", b"new").await;
+    let committed = rig.only("f.tmp").await;
+    rig.vfs.open(source, libc::O_RDONLY, caller()).await.unwrap();
+    let file = rig.vfs.open_file_of(source).unwrap();
+    rig.fault("file/delete", FaultAction::Stall);
+    let end_commit = async {
+        while rig.server.faults().hits()[0] == 0 {
+            tokio::task::yield_now().await;
+        }
+        rig.vfs.end_commit_of(&file, committed).await;
+        rig.server.faults().clear();
+    };
+    let (renamed, ()) = tokio::join!(rig.rename((ROOT, "f.tmp"), (ROOT, "f")), end_commit);
+    assert_eq!(renamed, Ok(()));
+    let object = rig.vfs.getxattr(source, OsStr::new("user.pdsfs.file_id")).unwrap();
+    assert_eq!(String::from_utf8(object).unwrap(), rig.only("f").await.file_id.to_string());
+}
