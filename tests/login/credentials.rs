@@ -68,7 +68,7 @@ fn service_app_errors_are_distinguished() {
     let printed = |pem: &str, mode: u32| rig.refused(&borrowed(&service_app(&rig, pem, mode)), "");
     for (pem, mode, parts) in [
         (OTHER, 0o600, ["signature is not that of the app's key", "key belongs to the app"]),
-        (KEY, 0o640, ["is accessible to other users", "chmod 600"]),
+        (KEY, 0o604, ["is accessible to other users", "chmod 600"]),
         (CURVE, 0o600, ["RSA", "key.pem"]),
         ("hello", 0o600, ["PEM", "BEGIN PRIVATE KEY"]),
         ("-----BEGIN ENCRYPTED PRIVATE KEY-----", 0o600, ["password", "openssl pkey"]),
