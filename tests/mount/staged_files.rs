@@ -59,8 +59,8 @@ fn altered_base_is_not_committed() {
     fs::write(mount.at("f"), &base).unwrap();
     let mount = mount.restart(&rig.endpoint(), &[]);
     let append = || {
-        let mut file = OpenOptions::new().append(true).open(mount.at("f")).unwrap();
-        file.write_all(b"more").unwrap();
+        let mut file = OpenOptions::new().append(true).open(mount.at("f"))?;
+        file.write_all(b"more")?;
         file.sync_all()
     };
     rig.server().faults().add(FaultRule::times("get_object", 1, FaultAction::Corrupt));
