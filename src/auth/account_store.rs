@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use super::account::{Account, AccountName, AccountSummary, SecretStorage};
 use super::account_file::{AccountFile, Secrets, split};
 use super::keyring;
-use super::private_file::{lock_private, read_private, remove_unfinished_writes, replace_private};
+use super::private_file::{FileOwner, lock_private, read_owned, remove_unfinished_writes, replace_private};
 use super::systemd_credential::SystemdCredential;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Secret;
@@ -185,7 +185,7 @@ impl AccountHandle {
         };
         create_directory(directory).map_err(named)?;
         let path = directory.join(format!(".{}.lock", self.name));
-        Ok(LockedAccount { handle: self, _lock: lock_private(&path).await? })
+        Ok(LockedAccount { handle: self, _lock: lock_private(&path, FileOwner::OfDirectory).await? })
     }
 
     fn with_name(&self, error: &Error) -> Error {
@@ -202,7 +202,8 @@ impl AccountHandle {
     }
 
     fn stored(&self) -> Result<AccountFile> {
-        let text = read_private(&self.path(), SHARED_MODE).map_err(|e| self.not_found(e))?;
+        let text =
+            read_owned(&self.path(), SHARED_MODE, FileOwner::OfDirectory).map_err(|e| self.not_found(e))?;
         AccountFile::parse(&text).map_err(|e| {
             let detail = format!("{e}; run pdsfs login {} to replace it", self.name);
             self.with_name(&Error::new(e.kind(), detail))
@@ -276,7 +277,7 @@ impl LockedAccount<'_> {
         };
         let text = serde_json::to_vec_pretty(&record).map_err(|e| Error::from_source(ErrorKind::Io, e))?;
         let path = handle.path();
-        let write = move || replace_private(&path, &text);
+        let write = move || replace_private(&path, &text, FileOwner::OfDirectory);
         let stopped = |e| Error::with_source(ErrorKind::Io, "the task that stores an account stopped", e);
         tokio::task::spawn_blocking(write).await.map_err(stopped)??;
         if was_in_keyring && secret_storage == SecretStorage::File {

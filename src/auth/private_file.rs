@@ -1,11 +1,11 @@
 //! Files with secrets: read only if other users cannot access them, and replaced atomically.
 //!
 //! The system's service has a user of its own, to whom its accounts belong. Root stores accounts for it: what root
-//! writes to a directory of another user belongs to that user.
+//! writes to a store of another user belongs to that user.
 
 use std::fs::{File, TryLockError};
 use std::io::{ErrorKind as IoKind, Read as _, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -24,13 +24,31 @@ const GROUP_READS: u32 = 0o040;
 /// Suffix of temporary files.
 const UNFINISHED: &str = ".unfinished";
 
+/// The user to whom a private file must belong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FileOwner {
+    /// This user or root.
+    Own,
+    /// For root, the owner of the directory; for others as `Own`.
+    OfDirectory,
+}
+
+/// Reads a file with secrets, of this user or root.
+pub fn read_private(path: &Path, forbidden_mode: u32) -> Result<Vec<u8>> {
+    read_owned(path, forbidden_mode, FileOwner::Own)
+}
+
 /// Reads a file with secrets. Refuses one that another user owns, or that has any of the permissions
 /// `forbidden_mode`; a group of one user may read it. The checks and the read use the same open file. Refuses
 /// anything but regular files, without blocking on a pipe.
-pub fn read_private(path: &Path, forbidden_mode: u32) -> Result<Vec<u8>> {
+pub(super) fn read_owned(path: &Path, forbidden_mode: u32, owner: FileOwner) -> Result<Vec<u8>> {
+    let foreign = foreign_owner(directory_of(path), owner);
     let named = |e: std::io::Error| Error::from(e).context(path.display());
     let name = path.display();
-    let flags = libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY;
+    let mut flags = libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY;
+    if foreign.is_some() {
+        flags |= libc::O_NOFOLLOW;
+    }
     let opened = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path);
     let file = opened.map_err(|e| match e.kind() {
         IoKind::PermissionDenied => named(e).context(unreadable(path)),
@@ -42,7 +60,7 @@ pub fn read_private(path: &Path, forbidden_mode: u32) -> Result<Vec<u8>> {
         return denied(format!("{name} is not a regular file"));
     }
     let ours = rustix::process::geteuid().as_raw();
-    let is_trusted = match foreign_owner(directory_of(path)) {
+    let is_trusted = match foreign {
         Some((user, _)) => metadata.uid() == user,
         None => is_trusted_owner(metadata.uid(), ours),
     };
@@ -81,17 +99,12 @@ fn directory_of(path: &Path) -> &Path {
 
 /// User and group of a directory, if this process is root and the directory is not. Only that user and root can
 /// place files there: a link of the user could lead to any file of root.
-fn foreign_owner(directory: &Path) -> Option<(u32, u32)> {
-    let metadata = directory.symlink_metadata().ok().filter(|_| rustix::process::geteuid().is_root())?;
-    (metadata.is_dir() && metadata.uid() != 0).then(|| (metadata.uid(), metadata.gid()))
-}
-
-/// Gives a new file to the user of its directory.
-fn hand_over(file: &File, directory: &Path) -> std::io::Result<()> {
-    match foreign_owner(directory) {
-        Some((user, group)) => std::os::unix::fs::fchown(file, Some(user), Some(group)),
-        None => Ok(()),
+fn foreign_owner(directory: &Path, owner: FileOwner) -> Option<(u32, u32)> {
+    if owner == FileOwner::Own || !rustix::process::geteuid().is_root() {
+        return None;
     }
+    let metadata = directory.metadata().ok()?;
+    (metadata.uid() != 0).then(|| (metadata.uid(), metadata.gid()))
 }
 
 /// The owner of a file controls its content.
@@ -99,9 +112,10 @@ fn is_trusted_owner(owner: u32, ours: u32) -> bool {
     owner == ours || owner == 0
 }
 
-/// Replaces a file atomically; it is on disk when this returns, and only its owner can read it. The caller
-/// ensures one writer at a time. Temporary files of killed writers are deleted.
-pub fn replace_private(path: &Path, text: &[u8]) -> Result<()> {
+/// Replaces a file atomically; it is on disk when this returns. Only its owner can read it, and the group of the file
+/// that it replaces if that could. The caller ensures one writer at a time. Temporary files of killed writers are
+/// deleted.
+pub fn replace_private(path: &Path, text: &[u8], owner: FileOwner) -> Result<()> {
     let named = |e: std::io::Error| Error::from(e).context(path.display());
     let directory = directory_of(path);
     let prefix = format!(".{}.", path.file_name().unwrap_or_default().to_string_lossy());
@@ -109,11 +123,25 @@ pub fn replace_private(path: &Path, text: &[u8]) -> Result<()> {
     // Temporary files have mode 0600.
     let mut temporary =
         tempfile::Builder::new().prefix(&prefix).suffix(UNFINISHED).tempfile_in(directory).map_err(named)?;
-    hand_over(temporary.as_file(), directory).map_err(named)?;
+    take_owner(temporary.as_file(), path, owner).map_err(named)?;
     temporary.write_all(text).map_err(named)?;
     temporary.as_file().sync_all().map_err(named)?;
     temporary.persist(path).map_err(|e| named(e.error))?;
     File::open(directory).and_then(|directory| directory.sync_all()).map_err(named)
+}
+
+/// Gives a new file to the user of its directory, or the group and the mode of the file at `path`.
+fn take_owner(file: &File, path: &Path, owner: FileOwner) -> std::io::Result<()> {
+    if let Some((user, group)) = foreign_owner(directory_of(path), owner) {
+        return std::os::unix::fs::fchown(file, Some(user), Some(group));
+    }
+    let former =
+        path.symlink_metadata().ok().filter(|former| former.is_file() && former.mode() & GROUP_READS != 0);
+    if let Some(former) = former {
+        std::os::unix::fs::fchown(file, None, Some(former.gid()))?;
+        file.set_permissions(std::fs::Permissions::from_mode(0o640))?;
+    }
+    Ok(())
 }
 
 /// Deletes temporary files of killed writers, which contain secrets too.
@@ -136,8 +164,8 @@ fn remove_unfinished(directory: &Path, prefix: &str) {
 
 /// Creates a lock file if it is missing, and waits until no other process holds it. Only its owner can open it: a
 /// lock needs no permission but to open a file. Closing the file releases the lock.
-pub async fn lock_private(path: &Path) -> Result<File> {
-    let file = open_lock(path).map_err(|e| Error::from(e).context(path.display()))?;
+pub async fn lock_private(path: &Path, owner: FileOwner) -> Result<File> {
+    let file = open_lock(path, owner).map_err(|e| Error::from(e).context(path.display()))?;
     lock_within(LOCK_WAIT_MAX, file, path).await
 }
 
@@ -146,20 +174,26 @@ pub async fn lock_private(path: &Path) -> Result<File> {
 pub async fn lock_beside(path: &Path) -> Result<File> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let lock = path.with_file_name(format!(".{name}.lock"));
-    let file = open_lock(&lock).or_else(|e| match e.kind() {
+    let file = open_lock(&lock, FileOwner::Own).or_else(|e| match e.kind() {
         IoKind::PermissionDenied | IoKind::ReadOnlyFilesystem => File::open(path),
         _ => Err(e),
     });
     lock_within(LOCK_WAIT_MAX, file.map_err(|e| Error::from(e).context(lock.display()))?, &lock).await
 }
 
-fn open_lock(path: &Path) -> std::io::Result<File> {
+fn open_lock(path: &Path, owner: FileOwner) -> std::io::Result<File> {
     let mut options = std::fs::OpenOptions::new();
-    options.create(true).truncate(false).write(true).mode(0o600);
     // A pipe must not block the open.
-    let file = options.custom_flags(libc::O_CLOEXEC | libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
-    hand_over(&file, directory_of(path))?;
-    Ok(file)
+    options.write(true).mode(0o600).custom_flags(libc::O_CLOEXEC | libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    match options.create_new(true).open(path) {
+        Ok(file) => {
+            take_owner(&file, path, owner)?;
+            Ok(file)
+        }
+        // Another process may have removed it since, and the error says so.
+        Err(e) if e.kind() == IoKind::AlreadyExists => options.create_new(false).open(path),
+        Err(e) => Err(e),
+    }
 }
 
 async fn lock_within(wait_max: Duration, file: File, path: &Path) -> Result<File> {
@@ -186,15 +220,13 @@ async fn lock_within(wait_max: Duration, file: File, path: &Path) -> Result<File
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt as _;
-
     const SHARED_MODE: u32 = 0o077;
 
     #[test]
     fn only_private_regular_files_are_read() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("secret");
-        replace_private(&path, b"S").unwrap();
+        replace_private(&path, b"S", FileOwner::Own).unwrap();
         assert_eq!(read_private(&path, SHARED_MODE).unwrap(), b"S");
         // A group of several users, if there is one.
         let shared_group = (0..100).find(|group| only_user_of_group(*group).is_none());
@@ -217,7 +249,7 @@ mod tests {
             assert!(error.contains("not a regular file"), "{error}");
         }
         let large = dir.path().join("large");
-        replace_private(&large, &vec![b'x'; FILE_BYTES_MAX as usize + 1]).unwrap();
+        replace_private(&large, &vec![b'x'; FILE_BYTES_MAX as usize + 1], FileOwner::Own).unwrap();
         assert!(read_private(&large, SHARED_MODE).unwrap_err().to_string().contains("larger than"));
     }
 
@@ -231,12 +263,15 @@ mod tests {
     fn group_of_one_user_may_read() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("secret");
-        replace_private(&path, b"S").unwrap();
+        replace_private(&path, b"S", FileOwner::Own).unwrap();
         let alone = (0..60_000).find(|group| only_user_of_group(*group).is_some());
         if rustix::process::geteuid().is_root() {
             std::os::unix::fs::chown(&path, None, alone).unwrap();
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
             assert_eq!(read_private(&path, SHARED_MODE).unwrap(), b"S");
+            replace_private(&path, b"T", FileOwner::Own).unwrap();
+            let metadata = path.metadata().unwrap();
+            assert_eq!((Some(metadata.gid()), metadata.mode() & 0o777), (alone, 0o640), "replaced");
         }
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o660)).unwrap();
         assert!(read_private(&path, SHARED_MODE).is_err(), "the group may write");
@@ -251,19 +286,25 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::os::unix::fs::chown(dir.path(), Some(7_001), Some(7_002)).unwrap();
         let (path, lock) = (dir.path().join("work.json"), dir.path().join(".work.lock"));
-        replace_private(&path, b"S").unwrap();
-        drop(lock_private(&lock).await.unwrap());
+        replace_private(&path, b"S", FileOwner::OfDirectory).unwrap();
+        drop(lock_private(&lock, FileOwner::OfDirectory).await.unwrap());
         for file in [&path, &lock] {
             let metadata = file.metadata().unwrap();
             assert_eq!((metadata.uid(), metadata.gid()), (7_001, 7_002), "{file:?}");
         }
-        assert_eq!(read_private(&path, SHARED_MODE).unwrap(), b"S");
+        assert_eq!(read_owned(&path, SHARED_MODE, FileOwner::OfDirectory).unwrap(), b"S");
         // The user may lead root to a file of root.
         let secret = tempfile::NamedTempFile::new().unwrap();
         std::fs::remove_file(&path).unwrap();
         std::os::unix::fs::symlink(secret.path(), &path).unwrap();
-        let error = read_private(&path, SHARED_MODE).unwrap_err().to_string();
+        assert!(read_owned(&path, SHARED_MODE, FileOwner::OfDirectory).is_err());
+        std::fs::remove_file(&path).unwrap();
+        std::fs::hard_link(secret.path(), &path).unwrap();
+        let error = read_owned(&path, SHARED_MODE, FileOwner::OfDirectory).unwrap_err().to_string();
         assert!(error.contains("belongs to another user (uid 0)"), "{error}");
+        // A lock that exists is not given away.
+        drop(lock_private(&path, FileOwner::OfDirectory).await.unwrap());
+        assert_eq!(secret.as_file().metadata().unwrap().uid(), 0);
     }
 
     #[test]
@@ -279,7 +320,7 @@ mod tests {
         };
         std::fs::write(dir.path().join(".work.json.a1B2c3.unfinished"), "torn").unwrap();
         std::fs::write(dir.path().join(".work2.json.a1B2c3.unfinished"), "of another account").unwrap();
-        replace_private(&path, b"whole").unwrap();
+        replace_private(&path, b"whole", FileOwner::Own).unwrap();
         assert_eq!(names(), [".work2.json.a1B2c3.unfinished", "work.json"]);
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         std::fs::write(dir.path().join(".work.json.d4E5f6.unfinished"), "torn").unwrap();
@@ -305,12 +346,12 @@ mod tests {
     async fn lock_wait_is_bounded() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
-        let locked = lock_private(&path).await.unwrap();
+        let locked = lock_private(&path, FileOwner::Own).await.unwrap();
         let other = File::open(&path).unwrap();
         let error = lock_within(Duration::from_millis(20), other, &path).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Timeout);
         assert!(error.to_string().contains("lock"), "{error}");
         drop(locked);
-        lock_private(&path).await.unwrap();
+        lock_private(&path, FileOwner::Own).await.unwrap();
     }
 }

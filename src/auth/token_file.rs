@@ -9,7 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Secret;
 
 use super::account::{Grant, RefreshBy};
-use super::private_file::{read_private, replace_private};
+use super::private_file::{FileOwner, read_private, replace_private};
 use super::stored_credential::StoredCredential;
 use super::token::AccessToken;
 
@@ -75,7 +75,7 @@ pub(super) fn write(path: &Path, stored: &StoredCredential) -> Result<()> {
         app_id: Some(client_id.clone()),
     };
     let text = serde_json::to_vec_pretty(&file).map_err(|e| Error::from_source(ErrorKind::Io, e))?;
-    replace_private(path, &text).map_err(|e| e.context("token file"))
+    replace_private(path, &text, FileOwner::Own).map_err(|e| e.context("token file"))
 }
 
 #[cfg(test)]

@@ -21,6 +21,9 @@ use crate::vfs::{OwnInspector, ProcessInspector as _};
 /// Questions that are answered at the same time. Probes wait for the daemon, which may hang.
 const THREADS_MAX: usize = 32;
 
+/// Time limit of one step, in seconds.
+const STEP_MAX_S: u32 = 60;
+
 /// A mount as the configuration of the system describes it.
 #[derive(Debug)]
 pub struct ConfiguredMount {
@@ -46,20 +49,25 @@ struct AttachedMount {
     inspector: Option<OwnInspector>,
 }
 
-/// Serves one connection until it ends, then unmounts. `configured` reads the configuration of a drive.
+/// Serves one connection until it ends, then unmounts. `configured` reads the configuration of a drive, and refuses
+/// one that the daemon may not have mounted.
 ///
-/// SIGTERM is ignored: a stop of the machine reaches the broker together with the daemon, which still saves files.
-/// The end of the daemon ends the connection.
+/// SIGTERM is ignored while a drive is mounted: a stop of the machine reaches the broker together with the daemon,
+/// which still saves files. The end of the daemon ends the connection.
 pub fn serve(connection: OwnedFd, configured: impl Fn(&str) -> Result<ConfiguredMount>) -> Result<()> {
     preflight::protect_memory();
-    ignore_stop_signals();
-    answer_questions(&Arc::new(connection), configured)
+    let (state, served) = answer_questions(&Arc::new(connection), configured);
+    if let State::Attached(attached) = state {
+        set_stop_signals(libc::SIG_DFL);
+        within_limit(|| detach_if(&attached.mount, |_| true))?;
+    }
+    served
 }
 
 fn answer_questions(
     connection: &Arc<OwnedFd>,
     configured: impl Fn(&str) -> Result<ConfiguredMount>,
-) -> Result<()> {
+) -> (State, Result<()>) {
     let (mut state, threads) = (State::New, Arc::new(()));
     let served = loop {
         let (Message { id, body }, _) = match receive::<Question>(connection.as_fd()) {
@@ -71,7 +79,7 @@ fn answer_questions(
             answer_in_thread(connection, id, body, attached.clone(), &threads);
             continue;
         }
-        let (next, answer, device) = match step(state, body, &configured) {
+        let (next, answer, device) = match within_limit(|| step(state, body, &configured)) {
             Ok((next, answer, device)) => (next, answer, device),
             Err(error) => {
                 tracing::error!("{error}");
@@ -81,10 +89,7 @@ fn answer_questions(
         state = next;
         reply(connection, id, answer, device.as_ref().map(|device| device.as_fd()));
     };
-    if let State::Attached(attached) = state {
-        detach_if(&attached.mount, |_| true)?;
-    }
-    served
+    (state, served)
 }
 
 /// The steps up to the visible mount. The device is closed here once it is sent: the end of the daemon must end the
@@ -108,7 +113,10 @@ fn step(
             Ok((State::Opened { dir, mount }, Answer::Opened, Some(device)))
         }
         (State::Opened { dir, mount }, Question::Attach) => {
+            // The daemon chooses the time of this step. Another mount may be there by now.
+            mountpoint::check_free(dir.path())?;
             let mount = dir.attach(&mount)?;
+            set_stop_signals(libc::SIG_IGN);
             tracing::info!("mounted {} at {}", mount.source, mount.path.display());
             let inspector = OwnInspector::new(&mount.device);
             let attached = Arc::new(AttachedMount { mount: mount.clone(), inspector });
@@ -198,11 +206,22 @@ impl AttachedMount {
     }
 }
 
-fn ignore_stop_signals() {
+fn set_stop_signals(action: libc::sighandler_t) {
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
-        // SAFETY: no handler is set, and no other thread runs yet.
-        unsafe { libc::signal(signal, libc::SIG_IGN) };
+        // SAFETY: both actions that are passed here are of the system; no handler of this program is set.
+        unsafe { libc::signal(signal, action) };
     }
+}
+
+/// Ends the broker if `work` takes longer than [`STEP_MAX_S`]: a mountpoint below a hung file system blocks, and this
+/// thread would not see the end of the connection.
+fn within_limit<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: alarm takes no pointers. SIGALRM has its default action, which ends the process.
+    unsafe { libc::alarm(STEP_MAX_S) };
+    let done = work();
+    // SAFETY: as above.
+    unsafe { libc::alarm(0) };
+    done
 }
 
 #[cfg(test)]
@@ -229,7 +248,7 @@ mod tests {
     fn refusals(questions: Vec<Question>) -> Vec<ErrorKind> {
         let (daemon, broker) = pair();
         let serving =
-            std::thread::spawn(move || answer_questions(&Arc::new(broker), |drive| Ok(configured(drive))));
+            std::thread::spawn(move || answer_questions(&Arc::new(broker), |drive| Ok(configured(drive))).1);
         let ask = |question| {
             send(daemon.as_fd(), &Message { id: 7, body: question }, None).unwrap();
             match receive::<Answer>(daemon.as_fd()).unwrap().unwrap() {
@@ -259,7 +278,7 @@ mod tests {
             let (daemon, broker) = pair();
             rustix::net::send(&daemon, bytes, rustix::net::SendFlags::NOSIGNAL).unwrap();
             let error =
-                answer_questions(&Arc::new(broker), |drive| Ok(configured(drive))).unwrap_err().to_string();
+                answer_questions(&Arc::new(broker), |drive| Ok(configured(drive))).1.unwrap_err().to_string();
             assert!(error.starts_with("the daemon sent no question: "), "{error}");
         }
     }

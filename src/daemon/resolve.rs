@@ -43,6 +43,14 @@ pub fn mount_config(settings: Settings, name: Option<String>, mountpoint: PathBu
         let detail = format!("spill-dir {} is not a directory: choose a directory", spill_dir.display());
         return Err(Error::invalid(detail));
     }
+    tempfile::tempfile_in(&spill_dir).map_err(|e| {
+        let (dir, uid) = (spill_dir.display(), rustix::process::geteuid().as_raw());
+        let detail = format!(
+            "cannot create files in {dir} for staged files: it must be writable for user {uid}, and the system's unit \
+             needs ReadWritePaths={dir} (systemctl edit)"
+        );
+        invalid_from(detail, e)
+    })?;
     let mut options = settings.options();
     // A background process changes its working directory.
     let absolute = |file: PathBuf| {

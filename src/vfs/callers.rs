@@ -98,8 +98,7 @@ pub fn dies_of_signal(tid: u32, inspector: Option<&dyn ProcessInspector>) -> boo
 fn death_by_signal(tid: u32) -> Option<bool> {
     // A thread that exits has given its memory back. The text of `stat` waits for a running `execve`, which may
     // wait for the answer to a close.
-    let status = read_proc(&format!("/proc/{tid}/status"));
-    if status.is_none_or(|status| status.contains("\nVmSize:")) {
+    if read_proc(&format!("/proc/{tid}/status"))?.contains("\nVmSize:") {
         return Some(false);
     }
     let Some(end) = ThreadEnd::of(tid) else { return Some(false) };

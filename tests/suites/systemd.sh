@@ -190,9 +190,12 @@ chroot "$ROOTFS" systemd-sysusers pdsfs.conf || exit 2
 chroot "$ROOTFS" chgrp pdsfs /etc/pdsfs/token /etc/pdsfs/slow-token && chmod 640 "$ROOTFS/etc/pdsfs/"*token
 # The shipped template as the instance "cloud", under the name that the general suite expects.
 sed 's/%i/cloud/g' "$template" >"$work/cloud.service"
+mkdir -p "$units/pdsfs-broker@.service.d"
+printf '[Service]\nExecStart=\nExecStart=/usr/bin/pdsfs broker --config /etc/pdsfs/config.toml --peer-unit ""\n' \
+    >"$units/pdsfs-broker@.service.d/name.conf"
 failed=0
 [ -n "${ONLY:-}" ] || bash "$suite" "$work/cloud.service" "$pdsfs" || failed=1
-rm -f "$units/cloud.service"
+rm -rf "$units/cloud.service" "$units/pdsfs-broker@.service.d"
 
 boot() { # SCRIPT LABEL
     [[ -z "${ONLY:-}" || " $ONLY " = *" $1 "* ]] || return
