@@ -7,6 +7,7 @@
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 
 use super::liveness::has_died;
 use super::{mountpoint, preflight};
@@ -18,8 +19,8 @@ use crate::fuse::{DetachedMount, MountDir, detach_if, mount_root};
 use crate::ids::Ino;
 use crate::vfs::{OwnInspector, ProcessInspector as _};
 
-/// Questions that are answered at the same time. Probes wait for the daemon, which may hang.
-const THREADS_MAX: usize = 32;
+/// Questions that are answered at the same time.
+const THREADS: usize = 8;
 
 /// Time limit of one step, in seconds.
 const STEP_MAX_S: u32 = 60;
@@ -68,18 +69,18 @@ fn answer_questions(
     connection: &Arc<OwnedFd>,
     configured: impl Fn(&str) -> Result<ConfiguredMount>,
 ) -> (State, Result<()>) {
-    let (mut state, threads) = (State::New, Arc::new(()));
-    let served = loop {
-        let (Message { id, body }, _) = match receive::<Question>(connection.as_fd()) {
-            Ok(Some(received)) => received,
-            Ok(None) => break Ok(()),
-            Err(e) => break Err(Error::from(e).context("the daemon sent no question")),
-        };
+    let mut state = State::New;
+    loop {
         if let State::Attached(attached) = &state {
-            answer_in_thread(connection, id, body, attached.clone(), &threads);
-            continue;
+            let served = answer_in_threads(connection, attached);
+            return (state, served);
         }
-        let (next, answer, device) = match within_limit(|| step(state, body, &configured)) {
+        let (id, question) = match next_question(connection) {
+            Ok(Some(question)) => question,
+            Ok(None) => return (state, Ok(())),
+            Err(error) => return (state, Err(error)),
+        };
+        let (next, answer, device) = match within_limit(|| step(state, question, &configured)) {
             Ok((next, answer, device)) => (next, answer, device),
             Err(error) => {
                 tracing::error!("{error}");
@@ -88,8 +89,14 @@ fn answer_questions(
         };
         state = next;
         reply(connection, id, answer, device.as_ref().map(|device| device.as_fd()));
-    };
-    (state, served)
+    }
+}
+
+/// `None` at the end of the connection.
+fn next_question(connection: &OwnedFd) -> Result<Option<(u64, Question)>> {
+    let received = receive::<Question>(connection.as_fd());
+    let received = received.map_err(|e| Error::from(e).context("the daemon sent no question"))?;
+    Ok(received.map(|(Message { id, body }, _)| (id, body)))
 }
 
 /// The steps up to the visible mount. The device is closed here once it is sent: the end of the daemon must end the
@@ -152,25 +159,30 @@ fn check_expected(drive: &str, configured: &ConfiguredMount, expected: &Expected
     Err(Error::new(ErrorKind::Invalid, detail))
 }
 
-/// Answers in a thread of its own, or here if many questions wait.
-fn answer_in_thread(
-    connection: &Arc<OwnedFd>,
-    id: u64,
-    question: Question,
-    attached: Arc<AttachedMount>,
-    threads: &Arc<()>,
-) {
-    let (connection, running) = (connection.clone(), threads.clone());
-    let answer = move || {
-        let answer = attached.answer(question).unwrap_or_else(|error| Answer::Refused(error.into()));
-        reply(&connection, id, answer, None);
-        drop(running);
-    };
-    if Arc::strong_count(threads) > THREADS_MAX {
-        answer();
-    } else {
-        std::thread::spawn(answer);
+/// Returns at the end of the connection. Each thread takes the next question: a probe waits for the daemon, which may
+/// hang, and then the other threads answer.
+fn answer_in_threads(connection: &Arc<OwnedFd>, attached: &Arc<AttachedMount>) -> Result<()> {
+    let (ended_tx, ended) = channel();
+    for _ in 0..THREADS {
+        let (connection, attached, ended_tx) = (connection.clone(), attached.clone(), ended_tx.clone());
+        std::thread::Builder::new().name("answers".to_owned()).spawn(move || {
+            let ended = loop {
+                match next_question(&connection) {
+                    Ok(Some((id, question))) => {
+                        let answer = attached.answer(question);
+                        let answer = answer.unwrap_or_else(|error| Answer::Refused(error.into()));
+                        reply(&connection, id, answer, None);
+                    }
+                    Ok(None) => break Ok(()),
+                    Err(error) => break Err(error),
+                }
+            };
+            let _ = ended_tx.send(ended);
+        })?;
     }
+    drop(ended_tx);
+    // An error means that every thread has panicked.
+    ended.recv().unwrap_or_else(|e| Err(Error::with_source(ErrorKind::Io, "the broker cannot answer", e)))
 }
 
 /// A lost connection shows at the next receive.
