@@ -52,6 +52,10 @@ impl Drive {
                 tracing::debug!(error = %failure.error, "no search: the empty listing of a subfolder is believed");
                 return Ok(ListingPage { items: Vec::new(), next_marker: None, urls: Vec::new() });
             }
+            // `list` has just found the folder.
+            Err(RequestFailure { error, .. }) if error.kind() == ErrorKind::NotFound => {
+                return Err(Error::from_source(ErrorKind::Io, error));
+            }
             Err(failure) => return Err(failure.error),
         };
         let mut gets = JoinSet::new();
@@ -85,8 +89,7 @@ impl Drive {
 
 /// Whether the service offers no search. A refusal of the folder itself says nothing about searches.
 fn is_unavailable(failure: &RequestFailure) -> bool {
-    let is_of_folder =
-        matches!(failure.code.as_str(), "ForbiddenNoPermission" | "ForbiddenNoPermission.File");
+    let is_of_folder = failure.code == "ForbiddenNoPermission.File";
     let is_other = matches!(failure.error.kind(), ErrorKind::NotFound | ErrorKind::Unauthenticated);
     failure.delivery == Delivery::Answered && !is_of_folder && !is_other
 }

@@ -31,12 +31,13 @@ impl Rig {
 #[tokio::test(flavor = "multi_thread")]
 async fn refused_folder_leaves_others_searched() {
     for (status, code, kind) in
-        [(403, "ForbiddenNoPermission.File", ErrorKind::Denied), (404, "NotFound.File", ErrorKind::NotFound)]
+        [(403, "ForbiddenNoPermission.File", ErrorKind::Denied), (404, "NotFound.File", ErrorKind::Io)]
     {
         let rig = Rig::without_subfolder_listings().await;
         let (a, b) = rig.full_folders().await;
         rig.server.faults().add(FaultRule::times("file/search", 2, FaultAction::status(status, code)));
         assert_eq!(rig.read_dir_error(a).await, kind);
+        assert_eq!(rig.vfs.path_of(a), "/a", "{code}: a folder that exists is detached");
         assert_eq!(rig.rmdir("b").await, Err(kind), "{code}: a full folder is removed");
         assert_eq!(rig.rmdir("b").await, Err(ErrorKind::NotEmpty), "{code}");
         assert_eq!(names(&rig.read_dir(b).await), [".", "..", "inside"]);
@@ -63,6 +64,7 @@ async fn empty_directories_work_without_search() {
         (400, "InvalidParameter.Query"),
         (400, "InvalidParameterNotSupported.Search"),
         (403, "Forbidden"),
+        (403, "ForbiddenNoPermission"),
         (403, "ForbiddenNoPermission.Drive"),
     ];
     for (status, code) in refusals {
