@@ -99,6 +99,11 @@ impl Vfs {
                         self.push_attrs(moved.clone(), mtime, posix).await;
                     }
                     let mut tree = self.tree();
+                    // A rename since may have given the file another object, and may have hidden this one.
+                    if tree.meta(file.ino()).is_none_or(|now| now.file_id != committed.meta.file_id) {
+                        tree.moved_leftover(moved, Instant::now());
+                        return Ok(());
+                    }
                     let (mtime, posix) = self.current_attrs(&tree, file.ino(), &moved);
                     committed.meta = FileMeta { mtime, posix, ..moved };
                     tree.adopt(file.ino(), committed.meta.clone(), Instant::now())?;
