@@ -258,9 +258,7 @@ impl ContentHosts {
             Some(Host::Ipv4(ip)) => self.check_address(host, IpAddr::V4(ip))?,
             Some(Host::Ipv6(ip)) => self.check_address(host, IpAddr::V6(ip))?,
             Some(Host::Domain(_)) if self.is_proxied(&url) => {
-                for address in self.proxied_addresses(host).await {
-                    self.check_address(host, address.ip())?;
-                }
+                self.check_any(host, &self.proxied_addresses(host).await)?;
             }
             Some(Host::Domain(_)) => {}
             None => return Err(refused(host, Refusal::NoHost)),
@@ -302,6 +300,16 @@ impl ContentHosts {
         }
         proxied.insert(name.to_owned(), (Instant::now(), found.clone()));
         found
+    }
+
+    /// Refuses a name if there are addresses and none is allowed. A filter that hides a name from this machine
+    /// answers with the unspecified address.
+    fn check_any(&self, host: &str, addresses: &[SocketAddr]) -> Result<(), HostError> {
+        let found = || addresses.iter().map(SocketAddr::ip).filter(|ip| !ip.to_canonical().is_unspecified());
+        match found().next() {
+            Some(ip) if !found().any(|ip| self.allows(host, ip)) => self.check_address(host, ip),
+            _ => Ok(()),
+        }
     }
 
     fn check_address(&self, host: &str, ip: IpAddr) -> Result<(), HostError> {
@@ -470,6 +478,25 @@ mod tests {
         hosts("localhost").parse("https://localhost/x").await.unwrap();
         // The proxy may know a name that this machine does not.
         hosts("off").parse("https://unknown.invalid/x").await.unwrap();
+        for (addresses, why) in [
+            (&["127.0.0.1", "8.8.8.8"][..], None),
+            (&["0.0.0.0"], None),
+            (&["0.0.0.0", "::"], None),
+            (&["0.0.0.0", "127.0.0.1"], Some("this machine")),
+            (&["10.0.0.1", "fd00::1"], Some("private")),
+            (&["169.254.169.254"], Some("link-local")),
+        ] {
+            let hosts = hosts("off");
+            let found = addresses.iter().map(|ip| SocketAddr::new(ip.parse().unwrap(), 0)).collect();
+            hosts.proxied.lock().insert("known.example".to_owned(), (Instant::now(), found));
+            let seen = hosts.parse("https://known.example/x").await.map_err(|error| error.to_string());
+            match why {
+                None => assert!(seen.is_ok(), "{addresses:?}: {seen:?}"),
+                Some(why) => {
+                    assert!(seen.as_ref().is_err_and(|e| e.contains(why)), "{addresses:?}: {seen:?}");
+                }
+            }
+        }
         // The peer is the proxy.
         let hosts = hosts("off");
         hosts.note_peer(&endpoint, SocketAddr::from(([10, 0, 0, 1], 3128)));
