@@ -79,7 +79,8 @@ impl Tree {
         let removal = self.leftovers.get(object).map(|left| left.removal);
         let is_free = match removal {
             Some(Removal::Running | Removal::Failed { .. }) => false,
-            Some(Removal::Claimed(owner)) => owner == ino,
+            // Without a name, no commit of its owner starts.
+            Some(Removal::Claimed(owner)) => owner == ino || self.display_name(owner).is_none(),
             Some(Removal::Refused) | None => true,
         };
         let is_claimed = is_free && owners.into_iter().flatten().all(|owner| *owner == ino);
@@ -89,9 +90,18 @@ impl Tree {
         is_claimed
     }
 
+    /// The file that has claimed a hidden object.
+    pub fn claimant(&self, object: &FileId) -> Option<Ino> {
+        match self.leftovers.get(object)?.removal {
+            Removal::Claimed(owner) => Some(owner),
+            Removal::Running | Removal::Failed { .. } | Removal::Refused => None,
+        }
+    }
+
     /// Whether an object belongs to an inode, now or after a pending commit.
     pub fn is_referenced(&self, file: &FileId) -> bool {
-        self.by_file_id.contains_key(file) || self.replacing.contains_key(file)
+        let is_claimed = || self.claimant(file).is_some_and(|owner| self.display_name(owner).is_some());
+        self.by_file_id.contains_key(file) || self.replacing.contains_key(file) || is_claimed()
     }
 
     /// Whether an object in a listing that began at `started` is one that this mount removed from this directory, or

@@ -417,6 +417,28 @@ fn leftover_is_hidden_until_it_changes() {
 }
 
 #[test]
+fn claim_ends_with_its_file() {
+    for is_replaced in [false, true] {
+        let mut f = Fixture::new();
+        let left = revised("f1", "left", 1);
+        f.list(Ino::ROOT, &[file("f2", "a", 2), file("f3", "b", 3)]);
+        f.tree.supersede(left.clone());
+        f.tree.set_removal(&left.file_id, Removal::Refused);
+        let (a, b) = (f.child("a"), f.child("b"));
+        assert!(f.tree.claim(&left.file_id, a));
+        assert!(!f.tree.claim(&left.file_id, b));
+        if is_replaced {
+            f.tree.moved(b, Ino::ROOT, &name("a"), file("f3", "a", 3), f.now).unwrap();
+        } else {
+            f.tree.unlink(a, f.now);
+        }
+        assert!(!f.tree.is_referenced(&left.file_id));
+        assert!(f.tree.claim(&left.file_id, b));
+        assert!(f.tree.is_referenced(&left.file_id));
+    }
+}
+
+#[test]
 fn leftover_is_known_by_its_content() {
     let left = revised("f1", "left", 1);
     let hashed = FileMeta { revision: None, sha1: Some(Sha1Hash([1; 20])), ..left.clone() };

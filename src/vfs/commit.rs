@@ -286,7 +286,10 @@ impl TargetResolver for Vfs {
     }
 
     fn claim(&self, object: &FileId, ino: Ino) -> bool {
-        self.tree().claim(object, ino)
+        let owner = self.tree().claimant(object).filter(|owner| *owner != ino);
+        // Also the commit of an unlinked file may still overwrite it.
+        let is_in_use = owner.and_then(|owner| self.files.get(owner)?.running_commit()).is_some();
+        !is_in_use && self.tree().claim(object, ino)
     }
 
     fn mark_unsaved(&self, ino: Ino) {

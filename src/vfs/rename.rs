@@ -9,6 +9,7 @@ use super::Vfs;
 use super::close::process_of;
 use super::superseded::{Reason, Superseded};
 use super::types::{Caller, Entry, NameInDir, RenameMode};
+use crate::content::commit_target::TargetResolver;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, Ino};
 use crate::pds::drive::FileMeta;
@@ -339,12 +340,10 @@ impl Vfs {
     /// Moves a committed file to a name that no visible file has. A leftover of the name is overwritten.
     async fn move_to_free_name(&self, ino: Ino, to: &NameInDir) -> Result<()> {
         let dir_id = self.dir_id(to.dir)?;
-        let leftover = {
-            let mut tree = self.tree();
-            let leftover = tree.leftover_at(&dir_id, &to.name.remote()).cloned();
-            leftover.filter(|object| tree.claim(&object.file_id, ino))
+        let leftover = self.tree().leftover_at(&dir_id, &to.name.remote()).cloned();
+        let Some(leftover) = leftover.filter(|object| self.claim(&object.file_id, ino)) else {
+            return self.move_object(ino, to).await;
         };
-        let Some(leftover) = leftover else { return self.move_object(ino, to).await };
         // Another client may have changed it since. Then it is an ordinary target, which the caller looks up.
         match self.drive.get(&leftover.file_id).await {
             Ok(now) if self.tree().hides_leftover(&now) => {}
