@@ -16,8 +16,9 @@ const COUNT_MAX: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 pub enum Removal {
     /// Its outcome is not known. The object must not get new content.
     Running,
-    /// It has failed `tries` times and is tried again. The drive may still execute an earlier call.
-    Failed { tries: u32 },
+    /// It has failed `tries` times and is tried again. The drive may still execute an earlier call. `to_bin`: the
+    /// object may have the only copy of its content, so it is never deleted for good.
+    Failed { tries: u32, to_bin: bool },
     /// The drive keeps the object.
     Refused,
     /// As `Refused`, and this file is about to overwrite it. If that fails, only this file may try again.

@@ -157,10 +157,10 @@ impl Tree {
         }
     }
 
-    /// Hidden objects whose removal has failed, and how often.
-    pub fn failed_removals(&self) -> Vec<(FileMeta, u32)> {
+    /// Hidden objects whose removal has failed, how often, and whether only the recycle bin is right for them.
+    pub fn failed_removals(&self) -> Vec<(FileMeta, u32, bool)> {
         let failed = self.leftovers.iter().filter_map(|left| match left.removal {
-            Removal::Failed { tries } => Some((left.object.clone(), tries)),
+            Removal::Failed { tries, to_bin } => Some((left.object.clone(), tries, to_bin)),
             Removal::Running | Removal::Refused | Removal::Claimed(_) => None,
         });
         failed.collect()

@@ -35,8 +35,9 @@ impl Vfs {
             tree.supersede(object.clone());
             tree.add_tombstone(object.file_id.clone(), Instant::now());
         }
-        if let Err(error) = self.remove_one(&object, former, &reason).await {
-            return self.leave_behind(object, reason, &error).await;
+        let mode = self.mode_for(&object, &reason).await;
+        if let Err(error) = self.remove_one(&object.file_id, former, mode).await {
+            return self.leave_behind(object, reason, mode, &error).await;
         }
         let mut tree = self.tree();
         if matches!(reason, Reason::Unused) {
@@ -45,13 +46,16 @@ impl Vfs {
         tree.removed_leftover(object.file_id, Instant::now());
     }
 
-    async fn remove_one(&self, object: &FileMeta, former: Option<Ino>, reason: &Reason) -> Result<()> {
-        let (file, configured) = (&object.file_id, self.config.options.remove);
-        let mode = match reason {
+    async fn mode_for(&self, object: &FileMeta, reason: &Reason) -> RemoveMode {
+        match reason {
             Reason::Copied(copy) if self.may_delete(object, copy).await => RemoveMode::Delete,
             Reason::Copied(_) => RemoveMode::Trash,
-            Reason::Displaced(..) | Reason::Unused => configured,
-        };
+            Reason::Displaced(..) | Reason::Unused => self.config.options.remove,
+        }
+    }
+
+    async fn remove_one(&self, file: &FileId, former: Option<Ino>, mode: RemoveMode) -> Result<()> {
+        let configured = self.config.options.remove;
         match self.remove_object(file, former, mode).await {
             // The right to move objects to the recycle bin may be granted all the same.
             Err(error)
@@ -82,7 +86,7 @@ impl Vfs {
     }
 
     /// Keeps an object hidden that the drive did not remove.
-    async fn leave_behind(&self, object: FileMeta, reason: Reason, error: &Error) {
+    async fn leave_behind(&self, object: FileMeta, reason: Reason, mode: RemoveMode, error: &Error) {
         let (file, name) = (&object.file_id, &object.name);
         if is_refused(error) {
             tracing::warn!(%file, %error, "the drive keeps a file that is not needed any more: {name}");
@@ -100,7 +104,7 @@ impl Vfs {
         let is_first = {
             let mut tree = self.tree();
             let is_first = tree.failed_removals().is_empty();
-            tree.set_removal(file, Removal::Failed { tries: 1 });
+            tree.set_removal(file, Removal::Failed { tries: 1, to_bin: mode == RemoveMode::Trash });
             is_first
         };
         if is_first {
@@ -110,39 +114,40 @@ impl Vfs {
     }
 
     /// Gives the hidden object of a name another one, after the drive has refused the name. Returns whether it may be
-    /// free now.
-    pub(super) async fn move_leftover_away(&self, dir_id: &FileId, name: &str) -> bool {
-        let Some(object) = self.tree().leftover_at(dir_id, name).cloned() else { return false };
+    /// free now. An error is that of the caller's operation: the mount does not show what has the name.
+    pub(super) async fn move_leftover_away(&self, dir_id: &FileId, name: &str) -> Result<bool> {
+        let Some(object) = self.tree().leftover_at(dir_id, name).cloned() else { return Ok(false) };
         let file = &object.file_id;
         match self.drive.get(file).await {
             Ok(now) if self.tree().hides_leftover(&now) => {}
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 self.tree().removed_leftover(file.clone(), Instant::now());
-                return true;
+                return Ok(true);
             }
-            Ok(_) | Err(_) => return false,
+            Ok(_) => return Ok(false),
+            Err(error) => return Err(error),
         }
         for number in 2..=NUMBER_MAX {
             let free = disambiguated(name, number, object.kind);
             match self.drive.rename(file, &free, CheckNameMode::Refuse).await {
                 Ok(moved) => {
                     self.tree().moved_leftover(moved, Instant::now());
-                    return true;
+                    return Ok(true);
                 }
                 Err(error) if error.kind() == ErrorKind::Exists => {}
                 Err(error) => {
                     tracing::warn!(%file, %error, "a file that is not needed any more keeps the name {name}");
-                    return false;
+                    return Err(error);
                 }
             }
         }
-        false
+        Ok(false)
     }
 
     /// Tries removals again that failed. Ends early if the drive is unreachable.
     pub(super) async fn retry_removals(&self) {
         let failed = self.tree().failed_removals();
-        for (object, tries) in failed {
+        for (object, tries, to_bin) in failed {
             let file = &object.file_id;
             match self.drive.get(file).await {
                 // Another client may have changed it.
@@ -155,8 +160,8 @@ impl Vfs {
                 Err(error) if error.is_outage() => return,
                 Err(_) => continue,
             }
-            let removed = self.remove_object(file, None, self.config.options.remove).await;
-            let Err(error) = removed else {
+            let mode = if to_bin { RemoveMode::Trash } else { self.config.options.remove };
+            let Err(error) = self.remove_object(file, None, mode).await else {
                 self.tree().removed_leftover(file.clone(), Instant::now());
                 continue;
             };
@@ -168,7 +173,8 @@ impl Vfs {
                 let name = &object.name;
                 tracing::warn!(%file, %error, "the drive keeps a file that is not needed any more: {name}");
             }
-            let removal = if is_last { Removal::Refused } else { Removal::Failed { tries: tries + 1 } };
+            let removal =
+                if is_last { Removal::Refused } else { Removal::Failed { tries: tries + 1, to_bin } };
             self.tree().set_removal(file, removal);
         }
     }

@@ -41,7 +41,7 @@ impl Vfs {
         let tags = posix::tags(posix.as_deref(), UNIX_EPOCH);
         let remote = name.remote();
         let mut made = self.drive.create_folder(&dir_id, &remote, &tags).await;
-        if is_taken_on_drive(&made) && self.move_leftover_away(&dir_id, &remote).await {
+        if is_taken_on_drive(&made) && self.move_leftover_away(&dir_id, &remote).await? {
             made = self.drive.create_folder(&dir_id, &remote, &tags).await;
         }
         let meta = made.inspect_err(|error| {
@@ -414,7 +414,7 @@ impl Vfs {
         // A hidden object may have it.
         let old_name_is_free = old_name_is_free && self.tree().leftover_at(to, &meta.name).is_none();
         let moved = self.try_to_move_on_drive(meta, (from, to), name, old_name_is_free).await;
-        if is_taken_on_drive(&moved) && self.move_leftover_away(to, name).await {
+        if is_taken_on_drive(&moved) && self.move_leftover_away(to, name).await? {
             return self.try_to_move_on_drive(meta, (from, to), name, old_name_is_free).await;
         }
         moved

@@ -4,6 +4,7 @@ use sha1::Digest;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::config::RemoveMode;
 use crate::ids::Sha1Hash;
 use crate::vfs::SetAttr;
 
@@ -350,4 +351,70 @@ async fn regression_end_of_commit_keeps_the_new_object() {
     assert_eq!(renamed, Ok(()));
     let object = rig.vfs.getxattr(source, OsStr::new("user.pdsfs.file_id")).unwrap();
     assert_eq!(String::from_utf8(object).unwrap(), rig.only("f").await.file_id.to_string());
+}
+
+/// The drive renames the object, then a rename over another file gives the file a new one, then the answer arrives.
+#[tokio::test(flavor = "multi_thread")]
+async fn regression_late_rename_keeps_the_new_object() {
+    let rig = Rig::with(METADATA_TTL, |config| config.quirks.deletion_forbidden = true).await;
+    rig.write(ROOT, "f", b"old").await;
+    let source = rig.write(ROOT, "f.tmp", b"new").await;
+    let committed = FileMeta { name: "former".to_owned(), ..rig.only("f.tmp").await };
+    rig.vfs.open(source, libc::O_RDONLY, caller()).await.unwrap();
+    let file = rig.vfs.open_file_of(source).unwrap();
+    rig.fault("file/update", FaultAction::Stall);
+    let rename = async {
+        while rig.server.faults().hits()[0] == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(rig.rename((ROOT, "f.tmp"), (ROOT, "f")).await, Ok(()));
+        rig.server.faults().clear();
+    };
+    tokio::join!(rig.vfs.end_commit_of(&file, committed), rename);
+    let object = rig.vfs.getxattr(source, OsStr::new("user.pdsfs.file_id")).unwrap();
+    assert_eq!(String::from_utf8(object).unwrap(), rig.only("f").await.file_id.to_string());
+    assert_eq!(names(&rig.read_dir(ROOT).await), [".", "..", "f"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn occupied_name_fails_with_the_true_error() {
+    for (endpoint, action, kind) in [
+        ("file/update", conflict(), ErrorKind::Busy),
+        ("file/update", refused(), ErrorKind::Denied),
+        ("file/get", conflict(), ErrorKind::Busy),
+    ] {
+        let rig = Rig::with_leftover().await;
+        rig.fault(endpoint, action);
+        let made = rig.vfs.mkdir(ROOT, OsStr::new("s"), 0o755, caller()).await;
+        assert_eq!(made.unwrap_err().kind(), kind, "{endpoint}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn repeated_removal_keeps_to_the_recycle_bin() {
+    let mut rig = Rig::new().await;
+    let mut config = (*rig.config).clone();
+    config.options.remove = RemoveMode::Delete;
+    rig.config = Arc::new(config);
+    rig.vfs = mount(&rig.config);
+    rig.write(ROOT, "t", b"old").await;
+    rig.write(ROOT, "s", b"new").await;
+    rig.fault("recyclebin/trash", conflict());
+    rig.server.faults().add(FaultRule::times("file/get", 2, FaultAction::Stall));
+    let vfs = rig.vfs.clone();
+    let renamed = tokio::spawn(async move {
+        let (from, to) = ((ROOT, OsStr::new("s")), (ROOT, OsStr::new("t")));
+        vfs.rename(from, to, RenameMode::Replace, caller()).await.map_err(|error| error.kind())
+    });
+    while rig.server.faults().hits()[1] == 0 {
+        tokio::task::yield_now().await;
+    }
+    rig.truncate_elsewhere(None, "t").await;
+    let conflicts = FaultRule::new("recyclebin/trash", conflict());
+    rig.server.faults().set(crate::server::FaultPlan { rules: vec![conflicts] });
+    assert_eq!(renamed.await.unwrap(), Ok(()));
+    rig.server.faults().clear();
+    assert_eq!(rig.vfs.drain().await.unsaved.len(), 0);
+    assert_eq!(rig.remote_names(&FileId::root()).await, ["t"]);
+    assert_eq!(rig.calls("file/delete"), 0);
 }
