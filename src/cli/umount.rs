@@ -85,7 +85,8 @@ pub(super) fn run(args: &UmountArgs) -> Result<ExitCode> {
         );
         return Err(Error::new(ErrorKind::NotPermitted, detail));
     }
-    if mountinfo::current(&mount)?.is_some() {
+    // A new mount of the same drive at another path may have the numbers of this one.
+    if mountinfo::current(&mount)?.is_some_and(|now| now.path == path) {
         let detail = format!("{display} is still mounted: try again, or add --lazy");
         return Err(Error::new(ErrorKind::Io, detail));
     }

@@ -104,7 +104,10 @@ mod tests {
     #[test]
     fn mount_with_a_reused_id_has_ended() {
         let proc = MountRoot::at(Path::new("/proc")).unwrap().unwrap().mount;
-        let ended = Mount { device: "0:0".into(), ..proc };
-        assert!(matches!(MountRoot::of(&ended).unwrap(), FoundRoot::Ended));
+        let other_device = Mount { device: "0:0".into(), ..proc.clone() };
+        let other_source = Mount { source: "pds:1".into(), ..proc };
+        for ended in [other_device, other_source] {
+            assert!(matches!(MountRoot::of(&ended).unwrap(), FoundRoot::Ended), "{ended:?}");
+        }
     }
 }

@@ -60,10 +60,12 @@ pub fn current(mount: &Mount) -> std::io::Result<Option<Mount>> {
     Ok(same(&std::fs::read("/proc/self/mountinfo")?, mount))
 }
 
-/// The kernel uses an id again after the end of a mount, hence the device.
+/// The kernel uses an id and a device number again after the end of a mount, hence the source.
 fn same(mountinfo: &[u8], mount: &Mount) -> Option<Mount> {
-    mounts(mountinfo)
-        .find(|other| other.id == mount.id && other.device == mount.device && other.fs_type == mount.fs_type)
+    mounts(mountinfo).find(|other| {
+        (other.id, &other.device, &other.fs_type, &other.source)
+            == (mount.id, &mount.device, &mount.fs_type, &mount.source)
+    })
 }
 
 /// All visible pdsfs mounts, including those of other users and of dead daemons.
