@@ -322,7 +322,7 @@ fn demo_once_ends_soon_after_its_server() {
         printed.contains("the server of the demo has exited") && printed.contains("server.log"),
         "{printed}"
     );
-    assert_eq!(entries(temporary.path()), Vec::<PathBuf>::new());
+    assert_eq!(entries(temporary.path()), Vec::<PathBuf>::new(), "{printed}");
 }
 
 /// A demo with an unsaved file, whose server does not answer.

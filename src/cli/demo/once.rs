@@ -35,6 +35,7 @@ use super::cancel::CancelFlag;
 use super::dirs::{self, MountDir};
 use super::live::SERVER_EXITED;
 use super::report::{self, BigFile, Measurements};
+use super::server_process::ServerProcess;
 use super::setup::start_server;
 use super::source::{self, Manifest};
 use super::{probe, verify};
@@ -45,6 +46,8 @@ const COPIERS: usize = 4;
 const RUN_TIME_MAX: Duration = Duration::from_secs(300);
 /// How long to wait until the server has a part of the file that is still open.
 const FIRST_PART_TIME_MAX: Duration = Duration::from_secs(30);
+/// Bound on the time from the first lost connection to the exit of the server.
+const EXIT_TIME_MAX: Duration = Duration::from_secs(1);
 const FIRST_PART_POLL: Duration = Duration::from_millis(20);
 /// Bound on the removal of the run's files from the drive.
 const REMOVE_TIME_MAX: Duration = Duration::from_secs(30);
@@ -66,22 +69,23 @@ pub(super) async fn run(
     let (mut server, config) = start_server(&data_dir, dir.path()).await?;
     let source = scratch.path().join("source");
     let mut run = Run { config, source, cancel: CancelFlag::default(), mounted: None, on_drive: None };
-    let mut server_exited = false;
-    let outcome = tokio::select! {
+    let mut outcome = tokio::select! {
         outcome = tokio::time::timeout(RUN_TIME_MAX, run.all(seed)) => outcome.unwrap_or_else(|_| {
             let detail = format!("the demo did not finish within {}", exact_duration(RUN_TIME_MAX));
             Err(Error::new(ErrorKind::Timeout, detail))
         }),
         signal = signals.next() => Err(Error::new(ErrorKind::Cancelled, format!("interrupted by {signal}"))),
-        error = server.unexpected_exit() => {
-            run.abandon_drive();
-            server_exited = true;
-            Err(error)
-        }
+        error = server.unexpected_exit() => Err(error),
     };
+    let server_exited = server_exit(&mut server, &outcome).await;
+    let stop_server = server_exited.is_none();
+    if let Some(error) = server_exited {
+        run.abandon_drive();
+        outcome = Err(error);
+    }
     let began = outcome.is_err().then(Instant::now);
     let [unmounted, emptied] = run.tear_down(signals.second_request(began)).await;
-    let stopped = if server_exited { Ok(()) } else { server.stop().await };
+    let stopped = if stop_server { server.stop().await } else { Ok(()) };
     drop(dir);
     let removed = blocking(move || Ok(scratch.close()?)).await;
     let steps = [unmounted, emptied, stopped, removed].map(Result::err);
@@ -93,6 +97,18 @@ pub(super) async fn run(
     report::print_table(&measurements);
     report::print_differences(&differences);
     Ok(if differences.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The error of a server that has exited, if a failure comes from that.
+///
+/// A process that ends closes its connections before its exit can be observed, so a failure of the run may
+/// precede the exit that caused it.
+async fn server_exit<T>(server: &mut ServerProcess, outcome: &Result<T>) -> Option<Error> {
+    let failure = outcome.as_ref().err()?;
+    if failure.kind() == ErrorKind::Cancelled {
+        return None;
+    }
+    tokio::time::timeout(EXIT_TIME_MAX, server.unexpected_exit()).await.ok()
 }
 
 fn random_seed() -> Result<u64> {
