@@ -330,12 +330,15 @@ impl OpenFileProbe<'_> {
 }
 
 /// Copies every top directory with its own `cp`, [`COPIERS`] at a time.
+///
+/// A `cp` runs in `target`: one that outlives the mount cannot write into the directory below it.
 async fn copy_dirs(source: &Path, target: &Path) -> Result<()> {
+    let source = std::path::absolute(source)?;
     let permits = Arc::new(Semaphore::new(COPIERS));
     let mut copies = JoinSet::new();
     for n in 0..source::TOP_DIRS {
         let mut command = Command::new("cp");
-        command.arg("-r").arg("--").arg(source.join(source::top_dir(n))).arg(target);
+        command.arg("-r").arg("--").arg(source.join(source::top_dir(n))).arg(".").current_dir(target);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
         let permits = Arc::clone(&permits);
         copies.spawn(async move {
