@@ -389,7 +389,7 @@ impl CatalogState {
         let expired = |token: &Token| match token {
             Token::Access { expires_ms } | Token::Assertion { expires_ms } => *expires_ms < now_ms,
             Token::Code { expires_ms, .. } => expires_ms.saturating_add(EXPIRED_CODE_TTL_MS) < now_ms,
-            Token::Refresh | Token::Spent => false,
+            Token::Refresh | Token::ServiceRefresh | Token::Spent => false,
         };
         let gone: Vec<_> =
             self.tokens.iter().filter(|(_, token)| expired(token)).map(|(key, _)| key.clone()).collect();

@@ -373,6 +373,39 @@ fn assertion_is_verified_and_accepted_once() {
 }
 
 #[test]
+fn assertion_of_a_service_can_be_refreshed() {
+    let rig = Rig::with(|config| {
+        config.logins.service_apps = vec![ServiceApp::new("svc", PUBLIC).unwrap()];
+        config.logins.client_ids = vec![CLIENT.to_owned()];
+        config.logins.client_secret = Some(Secret::new("of the other app".to_owned()));
+    });
+    let login = |claims: serde_json::Value| {
+        let text = assertion(KEY, "RS256", claims);
+        let form = url::form_urlencoded::Serializer::new(String::new())
+            .append_pair("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer")
+            .append_pair("client_id", "svc")
+            .append_pair("assertion", &text)
+            .finish();
+        crate::http::send(rig.addr(), "POST", "/v2/oauth/token", &[], form.as_bytes()).unwrap().json()
+    };
+    let refresh = |reply: &serde_json::Value| {
+        let body = serde_json::json!({
+            "app_id": "svc", "grant_type": "refresh_token", "refresh_token": reply["refresh_token"],
+        });
+        crate::http::send(rig.addr(), "POST", "/v2/account/token", &[], body.to_string().as_bytes())
+            .unwrap()
+            .json()
+    };
+    let user = serde_json::json!({"sub": "owner", "sub_type": "user", "jti": "2"});
+    for (claims, role) in [(serde_json::json!({}), "superadmin"), (user, "user")] {
+        let reply = login(claims);
+        let refreshed = refresh(&reply);
+        assert_eq!((&reply["role"], &refreshed["role"]), (&role.into(), &role.into()), "{reply} {refreshed}");
+        assert!(refreshed["access_token"].is_string() && refreshed["access_token"] != reply["access_token"]);
+    }
+}
+
+#[test]
 fn loopback_login_bypasses_proxy() {
     let rig = Rig::with(|config| config.logins.refresh_token = Some(Secret::new("RT-1".to_owned())));
     // The drive is behind the proxy, which nothing serves; the login service is on this machine.

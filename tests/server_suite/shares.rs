@@ -237,3 +237,22 @@ fn member_saves_shared_objects_to_an_own_drive() {
     );
     assert_eq!(call_with(&rig, &headers, "file/copy", &copy).0, 403, "the limit is 1");
 }
+
+#[test]
+fn shares_are_made_and_cancelled_in_a_batch() {
+    let rig = Rig::new();
+    let batch = |url: &str, body: Value| {
+        let sub = json!({"id": "1", "method": "POST", "url": url,
+            "headers": {"Content-Type": "application/json"}, "body": body});
+        rig.ok("batch", json!({"resource": "share_link", "requests": [sub]}))["responses"][0].clone()
+    };
+    let folder = rig.mkdir("root", "shared");
+    let made = batch("/share_link/create", json!({"drive_id": "1", "file_id_list": [folder]}));
+    assert_eq!(made["status"], 201, "{made}");
+    let share = json!({"share_id": made["body"]["share_id"]});
+    assert_eq!(batch("/share_link/get", share.clone())["body"]["share_id"], share["share_id"]);
+    assert_eq!(batch("/share_link/list", json!({}))["body"]["items"].as_array().unwrap().len(), 1);
+    let cancelled = batch("/share_link/cancel", share);
+    assert!(cancelled["status"].as_u64().unwrap() < 300, "{cancelled}");
+    assert_eq!(rig.ok("share_link/list", json!({}))["items"], json!([]));
+}

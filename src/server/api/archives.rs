@@ -20,8 +20,12 @@ pub(super) struct ArchiveRequest {
     #[serde(default, deserialize_with = "lenient")]
     drive_id: Option<DriveId>,
     name: Option<String>,
+    /// The form of the JS SDK.
     #[serde(default, deserialize_with = "list")]
     files: Vec<ArchivedFile>,
+    /// The form of the Python SDK.
+    #[serde(default, deserialize_with = "list")]
+    file_ids: Vec<FileId>,
 }
 
 #[derive(Deserialize)]
@@ -34,11 +38,12 @@ struct ArchivedFile {
 pub(super) fn archive_files(call: &ApiCall, request: ArchiveRequest) -> Result<ApiResponse, ServiceError> {
     let drive = require(request.drive_id, "drive_id")?;
     check_name(&require(request.name, "name")?)?;
-    if !(1..=FILES_MAX).contains(&request.files.len()) {
+    let files = request.files.into_iter().map(|file| require(file.file_id, "file_id"));
+    let files: Vec<FileId> = files.chain(request.file_ids.into_iter().map(Ok)).collect::<Result<_, _>>()?;
+    if !(1..=FILES_MAX).contains(&files.len()) {
         return Err(ServiceError::invalid("files", "There must be 1 to 100."));
     }
-    let files = request.files.into_iter().map(|file| require(file.file_id, "file_id"));
-    let archive = Archive { drive: drive.clone(), files: files.collect::<Result<_, _>>()? };
+    let archive = Archive { drive: drive.clone(), files };
     call.app.catalog.read(|state| state.archive_entries(&archive).map(|_| ()))?;
     let task = random_hex(16)?;
     let polls = call.app.config.quirks.async_polls.unwrap_or(0);

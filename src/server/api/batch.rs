@@ -15,7 +15,7 @@ use crate::server::reply::ApiResponse;
 const REQUESTS_MAX: usize = 100;
 
 /// The endpoints allowed in a batch. `file/create` and `file/complete` are not.
-const BATCHABLE: [&str; 19] = [
+const BATCHABLE: [&str; 25] = [
     "file/get",
     "file/get_by_path",
     "file/update",
@@ -35,6 +35,12 @@ const BATCHABLE: [&str; 19] = [
     "drive/get_default_drive",
     "drive/list_my_drives",
     "drive/list",
+    "share_link/create",
+    "share_link/update",
+    "share_link/cancel",
+    "share_link/list",
+    "share_link/get",
+    "share_link/get_share_token",
 ];
 
 #[derive(Deserialize)]

@@ -244,6 +244,11 @@ pub(super) fn download_url(call: &ApiCall, node: &Node, revision: &Revision, ttl
     (call.app.signer.get_url(&call.base, &object, expires_s), expires_s)
 }
 
+/// The kind of owner of all drives.
+pub(super) fn owner_type(call: &ApiCall) -> &'static str {
+    if call.app.config.quirks.group_drives { "group" } else { "user" }
+}
+
 #[derive(Serialize)]
 pub(super) struct DriveView<'a> {
     domain_id: &'static str,
@@ -269,7 +274,7 @@ impl<'a> DriveView<'a> {
             drive_name: &drive.name,
             drive_type: "normal",
             owner: "owner",
-            owner_type: if call.app.config.quirks.group_drives { "group" } else { "user" },
+            owner_type: owner_type(call),
             creator: "system",
             description: "",
             status: "enabled",

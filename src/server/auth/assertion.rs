@@ -5,6 +5,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::signature::{RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
 use serde::Deserialize;
 
+use super::tokens::Subject;
 use crate::server::app::{App, DOMAIN_ID};
 use crate::server::errors::ServiceError;
 
@@ -18,6 +19,7 @@ pub(super) struct VerifiedAssertion {
     /// Records its use in the catalog.
     pub(super) key: String,
     pub(super) expires_ms: i64,
+    pub(super) subject: Subject,
 }
 
 #[derive(Deserialize)]
@@ -69,7 +71,8 @@ pub(super) fn verify(app: &App, client_id: &str, text: &str) -> Result<VerifiedA
         return Err(invalid_assertion(reason));
     }
     let key = app.signer.fingerprint(&format!("assertion {} {}", claims.iss, claims.jti));
-    Ok(VerifiedAssertion { key, expires_ms: claims.exp.saturating_mul(1000) })
+    let subject = if claims.sub_type == "service" { Subject::Service } else { Subject::User };
+    Ok(VerifiedAssertion { key, expires_ms: claims.exp.saturating_mul(1000), subject })
 }
 
 impl AssertionClaims {

@@ -33,8 +33,7 @@ pub(in crate::server) struct TokenRequest {
 #[derive(Debug, Serialize)]
 pub(in crate::server) struct TokenReply {
     access_token: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    refresh_token: Option<String>,
+    refresh_token: String,
     token_type: &'static str,
     expires_in: u64,
     expire_time: String,
@@ -55,6 +54,30 @@ enum TokenGrant {
     Assertion(assertion::VerifiedAssertion),
 }
 
+/// The subject of a login.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Subject {
+    User,
+    /// A service app that acts for the whole domain.
+    Service,
+}
+
+impl Subject {
+    fn role(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Service => "superadmin",
+        }
+    }
+
+    fn refresh_token(self) -> Token {
+        match self {
+            Self::User => Token::Refresh,
+            Self::Service => Token::ServiceRefresh,
+        }
+    }
+}
+
 /// `oauth/token` and `account/token`.
 pub(in crate::server) async fn grant(app: &App, request: TokenRequest) -> Result<TokenReply, ServiceError> {
     let grant = parse_grant(app, &request)?;
@@ -62,32 +85,30 @@ pub(in crate::server) async fn grant(app: &App, request: TokenRequest) -> Result
     let access = random_hex(24)?;
     let refresh = match &grant {
         TokenGrant::Refresh { .. } if !app.config.quirks.rotate_refresh_token => {
-            Some(request.refresh_token.clone())
+            request.refresh_token.clone()
         }
-        TokenGrant::Refresh { .. } | TokenGrant::Code { .. } => Some(random_hex(24)?),
-        TokenGrant::Assertion(_) => None,
+        _ => random_hex(24)?,
     };
     let now_ms = app.clock.now_ms();
     let ttl = logins.token_ttl;
     let expires_ms = now_ms.saturating_add(i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX));
     let access_key = app.signer.fingerprint(&access);
-    let refresh_key = refresh.as_deref().map(|token| app.signer.fingerprint(token));
+    let refresh_key = app.signer.fingerprint(&refresh);
     let outcome = app
         .catalog
         .change(|state| {
             state.drop_expired_tokens(now_ms);
-            if let Err(refusal) = redeem(state, &grant, &request, now_ms)? {
+            let subject = match redeem(state, &grant, &request, now_ms)? {
+                Ok(subject) => subject,
                 // The grant stays spent.
-                return Ok(Err(refusal));
-            }
-            if let Some(key) = &refresh_key {
-                state.put_token(key, Token::Refresh)?;
-            }
+                Err(refusal) => return Ok(Err(refusal)),
+            };
+            state.put_token(&refresh_key, subject.refresh_token())?;
             state.put_token(&access_key, Token::Access { expires_ms })?;
-            Ok(Ok(()))
+            Ok(Ok(subject))
         })
         .await?;
-    outcome?;
+    let subject = outcome?;
     Ok(TokenReply {
         access_token: access,
         refresh_token: refresh,
@@ -99,7 +120,7 @@ pub(in crate::server) async fn grant(app: &App, request: TokenRequest) -> Result
         nick_name: "owner",
         domain_id: crate::server::app::DOMAIN_ID,
         default_drive_id: "1",
-        role: "user",
+        role: subject.role(),
         status: "enabled",
     })
 }
@@ -115,10 +136,13 @@ fn parse_grant(app: &App, request: &TokenRequest) -> Result<TokenGrant, ServiceE
         return assertion::verify(app, &request.client_id, &request.assertion).map(TokenGrant::Assertion);
     }
     let known = |id: &String| app.signer.constant_time_eq(&request.client_id, id);
-    if !logins.client_ids.is_empty() && !logins.client_ids.iter().any(known) {
+    // A service app has no secret: its first grant proves its key.
+    let is_service = logins.service_apps.iter().any(|service| known(&service.client_id));
+    if !is_service && !logins.client_ids.is_empty() && !logins.client_ids.iter().any(known) {
         return Err(ServiceError::new(403, "Forbidden", "The client is not known."));
     }
     if let Some(secret) = &logins.client_secret
+        && !is_service
         && !app.signer.constant_time_eq(&request.client_secret, secret.expose())
     {
         return Err(ServiceError::new(403, "Forbidden", "The client secret is wrong."));
@@ -145,22 +169,24 @@ fn parse_grant(app: &App, request: &TokenRequest) -> Result<TokenGrant, ServiceE
     }
 }
 
-/// Spends the grant. The inner error refuses it, and the grant stays spent.
+/// Spends the grant and returns the subject of its tokens. The inner error refuses it, and the grant stays spent.
 fn redeem(
     state: &mut CatalogState,
     grant: &TokenGrant,
     request: &TokenRequest,
     now_ms: i64,
-) -> Result<Result<(), ServiceError>, ServiceError> {
+) -> Result<Result<Subject, ServiceError>, ServiceError> {
     let used = |name: &str| Ok(Err(ServiceError::invalid(name, "It is not valid, or was used before.")));
-    match grant {
+    let subject = match grant {
         TokenGrant::Refresh { key, configured } => {
-            match state.token(key) {
-                Some(Token::Refresh) => {}
-                None if *configured => {}
+            let subject = match state.token(key) {
+                Some(Token::Refresh) => Subject::User,
+                Some(Token::ServiceRefresh) => Subject::Service,
+                None if *configured => Subject::User,
                 _ => return used("refresh_token"),
-            }
+            };
             state.put_token(key, Token::Spent)?;
+            subject
         }
         TokenGrant::Code { key, configured } => {
             let code = state.token(key).cloned();
@@ -191,13 +217,15 @@ fn redeem(
                     )));
                 }
             }
+            Subject::User
         }
         TokenGrant::Assertion(checked) => {
             if state.token(&checked.key).is_some() {
                 return Ok(Err(ServiceError::invalid("assertion", "Its jti was used before.")));
             }
             state.put_token(&checked.key, Token::Assertion { expires_ms: checked.expires_ms })?;
+            checked.subject
         }
-    }
-    Ok(Ok(()))
+    };
+    Ok(Ok(subject))
 }

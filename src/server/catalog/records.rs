@@ -211,6 +211,8 @@ pub(in crate::server) enum Token {
         expires_ms: i64,
     },
     Refresh,
+    /// A refresh token of a service app that acts for the domain.
+    ServiceRefresh,
     /// An authorization code of the consent page, with the values that its exchange must repeat.
     Code {
         client_id: String,
