@@ -4,11 +4,14 @@ use std::fs::{self, File, FileTimes};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
 use pdsfs::server::{FaultAction, FaultRule, Quirks};
 use serde_json::{Value, json};
 
+use crate::drive_client::ROOT;
 use crate::rig::{Mount, Rig, errno, fresh_bytes};
 
 const PART: usize = 128 << 10;
@@ -275,5 +278,86 @@ fn fallbacks_are_tried_once() {
         fs::write(mount.at("f3"), fresh_bytes(100)).unwrap();
         assert_eq!(rig.server().stats().count("file/create") - before, calls_after_listing, "{quirks}");
         assert_eq!(mount.stop(), 0);
+    }
+}
+
+/// The listings become endless while the drive is mounted: a directory that was not listed yet cannot be any more.
+#[test]
+fn endless_listing_fails_and_loses_nothing() {
+    let is_endless = Arc::new(AtomicBool::new(false));
+    let switch = is_endless.clone();
+    let mut rig = Rig::with(move |config| {
+        config.quirks.endless_list = switch.load(Relaxed);
+        config.quirks.list_page_max = 1;
+    });
+    for (folder, names) in [("known", &["a"][..]), ("unknown", &["a", "b", "c"]), ("empty", &[])] {
+        let folder = rig.client().create_folder(ROOT, folder);
+        for name in names {
+            rig.client().create_folder(&folder, name);
+        }
+    }
+    let mount = rig.mount_with(&["--metadata-ttl", "1h"]);
+    assert_eq!((entries(mount.path()), entries(&mount.at("known"))), (3, 1));
+    let mut open = File::create(mount.at("open")).unwrap();
+    open.write_all(b"bytes").unwrap();
+    is_endless.store(true, Relaxed);
+    rig.stop();
+    rig.resume();
+    let lists = rig.server().stats().count("file/list");
+    let listed: std::io::Result<Vec<_>> = fs::read_dir(mount.at("unknown")).and_then(Iterator::collect);
+    assert_eq!(errno(listed), libc::EIO);
+    assert_eq!(errno(fs::metadata(mount.at("unknown/missing"))), libc::EIO, "it is not known to be missing");
+    assert_eq!(errno(fs::remove_dir(mount.at("empty"))), libc::EIO, "it is not known to be empty");
+    assert_eq!(errno(fs::remove_dir(mount.at("unknown"))), libc::ENOTEMPTY);
+    let lists = rig.server().stats().count("file/list") - lists;
+    assert!(lists < 30, "{lists} pages were read");
+    // Other directories and open files are not affected.
+    drop(open);
+    fs::write(mount.at("known/f"), b"new").unwrap();
+    fs::rename(mount.at("known/f"), mount.at("known/g")).unwrap();
+    assert_eq!(fs::read(mount.at("known/g")).unwrap(), b"new");
+    mount.wait_for_log("has the marker of an earlier page");
+    is_endless.store(false, Relaxed);
+    rig.stop();
+    rig.resume();
+    assert_eq!((entries(&mount.at("unknown")), entries(&mount.at("empty"))), (3, 0));
+    assert_eq!(rig.client().names(""), ["empty", "known", "open", "unknown"]);
+    assert_eq!(rig.client().read("open").unwrap(), b"bytes");
+    assert_eq!(rig.client().read("known/g").unwrap(), b"new");
+    fs::remove_dir(mount.at("empty")).unwrap();
+    assert_eq!(mount.stop(), 0);
+}
+
+/// The number of entries of a directory.
+fn entries(directory: &Path) -> usize {
+    fs::read_dir(directory).unwrap().map(Result::unwrap).count()
+}
+
+/// The content can still be saved under another name, and by a rename over the file.
+#[test]
+fn refused_overwrite_keeps_the_old_content() {
+    for (no_hashes, size) in [(false, 100), (true, 100), (false, 3 * PART + 5), (true, 3 * PART + 5)] {
+        let switch = format!("refuse_overwrite, no_hashes {no_hashes}, {size} bytes");
+        let rig = Rig::with(move |config| {
+            config.quirks.refuse_overwrite = true;
+            config.quirks.no_hashes = no_hashes;
+        });
+        let mount = rig.mount_with(&ARGUMENTS);
+        let (old, new) = (fresh_bytes(size), fresh_bytes(size));
+        save(&switch, &mount.at("f"), &old);
+        let mut file = File::create(mount.at("f")).unwrap();
+        let outcome = file.write_all(&new).and_then(|()| file.sync_all());
+        assert_eq!(errno(outcome), libc::EEXIST, "{switch}");
+        drop(file);
+        mount.wait_for_log("/f: not saved: create: the service did not overwrite \"f\"");
+        assert_content(&switch, &mount.at("f"), &old);
+        assert!(rig.client().read("f").unwrap() == old, "{switch}");
+        save(&switch, &mount.at("g"), &new);
+        fs::rename(mount.at("g"), mount.at("f")).unwrap_or_else(|e| panic!("{switch}: rename: {e}"));
+        let mount = remounted(&switch, &rig, mount);
+        assert_content(&switch, &mount.at("f"), &new);
+        assert!(rig.client().read("f").unwrap() == new, "{switch}");
+        assert_eq!(rig.client().names(""), ["f"], "{switch}");
+        assert_eq!(mount.stop(), 0, "{switch}");
     }
 }

@@ -214,9 +214,12 @@ impl Drive {
         // A program waits for the rename: it fails if the credential is revoked, and in a long outage.
         let outage_max = RetryPolicy::INTERACTIVE.outage_max;
         let policy = RetryPolicy { waits_for_login: false, outage_max, ..self.0.transfer };
-        let CreateOutcome::InstantUpload(instant) = self.create_with_policy(&file, policy).await? else {
-            return Ok(None);
+        let created = match self.create_with_policy(&file, policy).await {
+            // Some domains refuse to overwrite in this mode.
+            Err(error) if error.kind() == ErrorKind::Exists => return Ok(None),
+            created => created?,
         };
+        let CreateOutcome::InstantUpload(instant) = created else { return Ok(None) };
         if let Some(meta) = instant.meta {
             return Ok(Some(FileMeta { crc64: source.crc64, ..self.overwritten(meta, target) }));
         }
