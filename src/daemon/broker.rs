@@ -7,7 +7,8 @@
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
 
 use super::liveness::has_died;
 use super::{mountpoint, preflight};
@@ -17,13 +18,14 @@ use crate::fuse::broker::{Answer, ExpectedMount, Message, Question, receive, sen
 use crate::fuse::mountinfo::{self, Mount};
 use crate::fuse::{DetachedMount, MountDir, detach_if, mount_root};
 use crate::ids::Ino;
+use crate::units::exact_duration;
 use crate::vfs::{OwnInspector, ProcessInspector as _};
 
 /// Questions that are answered at the same time.
 const THREADS: usize = 8;
 
-/// Time limit of one step, in seconds.
-const STEP_MAX_S: u32 = 60;
+/// Time limit of the first question and of each step.
+const STEP_MAX: Duration = Duration::from_secs(60);
 
 /// A mount as the configuration of the system describes it.
 #[derive(Debug)]
@@ -57,16 +59,24 @@ struct AttachedMount {
 /// which still saves files. The end of the daemon ends the connection.
 pub fn serve(connection: OwnedFd, configured: impl Fn(&str) -> Result<ConfiguredMount>) -> Result<()> {
     preflight::protect_memory();
-    let (state, served) = answer_questions(&Arc::new(connection), configured);
+    let end = || {
+        let waited = exact_duration(STEP_MAX);
+        tracing::error!("no answer of the daemon or of a file system for {waited}: the broker ends");
+        // The thread that hangs would not see the end of the connection.
+        std::process::exit(1)
+    };
+    let limit = StepLimit { max: STEP_MAX, on_exceeded: &end };
+    let (state, served) = answer_questions(&Arc::new(connection), &limit, configured);
     if let State::Attached(attached) = state {
         set_stop_signals(libc::SIG_DFL);
-        within_limit(|| detach_if(&attached.mount, |_| true))?;
+        limit.run(|| detach_if(&attached.mount, |_| true))??;
     }
     served
 }
 
 fn answer_questions(
     connection: &Arc<OwnedFd>,
+    limit: &StepLimit<'_>,
     configured: impl Fn(&str) -> Result<ConfiguredMount>,
 ) -> (State, Result<()>) {
     let mut state = State::New;
@@ -75,12 +85,17 @@ fn answer_questions(
             let served = answer_in_threads(connection, attached);
             return (state, served);
         }
-        let (id, question) = match next_question(connection) {
+        let received = match state {
+            State::New => limit.run(|| next_question(connection)).flatten(),
+            // The daemon reaches the drive first, which takes any time.
+            _ => next_question(connection),
+        };
+        let (id, question) = match received {
             Ok(Some(question)) => question,
             Ok(None) => return (state, Ok(())),
             Err(error) => return (state, Err(error)),
         };
-        let (next, answer, device) = match within_limit(|| step(state, question, &configured)) {
+        let (next, answer, device) = match limit.run(|| step(state, question, &configured)).flatten() {
             Ok((next, answer, device)) => (next, answer, device),
             Err(error) => {
                 tracing::error!("{error}");
@@ -225,15 +240,27 @@ fn set_stop_signals(action: libc::sighandler_t) {
     }
 }
 
-/// Ends the broker if `work` takes longer than [`STEP_MAX_S`]: a mountpoint below a hung file system blocks, and this
-/// thread would not see the end of the connection.
-fn within_limit<T>(work: impl FnOnce() -> T) -> T {
-    // SAFETY: alarm takes no pointers. SIGALRM has its default action, which ends the process.
-    unsafe { libc::alarm(STEP_MAX_S) };
-    let done = work();
-    // SAFETY: as above.
-    unsafe { libc::alarm(0) };
-    done
+/// Time limit for an answer of the daemon or of a file system.
+struct StepLimit<'a> {
+    max: Duration,
+    /// Is called by another thread.
+    on_exceeded: &'a (dyn Fn() + Sync),
+}
+
+impl StepLimit<'_> {
+    fn run<T>(&self, work: impl FnOnce() -> T) -> Result<T> {
+        let (done_tx, done) = channel::<()>();
+        std::thread::scope(|scope| {
+            std::thread::Builder::new().name("limit".to_owned()).spawn_scoped(scope, move || {
+                if done.recv_timeout(self.max) == Err(RecvTimeoutError::Timeout) {
+                    (self.on_exceeded)();
+                }
+            })?;
+            let result = work();
+            drop(done_tx);
+            Ok(result)
+        })
+    }
 }
 
 #[cfg(test)]
@@ -241,6 +268,9 @@ mod tests {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
     use super::*;
+
+    /// How long a test waits for an event that must come.
+    const PATIENCE: Duration = Duration::from_secs(30);
 
     fn pair() -> (OwnedFd, OwnedFd) {
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap()
@@ -256,11 +286,17 @@ mod tests {
         ConfiguredMount { mountpoint: "/nonexistent/m".into(), source: drive.to_owned(), options }
     }
 
+    /// A limit that no test reaches.
+    fn no_limit() -> StepLimit<'static> {
+        StepLimit { max: Duration::from_secs(3600), on_exceeded: &|| unreachable!("the limit is an hour") }
+    }
+
     /// The kinds of the refusals of these questions.
     fn refusals(questions: Vec<Question>) -> Vec<ErrorKind> {
         let (daemon, broker) = pair();
-        let serving =
-            std::thread::spawn(move || answer_questions(&Arc::new(broker), |drive| Ok(configured(drive))).1);
+        let serving = std::thread::spawn(move || {
+            answer_questions(&Arc::new(broker), &no_limit(), |drive| Ok(configured(drive))).1
+        });
         let ask = |question| {
             send(daemon.as_fd(), &Message { id: 7, body: question }, None).unwrap();
             match receive::<Answer>(daemon.as_fd()).unwrap().unwrap() {
@@ -289,8 +325,8 @@ mod tests {
         for bytes in [&b"x"[..], &spaces, b"{\"id\":1,\"body\":{\"Mount\":{}}}"] {
             let (daemon, broker) = pair();
             rustix::net::send(&daemon, bytes, rustix::net::SendFlags::NOSIGNAL).unwrap();
-            let error =
-                answer_questions(&Arc::new(broker), |drive| Ok(configured(drive))).1.unwrap_err().to_string();
+            let served = answer_questions(&Arc::new(broker), &no_limit(), |drive| Ok(configured(drive))).1;
+            let error = served.unwrap_err().to_string();
             assert!(error.starts_with("the daemon sent no question: "), "{error}");
         }
     }
@@ -302,5 +338,30 @@ mod tests {
         let other = ExpectedMount { read_only: true, mountpoint: "/m".into(), ..expected() };
         let error = check_expected("work", &own, &other).unwrap_err().to_string();
         assert!(error.contains("set mountpoint, read_only there"), "{error}");
+    }
+
+    #[test]
+    fn silent_daemon_and_hung_step_exceed_the_limit() {
+        let (daemon, broker) = pair();
+        let ((exceeded_tx, exceeded), (resume_tx, resume), (served_tx, served)) =
+            (channel(), channel::<()>(), channel());
+        std::thread::spawn(move || {
+            let limit = StepLimit { max: Duration::ZERO, on_exceeded: &|| exceeded_tx.send(()).unwrap() };
+            let hung = |drive: &str| {
+                resume.recv().unwrap();
+                Ok(configured(drive))
+            };
+            served_tx.send(answer_questions(&Arc::new(broker), &limit, hung).1).unwrap();
+        });
+        exceeded.recv_timeout(PATIENCE).expect("a silent daemon");
+        let prepare = Question::Prepare { drive: "work".to_owned(), expected: expected() };
+        send(daemon.as_fd(), &Message { id: 7, body: prepare }, None).unwrap();
+        exceeded.recv_timeout(PATIENCE).expect("a hung step");
+        resume_tx.send(()).unwrap();
+        // The later questions may take any time.
+        receive::<Answer>(daemon.as_fd()).unwrap().unwrap();
+        drop(daemon);
+        served.recv_timeout(PATIENCE).expect("the end of the connection").unwrap();
+        assert!(exceeded.try_recv().is_err());
     }
 }
