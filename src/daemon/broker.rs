@@ -135,8 +135,6 @@ fn step(
             Ok((State::Opened { dir, mount }, Answer::Opened, Some(device)))
         }
         (State::Opened { dir, mount }, Question::Attach) => {
-            // The daemon chooses the time of this step. Another mount may be there by now.
-            mountpoint::check_free(dir.path())?;
             let mount = dir.attach(&mount)?;
             set_stop_signals(libc::SIG_IGN);
             tracing::info!("mounted {} at {}", mount.source, mount.path.display());

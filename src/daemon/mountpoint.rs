@@ -149,17 +149,6 @@ fn occupant(mount: &Mount, answer: impl FnOnce() -> Option<io::Result<()>>) -> O
     }
 }
 
-/// Fails if anything but an automount point is mounted at `path`.
-pub(super) fn check_free(path: &Path) -> Result<()> {
-    match mountinfo::at(path)? {
-        Some(mount) if !mount.is_automount() => {
-            let detail = format!("{} has been mounted at {} meanwhile", mount.source, path.display());
-            Err(Error::new(ErrorKind::Exists, detail))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// Removes mounts whose daemons are gone, and returns their number. Any other mount is an error.
 fn remove_dead_mounts(path: &Path) -> Result<usize> {
     let mountpoint = path.display();

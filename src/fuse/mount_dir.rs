@@ -47,9 +47,20 @@ impl MountDir {
         descriptor_path(&self.dir)
     }
 
-    /// Fails if the path does not lead to the directory any more.
+    /// Fails if the path does not lead to the directory any more, also if it leads to a mount there. Time has passed
+    /// since the directory was checked: the drive was reached, or the daemon of a broker chose the time.
     pub(super) fn check_in_place(&self) -> Result<()> {
-        if self.link().read_link().is_ok_and(|path| path == self.path) { Ok(()) } else { Err(replaced()) }
+        if !self.link().read_link().is_ok_and(|path| path == self.path) {
+            return Err(replaced());
+        }
+        match mountinfo::at(&self.path)? {
+            Some(mount) if !mount.is_automount() => {
+                let detail =
+                    format!("{} has been mounted at {} meanwhile", mount.source, self.path.display());
+                Err(Error::new(ErrorKind::Exists, detail))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Makes the mount visible at the directory. It is not if this fails.

@@ -12,8 +12,10 @@ use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept, bind, listen, shutdown, socket_with,
 };
 
+use pdsfs::server::{FaultAction, FaultRule};
+
 use crate::killed_writers::{Writer, wait_for_content};
-use crate::rig::{Mount, Rig, TOKEN, is_mount, wait_until};
+use crate::rig::{Mount, Rig, TOKEN, is_mount, unmount_lazily, wait_until};
 use crate::users::{NEEDS_ROOT, OTHER_USER, OrdinaryUser, is_root};
 
 /// A socket as `pdsfs-broker.socket` makes it: each connection starts one broker.
@@ -26,13 +28,12 @@ struct BrokerSocket {
 }
 
 impl BrokerSocket {
-    /// `settings`: lines of the drive in the configuration.
-    fn new(rig: &Rig, settings: &str) -> Self {
+    fn new(rig: &Rig) -> Self {
         assert!(is_root(), "{NEEDS_ROOT}");
         let (dir, mountpoint) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let text = format!(
-            "[drives.work]\nendpoint = \"{}\"\ndrive_id = \"1\"\nmountpoint = \"{}\"\npart_size = \"64KiB\"\n{settings}\n",
+            "[drives.work]\nendpoint = \"{}\"\ndrive_id = \"1\"\nmountpoint = \"{}\"\npart_size = \"64KiB\"\n",
             rig.endpoint(),
             mountpoint.path().display()
         );
@@ -73,6 +74,12 @@ impl BrokerSocket {
         ["--config".to_owned(), config, "--broker".to_owned(), socket, "work".to_owned()]
     }
 
+    fn mount_command(&self) -> Command {
+        let mut command = self.command();
+        command.arg("mount").args(self.arguments()).stdin(Stdio::null()).stderr(Stdio::piped());
+        command
+    }
+
     fn mount(&mut self) -> Mount {
         let dir = std::mem::replace(&mut self.mountpoint, tempfile::tempdir().unwrap());
         let arguments = self.arguments();
@@ -96,15 +103,21 @@ impl Drop for BrokerSocket {
             let _ = broker.kill();
             let _ = broker.wait();
         }
+        unmount_lazily(self.mountpoint.path());
     }
+}
+
+fn mounted() -> (Rig, BrokerSocket, Mount) {
+    let rig = Rig::new();
+    let mut socket = BrokerSocket::new(&rig);
+    let mount = socket.mount();
+    (rig, socket, mount)
 }
 
 /// The processes of the mount see it, and it belongs to root as every mount of the system.
 #[test]
 fn daemon_without_rights_serves_mount_of_root() {
-    let rig = Rig::new();
-    let mut socket = BrokerSocket::new(&rig, "");
-    let mount = socket.mount();
+    let (rig, socket, mount) = mounted();
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let line = table.lines().find(|line| line.contains(mount.path().to_str().unwrap())).unwrap();
     assert!(line.contains(" - fuse.pdsfs work:/ ") && line.contains("user_id=0,group_id=0"), "{line}");
@@ -126,9 +139,7 @@ fn daemon_without_rights_serves_mount_of_root() {
 /// The facts about other processes come from the broker: the daemon may not read them.
 #[test]
 fn broker_tells_which_close_is_the_last() {
-    let rig = Rig::new();
-    let mut socket = BrokerSocket::new(&rig, "");
-    let mount = socket.mount();
+    let (rig, _socket, mount) = mounted();
     let mut first = File::create(mount.at("f")).unwrap();
     first.write_all(b"one").unwrap();
     let mut second = first.try_clone().unwrap();
@@ -146,9 +157,7 @@ fn broker_tells_which_close_is_the_last() {
 
 #[test]
 fn killed_daemon_leaves_no_dead_mount() {
-    let rig = Rig::new();
-    let mut socket = BrokerSocket::new(&rig, "");
-    let mount = socket.mount();
+    let (_rig, socket, mount) = mounted();
     let path = mount.path().to_owned();
     mount.signal(libc::SIGKILL);
     assert_eq!(socket.broker_ended(), Some(0));
@@ -158,9 +167,7 @@ fn killed_daemon_leaves_no_dead_mount() {
 
 #[test]
 fn daemon_saves_files_when_its_broker_dies() {
-    let rig = Rig::new();
-    let mut socket = BrokerSocket::new(&rig, "");
-    let mount = socket.mount();
+    let (rig, socket, mount) = mounted();
     let mut file = File::create(mount.at("f")).unwrap();
     file.write_all(b"bytes").unwrap();
     socket.brokers.lock().unwrap()[0].kill().unwrap();
@@ -181,16 +188,20 @@ fn refused(
     variables: &[(&str, &str)],
     mountpoint: Option<&Path>,
 ) -> (Option<i32>, String) {
-    let mut command = socket.command();
-    command.arg("mount").args(socket.arguments()).args(mountpoint).envs(variables.iter().copied());
-    let output = command.output().unwrap();
+    let mut command = socket.mount_command();
+    end_of(command.args(mountpoint).envs(variables.iter().copied()).spawn().unwrap())
+}
+
+/// The exit code and stderr of a daemon that mounts nothing.
+fn end_of(daemon: Child) -> (Option<i32>, String) {
+    let output = daemon.wait_with_output().unwrap();
     (output.status.code(), String::from_utf8(output.stderr).unwrap())
 }
 
 #[test]
 fn broker_mounts_as_configured_only() {
     let rig = Rig::new();
-    let socket = BrokerSocket::new(&rig, "");
+    let socket = BrokerSocket::new(&rig);
     let other = tempfile::tempdir().unwrap();
     let (code, printed) = refused(&socket, &[("PDSFS_ALLOW_OTHER", "true")], Some(other.path()));
     assert!(code == Some(2) && printed.contains("set mountpoint, allow_other there"), "{printed}");
@@ -200,7 +211,7 @@ fn broker_mounts_as_configured_only() {
 #[test]
 fn broker_refuses_replaceable_mountpoint() {
     let rig = Rig::new();
-    let socket = BrokerSocket::new(&rig, "");
+    let socket = BrokerSocket::new(&rig);
     // The user of the service owns the directory above.
     chown(socket.mountpoint.path(), Some(OTHER_USER), None).unwrap();
     let inner: PathBuf = socket.mountpoint.path().join("inner");
@@ -212,4 +223,28 @@ fn broker_refuses_replaceable_mountpoint() {
     let (code, printed) = refused(&socket, &[], None);
     assert!(code == Some(2) && printed.contains("is not safe for a mount by root"), "{printed}");
     assert!(!is_mount(&inner));
+}
+
+/// Another mount appears between the check of the mountpoint and the mount. The unit tries again: the other mount may
+/// end. The next try finds it at the check, and a person must choose.
+#[test]
+fn place_taken_after_its_check_is_not_mounted() {
+    let rig = Rig::new();
+    let socket = BrokerSocket::new(&rig);
+    let path = socket.mountpoint.path();
+    let faults = rig.server().faults();
+    faults.add(FaultRule::new("file/list", FaultAction::Stall));
+    let mut daemon = socket.mount_command().spawn().unwrap();
+    rig.block_on(faults.wait_for_hits(1));
+    let other = Command::new("mount").args(["-t", "tmpfs", "other"]).arg(path).status().unwrap();
+    assert!(other.success());
+    faults.clear();
+    wait_until("the daemon ends", || daemon.try_wait().unwrap());
+    let (code, printed) = end_of(daemon);
+    assert!(code == Some(1) && printed.contains("other has been mounted at "), "{code:?}: {printed}");
+    assert_eq!(socket.broker_ended(), Some(0));
+    let (code, printed) = refused(&socket, &[], None);
+    assert!(code == Some(2) && printed.contains("already has a mount (other of type tmpfs)"), "{printed}");
+    assert!(Command::new("umount").arg(path).status().unwrap().success());
+    assert!(!is_mount(path), "a drive is mounted below the other mount");
 }

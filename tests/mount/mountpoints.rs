@@ -116,6 +116,24 @@ fn replaced_mountpoint_is_not_mounted() {
     }
 }
 
+/// Another mount appears while root waits for the first listing.
+#[test]
+fn mountpoint_taken_meanwhile_is_not_mounted() {
+    let (rig, home) = (Rig::new(), Home::new(0));
+    let path = home.at("home/drive");
+    let faults = rig.server().faults();
+    faults.add(FaultRule::new("file/list", FaultAction::Stall));
+    let mut child = command(&rig, &path, &[]).spawn().unwrap();
+    rig.block_on(faults.wait_for_hits(1));
+    let other = Command::new("mount").args(["-t", "tmpfs", "other"]).arg(&path).status().unwrap();
+    assert!(other.success());
+    faults.clear();
+    let code = wait_until("the daemon ends", || child.try_wait().unwrap()).code();
+    let printed = String::from_utf8(child.wait_with_output().unwrap().stderr).unwrap();
+    assert!(code == Some(1) && printed.contains("other has been mounted at "), "{code:?}: {printed}");
+    assert_eq!(home.mounts(), [path]);
+}
+
 #[test]
 fn directory_of_another_user_is_refused() {
     let (rig, home) = (Rig::new(), Home::new(OTHER_USER));
