@@ -155,12 +155,15 @@ fn open_mountpoint(config: &MountConfig) -> Result<(MountPlace, PathBuf)> {
     let drive = config.name.clone().ok_or_else(|| {
         Error::new(ErrorKind::Invalid, "the broker mounts drives of the configuration file only: name one")
     })?;
+    let options = &config.options;
     let expected = ExpectedMount {
         mountpoint: config.mountpoint.clone(),
-        allow_other: config.options.allow_other,
-        read_only: config.options.read_only,
-        noexec: config.options.noexec,
-        nosymfollow: config.options.nosymfollow,
+        allow_non_empty: options.allow_non_empty,
+        allow_other: options.allow_other,
+        allow_user_mountpoint: options.allow_user_mountpoint,
+        read_only: options.read_only,
+        noexec: options.noexec,
+        nosymfollow: options.nosymfollow,
     };
     let broker = BrokerClient::connect(socket)?;
     let path = broker.prepare(drive, expected)?;

@@ -154,7 +154,9 @@ fn check_expected(drive: &str, configured: &ConfiguredMount, expected: &Expected
     let options = &configured.options;
     let mut differing = vec![
         ("mountpoint", configured.mountpoint != expected.mountpoint),
+        ("allow_non_empty", options.allow_non_empty != expected.allow_non_empty),
         ("allow_other", options.allow_other != expected.allow_other),
+        ("allow_user_mountpoint", options.allow_user_mountpoint != expected.allow_user_mountpoint),
         ("read_only", options.read_only != expected.read_only),
         ("noexec", options.noexec != expected.noexec),
         ("nosymfollow", options.nosymfollow != expected.nosymfollow),
@@ -275,8 +277,15 @@ mod tests {
     }
 
     fn expected() -> ExpectedMount {
-        let (allow_other, read_only, noexec, nosymfollow) = (false, false, false, false);
-        ExpectedMount { mountpoint: "/nonexistent/m".into(), allow_other, read_only, noexec, nosymfollow }
+        ExpectedMount {
+            mountpoint: "/nonexistent/m".into(),
+            allow_non_empty: false,
+            allow_other: false,
+            allow_user_mountpoint: false,
+            read_only: false,
+            noexec: false,
+            nosymfollow: false,
+        }
     }
 
     fn configured(drive: &str) -> ConfiguredMount {

@@ -40,8 +40,8 @@ pub(super) fn prepare(mountpoint: &Path, options: &MountOptions) -> Result<Mount
         return Err(Error::new(
             ErrorKind::NotEmpty,
             format!(
-                "{mountpoint} is not empty: choose an empty directory, or hide its contents with \
-                 --allow-non-empty"
+                "{mountpoint} is not empty: choose an empty directory, or hide its contents with --allow-non-empty \
+                 (allow_non_empty = true in the configuration file)"
             ),
         ));
     }

@@ -37,7 +37,9 @@ pub struct ExpectedMount {
     /// As configured, not resolved.
     #[serde(with = "path_bytes")]
     pub mountpoint: PathBuf,
+    pub allow_non_empty: bool,
     pub allow_other: bool,
+    pub allow_user_mountpoint: bool,
     pub read_only: bool,
     pub noexec: bool,
     pub nosymfollow: bool,

@@ -208,6 +208,27 @@ fn broker_mounts_as_configured_only() {
     assert!(!is_mount(other.path()) && !is_mount(socket.mountpoint.path()));
 }
 
+/// The message names the key of the configuration file: the flag that it names too is refused.
+#[test]
+fn broker_hides_contents_as_configured_only() {
+    let rig = Rig::new();
+    let mut socket = BrokerSocket::new(&rig);
+    fs::write(socket.mountpoint.path().join("hidden"), b"").unwrap();
+    let (code, printed) = refused(&socket, &[], None);
+    let names_key = printed.contains("(allow_non_empty = true in the configuration file)");
+    assert!(code == Some(2) && names_key, "{printed}");
+    let allow = [("PDSFS_ALLOW_NON_EMPTY", "true"), ("PDSFS_ALLOW_USER_MOUNTPOINT", "true")];
+    let (code, printed) = refused(&socket, &allow, None);
+    let names_keys =
+        printed.contains("set allow_non_empty, allow_user_mountpoint there, not in the environment");
+    assert!(code == Some(2) && names_keys, "{printed}");
+    assert!(!is_mount(socket.mountpoint.path()));
+    let config = socket.dir.path().join("config.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text + "allow_non_empty = true\n").unwrap();
+    assert_eq!(socket.mount().stop(), 0);
+}
+
 #[test]
 fn broker_refuses_replaceable_mountpoint() {
     let rig = Rig::new();
