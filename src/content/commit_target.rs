@@ -76,3 +76,33 @@ impl CommitTarget {
         Ok(())
     }
 }
+
+/// The resolver of tests without a tree. Calls the function for each file that is marked as unsaved.
+#[cfg(test)]
+pub(super) struct NoTree<F>(pub F);
+
+#[cfg(test)]
+impl<F> fmt::Debug for NoTree<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("NoTree")
+    }
+}
+
+#[cfg(test)]
+impl<F: Fn() + Send + Sync> TargetResolver for NoTree<F> {
+    fn resolve(&self, _: Ino) -> Option<CommitTarget> {
+        None
+    }
+
+    fn is_current(&self, _: &CommitTarget) -> bool {
+        true
+    }
+
+    fn claim(&self, _: &FileId, _: Ino) -> bool {
+        true
+    }
+
+    fn mark_unsaved(&self, _: Ino) {
+        (self.0)();
+    }
+}

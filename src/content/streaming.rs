@@ -427,7 +427,7 @@ mod tests {
     use crate::config::{Credential, MountConfig};
     use crate::content::buffer_pool::BufferPool;
     use crate::content::cached_files::CachedFiles;
-    use crate::content::commit_target::TargetResolver;
+    use crate::content::commit_target::NoTree;
     use crate::content::disk_quota::DiskQuota;
     use crate::content::reader::Reader;
     use crate::content::tee_queue::TeeQueue;
@@ -437,22 +437,6 @@ mod tests {
     use crate::pds::drive::Drive;
     use crate::status::Progress;
 
-    #[derive(Debug)]
-    struct NoTree;
-
-    impl TargetResolver for NoTree {
-        fn resolve(&self, _: Ino) -> Option<CommitTarget> {
-            None
-        }
-        fn is_current(&self, _: &CommitTarget) -> bool {
-            true
-        }
-        fn claim(&self, _: &FileId, _: Ino) -> bool {
-            true
-        }
-        fn mark_unsaved(&self, _: Ino) {}
-    }
-
     fn context(dir: &tempfile::TempDir) -> Arc<UploadContext> {
         let token = Credential::Token(Secret::new("token".to_owned()));
         let endpoint = "http://127.0.0.1:9".parse().unwrap();
@@ -460,7 +444,7 @@ mod tests {
         let disk = LocalDisk::of(dir);
         let quota = DiskQuota::new(disk.clone(), None, 0);
         Arc::new(UploadContext {
-            resolver: Weak::<NoTree>::new(),
+            resolver: Weak::<NoTree<fn()>>::new(),
             buffer_pool: BufferPool::new(1 << 20, 64),
             upload_limiter: UploadLimiter::new(4, 64),
             part_size: PartSize::new(64).unwrap(),

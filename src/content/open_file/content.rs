@@ -322,34 +322,8 @@ impl CommittingContent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::content::commit_target::CommitTarget;
+    use crate::content::commit_target::NoTree;
     use crate::error::ErrorKind;
-    use crate::ids::FileId;
-
-    /// A file, and for each time that it was marked as unsaved, whether it was locked.
-    #[derive(Debug)]
-    struct MarkedFile {
-        state: Mutex<OpenFileState>,
-        was_locked: Mutex<Vec<bool>>,
-    }
-
-    impl TargetResolver for MarkedFile {
-        fn resolve(&self, _: Ino) -> Option<CommitTarget> {
-            None
-        }
-
-        fn is_current(&self, _: &CommitTarget) -> bool {
-            true
-        }
-
-        fn claim(&self, _: &FileId, _: Ino) -> bool {
-            true
-        }
-
-        fn mark_unsaved(&self, _: Ino) {
-            self.was_locked.lock().push(self.state.is_locked());
-        }
-    }
 
     /// A commit that began and ended before the mark would leave a saved file marked for ever.
     #[test]
@@ -362,14 +336,16 @@ mod tests {
             is_disk_busy: false,
             changed_by: Vec::new(),
         };
-        let file = Arc::new(MarkedFile { state: Mutex::new(state), was_locked: Mutex::default() });
-        let weak: Weak<MarkedFile> = Arc::downgrade(&file);
-        let resolver: Weak<dyn TargetResolver> = weak;
-        let set = |content| Locked::new(&file.state, Ino(7), &resolver).content = content;
+        // For each time that the file was marked, whether it was locked.
+        let (state, was_locked) = (Arc::new(Mutex::new(state)), Arc::<Mutex<Vec<bool>>>::default());
+        let (marked, marks) = (state.clone(), was_locked.clone());
+        let tree: Arc<dyn TargetResolver> = Arc::new(NoTree(move || marks.lock().push(marked.is_locked())));
+        let resolver = Arc::downgrade(&tree);
+        let set = |content| Locked::new(&state, Ino(7), &resolver).content = content;
         set(Content::New);
-        assert_eq!(*file.was_locked.lock(), [true]);
+        assert_eq!(*was_locked.lock(), [true]);
         set(Content::New);
         set(Content::Failed { error, base: None });
-        assert_eq!(*file.was_locked.lock(), [true], "a file that was or is not dirty is marked");
+        assert_eq!(*was_locked.lock(), [true], "a file that was or is not dirty is marked");
     }
 }
