@@ -293,11 +293,16 @@ mod tests {
             assert_eq!((metadata.uid(), metadata.gid()), (7_001, 7_002), "{file:?}");
         }
         assert_eq!(read_owned(&path, SHARED_MODE, FileOwner::OfDirectory).unwrap(), b"S");
-        // The user may lead root to a file of root.
+        // The user may lead root to another place, where the open of a file has effects, or to a file of root.
+        let elsewhere = tempfile::NamedTempFile::new().unwrap();
+        std::os::unix::fs::chown(elsewhere.path(), Some(7_001), Some(7_002)).unwrap();
         let secret = tempfile::NamedTempFile::new().unwrap();
-        std::fs::remove_file(&path).unwrap();
-        std::os::unix::fs::symlink(secret.path(), &path).unwrap();
-        assert!(read_owned(&path, SHARED_MODE, FileOwner::OfDirectory).is_err());
+        for target in [elsewhere.path(), secret.path()] {
+            std::fs::remove_file(&path).unwrap();
+            std::os::unix::fs::symlink(target, &path).unwrap();
+            let error = read_owned(&path, SHARED_MODE, FileOwner::OfDirectory).unwrap_err().to_string();
+            assert!(error.contains("symbolic links"), "{error}");
+        }
         std::fs::remove_file(&path).unwrap();
         std::fs::hard_link(secret.path(), &path).unwrap();
         let error = read_owned(&path, SHARED_MODE, FileOwner::OfDirectory).unwrap_err().to_string();
@@ -305,6 +310,23 @@ mod tests {
         // A lock that exists is not given away.
         drop(lock_private(&path, FileOwner::OfDirectory).await.unwrap());
         assert_eq!(secret.as_file().metadata().unwrap().uid(), 0);
+    }
+
+    /// A lock must not hold up the users of another file, and no pipe must hold up its caller.
+    #[tokio::test]
+    async fn links_and_pipes_are_no_locks() {
+        let dir = tempfile::tempdir().unwrap();
+        let (lock, pipe) = (dir.path().join(".work.lock"), dir.path().join(".pipe.lock"));
+        let target = tempfile::NamedTempFile::new().unwrap();
+        std::os::unix::fs::symlink(target.path(), &lock).unwrap();
+        let error = lock_private(&lock, FileOwner::OfDirectory).await.unwrap_err().to_string();
+        assert!(error.contains("symbolic links"), "{error}");
+        assert!(lock_beside(&dir.path().join("work")).await.is_err());
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        let (opened_tx, opened) = std::sync::mpsc::channel();
+        std::thread::spawn(move || opened_tx.send(open_lock(&pipe, FileOwner::OfDirectory)));
+        opened.recv_timeout(LOCK_WAIT_MAX).expect("the open waits for a reader").unwrap_err();
     }
 
     #[test]
