@@ -202,19 +202,42 @@ mod tests {
         Secret::new(text.to_owned())
     }
 
-    #[test]
-    fn defaults_fill_unset_settings() {
-        let spill_dir = tempfile::tempdir().unwrap();
+    fn config_with(spill_dir: &Path) -> Result<MountConfig> {
         let settings = Settings {
             endpoint: Some("https://bj1.api.aliyunpds.com".parse().unwrap()),
             drive_id: Some("1".parse().unwrap()),
-            spill_dir: Some(spill_dir.path().to_owned()),
+            spill_dir: Some(spill_dir.to_owned()),
             token: Some(token(" tok\n")),
             ..Settings::default()
         };
-        let config = mount_config(settings, None, "/mnt".into()).unwrap();
+        mount_config(settings, None, "/mnt".into())
+    }
+
+    #[test]
+    fn defaults_fill_unset_settings() {
+        let spill_dir = tempfile::tempdir().unwrap();
+        let config = config_with(spill_dir.path()).unwrap();
         assert_eq!((config.root_id, config.options.umask), (FileId::root(), 0o022));
         assert!(matches!(config.credential, Credential::Token(t) if t.expose() == "tok"));
+    }
+
+    #[test]
+    fn unusable_spill_dir_is_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let missing = file.path().join("missing");
+        // The kernel lets no process create a file there, not even one of root.
+        let unwritable = Path::new("/sys/devices/system/cpu");
+        for (dir, expected) in [
+            (
+                unwritable,
+                "cannot create files in /sys/devices/system/cpu for staged files: it must be writable",
+            ),
+            (file.path(), "is not a directory: choose a directory"),
+            (&missing, "(create it first)"),
+        ] {
+            let error = config_with(dir).unwrap_err();
+            assert!(error.kind() == ErrorKind::Invalid && error.to_string().contains(expected), "{error}");
+        }
     }
 
     #[test]

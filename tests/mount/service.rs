@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use pdsfs::server::{FaultAction, FaultRule};
 
-use crate::rig::{Mount, PATIENCE, Rig, fresh_bytes, is_mount, wait_until};
+use crate::rig::{Mount, PATIENCE, Rig, TOKEN, fresh_bytes, is_mount, refused_mount, wait_until};
+use crate::users::{NEEDS_ROOT, OrdinaryUser, is_root};
 
 const PART: usize = 64 << 10;
 const ARGUMENTS: [&str; 4] = ["--part-size", "64KiB", "--commit-timeout", "60s"];
@@ -247,6 +248,21 @@ fn two_drives_share_a_spill_directory() {
     assert_eq!(rigs[1].client().read("g").unwrap(), b"still here");
     assert_eq!(two.stop(), 0);
     assert_eq!(fs::read_dir(spill.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn spill_directory_of_another_user_is_refused() {
+    assert!(is_root(), "{NEEDS_ROOT}");
+    let (rig, user) = (Rig::new(), OrdinaryUser::new());
+    let (spill, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fs::set_permissions(spill.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = user.command(user.binary());
+    command.args(["mount", "--endpoint", &rig.endpoint(), "--drive-id", "1", "--spill-dir"]);
+    command.args([spill.path(), dir.path()]).env("PDSFS_TOKEN", TOKEN);
+    let printed = refused_mount(command, dir.path());
+    let advice = "for staged files: it must be writable for user 65534";
+    let expected = format!("cannot create files in {} {advice}", spill.path().display());
+    assert!(printed.contains(&expected), "{printed}");
 }
 
 #[test]
