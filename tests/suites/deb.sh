@@ -139,7 +139,8 @@ step purge apt purge pdsfs
 step 'purge keeps configurations and accounts' kept
 step 'purge removes the state of root and services' not run bash -c 'ls -d /var/lib/pdsfs /var/cache/pdsfs 2>/dev/null | grep .'
 rm -rf "$root/etc/pdsfs"
-step autoremove apt autoremove --purge
+# apt itself recommends ca-certificates.
+step autoremove apt autoremove --purge -o APT::AutoRemove::RecommendsImportant=false
 files >"$work/after"
 step 'no file remains' diff "$work/before" "$work/after"
 echo "DEB ok=$passed/$steps size=$(stat -c %s "$package")"
