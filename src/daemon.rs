@@ -15,8 +15,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::broker::{BrokerClient, ExpectedMount};
 use crate::fuse::{KernelMount, MountPlace};
 use crate::pds::drive::Drive;
-use crate::status::Progress;
 use crate::status::systemd::SystemdNotifier;
+use crate::status::{Figures, Progress};
 use crate::vfs::{DrainReport, Stage, StopDrains, Vfs};
 use observers::{ObserverSetup, Observers};
 #[cfg(feature = "server")]
@@ -75,9 +75,7 @@ pub enum Notice<'a> {
 pub struct WaitingFile {
     /// Path below the mountpoint.
     pub path: String,
-    pub bytes: u64,
-    /// Bytes of it in parts that the drive has acknowledged.
-    pub bytes_acked: u64,
+    pub figures: Figures,
 }
 
 /// How a mount has ended.
@@ -417,11 +415,7 @@ async fn report_waiting(vfs: &Vfs, report: impl Fn(Notice<'_>)) -> Infallible {
     loop {
         tokio::time::sleep(pause).await;
         let files = vfs.unsaved_files().into_iter().filter(|file| file.status.stage != Stage::Failed);
-        let files = files.map(|file| WaitingFile {
-            path: file.path,
-            bytes: file.status.bytes,
-            bytes_acked: file.status.transfer.map_or(0, |view| view.bytes_acked),
-        });
+        let files = files.map(|file| WaitingFile { path: file.path, figures: file.status.figures() });
         report(Notice::Waiting { files: &files.collect::<Vec<_>>() });
         pause = WAIT_NOTICE_INTERVAL;
     }

@@ -3,14 +3,19 @@
 //! `content` reports, and the front ends read. No I/O here.
 
 mod event;
+mod figures;
+mod part_attempt;
 mod pause;
 mod progress;
 mod rate;
+mod sent_bytes;
 pub mod systemd;
 mod unsaved;
 mod view;
 
 pub use event::{CommitMethod, ProgressEvent};
+pub use figures::Figures;
+pub use part_attempt::{AttemptMeter, PartAttempt};
 pub use pause::{Pause, PauseReason};
 pub use progress::{PartCount, Progress, Transfer};
 pub use unsaved::UnsavedSummary;

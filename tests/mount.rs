@@ -69,6 +69,8 @@ mod open_flags;
 mod owners;
 #[path = "mount/programs.rs"]
 mod programs;
+#[path = "mount/progress.rs"]
+mod progress;
 #[path = "mount/quirks.rs"]
 mod quirks;
 #[path = "mount/random_writes.rs"]

@@ -86,17 +86,24 @@ fn summary(status: &Status) -> String {
     if pending.files == 0 {
         return format!("{} not on the drive yet", count(pending.attributes, "attribute change"));
     }
-    let mut text = format!("{}, {} to go", count(pending.files, "file"), Size(pending.bytes));
+    let figures = pending.figures(status.totals.rate_bytes_s);
+    let mut text = format!("{}: {figures}", count(pending.files, "file"));
     if pending.files_open > 0 {
         let _ = write!(text, " ({} still open)", pending.files_open);
     }
     if pending.oldest_ms > 0 {
         let _ = write!(text, ", unsaved for {}", millis(pending.oldest_ms));
     }
-    if status.totals.rate_bytes_s > 0 {
-        let _ = write!(text, "  {}", rate(status.totals.rate_bytes_s));
-    }
     text
+}
+
+/// What was saved since the mount began; `None` if that is nothing.
+pub(super) fn session_line(status: &Status) -> Option<String> {
+    let totals = &status.totals;
+    let files = totals.files_uploaded + totals.files_instant + totals.files_unchanged;
+    let saved =
+        || format!("saved since the mount: {}, {}", count(files, "file"), Size(totals.bytes_committed));
+    (files > 0).then(saved)
 }
 
 /// The reason of a pause, if the mount is paused.
@@ -129,14 +136,17 @@ mod tests {
         status.pending = PendingTotals {
             files: 2,
             files_open: 1,
-            bytes: 3 << 20,
+            bytes_sent: 1 << 20,
+            bytes_waiting: 2 << 20,
             oldest_ms: 12_000,
             ..PendingTotals::default()
         };
         status.totals.rate_bytes_s = 1 << 20;
         let text = headline(&status);
-        let end = "2 files, 3.0 MiB to go (1 still open), unsaved for 12 s  1.0 MiB/s";
+        let end = "2 files: 1.0 MiB sent, 2.0 MiB waiting, 1.0 MiB/s (1 still open), unsaved for 12 s";
         assert!(text.ends_with(end), "{text}");
+        status.pending.size_known = true;
+        assert!(headline(&status).contains("2 files: 33 % of 3.0 MiB, 1.0 MiB/s, 2.0 s left ("));
         status.pending = PendingTotals { attributes: 1, ..PendingTotals::default() };
         assert!(headline(&status).ends_with("1 attribute change not on the drive yet"));
         status.pending = PendingTotals { attributes_refused: 2, ..PendingTotals::default() };

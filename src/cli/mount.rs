@@ -10,7 +10,6 @@ use crate::config::MountConfig;
 use crate::daemon::{self, MountEnd, Notice, WaitingFile, background};
 use crate::error::Result;
 use crate::status::systemd::SystemdNotifier;
-use crate::units::Size;
 use arguments::ServeMode;
 
 pub use arguments::MountArgs;
@@ -77,8 +76,7 @@ fn print_notice(notice: Notice<'_>, is_detached: bool) {
 fn print_waiting(files: &[WaitingFile]) {
     for file in files.iter().take(WAITING_MAX) {
         let path = format::printable(&file.path);
-        let (acked, bytes) = (Size(file.bytes_acked), Size(file.bytes));
-        print_message(format_args!("waiting for {path} ({acked} of {bytes} on the drive)"));
+        print_message(format_args!("waiting for {path} ({})", file.figures));
     }
     if files.len() > WAITING_MAX {
         print_message(format_args!("waiting for {} more files", files.len() - WAITING_MAX));

@@ -91,6 +91,7 @@ async fn show(args: &StatusArgs) -> Result<ExitCode> {
 pub(super) fn lines(status: &Status) -> Vec<String> {
     let mut lines = vec![format::headline(status)];
     lines.extend(format::pause_line(status).map(|paused| format!("  {paused}")));
+    lines.extend(format::session_line(status).map(|saved| format!("  {saved}")));
     if !status.transfers.is_empty() {
         lines.extend(table::rows(&status.transfers));
     }
@@ -120,7 +121,7 @@ mod tests {
     #[test]
     fn table_shows_state_progress_rate_and_eta() {
         let lines = lines(&busy());
-        assert_eq!(lines[0], "drive 1 at /mnt  1 file, 64 MiB to go");
+        assert_eq!(lines[0], "drive 1 at /mnt  1 file: 33 % of 96 MiB");
         let words: Vec<_> = lines[2].split_whitespace().collect();
         let expected = "committing /movie.mp4 33 % of 96 MiB 16 MiB/s 4.0 s";
         assert_eq!(words.join(" "), expected);

@@ -17,7 +17,8 @@ use crate::control::socket_dirs::SocketUsers;
 use crate::control::types::{EventKind, LogEntry, Status, TransferStage, TransferStatus};
 use crate::daemon::signals::Signals;
 use crate::error::{Error, ErrorKind, Result};
-use crate::units::{Size, duration_within};
+use crate::status::Figures;
+use crate::units::duration_within;
 
 /// Interval between two status requests.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
@@ -88,9 +89,15 @@ impl WatchedMount {
         self.now.totals.files_failed.saturating_sub(self.initial.totals.files_failed)
     }
 
-    /// Bytes acknowledged since `initial`.
+    /// Bytes sent since `initial`.
     fn bytes_done(&self) -> u64 {
-        self.now.totals.bytes_acked.saturating_sub(self.initial.totals.bytes_acked)
+        self.now.totals.bytes_sent.saturating_sub(self.initial.totals.bytes_sent)
+    }
+
+    /// The figures of the unsaved files, if there are any.
+    fn figures(&self) -> Option<Figures> {
+        let figures = || self.now.pending.figures(self.now.totals.rate_bytes_s);
+        (self.now.pending.files > 0).then(figures)
     }
 
     /// The files that the command waits for, as lines for people.
@@ -219,13 +226,18 @@ fn is_done(watched: &[WatchedMount], closed: bool) -> bool {
 /// The files, bytes and attribute changes to wait for, in words.
 fn remaining(watched: &[WatchedMount], closed: bool) -> String {
     let files = watched.iter().map(|mount| mount.files_left(closed)).sum();
-    let to_go = watched.iter().map(|mount| mount.now.pending.bytes).sum();
-    let contents = format!("{}, {} to go", format::count(files, "file"), Size(to_go));
+    let contents = format!("{}: {}", format::count(files, "file"), figures(watched));
     let attributes = match watched.iter().map(WatchedMount::attributes_left).sum() {
         0 => return contents,
         changes => format::count(changes, "attribute change"),
     };
     if files == 0 { attributes } else { format!("{contents}, and {attributes}") }
+}
+
+/// The figures of all mounts together.
+fn figures(watched: &[WatchedMount]) -> Figures {
+    let rate = watched.iter().map(|mount| mount.now.totals.rate_bytes_s).sum();
+    Figures::sum(watched.iter().filter_map(WatchedMount::figures), rate)
 }
 
 /// Failures without a name yet.
@@ -276,21 +288,12 @@ fn bar() -> ProgressBar {
 }
 
 fn show(bar: &ProgressBar, watched: &[WatchedMount], closed: bool) {
-    let sum = |of: &dyn Fn(&WatchedMount) -> u64| watched.iter().map(of).sum::<u64>();
-    let (done, to_go) = (sum(&WatchedMount::bytes_done), sum(&|mount| mount.now.pending.bytes));
-    bar.set_length((done + to_go).max(1));
+    let done = watched.iter().map(WatchedMount::bytes_done).sum::<u64>();
+    bar.set_length((done + figures(watched).waiting).max(1));
     bar.set_position(done);
-    let rate = sum(&|mount| mount.now.totals.rate_bytes_s);
-    let eta = to_go.saturating_mul(1000).checked_div(rate).map(|ms| format!("  {} left", format::millis(ms)));
     let paused =
         watched.iter().find_map(|mount| format::pause_line(&mount.now)).map(|text| format!("  {text}"));
-    bar.set_message(format!(
-        "{}  {}{}{}",
-        remaining(watched, closed),
-        format::rate(rate),
-        eta.unwrap_or_default(),
-        paused.unwrap_or_default()
-    ));
+    bar.set_message(format!("{}{}", remaining(watched, closed), paused.unwrap_or_default()));
 }
 
 #[cfg(test)]
@@ -315,9 +318,11 @@ mod tests {
         let words = |pending| remaining(&[watched(Status { pending, ..Status::default() })], false);
         let attributes = PendingTotals { attributes: 1, ..PendingTotals::default() };
         assert_eq!(words(attributes.clone()), "1 attribute change");
-        let both = PendingTotals { files: 3, bytes: 5 << 20, attributes: 2, ..PendingTotals::default() };
-        assert_eq!(words(both), "3 files, 5.0 MiB to go, and 2 attribute changes");
-        assert_eq!(words(PendingTotals { files: 1, ..PendingTotals::default() }), "1 file, 0 B to go");
+        let both =
+            PendingTotals { files: 3, bytes_waiting: 5 << 20, attributes: 2, ..PendingTotals::default() };
+        assert_eq!(words(both), "3 files: 0 B sent, 5.0 MiB waiting, and 2 attribute changes");
+        let closed = PendingTotals { files: 1, size_known: true, bytes_sent: 7, ..PendingTotals::default() };
+        assert_eq!(words(closed), "1 file: 100 % of 7 B");
         assert!(!is_done(&[watched(Status { pending: attributes, ..Status::default() })], true));
     }
 

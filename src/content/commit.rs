@@ -4,17 +4,16 @@
 //! `create` gets its hash: the drive may have the bytes already, or the file may not have changed.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use super::commit_target::CommitTarget;
 use super::in_flight_parts::InFlightParts;
-use super::part::{FrozenPart, add_all, hash_frames};
+use super::part::{FrozenPart, HashedPart, add_all, hash_frames};
 use super::part_upload::PartUpload;
 use super::staged_file::StagedFile;
 use super::tee::Tee;
 use super::upload_context::UploadContext;
 use super::upload_session::create;
-use super::uploader::{HashedPart, Uploader, first_url_requests, off_boundary, upload_parts};
+use super::uploader::{Uploader, first_url_requests, off_boundary, upload_parts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, PartNumber, Sha1Hash};
 use crate::pds::drive::{CreateOutcome, ExpectedContent, FileMeta, UploadSession};
@@ -90,7 +89,10 @@ impl Commit {
     pub async fn run(mut self) -> Result<CommitOutcome> {
         self.transfer.committing();
         match std::mem::replace(&mut self.source, CommitSource::Failed(already_run())) {
-            CommitSource::Stream { uploader, last, size } => self.commit_stream(uploader, last, size).await,
+            CommitSource::Stream { uploader, last, size } => {
+                self.transfer.expect_bytes(size);
+                self.commit_stream(uploader, last, size).await
+            }
             CommitSource::SinglePart(part) => {
                 // Readers get the bytes from here until the commit ends.
                 self.in_flight.retain_all();
@@ -295,16 +297,15 @@ impl Commit {
     ) -> Result<u64> {
         let (context, in_flight) = (self.context.clone(), self.in_flight.clone());
         let transfer = self.transfer.clone();
+        transfer.restarted();
         if parts.len() > 1 {
             return upload_parts(context, session, urls, parts, in_flight, transfer).await;
         }
         // Most files are small: one part needs no task of its own.
-        let (Some((part, midstate)), Some(url)) = (parts.pop(), urls.pop()) else {
+        let (Some(part), Some(url)) = (parts.pop(), urls.pop()) else {
             return Err(Error::new(ErrorKind::Protocol, "the service returned no URL for a part"));
         };
-        let session = session.clone();
-        let is_paused = AtomicBool::new(false);
-        let upload = PartUpload { context, in_flight, transfer, session, part, midstate, is_paused };
+        let upload = PartUpload::new(context, in_flight, transfer, session.clone(), part);
         upload.run(url).await.map(|(_, _, crc64)| crc64)
     }
 }

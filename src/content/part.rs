@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{PartNumber, PartSize};
 use crate::local_disk::LocalFile;
 use crate::pds::part_body::Frame;
-use crate::rolling_sha1::RollingSha1;
+use crate::rolling_sha1::{RollingSha1, Sha1Midstate};
 use crate::units::exact_size;
 
 /// Bytes of one step of a hash over frames on the local disk.
@@ -31,6 +31,9 @@ pub(super) struct FrozenPart {
     pub(super) bytes: u64,
     pub(super) frames: Arc<[Frame]>,
 }
+
+/// A part and the midstate before it.
+pub(super) type HashedPart = (FrozenPart, Sha1Midstate);
 
 /// A part that is being filled.
 #[derive(Debug, Default)]

@@ -4,20 +4,22 @@
 //! for a login lets other parts go first.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+
 use super::in_flight_parts::InFlightParts;
-use super::part::{self, FrozenPart};
+use super::part::{self, FrozenPart, HashedPart};
 use super::upload_context::UploadContext;
 use super::upload_limiter::UploadPermit;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::PartNumber;
 use crate::pds::drive::{PutOutcome, UploadSession};
-use crate::pds::put_control::{PutControl, PutEnd};
+use crate::pds::put_control::{PutControl, PutEnd, PutMeter};
 use crate::pds::types::PartUrl;
 use crate::rolling_sha1::Sha1Midstate;
-use crate::status::{PartCount, Transfer};
+use crate::status::{AttemptMeter, PartAttempt, PartCount, Transfer};
 
 /// PUTs of one part, each after the first with a new URL, that may find their URL expired soon after it was
 /// signed. Bounds the loop with a service that returns only expired URLs.
@@ -34,13 +36,22 @@ pub(super) struct PartUpload {
     pub(super) part: FrozenPart,
     pub(super) midstate: Sha1Midstate,
     /// It failed, and is to be sent again.
-    pub(super) is_paused: AtomicBool,
+    is_paused: AtomicBool,
+    /// The attempt that has stored the part. A leaf lock.
+    stored: Mutex<Option<PartAttempt>>,
 }
 
 /// A part that is being sent.
 pub(super) struct SendingPart {
     permit: UploadPermit,
+    attempt: PartAttempt,
     _count: PartCount,
+}
+
+impl PutMeter for AttemptMeter {
+    fn sent(&self, bytes: u64) {
+        Self::sent(self, bytes);
+    }
 }
 
 impl PutControl for PartUpload {
@@ -50,30 +61,46 @@ impl PutControl for PartUpload {
         if self.is_paused.swap(false, Ordering::Relaxed) {
             self.in_flight.count_ahead(self.context.upload_limiter.count_ahead());
         }
+        // Its bytes were altered on the way, so they are sent again.
+        self.stored.lock().take();
         let waiting = self.transfer.part_waiting();
         let permit = self.context.upload_limiter.acquire().await;
         drop(waiting);
-        SendingPart { permit, _count: self.transfer.part_sending() }
+        let (attempt, count) = (self.transfer.begin_attempt(), self.transfer.part_sending());
+        SendingPart { permit, attempt, _count: count }
     }
 
     fn ended(&self, sending: SendingPart, end: PutEnd) {
         sending.permit.end(end, self.part.bytes);
-        if end != PutEnd::Stored {
+        if end == PutEnd::Stored {
+            *self.stored.lock() = Some(sending.attempt);
+        } else {
             self.is_paused.store(true, Ordering::Relaxed);
             self.in_flight.pause_part();
         }
     }
 
-    fn bytes_moved(&self) -> &Arc<AtomicU64> {
-        self.transfer.bytes_moved()
+    fn meter(&self, sending: &SendingPart) -> Arc<dyn PutMeter> {
+        sending.attempt.meter().clone()
     }
 }
 
 impl PartUpload {
+    pub(super) fn new(
+        context: Arc<UploadContext>,
+        in_flight: Arc<InFlightParts>,
+        transfer: Arc<Transfer>,
+        session: UploadSession,
+        (part, midstate): HashedPart,
+    ) -> Self {
+        let (is_paused, stored) = (AtomicBool::new(false), Mutex::new(None));
+        Self { context, in_flight, transfer, session, part, midstate, is_paused, stored }
+    }
+
     /// Sends the part. Returns its number, length and CRC-64.
     pub(super) async fn run(self, url: PartUrl) -> Result<(PartNumber, u64, u64)> {
         let crc = self.put(url).await?;
-        self.transfer.part_stored(self.part.bytes);
+        self.transfer.part_stored(self.part.bytes, self.stored.lock().as_ref());
         self.in_flight.acknowledge(self.part.offset, self.part.bytes);
         Ok((self.part.number, self.part.bytes, crc))
     }

@@ -182,6 +182,7 @@ impl Streaming {
             base.bytes = base.bytes.min(size);
         }
         self.declared_size = size;
+        self.transfer.expect_bytes(size);
         true
     }
 

@@ -10,14 +10,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::commit_target::CommitTarget;
 use super::in_flight_parts::InFlightParts;
-use super::part::{FrozenPart, hash_frames};
+use super::part::{FrozenPart, HashedPart, hash_frames};
 use super::part_upload::PartUpload;
 use super::upload_context::UploadContext;
 use super::upload_session::begin_session;
@@ -31,9 +30,6 @@ use crate::status::Transfer;
 
 /// Parts in one `get_upload_url` at most.
 const URLS_PER_CALL_MAX: usize = 32;
-
-/// A part and the midstate before it.
-pub(super) type HashedPart = (FrozenPart, Sha1Midstate);
 
 /// A file whose parts are all on the drive, but not yet completed to a revision.
 #[derive(Debug)]
@@ -291,15 +287,9 @@ impl PartSender {
                 self.record(stored)?;
             }
         }
-        let upload = PartUpload {
-            context: self.context.clone(),
-            in_flight: self.in_flight.clone(),
-            transfer: self.transfer.clone(),
-            session: session.clone(),
-            part,
-            midstate,
-            is_paused: AtomicBool::new(false),
-        };
+        let (context, in_flight) = (self.context.clone(), self.in_flight.clone());
+        let (transfer, session) = (self.transfer.clone(), session.clone());
+        let upload = PartUpload::new(context, in_flight, transfer, session, (part, midstate));
         self.puts.spawn(upload.run(url));
         Ok(())
     }

@@ -163,13 +163,16 @@ impl MountCollector {
         let is_paused = u64::from(status.paused.is_some());
         let rate = status.totals.rate_bytes_s;
         let refused = pending.attributes_refused;
+        let in_flight = status.totals.bytes_sent.saturating_sub(status.totals.bytes_acked);
         let (bytes, seconds) = (Some(&Unit::Bytes), Some(&Unit::Seconds));
         for (name, help, unit, value) in [
             ("lag", "Written bytes that the drive has not acknowledged", bytes, pending.bytes),
             ("parts_in_flight", "Parts being sent", None, parts),
             ("pending_attributes", "Objects with unsaved attributes", None, pending.attributes),
             ("refused_attributes", "Objects whose attributes the drive refused", None, refused),
-            ("rate_bytes_per_second", "Current rate of acknowledged parts", None, rate),
+            ("in_flight", "Bytes that were sent and not acknowledged yet", bytes, in_flight),
+            ("waiting", "Written bytes that were not sent yet", bytes, pending.bytes_waiting),
+            ("rate_bytes_per_second", "Current rate of sent bytes", None, rate),
             ("buffer", "Bytes of write buffers in use", bytes, usage.buffer_bytes),
             ("buffer_max", "Limit on the bytes of write buffers", bytes, buffer_max),
             ("local_copies", "Bytes of staged and cached files", bytes, usage.copy_bytes),

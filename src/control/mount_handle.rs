@@ -43,7 +43,7 @@ impl fmt::Debug for MountLookup {
 
 impl MountHandle {
     pub fn status(&self) -> Status {
-        let files = self.vfs.unsaved_files();
+        let (files, totals) = (self.vfs.unsaved_files(), self.progress.totals());
         let left_out = files.len().saturating_sub(TRANSFERS_MAX);
         let paused = self.progress.pauses().into_iter().next();
         let view = (self.mount_lookup.0)();
@@ -62,21 +62,25 @@ impl MountHandle {
                 detail: pause.detail.to_string(),
                 since_ms: unix_ms(pause.since),
             }),
-            pending: self.pending(&files),
-            totals: self.progress.totals().into(),
+            pending: self.pending(&files, totals.rate_bytes_s),
+            totals: totals.into(),
             transfers: files.iter().take(TRANSFERS_MAX).map(transfer).collect(),
             transfers_left_out: left_out as u64,
             failures: self.event_log.failures(),
         }
     }
 
-    fn pending(&self, files: &[UnsavedFileStatus]) -> PendingTotals {
-        let sum = summarize(files);
+    fn pending(&self, files: &[UnsavedFileStatus], rate_bytes_s: u64) -> PendingTotals {
+        let sum = summarize(files, rate_bytes_s);
         PendingTotals {
             files: sum.files,
             files_open: sum.open,
             files_failed_open: sum.failed_open,
             bytes: sum.bytes,
+            bytes_sent: sum.figures.sent,
+            bytes_waiting: sum.figures.waiting,
+            size_known: sum.figures.is_size_known,
+            eta_ms: sum.figures.eta().map(ms),
             attributes: self.vfs.unsaved_attr_count() as u64,
             attributes_refused: self.vfs.refused_attr_count() as u64,
             oldest_ms: ms(sum.oldest),
@@ -89,15 +93,18 @@ fn ms(duration: Duration) -> u64 {
 }
 
 fn transfer(file: &UnsavedFileStatus) -> TransferStatus {
-    let view = file.status.transfer.as_ref();
+    let (view, figures) = (file.status.transfer.as_ref(), file.status.figures());
     TransferStatus {
         path: file.path.clone(),
         state: file.status.stage.into(),
-        bytes: file.status.bytes,
+        bytes: figures.size(),
         bytes_acked: view.map_or(0, |view| view.bytes_acked),
+        bytes_sent: figures.sent,
+        bytes_waiting: figures.waiting,
+        size_known: figures.is_size_known,
         parts_in_flight: view.map_or(0, |view| view.parts_in_flight),
-        rate_bytes_s: view.map_or(0, |view| view.rate_bytes_s),
-        eta_ms: view.and_then(|view| view.eta).map(ms),
+        rate_bytes_s: figures.rate_bytes_s,
+        eta_ms: figures.eta().map(ms),
         age_ms: view.map_or(0, |view| ms(view.age)),
         error: file.status.error.as_ref().map(ToString::to_string),
     }

@@ -102,6 +102,14 @@ pub struct PendingTotals {
     pub files_failed_open: u64,
     /// Written bytes that the drive has not acknowledged.
     pub bytes: u64,
+    /// Bytes of unsaved files that were sent.
+    pub bytes_sent: u64,
+    /// Bytes of unsaved files that were not sent yet.
+    pub bytes_waiting: u64,
+    /// Whether the final size of every unsaved file is known.
+    pub size_known: bool,
+    /// Time for the waiting bytes at the current rate; absent without a rate, or if a size is not known.
+    pub eta_ms: Option<u64>,
     /// Objects with unsaved attributes.
     pub attributes: u64,
     /// Objects whose attributes the drive refused, until their attributes change again; the newest 1,024.
@@ -130,8 +138,26 @@ pub struct Totals {
     pub bytes_written: u64,
     /// Bytes of acknowledged parts.
     pub bytes_acked: u64,
+    /// Bytes that were sent, without those of failed attempts.
+    pub bytes_sent: u64,
     /// Current upload rate of all files together.
     pub rate_bytes_s: u64,
+}
+
+impl PendingTotals {
+    /// The figures of all unsaved files, at the rate of the mount.
+    pub(crate) fn figures(&self, rate_bytes_s: u64) -> status::Figures {
+        let (sent, waiting, is_size_known) = (self.bytes_sent, self.bytes_waiting, self.size_known);
+        status::Figures { sent, waiting, is_size_known, rate_bytes_s }
+    }
+}
+
+impl TransferStatus {
+    /// The figures of the file.
+    pub(crate) fn figures(&self) -> status::Figures {
+        let (sent, waiting, is_size_known) = (self.bytes_sent, self.bytes_waiting, self.size_known);
+        status::Figures { sent, waiting, is_size_known, rate_bytes_s: self.rate_bytes_s }
+    }
 }
 
 impl From<status::ProgressTotals> for Totals {
@@ -145,6 +171,7 @@ impl From<status::ProgressTotals> for Totals {
             bytes_committed: totals.bytes_committed,
             bytes_written: totals.bytes_written,
             bytes_acked: totals.bytes_acked,
+            bytes_sent: totals.bytes_sent,
             rate_bytes_s: totals.rate_bytes_s,
         }
     }
@@ -162,11 +189,17 @@ pub struct TransferStatus {
     pub bytes: u64,
     /// Bytes that the drive has acknowledged.
     pub bytes_acked: u64,
+    /// Bytes that were sent, without those of failed attempts.
+    pub bytes_sent: u64,
+    /// Known bytes that were not sent yet.
+    pub bytes_waiting: u64,
+    /// Whether the final size is known: the sum of sent and waiting bytes.
+    pub size_known: bool,
     /// Parts being sent.
     pub parts_in_flight: u32,
     /// Current upload rate.
     pub rate_bytes_s: u64,
-    /// Remaining time at that rate; absent without a rate.
+    /// Time for the waiting bytes at that rate; absent without a rate, or if the size is not known.
     pub eta_ms: Option<u64>,
     /// Time since the first write, if it is known.
     pub age_ms: u64,

@@ -21,7 +21,7 @@ use crate::pds::tokens::AuthState;
 use crate::status::systemd::SystemdNotifier;
 use crate::status::{PauseReason, Progress, UnsavedSummary};
 use crate::supervised;
-use crate::units::{Elapsed, Size, count, exact_duration};
+use crate::units::{Size, count, exact_duration};
 use crate::vfs::{UnsavedFile, Vfs};
 
 /// Interval of status updates.
@@ -164,16 +164,15 @@ fn status_line<'a>(
             }
         }
         (_, Some(paths)) => {
-            let (files, left) = (count(unsaved.files, "file"), Size(unsaved.bytes));
-            format!("saving before unmounting: {files} ({}), {left} left", some_of(paths))
+            let files = count(unsaved.files, "file");
+            format!("saving before unmounting: {files} ({}), {}", some_of(paths), unsaved.figures)
         }
-        (_, None) => format!("saving: {unsaved}"),
+        (_, None) => format!("saving: {}, {}", count(unsaved.files, "file"), unsaved.figures),
     };
-    match (progress.pauses().first().map(|pause| pause.reason), unsaved.eta) {
-        (Some(PauseReason::LoginNeeded), _) => format!("paused: login needed (pdsfs login); {line}"),
-        (Some(reason), _) => format!("paused: {}; {line}", reason.name()),
-        (None, Some(eta)) => format!("{line}, {}", Elapsed(eta)),
-        (None, None) => line,
+    match progress.pauses().first().map(|pause| pause.reason) {
+        Some(PauseReason::LoginNeeded) => format!("paused: login needed (pdsfs login); {line}"),
+        Some(reason) => format!("paused: {}; {line}", reason.name()),
+        None => line,
     }
 }
 
@@ -301,24 +300,29 @@ async fn check_new_mount(vfs: &Vfs, mount: &MountControl, with_listing: bool) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::CommitMethod;
+    use crate::status::{CommitMethod, Figures};
 
     #[test]
     fn status_line_shows_unsaved_and_pauses() {
         let progress = Progress::new();
-        let one = UnsavedSummary { files: 1, bytes: 3 << 20, ..UnsavedSummary::default() };
+        let figures = Figures::new(6 << 20, 3 << 20, true, 0);
+        let one = UnsavedSummary { files: 1, bytes: 3 << 20, figures, ..UnsavedSummary::default() };
         let waiting = |stopping: bool| stopping.then(|| ["/a"].into_iter());
         let line = |stopping| status_line(&progress, &one, waiting(stopping));
         let idle = |stopping| status_line(&progress, &UnsavedSummary::default(), waiting(stopping));
         assert_eq!(idle(false), "nothing to save; 0 files (0 B) saved since the start");
-        assert_eq!(line(false), "saving: 1 file, 3.0 MiB left");
-        assert_eq!(line(true), "saving before unmounting: 1 file (/a), 3.0 MiB left");
+        assert_eq!(line(false), "saving: 1 file, 50 % of 6.0 MiB");
+        assert_eq!(line(true), "saving before unmounting: 1 file (/a), 50 % of 6.0 MiB");
         assert_eq!(
-            status_line(&progress, &one.at_rate(1 << 20), waiting(false)),
-            "saving: 1 file, 3.0 MiB left, 3.0 s"
+            status_line(
+                &progress,
+                &UnsavedSummary { figures: Figures { rate_bytes_s: 1 << 20, ..figures }, ..one },
+                waiting(false)
+            ),
+            "saving: 1 file, 50 % of 6.0 MiB, 1.0 MiB/s, 3.0 s left"
         );
         progress.pause(PauseReason::Offline, "no route");
-        assert_eq!(line(false), "paused: offline; saving: 1 file, 3.0 MiB left");
+        assert_eq!(line(false), "paused: offline; saving: 1 file, 50 % of 6.0 MiB");
         progress.pause(PauseReason::LoginNeeded, "refused");
         assert!(
             line(false).starts_with("paused: login needed"),

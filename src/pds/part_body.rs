@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use crate::error::{Error, ErrorKind, Result};
 use crate::local_disk::LocalFile;
 use crate::pds::connectivity::Connectivity;
+use crate::pds::put_control::PutMeter;
 
 /// Longest read of a stored frame in bytes. [`READS_AHEAD`] of them are the memory that one PUT of stored bytes
 /// needs.
@@ -152,8 +153,7 @@ pub(super) struct PartBody {
     crc: crc_fast::Digest,
     progress: Arc<BodyProgress>,
     connectivity: Arc<Connectivity>,
-    /// Bytes that connections have accepted for the file, in all attempts and parts.
-    moved: Arc<AtomicU64>,
+    meter: Arc<dyn PutMeter>,
 }
 
 /// A piece that is sent soon.
@@ -212,7 +212,7 @@ impl PartBody {
     pub(super) fn new(
         frames: &[Frame],
         connectivity: Arc<Connectivity>,
-        moved: Arc<AtomicU64>,
+        meter: Arc<dyn PutMeter>,
     ) -> (Self, Arc<BodyProgress>) {
         let progress = Arc::<BodyProgress>::default();
         let bytes_left = frames.iter().map(Frame::bytes).sum();
@@ -227,7 +227,7 @@ impl PartBody {
             crc,
             progress: progress.clone(),
             connectivity,
-            moved,
+            meter,
         };
         (body, progress)
     }
@@ -338,7 +338,7 @@ impl Body for PartBody {
         self.progress.crc64.store(self.crc.finalize(), Ordering::Relaxed);
         self.progress.is_complete.store(self.bytes_left == 0, Ordering::Relaxed);
         self.progress.bytes.fetch_add(length as u64, Ordering::Relaxed);
-        self.moved.fetch_add(length as u64, Ordering::Relaxed);
+        self.meter.sent(length as u64);
         self.connectivity.note_uploaded(length as u64);
         Poll::Ready(Some(Ok(http_body::Frame::data(step))))
     }

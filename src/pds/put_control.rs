@@ -1,7 +1,7 @@
 //! The attempts to send a part, as the caller of the transport controls and observes them.
 
+use std::fmt::Debug;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 /// Decides when an attempt to send a part begins, and observes it.
 pub trait PutControl: Sync {
@@ -14,8 +14,14 @@ pub trait PutControl: Sync {
     /// Called at the end of each attempt.
     fn ended(&self, permit: Self::Permit, end: PutEnd);
 
-    /// Grows with each byte that a connection has accepted.
-    fn bytes_moved(&self) -> &Arc<AtomicU64>;
+    /// Counts the bytes of the attempt that holds this permit.
+    fn meter(&self, permit: &Self::Permit) -> Arc<dyn PutMeter>;
+}
+
+/// Counts the bytes of one attempt.
+pub trait PutMeter: Debug + Send + Sync {
+    /// A connection has accepted this many more bytes. May still be called after the end of the attempt.
+    fn sent(&self, bytes: u64);
 }
 
 /// The end of one attempt to send a part.

@@ -25,7 +25,7 @@ use crate::pds::call_limiter::CallLimiter;
 use crate::pds::connectivity::{Connectivity, Destination};
 use crate::pds::content_hosts::ContentHosts;
 use crate::pds::part_body::{Frame, PartBody, upload_stalled, wait_for_disk};
-use crate::pds::put_control::{PutControl, PutEnd};
+use crate::pds::put_control::{PutControl, PutEnd, PutMeter};
 use crate::pds::retry::{Delivery, Idempotency, RequestFailure, RetryPolicy};
 use crate::pds::types::PartUrl;
 
@@ -388,7 +388,7 @@ impl Transport {
         // The stored frame that the last attempt has waited for; at first the first one.
         let stuck = Mutex::new(body.iter().find(|frame| frame.is_stored()).cloned());
         let attempt = async |permit| {
-            let answer = self.put_once(url, body, &progress, control.bytes_moved(), &stuck).await;
+            let answer = self.put_once(url, body, &progress, control.meter(&permit), &stuck).await;
             let end = match &answer {
                 Ok(PutAnswer::Stored { .. }) => PutEnd::Stored,
                 Err(failure) if failure.error.kind() == ErrorKind::Throttled => PutEnd::Throttled,
@@ -411,11 +411,11 @@ impl Transport {
         url: &PartUrl,
         frames: &[Frame],
         progress: &AtomicU64,
-        moved: &Arc<AtomicU64>,
+        meter: Arc<dyn PutMeter>,
         stuck: &Mutex<Option<Frame>>,
     ) -> std::result::Result<PutAnswer, RequestFailure> {
         const WHAT: &str = "part upload";
-        let (body, sent) = PartBody::new(frames, self.connectivity.clone(), moved.clone());
+        let (body, sent) = PartBody::new(frames, self.connectivity.clone(), meter);
         let target = self.hosts.parse(&url.upload_url).await.map_err(host_failure)?;
         let (to, length) = (self.content(&target), body.bytes_left());
         let silence = self.connectivity.detect_silence(to, true);

@@ -1,7 +1,7 @@
 //! The transfers of one mount, as `content` reports them.
 //!
-//! Reports must not slow down writes: [`Transfer::wrote`] is two relaxed additions, and a lock is taken once
-//! for each *part*. A snapshot blocks reports only while it copies a list of pointers.
+//! Reports must not slow down writes: [`Transfer::wrote`] is two relaxed additions. A lock is taken at most ten times
+//! a second for sent bytes, and once for each part. A snapshot blocks reports only while it copies a list of pointers.
 //!
 //! A transfer ends once: committed, failed, withdrawn (the content is saved in another way), or abandoned
 //! (dropped: unlinked during the write, or nothing to save). Later reports about it change nothing.
@@ -17,9 +17,11 @@ use parking_lot::Mutex;
 use tokio::sync::{broadcast, watch};
 
 use super::event::{CommitMethod, ProgressEvent};
+use super::figures::Figures;
+use super::part_attempt::PartAttempt;
 use super::pause::{Pause, PauseReason, Pauses};
-use super::rate::RateWindow;
-use super::view::{ProgressTotals, TransferState, TransferView, eta};
+use super::sent_bytes::SentBytes;
+use super::view::{ProgressTotals, TransferState, TransferView};
 use crate::error::{Error, ErrorKind};
 
 /// Events that a slow subscriber may be behind before it loses the oldest.
@@ -32,8 +34,7 @@ pub struct Progress {
     live: Mutex<LiveTransfers>,
     events: broadcast::Sender<ProgressEvent>,
     counters: ProgressCounters,
-    /// A leaf lock.
-    rate: Mutex<RateWindow>,
+    sent: Arc<SentBytes>,
     pauses: Pauses,
     /// A leaf lock.
     failed: Mutex<HashMap<ErrorKind, u64>>,
@@ -68,7 +69,7 @@ impl Progress {
             live: Mutex::default(),
             events: broadcast::Sender::new(EVENTS_MAX),
             counters: ProgressCounters::default(),
-            rate: Mutex::new(RateWindow::new(Instant::now())),
+            sent: SentBytes::new(Instant::now(), None),
             pauses: Pauses::default(),
             failed: Mutex::default(),
         })
@@ -80,7 +81,7 @@ impl Progress {
         let mut live = self.live.lock();
         if live.transfers.is_empty() {
             // Idle time between transfers must not lower the rate.
-            *self.rate.lock() = RateWindow::new(now);
+            self.sent.restart_window(now);
         }
         let id = live.next_id;
         live.next_id += 1;
@@ -96,7 +97,7 @@ impl Progress {
             bytes_moved: Arc::default(),
             parts_waiting: AtomicU32::new(0),
             parts_in_flight: AtomicU32::new(0),
-            rate: Mutex::new(RateWindow::new(now)),
+            sent: SentBytes::new(now, Some(&self.sent)),
         });
         live.transfers.insert(id, Arc::downgrade(&transfer));
         transfer
@@ -168,7 +169,8 @@ impl Progress {
             bytes_committed: counters.bytes_committed.load(Relaxed),
             bytes_written: counters.bytes_written.load(Relaxed),
             bytes_acked: counters.bytes_acked.load(Relaxed),
-            rate_bytes_s: self.rate.lock().bytes_per_s(Instant::now()),
+            bytes_sent: self.sent.count(),
+            rate_bytes_s: self.sent.bytes_per_s(Instant::now()),
         }
     }
 
@@ -214,8 +216,7 @@ pub struct Transfer {
     /// Parts that wait for a permit.
     parts_waiting: AtomicU32,
     parts_in_flight: AtomicU32,
-    /// A leaf lock.
-    rate: Mutex<RateWindow>,
+    sent: Arc<SentBytes>,
 }
 
 /// One part in a count of its transfer. Dropping it ends that.
@@ -243,7 +244,7 @@ impl Transfer {
         *self.name.lock() = name.into();
     }
 
-    /// Sets the expected size. It is a hint, for example from fallocate; only the ETA uses it.
+    /// Sets the size that the file will have: a program has declared it, or the file is complete.
     pub fn expect_bytes(&self, bytes: u64) {
         self.bytes_expected.store(bytes, Relaxed);
     }
@@ -280,17 +281,25 @@ impl Transfer {
         self.parts_waiting.load(Relaxed) > 0 && self.parts_in_flight.load(Relaxed) == 0
     }
 
-    /// Counts a part that the drive has acknowledged.
-    pub fn part_stored(&self, bytes: u64) {
-        self.part_stored_at(Instant::now(), bytes);
+    /// Begins an attempt to send a part.
+    pub fn begin_attempt(&self) -> PartAttempt {
+        PartAttempt::new(self.sent.clone(), self.bytes_moved.clone())
     }
 
-    fn part_stored_at(&self, now: Instant, bytes: u64) {
+    /// Counts a part that the drive has acknowledged, after the attempt that has sent it. `None`: the drive had the
+    /// part.
+    pub fn part_stored(&self, bytes: u64, attempt: Option<&PartAttempt>) {
+        let counted = attempt.map_or(0, PartAttempt::keep);
+        let uncounted = bytes.saturating_sub(counted);
+        self.bytes_moved.fetch_add(uncounted, Relaxed);
+        self.sent.add_at(Instant::now(), uncounted);
         self.bytes_acked.fetch_add(bytes, Relaxed);
-        self.bytes_moved.fetch_add(bytes, Relaxed);
         self.progress.counters.bytes_acked.fetch_add(bytes, Relaxed);
-        self.rate.lock().add(now, bytes);
-        self.progress.rate.lock().add(now, bytes);
+    }
+
+    /// Nothing of the file counts as sent any more: all its parts go to another upload session.
+    pub fn restarted(&self) {
+        self.sent.remove(self.bytes_acked.swap(0, Relaxed));
     }
 
     /// The file is completely written.
@@ -361,25 +370,20 @@ impl Transfer {
             _ => TransferState::Committing,
         };
         let bytes_written = self.bytes_written.load(Relaxed);
-        let bytes_acked = self.bytes_acked.load(Relaxed);
-        let rate_bytes_s = self.rate.lock().bytes_per_s(now);
-        let bytes_known = match state {
-            TransferState::Writing => bytes_written.max(self.bytes_expected.load(Relaxed)),
-            // A staged file counts no written bytes; its size was announced as the expected one.
-            TransferState::Committing if bytes_written == 0 => self.bytes_expected.load(Relaxed),
-            TransferState::Committing => bytes_written,
-        };
-        let bytes_left = bytes_known.saturating_sub(bytes_acked);
+        let bytes_expected = self.bytes_expected.load(Relaxed);
+        // A program may write past the size that it has declared.
+        let is_declared = bytes_expected > 0 && bytes_expected >= bytes_written;
+        let is_size_known = is_declared || state == TransferState::Committing;
+        let size = if is_size_known && bytes_expected > 0 { bytes_expected } else { bytes_written };
+        let figures = Figures::new(size, self.sent.count(), is_size_known, self.sent.bytes_per_s(now));
         TransferView {
             id: self.id,
             name: self.name(),
             state,
             bytes_written,
-            bytes_acked,
+            bytes_acked: self.bytes_acked.load(Relaxed),
+            figures,
             parts_in_flight: self.parts_in_flight.load(Relaxed),
-            rate_bytes_s,
-            bytes_left,
-            eta: eta(bytes_left, rate_bytes_s),
             age: now.saturating_duration_since(self.began),
         }
     }

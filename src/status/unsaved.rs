@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::view::eta;
+use super::figures::Figures;
 use crate::units::{Size, count};
 
 /// Unsaved files at one moment.
@@ -21,16 +21,8 @@ pub struct UnsavedSummary {
     pub bytes: u64,
     /// Age of the oldest transfer.
     pub oldest: Duration,
-    /// Time for `bytes` at the current rate; `None` without a rate.
-    pub eta: Option<Duration>,
-}
-
-impl UnsavedSummary {
-    /// The same with the ETA for this rate.
-    #[must_use]
-    pub fn at_rate(self, rate_bytes_s: u64) -> Self {
-        Self { eta: eta(self.bytes, rate_bytes_s).filter(|_| self.bytes > 0), ..self }
-    }
+    /// The figures of all `files`.
+    pub figures: Figures,
 }
 
 impl fmt::Display for UnsavedSummary {
@@ -44,11 +36,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn eta_needs_a_rate_and_bytes() {
+    fn text_has_files_and_bytes() {
         let unsaved = UnsavedSummary { files: 2, bytes: 1_200_000_000, ..UnsavedSummary::default() };
         assert_eq!(unsaved.to_string(), "2 files, 1.1 GiB left");
-        assert_eq!(unsaved.at_rate(0).eta, None);
-        assert_eq!(unsaved.at_rate(600_000_000).eta, Some(Duration::from_secs(2)));
-        assert_eq!(UnsavedSummary::default().at_rate(5).eta, None);
     }
 }

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::figures::Figures;
+
 /// How far a transfer is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TransferState {
@@ -24,13 +26,8 @@ pub struct TransferView {
     pub bytes_written: u64,
     /// Bytes in acknowledged parts.
     pub bytes_acked: u64,
-    /// Known bytes (written or expected) that are not acknowledged.
-    pub bytes_left: u64,
+    pub figures: Figures,
     pub parts_in_flight: u32,
-    /// Current rate of acknowledged parts.
-    pub rate_bytes_s: u64,
-    /// Time for [`Self::bytes_left`] at that rate; `None` without a rate.
-    pub eta: Option<Duration>,
     /// Time since the start of the transfer.
     pub age: Duration,
 }
@@ -52,7 +49,9 @@ pub struct ProgressTotals {
     pub bytes_written: u64,
     /// Bytes in acknowledged parts.
     pub bytes_acked: u64,
-    /// Current rate of acknowledged parts, over all files.
+    /// Bytes that connections have accepted, without those of failed attempts.
+    pub bytes_sent: u64,
+    /// Current rate of sent bytes, over all files.
     pub rate_bytes_s: u64,
 }
 
@@ -60,11 +59,4 @@ impl ProgressTotals {
     pub fn files_committed(&self) -> u64 {
         self.files_uploaded + self.files_instant + self.files_unchanged
     }
-}
-
-/// The time for `bytes_left` at this rate; `None` without a rate.
-pub(super) fn eta(bytes_left: u64, rate_bytes_s: u64) -> Option<Duration> {
-    let left_ms = u128::from(bytes_left) * 1000;
-    let ms = left_ms.checked_div(u128::from(rate_bytes_s))?;
-    Some(Duration::from_millis(u64::try_from(ms).unwrap_or(u64::MAX)))
 }

@@ -5,7 +5,6 @@
 //! of the drive, touches nothing else, and moves the folder to the recycle bin at the end.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime};
 
 use crate::config::{Credential, MountConfig, RemoveMode};
@@ -16,7 +15,7 @@ use crate::pds::drive::{
     PutOutcome, RangeError, RangeRequest, UploadSession,
 };
 use crate::pds::part_body::Frame;
-use crate::pds::put_control::{PutControl, PutEnd};
+use crate::pds::put_control::{PutControl, PutEnd, PutMeter};
 use crate::pds::types::{CheckNameMode, FileType, PartUrl};
 use crate::posix::{self, Tags};
 use crate::rolling_sha1::{RollingSha1, Sha1Midstate};
@@ -28,8 +27,12 @@ const URL_LIFETIME: Duration = Duration::from_secs(600);
 const PART: usize = 128 << 10;
 
 /// Every attempt begins at once.
-#[derive(Default)]
-pub(super) struct Unlimited(Arc<AtomicU64>);
+#[derive(Debug)]
+pub(super) struct Unlimited;
+
+impl PutMeter for Unlimited {
+    fn sent(&self, _: u64) {}
+}
 
 impl PutControl for Unlimited {
     type Permit = ();
@@ -38,8 +41,8 @@ impl PutControl for Unlimited {
 
     fn ended(&self, (): (), _: PutEnd) {}
 
-    fn bytes_moved(&self) -> &Arc<AtomicU64> {
-        &self.0
+    fn meter(&self, (): &()) -> Arc<dyn PutMeter> {
+        Arc::new(Self)
     }
 }
 
@@ -150,7 +153,7 @@ async fn read(
 
 async fn put(drive: &Drive, url: &PartUrl, frame: &Frame) {
     let frames = [frame.clone()];
-    let outcome = drive.put_part(url, &frames, &Unlimited::default()).await.unwrap();
+    let outcome = drive.put_part(url, &frames, &Unlimited).await.unwrap();
     let Frame::Memory(bytes) = frame else { panic!("{frame:?}") };
     assert_eq!(outcome, PutOutcome::Stored { crc64: crc64(bytes) });
 }
@@ -347,7 +350,7 @@ async fn contract_broken_midstate_chain_is_refused() {
     };
     for ((_, _, frame), url) in parts.iter().zip(&urls) {
         let frames = [frame.clone()];
-        let _ = scratch.drive.put_part(url, &frames, &Unlimited::default()).await;
+        let _ = scratch.drive.put_part(url, &frames, &Unlimited).await;
     }
     assert!(scratch.drive.complete(&upload, &expected(&bytes)).await.is_err());
     assert!(scratch.names(&scratch.folder).await.is_empty());

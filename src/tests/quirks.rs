@@ -63,7 +63,7 @@ impl Rig {
             panic!("no upload session");
         };
         let frames = [Frame::Memory(bytes.to_vec().into())];
-        let outcome = self.drive.put_part(&urls[0], &frames, &Unlimited::default()).await.unwrap();
+        let outcome = self.drive.put_part(&urls[0], &frames, &Unlimited).await.unwrap();
         let PutOutcome::Stored { crc64 } = outcome else { panic!("{outcome:?}") };
         (upload, ExpectedContent { size: bytes.len() as u64, sha1: sha1(bytes), crc64: Some(crc64) })
     }

@@ -36,7 +36,7 @@ impl Vfs {
 
     /// The total over [`Self::unsaved_files`].
     pub fn unsaved_sum(&self) -> UnsavedSummary {
-        summarize(&self.unsaved_files()).at_rate(self.progress.totals().rate_bytes_s)
+        summarize(&self.unsaved_files(), self.progress.totals().rate_bytes_s)
     }
 
     /// The value of `user.pdsfs.NAME`.
@@ -57,8 +57,7 @@ impl Vfs {
             b"progress_bytes" if is_file => {
                 let saved = meta.map_or(0, |meta| meta.size);
                 let unsaved = status.filter(|status| status.stage != Stage::Saved);
-                let acked = |status: FileStatus| status.transfer.map_or(0, |view| view.bytes_acked);
-                Some(unsaved.map_or(saved, acked).to_string())
+                Some(unsaved.map_or(saved, |status| status.figures().sent).to_string())
             }
             b"error" => {
                 let refused = || self.pending.refusal(&meta.as_ref()?.file_id);

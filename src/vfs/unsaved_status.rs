@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 pub use crate::content::open_file::{FileStatus, Stage};
-use crate::status::UnsavedSummary;
+use crate::status::{Figures, UnsavedSummary};
 
 /// An open file, or a closed one whose commit still runs.
 #[derive(Clone, Debug)]
@@ -16,17 +16,18 @@ pub struct UnsavedFileStatus {
 }
 
 impl UnsavedFileStatus {
-    /// Known bytes that are not on the drive yet.
+    /// Known bytes that the drive has not acknowledged.
     fn bytes_left(&self) -> u64 {
-        let view = self.status.transfer.as_ref();
-        let (announced, acked) = view.map_or((0, 0), |view| (view.bytes_left, view.bytes_acked));
-        announced.max(self.status.bytes.saturating_sub(acked))
+        let acked = self.status.transfer.as_ref().map_or(0, |view| view.bytes_acked);
+        self.status.figures().size().saturating_sub(acked)
     }
 }
 
-/// The totals over unsaved files. All interfaces report these.
-pub fn summarize(files: &[UnsavedFileStatus]) -> UnsavedSummary {
-    let mut sum = UnsavedSummary::default();
+/// The totals over unsaved files, at the rate of the mount. All interfaces report these.
+pub fn summarize(files: &[UnsavedFileStatus], rate_bytes_s: u64) -> UnsavedSummary {
+    let unsaved = files.iter().filter(|file| file.status.stage != Stage::Failed);
+    let figures = Figures::sum(unsaved.map(|file| file.status.figures()), rate_bytes_s);
+    let mut sum = UnsavedSummary { figures, ..UnsavedSummary::default() };
     for file in files {
         if file.status.stage == Stage::Failed {
             sum.failed_open += 1;
@@ -69,7 +70,7 @@ mod tests {
         let progress = Progress::new();
         let transfer = progress.begin("a");
         transfer.wrote(500);
-        transfer.part_stored(200);
+        transfer.part_stored(200, None);
         let sending = UnsavedFileStatus {
             status: FileStatus {
                 transfer: Some(transfer.snapshot()),
@@ -83,7 +84,10 @@ mod tests {
             file(Stage::Committing, 30, true),
             file(Stage::Failed, 7, true),
         ];
-        let sum = summarize(&files);
+        let sum = summarize(&files, 7);
         assert_eq!((sum.files, sum.open, sum.committing, sum.failed_open, sum.bytes), (3, 2, 1, 1, 1330));
+        let figures = sum.figures;
+        assert_eq!((figures.sent, figures.waiting, figures.is_size_known), (200, 1330, false));
+        assert_eq!(figures.rate_bytes_s, 7);
     }
 }

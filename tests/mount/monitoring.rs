@@ -25,11 +25,11 @@ fn command(mount: &Mount, words: &[&str]) -> Command {
     command
 }
 
-fn pdsfs(mount: &Mount, words: &[&str]) -> Output {
+pub fn pdsfs(mount: &Mount, words: &[&str]) -> Output {
     command(mount, words).output().unwrap()
 }
 
-fn text(bytes: &[u8]) -> String {
+pub fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
@@ -77,10 +77,10 @@ pub fn pdsfs_xattr(mount: &Mount, file: &str, name: &str) -> String {
 }
 
 /// A running command and the lines that it prints. Dropping it kills the command.
-struct Running(Child, std::sync::mpsc::Receiver<String>);
+pub struct Running(Child, std::sync::mpsc::Receiver<String>);
 
 impl Running {
-    fn start(mount: &Mount, words: &[&str]) -> Self {
+    pub fn start(mount: &Mount, words: &[&str]) -> Self {
         let mut child = command(mount, words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (sender, printed) = std::sync::mpsc::channel();
         let streams: [Box<dyn Read + Send>; 2] =
@@ -97,7 +97,7 @@ impl Running {
     }
 
     /// Waits for a line that contains `part` and returns it.
-    fn line(&self, part: &str) -> String {
+    pub fn line(&self, part: &str) -> String {
         loop {
             let line = self.1.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no line has {part:?}"));
             if line.contains(part) {
@@ -106,7 +106,7 @@ impl Running {
         }
     }
 
-    fn code(&mut self) -> Option<i32> {
+    pub fn code(&mut self) -> Option<i32> {
         wait_until("the command ends", || self.0.try_wait().unwrap()).code()
     }
 }
@@ -116,47 +116,6 @@ impl Drop for Running {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-#[test]
-fn status_shows_upload_and_wait_awaits_it() {
-    let rig = Rig::new();
-    let mount = rig.mount_with(&ARGUMENTS);
-    let log = Running::start(&mount, &["log", "-f"]);
-    let (path, bytes) = (mount.at("slow.bin"), fresh_bytes(6 * PART));
-    rig.server().faults().add(FaultRule::new("put_part", FaultAction::Stall).after(4));
-    let writer = std::thread::spawn(move || fs::write(path, bytes));
-    let seen = wait_until("four parts have arrived and the file is closed", || {
-        let seen = status(&mount);
-        let file = seen.transfers.first()?;
-        (file.bytes_acked == 4 * PART as u64 && file.state == TransferStage::Committing).then_some(seen)
-    });
-    assert_eq!((seen.pid, seen.drive_id.as_str()), (mount.pid(), "1"));
-    assert_eq!(seen.mountpoint, mount.path().to_str().unwrap());
-    let file = &seen.transfers[0];
-    assert_eq!((file.path.as_str(), file.bytes), ("/slow.bin", 6 * PART as u64));
-    assert!(file.parts_in_flight > 0 && file.age_ms > 0, "{file:?}");
-    assert_eq!((seen.pending.files, seen.pending.files_open), (1, 0));
-    assert_eq!(seen.pending.bytes, 2 * PART as u64);
-    assert_eq!((seen.totals.bytes_written, seen.totals.bytes_acked), (6 * PART as u64, 4 * PART as u64));
-    assert_eq!(pdsfs_xattr(&mount, "slow.bin", "state"), "committing");
-    assert_eq!(pdsfs_xattr(&mount, "slow.bin", "progress_bytes"), (4 * PART).to_string());
-
-    let table = text(&pdsfs(&mount, &["status"]).stdout);
-    assert!(table.contains("committing") && table.contains("/slow.bin") && table.contains("66 %"), "{table}");
-    let late = pdsfs(&mount, &["wait", "--timeout", "100ms"]);
-    assert_eq!(late.status.code(), Some(3));
-    assert!(text(&late.stderr).contains("slow.bin: committing"), "{}", text(&late.stderr));
-    let mut waiting = Running::start(&mount, &["wait"]);
-    waiting.line("waiting for 1 file");
-    rig.server().faults().clear();
-    assert_eq!(waiting.code(), Some(0));
-    writer.join().unwrap().unwrap();
-    log.line("on the drive  /slow.bin  384 KiB");
-    let seen = status(&mount);
-    assert_eq!((seen.transfers.len(), seen.pending.files, seen.totals.files_uploaded), (0, 0, 1));
-    assert_eq!(pdsfs_xattr(&mount, "slow.bin", "state"), "saved");
-    assert_eq!(mount.stop(), 0);
 }
 
 #[test]

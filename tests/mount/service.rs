@@ -80,7 +80,7 @@ fn sd_notify_reports_state_from_start_to_stop() {
     let mut file = File::create(mount.at("f")).unwrap();
     let bytes = fresh_bytes(3 * PART);
     file.write_all(&bytes).unwrap();
-    manager.expect("STATUS=saving: 1 file, 192 KiB left");
+    manager.expect("STATUS=saving: 1 file, 192 KiB sent, 0 B waiting");
     manager.clear();
     manager.expect("WATCHDOG=1");
 
@@ -88,7 +88,7 @@ fn sd_notify_reports_state_from_start_to_stop() {
     manager.expect("STOPPING=1");
     let more = manager.expect("EXTEND_TIMEOUT_USEC=");
     assert!(more["EXTEND_TIMEOUT_USEC=".len()..].parse::<u64>().unwrap() > 60_000_000, "{more}");
-    manager.expect("STATUS=saving before unmounting: 1 file (/f), 192 KiB left");
+    manager.expect("STATUS=saving before unmounting: 1 file (/f), 100 % of 192 KiB");
     manager.clear();
     rig.server().faults().clear();
     manager.expect("EXTEND_TIMEOUT_USEC=");
@@ -107,7 +107,7 @@ fn sd_notify_counts_staged_files() {
     manager.expect("STATUS=nothing to save; 1 file");
     let file = File::options().write(true).open(mount.at("f")).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, b"changed", 5).unwrap();
-    manager.expect("STATUS=saving: 1 file, 128 KiB left");
+    manager.expect("STATUS=saving: 1 file, 0 B sent, 128 KiB waiting");
     drop(file);
     manager.expect("STATUS=nothing to save; 2 files");
 }

@@ -5,7 +5,6 @@
 //! ignored: `pdsfs demo | head` must still unmount.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +12,7 @@ use std::time::Duration;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::sync::broadcast;
 
-use crate::cli::format::{count, not_saved, printable};
+use crate::cli::format::{not_saved, printable};
 use crate::logging;
 use crate::status::{CommitMethod, ProgressEvent, TransferState, TransferView};
 use crate::units::{Elapsed, Size};
@@ -102,10 +101,10 @@ impl ProgressLines {
                 .bars
                 .entry(view.id)
                 .or_insert_with(|| self.lines.add(ProgressBar::new(0).with_style(style(BAR))));
-            bar.set_length(view.bytes_written.max(1));
-            bar.set_position(view.bytes_acked.min(view.bytes_written));
+            bar.set_length(view.figures.size().max(1));
+            bar.set_position(view.figures.sent);
             bar.set_prefix(printable(&view.name));
-            bar.set_message(figures(view));
+            bar.set_message(message(view));
         }
         self.lines.remove(&self.rest);
         let hidden = views.len() - shown.len();
@@ -120,26 +119,12 @@ fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
-/// The figures of a running upload.
-fn figures(view: &TransferView) -> String {
-    let mut text = format!("{} of {}", Size(view.bytes_acked), Size(view.bytes_written));
-    if view.rate_bytes_s > 0 {
-        let _ = write!(text, "  {}/s", Size(view.rate_bytes_s));
+/// The figures of a running upload. A complete file of which every byte was sent waits for its commit.
+fn message(view: &TransferView) -> String {
+    if view.state == TransferState::Committing && view.figures.waiting == 0 {
+        return format!("{}, committing", view.figures.progress());
     }
-    if view.parts_in_flight > 0 {
-        let _ = write!(text, "  {}", count(view.parts_in_flight.into(), "part"));
-    }
-    match (view.state, view.eta) {
-        (TransferState::Committing, None) => text.push_str("  committing"),
-        (TransferState::Committing, Some(eta)) => {
-            let _ = write!(text, "  committing, {} left", Elapsed(eta));
-        }
-        (TransferState::Writing, Some(eta)) => {
-            let _ = write!(text, "  {} left", Elapsed(eta));
-        }
-        (TransferState::Writing, None) => {}
-    }
-    text
+    view.figures.to_string()
 }
 
 /// The line of a finished upload.
@@ -165,6 +150,7 @@ pub(super) fn outcome_line(event: &ProgressEvent) -> String {
 mod tests {
     use super::*;
     use crate::error::{Error, ErrorKind};
+    use crate::status::Figures;
 
     fn view(id: u64) -> TransferView {
         TransferView {
@@ -172,28 +158,25 @@ mod tests {
             name: "movie.mp4".into(),
             state: TransferState::Writing,
             bytes_written: 96 << 20,
-            bytes_acked: 32 << 20,
-            bytes_left: 64 << 20,
+            bytes_acked: 24 << 20,
+            figures: Figures::new(96 << 20, 32 << 20, false, 16 << 20),
             parts_in_flight: 8,
-            rate_bytes_s: 16 << 20,
-            eta: Some(Duration::from_secs(4)),
             age: Duration::from_secs(2),
         }
     }
 
     #[test]
-    fn running_upload_shows_bytes_rate_parts_and_eta() {
-        let text = figures(&view(0));
-        assert_eq!(text, "32 MiB of 96 MiB  16 MiB/s  8 parts  4.0 s left");
+    fn running_upload_shows_its_figures() {
+        let text = message(&view(0));
+        assert_eq!(text, "32 MiB sent, 64 MiB waiting, 16 MiB/s");
         assert!(18 + 1 + 8 + 1 + text.len() <= 80);
-        let waiting = TransferView {
+        let closed = |sent| TransferView {
             state: TransferState::Committing,
-            parts_in_flight: 1,
-            rate_bytes_s: 0,
-            eta: None,
+            figures: Figures::new(96 << 20, sent, true, 16 << 20),
             ..view(0)
         };
-        assert_eq!(figures(&waiting), "32 MiB of 96 MiB  1 part  committing");
+        assert_eq!(message(&closed(32 << 20)), "33 % of 96 MiB, 16 MiB/s, 4.0 s left");
+        assert_eq!(message(&closed(96 << 20)), "100 % of 96 MiB, committing");
     }
 
     #[test]

@@ -34,6 +34,8 @@ const RATES_MAX: usize = 200;
 /// Share of the screen height for events.
 const EVENTS_PERCENT: u16 = 30;
 const COLUMN_SPACING: u16 = 1;
+/// `999 MiB sent, 9.9 MiB waiting`.
+const PROGRESS_COLUMNS: u16 = 29;
 /// How often the thread that reads keys checks whether it should stop.
 const KEY_WAIT: Duration = Duration::from_millis(100);
 
@@ -295,7 +297,7 @@ impl MountView {
         let widths = [
             Constraint::Length(10),
             Constraint::Fill(2),
-            Constraint::Length(20),
+            Constraint::Length(PROGRESS_COLUMNS),
             Constraint::Length(14),
             Constraint::Fill(1),
         ];
@@ -375,7 +377,7 @@ mod tests {
     fn dashboard_shows_mounts_transfers_and_events() {
         let text = screen(&dashboard(), 120, 40);
         for part in [
-            "drive 1 at /mnt  1 file, 64 MiB to go",
+            "drive 1 at /mnt  1 file: 33 % of 96 MiB",
             "at /other  everything is on the drive",
             "/movie.mp4",
             "33 % of 96 MiB",

@@ -3,8 +3,8 @@
 use unicode_width::UnicodeWidthStr as _;
 
 use crate::cli::format;
-use crate::control::types::{TransferStage, TransferStatus};
-use crate::units::Size;
+use crate::control::types::TransferStatus;
+use crate::units::Elapsed;
 
 /// Width of the path column; a longer path loses its beginning.
 const PATH_COLUMNS: usize = 48;
@@ -39,17 +39,13 @@ pub(super) struct Cells {
 }
 
 pub(super) fn cells(file: &TransferStatus) -> Cells {
-    let percent = (u128::from(file.bytes_acked) * 100).checked_div(u128::from(file.bytes)).unwrap_or(0);
-    let progress = match file.state {
-        TransferStage::Staged => Size(file.bytes).to_string(),
-        _ => format!("{percent:>3} % of {}", Size(file.bytes)),
-    };
+    let figures = file.figures();
     Cells {
         state: format::state_name(file.state),
         path: path(&file.path),
-        progress,
-        rate: format::rate(file.rate_bytes_s),
-        eta: file.eta_ms.map(format::millis).unwrap_or_default(),
+        progress: figures.progress(),
+        rate: format::rate(figures.rate_bytes_s),
+        eta: figures.eta().map(|eta| Elapsed(eta).to_string()).unwrap_or_default(),
         error: file.error.as_deref().map(format::printable).unwrap_or_default(),
     }
 }
@@ -77,14 +73,17 @@ pub(super) fn tail(path: String, columns: usize) -> String {
 #[cfg(test)]
 pub(in crate::cli) mod tests {
     use super::*;
-    use crate::control::types::{EventKind, LogEntry, PendingTotals, Status};
+    use crate::control::types::{EventKind, LogEntry, PendingTotals, Status, TransferStage};
 
     fn transfer(path: &str, state: TransferStage) -> TransferStatus {
         TransferStatus {
             path: path.into(),
             state,
             bytes: 96 << 20,
-            bytes_acked: 32 << 20,
+            bytes_acked: 24 << 20,
+            bytes_sent: 32 << 20,
+            bytes_waiting: 64 << 20,
+            size_known: true,
             parts_in_flight: 8,
             rate_bytes_s: 16 << 20,
             eta_ms: Some(4000),
@@ -106,7 +105,14 @@ pub(in crate::cli) mod tests {
         Status {
             drive_id: "1".into(),
             mountpoint: "/mnt".into(),
-            pending: PendingTotals { files: 1, bytes: 64 << 20, ..PendingTotals::default() },
+            pending: PendingTotals {
+                files: 1,
+                bytes: 72 << 20,
+                bytes_sent: 32 << 20,
+                bytes_waiting: 64 << 20,
+                size_known: true,
+                ..PendingTotals::default()
+            },
             transfers: vec![
                 transfer("/movie.mp4", TransferStage::Committing),
                 transfer("/f", TransferStage::Failed),
@@ -139,8 +145,9 @@ pub(in crate::cli) mod tests {
     }
 
     #[test]
-    fn empty_file_shows_zero_percent() {
-        let file = TransferStatus { bytes: 0, bytes_acked: 0, ..transfer("/e", TransferStage::Writing) };
-        assert!(cells(&file).progress.starts_with("  0 %"));
+    fn open_file_without_a_size_has_no_percentage() {
+        let file = TransferStatus { size_known: false, ..transfer("/e", TransferStage::Writing) };
+        let cells = cells(&file);
+        assert_eq!((&*cells.progress, &*cells.eta), ("32 MiB sent, 64 MiB waiting", ""));
     }
 }

@@ -2,7 +2,7 @@
 
 use super::content::{Content, OpenFileState};
 use crate::error::Error;
-use crate::status::{TransferState, TransferView};
+use crate::status::{Figures, TransferState, TransferView};
 
 /// The stage of a file on its way to the drive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,9 +60,22 @@ impl FileStatus {
             TransferState::Committing => Stage::Committing,
         };
         // The transfer of a staged file counts no written bytes.
-        let bytes = view.bytes_written.max(view.bytes_acked + view.bytes_left);
+        let bytes = view.bytes_written.max(view.figures.size());
         let name = view.name.to_string();
         Self { stage, name, bytes, transfer: Some(view), error: None }
+    }
+}
+
+impl FileStatus {
+    /// The figures of the file. Bytes of its base that must be sent again wait too.
+    pub fn figures(&self) -> Figures {
+        match self.transfer.as_ref().map(|view| view.figures) {
+            Some(figures) => {
+                let size = self.bytes.max(figures.size());
+                Figures::new(size, figures.sent, figures.is_size_known, figures.rate_bytes_s)
+            }
+            None => Figures::new(self.bytes, 0, false, 0),
+        }
     }
 }
 

@@ -19,14 +19,14 @@ fn transfer_is_listed_until_it_is_committed() {
     let transfer = progress.begin("a.bin");
     transfer.wrote(3 * MIB);
     let (sending, other) = (transfer.part_sending(), transfer.part_sending());
-    transfer.part_stored(MIB);
+    transfer.part_stored(MIB, None);
     drop(other);
     let view = only(&progress);
     assert_eq!((&*view.name, view.state), ("a.bin", TransferState::Writing));
     assert_eq!((view.bytes_written, view.bytes_acked, view.parts_in_flight), (3 * MIB, MIB, 1));
     transfer.committing();
     assert_eq!(only(&progress).state, TransferState::Committing);
-    transfer.part_stored(2 * MIB);
+    transfer.part_stored(2 * MIB, None);
     drop(sending);
     transfer.committed(3 * MIB, CommitMethod::Uploaded);
     assert!(progress.snapshot().is_empty());
@@ -96,7 +96,7 @@ fn dropped_transfer_is_abandoned_and_unlisted() {
 #[test]
 fn idle_time_does_not_lower_the_rate() {
     let progress = Progress::new();
-    progress.begin("a").part_stored_at(Instant::now() + Duration::from_secs(60), MIB);
+    progress.begin("a").sent.add_at(Instant::now() + Duration::from_secs(60), MIB);
     assert!(progress.totals().rate_bytes_s > 0);
     let _next = progress.begin("b");
     assert_eq!(progress.totals().rate_bytes_s, 0, "a new window starts");
@@ -117,16 +117,18 @@ fn eta_follows_from_rate_and_remaining_bytes() {
     let transfer = progress.begin("a");
     let began = transfer.began;
     transfer.wrote(20 * MIB);
-    assert_eq!(only(&progress).eta, None, "no rate yet");
-    transfer.part_stored_at(began + Duration::from_secs(1), 4 * MIB);
-    let view = transfer.view(began + Duration::from_secs(1));
-    assert_eq!((view.rate_bytes_s, view.eta), (4 * MIB, Some(Duration::from_secs(4))));
+    transfer.sent.add_at(began + Duration::from_secs(1), 4 * MIB);
+    let view = || transfer.view(began + Duration::from_secs(1));
+    let figures = view().figures;
+    assert_eq!((figures.rate_bytes_s, figures.eta()), (4 * MIB, None), "the size is not known");
+    assert_eq!((figures.sent, figures.waiting, figures.is_size_known), (4 * MIB, 16 * MIB, false));
     transfer.expect_bytes(84 * MIB);
-    assert_eq!(transfer.view(began + Duration::from_secs(1)).eta, Some(Duration::from_secs(20)));
+    assert_eq!((view().figures.eta(), view().age), (Some(Duration::from_secs(20)), Duration::from_secs(1)));
+    transfer.wrote(65 * MIB);
+    assert_eq!(view().figures.eta(), None, "the program has written past the declared size");
+    transfer.expect_bytes(85 * MIB);
     transfer.committing();
-    let eta = transfer.view(began + Duration::from_secs(1)).eta;
-    assert_eq!(eta, Some(Duration::from_secs(4)), "expected but unwritten bytes do not count");
-    assert_eq!(view.age, Duration::from_secs(1));
+    assert_eq!(view().figures.percent(), Some(4));
 }
 
 #[test]
@@ -161,7 +163,31 @@ fn staged_file_is_measured_by_expected_size() {
     let staged = progress.begin("a");
     staged.expect_bytes(1000);
     staged.committing();
-    assert_eq!(staged.snapshot().bytes_left, 1000);
-    staged.part_stored(400);
-    assert_eq!(staged.snapshot().bytes_left, 600);
+    assert_eq!(staged.snapshot().figures.waiting, 1000);
+    staged.part_stored(400, None);
+    assert_eq!(staged.snapshot().figures.waiting, 600);
+}
+
+#[test]
+fn failed_attempt_returns_its_bytes() {
+    let progress = Progress::new();
+    let transfer = progress.begin("a");
+    transfer.wrote(2 * MIB);
+    let sent = || (transfer.snapshot().figures.sent, progress.totals().bytes_sent);
+    let failed = transfer.begin_attempt();
+    let meter = failed.meter().clone();
+    meter.sent(MIB / 2);
+    assert_eq!(sent(), (MIB / 2, MIB / 2), "bytes count before the part is stored");
+    drop(failed);
+    assert_eq!(sent(), (0, 0));
+    meter.sent(5);
+    assert_eq!(sent(), (0, 0), "a late byte of an ended attempt counts");
+    assert_eq!(transfer.bytes_moved().load(Relaxed), MIB / 2 + 5, "they show that the line moves");
+    let stored = transfer.begin_attempt();
+    stored.meter().sent(MIB);
+    transfer.part_stored(MIB, Some(&stored));
+    drop(stored);
+    assert_eq!((sent(), only(&progress).bytes_acked), ((MIB, MIB), MIB), "a stored part counts once");
+    transfer.restarted();
+    assert_eq!((sent(), progress.totals().bytes_acked), ((0, 0), MIB));
 }
