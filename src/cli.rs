@@ -40,9 +40,6 @@ mod status;
 mod umount;
 mod wait;
 
-/// The default log filter.
-const LOG_DEFAULT: &str = "warn,pdsfs=info";
-
 /// An Alibaba Cloud PDS drive as a Linux directory whose files are uploaded while they are written.
 #[derive(Debug, Parser)]
 #[command(
@@ -54,7 +51,7 @@ const LOG_DEFAULT: &str = "warn,pdsfs=info";
 )]
 struct Cli {
     /// Log filter: levels (error, warn, info, debug, trace) or target=level, comma-separated
-    /// [default: $PDSFS_LOG, else $RUST_LOG, else warn,pdsfs=info]
+    /// [default: $PDSFS_LOG, else $RUST_LOG, else warn,pdsfs=info; a terminal then gets plain sentences]
     #[arg(long, global = true, value_name = "FILTER", display_order = 900)]
     log: Option<String>,
     #[command(subcommand)]
@@ -177,7 +174,7 @@ fn report(outcome: Result<ExitCode>) -> ExitCode {
 fn start_log(filter: Option<&str>) -> Result<()> {
     let env = |name| std::env::var(name).ok().filter(|v| !v.is_empty());
     let filter = filter.map(str::to_owned).or_else(|| env("PDSFS_LOG")).or_else(|| env("RUST_LOG"));
-    logging::start(filter.as_deref().unwrap_or(LOG_DEFAULT))
+    logging::start(filter.as_deref())
 }
 
 #[cfg(test)]

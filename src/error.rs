@@ -8,6 +8,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::messages::{Cause, Language};
+
 /// The cause of a failure as far as programs can tell. Selects errno and log level.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, serde::Serialize, serde::Deserialize)]
 pub enum ErrorKind {
@@ -183,8 +185,8 @@ type Source = Arc<dyn std::error::Error + Send + Sync>;
 
 /// One failure. Cheap to clone: a failed upload reports the same error several times.
 ///
-/// `Display` shows the message and, after a colon, the source. Code that walks
-/// [`source()`](std::error::Error::source) must not print both.
+/// `Display` shows the message and, after a colon, the sentence of the [`Cause`], else the source. Code that
+/// walks [`source()`](std::error::Error::source) must not print both.
 #[derive(Clone, Debug)]
 pub struct Error {
     kind: ErrorKind,
@@ -193,8 +195,10 @@ pub struct Error {
 
 #[derive(Debug)]
 struct Inner {
-    /// Empty if the text of `source` is enough.
+    /// Empty if the text of `cause` or `source` is enough.
     message: Box<str>,
+    /// With the answer of the service or the network in technical terms.
+    cause: Option<(Cause, Arc<str>)>,
     source: Option<Source>,
     logged: AtomicBool,
 }
@@ -203,7 +207,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
     pub fn new(kind: ErrorKind, message: impl AsRef<str>) -> Self {
-        Self::from_parts(kind, message.as_ref(), None)
+        Self::from_parts(kind, message.as_ref(), None, None)
     }
 
     pub fn invalid(message: impl AsRef<str>) -> Self {
@@ -221,7 +225,7 @@ impl Error {
         message: impl AsRef<str>,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Self::from_parts(kind, message.as_ref(), Some(source.into().into()))
+        Self::from_parts(kind, message.as_ref(), None, Some(source.into().into()))
     }
 
     /// Wraps another error with a kind. The text of `source` is the message.
@@ -229,8 +233,19 @@ impl Error {
         Self::with_source(kind, "", source)
     }
 
-    fn from_parts(kind: ErrorKind, message: &str, source: Option<Source>) -> Self {
-        let inner = Inner { message: message.into(), source, logged: AtomicBool::new(false) };
+    /// An error that people read as the sentence of `cause`. `detail` has the facts for a report: the call,
+    /// the code of the service, the id of the request.
+    pub fn from_cause(kind: ErrorKind, cause: Cause, detail: impl AsRef<str>) -> Self {
+        Self::from_parts(kind, "", Some((cause, detail.as_ref().into())), None)
+    }
+
+    fn from_parts(
+        kind: ErrorKind,
+        message: &str,
+        cause: Option<(Cause, Arc<str>)>,
+        source: Option<Source>,
+    ) -> Self {
+        let inner = Inner { message: message.into(), cause, source, logged: AtomicBool::new(false) };
         Self { kind, inner: Arc::new(inner) }
     }
 
@@ -240,6 +255,25 @@ impl Error {
 
     pub fn errno(&self) -> i32 {
         self.kind.errno()
+    }
+
+    pub fn cause(&self) -> Option<&Cause> {
+        self.inner.cause.as_ref().map(|(cause, _)| cause)
+    }
+
+    /// The facts behind the cause; not for the eyes of users.
+    pub fn detail(&self) -> Option<&str> {
+        self.inner.cause.as_ref().map(|(_, detail)| &**detail)
+    }
+
+    /// The text in this language. Only causes are translated.
+    pub fn text(&self, language: Language) -> String {
+        let Inner { message, cause, .. } = &*self.inner;
+        match cause {
+            Some((cause, _)) if message.is_empty() => cause.text(language),
+            Some((cause, _)) => format!("{message}: {}", cause.text(language)),
+            None => self.to_string(),
+        }
     }
 
     /// Whether the drive could not be queried. Such an error says nothing about the content of the drive.
@@ -256,19 +290,20 @@ impl Error {
     /// The same error with the operation or file in front of its message.
     #[must_use]
     pub fn context(self, what: impl fmt::Display) -> Self {
-        let Inner { message, source, .. } = &*self.inner;
+        let Inner { message, cause, source, .. } = &*self.inner;
         let message = if message.is_empty() { what.to_string() } else { format!("{what}: {message}") };
-        Self::from_parts(self.kind, &message, source.clone())
+        Self::from_parts(self.kind, &message, cause.clone(), source.clone())
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { message, source, .. } = &*self.inner;
-        match source {
+        let Inner { message, cause, source, .. } = &*self.inner;
+        let reason = cause.as_ref().map(|(cause, _)| cause as &dyn fmt::Display);
+        match reason.or(source.as_ref().map(|source| source as &dyn fmt::Display)) {
             None => f.write_str(message),
-            Some(source) if message.is_empty() => source.fmt(f),
-            Some(source) => write!(f, "{message}: {source}"),
+            Some(reason) if message.is_empty() => reason.fmt(f),
+            Some(reason) => write!(f, "{message}: {reason}"),
         }
     }
 }
@@ -344,6 +379,16 @@ mod tests {
     fn context_keeps_the_kind() {
         let e = Error::new(ErrorKind::TooLarge, "too large").context("movie.mp4");
         assert_eq!((e.kind(), e.to_string().as_str()), (ErrorKind::TooLarge, "movie.mp4: too large"));
+    }
+
+    #[test]
+    fn cause_is_shown_and_its_detail_is_not() {
+        let cause = Cause::ServerFailed { status: 500 };
+        let e = Error::from_cause(ErrorKind::Io, cause.clone(), "/v2/x: 500 (request 7)").context("a.txt");
+        assert_eq!(e.to_string(), "a.txt: the drive answers 500");
+        assert_eq!((e.cause(), e.detail()), (Some(&cause), Some("/v2/x: 500 (request 7)")));
+        assert_eq!(e.text(Language::Chinese), "a.txt: 云盘返回错误 500");
+        assert_eq!(Error::invalid("x").text(Language::Chinese), "x");
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod host_header;
 mod ids;
 mod local_disk;
 mod logging;
+mod messages;
 mod name_patterns;
 mod pds;
 mod posix;

@@ -1,8 +1,8 @@
 //! The log on stderr.
 //!
-//! In a terminal or a file, a line begins with the time and the level. In the journal, which records the time
-//! itself, a line begins with its syslog priority (`<4>`), so `journalctl -p warning` works. Repeated lines
-//! are counted (see `repeats`). File names cannot break a line: control characters are escaped. Secrets do
+//! In a file, and in a terminal with a chosen filter, a line begins with the time and the level. In the journal,
+//! which records the time itself, a line begins with its syslog priority (`<4>`), so `journalctl -p warning`
+//! works. A person at a terminal gets plain sentences. Repeated lines are counted (see `repeats`). File names cannot break a line: control characters are escaped. Secrets do
 //! not appear: their types print `***`.
 
 mod formatter;
@@ -29,28 +29,27 @@ use line::LineStyle;
 use lossy_writer::{LineWriter, LossyWriter};
 use repeats::RepeatFilter;
 
+/// The default filter.
+const FILTER: &str = "warn,pdsfs=info";
+/// The default filter for a person at a terminal.
+const PERSON_FILTER: &str = "warn,pdsfs=info,pdsfs::pds=warn";
+
 /// Warnings that a slow subscriber may be behind before it loses the oldest.
 const WARNINGS_MAX: usize = 256;
-
-/// Lines that a receiver of diverted lines may be behind before it loses the oldest.
-const DIVERTED_LINES_MAX: usize = 1024;
 
 /// The warnings of this process. It is global, as the log is.
 static WARNINGS: LazyLock<broadcast::Sender<Arc<str>>> =
     LazyLock::new(|| broadcast::Sender::new(WARNINGS_MAX));
 
-/// Takes the lines instead of stderr while it has receivers. It is global, as the log is.
-static DIVERTED: LazyLock<broadcast::Sender<Arc<str>>> =
-    LazyLock::new(|| broadcast::Sender::new(DIVERTED_LINES_MAX));
-
-/// Starts the log. `filter` has the syntax of `RUST_LOG`, such as `warn,pdsfs=info`.
-pub fn start(filter: &str) -> Result<()> {
+/// Starts the log. `chosen` is the filter of the user in the syntax of `RUST_LOG`, such as `warn,pdsfs=info`.
+pub fn start(chosen: Option<&str>) -> Result<()> {
+    let style = style(chosen.is_some());
+    let filter = chosen.unwrap_or(if style == LineStyle::Person { PERSON_FILTER } else { FILTER });
     let parsed = EnvFilter::try_new(filter).map_err(|e| {
         let message = format!("invalid log filter {filter:?} (a valid one is warn,pdsfs=info)");
         Error::with_source(ErrorKind::Invalid, message, e)
     })?;
-    let style = style();
-    let lossy_writer = LossyWriter::stderr(style, DIVERTED.clone());
+    let lossy_writer = LossyWriter::stderr(style, line::DIVERTED.clone());
     let lines = layer(style, move || LineWriter(lossy_writer.clone()))
         .map_err(|e| e.context("cannot start the log"))?;
     tracing_subscriber::registry()
@@ -69,7 +68,7 @@ pub fn switch_to_journal() {
 /// from elsewhere would displace it.
 #[cfg(feature = "server")]
 pub fn divert() -> broadcast::Receiver<Arc<str>> {
-    DIVERTED.subscribe()
+    line::DIVERTED.subscribe()
 }
 
 /// Warnings and errors from now on, except those about saving a file, which `status` reports.
@@ -88,11 +87,11 @@ where
     Ok(tracing_subscriber::fmt::layer().with_ansi(false).with_writer(out).event_format(lines))
 }
 
-/// The style for stderr of this process.
-fn style() -> LineStyle {
+/// The style for stderr of this process. A person who chooses a filter gets all details.
+fn style(has_filter: bool) -> LineStyle {
     let stderr = std::io::stderr();
     if stderr.is_terminal() {
-        return LineStyle::Terminal;
+        return if has_filter { LineStyle::Terminal } else { LineStyle::Person };
     }
     let file = stderr.as_fd().try_clone_to_owned().map(std::fs::File::from);
     let stream = file.and_then(|file| file.metadata()).ok().map(|metadata| (metadata.dev(), metadata.ino()));
@@ -157,8 +156,26 @@ mod tests {
     }
 
     #[test]
+    fn person_reads_plain_sentences() {
+        let lines = written(LineStyle::Person, || {
+            tracing::error!(op = "read", errno = 5, "/a: the drive answers 500");
+            let error = "no room";
+            tracing::warn!(%error, "cannot keep a copy");
+            tracing::debug_span!("fuse", ino = 7)
+                .in_scope(|| tracing::info!("the drive can be reached again"));
+            tracing::warn!(target: "hyper", "foreign");
+        });
+        let expected = [
+            "error: /a: the drive answers 500",
+            "warning: cannot keep a copy: no room",
+            "the drive can be reached again",
+        ];
+        assert_eq!(lines, expected);
+    }
+
+    #[test]
     fn names_cannot_break_a_line() {
-        for style in [LineStyle::Journal, LineStyle::Plain, LineStyle::Terminal] {
+        for style in [LineStyle::Journal, LineStyle::Plain, LineStyle::Terminal, LineStyle::Person] {
             let lines = written(style, || {
                 let span = tracing::debug_span!("fuse", name = "c\n\u{202e}");
                 span.in_scope(|| tracing::warn!(name = "d\n\u{9b}", "/a\n<0>b\x1b[2J\u{202e}: full"));

@@ -14,6 +14,7 @@ use super::private_file::{FileOwner, lock_private, read_owned, remove_unfinished
 use super::systemd_credential::SystemdCredential;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Secret;
+use crate::messages::Remedy;
 
 /// Permissions that an account file must not have: any of group and others.
 const SHARED_MODE: u32 = 0o077;
@@ -146,10 +147,10 @@ impl AccountHandle {
     }
 
     /// The next step for the user when the credential is revoked.
-    pub fn login_hint(&self) -> String {
+    pub fn login_remedy(&self) -> Remedy {
         match self.systemd_credential_path() {
-            Some(_) => format!("provide a new credential pdsfs.{} to the unit and restart it", self.name),
-            None => format!("run pdsfs login {}", self.name),
+            Some(_) => Remedy::UnitCredential(format!("pdsfs.{}", self.name)),
+            None => Remedy::Login(self.name.to_string()),
         }
     }
 
@@ -420,7 +421,7 @@ mod tests {
         assert!(!handle.path().exists(), "the credential is stored again");
         assert!(locked.save_refreshed(&account("RT2")).await.unwrap());
         assert_eq!(handle.load().await.unwrap(), account("RT2"), "the rotated token is lost");
-        assert!(handle.login_hint().contains("credential pdsfs.work"));
+        assert!(handle.login_remedy() == Remedy::UnitCredential("pdsfs.work".into()));
         drop(locked);
         // A login outside of the unit must win over the spent credential.
         let outside = work(&AccountStore::at(&stored, None));

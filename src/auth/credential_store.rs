@@ -13,6 +13,7 @@ use super::stored_credential::StoredCredential;
 use super::token::{AccessToken, check_token};
 use super::token_file;
 use crate::error::{Error, ErrorKind, Result};
+use crate::messages::{Cause, Remedy};
 
 /// The place of a credential, and the endpoint that its tokens are sent to.
 #[derive(Debug)]
@@ -124,30 +125,24 @@ impl CredentialStore {
 
     /// The error for a credential that cannot get another token. `why` is the reason that it needs one.
     pub fn not_refreshable_error(&self, why: &str) -> Error {
-        let detail = match self {
-            Self::Fixed(_) => {
-                format!("{why}, and it cannot be refreshed; provide a new token or key")
-            }
-            Self::File { path, .. } => format!(
-                "{why}, and {} has no newer token and no refresh_token with app_id; write a new token to it",
-                path.display()
-            ),
-            Self::Account { handle, .. } => {
-                format!("{why}, and account {} cannot refresh it; {}", handle.name(), handle.login_hint())
-            }
-        };
-        Error::new(ErrorKind::Unauthenticated, detail)
+        self.ended(format!("{why}, and it cannot be refreshed"))
     }
 
     /// The error after the service has rejected the credential for good. `why` states what it rejected.
     pub fn revoked_error(&self, why: &str, refusal: &Error) -> Error {
-        let advice = match self {
-            Self::Fixed(_) => "provide a new token or key".to_owned(),
-            Self::File { path, .. } => format!("write a new token to {}", path.display()),
-            Self::Account { handle, .. } => handle.login_hint(),
+        let text = refusal.to_string();
+        self.ended(format!("{why}: {}", refusal.detail().unwrap_or(&text)))
+    }
+
+    fn ended(&self, detail: String) -> Error {
+        let cause = match self {
+            Self::Fixed(_) => Cause::TokenRefused { remedy: Some(Remedy::Token) },
+            Self::File { path, .. } => {
+                Cause::TokenRefused { remedy: Some(Remedy::TokenFile(path.display().to_string())) }
+            }
+            Self::Account { handle, .. } => Cause::LoginEnded { remedy: handle.login_remedy() },
         };
-        let message = format!("{why} ({advice})");
-        Error::with_source(ErrorKind::Unauthenticated, message, refusal.clone())
+        Error::from_cause(ErrorKind::Unauthenticated, cause, detail)
     }
 }
 

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 
-use super::login::{CaFile, TIMEOUTS, drive_scope, with_step};
+use super::login::{CaFile, TIMEOUTS, drive_scope};
 use super::output::print_line;
 use crate::auth::{AccountName, AccountStore, Credential, DEFAULT_NAME};
 use crate::error::{Error, ErrorKind, Result};
@@ -67,7 +67,7 @@ pub(super) async fn run(request: DrivesRequest) -> Result<ExitCode> {
     let account = handle.load().await?;
     let session = Session::new(&account.endpoint, Credential::Account(handle), TIMEOUTS, request.peers)?;
     let drives = domain::list_drives(&session, drive_scope(&account.grant)).await;
-    let drives = drives.map_err(|e| with_step(e, "cannot list the drives"))?;
+    let drives = drives.map_err(|e| e.context("cannot list the drives"))?;
     let rows: Vec<_> =
         drives.iter().map(|drive| row(drive, account.drive_id.as_ref() == Some(&drive.drive_id))).collect();
     if request.json {

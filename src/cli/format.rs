@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use unicode_width::UnicodeWidthStr as _;
 
 pub(super) use crate::escape::escaped as printable;
 
-use crate::control::types::{EventKind, LogEntry, Status, TransferStage};
+use crate::control::types::{EventKind, LogEntry, PauseCause, Status, TransferStage};
+use crate::messages::status as messages;
+use crate::messages::{Cause, Language};
 pub(super) use crate::units::count;
 use crate::units::{Elapsed, Size};
 
@@ -43,19 +46,39 @@ pub(super) fn event(entry: &LogEntry) -> String {
     match entry.what {
         EventKind::Committed => {
             let how = match entry.text.as_str() {
-                "instant" => "  (same content on the drive: nothing sent)",
-                "unchanged" => "  (unchanged: nothing sent)",
-                _ => "",
+                "instant" => messages::sent_nothing_instant(),
+                "unchanged" => messages::sent_nothing_unchanged(),
+                _ => String::new(),
             };
             let (size, took) = (Size(entry.bytes.unwrap_or(0)), millis(entry.elapsed_ms.unwrap_or(0)));
-            format!("on the drive  {path}  {size}  {took}{how}")
+            format!("{}  {path}  {size}  {took}  {how}", label(&messages::on_the_drive()))
+                .trim_end()
+                .to_owned()
         }
-        EventKind::Failed => not_saved(entry.path.as_deref().unwrap_or_default(), &entry.text),
-        EventKind::AttributesRefused => format!("ATTRS REFUSED {path}  {text}"),
-        EventKind::Unknown => format!("              {path}  {text}"),
-        EventKind::Warning => format!("warning       {text}"),
-        EventKind::Missed => format!("              {text}"),
+        EventKind::Failed => {
+            not_saved(entry.path.as_deref().unwrap_or_default(), &reason(&entry.text, entry.cause.as_ref()))
+        }
+        EventKind::AttributesRefused => {
+            let why = printable(&reason(&entry.text, entry.cause.as_ref()));
+            format!("{} {path}  {why}", label(&messages::attributes_refused()))
+        }
+        EventKind::Unknown => format!("{}  {path}  {text}", label("")),
+        EventKind::Warning => {
+            let text = match entry.text.as_str() {
+                "logged in again" => messages::logged_in_again(),
+                "back online" => messages::back_online(),
+                text => printable(&reason(text, entry.cause.as_ref())),
+            };
+            format!("{}  {text}", label(&messages::warning()))
+        }
+        EventKind::Missed => format!("{}  {text}", label("")),
     }
+}
+
+/// The first word of an event, as wide as those of other events.
+fn label(text: &str) -> String {
+    let width = messages::on_the_drive().width();
+    format!("{text}{}", " ".repeat(width.saturating_sub(text.width())))
 }
 
 /// One line about a mount.
@@ -109,25 +132,39 @@ pub(super) fn session_line(status: &Status) -> Option<String> {
 /// The reason of a pause, if the mount is paused.
 pub(super) fn pause_line(status: &Status) -> Option<String> {
     let paused = status.paused.as_ref()?;
-    let reason = paused.reason.name();
-    Some(format!("paused: {reason} since {}: {}", local_time(paused.since_ms), printable(&paused.detail)))
+    let why = match paused.reason {
+        PauseCause::LoginNeeded => messages::login_needed(),
+        PauseCause::Offline => messages::offline(),
+        PauseCause::Unknown => messages::unknown_reason(),
+    };
+    let detail = printable(&reason(&paused.detail, paused.cause.as_ref()));
+    Some(messages::paused(&why, &local_time(paused.since_ms), &detail))
+}
+
+/// The reason of a failure in the language of this process, from its English text and its cause.
+pub(super) fn reason(english: &str, cause: Option<&Cause>) -> String {
+    match (Language::current(), cause) {
+        (language @ Language::Chinese, Some(cause)) => cause.text(language),
+        _ => english.to_owned(),
+    }
 }
 
 /// The line about a file that is not on the drive.
 pub(super) fn not_saved(path: &str, error: &str) -> String {
-    format!("NOT SAVED {}: {}", printable(path), printable(error))
+    messages::not_saved(&printable(path), &printable(error))
 }
 
 /// The line about a file that was committed while a program had it open.
 pub(super) fn partly_saved(path: &str, bytes: u64) -> String {
-    let (path, size) = (printable(path), Size(bytes));
-    format!("saved as far as it was written: {path} ({size}); a program still had it open")
+    messages::partly_saved(&printable(path), &Size(bytes).to_string())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::types::{PauseCause, Paused, PendingTotals};
+    use crate::control::types::{Paused, PendingTotals};
+    use crate::messages::Remedy;
+    use crate::messages::in_chinese;
 
     #[test]
     fn headline_shows_pending_files_and_age() {
@@ -154,11 +191,35 @@ mod tests {
     }
 
     #[test]
+    fn lines_have_the_language_of_the_process() {
+        let mut status = Status::default();
+        let cause = Some(Cause::LoginEnded { remedy: Remedy::Login("work".into()) });
+        let reason = PauseCause::LoginNeeded;
+        status.paused = Some(Paused { reason, detail: "your login has ended".into(), since_ms: 0, cause });
+        let cause = Some(Cause::DriveFull { room: None });
+        let (what, path, text) = (EventKind::Failed, Some("/文件".into()), "the drive is full".into());
+        let failed = LogEntry { what, path, text, cause, ..LogEntry::default() };
+        let done = LogEntry { what: EventKind::Committed, text: "instant".into(), ..failed.clone() };
+        in_chinese(|| {
+            let paused = pause_line(&status).unwrap();
+            assert!(paused.ends_with("需要登录：登录已失效：请运行 pdsfs login work"), "{paused}");
+            assert_eq!(event(&failed), "未保存 /文件：云盘已满：请删除文件并清空回收站");
+            assert_eq!(event(&done), "已上传  /文件  0 B  0.0 s  （云盘已有相同内容，无需上传）");
+        });
+        assert_eq!(
+            event(&done),
+            "on the drive  /文件  0 B  0.0 s  (same content on the drive: nothing sent)"
+        );
+        assert_eq!(event(&failed), "NOT SAVED /文件: the drive is full");
+    }
+
+    #[test]
     fn pause_line_names_the_reason() {
         let mut status = Status::default();
         assert_eq!(pause_line(&status), None);
         let reason = PauseCause::LoginNeeded;
-        status.paused = Some(Paused { reason, detail: "the token was refused".into(), since_ms: 0 });
+        status.paused =
+            Some(Paused { reason, detail: "the token was refused".into(), since_ms: 0, cause: None });
         let text = pause_line(&status).unwrap();
         assert!(text.starts_with("paused: login needed since 19"), "{text}");
         assert!(text.ends_with(": the token was refused"), "{text}");

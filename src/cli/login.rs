@@ -103,13 +103,6 @@ fn with_stored_advice(error: Error, name: &AccountName) -> Error {
     Error::with_source(error.kind(), advice, error)
 }
 
-/// Adds the failed step, and the remedy if the service cannot be reached.
-pub(super) fn with_step(error: Error, step: &str) -> Error {
-    let is_unreachable = error.kind() == ErrorKind::Unreachable;
-    let hint = if is_unreachable { " (check the network and the endpoint)" } else { "" };
-    error.context(format!("{step}{hint}"))
-}
-
 fn print_account(handle: &AccountHandle, account: &Account, storage: SecretStorage) {
     let name = handle.name();
     let user = if account.user.is_empty() { String::new() } else { format!(" as {}", account.user) };
@@ -184,7 +177,7 @@ impl DriveChoice {
                 Some(drive_id) => return verify_drive(session, drive_id).await,
                 None => Vec::new(),
             },
-            Err(error) => return Err(with_step(error, LOGIN_CHECK)),
+            Err(error) => return Err(error.context(LOGIN_CHECK)),
         };
         let is_listed = |id: &&DriveId| listed.iter().any(|drive| drive.drive_id == **id);
         if let Some(drive_id) = self.remembered.as_ref().filter(is_listed).or(self.default.as_ref()) {
@@ -216,7 +209,7 @@ async fn verify_drive(session: &Session, drive_id: &DriveId) -> Result<DriveId> 
         {
             print_message(format_args!("warning: cannot check drive {drive_id} with this login: {error}"));
         }
-        Err(error) => return Err(with_step(error, LOGIN_CHECK)),
+        Err(error) => return Err(error.context(LOGIN_CHECK)),
     }
     Ok(drive_id.clone())
 }

@@ -9,6 +9,7 @@ use super::runtime::on_runtime;
 use crate::config::MountConfig;
 use crate::daemon::{self, MountEnd, Notice, WaitingFile, background};
 use crate::error::Result;
+use crate::messages::Language;
 use crate::status::systemd::SystemdNotifier;
 use arguments::ServeMode;
 
@@ -64,7 +65,7 @@ fn print_notice(notice: Notice<'_>, is_detached: bool) {
             print_message(format_args!("mounted drive {drive_id} at {}{hint}", path.display()));
         }
         Notice::NotSaved { path, error } => {
-            print_message(format::not_saved(path, &error.to_string()));
+            print_message(format::not_saved(path, &error.text(Language::current())));
         }
         Notice::PartlySaved { path, bytes } => print_message(format::partly_saved(path, bytes)),
         Notice::Waiting { files } => print_waiting(files),

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, Result};
 use crate::escape::escaped_lines;
+use crate::messages::Language;
 
 /// Exit code for wrong arguments, and for a mount that cannot succeed until a person changes something. clap
 /// uses the same code.
@@ -25,7 +26,7 @@ pub(super) fn print_message(line: impl Display) {
 
 /// Prints why a command failed.
 pub(super) fn print_error(error: &Error) {
-    print_message(format_args!("pdsfs: {error}"));
+    print_message(format_args!("pdsfs: {}", error.text(Language::current())));
 }
 
 /// Prints to stdout and flushes: programs may wait for the line.

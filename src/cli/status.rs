@@ -105,7 +105,7 @@ pub(super) fn lines(status: &Status) -> Vec<String> {
             format!(
                 "  not saved at {}: {path}: {}",
                 format::local_time(entry.at_ms),
-                format::printable(&entry.text)
+                format::printable(&format::reason(&entry.text, entry.cause.as_ref()))
             )
         })
         .collect();

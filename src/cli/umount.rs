@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use super::config::{ConfigArgs, Configuration};
-use super::format::not_saved;
+use super::format::{not_saved, reason};
 use super::output::{EXIT_TIMEOUT, print_error, print_message};
 use crate::control::client;
 use crate::daemon::{has_died, resolve};
@@ -170,7 +170,7 @@ fn drain(path: &Path, mount: &Mount, limit: Duration) -> Result<()> {
         Error::new(ErrorKind::Io, detail)
     })?;
     for file in &report.unsaved {
-        print_message(not_saved(&file.path, &file.error));
+        print_message(not_saved(&file.path, &reason(&file.error, file.cause.as_ref())));
     }
     if report.unsaved.is_empty() && !report.timed_out {
         return Ok(());

@@ -17,6 +17,7 @@ use crate::control::socket_dirs::SocketUsers;
 use crate::control::types::{EventKind, LogEntry, Status, TransferStage, TransferStatus};
 use crate::daemon::signals::Signals;
 use crate::error::{Error, ErrorKind, Result};
+use crate::messages::status as messages;
 use crate::status::Figures;
 use crate::units::duration_within;
 
@@ -174,7 +175,7 @@ pub(super) async fn run(args: WaitArgs) -> Result<ExitCode> {
         && !watched.is_empty()
         && outcome.as_ref().is_ok_and(|code| *code == ExitCode::SUCCESS)
     {
-        print_message("everything is on the drive");
+        print_message(messages::everything_saved());
     }
     outcome
 }
@@ -252,13 +253,14 @@ fn report_failures(watched: &[WatchedMount]) -> ExitCode {
     for mount in watched {
         for entry in mount.failures.values() {
             let path = format!("{}{}", mount.now.mountpoint, entry.path.as_deref().unwrap_or_default());
-            print_message(format::not_saved(&path, &entry.text));
+            print_message(format::not_saved(&path, &format::reason(&entry.text, entry.cause.as_ref())));
         }
     }
     for mount in watched {
         for file in mount.failed_open() {
             let path = format::printable(&format!("{}{}", mount.now.mountpoint, file.path));
-            let why = format::printable(file.error.as_deref().unwrap_or_default());
+            let error = file.error.as_deref().unwrap_or_default();
+            let why = format::printable(&format::reason(error, file.cause.as_ref()));
             print_message(format_args!("pdsfs: not saved, and still open: {path}: {why}"));
         }
     }

@@ -73,10 +73,8 @@ impl ControlApi {
         };
         let drained = match tokio::time::timeout(limit, self.mount.vfs.drain()).await {
             Ok(report) => {
-                let unsaved = report
-                    .unsaved
-                    .into_iter()
-                    .map(|file| UnsavedEntry { path: file.path, error: file.error.to_string() });
+                let unsaved = report.unsaved.into_iter();
+                let unsaved = unsaved.map(|file| UnsavedEntry::new(file.path, &file.error));
                 Drained { unsaved: unsaved.collect(), timed_out: false }
             }
             Err(_) => Drained { unsaved: Vec::new(), timed_out: true },

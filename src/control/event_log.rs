@@ -14,7 +14,9 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::types::{EventKind, LogEntry};
+use crate::error::Error;
 use crate::logging;
+use crate::messages::Cause;
 use crate::status::{Progress, ProgressEvent};
 
 /// Entries in the ring.
@@ -49,11 +51,32 @@ pub struct Event {
     pub elapsed_ms: Option<u64>,
     /// The commit method, the error or the warning.
     pub text: String,
+    pub cause: Option<Cause>,
+    pub detail: Option<String>,
 }
 
 impl Event {
     pub fn warning(text: impl Into<String>) -> Self {
-        Self { what: EventKind::Warning, path: None, bytes: None, elapsed_ms: None, text: text.into() }
+        let text = text.into();
+        Self {
+            what: EventKind::Warning,
+            path: None,
+            bytes: None,
+            elapsed_ms: None,
+            text,
+            cause: None,
+            detail: None,
+        }
+    }
+
+    fn error(what: EventKind, path: &str, error: &Error) -> Self {
+        Self {
+            what,
+            path: Some(path.to_owned()),
+            cause: error.cause().cloned(),
+            detail: error.detail().map(str::to_owned),
+            ..Self::warning(error.to_string())
+        }
     }
 
     fn missed(text: String) -> Self {
@@ -69,18 +92,12 @@ impl From<&ProgressEvent> for Event {
                 path: Some(name.to_string()),
                 bytes: Some(*bytes),
                 elapsed_ms: Some(*elapsed_ms),
-                text: how.to_string(),
+                ..Self::warning(how.to_string())
             },
-            ProgressEvent::Failed { name, error } => Self {
-                what: EventKind::Failed,
-                path: Some(name.to_string()),
-                ..Self::warning(error.to_string())
-            },
-            ProgressEvent::AttributesRefused { name, error } => Self {
-                what: EventKind::AttributesRefused,
-                path: Some(name.to_string()),
-                ..Self::warning(error.to_string())
-            },
+            ProgressEvent::Failed { name, error } => Self::error(EventKind::Failed, name, error),
+            ProgressEvent::AttributesRefused { name, error } => {
+                Self::error(EventKind::AttributesRefused, name, error)
+            }
         }
     }
 }
@@ -100,9 +117,9 @@ impl EventLog {
     pub fn add(&self, event: Event) {
         let mut rings = self.lock();
         rings.seq += 1;
-        let Event { what, path, bytes, elapsed_ms, mut text } = event;
-        let fits = (0..=text.len().min(TEXT_BYTES_MAX)).rev().find(|end| text.is_char_boundary(*end));
-        text.truncate(fits.unwrap_or(0));
+        let Event { what, path, bytes, elapsed_ms, mut text, cause, mut detail } = event;
+        truncate(&mut text);
+        detail.as_mut().map(truncate);
         let entry = LogEntry {
             seq: rings.seq,
             at_ms: unix_ms(SystemTime::now()),
@@ -111,6 +128,8 @@ impl EventLog {
             bytes,
             elapsed_ms,
             text,
+            cause,
+            detail,
         };
         if matches!(what, EventKind::Failed | EventKind::AttributesRefused) {
             push(&mut rings.failures, entry.clone(), FAILURES_MAX);
@@ -144,6 +163,8 @@ impl EventLog {
             bytes: None,
             elapsed_ms: None,
             text: format!("{missed} older events are gone"),
+            cause: None,
+            detail: None,
         });
         missed.into_iter().chain(rings.entries.range(begin..).take(count).cloned()).collect()
     }
@@ -185,6 +206,12 @@ impl EventLog {
             }
         })
     }
+}
+
+/// Truncates to [`TEXT_BYTES_MAX`], between characters.
+fn truncate(text: &mut String) {
+    let fits = (0..=text.len().min(TEXT_BYTES_MAX)).rev().find(|end| text.is_char_boundary(*end));
+    text.truncate(fits.unwrap_or(0));
 }
 
 fn push(ring: &mut VecDeque<LogEntry>, entry: LogEntry, max: usize) {

@@ -60,6 +60,7 @@ impl MountHandle {
             paused: paused.map(|pause| Paused {
                 reason: pause.reason.into(),
                 detail: pause.detail.to_string(),
+                cause: pause.cause,
                 since_ms: unix_ms(pause.since),
             }),
             pending: self.pending(&files, totals.rate_bytes_s),
@@ -107,5 +108,6 @@ fn transfer(file: &UnsavedFileStatus) -> TransferStatus {
         eta_ms: figures.eta().map(ms),
         age_ms: view.map_or(0, |view| ms(view.age)),
         error: file.status.error.as_ref().map(ToString::to_string),
+        cause: file.status.error.as_ref().and_then(|error| error.cause().cloned()),
     }
 }

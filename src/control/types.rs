@@ -7,6 +7,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::Error;
+use crate::messages::Cause;
 use crate::status;
 use crate::vfs;
 
@@ -52,6 +54,9 @@ pub struct Paused {
     pub reason: PauseCause,
     /// Details in words.
     pub detail: String,
+    /// The cause as a code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Cause>,
     /// Start of the pause.
     pub since_ms: u64,
 }
@@ -68,17 +73,6 @@ pub enum PauseCause {
     #[default]
     #[serde(other)]
     Unknown,
-}
-
-impl PauseCause {
-    /// The cause in words.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::LoginNeeded => status::PauseReason::LoginNeeded.name(),
-            Self::Offline => status::PauseReason::Offline.name(),
-            Self::Unknown => "unknown reason",
-        }
-    }
 }
 
 impl From<status::PauseReason> for PauseCause {
@@ -205,6 +199,9 @@ pub struct TransferStatus {
     pub age_ms: u64,
     /// Why the file failed.
     pub error: Option<String>,
+    /// The cause of `error` as a code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Cause>,
 }
 
 /// How far a file is on its way to the drive.
@@ -298,6 +295,12 @@ pub struct LogEntry {
     pub elapsed_ms: Option<u64>,
     /// How the file was committed (`uploaded`, `instant`, `unchanged`), the error, or the warning.
     pub text: String,
+    /// The cause of the error as a code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Cause>,
+    /// The answer of the service: its call, code and request id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
 }
 
 /// The answer to `POST /v1/drain` and `GET /v1/end`.
@@ -318,6 +321,15 @@ pub struct UnsavedEntry {
     pub path: String,
     /// Why it could not be saved.
     pub error: String,
+    /// The cause as a code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Cause>,
+}
+
+impl UnsavedEntry {
+    pub(crate) fn new(path: String, error: &Error) -> Self {
+        Self { path, error: error.to_string(), cause: error.cause().cloned() }
+    }
 }
 
 /// The body of an answer with a status of 400 or more.

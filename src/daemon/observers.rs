@@ -14,6 +14,7 @@ use crate::control::{ControlApi, ControlSocket, KernelView, MountHandle, MountLo
 use crate::desktop::notification::Notifier;
 use crate::error::Result;
 use crate::fuse::MountControl;
+use crate::messages::Language;
 use crate::status::{Pause, PauseReason, Progress, ProgressEvent};
 use crate::vfs::{UnsavedFile, Vfs};
 
@@ -50,11 +51,10 @@ impl Observers {
         // Failed commits were reported when they failed. Files of an interrupted stop were not.
         if let (Some((notifier, _)), true) = (&self.desktop, is_incomplete) {
             for file in &unsaved {
-                notifier.failed(&file.path, &file.error.to_string());
+                notifier.failed(&file.path, &file.error.text(Language::current()));
             }
         }
-        let unsaved =
-            unsaved.into_iter().map(|file| UnsavedEntry { path: file.path, error: file.error.to_string() });
+        let unsaved = unsaved.into_iter().map(|file| UnsavedEntry::new(file.path, &file.error));
         if let Some(control) = &self.control {
             control.finish(Drained { unsaved: unsaved.collect(), timed_out: is_incomplete }).await;
         }
@@ -133,7 +133,7 @@ fn forward_events(
             tokio::select! {
                 event = events.recv() => match (event, &notifier) {
                     (Ok(ProgressEvent::Failed { name, error }), Some(notifier)) => {
-                        notifier.failed(&name, &error.to_string());
+                        notifier.failed(&name, &error.text(Language::current()));
                     }
                     (Err(RecvError::Closed), _) => return,
                     _ => {}
@@ -154,9 +154,11 @@ fn forward_events(
 fn record_pauses(event_log: &EventLog, notifier: Option<&Notifier>, before: &[Pause], now: &[Pause]) {
     let contains = |pauses: &[Pause], other: &Pause| pauses.iter().any(|pause| pause.reason == other.reason);
     for pause in now.iter().filter(|pause| !contains(before, pause)) {
-        event_log.add(Event::warning(format!("paused: {}: {}", pause.reason.name(), pause.detail)));
+        let text = format!("paused: {}: {}", pause.reason.name(), pause.detail);
+        event_log.add(Event { cause: pause.cause.clone(), ..Event::warning(text) });
         if let (PauseReason::LoginNeeded, Some(notifier)) = (pause.reason, notifier) {
-            notifier.login_needed(&pause.detail);
+            let translated = pause.cause.as_ref().map(|cause| cause.text(Language::current()));
+            notifier.login_needed(translated.as_deref().unwrap_or(&pause.detail));
         }
     }
     for pause in before.iter().filter(|pause| !contains(now, pause)) {
@@ -178,9 +180,9 @@ mod tests {
         let (progress, event_log) = (Progress::new(), Arc::new(EventLog::default()));
         let mut newest = event_log.subscribe();
         let task = forward_events(&progress, event_log.clone(), None);
-        progress.pause(PauseReason::Offline, "no route to host");
+        progress.pause(PauseReason::Offline, "no route to host", None);
         newest.wait_for(|seq| *seq == 1).await.unwrap();
-        progress.pause(PauseReason::Offline, "no name server");
+        progress.pause(PauseReason::Offline, "no name server", None);
         progress.resume(PauseReason::Offline);
         newest.wait_for(|seq| *seq == 2).await.unwrap();
         let texts: Vec<_> = event_log.after(0, 9).into_iter().map(|entry| entry.text).collect();

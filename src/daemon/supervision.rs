@@ -241,9 +241,14 @@ async fn follow_connectivity(drive: Drive, progress: Arc<Progress>) {
     let mut online = drive.online();
     loop {
         if *online.borrow_and_update() {
-            progress.resume(PauseReason::Offline);
+            if progress.resume(PauseReason::Offline) {
+                tracing::info!("the drive can be reached again");
+            }
         } else {
-            progress.pause(PauseReason::Offline, "the service cannot be reached");
+            let cause = drive.outage();
+            if progress.pause(PauseReason::Offline, &cause.to_string(), Some(&cause)) {
+                tracing::warn!(op = "pause", "the drive cannot be reached; transfers wait: {cause}");
+            }
         }
         if online.changed().await.is_err() {
             return;
@@ -257,7 +262,11 @@ async fn follow_login(drive: Drive, progress: Arc<Progress>) {
     loop {
         match &*states.borrow_and_update() {
             AuthState::Valid => drop(progress.resume(PauseReason::LoginNeeded)),
-            AuthState::Revoked { reason, .. } => drop(progress.pause(PauseReason::LoginNeeded, reason)),
+            AuthState::Revoked { reason, cause, .. } => {
+                if progress.pause(PauseReason::LoginNeeded, reason, cause.as_ref()) {
+                    tracing::error!(op = "pause", "{reason}; uploads wait until then");
+                }
+            }
         }
         if states.changed().await.is_err() {
             return;
@@ -321,9 +330,9 @@ mod tests {
             ),
             "saving: 1 file, 50 % of 6.0 MiB, 1.0 MiB/s, 3.0 s left"
         );
-        progress.pause(PauseReason::Offline, "no route");
+        progress.pause(PauseReason::Offline, "no route", None);
         assert_eq!(line(false), "paused: offline; saving: 1 file, 50 % of 6.0 MiB");
-        progress.pause(PauseReason::LoginNeeded, "refused");
+        progress.pause(PauseReason::LoginNeeded, "refused", None);
         assert!(
             line(false).starts_with("paused: login needed"),
             "the reason that needs a person comes first"

@@ -17,6 +17,7 @@ use zbus::{Connection, Variant};
 
 use super::bus::{self, DbusObject};
 use crate::escape::is_active;
+use crate::messages::notification as messages;
 
 const NOTIFICATIONS: DbusObject = DbusObject {
     service: "org.freedesktop.Notifications",
@@ -274,8 +275,8 @@ impl NotifierTask {
 
 fn login_text(mountpoint: &str, detail: &str) -> NotificationText {
     NotificationText {
-        summary: format!("{}: login needed", short(mountpoint)),
-        body: format!("{}\nUploads wait until then.", escaped(detail)),
+        summary: messages::login_needed(&short(mountpoint)),
+        body: format!("{}\n{}", escaped(detail), messages::uploads_wait()),
     }
 }
 
@@ -283,7 +284,7 @@ fn failure_text(mountpoint: &str, failed: &FailureBatch) -> Option<NotificationT
     let (path, reason) = failed.named.first()?;
     let count = failed.count;
     if count == 1 {
-        let summary = format!("Not saved: {}", short(path));
+        let summary = messages::not_saved(&short(path));
         return Some(NotificationText {
             summary,
             body: format!("{}\n{}", escaped(reason), escaped(mountpoint)),
@@ -292,9 +293,9 @@ fn failure_text(mountpoint: &str, failed: &FailureBatch) -> Option<NotificationT
     let mut lines: Vec<_> =
         failed.named.iter().map(|(path, reason)| format!("{}: {}", escaped(path), escaped(reason))).collect();
     if count > lines.len() as u64 {
-        lines.push(format!("and {} more; see: pdsfs log", count - lines.len() as u64));
+        lines.push(messages::more_in_log(count - lines.len() as u64));
     }
-    let summary = format!("{count} files not saved on {}", short(mountpoint));
+    let summary = messages::files_not_saved(count, &short(mountpoint));
     Some(NotificationText { summary, body: lines.join("\n") })
 }
 
@@ -495,6 +496,15 @@ mod tests {
         drop(notifier);
         // One more attempt may be under way.
         while tries.recv().await.is_some() {}
+    }
+
+    #[test]
+    fn texts_have_the_language_of_the_process() {
+        let failed = FailureBatch { named: vec![("/a".into(), "满".into())], count: 1 };
+        let texts = || [login_text("/m", "x"), failure_text("/m", &failed).unwrap()];
+        assert_eq!(texts().map(|text| text.summary), ["/m: login needed", "Not saved: /a"]);
+        let chinese = crate::messages::in_chinese(texts);
+        assert_eq!(chinese.map(|text| text.summary), ["/m：需要登录", "未保存：/a"]);
     }
 
     #[test]

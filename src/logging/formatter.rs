@@ -11,14 +11,13 @@ use tracing_subscriber::fmt::format::{Format, Full, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-use super::line::{LineStyle, write_line};
+use super::line::{DIVERTED, LineStyle, write_line};
 use super::repeats::{RepeatFilter, RepeatKey};
 
 /// The target prefix of this crate.
 const OWN_TARGET: &str = "pdsfs";
-/// Operations that save a file. Their failures are events of their own, so they are not forwarded as
-/// warnings.
-const SAVE_OPS: [&str; 6] = ["commit", "write", "flush", "fsync", "release", "attributes"];
+/// Operations with events of their own. Their failures are not forwarded as warnings.
+const EVENT_OPS: [&str; 7] = ["commit", "write", "flush", "fsync", "release", "attributes", "pause"];
 
 #[derive(Debug)]
 pub(super) struct LineFormatter {
@@ -47,23 +46,33 @@ where
 {
     fn format_event(&self, ctx: &FmtContext<'_, S, N>, mut to: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let metadata = event.metadata();
+        let mut fields = EventFields::default();
+        event.record(&mut fields);
+        let style = self.style.current();
+        let is_own = metadata.target().starts_with(OWN_TARGET);
+        let has_event = EVENT_OPS.contains(&fields.op.as_str());
+        // The display that takes the lines shows the events itself.
+        let is_shown_elsewhere = has_event && DIVERTED.receiver_count() > 0;
+        if style == LineStyle::Person && (!is_own || is_shown_elsewhere) {
+            return Ok(());
+        }
         // Debug lines are never suppressed.
         if *metadata.level() <= Level::INFO {
-            let mut fields = EventFields::default();
-            event.record(&mut fields);
             let key = RepeatKey { callsite: metadata.callsite(), op: fields.op.clone(), errno: fields.errno };
             if !self.repeats.admit(key, *metadata.level(), &fields.message, Instant::now()) {
                 return Ok(());
             }
-            let is_save = SAVE_OPS.contains(&fields.op.as_str());
-            if *metadata.level() <= Level::WARN && metadata.target().starts_with(OWN_TARGET) && !is_save {
+            if *metadata.level() <= Level::WARN && is_own && !has_event {
                 // Sending fails only without subscribers.
                 let _ = self.warnings.send(fields.text().into());
             }
         }
+        if style == LineStyle::Person {
+            return write_line(&mut to, style, *metadata.level(), &fields.text());
+        }
         let mut line = String::new();
         self.text.format_event(ctx, Writer::new(&mut line), event)?;
-        write_line(&mut to, self.style.current(), *metadata.level(), line.trim_end())
+        write_line(&mut to, style, *metadata.level(), line.trim_end())
     }
 }
 

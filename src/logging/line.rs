@@ -2,11 +2,14 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::SystemTime;
 
+use tokio::sync::broadcast;
 use tracing::Level;
 
 use crate::escape::write_escaped;
+use crate::messages;
 
 /// Terminal codes for dim and for default text.
 const DIM: &str = "\x1b[2m";
@@ -15,10 +18,19 @@ const RESET: &str = "\x1b[0m";
 /// Set when stderr is redirected to the journal. It overrides the style that was detected at the start.
 pub(super) static GOES_TO_JOURNAL: AtomicBool = AtomicBool::new(false);
 
+/// Lines that a receiver of diverted lines may be behind before it loses the oldest.
+const DIVERTED_LINES_MAX: usize = 1024;
+
+/// Takes the lines instead of stderr while it has receivers. It is global, as the log is.
+pub(super) static DIVERTED: LazyLock<broadcast::Sender<Arc<str>>> =
+    LazyLock::new(|| broadcast::Sender::new(DIVERTED_LINES_MAX));
+
 /// The destination of the lines.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum LineStyle {
-    /// A terminal, in colour.
+    /// A terminal, with sentences alone.
+    Person,
+    /// A terminal with all details, in colour.
     Terminal,
     /// A file or a pipe.
     Plain,
@@ -37,6 +49,11 @@ impl LineStyle {
 pub(super) fn write_line(to: &mut dyn fmt::Write, style: LineStyle, level: Level, text: &str) -> fmt::Result {
     match style {
         LineStyle::Journal => write!(to, "<{}>", priority(level))?,
+        LineStyle::Person => match level {
+            Level::ERROR => write!(to, "{} ", messages::log::error())?,
+            Level::WARN => write!(to, "{} ", messages::log::warning())?,
+            _ => {}
+        },
         LineStyle::Plain => write!(to, "{} {level:>5} ", timestamp())?,
         LineStyle::Terminal => {
             write!(to, "{DIM}{}{RESET} {}{level:>5}{RESET} ", timestamp(), color(level))?;

@@ -18,6 +18,7 @@ use tokio::net::UdpSocket;
 use tokio::sync::{Notify, watch};
 use url::Url;
 
+use crate::messages::Cause;
 use crate::pds::route_monitor::RouteMonitor;
 use crate::supervised;
 
@@ -53,6 +54,8 @@ pub(super) struct Connectivity {
     this: Weak<Self>,
     /// Target of the last failed connection. A leaf lock.
     failed_target: Mutex<Option<ProbeTarget>>,
+    /// Why the last connection could not be made. A leaf lock.
+    cause: Mutex<Option<Cause>>,
     online: watch::Sender<bool>,
     /// A leaf lock.
     offline_since: Mutex<Option<Instant>>,
@@ -93,6 +96,7 @@ impl Connectivity {
         Arc::new_cyclic(|this| Self {
             this: this.clone(),
             failed_target: Mutex::new(None),
+            cause: Mutex::new(None),
             online: watch::Sender::new(true),
             offline_since: Mutex::new(None),
             recoveries: watch::Sender::new(0),
@@ -193,6 +197,16 @@ impl Connectivity {
         self.go_online();
     }
 
+    /// Records why a connection could not be made.
+    pub(super) fn note_cause(&self, cause: Option<&Cause>) {
+        *self.cause.lock() = cause.cloned();
+    }
+
+    /// Why the service cannot be reached, while it cannot.
+    pub(super) fn outage(&self) -> Cause {
+        self.cause.lock().clone().unwrap_or(Cause::Unreachable)
+    }
+
     /// Records a connection that could not be made. Must be called on a runtime.
     pub(super) fn note_connect_failure<'a>(&self, to: impl Into<Destination<'a>>) {
         let target = self.proxies.target(to);
@@ -215,7 +229,7 @@ impl Connectivity {
         }
         if self.online.send_if_modified(|online| std::mem::replace(online, false)) {
             *self.offline_since.lock() = Some(since);
-            tracing::warn!("{} cannot be reached; transfers wait for it (check the network)", target.host());
+            tracing::debug!("{} cannot be reached: {}", target.host(), self.outage());
         }
         let Some(this) = self.this.upgrade() else { return };
         if !self.is_probing.swap(true, Relaxed) {
@@ -227,7 +241,7 @@ impl Connectivity {
         if self.online.send_if_modified(|online| !std::mem::replace(online, true)) {
             *self.offline_since.lock() = None;
             self.connection_generation.fetch_add(1, Relaxed);
-            tracing::info!("the service can be reached again");
+            tracing::debug!("the service can be reached again");
             self.recoveries.send_modify(|recoveries| *recoveries += 1);
         }
     }
@@ -303,6 +317,7 @@ impl Connectivity {
                 // The answer is late, but its connection may be alive.
                 tokio::time::sleep(PROBE_INTERVAL).await;
             } else if self.last_activity() <= silent_since {
+                self.note_cause(Some(&Cause::NoAnswer { host: target.host().to_owned() }));
                 self.mark_offline(&target, silent_since);
                 if !keeps_waiting {
                     return;
@@ -392,6 +407,7 @@ async fn follow_routes(routes: &RouteMonitor, target: &ProbeTarget, connectivity
         source = now;
         connectivity.routes_changed.notify_waiters();
         if source.is_none() {
+            connectivity.note_cause(Some(&Cause::NoRoute { host: target.host().to_owned() }));
             connectivity.mark_offline(target, Instant::now());
         }
     }

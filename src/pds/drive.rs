@@ -24,6 +24,7 @@ use crate::clock;
 use crate::config::{MountConfig, RemoveMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{DriveId, FileId, RevisionId};
+use crate::messages::Cause;
 use crate::pds::listing_bounds::ListingBounds;
 use crate::pds::retry::{Delivery, Idempotency, RequestFailure, RetryPolicy};
 use crate::pds::session::Session;
@@ -101,6 +102,11 @@ impl Drive {
 
     pub fn online(&self) -> watch::Receiver<bool> {
         self.0.session.transport().online()
+    }
+
+    /// Why the service cannot be reached, while it cannot.
+    pub fn outage(&self) -> Cause {
+        self.0.session.transport().outage()
     }
 
     pub fn is_online(&self) -> bool {

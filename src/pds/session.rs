@@ -156,7 +156,7 @@ impl Session {
                 if !policy.waits_for_login {
                     return Err(failure(error));
                 }
-                tracing::warn!(%error, "an upload is parked until a new login");
+                tracing::debug!(%error, "an upload is parked until a new login");
                 // The sender lives as long as `self`.
                 self.0.tokens.state().wait_for(|state| *state == AuthState::Valid).await.ok();
                 *unreachable_since = None;

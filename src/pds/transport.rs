@@ -21,6 +21,7 @@ use crate::auth::endpoint;
 use crate::auth::sign::{Authorization, authorization_headers};
 use crate::config::HostPatterns;
 use crate::error::{Error, ErrorKind, Result};
+use crate::messages::Cause;
 use crate::pds::call_limiter::CallLimiter;
 use crate::pds::connectivity::{Connectivity, Destination};
 use crate::pds::content_hosts::ContentHosts;
@@ -31,7 +32,9 @@ use crate::pds::types::PartUrl;
 
 use answer::{LargeAnswers, too_large};
 use content_resolver::{ContentResolver, host_failure, refused_host};
-use failure::{HttpError, connection_lost, idle_timeout, offline, protocol_error, unreadable_answer};
+use failure::{
+    HttpError, connection_lost, disk_timeout, idle_timeout, offline, protocol_error, unreadable_answer,
+};
 use part_headers::part_headers;
 use refusal::{ERROR_BYTES_MAX, StoreError, api_refusal, header_number};
 
@@ -226,6 +229,11 @@ impl Transport {
         self.connectivity.online()
     }
 
+    /// Why the service cannot be reached, while it cannot.
+    pub fn outage(&self) -> Cause {
+        self.connectivity.outage()
+    }
+
     pub fn is_online(&self) -> bool {
         self.connectivity.is_online()
     }
@@ -268,6 +276,7 @@ impl Transport {
                 let is_connect = e.is_connect();
                 let failure = connection_lost(what, e);
                 if is_connect && failure.delivery != Delivery::Untrusted {
+                    self.connectivity.note_cause(failure.error.cause());
                     self.connectivity.note_connect_failure(to);
                 }
                 Err(failure)
@@ -290,7 +299,7 @@ impl Transport {
         tokio::select! {
             outcome = attempt => outcome,
             () = stall => Err(idle_timeout(what)),
-            () = silence => Err(offline(what, Delivery::Unknown)),
+            () = silence => Err(offline(what, self.outage(), Delivery::Unknown)),
         }
     }
 
@@ -332,7 +341,7 @@ impl Transport {
         let attempt = async |_permit| {
             // Such a request does not start during an outage either, so it was certainly not carried out.
             if is_once && !self.connectivity.admit(call.url).await {
-                return Err(offline(what, Delivery::NotSent));
+                return Err(offline(what, self.outage(), Delivery::NotSent));
             }
             let attempt = self.post_once(call, body.clone());
             if call.idempotency == Idempotency::NonReplayable {
@@ -416,7 +425,7 @@ impl Transport {
     ) -> std::result::Result<PutAnswer, RequestFailure> {
         const WHAT: &str = "part upload";
         let (body, sent) = PartBody::new(frames, self.connectivity.clone(), meter);
-        let target = self.hosts.parse(&url.upload_url).await.map_err(host_failure)?;
+        let target = self.hosts.parse(&url.upload_url).await.map_err(|e| host_failure(&e))?;
         let (to, length) = (self.content(&target), body.bytes_left());
         let silence = self.connectivity.detect_silence(to, true);
         let mut request = self.pools().puts.put(target.clone()).header(CONTENT_LENGTH, length);
@@ -428,11 +437,11 @@ impl Transport {
             response = send => response,
             frame = sent.disk_stalled() => {
                 *stuck.lock() = Some(frame);
-                Err(idle_timeout("read of the local disk"))
+                Err(disk_timeout())
             }
             () = upload_stalled(&sent, self.limits.idle) => Err(idle_timeout(WHAT)),
             () = self.connectivity.detect_stall_after_change(|| sent.bytes()) => Err(idle_timeout(WHAT)),
-            () = silence => Err(offline(WHAT, Delivery::Unknown)),
+            () = silence => Err(offline(WHAT, self.outage(), Delivery::Unknown)),
         };
         progress.fetch_add(sent.bytes(), Ordering::Relaxed);
         let response = response.map_err(|failure| match sent.disk_error() {

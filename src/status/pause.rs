@@ -5,6 +5,8 @@ use std::time::SystemTime;
 
 use tokio::sync::watch;
 
+use crate::messages::Cause;
+
 /// The condition that paused uploads wait for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum PauseReason {
@@ -30,6 +32,7 @@ pub struct Pause {
     pub reason: PauseReason,
     /// Details in words.
     pub detail: Arc<str>,
+    pub cause: Option<Cause>,
     pub since: SystemTime,
 }
 
@@ -40,17 +43,22 @@ pub(super) struct Pauses(watch::Sender<Vec<Pause>>);
 impl Pauses {
     /// Adds a pause. Returns whether the reason is new; a known reason takes the new detail and keeps its
     /// start.
-    pub(super) fn add(&self, reason: PauseReason, detail: &str) -> bool {
+    pub(super) fn add(&self, reason: PauseReason, detail: &str, cause: Option<&Cause>) -> bool {
         let mut is_new = false;
         self.0.send_if_modified(|pauses| {
             if let Some(known) = pauses.iter_mut().find(|pause| pause.reason == reason) {
                 let is_changed = &*known.detail != detail;
                 if is_changed {
-                    known.detail = detail.into();
+                    (known.detail, known.cause) = (detail.into(), cause.cloned());
                 }
                 return is_changed;
             }
-            pauses.push(Pause { reason, detail: detail.into(), since: SystemTime::now() });
+            pauses.push(Pause {
+                reason,
+                detail: detail.into(),
+                cause: cause.cloned(),
+                since: SystemTime::now(),
+            });
             pauses.sort_by_key(|pause| pause.reason);
             is_new = true;
             true
@@ -83,9 +91,9 @@ mod tests {
     #[test]
     fn each_reason_starts_and_ends_once() {
         let pauses = Pauses::default();
-        assert!(pauses.add(PauseReason::Offline, "no route"));
-        assert!(!pauses.add(PauseReason::Offline, "no name server"));
-        assert!(pauses.add(PauseReason::LoginNeeded, "refused"));
+        assert!(pauses.add(PauseReason::Offline, "no route", None));
+        assert!(!pauses.add(PauseReason::Offline, "no name server", None));
+        assert!(pauses.add(PauseReason::LoginNeeded, "refused", None));
         let all: Vec<_> = pauses.all().iter().map(|p| (p.reason, p.detail.to_string())).collect();
         let login = (PauseReason::LoginNeeded, "refused".to_owned());
         assert_eq!(all, [login.clone(), (PauseReason::Offline, "no name server".to_owned())]);

@@ -23,6 +23,7 @@ use super::pause::{Pause, PauseReason, Pauses};
 use super::sent_bytes::SentBytes;
 use super::view::{ProgressTotals, TransferState, TransferView};
 use crate::error::{Error, ErrorKind};
+use crate::messages::Cause;
 
 /// Events that a slow subscriber may be behind before it loses the oldest.
 const EVENTS_MAX: usize = 4096;
@@ -175,8 +176,8 @@ impl Progress {
     }
 
     /// Starts or updates a pause of all uploads. Returns whether the reason is new.
-    pub fn pause(&self, reason: PauseReason, detail: &str) -> bool {
-        self.pauses.add(reason, detail)
+    pub fn pause(&self, reason: PauseReason, detail: &str, cause: Option<&Cause>) -> bool {
+        self.pauses.add(reason, detail, cause)
     }
 
     /// Ends a pause. Returns whether there was one.

@@ -301,7 +301,9 @@ fn waiters_share_a_refresh_failure() {
             calls.spawn(async move { get_default_drive(&session, DriveScope::Mine).await });
         }
         while let Some(done) = calls.join_next().await {
-            assert!(done.unwrap().unwrap_err().to_string().contains("InternalError"));
+            let error = done.unwrap().unwrap_err();
+            assert_eq!(error.to_string(), "cannot get an access token: the drive answers 500");
+            assert!(error.detail().unwrap().contains("500 InternalError"), "{error:?}");
         }
         assert_eq!(token_refreshes(&rig), 1);
         rig.server().faults().clear();

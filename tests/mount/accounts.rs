@@ -78,11 +78,10 @@ fn upload_resumes_after_new_login() {
             file.sync_all()
         }
     });
-    mount.wait_for_log("parked until a new login");
-    // Calls other than writes fail at once, and the log names the remedy.
+    mount.wait_for_log("run pdsfs login home; uploads wait until then");
+    // Calls other than writes fail at once.
     let code = errno(std::fs::read_dir(mount.at("no-such-dir")));
     assert!(code == libc::EACCES || code == libc::ENOENT, "{code}");
-    mount.wait_for_log("run pdsfs login home");
     assert!(!writer.is_finished(), "the upload failed before the new login");
     accounts.login(&["--token"], crate::rig::TOKEN);
     let end = std::time::Instant::now() + PATIENCE;

@@ -68,7 +68,7 @@ fn removal_without_right_fails_and_changes_nothing() {
         (names(&mount.at("dir")), fs::read(mount.at("dir/f")).unwrap()),
         (vec!["f".into(), "sub".into()], b"kept".to_vec())
     );
-    mount.wait_for_log("CheckRouterAccessFailed");
+    mount.wait_for_log("the account has no permission for it");
     // Attributes of several files are sent one by one where batches are refused.
     for name in ["dir/f", "dir/sub"] {
         fs::set_permissions(mount.at(name), Permissions::from_mode(0o700)).unwrap();

@@ -235,9 +235,9 @@ refused_drop() { # CASE FAULT CAUSE WORDS: a drop that fails; the log of the mou
     done
 }
 status() { echo "{\"endpoint\":\"$1\",\"after\":${3:-0},\"action\":{\"status\":{\"status\":403,\"code\":\"$2\"}}}"; }
-wants fail && refused_drop fail "$(status put_part AccessDenied)" "403 AccessDenied" "Permission denied"
+wants fail && refused_drop fail "$(status put_part AccessDenied)" "the account has no permission" "Permission denied"
 # The first create makes the target directory.
-wants quota && refused_drop quota "$(status file/create QuotaExhausted.Drive 1)" "QuotaExhausted" "No space left on device"
+wants quota && refused_drop quota "$(status file/create QuotaExhausted.Drive 1)" "the drive is full" "No space left on device"
 
 if wants pictures; then
     # Pictures as from a camera: 2 MB with a small preview at the front. Each file is different.

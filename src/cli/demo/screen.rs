@@ -14,6 +14,7 @@ use tokio::sync::broadcast;
 
 use crate::cli::format::{not_saved, printable};
 use crate::logging;
+use crate::messages::Language;
 use crate::status::{CommitMethod, ProgressEvent, TransferState, TransferView};
 use crate::units::{Elapsed, Size};
 
@@ -142,7 +143,7 @@ pub(super) fn outcome_line(event: &ProgressEvent) -> String {
         ProgressEvent::AttributesRefused { name, error } => {
             format!("NO ATTRIBUTES {}  {}", printable(name), printable(&error.to_string()))
         }
-        ProgressEvent::Failed { name, error } => not_saved(name, &error.to_string()),
+        ProgressEvent::Failed { name, error } => not_saved(name, &error.text(Language::current())),
     }
 }
 

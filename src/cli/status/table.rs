@@ -46,8 +46,12 @@ pub(super) fn cells(file: &TransferStatus) -> Cells {
         progress: figures.progress(),
         rate: format::rate(figures.rate_bytes_s),
         eta: figures.eta().map(|eta| Elapsed(eta).to_string()).unwrap_or_default(),
-        error: file.error.as_deref().map(format::printable).unwrap_or_default(),
+        error: file.error.as_deref().map(|error| why(error, file)).unwrap_or_default(),
     }
+}
+
+fn why(error: &str, file: &TransferStatus) -> String {
+    format::printable(&format::reason(error, file.cause.as_ref()))
 }
 
 fn path(path: &str) -> String {
@@ -89,6 +93,7 @@ pub(in crate::cli) mod tests {
             eta_ms: Some(4000),
             age_ms: 2000,
             error: (state == TransferStage::Failed).then(|| "the drive is full".to_owned()),
+            cause: None,
         }
     }
 
@@ -101,6 +106,8 @@ pub(in crate::cli) mod tests {
             bytes: None,
             elapsed_ms: None,
             text: "the drive is full".into(),
+            cause: None,
+            detail: None,
         };
         Status {
             drive_id: "1".into(),

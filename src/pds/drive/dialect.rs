@@ -103,7 +103,8 @@ impl RefusedField {
         if !is_refusal || failure.error.kind() == ErrorKind::InvalidName {
             return None;
         }
-        let mut text = format!("{} {}", failure.code, failure.error).to_ascii_lowercase();
+        let message = failure.error.detail().unwrap_or_default();
+        let mut text = format!("{} {message}", failure.code).to_ascii_lowercase();
         text.retain(|c| c != '_');
         let fields = [
             ("parallelupload", Self::ParallelUpload),
@@ -243,10 +244,11 @@ impl Dialect {
 mod tests {
     use super::*;
     use crate::error::Error;
+    use crate::messages::Cause;
 
     fn refusal(code: &str, message: &str) -> RequestFailure {
         RequestFailure {
-            error: Error::new(ErrorKind::Protocol, message),
+            error: Error::from_cause(ErrorKind::Protocol, Cause::Refused { status: 400 }, message),
             code: code.to_owned(),
             delivery: Delivery::Answered,
             retry_after: None,

@@ -2,7 +2,8 @@
 
 use std::time::SystemTime;
 
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
+use crate::messages::Cause;
 
 /// Starts as valid until the service rejects the credential for good.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -13,7 +14,19 @@ pub enum AuthState {
         since: SystemTime,
         /// The answer of the service, and the next step for the user.
         reason: String,
+        cause: Option<Cause>,
     },
+}
+
+impl AuthState {
+    /// The error of calls in this state.
+    pub(super) fn error(&self) -> Option<Error> {
+        let Self::Revoked { reason, cause, .. } = self else { return None };
+        Some(match cause {
+            Some(cause) => Error::from_cause(ErrorKind::Unauthenticated, cause.clone(), reason),
+            None => Error::new(ErrorKind::Unauthenticated, reason),
+        })
+    }
 }
 
 /// Why there is no authorization for a call.

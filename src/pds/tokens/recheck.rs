@@ -7,7 +7,7 @@ use super::authorization::CurrentAuthorization;
 use super::refresh_state::{RefreshResult, RefreshState, Revoked};
 use super::refresher::TokenRefresher;
 use crate::auth::Grant;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 
 /// Pause between rechecks of the store of a revoked credential.
 pub const RECHECK_INTERVAL: Duration = Duration::from_secs(2);
@@ -21,17 +21,13 @@ impl TokenRefresher {
     /// Fails while the credential is revoked. Rechecks the store first, at most once per
     /// [`RECHECK_INTERVAL`].
     pub(super) async fn check_not_revoked(&self) -> RefreshResult {
-        let revoked = |state: &AuthState| match state {
-            AuthState::Valid => None,
-            AuthState::Revoked { reason, .. } => Some(Error::new(ErrorKind::Unauthenticated, reason)),
-        };
-        if revoked(&self.state.borrow()).is_none() {
+        if self.state.borrow().error().is_none() {
             return Ok(());
         }
         if let Ok(mut state) = self.refresh_state.try_lock() {
             self.recheck_locked(&mut state).await;
         }
-        revoked(&self.state.borrow()).map_or(Ok(()), |error| Err(AuthError::Revoked(error)))
+        self.state.borrow().error().map_or(Ok(()), |error| Err(AuthError::Revoked(error)))
     }
 
     /// Looks whether a revoked credential was replaced. Cheap: most calls only compare times.

@@ -30,11 +30,11 @@ impl TokenRefresher {
             return Ok(());
         }
         // A refresh that ran before this one found the credential revoked. It is not tried again.
-        if let (AuthState::Revoked { reason, .. }, Some(revoked)) = (&*self.state.borrow(), state.revoked)
+        if let (Some(error), Some(revoked)) = (self.state.borrow().error(), state.revoked)
             && revoked.version == self.store.version()
             && self.is_replaceable()
         {
-            return Err(AuthError::Revoked(Error::new(ErrorKind::Unauthenticated, reason)));
+            return Err(AuthError::Revoked(error));
         }
         match self.refresh_exclusively(&mut state, request, transport).await {
             Ok(()) => {
@@ -99,12 +99,12 @@ impl TokenRefresher {
 
     pub(super) fn mark_revoked(&self, state: &mut RefreshState, error: &Error) {
         state.revoked = Some(Revoked { version: state.version, tried_at: Instant::now() });
-        let (since, reason) = (SystemTime::now(), error.to_string());
+        let (since, reason, cause) = (SystemTime::now(), error.to_string(), error.cause().cloned());
         self.state.send_if_modified(|auth| {
             let was_valid = *auth == AuthState::Valid;
             if was_valid {
-                tracing::error!("{reason}");
-                *auth = AuthState::Revoked { since, reason };
+                tracing::debug!(detail = error.detail(), "the credential is refused");
+                *auth = AuthState::Revoked { since, reason, cause };
             }
             was_valid
         });

@@ -12,6 +12,7 @@ use super::auth_state::AuthError;
 use crate::auth::{AccessToken, Grant, IssuedToken, RefreshBy, check_token, endpoint, jwt, unix_now_s};
 use crate::error::{Error, ErrorKind};
 use crate::ids::{DriveId, Secret};
+use crate::messages::Cause;
 use crate::pds::retry::{Delivery, Idempotency, RequestFailure, RetryPolicy};
 use crate::pds::transport::{Call, CallPriority, Transport};
 
@@ -22,6 +23,8 @@ const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 const LIFETIME_MAX: Duration = Duration::from_secs(400 * 86_400);
 /// Longest display name of a user, in characters.
 const USER_CHARS_MAX: usize = 200;
+/// The cause if a refresh is refused; the credential store knows the remedy.
+const REFRESH_REFUSED: Cause = Cause::TokenRefused { remedy: None };
 /// Secret fields of a token request.
 const SECRET_FIELDS: [&str; 5] = ["refresh_token", "client_secret", "code", "code_verifier", "assertion"];
 
@@ -125,9 +128,7 @@ pub async fn redeem_code(
     if let Some(secret) = &code.client_secret {
         fields.push(("client_secret", secret.expose()));
     }
-    let advice = "run pdsfs login again; check that the client id, the client secret and the redirect URI \
-        match the app in the PDS console";
-    post_token_form(auth_endpoint, fields, advice, transport).await
+    post_token_form(auth_endpoint, fields, Cause::LoginRefused, transport).await
 }
 
 /// Requests the next token of a grant. `None` if the grant cannot get another one.
@@ -146,7 +147,7 @@ pub async fn request_token(
             });
             let secrets = [refresh_token.expose().as_str()];
             let answer = transport.json::<TokenResponse>(token_call(&url, &secrets), &body).await;
-            answer.map_err(|failure| classify_failure(&failure, "the login has ended"))?.into_token()
+            answer.map_err(|failure| classify_failure(failure, REFRESH_REFUSED))?.into_token()
         }
         Grant::Refresh { client_id, client_secret, refresh_token, by: RefreshBy::Oauth } => {
             let mut fields = vec![
@@ -157,7 +158,7 @@ pub async fn request_token(
             if let Some(secret) = client_secret {
                 fields.push(("client_secret", secret.expose()));
             }
-            post_token_form(auth_endpoint, fields, "the login has ended", transport).await
+            post_token_form(auth_endpoint, fields, REFRESH_REFUSED, transport).await
         }
         Grant::ServiceApp { client_id, subject, subject_kind, domain_id, key_pem } => {
             let assertion = jwt::assertion(client_id, subject, *subject_kind, domain_id, key_pem)
@@ -167,9 +168,7 @@ pub async fn request_token(
                 ("client_id", client_id.as_str()),
                 ("assertion", assertion.expose()),
             ];
-            let advice = "check that the key belongs to the app, that the app may act for that user or \
-                domain, and that the clock of this machine is correct";
-            post_token_form(auth_endpoint, fields, advice, transport).await
+            post_token_form(auth_endpoint, fields, Cause::AppKeyRefused, transport).await
         }
     };
     issued.map(Some)
@@ -189,7 +188,7 @@ fn token_call<'a>(url: &'a Url, secrets: &'a [&'a str]) -> Call<'a> {
 async fn post_token_form(
     auth_endpoint: &Url,
     mut fields: Vec<(&str, &str)>,
-    advice: &str,
+    refused: Cause,
     transport: &Transport,
 ) -> Result<IssuedToken, AuthError> {
     let url = endpoint::with_path(auth_endpoint, OAUTH_PATH);
@@ -199,23 +198,29 @@ async fn post_token_form(
     let secrets = fields.iter().filter(|(name, _)| SECRET_FIELDS.contains(name));
     let secrets: Vec<_> = secrets.map(|(_, value)| *value).collect();
     let answer = transport.form::<TokenResponse>(token_call(&url, &secrets), &fields).await;
-    answer.map_err(|failure| classify_failure(&failure, advice))?.into_token()
+    answer.map_err(|failure| classify_failure(failure, refused))?.into_token()
 }
 
-fn classify_failure(failure: &RequestFailure, advice: &str) -> AuthError {
-    let text = failure.error.to_string();
+/// `refused` is the cause if the service refuses for good.
+fn classify_failure(failure: RequestFailure, refused: Cause) -> AuthError {
     let is_transient = matches!(
         failure.error.kind(),
         ErrorKind::Throttled | ErrorKind::Timeout | ErrorKind::Io | ErrorKind::Unreachable
     );
     // An answer without a service code most likely comes from a proxy.
     if is_transient || failure.delivery != Delivery::Answered || failure.code.is_empty() {
-        let is_unreachable = failure.error.kind() == ErrorKind::Unreachable;
-        let hint = if is_unreachable { " (check the network and the endpoint)" } else { "" };
-        let detail = format!("cannot get an access token{hint}: {text}");
-        return AuthError::Transient(Error::new(failure.error.kind(), detail));
+        return AuthError::Transient(failure.error.context("cannot get an access token"));
     }
-    AuthError::Revoked(Error::new(ErrorKind::Unauthenticated, format!("{text} ({advice})")))
+    let text = failure.error.to_string();
+    let cause = match failure.error.cause() {
+        Some(clock @ Cause::ClockWrong { .. }) => clock.clone(),
+        _ => refused,
+    };
+    AuthError::Revoked(Error::from_cause(
+        ErrorKind::Unauthenticated,
+        cause,
+        failure.error.detail().unwrap_or(&text),
+    ))
 }
 
 /// Fuzz target: the answer to a token request.
@@ -336,7 +341,8 @@ mod tests {
             ),
             ("502 Bad Gateway", "<p>NEW-SECRET OLD-SECRET</p>", "502"),
         ] {
-            let error = Error::from(refresh_with_answer(status, body).await.unwrap_err()).to_string();
+            let error = Error::from(refresh_with_answer(status, body).await.unwrap_err());
+            let error = format!("{error} {}", error.detail().unwrap_or_default());
             assert!(error.contains(phrase) && !error.contains("SECRET"), "{body}: {error}");
         }
     }

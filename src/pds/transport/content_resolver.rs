@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
-use super::failure::protocol_error;
+use super::failure::{connect_cause, protocol_error};
 use crate::error::{Error, ErrorKind};
+use crate::messages::Cause;
 use crate::pds::content_hosts::{ContentHosts, HostError};
 use crate::pds::retry::{Delivery, RequestFailure};
 
@@ -33,11 +34,12 @@ pub(super) fn refused_host(error: &reqwest::Error) -> Option<RequestFailure> {
     None
 }
 
-pub(super) fn host_failure(error: HostError) -> RequestFailure {
+pub(super) fn host_failure(error: &HostError) -> RequestFailure {
     match error {
         HostError::Refused { .. } => protocol_error(error.to_string()),
-        HostError::Lookup(_) => {
-            let error = Error::from_source(ErrorKind::Unreachable, error);
+        HostError::Lookup(e) => {
+            let cause = connect_cause(e, "the object store").unwrap_or(Cause::Unreachable);
+            let error = Error::from_cause(ErrorKind::Unreachable, cause, error.to_string());
             RequestFailure { error, delivery: Delivery::NotSent, ..protocol_error(String::new()) }
         }
     }

@@ -95,7 +95,7 @@ impl Transport {
         request: &RangeRequest<'_>,
         policy: RetryPolicy,
     ) -> std::result::Result<GetAnswer, RequestFailure> {
-        let target = self.hosts.parse(request.url.expose()).await.map_err(host_failure)?;
+        let target = self.hosts.parse(request.url.expose()).await.map_err(|e| host_failure(&e))?;
         let (keeps_waiting, progress) = (policy.outage_max.is_none(), AtomicU64::new(0));
         let attempt = async || {
             let attempt = self.get_once(&target, request, &progress);

@@ -7,6 +7,7 @@ use std::fmt;
 
 use super::tls::certificate_refusal;
 use crate::error::{Error, ErrorKind};
+use crate::messages::Cause;
 use crate::pds::retry::{Delivery, RequestFailure};
 
 /// A JSON answer that cannot be parsed. The text of a JSON error may quote the answer, so only its position
@@ -28,12 +29,19 @@ pub(super) fn protocol_error(detail: String) -> RequestFailure {
 }
 
 pub(super) fn idle_timeout(what: &str) -> RequestFailure {
-    let error = Error::new(ErrorKind::Timeout, format!("{what}: timed out without progress"));
+    let detail = format!("{what}: timed out without progress");
+    let error = Error::from_cause(ErrorKind::Timeout, Cause::Stalled, detail);
     RequestFailure { error, code: String::new(), delivery: Delivery::Unknown, retry_after: None }
 }
 
-pub(super) fn offline(what: &str, delivery: Delivery) -> RequestFailure {
-    let error = Error::new(ErrorKind::Unreachable, format!("{what}: the service cannot be reached"));
+pub(super) fn disk_timeout() -> RequestFailure {
+    let error = Error::new(ErrorKind::Timeout, "the local disk does not answer");
+    RequestFailure { error, code: String::new(), delivery: Delivery::Unknown, retry_after: None }
+}
+
+/// `cause` is that of the outage.
+pub(super) fn offline(what: &str, cause: Cause, delivery: Delivery) -> RequestFailure {
+    let error = Error::from_cause(ErrorKind::Unreachable, cause, format!("{what}: the service is offline"));
     RequestFailure { error, code: String::new(), delivery, retry_after: None }
 }
 
@@ -81,8 +89,55 @@ pub(super) fn connection_lost(what: &str, e: reqwest::Error) -> RequestFailure {
     }
     let kind = if e.is_timeout() { ErrorKind::Timeout } else { ErrorKind::Unreachable };
     let delivery = if e.is_connect() { Delivery::NotSent } else { Delivery::Unknown };
-    let error = Error::with_source(kind, format!("{what}: no answer"), HttpError::new(e));
+    let cause = cause_of(&e);
+    let detail = format!("{what}: no answer: {}", HttpError::new(e));
+    tracing::debug!("{detail}");
+    let error = Error::from_cause(kind, cause, detail);
     RequestFailure { error, code: String::new(), delivery, retry_after: None }
+}
+
+/// The cause in terms of the user.
+fn cause_of(e: &reqwest::Error) -> Cause {
+    let url = e.url();
+    let host = url.and_then(url::Url::host_str).unwrap_or_default();
+    let host = match url.and_then(url::Url::port) {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
+    };
+    if host.is_empty() {
+        return Cause::Unreachable;
+    }
+    connect_cause(e, &host).unwrap_or_else(|| match (e.is_timeout(), e.is_connect()) {
+        (true, _) => Cause::NoAnswer { host },
+        (false, true) => Cause::Unreachable,
+        (false, false) => Cause::ConnectionBroke { host },
+    })
+}
+
+/// Why no connection could be made, if the chain of `e` shows it.
+pub(super) fn connect_cause(e: &(dyn std::error::Error + 'static), host: &str) -> Option<Cause> {
+    use std::io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable, TimedOut};
+    let mut chain = Some(e);
+    while let Some(e) = chain {
+        let host = || host.to_owned();
+        match e.downcast_ref::<std::io::Error>().map(std::io::Error::kind) {
+            Some(ConnectionRefused) => return Some(Cause::ConnectionRefused { host: host() }),
+            Some(HostUnreachable | NetworkUnreachable) => return Some(Cause::NoRoute { host: host() }),
+            Some(TimedOut) => return Some(Cause::NoAnswer { host: host() }),
+            _ => {}
+        }
+        // A failed lookup has no kind. These are the texts of `gai_strerror`, which pdsfs never translates.
+        let text = e.to_string();
+        let says = |words: &[&str]| words.iter().any(|words| text.contains(words));
+        if says(&["Name or service not known", "No address associated with hostname"]) {
+            return Some(Cause::UnknownHost { host: host() });
+        }
+        if says(&["Temporary failure in name resolution"]) {
+            return Some(Cause::NoNameServer { host: host() });
+        }
+        chain = e.source();
+    }
+    None
 }
 
 #[cfg(test)]

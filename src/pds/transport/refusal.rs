@@ -9,6 +9,7 @@ use reqwest::{Response, StatusCode};
 
 use super::failure::{connection_lost, idle_timeout};
 use crate::error::{Error, ErrorKind};
+use crate::messages::Cause;
 use crate::pds::retry::{Delivery, RequestFailure};
 use crate::pds::types::ServiceError;
 
@@ -43,7 +44,7 @@ pub(super) async fn api_refusal(path: &str, response: Response, secrets: &[&str]
     };
     let gateway = ServiceError { code: header("x-ca-error-code"), message: header("x-ca-error-message") };
     let request_id = display_text(&header("x-ca-request-id"), secrets);
-    let clock = clock_hint(status, response.headers());
+    let clock = wrong_clock(status, response.headers());
     let body = match read_error(path, response).await {
         Ok(body) => body,
         Err(failure) => return failure,
@@ -52,9 +53,11 @@ pub(super) async fn api_refusal(path: &str, response: Response, secrets: &[&str]
     let kind = kind_of_refusal(status, &service.code);
     let reason = reason(status, &service.code, &service.message, secrets);
     let request = if request_id.is_empty() { String::new() } else { format!(" (request {request_id})") };
-    let detail = format!("{path}: {reason}{request}{clock}{}", advice(kind));
+    let cause = clock.unwrap_or_else(|| cause_of(kind, status, &service.code));
+    let detail = format!("{path}: {reason}{request}");
+    tracing::debug!("{detail}");
     RequestFailure {
-        error: Error::new(kind, detail),
+        error: Error::from_cause(kind, cause, detail),
         delivery: delivery_of(status),
         code: service.code,
         retry_after,
@@ -78,10 +81,26 @@ fn reason(status: StatusCode, code: &str, message: &str, secrets: &[&str]) -> St
     words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
-/// The next step for the user, if the kind of the error shows it.
-fn advice(kind: ErrorKind) -> &'static str {
-    let is_full = kind == ErrorKind::QuotaExceeded;
-    if is_full { "; the drive is full: delete files and empty its recycle bin" } else { "" }
+/// The cause in terms of the user.
+fn cause_of(kind: ErrorKind, status: StatusCode, code: &str) -> Cause {
+    let status = status.as_u16();
+    match kind {
+        ErrorKind::QuotaExceeded => Cause::DriveFull { room: None },
+        ErrorKind::Unauthenticated => Cause::TokenRefused { remedy: None },
+        ErrorKind::Denied if code.starts_with("ForbiddenDrive") => Cause::DriveLocked,
+        ErrorKind::Denied => Cause::NotPermitted,
+        ErrorKind::NoDrive if code.starts_with("NotFound") => Cause::NoDrive,
+        ErrorKind::NoDrive => Cause::NotPds { status },
+        ErrorKind::NotFound | ErrorKind::Stale => Cause::FileGone,
+        ErrorKind::Exists => Cause::NameTaken,
+        ErrorKind::InvalidName => Cause::NameRefused,
+        ErrorKind::TooLarge => Cause::FileTooLarge,
+        ErrorKind::Busy => Cause::FileBusy,
+        ErrorKind::Integrity => Cause::Damaged,
+        ErrorKind::Throttled => Cause::Throttled,
+        _ if status >= 500 => Cause::ServerFailed { status },
+        _ => Cause::Refused { status },
+    }
 }
 
 /// Masks secrets in text from the network, which may quote the request; then shortens the text, and replaces
@@ -98,20 +117,15 @@ fn display_text(text: &str, secrets: &[&str]) -> String {
 
 /// Signatures and assertions are valid for minutes. If one is refused and the clocks differ, the clock is the
 /// cause.
-fn clock_hint(status: StatusCode, headers: &HeaderMap) -> String {
+fn wrong_clock(status: StatusCode, headers: &HeaderMap) -> Option<Cause> {
     if !matches!(status.as_u16(), 400 | 401 | 403) {
-        return String::new();
+        return None;
     }
     let theirs = headers.get(DATE).and_then(|date| date.to_str().ok());
-    let Some(theirs) = theirs.and_then(|date| jiff::fmt::rfc2822::parse(date).ok()) else {
-        return String::new();
-    };
+    let theirs = theirs.and_then(|date| jiff::fmt::rfc2822::parse(date).ok())?;
     let ahead_s = jiff::Timestamp::now().as_second() - theirs.timestamp().as_second();
-    if ahead_s.abs() <= CLOCK_SKEW_S_MAX {
-        return String::new();
-    }
-    let way = if ahead_s > 0 { "ahead of" } else { "behind" };
-    format!("; the clock of this machine is {} s {way} the clock of the service; correct it", ahead_s.abs())
+    let wrong = Cause::ClockWrong { seconds: ahead_s.unsigned_abs(), is_ahead: ahead_s > 0 };
+    (ahead_s.abs() > CLOCK_SKEW_S_MAX).then_some(wrong)
 }
 
 fn delivery_of(status: StatusCode) -> Delivery {
@@ -220,9 +234,11 @@ impl StoreError {
         };
         let secrets: Vec<&str> = self.secrets.iter().map(String::as_str).collect();
         let reason = reason(self.status, &self.code, &self.message, &secrets);
-        let detail = format!("{}: {reason}{}", self.what, advice(kind));
+        let cause = cause_of(kind, self.status, &self.code);
+        let detail = format!("{}: {reason}", self.what);
+        tracing::debug!("{detail}");
         RequestFailure {
-            error: Error::new(kind, detail),
+            error: Error::from_cause(kind, cause, detail),
             code: self.code,
             delivery,
             retry_after: self.retry_after,
@@ -314,7 +330,7 @@ mod tests {
         let transport = Transport::new(limits, &url, TrustedPeers::default()).unwrap();
         let failure = transport.json::<serde_json::Value>(call, &()).await.unwrap_err();
         server.await.unwrap();
-        let text = failure.error.to_string();
+        let text = failure.error.detail().unwrap();
         assert!(text.contains("x-acs-security-token:*** ***") && !text.contains("SECRET"), "{text}");
     }
 
