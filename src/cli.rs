@@ -31,6 +31,7 @@ mod log;
 mod login;
 mod manual;
 mod mount;
+mod mounted_file;
 mod mounts;
 mod output;
 mod runtime;
@@ -38,6 +39,7 @@ mod runtime;
 mod serve;
 mod status;
 mod umount;
+mod versions;
 mod wait;
 
 /// An Alibaba Cloud PDS drive as a Linux directory whose files are uploaded while they are written.
@@ -80,6 +82,8 @@ enum Command {
     Wait(wait::WaitArgs),
     /// Show recent events of the mounts
     Log(log::LogArgs),
+    /// List the versions of a file, write one to a file, or restore one
+    Versions(versions::VersionsArgs),
     /// Serve a PDS-compatible drive from this machine, for tests and trials
     #[cfg(feature = "server")]
     Serve(Box<serve::ServeArgs>),
@@ -154,6 +158,7 @@ fn dispatch(command: Command, notifier: SystemdNotifier) -> Result<ExitCode> {
         Command::Status(args) => ignore_closed_stdout(on_runtime(status::run(args))),
         Command::Wait(args) => on_runtime(wait::run(args)),
         Command::Log(args) => ignore_closed_stdout(on_runtime(log::run(args))),
+        Command::Versions(args) => ignore_closed_stdout(on_runtime(until_signal(versions::run(args)))),
         #[cfg(feature = "server")]
         Command::Serve(args) => on_runtime(serve::run(args.check()?)),
         #[cfg(feature = "server")]

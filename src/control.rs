@@ -11,8 +11,11 @@
 //! | `GET /v1/end` | [`types::Drained`] when the mount has ended; the head of the answer comes at once |
 //! | `POST /v1/drain?timeout_ms=N` | [`types::Drained`] when everything written is on the drive |
 //! | `POST /v1/credentials/reload` | `{}` when the credential was read again, after a new login |
+//! | `GET /v1/versions?ino=N` | [`types::Versions`] of the file with that inode number |
+//! | `GET /v1/versions/content?ino=N&id=ID` | the content of a version; too short after a failure |
+//! | `POST /v1/versions/restore?ino=N&id=ID` | `{}` when the file has the content of that version |
 //!
-//! An error is [`types::ApiError`] with a status of 400 or more. Only the user of the daemon and root get
+//! Parameters are percent-encoded. An error is [`types::ApiError`] with a status of 400 or more. Only the user of the daemon and root get
 //! answers. No answer contains a secret.
 
 mod api;

@@ -26,6 +26,7 @@ mod readdir;
 mod remove;
 mod remove_superseded;
 mod rename;
+mod revisions;
 mod statfs;
 mod stop_flag;
 mod superseded;

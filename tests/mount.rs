@@ -99,5 +99,7 @@ mod tls;
 mod trash;
 #[path = "mount/users.rs"]
 mod users;
+#[path = "mount/versions.rs"]
+mod versions;
 #[path = "mount/zero_fill.rs"]
 mod zero_fill;

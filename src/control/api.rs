@@ -1,5 +1,7 @@
 //! The requests of the control API and their answers.
 
+mod versions;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,12 +10,15 @@ use http_body_util::channel::{Channel, Sender};
 use http_body_util::{Either, Full};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
+use percent_encoding::percent_decode_str;
 use serde::Serialize;
 use tokio::sync::{Semaphore, watch};
 
 use super::event_log::EventLog;
 use super::mount_handle::MountHandle;
 use super::types::{ApiError, Drained, UnsavedEntry};
+use crate::error::{Error, ErrorKind};
+use crate::ids::Ino;
 
 /// Followers of the log, and clients that wait for the end, at a time. Each costs a task.
 const FOLLOWERS_MAX: usize = 32;
@@ -26,6 +31,18 @@ const BATCHES_AHEAD: usize = 1;
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// Longest drain, and the default.
 const DRAIN_MAX: Duration = Duration::from_secs(86_400);
+
+/// All paths, for requests with another method.
+const PATHS: [&str; 8] = [
+    "/v1/status",
+    "/v1/events",
+    "/v1/end",
+    "/v1/drain",
+    "/v1/credentials/reload",
+    "/v1/versions",
+    "/v1/versions/content",
+    "/v1/versions/restore",
+];
 
 /// The body of an answer: complete, or a stream.
 type Body = Either<Full<Bytes>, Channel<Bytes>>;
@@ -59,7 +76,10 @@ impl ControlApi {
             "/v1/end" if method == Method::GET => self.end(),
             "/v1/drain" if method == Method::POST => self.drain(query).await,
             "/v1/credentials/reload" if method == Method::POST => self.reload_credentials().await,
-            "/v1/status" | "/v1/events" | "/v1/end" | "/v1/drain" | "/v1/credentials/reload" => {
+            "/v1/versions" if method == Method::GET => self.versions(query).await,
+            "/v1/versions/content" if method == Method::GET => self.version_content(query).await,
+            "/v1/versions/restore" if method == Method::POST => self.restore_version(query).await,
+            path if PATHS.contains(&path) => {
                 refuse(StatusCode::METHOD_NOT_ALLOWED, format!("method {method} is not supported here"))
             }
             other => refuse(StatusCode::NOT_FOUND, format!("this version of pdsfs does not serve {other}")),
@@ -194,7 +214,7 @@ fn too_many() -> Response<Body> {
     refuse(StatusCode::SERVICE_UNAVAILABLE, message)
 }
 
-/// A query parameter. Valid values are words and numbers, so nothing is unescaped.
+/// A query parameter as it was sent. Words and numbers need no unescaping; see [`text`] for others.
 fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
     query
         .split('&')
@@ -206,6 +226,28 @@ fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
 fn number(query: &str, name: &str) -> Result<Option<u64>, String> {
     let Some(text) = parameter(query, name) else { return Ok(None) };
     text.parse().map(Some).map_err(|_| format!("{name} must be a number, not {text:?}"))
+}
+
+/// A required query parameter, unescaped.
+fn text(query: &str, name: &str) -> Result<String, String> {
+    let value = parameter(query, name).ok_or_else(|| format!("{name} is missing"))?;
+    let decoded = percent_decode_str(value).decode_utf8().map_err(|_| format!("{name} is not UTF-8"))?;
+    Ok(decoded.into_owned())
+}
+
+/// The inode number in a query.
+fn ino(query: &str) -> Result<Ino, String> {
+    number(query, "ino")?.map(Ino).ok_or_else(|| "ino is missing".to_owned())
+}
+
+/// The answer to a request that the drive or the mount has refused.
+fn failure(error: &Error) -> Response<Body> {
+    let status = match error.kind() {
+        ErrorKind::NotFound => StatusCode::NOT_FOUND,
+        ErrorKind::Denied => StatusCode::FORBIDDEN,
+        _ => StatusCode::CONFLICT,
+    };
+    refuse(status, error.to_string())
 }
 
 fn json(status: StatusCode, value: &impl Serialize) -> Response<Body> {

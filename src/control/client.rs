@@ -18,18 +18,21 @@ use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Incoming;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rustix::fs::{FileType, Mode, OFlags, fstat, open, openat};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 
 use super::socket_dirs::{SocketDirs, SocketUsers, service_user};
-use super::types::{ApiError, Drained, LogEntry, Status};
+use super::types::{ApiError, Drained, LogEntry, Status, Versions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::units::{exact_duration, exact_size};
 
 /// Time limit of an answer that the daemon has at once.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// Time limit of an answer for which the daemon calls the service, and of a silence within its content.
+const DRIVE_CALL_MAX: Duration = Duration::from_secs(120);
 /// Longest silence of an event stream; several heartbeats of the daemon.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Largest answer. 1,000 transfers with long paths take less.
@@ -183,6 +186,32 @@ impl DaemonClient {
         Ok(EventStream { body: answer.into_body(), buffer: Vec::new() })
     }
 
+    /// The versions of the file with this inode number, the newest first.
+    pub async fn versions(&self, ino: u64) -> Result<Versions> {
+        self.ask_drive(Method::GET, &format!("/v1/versions?ino={ino}")).await
+    }
+
+    /// Makes the content of a version the content of the file.
+    pub async fn restore_version(&self, ino: u64, id: &str) -> Result<()> {
+        let path = format!("/v1/versions/restore?ino={ino}&id={}", encoded(id));
+        self.ask_drive::<IgnoredAny>(Method::POST, &path).await.map(drop)
+    }
+
+    /// The content of a version. It is too short if the daemon could not read all of it.
+    pub async fn version_content(&self, ino: u64, id: &str) -> Result<ContentStream> {
+        let path = format!("/v1/versions/content?ino={ino}&id={}", encoded(id));
+        let answer = with_timeout(DRIVE_CALL_MAX, self.send(Method::GET, &path)).await?;
+        check_status(answer).await.map(|answer| ContentStream(answer.into_body()))
+    }
+
+    /// A request for which the daemon calls the service.
+    async fn ask_drive<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T> {
+        with_timeout(DRIVE_CALL_MAX, async {
+            read_json(check_status(self.send(method, path).await?).await?, None).await
+        })
+        .await
+    }
+
     async fn send(&self, method: Method, path: &str) -> Result<Response<Incoming>> {
         let stream = self.connect().await?;
         let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
@@ -275,6 +304,29 @@ impl EventStream {
             }
         }
     }
+}
+
+/// Bytes as the daemon sends them.
+#[derive(Debug)]
+pub struct ContentStream(Incoming);
+
+impl ContentStream {
+    /// The next bytes; `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<Bytes>> {
+        loop {
+            let frame = with_timeout(DRIVE_CALL_MAX, async { Ok(self.0.frame().await) }).await?;
+            let Some(frame) = frame.transpose().map_err(broken_connection)? else { return Ok(None) };
+            // Other frames are trailers.
+            if let Ok(bytes) = frame.into_data() {
+                return Ok(Some(bytes));
+            }
+        }
+    }
+}
+
+/// A value of a query.
+fn encoded(value: &str) -> impl std::fmt::Display {
+    utf8_percent_encode(value, NON_ALPHANUMERIC)
 }
 
 async fn with_timeout<T>(limit: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use super::event_log::{EventLog, unix_ms};
 use super::types::{Paused, PendingTotals, Status, TransferStatus};
 use crate::config::MountConfig;
+use crate::error::{Error, ErrorKind, Result};
 use crate::status::Progress;
 use crate::vfs::{UnsavedFileStatus, Vfs, summarize};
 
@@ -42,6 +43,14 @@ impl fmt::Debug for MountLookup {
 }
 
 impl MountHandle {
+    /// Refuses a change of the drive by a request if the mount is read-only.
+    pub fn check_writable(&self) -> Result<()> {
+        if (self.mount_lookup.0)().is_some_and(|view| view.is_read_only) {
+            return Err(Error::new(ErrorKind::Denied, "the mount is read-only"));
+        }
+        Ok(())
+    }
+
     pub fn status(&self) -> Status {
         let (files, totals) = (self.vfs.unsaved_files(), self.progress.totals());
         let left_out = files.len().saturating_sub(TRANSFERS_MAX);

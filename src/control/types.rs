@@ -332,6 +332,38 @@ impl UnsavedEntry {
     }
 }
 
+/// The answer to `GET /v1/versions`: the versions of one file, the newest first.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Versions {
+    /// At least the latest one, unless the domain keeps none.
+    pub versions: Vec<Version>,
+}
+
+/// One version of a file.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Version {
+    /// Id of the revision.
+    pub id: String,
+    /// Its number, counted from 1, if the service numbers versions.
+    pub number: Option<u64>,
+    /// Time of the upload.
+    pub at_ms: Option<u64>,
+    /// Size of the content.
+    pub bytes: Option<u64>,
+    /// The user who uploaded it, if the service names it.
+    pub author: Option<String>,
+    /// SHA-1 of the content in upper-case hex, if the service reports it.
+    pub sha1: Option<String>,
+    /// A note that another client has made.
+    pub description: Option<String>,
+    /// Whether it is the content of the file now.
+    pub latest: bool,
+    /// Whether the service never deletes it by itself.
+    pub keep_forever: bool,
+}
+
 /// The body of an answer with a status of 400 or more.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]

@@ -10,6 +10,7 @@ mod download;
 mod folder_search;
 mod listing;
 mod meta;
+mod revisions;
 mod subfolder_listings;
 mod upload;
 
@@ -42,6 +43,7 @@ pub use attributes::AttrChange;
 pub use create::{CreateOutcome, NewFile, UploadSession};
 pub use download::{DOWNLOAD_URL_LIFETIME_MAX, DownloadUrl, RangeError};
 pub use meta::FileMeta;
+pub use revisions::Revision;
 pub use upload::{ExpectedContent, PutOutcome};
 
 use dialect::Dialect;

@@ -6,6 +6,7 @@
 
 mod batch;
 mod items;
+mod revisions;
 mod upload;
 
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,7 @@ pub use batch::{
     BatchBody, BatchHeaders, BatchItem, BatchRequest, BatchResponse, DeleteTagsRequest, PutTagsRequest,
 };
 pub use items::Items;
+pub use revisions::{RevisionItem, RevisionListRequest, RevisionListResponse, RevisionRequest};
 pub use upload::{
     CompleteRequest, PartRequest, PartUrl, SignatureInfo, UploadUrlRequest, UploadUrlResponse, WireSha1Ctx,
 };

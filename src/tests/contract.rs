@@ -445,3 +445,29 @@ async fn contract_quota_is_reported() {
     assert!(quota.total_bytes.is_none_or(|total| total > 0));
     scratch.clean_up().await;
 }
+
+#[tokio::test]
+async fn contract_revisions_are_listed_and_restored() {
+    let scratch = ScratchFolder::new().await;
+    let (old, new) = (fresh_bytes(PART + 5), fresh_bytes(7));
+    let first = scratch.upload("f", None, &old).await;
+    let second = scratch.upload("f", Some(&first.file_id), &new).await;
+    let revisions = scratch.drive.revisions(&first.file_id).await.unwrap();
+    let seen: Vec<_> = revisions.iter().map(|r| (Some(r.id.clone()), r.size, r.sha1, r.is_latest)).collect();
+    assert_eq!(
+        seen,
+        [
+            (second.revision, Some(7), Some(sha1(&new)), true),
+            (first.revision.clone(), Some(old.len() as u64), Some(sha1(&old)), false),
+        ]
+    );
+    let revision = first.revision.unwrap();
+    // A repeated call, after a lost answer, does no harm.
+    for _ in 0..2 {
+        scratch.drive.restore_revision(&first.file_id, &revision).await.unwrap();
+        assert_eq!(scratch.drive.get(&first.file_id).await.unwrap().sha1, Some(sha1(&old)));
+    }
+    let missing = scratch.drive.revisions(&FileId::new("0").unwrap()).await.unwrap_err();
+    assert_eq!(missing.kind(), ErrorKind::NotFound);
+    scratch.clean_up().await;
+}

@@ -3,10 +3,11 @@
 //! This pins the wire format to that of real clients, so that the client and the embedded server cannot
 //! share a mistake.
 
-use crate::ids::{DriveId, FileId, PartNumber, UploadId};
+use crate::ids::{DriveId, FileId, PartNumber, RevisionId, UploadId};
 use crate::pds::types::{
     CheckNameMode, CompleteRequest, CreateRequest, DownloadUrlRequest, FileRequest, FileType, ListRequest,
-    MoveRequest, PartRequest, UpdateRequest, UploadUrlRequest, UserTag, WireSha1Ctx,
+    MoveRequest, PartRequest, RevisionListRequest, RevisionRequest, UpdateRequest, UploadUrlRequest, UserTag,
+    WireSha1Ctx,
 };
 use crate::rolling_sha1::RollingSha1;
 use serde_json::Value;
@@ -194,4 +195,16 @@ fn comparison_detects_a_difference() {
         assert_within(&serde_json::json!({"a": 1}), &serde_json::json!({"b": 1}), &[]);
     });
     assert!(outcome.is_err());
+}
+
+#[test]
+fn golden_revision_calls_match_captures() {
+    let capture = "py_versions_trash_search_shares.json";
+    let (drive_id, file_id, revision_id) = (drive(), file(), RevisionId::new("R1").unwrap());
+    let ours =
+        RevisionListRequest { drive_id: &drive_id, file_id: &file_id, limit: 100, marker: "M1", fields: "*" };
+    assert_within(&json(&ours), &captured(capture, "/v2/file/revision/list")[0], &[]);
+    assert_within(&captured("js_ops.json", "/v2/file/revision/list")[0], &json(&ours), &["file_id"]);
+    let ours = RevisionRequest { drive_id: &drive_id, file_id: &file_id, revision_id: &revision_id };
+    assert_within(&json(&ours), &captured(capture, "/v2/file/revision/restore")[0], &[]);
 }

@@ -265,6 +265,13 @@ fn revisions_are_listed_kept_restored_and_removed() {
     let page = rig.ok("file/revision/list", with(&id, json!({"limit": 1})));
     let next = rig.ok("file/revision/list", with(&id, json!({"limit": 1, "marker": page["next_marker"]})));
     assert_eq!((&next["items"][0]["revision_version"], &next["next_marker"]), (&json!(4), &json!("")));
+    let (plain, all) = (
+        rig.ok("file/revision/list", of(&id)),
+        rig.ok("file/revision/list", with(&id, json!({"fields": "*"}))),
+    );
+    let names =
+        |list: &Value| (list["items"][0]["creator_name"].clone(), list["items"][0]["download_url"].clone());
+    assert_eq!((names(&plain), names(&all)), ((Value::Null, Value::Null), (json!("owner"), Value::Null)));
     assert_eq!(rig.ok("drive/get", json!({"drive_id": "1"}))["used_size"], 2);
 }
 

@@ -68,7 +68,10 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("fuse", &["clock", "config", "error", "ids", "posix", "units", "vfs"]),
     (
         "control",
-        &["config", "error", "host_header", "logging", "messages", "status", "supervised", "units", "vfs"],
+        &[
+            "config", "error", "host_header", "ids", "logging", "messages", "pds", "status", "supervised", "units",
+            "vfs",
+        ],
     ),
     ("server", &["crc64", "host_header", "ids", "pds::types", "tcp_peer"]),
     (

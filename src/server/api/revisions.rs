@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::request::{check_description, lenient, limit, require};
 use super::view::{FileView, download_url};
 use crate::ids::{DriveId, FileId, RevisionId};
-use crate::server::app::DOMAIN_ID;
+use crate::server::app::{DOMAIN_ID, USER_ID};
 use crate::server::call::ApiCall;
 use crate::server::catalog::records::{Node, Revision};
 use crate::server::clock::rfc3339;
@@ -24,6 +24,8 @@ pub(super) struct RevisionRequest {
     limit: Option<u32>,
     #[serde(default, deserialize_with = "lenient")]
     marker: Option<String>,
+    #[serde(default, deserialize_with = "lenient")]
+    fields: Option<String>,
     keep_forever: Option<bool>,
     revision_description: Option<String>,
 }
@@ -48,7 +50,14 @@ struct RevisionView<'a> {
     keep_forever: bool,
     created_at: String,
     updated_at: String,
-    download_url: String,
+    /// Not in a list.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    download_url: Option<String>,
+    /// In a list only with `fields`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    creator_id: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    creator_name: Option<&'static str>,
 }
 
 impl<'a> RevisionView<'a> {
@@ -71,7 +80,9 @@ impl<'a> RevisionView<'a> {
             keep_forever: revision.keep_forever,
             created_at: rfc3339(revision.created_ms),
             updated_at: rfc3339(revision.created_ms),
-            download_url: download_url(call, node, revision, call.app.config.url_ttl_s).0,
+            download_url: Some(download_url(call, node, revision, call.app.config.url_ttl_s).0),
+            creator_id: Some(USER_ID),
+            creator_name: Some(USER_ID),
         }
     }
 }
@@ -81,11 +92,20 @@ fn find<'a>(node: &'a Node, id: &str) -> Result<&'a Revision, ServiceError> {
     found.ok_or_else(|| ServiceError::not_found("Revision"))
 }
 
+impl RevisionView<'_> {
+    /// As an item of a list.
+    fn listed(self, names_creator: bool) -> Self {
+        let creator = Some(USER_ID).filter(|_| names_creator);
+        Self { download_url: None, creator_id: creator, creator_name: creator, ..self }
+    }
+}
+
 /// `file/revision/list`, newest first. The marker is the last id of the previous page.
 pub(super) fn list(call: &ApiCall, request: RevisionRequest) -> Result<ApiResponse, ServiceError> {
     let drive = require(request.drive_id, "drive_id")?;
     let file = require(request.file_id, "file_id")?;
     let limit = limit(request.limit, 50, 100)?;
+    let names_creator = request.fields.as_deref().is_some_and(|fields| !fields.is_empty());
     call.app.catalog.read(|state| {
         let node = state.live(&drive, &file)?;
         let mut rest = node.revisions().iter().rev();
@@ -94,8 +114,11 @@ pub(super) fn list(call: &ApiCall, request: RevisionRequest) -> Result<ApiRespon
         {
             return Err(ServiceError::invalid("marker", "The server did not issue it."));
         }
-        let items: Vec<_> =
-            rest.by_ref().take(limit).map(|revision| RevisionView::of(call, node, revision)).collect();
+        let items: Vec<_> = rest
+            .by_ref()
+            .take(limit)
+            .map(|revision| RevisionView::of(call, node, revision).listed(names_creator))
+            .collect();
         let last = items.last().map(|item| item.revision_id.to_string());
         let next_marker = rest.next().and(last).unwrap_or_default();
         ApiResponse::json(200, &serde_json::json!({ "items": items, "next_marker": next_marker }))
