@@ -31,6 +31,8 @@ mod configuration;
 mod copy_and_seek;
 #[path = "mount/crash.rs"]
 mod crash;
+#[path = "mount/desktop_extensions.rs"]
+mod desktop_extensions;
 #[path = "mount/device_nodes.rs"]
 mod device_nodes;
 #[path = "mount/directory_streams.rs"]

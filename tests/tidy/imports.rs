@@ -69,7 +69,16 @@ const IMPORTS: &[(&str, &[&str])] = &[
     (
         "control",
         &[
-            "config", "error", "host_header", "ids", "logging", "messages", "pds", "status", "supervised", "units",
+            "config",
+            "error",
+            "host_header",
+            "ids",
+            "logging",
+            "messages",
+            "pds",
+            "status",
+            "supervised",
+            "units",
             "vfs",
         ],
     ),

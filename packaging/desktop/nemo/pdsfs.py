@@ -1,0 +1,12 @@
+"""Loads the extension of pdsfs in Nemo."""
+
+import os
+import sys
+
+from gi.repository import Nemo
+
+# The file is a symlink in the directory of the extensions.
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+from pdsfs_desktop import extension  # noqa: E402
+
+PdsfsNemo = extension.adapter(Nemo)
