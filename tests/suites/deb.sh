@@ -1,6 +1,6 @@
 #!/bin/bash
-# Installs the Debian package with apt into a new root file system, uses it there as a new user (login, mount, copy,
-# manual), and removes it again. Exits with 0 if every step works and nothing remains.
+# Installs the Debian packages with apt into a new root file system, uses them there as a new user (login, mount, copy,
+# manual, extensions of file managers), and removes them again. Exits with 0 if every step works and nothing remains.
 #
 #   packaging/deb && tests/suites/deb.sh [PACKAGE]
 #
@@ -33,7 +33,9 @@ mmdebstrap --variant=minbase --include=apt,man-db,bash-completion,systemd,adduse
     { tail -5 "$work/log" >&2; exit 2; }
 for dir in dev/fuse dev/null dev/urandom; do touch "$root/$dir"; mount --bind "/$dir" "$root/$dir" || exit 2; done
 mount -t proc proc "$root/proc" || exit 2
-cp "$package" "$root/pdsfs.deb" && cp -L /etc/resolv.conf "$root/etc/resolv.conf" 2>/dev/null
+desktop=$(ls -t "$(dirname "$package")"/pdsfs-desktop_*.deb 2>/dev/null | head -1)
+[ -f "$desktop" ] || { echo "no package pdsfs-desktop beside it; build one with packaging/deb-desktop" >&2; exit 2; }
+cp "$desktop" "$root/desktop.deb" && cp "$package" "$root/pdsfs.deb" && cp -L /etc/resolv.conf "$root/etc/resolv.conf" 2>/dev/null
 # apt uses the mirror and proxy settings of this machine.
 apt-config dump Acquire >"$root/etc/apt/apt.conf.d/90suite"
 proxies=$(env | grep -iE '^(http|https|no)_proxy=')
@@ -57,7 +59,7 @@ files() { (cd "$root" && find etc usr lib var -xdev ! -path 'var/lib/dpkg/*' ! -
 # The maintainer has no mail address, and the package was never uploaded.
 irrelevant_tags=bogus-mail-host,bogus-mail-host-in-debian-changelog,initial-upload-closes-no-bugs
 command -v lintian >/dev/null &&
-    step lintian lintian --allow-root --fail-on error,warning --suppress-tags $irrelevant_tags --tag-display-limit 0 "$package"
+    step lintian lintian --allow-root --fail-on error,warning --suppress-tags $irrelevant_tags --tag-display-limit 0 "$package" "$desktop"
 
 run useradd -m -s /bin/bash -u 1000 ann
 files >"$work/before"
@@ -127,6 +129,15 @@ step 'demo without interaction' ann bash -c 'cd && pdsfs demo --once && [ ! -e p
 
 step 'mount without HOME, as at boot' run env -u HOME bash -c 'mount /mnt/drive && [ -d /var/cache/pdsfs ] && umount /mnt/drive'
 step 'a login of root' run bash -c "echo secret | pdsfs login system --endpoint $endpoint --token && [ -d /var/lib/pdsfs ]"
+
+step 'apt install of the desktop package' apt --no-install-recommends install /desktop.deb
+step 'the extensions have what they load' run bash -c 'for manager in nautilus nemo caja; do
+    [ -s /usr/share/$manager-python/extensions/pdsfs.py ] || exit 1; done
+    [ -s /usr/share/kio/servicemenus/pdsfs.desktop ] && [ -s /usr/share/icons/hicolor/scalable/apps/pdsfs.svg ]'
+step 'their worker starts' ann bash -c 'python3 /usr/share/pdsfs-desktop/pdsfs_desktop/worker.py </dev/null'
+step 'the application entry reports that nothing is mounted' not ann /usr/share/pdsfs-desktop/open-drive
+step 'removal of the desktop package' apt --autoremove purge pdsfs-desktop
+step 'no file of the desktop package remains' not run bash -c 'ls -d /usr/share/*-python /usr/share/pdsfs-desktop 2>/dev/null | grep .'
 
 find "$root/etc/pdsfs" "$root/home/ann" -type f -exec sha256sum {} + | sort >"$work/kept"
 step remove apt remove pdsfs
