@@ -15,6 +15,7 @@ pub mod listing_bounds;
 pub mod part_body;
 pub mod put_control;
 pub mod retry;
+pub mod retry_observer;
 mod route_monitor;
 pub mod session;
 pub mod tokens;

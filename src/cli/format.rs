@@ -96,13 +96,13 @@ fn summary(status: &Status) -> String {
         return format!("{} not saved and still open", count(pending.files_failed_open, "file"));
     }
     if pending.files == 0 && pending.attributes == 0 {
-        return match (status.totals.files_failed, pending.attributes_refused) {
+        return match (pending.files_failed, pending.attributes_refused) {
             (0, 0) => "everything is on the drive".to_owned(),
             (0, refused) => {
                 format!("everything is on the drive except attributes of {}", count(refused, "file"))
             }
             (failed, _) => {
-                format!("nothing left to send; {} not saved since the mount began", count(failed, "file"))
+                format!("nothing left to send; {} not saved", count(failed, "file"))
             }
         };
     }

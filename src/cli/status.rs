@@ -32,6 +32,9 @@ pub(super) struct StatusArgs {
     /// Repeat: full screen at a terminal (q quits), else further lines
     #[arg(long, short)]
     watch: bool,
+    /// Forget the files that could not be saved; their content stays as it is
+    #[arg(long, conflicts_with = "watch")]
+    dismiss: bool,
     /// Update interval of --watch, 100ms to 1h
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = interval)]
     interval: Duration,
@@ -73,7 +76,13 @@ pub(super) async fn run(args: StatusArgs) -> Result<ExitCode> {
 }
 
 async fn show(args: &StatusArgs) -> Result<ExitCode> {
-    let (mounts, code) = mounts::mounts(args.mount.as_deref()).await?;
+    let (mut mounts, code) = mounts::mounts(args.mount.as_deref()).await?;
+    if args.dismiss {
+        for (daemon, status) in &mut mounts {
+            daemon.dismiss_failures().await?;
+            (status.failures, status.pending.files_failed) = (Vec::new(), 0);
+        }
+    }
     let mounts: Vec<_> = mounts.into_iter().map(|(_, status)| status).collect();
     if args.json {
         let text = serde_json::to_string(&mounts);

@@ -3,7 +3,6 @@
 //! An open file counts while it has unsaved changes; `--closed` leaves open files out. An open file without
 //! unsaved changes, such as an idle log, never counts. The command does not cause commits.
 
-use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -23,8 +22,6 @@ use crate::units::duration_within;
 
 /// Interval between two status requests.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
-/// Further status requests for the names of failed files.
-const NAME_POLLS_MAX: u32 = 5;
 /// Files named after a timeout.
 const NAMES_MAX: usize = 10;
 /// Longest timeout, in seconds: a year.
@@ -57,19 +54,20 @@ struct WatchedMount {
     daemon: DaemonClient,
     initial: Status,
     now: Status,
-    /// Failures since `initial`, by sequence number.
-    failures: BTreeMap<u64, LogEntry>,
 }
 
 impl WatchedMount {
     fn new(daemon: DaemonClient, initial: Status) -> Self {
-        Self { daemon, now: initial.clone(), initial, failures: BTreeMap::new() }
+        Self { daemon, now: initial.clone(), initial }
     }
 
-    fn update(&mut self, now: Status) {
-        let new = now.failures.iter().filter(|entry| entry.seq > self.initial.last_seq);
-        self.failures.extend(new.map(|entry| (entry.seq, entry.clone())));
-        self.now = now;
+    /// Files that have failed since `initial` and were not saved since.
+    fn failures(&self) -> impl Iterator<Item = &LogEntry> {
+        let is_old = |entry: &LogEntry| {
+            let is_same = |old: &LogEntry| (old.at_ms, &old.path) == (entry.at_ms, &entry.path);
+            self.initial.failures.iter().any(is_same)
+        };
+        self.now.failures.iter().filter(move |entry| !is_old(entry))
     }
 
     fn files_left(&self, closed: bool) -> u64 {
@@ -86,8 +84,11 @@ impl WatchedMount {
         self.now.transfers.iter().filter(|file| file.state == TransferStage::Failed)
     }
 
-    fn failed(&self) -> u64 {
-        self.now.totals.files_failed.saturating_sub(self.initial.totals.files_failed)
+    /// Failed files that the list leaves out, if there are more than before.
+    fn unlisted(&self) -> u64 {
+        let (before, now) = (self.initial.pending.files_failed, self.now.pending.files_failed);
+        let listed = self.now.failures.iter().filter(|entry| entry.what == EventKind::Failed).count() as u64;
+        now.saturating_sub(before.max(listed))
     }
 
     /// Bytes sent since `initial`.
@@ -141,13 +142,11 @@ pub(super) async fn run(args: WaitArgs) -> Result<ExitCode> {
     if bar.is_hidden() && !is_done(&watched, args.closed) {
         print_message(format_args!("waiting for {}", remaining(&watched, args.closed)));
     }
-    let mut name_polls = NAME_POLLS_MAX;
     let mut ticks = tokio::time::interval(POLL_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let outcome = loop {
         show(&bar, &watched, args.closed);
-        // A failure is counted shortly before its name is listed.
-        if is_done(&watched, args.closed) && (unnamed(&watched) == 0 || name_polls == 0) {
+        if is_done(&watched, args.closed) {
             break Ok(report_failures(&watched));
         }
         if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
@@ -157,7 +156,6 @@ pub(super) async fn run(args: WaitArgs) -> Result<ExitCode> {
             _ = ticks.tick() => {}
             signal = signals.next() => break Err(interrupted(signal)),
         }
-        name_polls -= u32::from(is_done(&watched, args.closed));
         // A busy daemon may answer late; that delays neither the deadline nor a signal.
         let polled = tokio::select! {
             polled = poll(&mut watched) => polled,
@@ -203,7 +201,7 @@ async fn poll(watched: &mut [WatchedMount]) -> Result<()> {
         .collect();
     for (mount, request) in watched.iter_mut().zip(requests) {
         match request.await.map_err(|e| Error::from_source(ErrorKind::Io, e))? {
-            Ok(now) => mount.update(now),
+            Ok(now) => mount.now = now,
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let mountpoint = format::printable(&mount.now.mountpoint);
                 let ended = format!(
@@ -241,17 +239,9 @@ fn figures(watched: &[WatchedMount]) -> Figures {
     Figures::sum(watched.iter().filter_map(WatchedMount::figures), rate)
 }
 
-/// Failures without a name yet.
-fn unnamed(watched: &[WatchedMount]) -> u64 {
-    let named = |mount: &WatchedMount| {
-        mount.failures.values().filter(|entry| entry.what == EventKind::Failed).count() as u64
-    };
-    watched.iter().map(|mount| mount.failed().saturating_sub(named(mount))).sum()
-}
-
 fn report_failures(watched: &[WatchedMount]) -> ExitCode {
     for mount in watched {
-        for entry in mount.failures.values() {
+        for entry in mount.failures() {
             let path = format!("{}{}", mount.now.mountpoint, entry.path.as_deref().unwrap_or_default());
             print_message(format::not_saved(&path, &format::reason(&entry.text, entry.cause.as_ref())));
         }
@@ -264,12 +254,12 @@ fn report_failures(watched: &[WatchedMount]) -> ExitCode {
             print_message(format_args!("pdsfs: not saved, and still open: {path}: {why}"));
         }
     }
-    let unnamed = unnamed(watched);
-    if unnamed > 0 {
-        print_message(format_args!("pdsfs: {} not saved", format::count(unnamed, "more file")));
+    let unlisted = watched.iter().map(WatchedMount::unlisted).sum::<u64>();
+    if unlisted > 0 {
+        print_message(format_args!("pdsfs: {} not saved", format::count(unlisted, "more file")));
     }
     let failed = watched.iter().any(|mount| {
-        mount.failed() > 0 || mount.now.pending.files_failed_open > 0 || !mount.failures.is_empty()
+        mount.unlisted() > 0 || mount.now.pending.files_failed_open > 0 || mount.failures().next().is_some()
     });
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
@@ -295,7 +285,10 @@ fn show(bar: &ProgressBar, watched: &[WatchedMount], closed: bool) {
     bar.set_position(done);
     let paused =
         watched.iter().find_map(|mount| format::pause_line(&mount.now)).map(|text| format!("  {text}"));
-    bar.set_message(format!("{}{}", remaining(watched, closed), paused.unwrap_or_default()));
+    let mut files = watched.iter().flat_map(|mount| &mount.now.transfers);
+    let retry = files.find_map(TransferStatus::retry).map(|retry| format!("  {retry}"));
+    let why = paused.or(retry).unwrap_or_default();
+    bar.set_message(format!("{}{}", remaining(watched, closed), format::printable(&why)));
 }
 
 #[cfg(test)]
@@ -329,17 +322,16 @@ mod tests {
     }
 
     #[test]
-    fn earlier_failures_do_not_count() {
-        let mut mount = watched(Status { last_seq: 1, ..busy() });
-        mount.update(busy());
-        assert!(mount.failures.is_empty(), "an old failure was counted");
-        let mut now = busy();
-        now.failures[0].seq = 2;
-        now.totals.files_failed = 1;
-        mount.update(now.clone());
-        now.failures.clear();
-        mount.update(now);
-        assert_eq!((mount.failures.len(), mount.failed()), (1, 1), "a failure was lost");
+    fn earlier_and_repaired_failures_do_not_count() {
+        let mut mount = watched(busy());
+        assert_eq!(mount.failures().count(), 0, "an old failure was counted");
+        mount.now.failures[0].at_ms = 5;
+        assert_eq!(mount.failures().count(), 1, "the file has failed again");
+        mount.now.failures.clear();
+        assert_eq!((mount.failures().count(), mount.unlisted()), (0, 0), "the file was saved");
+        mount.now.pending.files_failed = 60;
+        mount.now.failures = vec![busy().failures[0].clone(); 50];
+        assert_eq!(mount.unlisted(), 10);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, PartNumber, Sha1Hash};
 use crate::pds::drive::{CreateOutcome, ExpectedContent, FileMeta, UploadSession};
 use crate::pds::part_body::Frame;
+use crate::pds::retry_observer::observed;
 use crate::pds::types::PartUrl;
 use crate::rolling_sha1::{RollingSha1, Sha1Midstate};
 use crate::status::{CommitMethod, Transfer};
@@ -86,8 +87,12 @@ impl Commit {
         &self.transfer
     }
 
-    pub async fn run(mut self) -> Result<CommitOutcome> {
+    pub async fn run(self) -> Result<CommitOutcome> {
         self.transfer.committing();
+        observed(self.transfer.clone(), Box::pin(self.commit())).await
+    }
+
+    async fn commit(mut self) -> Result<CommitOutcome> {
         match std::mem::replace(&mut self.source, CommitSource::Failed(already_run())) {
             CommitSource::Stream { uploader, last, size } => {
                 self.transfer.expect_bytes(size);

@@ -17,6 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::PartNumber;
 use crate::pds::drive::{PutOutcome, UploadSession};
 use crate::pds::put_control::{PutControl, PutEnd, PutMeter};
+use crate::pds::retry_observer::RetryObserver;
 use crate::pds::types::PartUrl;
 use crate::rolling_sha1::Sha1Midstate;
 use crate::status::{AttemptMeter, PartAttempt, PartCount, Transfer};
@@ -46,6 +47,16 @@ pub(super) struct SendingPart {
     permit: UploadPermit,
     attempt: PartAttempt,
     _count: PartCount,
+}
+
+impl RetryObserver for Transfer {
+    fn retrying(&self, times: u32, reason: &str) {
+        Self::retrying(self, times, reason);
+    }
+
+    fn recovered(&self) {
+        Self::recovered(self);
+    }
 }
 
 impl PutMeter for AttemptMeter {

@@ -465,7 +465,7 @@ mod tests {
     #[tokio::test]
     async fn bytes_before_a_failure_are_reported() {
         let dir = tempfile::tempdir().unwrap();
-        let mut stream = Streaming::new(context(&dir), Progress::new().begin("f"));
+        let mut stream = Streaming::new(context(&dir), Progress::new().begin(Ino(1), "f"));
         let in_flight = stream.in_flight().clone();
         let target = CommitTarget {
             ino: Ino(7),

@@ -24,6 +24,7 @@ use crate::crc64;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{PartNumber, Sha1Hash};
 use crate::pds::drive::UploadSession;
+use crate::pds::retry_observer::observed;
 use crate::pds::types::PartUrl;
 use crate::rolling_sha1::{RollingSha1, Sha1Midstate};
 use crate::status::Transfer;
@@ -60,7 +61,8 @@ impl Uploader {
         transfer: Arc<Transfer>,
     ) -> Self {
         let (parts, queue) = mpsc::unbounded_channel();
-        let upload = upload_stream(context.clone(), target, queue, in_flight.clone(), transfer);
+        let upload = upload_stream(context.clone(), target, queue, in_flight.clone(), transfer.clone());
+        let upload = observed(transfer, upload);
         Self { parts: Some(parts), task: context.runtime.spawn(upload), in_flight }
     }
 
@@ -290,7 +292,7 @@ impl PartSender {
         let (context, in_flight) = (self.context.clone(), self.in_flight.clone());
         let (transfer, session) = (self.transfer.clone(), session.clone());
         let upload = PartUpload::new(context, in_flight, transfer, session, (part, midstate));
-        self.puts.spawn(upload.run(url));
+        self.puts.spawn(observed(self.transfer.clone(), upload.run(url)));
         Ok(())
     }
 }

@@ -33,11 +33,12 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 const DRAIN_MAX: Duration = Duration::from_secs(86_400);
 
 /// All paths, for requests with another method.
-const PATHS: [&str; 8] = [
+const PATHS: [&str; 9] = [
     "/v1/status",
     "/v1/events",
     "/v1/end",
     "/v1/drain",
+    "/v1/failures/dismiss",
     "/v1/credentials/reload",
     "/v1/versions",
     "/v1/versions/content",
@@ -75,6 +76,10 @@ impl ControlApi {
             "/v1/events" if method == Method::GET => self.events(query),
             "/v1/end" if method == Method::GET => self.end(),
             "/v1/drain" if method == Method::POST => self.drain(query).await,
+            "/v1/failures/dismiss" if method == Method::POST => {
+                self.mount.progress.dismiss_failures();
+                json(StatusCode::OK, &serde_json::json!({}))
+            }
             "/v1/credentials/reload" if method == Method::POST => self.reload_credentials().await,
             "/v1/versions" if method == Method::GET => self.versions(query).await,
             "/v1/versions/content" if method == Method::GET => self.version_content(query).await,

@@ -172,10 +172,17 @@ impl DaemonClient {
 
     /// Makes the daemon read its credential again, after a new login.
     pub async fn reload_credentials(&self) -> Result<()> {
-        with_timeout(ANSWER_MAX, async {
-            check_status(self.send(Method::POST, "/v1/credentials/reload").await?).await.map(drop)
-        })
-        .await
+        self.command("/v1/credentials/reload").await
+    }
+
+    /// Makes the daemon forget the files that could not be saved.
+    pub async fn dismiss_failures(&self) -> Result<()> {
+        self.command("/v1/failures/dismiss").await
+    }
+
+    async fn command(&self, path: &str) -> Result<()> {
+        with_timeout(ANSWER_MAX, async { check_status(self.send(Method::POST, path).await?).await.map(drop) })
+            .await
     }
 
     /// The events after the number `since`. With `follow`, the stream continues until the mount ends.

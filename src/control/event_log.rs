@@ -21,8 +21,6 @@ use crate::status::{Progress, ProgressEvent};
 
 /// Entries in the ring.
 const ENTRIES_MAX: usize = 1000;
-/// Failures that are kept apart, so that successes do not evict them.
-const FAILURES_MAX: usize = 50;
 /// Longest text of an entry, in bytes.
 const TEXT_BYTES_MAX: usize = 4096;
 
@@ -38,7 +36,6 @@ pub struct EventLog {
 #[derive(Debug, Default)]
 struct Rings {
     entries: VecDeque<LogEntry>,
-    failures: VecDeque<LogEntry>,
     seq: u64,
 }
 
@@ -131,9 +128,6 @@ impl EventLog {
             cause,
             detail,
         };
-        if matches!(what, EventKind::Failed | EventKind::AttributesRefused) {
-            push(&mut rings.failures, entry.clone(), FAILURES_MAX);
-        }
         push(&mut rings.entries, entry, ENTRIES_MAX);
         self.newest.send_replace(rings.seq);
     }
@@ -141,11 +135,6 @@ impl EventLog {
     /// Sequence number of the newest entry; 0 without entries.
     pub fn last_seq(&self) -> u64 {
         self.lock().seq
-    }
-
-    /// The last failures, oldest first.
-    pub fn failures(&self) -> Vec<LogEntry> {
-        self.lock().failures.iter().cloned().collect()
     }
 
     /// At most `count` entries after the number `since`, oldest first. If entries are gone, an entry with
@@ -230,13 +219,10 @@ pub(super) fn unix_ms(time: SystemTime) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::Ino;
 
     fn warning(n: usize) -> Event {
         Event::warning(format!("w{n}"))
-    }
-
-    fn failure(n: usize) -> Event {
-        Event { what: EventKind::Failed, path: Some(format!("/{n}")), ..warning(n) }
     }
 
     #[test]
@@ -254,7 +240,7 @@ mod tests {
     #[test]
     fn ring_is_bounded_and_counts_missed_events() {
         let event_log = EventLog::default();
-        event_log.add(failure(0));
+        event_log.add(warning(0));
         (0..ENTRIES_MAX + 9).for_each(|n| event_log.add(warning(n)));
         assert_eq!(event_log.lock().entries.len(), ENTRIES_MAX);
         let seen = event_log.after(4, 1);
@@ -262,9 +248,6 @@ mod tests {
         assert!(seen[0].text.starts_with("6 older events"), "{}", seen[0].text);
         assert_eq!(seen[1].seq, 11);
         assert_eq!(event_log.after(0, 1)[0].seq, 11, "a new reader has missed nothing");
-        assert_eq!(event_log.failures().len(), 1, "a success evicted a failure");
-        (0..FAILURES_MAX + 5).for_each(|n| event_log.add(failure(n)));
-        assert_eq!(event_log.failures().len(), FAILURES_MAX);
     }
 
     #[test]
@@ -288,7 +271,7 @@ mod tests {
         assert_eq!((seen[1].text.as_str(), seen[4].text.as_str()), ("w5", "w8"));
         // Without a source of warnings, transfers are still recorded.
         drop(warned);
-        progress.begin("/a").committed(1, crate::status::CommitMethod::Uploaded);
+        progress.begin(Ino(1), "/a").committed(1, crate::status::CommitMethod::Uploaded);
         newest.wait_for(|seq| *seq == 6).await.unwrap();
         drop(progress);
         watching.await.unwrap();
@@ -306,16 +289,15 @@ mod tests {
         let (event_log, progress) = (Arc::new(EventLog::default()), Progress::new());
         let mut newest = event_log.subscribe();
         let watching = event_log.watch(&progress);
-        let transfer = progress.begin("/a");
+        let transfer = progress.begin(Ino(1), "/a");
         transfer.wrote(5);
         transfer.committed(5, crate::status::CommitMethod::Uploaded);
         let full = crate::error::Error::new(crate::error::ErrorKind::QuotaExceeded, "the drive is full");
-        progress.begin("/b").failed(&full);
+        progress.begin(Ino(1), "/b").failed(&full);
         newest.wait_for(|seq| *seq == 2).await.unwrap();
         let seen = event_log.after(0, 9);
         assert_eq!((seen[0].path.as_deref(), seen[0].text.as_str()), (Some("/a"), "uploaded"));
         assert_eq!((seen[1].path.as_deref(), seen[1].text.as_str()), (Some("/b"), "the drive is full"));
-        assert_eq!(event_log.failures().len(), 1);
         drop((progress, transfer));
         watching.await.unwrap();
     }

@@ -168,6 +168,12 @@ impl MountCollector {
         for (name, help, unit, value) in [
             ("lag", "Written bytes that the drive has not acknowledged", bytes, pending.bytes),
             ("parts_in_flight", "Parts being sent", None, parts),
+            (
+                "failures",
+                "Files that could not be saved, and were not saved since",
+                None,
+                pending.files_failed,
+            ),
             ("pending_attributes", "Objects with unsaved attributes", None, pending.attributes),
             ("refused_attributes", "Objects whose attributes the drive refused", None, refused),
             ("in_flight", "Bytes that were sent and not acknowledged yet", bytes, in_flight),

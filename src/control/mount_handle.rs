@@ -6,14 +6,18 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::event_log::{EventLog, unix_ms};
-use super::types::{Paused, PendingTotals, Status, TransferStatus};
+use super::types::{EventKind, LogEntry, Paused, PendingTotals, Status, TransferStatus};
 use crate::config::MountConfig;
 use crate::error::{Error, ErrorKind, Result};
-use crate::status::Progress;
+use crate::status::{FailedFile, FailedObject, Progress};
 use crate::vfs::{UnsavedFileStatus, Vfs, summarize};
 
 /// Unsaved files that a status lists.
 const TRANSFERS_MAX: usize = 1000;
+/// Failed files that a status lists.
+const FAILURES_MAX: usize = 50;
+/// Longest text of a failure, in characters.
+const TEXT_CHARS_MAX: usize = 1000;
 
 /// Everything that the control API and the metrics read.
 #[derive(Debug)]
@@ -76,7 +80,32 @@ impl MountHandle {
             totals: totals.into(),
             transfers: files.iter().take(TRANSFERS_MAX).map(transfer).collect(),
             transfers_left_out: left_out as u64,
-            failures: self.event_log.failures(),
+            failures: self.failures(),
+        }
+    }
+
+    /// The newest failed files under their present names.
+    fn failures(&self) -> Vec<LogEntry> {
+        let failed = self.progress.failed_files();
+        let newest = failed.len().saturating_sub(FAILURES_MAX);
+        failed.into_iter().skip(newest).map(|file| self.failure(&file)).collect()
+    }
+
+    fn failure(&self, file: &FailedFile) -> LogEntry {
+        let (what, path) = match &file.object {
+            FailedObject::Content(ino) => (EventKind::Failed, self.vfs.present_path(*ino)),
+            FailedObject::Attributes(_) => (EventKind::AttributesRefused, None),
+        };
+        LogEntry {
+            seq: 0,
+            at_ms: unix_ms(file.at),
+            what,
+            path: Some(path.unwrap_or_else(|| file.name.to_string())),
+            bytes: None,
+            elapsed_ms: None,
+            text: file.error.to_string().chars().take(TEXT_CHARS_MAX).collect(),
+            cause: file.error.cause().cloned(),
+            detail: file.error.detail().map(|detail| detail.chars().take(TEXT_CHARS_MAX).collect()),
         }
     }
 
@@ -85,6 +114,7 @@ impl MountHandle {
         PendingTotals {
             files: sum.files,
             files_open: sum.open,
+            files_failed: self.progress.failed_file_count(),
             files_failed_open: sum.failed_open,
             bytes: sum.bytes,
             bytes_sent: sum.figures.sent,
@@ -118,5 +148,7 @@ fn transfer(file: &UnsavedFileStatus) -> TransferStatus {
         age_ms: view.map_or(0, |view| ms(view.age)),
         error: file.status.error.as_ref().map(ToString::to_string),
         cause: file.status.error.as_ref().and_then(|error| error.cause().cloned()),
+        retries: view.and_then(|view| view.retry.as_ref()).map_or(0, |retry| retry.times),
+        retry_reason: view.and_then(|view| Some(view.retry.as_ref()?.reason.to_string())),
     }
 }

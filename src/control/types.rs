@@ -42,7 +42,8 @@ pub struct Status {
     pub transfers: Vec<TransferStatus>,
     /// Number of unsaved files beyond those.
     pub transfers_left_out: u64,
-    /// The last files that could not be saved, or whose attributes were refused, oldest first; at most 50.
+    /// Files that could not be saved, or whose attributes were refused, and that were not saved since: each once, the
+    /// last failure last; the newest 50. Their sequence numbers are 0.
     pub failures: Vec<LogEntry>,
 }
 
@@ -92,6 +93,8 @@ pub struct PendingTotals {
     pub files: u64,
     /// Those of them that are open for writing.
     pub files_open: u64,
+    /// Files that could not be saved, and were not saved, removed or dismissed since; at most 1,000.
+    pub files_failed: u64,
     /// Open files that could not be saved.
     pub files_failed_open: u64,
     /// Written bytes that the drive has not acknowledged.
@@ -147,6 +150,12 @@ impl PendingTotals {
 }
 
 impl TransferStatus {
+    /// The repeated request, if there is one.
+    pub(crate) fn retry(&self) -> Option<status::Retry> {
+        let reason = self.retry_reason.as_deref().unwrap_or_default().into();
+        (self.retries > 0).then_some(status::Retry { times: self.retries, reason })
+    }
+
     /// The figures of the file.
     pub(crate) fn figures(&self) -> status::Figures {
         let (sent, waiting, is_size_known) = (self.bytes_sent, self.bytes_waiting, self.size_known);
@@ -202,6 +211,10 @@ pub struct TransferStatus {
     /// The cause of `error` as a code.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cause: Option<Cause>,
+    /// How often a request of the file is being repeated; 0 if none is.
+    pub retries: u32,
+    /// Why it is repeated.
+    pub retry_reason: Option<String>,
 }
 
 /// How far a file is on its way to the drive.

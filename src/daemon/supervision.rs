@@ -158,9 +158,9 @@ fn status_line<'a>(
             let files = totals.files_committed();
             let noun = if files == 1 { "file" } else { "files" };
             let saved = format!("{files} {noun} ({}) saved since the start", Size(totals.bytes_committed));
-            match totals.files_failed {
+            match progress.failed_file_count() {
                 0 => format!("nothing to save; {saved}"),
-                failed => format!("nothing to save; {saved}, {failed} failed"),
+                failed => format!("nothing to save; {saved}, {failed} not saved"),
             }
         }
         (_, Some(paths)) => {
@@ -309,6 +309,7 @@ async fn check_new_mount(vfs: &Vfs, mount: &MountControl, with_listing: bool) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::Ino;
     use crate::status::{CommitMethod, Figures};
 
     #[test]
@@ -339,9 +340,9 @@ mod tests {
         );
         progress.resume(PauseReason::LoginNeeded);
         progress.resume(PauseReason::Offline);
-        progress.begin("a").committed(3 << 20, CommitMethod::Uploaded);
-        progress.begin("b").failed(&Error::new(ErrorKind::Io, "x"));
-        assert_eq!(idle(false), "nothing to save; 1 file (3.0 MiB) saved since the start, 1 failed");
+        progress.begin(Ino(1), "a").committed(3 << 20, CommitMethod::Uploaded);
+        progress.begin(Ino(2), "b").failed(&Error::new(ErrorKind::Io, "x"));
+        assert_eq!(idle(false), "nothing to save; 1 file (3.0 MiB) saved since the start, 1 not saved");
         assert_eq!(idle(true), "unmounting");
     }
 

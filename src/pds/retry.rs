@@ -19,6 +19,7 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 
 use crate::error::{Error, ErrorKind};
 use crate::pds::connectivity::Connectivity;
+use crate::pds::retry_observer;
 
 /// Attempts with moving bytes that are always possible within `elapsed_max`, however long each takes.
 const MOVING_ATTEMPTS_MIN: u32 = 4;
@@ -55,6 +56,8 @@ pub enum Delivery {
 #[derive(Clone, Debug)]
 pub struct RequestFailure {
     pub error: Error,
+    /// The HTTP status of the answer, if there was one.
+    pub status: Option<u16>,
     /// The service's code (`NotFound.UploadId`), or empty.
     pub code: String,
     pub delivery: Delivery,
@@ -66,7 +69,17 @@ impl RequestFailure {
     /// The service is gone for good.
     fn abandoned(why: &str) -> Self {
         let (error, code) = (Error::new(ErrorKind::Unreachable, why), String::new());
-        Self { error, code, delivery: Delivery::Unknown, retry_after: None }
+        Self { status: None, error, code, delivery: Delivery::Unknown, retry_after: None }
+    }
+
+    /// The reason in few words, for people.
+    fn reason(&self) -> String {
+        match (self.status, self.error.kind()) {
+            (Some(status), _) => format!("the drive answers {status}"),
+            (None, ErrorKind::Unreachable) => "the drive cannot be reached".to_owned(),
+            (None, ErrorKind::Timeout) => "the drive does not answer".to_owned(),
+            (None, _) => self.error.to_string(),
+        }
     }
 
     /// Whether the code is `class` or begins with `class.`.
@@ -211,13 +224,18 @@ impl RetryPolicy {
         A: Future<Output = Result<T, RequestFailure>>,
     {
         let start = Instant::now();
-        let (mut delays, mut spent) = (self.delays(), Duration::ZERO);
+        let (mut delays, mut spent, mut retries) = (self.delays(), Duration::ZERO, 0);
         loop {
             let permit = admit().await;
             let (recovery, progress_before) = (connectivity.recovery_waiter(), progress.load(Relaxed));
             let began = Instant::now();
             let failure = match attempt(permit).await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    if retries > 0 {
+                        retry_observer::report(|observer| observer.recovered());
+                    }
+                    return Ok(answer);
+                }
                 Err(failure) => failure,
             };
             spent += self.charge(began.elapsed(), progress.load(Relaxed) != progress_before);
@@ -235,6 +253,8 @@ impl RetryPolicy {
             if is_over {
                 return Err(failure);
             }
+            retries += 1;
+            retry_observer::report(|observer| observer.retrying(retries, &failure.reason()));
             tracing::debug!(error = %failure.error, pause_ms = pause.as_millis(), "retrying");
             let paused = Instant::now();
             tokio::select! {
@@ -262,6 +282,7 @@ mod tests {
 
     fn failure(delivery: Delivery) -> RequestFailure {
         RequestFailure {
+            status: None,
             error: Error::new(ErrorKind::Io, "x"),
             code: "NotFound.UploadId".into(),
             delivery,

@@ -142,6 +142,7 @@ impl Session {
         unreachable_since: &mut Option<Instant>,
     ) -> std::result::Result<(), RequestFailure> {
         let failure = |error: Error| RequestFailure {
+            status: None,
             error,
             code: String::new(),
             delivery: Delivery::Answered,

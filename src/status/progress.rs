@@ -17,12 +17,15 @@ use parking_lot::Mutex;
 use tokio::sync::{broadcast, watch};
 
 use super::event::{CommitMethod, ProgressEvent};
+use super::failed_files::{FailedFile, FailedFiles, FailedObject};
 use super::figures::Figures;
 use super::part_attempt::PartAttempt;
 use super::pause::{Pause, PauseReason, Pauses};
+use super::retry::Retry;
 use super::sent_bytes::SentBytes;
 use super::view::{ProgressTotals, TransferState, TransferView};
 use crate::error::{Error, ErrorKind};
+use crate::ids::{FileId, Ino};
 use crate::messages::Cause;
 
 /// Events that a slow subscriber may be behind before it loses the oldest.
@@ -39,6 +42,8 @@ pub struct Progress {
     pauses: Pauses,
     /// A leaf lock.
     failed: Mutex<HashMap<ErrorKind, u64>>,
+    /// A leaf lock.
+    failed_files: Mutex<FailedFiles>,
 }
 
 /// Transfers that have not ended, oldest first.
@@ -73,11 +78,12 @@ impl Progress {
             sent: SentBytes::new(Instant::now(), None),
             pauses: Pauses::default(),
             failed: Mutex::default(),
+            failed_files: Mutex::default(),
         })
     }
 
     /// Starts a transfer. It is listed until it ends or is dropped.
-    pub fn begin(self: &Arc<Self>, name: &str) -> Arc<Transfer> {
+    pub fn begin(self: &Arc<Self>, ino: Ino, name: &str) -> Arc<Transfer> {
         let now = Instant::now();
         let mut live = self.live.lock();
         if live.transfers.is_empty() {
@@ -89,6 +95,8 @@ impl Progress {
         let transfer = Arc::new(Transfer {
             progress: Arc::clone(self),
             id,
+            ino,
+            retry: Mutex::default(),
             began: now,
             name: Mutex::new(name.into()),
             phase: AtomicU8::new(WRITING),
@@ -119,7 +127,9 @@ impl Progress {
     }
 
     /// Reports attributes that the drive has refused for good.
-    pub fn attributes_refused(&self, name: &str, error: &Error) {
+    pub fn attributes_refused(&self, object: &FileId, name: &str, error: &Error) {
+        let refused = FailedObject::Attributes(object.clone());
+        self.failed_files.lock().add(refused, name.into(), error.clone());
         let _ =
             self.events.send(ProgressEvent::AttributesRefused { name: name.into(), error: error.clone() });
     }
@@ -142,6 +152,26 @@ impl Progress {
     /// Events from now on. A subscriber that falls behind by more than 4,096 loses the oldest.
     pub fn subscribe(&self) -> broadcast::Receiver<ProgressEvent> {
         self.events.subscribe()
+    }
+
+    /// Files that could not be saved and were not saved since, each once. The newest 1,000, the last failure last.
+    pub fn failed_files(&self) -> Vec<FailedFile> {
+        self.failed_files.lock().all()
+    }
+
+    /// Number of files whose content could not be saved and was not saved since.
+    pub fn failed_file_count(&self) -> u64 {
+        self.failed_files.lock().count_content()
+    }
+
+    /// Forgets a failed object that was removed, or whose attributes were set again.
+    pub fn clear_failure(&self, object: &FailedObject) {
+        self.failed_files.lock().clear(object, None);
+    }
+
+    /// Forgets all failed files.
+    pub fn dismiss_failures(&self) {
+        self.failed_files.lock().clear_all();
     }
 
     /// Failed files by kind of error, unordered, without zeros.
@@ -204,6 +234,9 @@ const ENDED: u8 = 2;
 pub struct Transfer {
     progress: Arc<Progress>,
     id: u64,
+    ino: Ino,
+    /// A leaf lock.
+    retry: Mutex<Option<Retry>>,
     began: Instant,
     /// A leaf lock.
     name: Mutex<Arc<str>>,
@@ -298,6 +331,19 @@ impl Transfer {
         self.progress.counters.bytes_acked.fetch_add(bytes, Relaxed);
     }
 
+    /// A request of the file will be repeated for the `times`th time. The most frequent repetition is shown.
+    pub fn retrying(&self, times: u32, reason: &str) {
+        let mut retry = self.retry.lock();
+        if retry.as_ref().is_none_or(|now| now.times <= times) {
+            *retry = Some(Retry { times, reason: reason.into() });
+        }
+    }
+
+    /// A repeated request has succeeded.
+    pub fn recovered(&self) {
+        self.retry.lock().take();
+    }
+
     /// Nothing of the file counts as sent any more: all its parts go to another upload session.
     pub fn restarted(&self) {
         self.sent.remove(self.bytes_acked.swap(0, Relaxed));
@@ -317,6 +363,8 @@ impl Transfer {
             CommitMethod::Unchanged => &counters.unchanged,
         };
         let has_ended_now = self.end(|| {
+            let mut failed_files = self.progress.failed_files.lock();
+            failed_files.clear(&FailedObject::Content(self.ino), Some(&self.name()));
             count.fetch_add(1, Relaxed);
             counters.bytes_committed.fetch_add(bytes, Relaxed);
         });
@@ -334,6 +382,8 @@ impl Transfer {
         let has_ended_now = self.end(|| {
             self.progress.counters.failed.fetch_add(1, Relaxed);
             *self.progress.failed.lock().entry(error.kind()).or_default() += 1;
+            let failed = FailedObject::Content(self.ino);
+            self.progress.failed_files.lock().add(failed, self.name(), error.clone());
         });
         if !has_ended_now {
             return;
@@ -384,6 +434,7 @@ impl Transfer {
             bytes_written,
             bytes_acked: self.bytes_acked.load(Relaxed),
             figures,
+            retry: self.retry.lock().clone(),
             parts_in_flight: self.parts_in_flight.load(Relaxed),
             age: now.saturating_duration_since(self.began),
         }

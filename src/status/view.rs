@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::figures::Figures;
+use super::retry::Retry;
 
 /// How far a transfer is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,6 +28,8 @@ pub struct TransferView {
     /// Bytes in acknowledged parts.
     pub bytes_acked: u64,
     pub figures: Figures,
+    /// Set while a request of the file is repeated.
+    pub retry: Option<Retry>,
     pub parts_in_flight: u32,
     /// Time since the start of the transfer.
     pub age: Duration,

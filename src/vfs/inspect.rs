@@ -25,13 +25,18 @@ impl Vfs {
         });
         let open = open.into_iter().filter(|(_, status)| status.stage.is_unsaved());
         let open = open.map(|(ino, status)| {
-            let path = Some(self.path_of(ino)).filter(|path| path.starts_with('/'));
+            let path = self.present_path(ino);
             let is_open = self.files.has_writers(ino);
             UnsavedFileStatus { path: path.unwrap_or_else(|| status.name.clone()), status, is_open }
         });
         let mut unsaved: Vec<_> = open.chain(closed).collect();
         unsaved.sort_by_key(|file| id(&file.status).unwrap_or(u64::MAX));
         unsaved
+    }
+
+    /// The path of an inode, if it is in the tree.
+    pub fn present_path(&self, ino: Ino) -> Option<String> {
+        Some(self.path_of(ino)).filter(|path| path.starts_with('/'))
     }
 
     /// The total over [`Self::unsaved_files`].

@@ -14,6 +14,7 @@ use super::types::{Caller, NameInDir};
 use crate::content::open_file::OpenFile;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Ino;
+use crate::status::FailedObject;
 use crate::tree::Name;
 
 /// Most local-only files. Above this count, new ones become ordinary files.
@@ -57,6 +58,7 @@ impl Vfs {
 
     /// Marks the open file of an inode as unlinked: open handles continue, and nothing is committed any more.
     pub(super) fn mark_unlinked(&self, ino: Ino) {
+        self.progress.clear_failure(&FailedObject::Content(ino));
         if let Some(file) = self.files.get(ino) {
             file.mark_unlinked();
             self.files.unpin(ino);

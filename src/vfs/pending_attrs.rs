@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::FileId;
 use crate::pds::drive::{AttrChange, Drive, FileMeta};
 use crate::posix::{self, Posix};
-use crate::status::Progress;
+use crate::status::{FailedObject, Progress};
 use crate::tree::Tree;
 
 const GATHER_TIME: Duration = Duration::from_secs(1);
@@ -151,7 +151,7 @@ impl PendingAttrs {
 
     /// Sets the attributes of an object that the drive has as `known`.
     pub fn set(&self, known: &FileMeta, desired: DesiredAttrs) {
-        self.refused().pop(&known.file_id);
+        self.clear_refusal(&known.file_id);
         let old = (known.posix.as_deref(), known.mtime);
         let new = (desired.posix.as_deref(), desired.mtime);
         let mut stale = posix::stale_keys(old, new);
@@ -224,7 +224,13 @@ impl PendingAttrs {
     /// Drops changes of an object that is gone, or that has new content with its own attributes.
     pub fn forget(&self, file: &FileId) {
         self.lock().remove(file);
-        self.refused().pop(file);
+        self.clear_refusal(file);
+    }
+
+    fn clear_refusal(&self, file: &FileId) {
+        if self.refused().pop(file).is_some() {
+            self.progress.clear_failure(&FailedObject::Attributes(file.clone()));
+        }
     }
 
     /// Sends gathered changes periodically, until the tree is gone.
@@ -333,7 +339,7 @@ impl PendingAttrs {
         if let Some(error) = refused {
             let path = tree.ino_of(file).map_or_else(|| file.to_string(), |ino| tree.display_path(ino));
             tracing::warn!(op = "attributes", errno = error.errno(), "{path}: {error}");
-            self.progress.attributes_refused(&path, &error);
+            self.progress.attributes_refused(file, &path, &error);
             self.refused().put(file.clone(), error);
         }
         Ok(())

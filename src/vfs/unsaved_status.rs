@@ -58,6 +58,7 @@ pub struct ResourceUsage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::Ino;
     use crate::status::Progress;
 
     fn file(stage: Stage, bytes: u64, is_open: bool) -> UnsavedFileStatus {
@@ -68,7 +69,7 @@ mod tests {
     #[test]
     fn summary_counts_every_unsaved_file() {
         let progress = Progress::new();
-        let transfer = progress.begin("a");
+        let transfer = progress.begin(Ino(1), "a");
         transfer.wrote(500);
         transfer.part_stored(200, None);
         let sending = UnsavedFileStatus {

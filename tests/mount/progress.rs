@@ -4,10 +4,10 @@ use std::fs;
 use std::io::Write;
 
 use pdsfs::control_api::{Status, TransferStage, TransferStatus};
-use pdsfs::server::{FaultAction, FaultRule};
+use pdsfs::server::{FaultAction, FaultPlan, FaultRule};
 
 use crate::monitoring::{Running, control_request, pdsfs, pdsfs_xattr, status, text};
-use crate::rig::{Mount, Rig, fresh_bytes, wait_until};
+use crate::rig::{Mount, Rig, errno, fresh_bytes, wait_until};
 
 /// A part, with [`ARGUMENTS`].
 const SMALL_PART: usize = 64 << 10;
@@ -129,4 +129,77 @@ fn status_shows_upload_and_wait_awaits_it() {
     assert!(table.contains("saved since the mount: 1 file, 384 KiB"), "{table}");
     assert_eq!(pdsfs_xattr(&mount, "slow.bin", "state"), "saved");
     assert_eq!(mount.stop(), 0);
+}
+
+#[test]
+fn retries_are_shown_until_they_succeed() {
+    let rig = Rig::new();
+    let mount = rig.mount_with(&ARGUMENTS);
+    let broken = FaultRule::new("put_part", FaultAction::status(500, "InternalError"));
+    rig.server().faults().add(broken);
+    let path = mount.at("f");
+    let writer = std::thread::spawn(move || fs::write(path, fresh_bytes(SMALL_PART)));
+    let retried = wait_until("the second retry is shown", || {
+        status(&mount).transfers.pop().filter(|file| file.retries >= 2)
+    });
+    assert_eq!(retried.retry_reason.as_deref(), Some("the drive answers 500"));
+    assert_eq!((retried.error, retried.bytes_acked), (None, 0));
+    let table = text(&pdsfs(&mount, &["status"]).stdout);
+    assert!(table.contains(" time): the drive answers 500"), "{table}");
+    let refused = FaultRule::new("file/complete", FaultAction::status(503, "ServiceUnavailable"));
+    rig.server().faults().set(FaultPlan { rules: vec![refused] });
+    let retried = wait_until("the commit is repeated", || {
+        let file = status(&mount).transfers.pop()?;
+        (file.retry_reason.as_deref() == Some("the drive answers 503")).then_some(file)
+    });
+    assert_eq!(retried.bytes_acked, SMALL_PART as u64);
+    rig.server().faults().clear();
+    writer.join().unwrap().unwrap();
+    assert_eq!(status(&mount).transfers.len(), 0);
+}
+
+/// Writes files that the drive refuses for good.
+fn fail_to_write(rig: &Rig, mount: &Mount, names: &[&str]) {
+    rig.server()
+        .faults()
+        .add(FaultRule::new("file/complete", FaultAction::status(403, "QuotaExhausted.Drive")));
+    for name in names {
+        let mut file = fs::File::create(mount.at(name)).unwrap();
+        file.write_all(&fresh_bytes(1000)).unwrap();
+        assert_eq!(errno(file.sync_all()), libc::ENOSPC);
+    }
+    rig.server().faults().clear();
+}
+
+fn failed(mount: &Mount) -> (u64, Vec<String>) {
+    let seen = status(mount);
+    let paths: Vec<_> = seen.failures.into_iter().filter_map(|entry| entry.path).collect();
+    (seen.pending.files_failed, paths)
+}
+
+#[test]
+fn failures_go_when_files_are_saved_or_removed() {
+    let rig = Rig::new();
+    let mount = rig.mount_with(&ARGUMENTS);
+    for name in ["kept", "removed"] {
+        fs::write(mount.at(name), b"old").unwrap();
+    }
+    for _ in 0..2 {
+        fail_to_write(&rig, &mount, &["kept", "removed", "new"]);
+    }
+    let all = ["/kept", "/removed", "/new"].map(str::to_owned).to_vec();
+    assert_eq!(failed(&mount), (3, all), "each file counts once");
+    let table = text(&pdsfs(&mount, &["status"]).stdout);
+    assert!(table.contains("nothing left to send; 3 files not saved"), "{table}");
+    fs::write(mount.at("kept"), b"saved").unwrap();
+    fs::remove_file(mount.at("removed")).unwrap();
+    assert_eq!(failed(&mount), (1, vec!["/new".to_owned()]));
+    fs::write(mount.at("new"), b"saved").unwrap();
+    assert_eq!(failed(&mount), (0, Vec::new()));
+    let table = text(&pdsfs(&mount, &["status"]).stdout);
+    assert!(table.contains("everything is on the drive"), "{table}");
+    fail_to_write(&rig, &mount, &["kept"]);
+    let dismissed = text(&pdsfs(&mount, &["status", "--dismiss"]).stdout);
+    assert!(dismissed.contains("everything is on the drive"), "{dismissed}");
+    assert_eq!(failed(&mount), (0, Vec::new()));
 }

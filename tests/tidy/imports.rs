@@ -40,7 +40,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "units",
         ],
     ),
-    ("status", &["error", "escape", "messages", "units"]),
+    ("status", &["error", "escape", "ids", "messages", "units"]),
     ("desktop", &["escape", "messages", "units"]),
     ("tree", &["error", "ids", "pds", "posix"]),
     (

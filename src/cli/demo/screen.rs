@@ -125,7 +125,10 @@ fn message(view: &TransferView) -> String {
     if view.state == TransferState::Committing && view.figures.waiting == 0 {
         return format!("{}, committing", view.figures.progress());
     }
-    view.figures.to_string()
+    match &view.retry {
+        Some(retry) => format!("{}, {}", view.figures.progress(), printable(&retry.to_string())),
+        None => view.figures.to_string(),
+    }
 }
 
 /// The line of a finished upload.
@@ -151,7 +154,7 @@ pub(super) fn outcome_line(event: &ProgressEvent) -> String {
 mod tests {
     use super::*;
     use crate::error::{Error, ErrorKind};
-    use crate::status::Figures;
+    use crate::status::{Figures, Retry};
 
     fn view(id: u64) -> TransferView {
         TransferView {
@@ -161,6 +164,7 @@ mod tests {
             bytes_written: 96 << 20,
             bytes_acked: 24 << 20,
             figures: Figures::new(96 << 20, 32 << 20, false, 16 << 20),
+            retry: None,
             parts_in_flight: 8,
             age: Duration::from_secs(2),
         }
@@ -177,6 +181,10 @@ mod tests {
             ..view(0)
         };
         assert_eq!(message(&closed(32 << 20)), "33 % of 96 MiB, 16 MiB/s, 4.0 s left");
+        let retry = Retry { times: 2, reason: "the drive answers 500".into() };
+        let retrying = TransferView { retry: Some(retry), ..view(0) };
+        let text = "32 MiB sent, 64 MiB waiting, retrying (2nd time): the drive answers 500";
+        assert_eq!(message(&retrying), text);
         assert_eq!(message(&closed(96 << 20)), "100 % of 96 MiB, committing");
     }
 

@@ -11,7 +11,7 @@ const PATH_COLUMNS: usize = 48;
 
 /// Each column is as wide as its longest cell, so that a path fits into 80 columns.
 pub(super) fn rows(files: &[TransferStatus]) -> Vec<String> {
-    let error = if files.iter().any(|file| file.error.is_some()) { "ERROR" } else { "" };
+    let error = if files.iter().any(|file| file.error.is_some() || file.retries > 0) { "ERROR" } else { "" };
     let head = ["STATE", "FILE", "PROGRESS", "RATE", "ETA", error].map(str::to_owned);
     let cells = files.iter().map(cells).map(|cells| {
         [cells.state.to_owned(), cells.path, cells.progress, cells.rate, cells.eta, cells.error]
@@ -46,7 +46,11 @@ pub(super) fn cells(file: &TransferStatus) -> Cells {
         progress: figures.progress(),
         rate: format::rate(figures.rate_bytes_s),
         eta: figures.eta().map(|eta| Elapsed(eta).to_string()).unwrap_or_default(),
-        error: file.error.as_deref().map(|error| why(error, file)).unwrap_or_default(),
+        error: match (file.error.as_deref(), file.retry()) {
+            (Some(error), _) => why(error, file),
+            (None, Some(retry)) => format::printable(&retry.to_string()),
+            (None, None) => String::new(),
+        },
     }
 }
 
@@ -94,6 +98,8 @@ pub(in crate::cli) mod tests {
             age_ms: 2000,
             error: (state == TransferStage::Failed).then(|| "the drive is full".to_owned()),
             cause: None,
+            retries: 0,
+            retry_reason: None,
         }
     }
 
@@ -149,6 +155,16 @@ pub(in crate::cli) mod tests {
         let before = |row: &str, word: &str| row.split(word).next().unwrap().width();
         assert_eq!(before(&lines[1], " 33 %"), before(&lines[2], " 33 %"));
         assert_eq!(before(&lines[0], "ERROR"), before(&lines[2], "the drive is full"));
+    }
+
+    #[test]
+    fn repeated_request_is_shown() {
+        let file = TransferStatus {
+            retries: 5,
+            retry_reason: Some("the drive answers 500".into()),
+            ..transfer("/e", TransferStage::Writing)
+        };
+        assert!(rows(&[file])[1].ends_with("  retrying (5th time): the drive answers 500"));
     }
 
     #[test]

@@ -79,7 +79,7 @@ impl OpenFile {
         let (commit, content, bytes, base) = match std::mem::replace(&mut state.content, Content::New) {
             Content::Staged { staged, basis } => {
                 let base = basis.into_base();
-                let transfer = self.progress.begin(&state.name);
+                let transfer = self.progress.begin(self.ino(), &state.name);
                 let bytes = staged.size();
                 let commit = Commit {
                     context: self.context.clone(),

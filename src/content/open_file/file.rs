@@ -75,7 +75,7 @@ impl OpenFile {
     }
 
     pub(super) fn new_stream(&self, name: &str) -> Streaming {
-        Streaming::new(self.context.clone(), self.progress.begin(name))
+        Streaming::new(self.context.clone(), self.progress.begin(self.ino, name))
     }
 
     /// Records who opens it for writing: its local files count as theirs.

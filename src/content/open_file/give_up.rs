@@ -55,7 +55,7 @@ impl OpenFile {
         let transfer = match &state.content {
             Content::Streaming { stream, .. } => stream.transfer().clone(),
             // A staged file has a transfer only while it is committed.
-            _ => self.progress.begin(&state.name),
+            _ => self.progress.begin(self.ino(), &state.name),
         };
         transfer.failed(&error);
         let base = state.content.take_basis().into_base();

@@ -282,7 +282,7 @@ impl OpenFile {
         }
         let stream = match &state.content {
             Content::Clean { base, .. } => {
-                let transfer = self.progress.begin(&state.name);
+                let transfer = self.progress.begin(self.ino(), &state.name);
                 Streaming::over_base(self.context.clone(), transfer, ReadTarget::of(base))
             }
             Content::Streaming { .. } => return self.must_commit(),

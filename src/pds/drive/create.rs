@@ -250,7 +250,13 @@ fn invalid_answer(detail: &str) -> RequestFailure {
 }
 
 fn final_failure(error: Error) -> RequestFailure {
-    RequestFailure { error, code: String::new(), delivery: Delivery::Answered, retry_after: None }
+    RequestFailure {
+        status: None,
+        error,
+        code: String::new(),
+        delivery: Delivery::Answered,
+        retry_after: None,
+    }
 }
 
 fn refused_overwrite(name: &str) -> RequestFailure {

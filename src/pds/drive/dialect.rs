@@ -248,6 +248,7 @@ mod tests {
 
     fn refusal(code: &str, message: &str) -> RequestFailure {
         RequestFailure {
+            status: None,
             error: Error::from_cause(ErrorKind::Protocol, Cause::Refused { status: 400 }, message),
             code: code.to_owned(),
             delivery: Delivery::Answered,

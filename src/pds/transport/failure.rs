@@ -25,24 +25,42 @@ pub(super) fn unreadable_answer(path: &str, e: &serde_json::Error) -> RequestFai
 
 pub(super) fn protocol_error(detail: String) -> RequestFailure {
     let error = Error::new(ErrorKind::Protocol, detail);
-    RequestFailure { error, code: String::new(), delivery: Delivery::Answered, retry_after: None }
+    RequestFailure {
+        status: None,
+        error,
+        code: String::new(),
+        delivery: Delivery::Answered,
+        retry_after: None,
+    }
 }
 
 pub(super) fn idle_timeout(what: &str) -> RequestFailure {
     let detail = format!("{what}: timed out without progress");
     let error = Error::from_cause(ErrorKind::Timeout, Cause::Stalled, detail);
-    RequestFailure { error, code: String::new(), delivery: Delivery::Unknown, retry_after: None }
+    RequestFailure {
+        status: None,
+        error,
+        code: String::new(),
+        delivery: Delivery::Unknown,
+        retry_after: None,
+    }
 }
 
 pub(super) fn disk_timeout() -> RequestFailure {
     let error = Error::new(ErrorKind::Timeout, "the local disk does not answer");
-    RequestFailure { error, code: String::new(), delivery: Delivery::Unknown, retry_after: None }
+    RequestFailure {
+        status: None,
+        error,
+        code: String::new(),
+        delivery: Delivery::Unknown,
+        retry_after: None,
+    }
 }
 
 /// `cause` is that of the outage.
 pub(super) fn offline(what: &str, cause: Cause, delivery: Delivery) -> RequestFailure {
     let error = Error::from_cause(ErrorKind::Unreachable, cause, format!("{what}: the service is offline"));
-    RequestFailure { error, code: String::new(), delivery, retry_after: None }
+    RequestFailure { status: None, error, code: String::new(), delivery, retry_after: None }
 }
 
 /// The whole cause chain of an HTTP error as one text, without its URL. `reqwest` shows only the outermost cause.
@@ -81,6 +99,7 @@ pub(super) fn connection_lost(what: &str, e: reqwest::Error) -> RequestFailure {
     if let Some((cause, advice)) = certificate_refusal(&e) {
         let error = Error::new(ErrorKind::Unreachable, format!("{what}: no connection: {cause}; {advice}"));
         return RequestFailure {
+            status: None,
             error,
             code: String::new(),
             delivery: Delivery::Untrusted,
@@ -93,7 +112,7 @@ pub(super) fn connection_lost(what: &str, e: reqwest::Error) -> RequestFailure {
     let detail = format!("{what}: no answer: {}", HttpError::new(e));
     tracing::debug!("{detail}");
     let error = Error::from_cause(kind, cause, detail);
-    RequestFailure { error, code: String::new(), delivery, retry_after: None }
+    RequestFailure { status: None, error, code: String::new(), delivery, retry_after: None }
 }
 
 /// The cause in terms of the user.

@@ -57,6 +57,7 @@ pub(super) async fn api_refusal(path: &str, response: Response, secrets: &[&str]
     let detail = format!("{path}: {reason}{request}");
     tracing::debug!("{detail}");
     RequestFailure {
+        status: Some(status.as_u16()),
         error: Error::from_cause(kind, cause, detail),
         delivery: delivery_of(status),
         code: service.code,
@@ -238,6 +239,7 @@ impl StoreError {
         let detail = format!("{}: {reason}", self.what);
         tracing::debug!("{detail}");
         RequestFailure {
+            status: Some(self.status.as_u16()),
             error: Error::from_cause(kind, cause, detail),
             code: self.code,
             delivery,

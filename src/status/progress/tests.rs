@@ -16,7 +16,7 @@ fn only(progress: &Progress) -> TransferView {
 fn transfer_is_listed_until_it_is_committed() {
     let progress = Progress::new();
     let mut events = progress.subscribe();
-    let transfer = progress.begin("a.bin");
+    let transfer = progress.begin(Ino(1), "a.bin");
     transfer.wrote(3 * MIB);
     let (sending, other) = (transfer.part_sending(), transfer.part_sending());
     transfer.part_stored(MIB, None);
@@ -42,7 +42,7 @@ fn transfer_is_listed_until_it_is_committed() {
 #[test]
 fn withdrawn_transfer_is_not_abandoned() {
     let progress = Progress::new();
-    let (withdrawn, dropped) = (progress.begin("a"), progress.begin("b"));
+    let (withdrawn, dropped) = (progress.begin(Ino(1), "a"), progress.begin(Ino(1), "b"));
     withdrawn.withdrawn();
     drop((withdrawn, dropped));
     assert_eq!((progress.totals().files_abandoned, progress.snapshot().len()), (1, 0));
@@ -51,7 +51,7 @@ fn withdrawn_transfer_is_not_abandoned() {
 #[test]
 fn waiting_part_is_not_in_flight() {
     let progress = Progress::new();
-    let transfer = progress.begin("a");
+    let transfer = progress.begin(Ino(1), "a");
     assert!(!transfer.waits_for_others());
     let waiting = transfer.part_waiting();
     assert_eq!((only(&progress).parts_in_flight, transfer.waits_for_others()), (0, true));
@@ -66,7 +66,7 @@ fn waiting_part_is_not_in_flight() {
 fn only_the_first_end_counts() {
     let progress = Progress::new();
     let mut events = progress.subscribe();
-    let transfer = progress.begin("a");
+    let transfer = progress.begin(Ino(1), "a");
     transfer.failed(&Error::new(ErrorKind::QuotaExceeded, "the drive is full"));
     transfer.committed(1, CommitMethod::Instant);
     drop(transfer);
@@ -82,8 +82,8 @@ fn only_the_first_end_counts() {
 #[test]
 fn dropped_transfer_is_abandoned_and_unlisted() {
     let progress = Progress::new();
-    let transfer = progress.begin("a");
-    let second = progress.begin("b");
+    let transfer = progress.begin(Ino(1), "a");
+    let second = progress.begin(Ino(1), "b");
     drop(transfer);
     assert_eq!(&*only(&progress).name, "b");
     second.committed(0, CommitMethod::Unchanged);
@@ -96,16 +96,16 @@ fn dropped_transfer_is_abandoned_and_unlisted() {
 #[test]
 fn idle_time_does_not_lower_the_rate() {
     let progress = Progress::new();
-    progress.begin("a").sent.add_at(Instant::now() + Duration::from_secs(60), MIB);
+    progress.begin(Ino(1), "a").sent.add_at(Instant::now() + Duration::from_secs(60), MIB);
     assert!(progress.totals().rate_bytes_s > 0);
-    let _next = progress.begin("b");
+    let _next = progress.begin(Ino(1), "b");
     assert_eq!(progress.totals().rate_bytes_s, 0, "a new window starts");
 }
 
 #[test]
 fn rename_shows_at_once_and_keeps_the_id() {
     let progress = Progress::new();
-    let transfer = progress.begin(".a.Xy12");
+    let transfer = progress.begin(Ino(1), ".a.Xy12");
     let id = only(&progress).id;
     transfer.renamed("a");
     assert_eq!((only(&progress).id, &*only(&progress).name), (id, "a"));
@@ -114,7 +114,7 @@ fn rename_shows_at_once_and_keeps_the_id() {
 #[test]
 fn eta_follows_from_rate_and_remaining_bytes() {
     let progress = Progress::new();
-    let transfer = progress.begin("a");
+    let transfer = progress.begin(Ino(1), "a");
     let began = transfer.began;
     transfer.wrote(20 * MIB);
     transfer.sent.add_at(began + Duration::from_secs(1), 4 * MIB);
@@ -138,7 +138,7 @@ fn concurrent_snapshot_and_end_do_not_deadlock() {
         for _ in 0..4 {
             scope.spawn(|| {
                 for n in 0..500 {
-                    let transfer = progress.begin("x");
+                    let transfer = progress.begin(Ino(1), "x");
                     transfer.wrote(1);
                     if n % 2 == 0 {
                         transfer.committed(1, CommitMethod::Uploaded);
@@ -160,7 +160,7 @@ fn concurrent_snapshot_and_end_do_not_deadlock() {
 #[test]
 fn staged_file_is_measured_by_expected_size() {
     let progress = Progress::new();
-    let staged = progress.begin("a");
+    let staged = progress.begin(Ino(1), "a");
     staged.expect_bytes(1000);
     staged.committing();
     assert_eq!(staged.snapshot().figures.waiting, 1000);
@@ -171,7 +171,7 @@ fn staged_file_is_measured_by_expected_size() {
 #[test]
 fn failed_attempt_returns_its_bytes() {
     let progress = Progress::new();
-    let transfer = progress.begin("a");
+    let transfer = progress.begin(Ino(1), "a");
     transfer.wrote(2 * MIB);
     let sent = || (transfer.snapshot().figures.sent, progress.totals().bytes_sent);
     let failed = transfer.begin_attempt();
