@@ -3,6 +3,7 @@
 mod assertion;
 pub(super) mod consent;
 mod signed;
+mod subject;
 mod tokens;
 
 use bytes::Bytes;

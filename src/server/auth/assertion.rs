@@ -5,7 +5,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::signature::{RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
 use serde::Deserialize;
 
-use super::tokens::Subject;
+use super::subject::Subject;
 use crate::server::app::{App, DOMAIN_ID};
 use crate::server::errors::ServiceError;
 

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::assertion;
+use super::subject::Subject;
 use crate::server::app::App;
 use crate::server::catalog::CatalogState;
 use crate::server::catalog::records::Token;
@@ -52,30 +53,6 @@ enum TokenGrant {
     Refresh { key: String, configured: bool },
     Code { key: String, configured: bool },
     Assertion(assertion::VerifiedAssertion),
-}
-
-/// The subject of a login.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Subject {
-    User,
-    /// A service app that acts for the whole domain.
-    Service,
-}
-
-impl Subject {
-    fn role(self) -> &'static str {
-        match self {
-            Self::User => "user",
-            Self::Service => "superadmin",
-        }
-    }
-
-    fn refresh_token(self) -> Token {
-        match self {
-            Self::User => Token::Refresh,
-            Self::Service => Token::ServiceRefresh,
-        }
-    }
 }
 
 /// `oauth/token` and `account/token`.
