@@ -5,16 +5,17 @@
 #
 #   packaging/deb-desktop && tests/suites/desktop_extensions.sh [MANAGER...]      managers: nautilus nemo caja
 #
-# Needs the built program (PDSFS=..., default target/release/pdsfs), and: xvfb openbox xdotool imagemagick tesseract-ocr
-# desktop-file-utils dbus librsvg2-common adwaita-icon-theme, and per manager nautilus python3-nautilus, nemo
-# nemo-python, caja python3-caja; for the sidebar udisks2, gvfs and libglib2.0-bin. SHOTS=directory keeps the screenshots. Works below a temporary directory only.
+# Needs the built program (PDSFS=..., default target/release/pdsfs), and: xvfb openbox xdotool xclip imagemagick
+# tesseract-ocr desktop-file-utils dbus librsvg2-common adwaita-icon-theme, and per manager nautilus python3-nautilus
+# gir1.2-gtk-4.0, nemo nemo-python, caja python3-caja; for the sidebar udisks2, gvfs and libglib2.0-bin.
+# SHOTS=directory keeps the screenshots. Works below a temporary directory only.
 set -u
 here=$(dirname "$(readlink -f "$0")")
 export PDSFS=${PDSFS:-$here/../../target/release/pdsfs}
 PDSFS=$(readlink -f "$PDSFS")
 package=$(ls -t "$here"/../../target/debian/pdsfs-desktop_*.deb 2>/dev/null | head -1)
 [ -f "$package" ] || { echo "no package; build one with packaging/deb-desktop" >&2; exit 2; }
-for tool in "$PDSFS" Xvfb xvfb-run openbox xdotool import convert tesseract dbus-run-session desktop-file-validate; do
+for tool in "$PDSFS" Xvfb xvfb-run openbox xdotool xclip import convert tesseract dbus-run-session desktop-file-validate; do
     command -v "$tool" >/dev/null || { echo "$tool is missing" >&2; exit 2; }
 done
 
@@ -74,6 +75,7 @@ cat >"$work/pdsfs" <<END
 #!/bin/sh
 case "\$*" in
 "share --help" | "versions --help") ;;
+"versions -- "*) echo "two versions" ;;
 "share -- "*) echo "\$3" >>"$work/shared"; echo "https://drive.test/s/1" ;;
 *) exit 2 ;;
 esac
@@ -162,6 +164,17 @@ for manager in $managers; do
     [ -n "$at" ] && xdotool mousemove ${at% *} ${at#* } sleep .3 click 1
     wait_for 10 grep -qx "$drive/a-saved.txt" "$work/shared"
     report $? "$manager" "the entry for a link runs its command"
+    wait_for 10 eval 'timeout 2 xclip -o -selection clipboard | grep -qx https://drive.test/s/1'
+    report $? "$manager" "the link is in the clipboard"
+    at=$(place_of "$manager-closed" a-saved.txt)
+    [ -n "$at" ] && xdotool mousemove ${at% *} ${at#* } click 1 sleep .5 click 3 sleep 1.5
+    picture "$manager-menu"
+    at=$(place_of "$manager-menu" Versions)
+    [ -n "$at" ] && xdotool mousemove ${at% *} ${at#* } sleep .3 click 1
+    wait_for 10 xdotool search --name '^Versions: a-saved.txt$'
+    report $? "$manager" "the versions are shown in a window"
+    sleep 1; picture "$manager-versions"
+    grep -A14 Traceback "$work/$manager.log"
     kill $shown; wait $shown 2>/dev/null; shown=
     wait_for 5 eval '! pgrep -f "$work/package/.*worker.py"'
     report $? "$manager" "the worker ends with the file manager"

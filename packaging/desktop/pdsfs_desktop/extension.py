@@ -57,9 +57,18 @@ class Shared:
         elif "commands" in message:
             self._commands = message["commands"]
         elif "copy" in message:
-            windows.copy(message["copy"])
-        elif "text" in message:
-            windows.show_text(message["title"], message["text"])
+            is_copied = self._try_window(windows.copy, message["copy"])
+            self._worker.send(notify=words.text("copied" if is_copied else "share"), text=message["copy"])
+        elif "text" in message and not self._try_window(windows.show_text, message["title"], message["text"]):
+            self._worker.send(notify=message["title"], text=message["text"])
+
+    def _try_window(self, function, *arguments):
+        """Returns whether the library for windows is installed. Without it, a notification has the text."""
+        try:
+            function(self._library, *arguments)
+        except (ImportError, ValueError):
+            return False
+        return True
 
     def _note(self, path, state):
         if self._known.get(path) == state:

@@ -1,8 +1,8 @@
 """The process that waits for mounts, sockets and commands on behalf of a file manager.
 
-Reads requests, one JSON object a line: `{"read": PATH}`, `{"run": COMMAND, "path": PATH}`. Writes
-`{"path": PATH, "state": STATE}`, once `{"commands": [...]}`, and `{"copy": TEXT}` or `{"title": ..., "text": ...}`
-for what needs a display. Ends with its input.
+Reads requests, one JSON object a line: `{"read": PATH}`, `{"run": COMMAND, "path": PATH}`,
+`{"notify": TITLE, "text": ...}`. Writes `{"path": PATH, "state": STATE}`, once `{"commands": [...]}`, and
+`{"copy": TEXT}` or `{"title": ..., "text": ...}` for what needs a display. Ends with its input.
 """
 
 import json
@@ -40,7 +40,6 @@ def run(output, name, path):
         notify.show(words.text("failed", action=label), said, "dialog-error")
     elif name == "share" and (link := commands.link_in(said)):
         output.send(copy=link)
-        notify.show(words.text("copied"), link)
     elif name == "versions":
         output.send(title=f"{label}: {file_name}", text=said)
     elif name == "retry":
@@ -63,6 +62,8 @@ def main():
             reader.request(request["read"])
         elif request.get("run") in commands.NAMES:
             start(run, output, request["run"], request["path"])
+        elif "notify" in request:
+            start(notify.show, request["notify"], request["text"])
 
 
 if __name__ == "__main__":

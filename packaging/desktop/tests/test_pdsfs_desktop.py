@@ -1,5 +1,7 @@
 """Unit tests of the modules that need no display. Run by `cargo test --test mount desktop_extensions`."""
 
+import importlib.machinery
+import importlib.util
 import os
 import re
 import tempfile
@@ -73,6 +75,47 @@ class Sockets(unittest.TestCase):
                 self.assertEqual(len(control.sockets()), 1)
                 os.chmod(directory, 0o750)
                 self.assertEqual(control.sockets(), [])
+
+
+class DolphinAction(unittest.TestCase):
+    """Fake programs record their arguments."""
+
+    SOURCE = os.path.join(os.path.dirname(__file__), "..", "file-action")
+
+    def run_main(self, mountpoints, *arguments):
+        loader = importlib.machinery.SourceFileLoader("file_action", self.SOURCE)
+        action = importlib.util.module_from_spec(importlib.util.spec_from_loader("file_action", loader))
+        with tempfile.TemporaryDirectory() as directory:
+            calls = os.path.join(directory, "calls")
+            for name in ("notify-send", "dbus-send"):
+                self.script(directory, name, f'echo {name} "$@" >>{calls}')
+            self.script(directory, "pdsfs", '[ "$2" = --help ] || echo "https://drive.test/s/1"')
+            found = mock.patch.object(mounts, "parse", lambda _: mountpoints)
+            with mock.patch.dict(os.environ, {"PATH": f"{directory}:{os.environ['PATH']}", "LC_ALL": "C"}), found:
+                os.environ.pop("PDSFS", None)
+                loader.exec_module(action)
+                code = action.main(*arguments)
+            with open(calls) as file:
+                return code, file.read()
+
+    @staticmethod
+    def script(directory, name, text):
+        path = os.path.join(directory, name)
+        with open(path, "w") as file:
+            file.write(f"#!/bin/sh\n{text}\n")
+        os.chmod(path, 0o755)
+
+    def test_link_goes_to_the_clipboard(self):
+        code, calls = self.run_main(["/mnt/drive"], "share", "/mnt/drive/f")
+        self.assertEqual(code, 0)
+        self.assertIn("setClipboardContents string:https://drive.test/s/1", calls)
+        self.assertIn("The link is in the clipboard", calls)
+
+    def test_file_elsewhere_is_refused(self):
+        code, calls = self.run_main(["/mnt/drive"], "share", "/mnt/other/f")
+        self.assertEqual(code, 1)
+        self.assertIn("The file is not on a PDS drive", calls)
+        self.assertNotIn("string:", calls)
 
 
 class Words(unittest.TestCase):
