@@ -20,6 +20,7 @@ use output::{EXIT_USAGE, ignore_closed_stdout, print_error};
 use runtime::{on_runtime, until_signal};
 
 mod broker;
+mod columns;
 mod config;
 #[cfg(feature = "server")]
 mod demo;
@@ -38,6 +39,7 @@ mod runtime;
 #[cfg(feature = "server")]
 mod serve;
 mod status;
+mod trash;
 mod umount;
 mod versions;
 mod wait;
@@ -82,6 +84,8 @@ enum Command {
     Wait(wait::WaitArgs),
     /// Show recent events of the mounts
     Log(log::LogArgs),
+    /// List, restore or delete for good what is in the recycle bin
+    Trash(trash::TrashArgs),
     /// List the versions of a file, write one to a file, or restore one
     Versions(versions::VersionsArgs),
     /// Serve a PDS-compatible drive from this machine, for tests and trials
@@ -158,6 +162,7 @@ fn dispatch(command: Command, notifier: SystemdNotifier) -> Result<ExitCode> {
         Command::Status(args) => ignore_closed_stdout(on_runtime(status::run(args))),
         Command::Wait(args) => on_runtime(wait::run(args)),
         Command::Log(args) => ignore_closed_stdout(on_runtime(log::run(args))),
+        Command::Trash(args) => ignore_closed_stdout(on_runtime(until_signal(trash::run(args)))),
         Command::Versions(args) => ignore_closed_stdout(on_runtime(until_signal(versions::run(args)))),
         #[cfg(feature = "server")]
         Command::Serve(args) => on_runtime(serve::run(args.check()?)),

@@ -14,6 +14,9 @@
 //! | `GET /v1/versions?ino=N` | [`types::Versions`] of the file with that inode number |
 //! | `GET /v1/versions/content?ino=N&id=ID` | the content of a version; too short after a failure |
 //! | `POST /v1/versions/restore?ino=N&id=ID` | `{}` when the file has the content of that version |
+//! | `GET /v1/trash` | [`types::Trash`] |
+//! | `POST /v1/trash/restore?id=ID` | [`types::Restored`] when the object is back |
+//! | `POST /v1/trash/delete?id=ID` | `{}` when the object is deleted for good |
 //!
 //! Parameters are percent-encoded. An error is [`types::ApiError`] with a status of 400 or more. Only the user of the daemon and root get
 //! answers. No answer contains a secret.

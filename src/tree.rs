@@ -26,6 +26,7 @@ mod lifetime;
 mod merge;
 pub mod name;
 mod objects;
+mod recycled;
 mod stat;
 mod tombstones;
 

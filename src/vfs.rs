@@ -23,6 +23,7 @@ mod lookup;
 mod pending_attrs;
 mod quota_cache;
 mod readdir;
+mod recycle_bin;
 mod remove;
 mod remove_superseded;
 mod rename;
@@ -30,6 +31,8 @@ mod revisions;
 mod statfs;
 mod stop_flag;
 mod superseded;
+mod sync_trash;
+mod trash_entries;
 mod truncate;
 mod types;
 mod unsaved_renames;
@@ -75,8 +78,10 @@ use pending_attrs::PendingAttrs;
 use quota_cache::QuotaCache;
 use stop_flag::StopFlag;
 use superseded::CreatedObjects;
+use trash_entries::TrashEntries;
 pub use types::{
-    Attr, Caller, DirEntry, Entry, FallocateMode, Fh, OpenedFile, RenameMode, SetAttr, Statfs, UnsavedFile,
+    Attr, Caller, DirEntry, Entry, FallocateMode, Fh, OpenedFile, RecycledItem, RenameMode, SetAttr, Statfs,
+    UnsavedFile,
 };
 pub use unsaved_status::{Stage, UnsavedFileStatus, summarize};
 
@@ -105,6 +110,7 @@ pub struct Vfs {
     late_renames: LateRenames,
     created: CreatedObjects,
     active_renames: ActiveRenames,
+    trash_entries: TrashEntries,
     stop: StopFlag,
 }
 
@@ -161,6 +167,7 @@ impl Vfs {
                 late_renames: LateRenames::default(),
                 created: CreatedObjects::default(),
                 active_renames: ActiveRenames::default(),
+                trash_entries: TrashEntries::default(),
                 stop: StopFlag::default(),
                 progress,
                 drive,

@@ -99,6 +99,8 @@ mod times;
 mod tls;
 #[path = "mount/trash.rs"]
 mod trash;
+#[path = "mount/trash_command.rs"]
+mod trash_command;
 #[path = "mount/users.rs"]
 mod users;
 #[path = "mount/versions.rs"]

@@ -69,6 +69,22 @@ pub(super) async fn answering_and_silent(
     Ok((found, Vec::new()))
 }
 
+/// The one mount that is meant: the one with the name or mountpoint `wanted`, else the only mount of this user.
+pub(super) async fn one_mount(wanted: Option<&str>) -> Result<(DaemonClient, Status)> {
+    let users = if wanted.is_some() { SocketUsers::All } else { SocketUsers::Own };
+    let (mut mounts, silent) = answering_and_silent(wanted, users).await?;
+    let detail = match (mounts.pop(), mounts.is_empty()) {
+        (Some(mount), true) => return Ok(mount),
+        (Some(last), false) => {
+            let all = mounts.iter().chain([&last]).map(|(_, status)| format::printable(&status.mountpoint));
+            format!("you have several mounts: name one of {}", all.collect::<Vec<_>>().join(", "))
+        }
+        (None, _) if silent.is_empty() => NO_MOUNTS.to_owned(),
+        (None, _) => silent.join("; "),
+    };
+    Err(Error::new(ErrorKind::NotFound, detail))
+}
+
 /// The mount that an argument selects.
 #[derive(Debug)]
 enum WantedMount<'a> {

@@ -9,6 +9,7 @@ use clap::{Args, Subcommand};
 use sha1::{Digest as _, Sha1};
 use tempfile::NamedTempFile;
 
+use super::columns::{aligned, beginning, short_id_len};
 use super::format::{self, printable};
 use super::mounted_file::MountedFile;
 use super::output::{print_line, print_message};
@@ -21,7 +22,7 @@ use crate::units::Size;
 
 /// Shortest part of an id that selects a version. A shorter argument is a number.
 const ID_PREFIX_MIN: usize = 6;
-/// Characters of an id in the table, if they are unique.
+/// Characters of an id in messages.
 const ID_SHOWN: usize = 12;
 
 #[derive(Debug, Args)]
@@ -102,9 +103,7 @@ async fn versions_of(path: &Path) -> Result<(MountedFile, Vec<Version>)> {
 }
 
 fn table(versions: &[Version]) -> Vec<String> {
-    let ids: Vec<&str> = versions.iter().map(|version| version.id.as_str()).collect();
-    let longest = ids.iter().map(|id| id.chars().count()).max().unwrap_or(0);
-    let shown_len = (ID_SHOWN..longest).find(|len| are_unique(&ids, *len)).unwrap_or(longest.max(ID_SHOWN));
+    let id_len = short_id_len(&versions.iter().map(|version| version.id.as_str()).collect::<Vec<_>>());
     let head = ["VERSION", "TIME", "SIZE", "AUTHOR", "ID", ""].map(str::to_owned);
     let rows = versions.iter().map(|version| {
         [
@@ -112,18 +111,11 @@ fn table(versions: &[Version]) -> Vec<String> {
             version.at_ms.map_or_else(|| "-".to_owned(), format::local_time),
             version.bytes.map_or_else(|| "-".to_owned(), |bytes| Size(bytes).to_string()),
             printable(version.author.as_deref().unwrap_or("-")),
-            printable(prefix(&version.id, shown_len)),
+            printable(beginning(&version.id, id_len)),
             remarks(version),
         ]
     });
-    let rows: Vec<_> = std::iter::once(head).chain(rows).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; 6] = std::array::from_fn(width);
-    let line = |row: &[String; 6]| {
-        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    };
-    rows.iter().map(line).collect()
+    aligned(&std::iter::once(head).chain(rows).collect::<Vec<_>>())
 }
 
 fn remarks(version: &Version) -> String {
@@ -131,18 +123,6 @@ fn remarks(version: &Version) -> String {
     let kept = version.keep_forever.then(|| "kept for ever".to_owned());
     let description = version.description.as_deref().map(printable);
     [latest, kept, description].into_iter().flatten().collect::<Vec<_>>().join(", ")
-}
-
-fn prefix(id: &str, len: usize) -> &str {
-    id.char_indices().nth(len).map_or(id, |(end, _)| &id[..end])
-}
-
-/// Whether the first `len` characters distinguish all ids.
-fn are_unique(ids: &[&str], len: usize) -> bool {
-    let mut prefixes: Vec<_> = ids.iter().map(|id| prefix(id, len)).collect();
-    prefixes.sort_unstable();
-    prefixes.dedup();
-    prefixes.len() == ids.len()
 }
 
 /// The version that an argument selects.
@@ -230,8 +210,9 @@ async fn copy(
 /// `photo (version 3).jpg` for `dir/photo.jpg`.
 fn default_output(path: &Path, version: &Version) -> PathBuf {
     let text = |part: Option<&std::ffi::OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();
-    let number =
-        version.number.map_or_else(|| prefix(&version.id, ID_SHOWN).to_owned(), |number| number.to_string());
+    let number = version
+        .number
+        .map_or_else(|| beginning(&version.id, ID_SHOWN).to_owned(), |number| number.to_string());
     let mut name = format!("{} (version {number})", text(path.file_stem()));
     if let Some(extension) = path.extension() {
         name.push('.');
@@ -248,8 +229,9 @@ fn temporary_beside(out: &Path) -> Result<NamedTempFile> {
 }
 
 fn described(version: &Version) -> String {
-    let name =
-        version.number.map_or_else(|| prefix(&version.id, ID_SHOWN).to_owned(), |number| number.to_string());
+    let name = version
+        .number
+        .map_or_else(|| beginning(&version.id, ID_SHOWN).to_owned(), |number| number.to_string());
     let time = version.at_ms.map(|at| format!(" of {}", format::local_time(at))).unwrap_or_default();
     let size = version.bytes.map(|bytes| format!(", {}", Size(bytes))).unwrap_or_default();
     format!("version {}{time}{size}", printable(&name))
@@ -278,15 +260,6 @@ mod tests {
         for unknown in ["3", "12345", "123457", ""] {
             assert_eq!(selected(unknown).unwrap_err().kind(), ErrorKind::NotFound, "{unknown}");
         }
-    }
-
-    #[test]
-    fn table_shows_ids_until_they_differ() {
-        let ids = ["0123456789abcdX", "0123456789abcdY"];
-        let lines = table(&ids.map(|id| version(None, id)));
-        assert!(lines[1].ends_with(ids[0]) && lines[2].ends_with(ids[1]), "{lines:?}");
-        let lines = table(&[version(Some(7), "0123456789abcdef")]);
-        assert_eq!(lines[1].split_whitespace().collect::<Vec<_>>(), ["7", "-", "-", "-", "0123456789ab"]);
     }
 
     #[test]

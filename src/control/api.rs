@@ -1,5 +1,6 @@
 //! The requests of the control API and their answers.
 
+mod trash;
 mod versions;
 
 use std::sync::Arc;
@@ -33,7 +34,7 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 const DRAIN_MAX: Duration = Duration::from_secs(86_400);
 
 /// All paths, for requests with another method.
-const PATHS: [&str; 9] = [
+const PATHS: [&str; 12] = [
     "/v1/status",
     "/v1/events",
     "/v1/end",
@@ -43,6 +44,9 @@ const PATHS: [&str; 9] = [
     "/v1/versions",
     "/v1/versions/content",
     "/v1/versions/restore",
+    "/v1/trash",
+    "/v1/trash/restore",
+    "/v1/trash/delete",
 ];
 
 /// The body of an answer: complete, or a stream.
@@ -84,6 +88,9 @@ impl ControlApi {
             "/v1/versions" if method == Method::GET => self.versions(query).await,
             "/v1/versions/content" if method == Method::GET => self.version_content(query).await,
             "/v1/versions/restore" if method == Method::POST => self.restore_version(query).await,
+            "/v1/trash" if method == Method::GET => self.trash().await,
+            "/v1/trash/restore" if method == Method::POST => self.restore_trashed(query).await,
+            "/v1/trash/delete" if method == Method::POST => self.delete_trashed(query).await,
             path if PATHS.contains(&path) => {
                 refuse(StatusCode::METHOD_NOT_ALLOWED, format!("method {method} is not supported here"))
             }

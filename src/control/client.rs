@@ -25,7 +25,7 @@ use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 
 use super::socket_dirs::{SocketDirs, SocketUsers, service_user};
-use super::types::{ApiError, Drained, LogEntry, Status, Versions};
+use super::types::{ApiError, Drained, LogEntry, Restored, Status, Trash, Versions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::units::{exact_duration, exact_size};
 
@@ -209,6 +209,22 @@ impl DaemonClient {
         let path = format!("/v1/versions/content?ino={ino}&id={}", encoded(id));
         let answer = with_timeout(DRIVE_CALL_MAX, self.send(Method::GET, &path)).await?;
         check_status(answer).await.map(|answer| ContentStream(answer.into_body()))
+    }
+
+    /// What the recycle bin has of the mount.
+    pub async fn trash(&self) -> Result<Trash> {
+        self.ask_drive(Method::GET, "/v1/trash").await
+    }
+
+    /// Takes an object out of the recycle bin.
+    pub async fn restore_trashed(&self, id: &str) -> Result<Restored> {
+        self.ask_drive(Method::POST, &format!("/v1/trash/restore?id={}", encoded(id))).await
+    }
+
+    /// Deletes an object of the recycle bin for good.
+    pub async fn delete_trashed(&self, id: &str) -> Result<()> {
+        let path = format!("/v1/trash/delete?id={}", encoded(id));
+        self.ask_drive::<IgnoredAny>(Method::POST, &path).await.map(drop)
     }
 
     /// A request for which the daemon calls the service.

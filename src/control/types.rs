@@ -377,6 +377,38 @@ pub struct Version {
     pub keep_forever: bool,
 }
 
+/// The answer to `GET /v1/trash`: what the recycle bin has of this mount.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Trash {
+    /// The last one that was deleted comes first.
+    pub items: Vec<TrashedItem>,
+}
+
+/// A deleted file or directory.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TrashedItem {
+    /// Id of the object.
+    pub id: String,
+    /// Where it was: the path below the mountpoint, with a leading `/`.
+    pub path: String,
+    /// Whether it is a directory, with everything in it.
+    pub directory: bool,
+    /// Size of a file; 0 for directories.
+    pub bytes: u64,
+    /// Time of the deletion.
+    pub at_ms: Option<u64>,
+}
+
+/// The answer to `POST /v1/trash/restore`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Restored {
+    /// The path below the mountpoint, with a leading `/`.
+    pub path: String,
+}
+
 /// The body of an answer with a status of 400 or more.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]

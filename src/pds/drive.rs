@@ -10,6 +10,7 @@ mod download;
 mod folder_search;
 mod listing;
 mod meta;
+mod recycle_bin;
 mod revisions;
 mod subfolder_listings;
 mod upload;
@@ -43,6 +44,7 @@ pub use attributes::AttrChange;
 pub use create::{CreateOutcome, NewFile, UploadSession};
 pub use download::{DOWNLOAD_URL_LIFETIME_MAX, DownloadUrl, RangeError};
 pub use meta::FileMeta;
+pub use recycle_bin::Recycled;
 pub use revisions::Revision;
 pub use upload::{ExpectedContent, PutOutcome};
 

@@ -6,6 +6,7 @@
 
 mod batch;
 mod items;
+mod recycle_bin;
 mod revisions;
 mod upload;
 
@@ -17,6 +18,7 @@ pub use batch::{
     BatchBody, BatchHeaders, BatchItem, BatchRequest, BatchResponse, DeleteTagsRequest, PutTagsRequest,
 };
 pub use items::Items;
+pub use recycle_bin::RecycleBinRequest;
 pub use revisions::{RevisionItem, RevisionListRequest, RevisionListResponse, RevisionRequest};
 pub use upload::{
     CompleteRequest, PartRequest, PartUrl, SignatureInfo, UploadUrlRequest, UploadUrlResponse, WireSha1Ctx,
@@ -155,6 +157,9 @@ pub struct File {
     /// The modification time that the client set.
     #[serde(default, deserialize_with = "empty_is_none")]
     pub local_modified_at: Option<String>,
+    /// Only in the recycle bin.
+    #[serde(default, deserialize_with = "empty_is_none")]
+    pub trashed_at: Option<String>,
     #[serde(default, deserialize_with = "empty_is_none")]
     pub revision_id: Option<RevisionId>,
     #[serde(default)]

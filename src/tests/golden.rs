@@ -6,8 +6,8 @@
 use crate::ids::{DriveId, FileId, PartNumber, RevisionId, UploadId};
 use crate::pds::types::{
     CheckNameMode, CompleteRequest, CreateRequest, DownloadUrlRequest, FileRequest, FileType, ListRequest,
-    MoveRequest, PartRequest, RevisionListRequest, RevisionRequest, UpdateRequest, UploadUrlRequest, UserTag,
-    WireSha1Ctx,
+    MoveRequest, PartRequest, RecycleBinRequest, RevisionListRequest, RevisionRequest, UpdateRequest,
+    UploadUrlRequest, UserTag, WireSha1Ctx,
 };
 use crate::rolling_sha1::RollingSha1;
 use serde_json::Value;
@@ -207,4 +207,15 @@ fn golden_revision_calls_match_captures() {
     assert_within(&captured("js_ops.json", "/v2/file/revision/list")[0], &json(&ours), &["file_id"]);
     let ours = RevisionRequest { drive_id: &drive_id, file_id: &file_id, revision_id: &revision_id };
     assert_within(&json(&ours), &captured(capture, "/v2/file/revision/restore")[0], &[]);
+}
+
+#[test]
+fn golden_recycle_bin_calls_match_captures() {
+    let capture = "py_versions_trash_search_shares.json";
+    let (drive_id, file_id) = (drive(), file());
+    let ours = RecycleBinRequest { drive_id: &drive_id, limit: 100, marker: "M1", fields: "*" };
+    assert_within(&json(&ours), &captured(capture, "/v2/recyclebin/list")[0], &[]);
+    let ours = FileRequest { drive_id: &drive_id, file_id: &file_id };
+    assert_within(&json(&ours), &captured(capture, "/v2/recyclebin/restore")[0], &[]);
+    assert_within(&json(&ours), &captured(capture, "/v2/file/delete")[0], &[]);
 }

@@ -186,7 +186,7 @@ impl Tree {
         replaced
     }
 
-    fn take_replaced(&mut self, ino: Ino) -> Option<FileMeta> {
+    pub(super) fn take_replaced(&mut self, ino: Ino) -> Option<FileMeta> {
         let InodeBody::File { replaces } = &mut self.inodes.get_mut(&ino)?.body else { return None };
         let replaced = replaces.take()?;
         self.replacing.remove(&replaced.file_id);
@@ -216,7 +216,7 @@ impl Tree {
     }
 
     /// Removes dentry and object of an inode. The inode lives while it is referenced.
-    fn detach(&mut self, ino: Ino) {
+    pub(super) fn detach(&mut self, ino: Ino) {
         let removed = self.unlink_dentry(ino);
         self.take_replaced(ino);
         if let Some(inode) = self.inodes.get_mut(&ino)
@@ -489,6 +489,6 @@ fn wrong_object(meta: &FileMeta) -> Error {
     ))
 }
 
-fn new_dentry(ino: Ino, state: DentryState, now: Instant) -> Dentry {
+pub(super) fn new_dentry(ino: Ino, state: DentryState, now: Instant) -> Dentry {
     Dentry { ino, state, seen_at: now, listing_id: 0 }
 }

@@ -65,6 +65,7 @@ impl AttrRules {
 impl Vfs {
     /// Changes attributes and returns the new ones.
     pub async fn setattr(&self, ino: Ino, fh: Option<Fh>, set: SetAttr, caller: Caller) -> Result<Entry> {
+        self.check_not_recycled(ino)?;
         let sets_owner = set.uid.is_some() || set.gid.is_some();
         let sets_attrs = set.mode.is_some() || sets_owner || set.atime.is_some() || set.mtime.is_some();
         if sets_attrs {
@@ -262,7 +263,7 @@ impl Vfs {
     }
 
     /// Creates a file and commits it.
-    async fn make_closed(
+    pub(super) async fn make_closed(
         &self,
         parent: Ino,
         name: &OsStr,

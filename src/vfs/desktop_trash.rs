@@ -9,9 +9,11 @@
 //! ```
 //!
 //! On the drive these directories would disturb other clients, and the files would still use quota. Therefore
-//! the directories are local-only. A file renamed into `files` goes to the recycle bin, from which every
-//! client can restore it, and its note is removed. If the drive has such a directory already, its entries
-//! stay, and no new ones are added.
+//! the directories are local-only, and the root does not list them. A file renamed into `files` goes to the recycle
+//! bin, from which every client can restore it. Its inode stays in `files` as an entry ([`super::sync_trash`]): a
+//! rename out of there restores the object, a removal there deletes it for good, and so does a rename into another
+//! directory of the trash, which is how the trash daemon of GNOME deletes. If the drive has such a directory already,
+//! its entries stay, and no new ones are added.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -23,18 +25,19 @@ use crate::clock;
 use crate::config::RemoveMode;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Ino;
+use crate::pds::drive::FileMeta;
 use crate::pds::types::FileType;
 use crate::posix::Posix;
-use crate::tree::{Identity, Name, Tree};
+use crate::tree::{Identity, ListedEntry, Name, Tree};
 
 /// Name of a trash directory without the user id.
 const TRASH_PREFIX: &str = ".Trash-";
 const UID_DIGITS_MAX: usize = 10;
 /// Directory for trashed files.
-const FILES: &str = "files";
+pub(super) const FILES: &str = "files";
 /// Directory for notes, and the suffix of their names.
-const INFO: &str = "info";
-const NOTE_SUFFIX: &str = ".trashinfo";
+pub(super) const INFO: &str = "info";
+pub(super) const NOTE_SUFFIX: &str = ".trashinfo";
 
 /// Role of a directory in a trash.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,6 +47,11 @@ enum TrashDir {
     Files,
     /// The notes about trashed files.
     Info,
+}
+
+/// The name of the trash of a user.
+pub(super) fn own_trash_name(uid: u32) -> String {
+    format!("{TRASH_PREFIX}{uid}")
 }
 
 fn is_trash_name(name: &str) -> bool {
@@ -157,15 +165,46 @@ impl Vfs {
                 self.commit_for(&[process_of(caller)], &file).await?;
             }
         }
+        self.tree().pin(source)?;
+        let has_entry = self.recycle(source, kind, to).await;
+        self.tree().unpin(source);
+        if !has_entry? {
+            self.drop_detached_local_files();
+            self.remove_note(to);
+        }
+        Ok(())
+    }
+
+    /// Returns whether the trash has an entry for it: not for a local-only file, which is gone, and not in a trash that
+    /// the drive has.
+    async fn recycle(&self, source: Ino, kind: FileType, to: &NameInDir) -> Result<bool> {
+        let known = self.tree().meta(source).cloned();
+        let recycled = known.filter(|_| self.is_local_dir(to.dir));
         match kind {
             FileType::File => self.remove_file(source, RemoveMode::Trash).await?,
             FileType::Folder => {
                 let dir_id = self.dir_id(source)?;
                 self.drive.remove(&dir_id, RemoveMode::Trash).await?;
-                self.tree().unlink(source, Instant::now());
-                self.drop_detached_local_files();
             }
         }
+        let (mut tree, now) = (self.tree(), Instant::now());
+        let Some(meta) = recycled else {
+            tree.unlink(source, now);
+            return Ok(false);
+        };
+        let entry = if self.files.get(source).is_none() {
+            tree.recycled(source, to.dir, &to.name, now)?;
+            source
+        } else {
+            // Open handles keep the inode of the removed file.
+            tree.create_local(to.dir, &to.name, now, (meta.mtime, meta.posix.clone()))?
+        };
+        self.trash_entries.add(entry, meta);
+        Ok(true)
+    }
+
+    /// Removes the note about a file that a trash does not keep.
+    fn remove_note(&self, to: &NameInDir) {
         let note = {
             let tree = self.tree();
             let info = tree.parent(to.dir).and_then(|trash| tree.child(trash, INFO));
@@ -175,7 +214,71 @@ impl Vfs {
             self.mark_unlinked(note);
             self.tree().unlink(note, Instant::now());
         }
-        Ok(())
+    }
+
+    /// Restores an object of the recycle bin, or deletes it for good if it goes to another directory of a trash.
+    pub(super) async fn rename_out_of_trash(
+        &self,
+        (source, recycled): (Ino, FileMeta),
+        target: Option<Ino>,
+        to: &NameInDir,
+    ) -> Result<()> {
+        if target.is_some() {
+            let detail = format!("{} exists: rename it, then restore the file", to.name);
+            return Err(Error::new(ErrorKind::Exists, detail));
+        }
+        let (role, is_trash_itself) = {
+            let tree = self.tree();
+            (trash_dir(&tree, to.dir), tree.parent(to.dir) == Some(Ino::ROOT))
+        };
+        match role {
+            None => self.restore_to((source, recycled), to).await,
+            Some(TrashDir::Other) if !is_trash_itself => {
+                self.delete_trash_entry(source, &recycled.file_id).await
+            }
+            Some(_) => Err(Error::new(
+                ErrorKind::NotPermitted,
+                "a file in the recycle bin can only be restored or deleted",
+            )),
+        }
+    }
+
+    async fn restore_to(&self, (source, recycled): (Ino, FileMeta), to: &NameInDir) -> Result<()> {
+        self.check_not_recycled(to.dir)?;
+        let to_dir_id = self.dir_id(to.dir)?;
+        let object = &recycled.file_id;
+        let restored = match self.drive.restore(object).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                self.drop_trash_entry(object);
+                return Err(error);
+            }
+            restored => restored?,
+        };
+        let from = restored.parent_id.clone().unwrap_or_else(|| self.config.root_id.clone());
+        let name = to.name.remote();
+        let moved = if from == to_dir_id && *restored.name == *name {
+            restored
+        } else {
+            let moved = self.move_on_drive(&restored, (&from, &to_dir_id), &name, false).await;
+            match moved {
+                Ok(moved) => moved,
+                Err(error) => {
+                    if let Err(error) = self.drive.remove(object, RemoveMode::Trash).await {
+                        tracing::warn!(%error, "{} was restored to its former place: not moved from there", to.name);
+                        self.drop_trash_entry(object);
+                    }
+                    return Err(error);
+                }
+            }
+        };
+        self.trash_entries.remove(object);
+        self.tree().restored(source, to.dir, &to.name, moved, Instant::now())
+    }
+
+    /// Whether an entry of a directory is the trash of a user, which the root does not list: programs that copy or
+    /// delete everything would work on what was deleted.
+    pub(super) fn is_hidden_trash(&self, dir: Ino, listed: &ListedEntry) -> bool {
+        dir == Ino::ROOT && is_trash_name(&listed.name) && self.is_local_dir(listed.ino)
     }
 }
 

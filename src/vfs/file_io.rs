@@ -30,6 +30,7 @@ const CACHED_READ_MAX: Duration = Duration::from_secs(10);
 impl Vfs {
     /// `flags` as in open(2).
     pub async fn open(&self, ino: Ino, flags: i32, caller: Caller) -> Result<OpenedFile> {
+        self.check_not_recycled(ino)?;
         let access = Access::of(flags);
         let file = self.open_file(ino, access.may_commit())?;
         if access.may_commit() {
@@ -128,7 +129,8 @@ impl Vfs {
         posix: Option<Arc<Posix>>,
         caller: Caller,
     ) -> Result<(Entry, OpenedFile)> {
-        if let Some(entry) = self.lookup(parent, name).await? {
+        self.check_not_recycled(parent)?;
+        if let Some(entry) = self.lookup_known(parent, name).await? {
             let opened = if flags & libc::O_EXCL != 0 {
                 Err(Error::new(ErrorKind::Exists, format!("{} exists", name.display())))
             } else {

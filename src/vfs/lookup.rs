@@ -29,6 +29,19 @@ impl Vfs {
 
     /// Finds a name. The returned entry was counted as one lookup.
     pub async fn lookup(&self, parent: Ino, name: &OsStr) -> Result<Option<Entry>> {
+        self.refresh_trash(parent).await;
+        match self.lookup_known(parent, name).await? {
+            None => self.offer_trash(parent, name),
+            found => Ok(found),
+        }
+    }
+
+    /// Like [`Self::lookup`], without a look into the recycle bin.
+    pub(super) async fn lookup_known(&self, parent: Ino, name: &OsStr) -> Result<Option<Entry>> {
+        if self.trash_entries.get(parent).is_some() {
+            // Nothing can be done with a single entry of a directory in the recycle bin.
+            return Ok(None);
+        }
         let name = match Name::new(name) {
             // No file can have such a name. Creating it returns the reason.
             Err(error) if error.kind() == ErrorKind::InvalidName => return Ok(None),
@@ -177,7 +190,9 @@ impl Vfs {
             Some((_, posix)) => (stat.size, stat.mtime, posix),
             None => (stat.size, stat.mtime, stat.posix),
         };
-        if let Some(file) = self.files.get(ino) {
+        if let Some(recycled) = self.trash_entries.get(ino) {
+            (size, mtime) = (recycled.size, recycled.mtime);
+        } else if let Some(file) = self.files.get(ino) {
             if file.has_local_content() || stat.nlink == 0 {
                 (size, mtime) = (file.size(), file.mtime());
                 // A program that polls the file sees it grow.

@@ -158,8 +158,8 @@ impl Vfs {
     }
 
     /// Opens a directory. Starts its listing, unless the known entries are fresh.
-    #[allow(clippy::unused_async)] // Operations are asynchronous, whether they wait or not.
     pub async fn opendir(&self, ino: Ino, caller: Caller) -> Result<Fh> {
+        self.refresh_trash(ino).await;
         let is_fresh = {
             let tree = self.tree();
             if tree.kind(ino)? != FileType::Folder {
@@ -185,6 +185,9 @@ impl Vfs {
     }
 
     fn known_entries(&self, dir: Ino) -> Result<Arc<ListingFetch>> {
+        if self.trash_entries.get(dir).is_some() {
+            return Ok(Arc::new(ListingFetch::completed(Vec::new())));
+        }
         let tree = self.tree();
         self.dirs.shared_snapshot(dir, tree.version(dir)?, || tree.snapshot(dir))
     }
@@ -267,7 +270,8 @@ impl Vfs {
 
     /// `None` if the name was removed or belongs to another inode by now.
     fn dir_entry(&self, dir: Ino, listed: &ListedEntry, cookie: u64, plus: bool) -> Option<DirEntry> {
-        if self.tree().child(dir, &listed.name) != Some(listed.ino) {
+        let child = self.tree().child(dir, &listed.name);
+        if child != Some(listed.ino) || self.is_hidden_trash(dir, listed) {
             return None;
         }
         Some(DirEntry {

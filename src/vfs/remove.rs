@@ -28,6 +28,9 @@ impl Vfs {
         if self.tree().kind(ino)? == FileType::Folder {
             return Err(Error::new(ErrorKind::IsDirectory, format!("{name} is a directory")));
         }
+        if let Some(recycled) = self.trash_entries.get(ino) {
+            return self.delete_trash_entry(ino, &recycled.file_id).await;
+        }
         self.remove_file(ino, self.config.options.remove).await?;
         self.tree().names_changed(&[parent], &[ino], clock::now());
         Ok(())
@@ -113,6 +116,9 @@ impl Vfs {
         let ino = self.resolve_existing(parent, &name).await?;
         if self.tree().kind(ino)? == FileType::File {
             return Err(Error::new(ErrorKind::NotDirectory, format!("{name} is not a directory")));
+        }
+        if let Some(recycled) = self.trash_entries.get(ino) {
+            return self.delete_trash_entry(ino, &recycled.file_id).await;
         }
         self.remove_dir(ino).await?;
         self.tree().names_changed(&[parent], &[ino], clock::now());

@@ -22,6 +22,7 @@ const CONTENT_TTL: Duration = Duration::from_secs(2);
 
 impl Vfs {
     pub async fn mkdir(&self, parent: Ino, name: &OsStr, mode: u32, caller: Caller) -> Result<Entry> {
+        self.check_not_recycled(parent)?;
         let name = Name::new(name)?;
         let known = self.tree().find(parent, name.as_str(), Instant::now())?;
         let is_taken = match known {
@@ -117,6 +118,9 @@ impl Vfs {
             return Err(Error::new(ErrorKind::Exists, format!("{} exists", to.name)));
         }
         let kind = self.check_kinds(source, target, to)?;
+        if let Some(recycled) = self.trash_entries.get(source) {
+            return self.rename_out_of_trash((source, recycled), target, to).await.map(|()| source);
+        }
         if self.rename_into_trash((source, kind), from, to, caller).await? {
             return Ok(source);
         }

@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::error::Error;
 use crate::ids::Ino;
+use crate::pds::drive::FileMeta;
 use crate::tree::{FileKind, Name};
 
 /// Attributes as in stat(2).
@@ -119,6 +120,15 @@ pub struct PartlySavedFile {
     pub path: String,
     /// Its size on the drive.
     pub bytes: u64,
+}
+
+/// An object in the recycle bin that was below the root of the mount.
+#[derive(Clone, Debug)]
+pub struct RecycledItem {
+    pub meta: FileMeta,
+    pub trashed_at: Option<SystemTime>,
+    /// Where it was, below the mountpoint.
+    pub path: String,
 }
 
 /// How rename treats an existing target.

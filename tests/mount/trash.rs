@@ -1,8 +1,8 @@
-//! The trash of desktops: a trashed file is in the recycle bin of the drive, and nowhere else.
+//! The trash of desktops is the recycle bin of the drive: it shows it, restores from it and deletes in it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -30,9 +30,9 @@ fn restore(rig: &Rig, file_id: &str) {
     rig.client().call("recyclebin/restore", json!({"file_id": file_id}));
 }
 
-/// Moves a file to the trash, with the system calls of GIO.
-fn move_to_trash(mount: &Mount, path: &str) -> std::io::Result<()> {
-    let name = Path::new(path).file_name().unwrap().to_str().unwrap();
+/// Moves a file to the trash, with the system calls of GIO. Returns its name in the trash.
+fn move_to_trash(mount: &Mount, path: &str) -> std::io::Result<String> {
+    let plain = Path::new(path).file_name().unwrap().to_str().unwrap();
     let trash = mount.at(trash_name());
     for dir in [trash.clone(), trash.join("info"), trash.join("files")] {
         if !dir.exists() {
@@ -42,15 +42,45 @@ fn move_to_trash(mount: &Mount, path: &str) -> std::io::Result<()> {
     // SAFETY: as above.
     assert_eq!(fs::metadata(&trash)?.uid(), unsafe { libc::getuid() });
     assert_eq!(fs::metadata(&trash)?.mode() & 0o777, 0o700);
-    let note = trash.join(format!("info/{name}.trashinfo"));
-    OpenOptions::new().write(true).create_new(true).open(&note)?;
-    let draft = trash.join(format!("info/{name}.trashinfo.1A2B3C"));
+    let note_of = |name: &str| trash.join(format!("info/{name}.trashinfo"));
+    let create = |name: &str| OpenOptions::new().write(true).create_new(true).open(note_of(name));
+    let mut name = plain.to_owned();
+    let mut created = create(&name);
+    for n in 2..100 {
+        if created.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::AlreadyExists) {
+            name = format!("{plain}.{n}");
+            created = create(&name);
+        }
+    }
+    created?;
+    let (note, draft) = (note_of(&name), trash.join(format!("info/{name}.trashinfo.1A2B3C")));
     fs::write(&draft, format!("[Trash Info]\nPath={path}\nDeletionDate=2026-01-01T00:00:00\n"))?;
     fs::rename(&draft, &note)?;
     assert!(fs::read_to_string(&note)?.contains(path));
-    fs::rename(mount.at(path), trash.join("files").join(name)).inspect_err(|_| {
+    fs::rename(mount.at(path), trash.join("files").join(&name)).inspect_err(|_| {
         let _ = fs::remove_file(&note);
-    })
+    })?;
+    Ok(name)
+}
+
+/// Restores a file of the trash to the path in its note, with the system calls of GIO.
+fn restore_by_note(mount: &Mount, name: &str) -> std::io::Result<()> {
+    let trash = mount.at(trash_name());
+    let note = trash.join(format!("info/{name}.trashinfo"));
+    let text = fs::read_to_string(&note)?;
+    let path = text.lines().find_map(|line| line.strip_prefix("Path=")).unwrap();
+    let path = percent_encoding::percent_decode_str(path).decode_utf8().unwrap().into_owned();
+    // The mount believes a removal by another client a little later.
+    wait_until("the place is free", || fs::symlink_metadata(mount.at(&path)).is_err().then_some(()));
+    fs::rename(trash.join("files").join(name), mount.at(path))?;
+    fs::remove_file(note)
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).unwrap();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
 }
 
 fn count(dir: &Path) -> usize {
@@ -74,12 +104,11 @@ fn trashed_file_is_restored_from_recycle_bin() {
         assert_eq!(rig.client().names("dir"), ["below"]);
         move_to_trash(&mount, "dir").unwrap();
         assert!(!mount.at("dir").exists() && !mount.at("top").exists());
-        // The drive has no trash directory, and the trash directory has no trashed file.
+        // The drive has no trash directory.
         assert_eq!(rig.client().names(""), [""; 0]);
-        assert_eq!(
-            (count(&mount.at(trash_name()).join("files")), count(&mount.at(trash_name()).join("info"))),
-            (0, 0)
-        );
+        let trash = mount.at(trash_name());
+        assert_eq!(names(&trash.join("files")), ["dir", "file", "top"]);
+        assert_eq!(names(&trash.join("info")), ["dir.trashinfo", "file.trashinfo", "top.trashinfo"]);
         let found = recycle_bin(&rig);
         assert_eq!(found.iter().map(|(name, _)| &name[..]).collect::<Vec<_>>(), ["dir", "file", "top"]);
         assert_eq!(found[1].1, id.as_str(), "not the trashed object");
@@ -152,8 +181,9 @@ fn trash_accepts_only_trashed_files() {
     assert_eq!(errno(fs::rename(&trash, mount.at("kept"))), libc::EPERM);
     assert_eq!(errno(fs::remove_dir(&trash)), libc::ENOTEMPTY);
     assert_eq!(fs::read(mount.at("file")).unwrap(), b"y");
+    assert_eq!(recycle_bin(&rig).len(), 1);
     fs::remove_dir_all(&trash).unwrap();
-    assert!(!trash.exists());
+    assert_eq!((recycle_bin(&rig), count(&trash.join("files"))), (vec![], 0));
     // Only `.Trash-UID` in the root is a trash directory.
     fs::create_dir_all(mount.at("dir/.Trash-0/files")).unwrap();
     fs::create_dir_all(mount.at(".Trash/files")).unwrap();
@@ -183,5 +213,120 @@ fn remote_trash_directory_gets_nothing_new() {
     fs::rename(mount.at(trash_name()).join("files/old"), mount.at("old")).unwrap();
     assert_eq!(rig.client().read("old").unwrap(), b"old");
     assert_eq!(rig.client().find(&trash_name()).unwrap().file_id, id);
+    assert_eq!(mount.stop(), 0);
+}
+
+#[test]
+fn trashed_objects_are_restored_by_rename() {
+    let rig = Rig::new();
+    let mount = rig.mount();
+    let bytes = fresh_bytes(100_000);
+    fs::create_dir_all(mount.at("dir/below")).unwrap();
+    fs::write(mount.at("dir/below/inner"), &bytes).unwrap();
+    fs::write(mount.at("dir/file"), &bytes).unwrap();
+    let id = rig.client().find("dir/file").unwrap().file_id;
+    // The desktop undoes at once, when the kernel still has all entries.
+    assert!(fs::read(mount.at("dir/below/inner")).unwrap() == bytes);
+    let name = move_to_trash(&mount, "dir/file").unwrap();
+    let entry = mount.at(trash_name()).join("files").join(&name);
+    assert_eq!(fs::metadata(&entry).unwrap().len(), 100_000);
+    assert_eq!(rig.client().names("dir"), ["below"]);
+    restore_by_note(&mount, &name).unwrap();
+    assert!(fs::read(mount.at("dir/file")).unwrap() == bytes);
+    assert_eq!(rig.client().find("dir/file").unwrap().file_id, id, "another object");
+    assert!(!entry.exists());
+    let name = move_to_trash(&mount, "dir").unwrap();
+    assert_eq!(
+        names(&mount.at(trash_name()).join("files").join(&name)),
+        [""; 0],
+        "entries of a deleted directory"
+    );
+    restore_by_note(&mount, &name).unwrap();
+    assert_eq!(names(&mount.at("dir")), ["below", "file"]);
+    assert!(fs::read(mount.at("dir/below/inner")).unwrap() == bytes);
+    assert_eq!((recycle_bin(&rig), names(&mount.at(trash_name()).join("info"))), (vec![], vec![]));
+    // To another place too, and the file can be changed there.
+    let name = move_to_trash(&mount, "dir/file").unwrap();
+    fs::rename(mount.at(trash_name()).join("files").join(&name), mount.at("moved")).unwrap();
+    OpenOptions::new().append(true).open(mount.at("moved")).unwrap().write_all(b"more").unwrap();
+    assert_eq!(rig.client().read("moved").unwrap(), [&bytes[..], b"more"].concat());
+    assert_eq!(rig.client().names(""), ["dir", "moved"]);
+    assert_eq!(mount.stop(), 0);
+}
+
+#[test]
+fn trash_shows_the_recycle_bin() {
+    let rig = Rig::new();
+    let mount = rig.mount_with(&["--metadata-ttl", "0s"]);
+    fs::create_dir_all(mount.at("a dir/é")).unwrap();
+    for name in ["a dir/é/50% file.txt", "same", "a dir/same"] {
+        fs::write(mount.at(name), name).unwrap();
+    }
+    fs::remove_file(mount.at("a dir/é/50% file.txt")).unwrap();
+    for name in ["same", "a dir/same"] {
+        rig.client().trash(&rig.client().find(name).unwrap().file_id);
+    }
+    let trash = mount.at(trash_name());
+    assert_eq!(names(&trash.join("files")), ["50% file.txt", "same", "same (2)"]);
+    for name in names(&trash.join("files")) {
+        restore_by_note(&mount, &name).unwrap();
+    }
+    for name in ["a dir/é/50% file.txt", "same", "a dir/same"] {
+        assert_eq!(fs::read_to_string(mount.at(name)).unwrap(), name);
+        assert_eq!(rig.client().read(name).unwrap(), name.as_bytes());
+    }
+    assert_eq!((names(&trash.join("files")), names(&trash.join("info"))), (vec![], vec![]));
+    // Programs that copy or delete everything do not meet it.
+    assert_eq!(names(mount.path()), ["a dir", "same"]);
+    assert_eq!(rig.client().names(""), ["a dir", "same"]);
+    assert_eq!(mount.stop(), 0);
+}
+
+#[test]
+fn removal_from_trash_is_final() {
+    let rig = Rig::new();
+    let mount = rig.mount();
+    fs::create_dir(mount.at("dir")).unwrap();
+    for name in ["dir/inner", "one", "two"] {
+        fs::write(mount.at(name), "content").unwrap();
+    }
+    for name in ["dir", "one", "two"] {
+        move_to_trash(&mount, name).unwrap();
+    }
+    let trash = mount.at(trash_name());
+    assert_eq!(recycle_bin(&rig).len(), 3);
+    fs::remove_file(trash.join("files/one")).unwrap();
+    fs::remove_dir(trash.join("files/dir")).unwrap();
+    assert_eq!(recycle_bin(&rig).len(), 1);
+    // The trash daemon of GNOME moves to a directory of its own, and empties that.
+    fs::create_dir(trash.join("expunged")).unwrap();
+    fs::rename(trash.join("files/two"), trash.join("expunged/1234")).unwrap();
+    assert_eq!((recycle_bin(&rig), names(&trash.join("expunged"))), (vec![], vec![]));
+    fs::remove_dir(trash.join("expunged")).unwrap();
+    assert_eq!(rig.client().call("drive/get", json!({}))["used_size"], 0);
+    assert_eq!(mount.stop(), 0);
+}
+
+#[test]
+fn trash_entry_can_only_be_restored_or_deleted() {
+    let rig = Rig::new();
+    let mount = rig.mount();
+    fs::create_dir(mount.at("dir")).unwrap();
+    fs::write(mount.at("file"), "old").unwrap();
+    for name in ["dir", "file"] {
+        move_to_trash(&mount, name).unwrap();
+    }
+    fs::write(mount.at("file"), "new").unwrap();
+    let files = mount.at(trash_name()).join("files");
+    let entry = files.join("file");
+    for flags in [OpenOptions::new().read(true), OpenOptions::new().write(true)] {
+        assert_eq!(errno(flags.open(&entry)), libc::EPERM);
+    }
+    assert_eq!(errno(fs::set_permissions(&entry, fs::Permissions::from_mode(0o600))), libc::EPERM);
+    assert_eq!(errno(fs::write(files.join("dir/new"), "x")), libc::EPERM);
+    assert_eq!(errno(fs::create_dir(files.join("dir/new"))), libc::EPERM);
+    assert_eq!(errno(fs::rename(&entry, files.join("other"))), libc::EPERM);
+    assert_eq!(errno(fs::rename(&entry, mount.at("file"))), libc::EEXIST);
+    assert_eq!((rig.client().read("file").unwrap(), recycle_bin(&rig).len()), (b"new".to_vec(), 2));
     assert_eq!(mount.stop(), 0);
 }
