@@ -61,6 +61,8 @@ mod model_operations;
 mod monitoring;
 #[path = "mount/mountpoints.rs"]
 mod mountpoints;
+#[path = "mount/mounts_of_others.rs"]
+mod mounts_of_others;
 #[path = "mount/namespace.rs"]
 mod namespace;
 #[path = "mount/network.rs"]

@@ -10,6 +10,8 @@ use unicode_width::UnicodeWidthStr as _;
 
 pub(super) use crate::escape::escaped as printable;
 
+use super::columns::{cut, padded};
+
 use crate::control::types::{EventKind, LogEntry, PauseCause, Status, TransferStage};
 use crate::messages::status as messages;
 use crate::messages::{Cause, Language};
@@ -19,6 +21,9 @@ use crate::units::{Elapsed, Size};
 pub(super) fn millis(ms: u64) -> String {
     Elapsed(Duration::from_millis(ms)).to_string()
 }
+
+/// Least width of a path that is cut.
+const PATH_COLUMNS_MIN: usize = 16;
 
 /// A rate; empty for 0.
 pub(super) fn rate(bytes_s: u64) -> String {
@@ -36,13 +41,32 @@ pub(super) fn local_time(at_ms: u64) -> String {
 }
 
 /// The name of a state, as tables show it.
-pub(super) fn state_name(state: TransferStage) -> &'static str {
-    if state == TransferStage::Failed { "FAILED" } else { state.name() }
+pub(super) fn state_name(state: TransferStage) -> String {
+    match state {
+        TransferStage::Writing => messages::writing(),
+        TransferStage::Staged => messages::staged(),
+        TransferStage::Committing => messages::committing(),
+        TransferStage::Failed => messages::failed(),
+        TransferStage::Saved => messages::saved(),
+        TransferStage::Local => messages::local(),
+        TransferStage::Unknown => messages::unknown_state(),
+    }
 }
 
-/// One event on one line, without its time.
-pub(super) fn event(entry: &LogEntry) -> String {
-    let (path, text) = (printable(entry.path.as_deref().unwrap_or_default()), printable(&entry.text));
+/// One event on one line, without its time. Its path is cut so that the line fits into `columns`.
+pub(super) fn event(entry: &LogEntry, columns: Option<usize>) -> String {
+    let path = printable(entry.path.as_deref().unwrap_or_default());
+    let line = event_of(entry, &path);
+    match columns.map(|columns| line.width().saturating_sub(columns)) {
+        None | Some(0) => line,
+        Some(excess) => {
+            event_of(entry, &cut(&path, path.width().saturating_sub(excess).max(PATH_COLUMNS_MIN)))
+        }
+    }
+}
+
+fn event_of(entry: &LogEntry, path: &str) -> String {
+    let text = printable(&entry.text);
     match entry.what {
         EventKind::Committed => {
             let how = match entry.text.as_str() {
@@ -55,9 +79,7 @@ pub(super) fn event(entry: &LogEntry) -> String {
                 .trim_end()
                 .to_owned()
         }
-        EventKind::Failed => {
-            not_saved(entry.path.as_deref().unwrap_or_default(), &reason(&entry.text, entry.cause.as_ref()))
-        }
+        EventKind::Failed => not_saved(path, &reason(&entry.text, entry.cause.as_ref())),
         EventKind::AttributesRefused => {
             let why = printable(&reason(&entry.text, entry.cause.as_ref()));
             format!("{} {path}  {why}", label(&messages::attributes_refused()))
@@ -77,8 +99,7 @@ pub(super) fn event(entry: &LogEntry) -> String {
 
 /// The first word of an event, as wide as those of other events.
 fn label(text: &str) -> String {
-    let width = messages::on_the_drive().width();
-    format!("{text}{}", " ".repeat(width.saturating_sub(text.width())))
+    padded(text, messages::on_the_drive().width())
 }
 
 /// One line about a mount.
@@ -93,21 +114,17 @@ pub(super) fn headline(status: &Status) -> String {
 fn summary(status: &Status) -> String {
     let pending = &status.pending;
     if pending.files == 0 && pending.files_failed_open > 0 {
-        return format!("{} not saved and still open", count(pending.files_failed_open, "file"));
+        return messages::not_saved_and_open(&messages::count_files(pending.files_failed_open));
     }
     if pending.files == 0 && pending.attributes == 0 {
         return match (pending.files_failed, pending.attributes_refused) {
-            (0, 0) => "everything is on the drive".to_owned(),
-            (0, refused) => {
-                format!("everything is on the drive except attributes of {}", count(refused, "file"))
-            }
-            (failed, _) => {
-                format!("nothing left to send; {} not saved", count(failed, "file"))
-            }
+            (0, 0) => messages::everything_saved(),
+            (0, refused) => messages::saved_except_attributes(&messages::count_files(refused)),
+            (failed, _) => messages::nothing_left(&messages::count_files(failed)),
         };
     }
     if pending.files == 0 {
-        return format!("{} not on the drive yet", count(pending.attributes, "attribute change"));
+        return messages::attributes_waiting(&messages::count_attribute_changes(pending.attributes));
     }
     let figures = pending.figures(status.totals.rate_bytes_s);
     let mut text = format!("{}: {figures}", count(pending.files, "file"));
@@ -203,14 +220,23 @@ mod tests {
         in_chinese(|| {
             let paused = pause_line(&status).unwrap();
             assert!(paused.ends_with("需要登录：登录已失效：请运行 pdsfs login work"), "{paused}");
-            assert_eq!(event(&failed), "未保存 /文件：云盘已满：请删除文件并清空回收站");
-            assert_eq!(event(&done), "已上传  /文件  0 B  0.0 s  （云盘已有相同内容，无需上传）");
+            assert_eq!(event(&failed, None), "未保存 /文件：云盘已满：请删除文件并清空回收站");
+            assert_eq!(event(&done, None), "已上传  /文件  0 B  0.0 s  （云盘已有相同内容，无需上传）");
         });
         assert_eq!(
-            event(&done),
+            event(&done, None),
             "on the drive  /文件  0 B  0.0 s  (same content on the drive: nothing sent)"
         );
-        assert_eq!(event(&failed), "NOT SAVED /文件: the drive is full");
+        assert_eq!(event(&failed, None), "NOT SAVED /文件: the drive is full");
+    }
+
+    #[test]
+    fn event_fits_into_the_terminal() {
+        let path = Some("/a directory with a long name/Sommerurlaub am Meer 0001.mov".into());
+        let done = LogEntry { what: EventKind::Committed, path, ..LogEntry::default() };
+        let line = event(&done, Some(60));
+        assert_eq!(line, "on the drive  /a directo...laub am Meer 0001.mov  0 B  0.0 s");
+        assert!(event(&done, Some(1)).contains(".mov  0 B"), "{line}");
     }
 
     #[test]

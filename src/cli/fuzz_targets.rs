@@ -17,10 +17,10 @@ pub fn mount_options(data: &[u8]) {
 pub fn control_answers(data: &[u8]) {
     let mut lines = Vec::new();
     if let Ok(status) = serde_json::from_slice::<Status>(data) {
-        lines.extend(status::lines(&status));
+        lines.extend(status::lines(&status, Some(80)));
     }
     if let Ok(entry) = serde_json::from_slice::<LogEntry>(data) {
-        lines.push(format::event(&entry));
+        lines.push(format::event(&entry, Some(80)));
     }
     for line in lines {
         assert!(!line.contains(char::is_control), "control characters in {line:?}");

@@ -4,15 +4,17 @@ use std::process::ExitCode;
 
 use clap::Args;
 use tokio::sync::mpsc;
+use unicode_width::UnicodeWidthStr as _;
 
-use super::mounts::NO_MOUNTS;
+use super::mounts::UsersArgs;
 use super::output::{print_line, print_message};
-use super::{format, mounts};
+use super::{columns, format, mounts};
 use crate::control::client::DaemonClient;
 use crate::control::types::{LogEntry, Status};
 use crate::daemon::signals::Signals;
 use crate::error::{Error, ErrorKind, Result};
 use crate::escape::escaped_json;
+use crate::messages::status as messages;
 
 /// Capacity of the queue between a mount and the terminal.
 const QUEUE_LEN: usize = 64;
@@ -32,6 +34,8 @@ pub(super) struct LogArgs {
     /// Begin with the last N events
     #[arg(long, short = 'n', value_name = "N", default_value_t = 1000)]
     lines: u64,
+    #[command(flatten)]
+    users: UsersArgs,
     /// Only this mount, by mountpoint or name
     #[arg(value_name = "MOUNTPOINT|NAME")]
     mount: Option<String>,
@@ -42,12 +46,13 @@ type MountEvent = (String, Result<LogEntry>);
 
 pub(super) async fn run(args: LogArgs) -> Result<ExitCode> {
     let mut signals = Signals::new()?;
+    let users = args.users.of(args.mount.as_deref());
     let (mounts, mut code) = tokio::select! {
-        mounts = mounts::mounts(args.mount.as_deref()) => mounts?,
+        mounts = mounts::mounts(args.mount.as_deref(), users) => mounts?,
         _ = signals.next() => return Ok(ExitCode::SUCCESS),
     };
     if mounts.is_empty() {
-        print_message(NO_MOUNTS);
+        print_message(messages::no_mounts());
     }
     let names_mounts = mounts.len() > 1;
     if args.follow {
@@ -130,5 +135,7 @@ fn print(args: &LogArgs, names_mounts: bool, mountpoint: &str, entry: &LogEntry)
         return print_line(escaped_json(&value.to_string()));
     }
     let prefix = if names_mounts { format!("{}  ", format::printable(mountpoint)) } else { String::new() };
-    print_line(format_args!("{}  {prefix}{}", format::local_time(entry.at_ms), format::event(entry)))
+    let prefix = format!("{}  {prefix}", format::local_time(entry.at_ms));
+    let columns = columns::of_stdout().map(|columns| columns.saturating_sub(prefix.width()));
+    print_line(format_args!("{prefix}{}", format::event(entry, columns)))
 }

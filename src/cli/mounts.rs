@@ -1,6 +1,6 @@
 //! Finds the running mounts that a command applies to.
 //!
-//! Root asks the daemons of all users. An answer counts only if its daemon belongs to the owner of the mount or to
+//! With `--all`, and for a named mount, root asks the daemons of all users. An answer counts only if its daemon belongs to the owner of the mount or to
 //! root ([`is_authoritative`]): a script may delete what `pdsfs wait` reports as saved. Any user can choose any name, so
 //! a name selects only mounts of this user and of root ([`may_be_named`]).
 
@@ -13,20 +13,36 @@ use super::output::print_message;
 use crate::control::client::{self, DaemonClient, FoundMounts};
 use crate::control::socket_dirs::SocketUsers;
 use crate::control::types::Status;
-use crate::daemon::resolve;
+use crate::daemon::{has_died, resolve};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::mountinfo::{self, Mount};
-
-/// Printed if this user has no mounts.
-pub(super) const NO_MOUNTS: &str = "you have no mounted drives (pdsfs mount mounts one)";
+use crate::messages::status as texts;
 
 /// Limit on resolving a path, which may hang.
 const RESOLVE_MAX: Duration = Duration::from_secs(5);
 
+/// The users whose mounts a command covers.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(super) struct UsersArgs {
+    /// Also the mounts of other users; only root gets their answers
+    #[arg(long, conflicts_with = "mount")]
+    all: bool,
+}
+
+impl UsersArgs {
+    /// A named mount may be that of any user.
+    pub(super) fn of(self, wanted: Option<&str>) -> SocketUsers {
+        if self.all || wanted.is_some() { SocketUsers::All } else { SocketUsers::Own }
+    }
+}
+
 /// The mounts that answer: all, or those with the name or mountpoint `wanted`. Prints the silent ones to
 /// stderr; with any of them, the exit code is a failure.
-pub(super) async fn mounts(wanted: Option<&str>) -> Result<(Vec<(DaemonClient, Status)>, ExitCode)> {
-    let (mounts, silent) = answering_and_silent(wanted, SocketUsers::All).await?;
+pub(super) async fn mounts(
+    wanted: Option<&str>,
+    users: SocketUsers,
+) -> Result<(Vec<(DaemonClient, Status)>, ExitCode)> {
+    let (mounts, silent) = answering_and_silent(wanted, users).await?;
     for message in &silent {
         print_message(format_args!("pdsfs: {message}"));
     }
@@ -46,12 +62,12 @@ pub(super) async fn answering_and_silent(
     let mut silent: Vec<_> = errors.iter().map(|error| format::printable(&error.to_string())).collect();
     let Some(wanted) = wanted else {
         if silent.is_empty() {
-            silent = silent_mounts(&all, &table, users);
+            silent = describe(silent_mounts(&all, &table, users)).await;
         }
         return Ok((all, silent));
     };
     let wanted_mount = WantedMount::find(wanted, &all, &table).await;
-    let mut unanswered = wanted_mount.unanswered(&all, &table);
+    let mut unanswered = describe(wanted_mount.unanswered(&all, &table)).await;
     if !unanswered.is_empty() {
         unanswered.append(&mut silent);
         return Err(Error::new(ErrorKind::Unsupported, unanswered.join("; ")));
@@ -59,8 +75,7 @@ pub(super) async fn answering_and_silent(
     let found: Vec<_> =
         all.into_iter().filter(|(daemon, status)| wanted_mount.is(daemon, status, &table)).collect();
     if found.is_empty() {
-        let mut detail =
-            format!("no running mount has the name or mountpoint {wanted} (pdsfs status lists the mounts)");
+        let mut detail = texts::no_such_mount(wanted);
         for message in &silent {
             detail.extend(["; ", message]);
         }
@@ -79,7 +94,7 @@ pub(super) async fn one_mount(wanted: Option<&str>) -> Result<(DaemonClient, Sta
             let all = mounts.iter().chain([&last]).map(|(_, status)| format::printable(&status.mountpoint));
             format!("you have several mounts: name one of {}", all.collect::<Vec<_>>().join(", "))
         }
-        (None, _) if silent.is_empty() => NO_MOUNTS.to_owned(),
+        (None, _) if silent.is_empty() => texts::no_mounts(),
         (None, _) => silent.join("; "),
     };
     Err(Error::new(ErrorKind::NotFound, detail))
@@ -126,8 +141,8 @@ impl<'a> WantedMount<'a> {
         }
     }
 
-    /// One message for each mount in the mount table that is meant and whose daemon does not answer.
-    fn unanswered(&self, all: &[(DaemonClient, Status)], table: &[Mount]) -> Vec<String> {
+    /// The mounts in the mount table that are meant and whose daemons do not answer.
+    fn unanswered<'t>(&self, all: &[(DaemonClient, Status)], table: &'t [Mount]) -> Vec<&'t Mount> {
         let is_meant = |mount: &Mount| match self {
             Self::Name(name) => {
                 let uid = rustix::process::getuid().as_raw();
@@ -137,8 +152,7 @@ impl<'a> WantedMount<'a> {
             Self::Path(path) => innermost(table, path).is_some_and(|inner| inner.id == mount.id),
             Self::Nothing => false,
         };
-        let unanswered = without_answer(all, table).into_iter().filter(|mount| is_meant(mount));
-        unanswered.map(silence_message).collect()
+        without_answer(all, table).into_iter().filter(|mount| is_meant(mount)).collect()
     }
 }
 
@@ -172,21 +186,46 @@ fn without_answer<'t>(answering: &[(DaemonClient, Status)], table: &'t [Mount]) 
     table.iter().filter(|mount| !answering_devices.contains(&&mount.device)).collect()
 }
 
-/// One message for each mount in the mount table without a daemon that answers.
-fn silent_mounts(answering: &[(DaemonClient, Status)], table: &[Mount], users: SocketUsers) -> Vec<String> {
+/// The mounts of `users` in the mount table without a daemon that answers.
+fn silent_mounts<'t>(
+    answering: &[(DaemonClient, Status)],
+    table: &'t [Mount],
+    users: SocketUsers,
+) -> Vec<&'t Mount> {
     let uid = rustix::process::getuid().as_raw();
-    let sees_all = uid == 0 && users != SocketUsers::Own;
-    // Mounts of other users are left out, except those of root: they serve all users.
-    let is_seen = |mount: &&Mount| mount.owner.is_none_or(|owner| sees_all || owner == uid || owner == 0);
-    without_answer(answering, table).into_iter().filter(is_seen).map(silence_message).collect()
+    let is_seen = |mount: &&Mount| users != SocketUsers::Own || mount.owner.is_none_or(|owner| owner == uid);
+    without_answer(answering, table).into_iter().filter(is_seen).collect()
 }
 
-fn silence_message(mount: &Mount) -> String {
+/// One message for each mount, all probed at once.
+async fn describe(silent: Vec<&Mount>) -> Vec<String> {
+    let probe = |mount: Mount| async move {
+        let probed = mount.clone();
+        let has_died = tokio::task::spawn_blocking(move || has_died(&probed)).await.unwrap_or(false);
+        silence_message(&mount, has_died)
+    };
+    let mut messages = Vec::new();
+    for probe in silent.into_iter().cloned().map(probe).map(tokio::spawn).collect::<Vec<_>>() {
+        messages.extend(probe.await);
+    }
+    messages
+}
+
+fn silence_message(mount: &Mount, has_died: bool) -> String {
     let path = format::printable(&mount.path.to_string_lossy());
-    format!(
-        "the mount at {path} does not answer: it belongs to another user (try sudo), or its daemon has died (pdsfs \
-         mount mounts it again)"
-    )
+    if has_died {
+        // A mount without a name in the configuration shows the service as its source.
+        let name = mount.source.split_once(':').map(|(name, _)| format::printable(name));
+        return match name.filter(|name| name != "pds") {
+            Some(name) => texts::program_died(&path, &name),
+            None => texts::unnamed_program_died(&path),
+        };
+    }
+    let uid = rustix::process::getuid().as_raw();
+    match mount.owner.filter(|owner| *owner != uid) {
+        Some(owner) if uid != 0 => texts::mount_of_other(&path, owner),
+        _ => texts::program_hangs(&path),
+    }
 }
 
 /// Whether the user of the daemon may speak for the mount: this user and root for every mount, others for the
@@ -248,6 +287,26 @@ mod tests {
             assert_eq!((reported(&wanted, &outer[..]), reported(&wanted, &inner[..])), (1, 0), "{wanted:?}");
         }
         assert_eq!(reported(&WantedMount::Name("other"), &[]), 0);
+    }
+
+    #[test]
+    fn silent_mount_is_described_by_its_state() {
+        let uid = rustix::process::getuid().as_raw();
+        let named = mount(1, "/home/a/Photos", "photos:/", uid);
+        let died = "the program behind /home/a/Photos has died; pdsfs mount photos mounts it again";
+        assert_eq!(silence_message(&named, true), died);
+        let unnamed = mount(2, "/mnt", "pds:1", uid);
+        let died = "the program behind /mnt has died; pdsfs umount '/mnt' removes the mount";
+        assert_eq!(silence_message(&unnamed, true), died);
+        assert!(silence_message(&unnamed, false).contains("does not answer"));
+    }
+
+    #[test]
+    fn mounts_of_other_users_need_all() {
+        let uid = rustix::process::getuid().as_raw();
+        let table = [mount(1, "/own", "pds:1", uid), mount(2, "/other", "pds:2", uid + 1)];
+        let silent = |users| silent_mounts(&[], &table, users).len();
+        assert_eq!((silent(SocketUsers::Own), silent(SocketUsers::All)), (1, 2));
     }
 
     #[tokio::test]

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::mounts::NO_MOUNTS;
+use super::mounts::UsersArgs;
 use super::output::{print_line, print_message};
-use super::{format, mounts};
+use super::{columns, format, mounts};
 use crate::control::types::Status;
 use crate::daemon::signals::Signals;
 use crate::error::{Error, ErrorKind, Result};
 use crate::escape::escaped_json;
+use crate::messages::status as messages;
 use crate::units::parse_duration;
 
 mod dashboard;
@@ -38,6 +39,8 @@ pub(super) struct StatusArgs {
     /// Update interval of --watch, 100ms to 1h
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = interval)]
     interval: Duration,
+    #[command(flatten)]
+    users: UsersArgs,
     /// Only this mount, by mountpoint or name
     #[arg(value_name = "MOUNTPOINT|NAME")]
     mount: Option<String>,
@@ -57,7 +60,8 @@ pub(super) async fn run(args: StatusArgs) -> Result<ExitCode> {
     }
     let mut signals = Signals::new()?;
     if !args.json && std::io::stdout().is_terminal() {
-        return dashboard::run(args.mount.as_deref(), args.interval, &mut signals).await;
+        let wanted = args.mount.as_deref();
+        return dashboard::run(wanted, args.users.of(wanted), args.interval, &mut signals).await;
     }
     let mut ticks = tokio::time::interval(args.interval);
     loop {
@@ -76,7 +80,8 @@ pub(super) async fn run(args: StatusArgs) -> Result<ExitCode> {
 }
 
 async fn show(args: &StatusArgs) -> Result<ExitCode> {
-    let (mut mounts, code) = mounts::mounts(args.mount.as_deref()).await?;
+    let (mut mounts, code) =
+        mounts::mounts(args.mount.as_deref(), args.users.of(args.mount.as_deref())).await?;
     if args.dismiss {
         for (daemon, status) in &mut mounts {
             daemon.dismiss_failures().await?;
@@ -90,19 +95,20 @@ async fn show(args: &StatusArgs) -> Result<ExitCode> {
         return Ok(code);
     }
     if mounts.is_empty() {
-        print_message(NO_MOUNTS);
+        print_message(messages::no_mounts());
     }
-    mounts.iter().flat_map(lines).try_for_each(print_line)?;
+    let columns = columns::of_stdout();
+    mounts.iter().flat_map(|status| lines(status, columns)).try_for_each(print_line)?;
     Ok(code)
 }
 
 /// The lines about one mount, for people.
-pub(super) fn lines(status: &Status) -> Vec<String> {
+pub(super) fn lines(status: &Status, columns: Option<usize>) -> Vec<String> {
     let mut lines = vec![format::headline(status)];
     lines.extend(format::pause_line(status).map(|paused| format!("  {paused}")));
     lines.extend(format::session_line(status).map(|saved| format!("  {saved}")));
     if !status.transfers.is_empty() {
-        lines.extend(table::rows(&status.transfers));
+        lines.extend(table::rows(&status.transfers, columns));
     }
     if status.transfers_left_out > 0 {
         lines.push(format!("  and {}", format::count(status.transfers_left_out, "more file")));
@@ -111,11 +117,8 @@ pub(super) fn lines(status: &Status) -> Vec<String> {
     let failures: Vec<_> = failures
         .map(|entry| {
             let path = format::printable(entry.path.as_deref().unwrap_or_default());
-            format!(
-                "  not saved at {}: {path}: {}",
-                format::local_time(entry.at_ms),
-                format::printable(&format::reason(&entry.text, entry.cause.as_ref()))
-            )
+            let why = format::printable(&format::reason(&entry.text, entry.cause.as_ref()));
+            format!("  {}", messages::not_saved_at(&format::local_time(entry.at_ms), &path, &why))
         })
         .collect();
     lines.extend(failures.into_iter().rev());
@@ -129,7 +132,7 @@ mod tests {
 
     #[test]
     fn table_shows_state_progress_rate_and_eta() {
-        let lines = lines(&busy());
+        let lines = lines(&busy(), None);
         assert_eq!(lines[0], "drive 1 at /mnt  1 file: 33 % of 96 MiB");
         let words: Vec<_> = lines[2].split_whitespace().collect();
         let expected = "committing /movie.mp4 33 % of 96 MiB 16 MiB/s 4.0 s";

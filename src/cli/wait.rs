@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::mounts::UsersArgs;
 use super::output::{EXIT_TIMEOUT, print_message};
 use super::{format, mounts};
 use crate::control::client::{AnswerBudget, DaemonClient};
-use crate::control::socket_dirs::SocketUsers;
 use crate::control::types::{EventKind, LogEntry, Status, TransferStage, TransferStatus};
 use crate::daemon::signals::Signals;
 use crate::error::{Error, ErrorKind, Result};
@@ -40,9 +40,8 @@ pub(super) struct WaitArgs {
     /// Do not wait for files that programs have open for writing
     #[arg(long)]
     closed: bool,
-    /// As root without a mount: wait for the mounts of all users [default: those of root]
-    #[arg(long, conflicts_with = "mount")]
-    all_users: bool,
+    #[command(flatten)]
+    users: UsersArgs,
     /// Only this mount, by mountpoint or name
     #[arg(value_name = "MOUNTPOINT|NAME")]
     mount: Option<String>,
@@ -120,7 +119,7 @@ impl WatchedMount {
 pub(super) async fn run(args: WaitArgs) -> Result<ExitCode> {
     let mut signals = Signals::new()?;
     let deadline = args.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-    let users = if args.all_users || args.mount.is_some() { SocketUsers::All } else { SocketUsers::Own };
+    let users = args.users.of(args.mount.as_deref());
     let found = tokio::select! {
         found = mounts::answering_and_silent(args.mount.as_deref(), users) => found,
         () = until(deadline) => {
@@ -134,13 +133,13 @@ pub(super) async fn run(args: WaitArgs) -> Result<ExitCode> {
         return Err(Error::new(ErrorKind::Unsupported, silent.join("; ")));
     }
     if found.is_empty() {
-        print_message(mounts::NO_MOUNTS);
+        print_message(messages::no_mounts());
     }
     let mut watched: Vec<_> =
         found.into_iter().map(|(daemon, status)| WatchedMount::new(daemon, status)).collect();
     let bar = bar();
     if bar.is_hidden() && !is_done(&watched, args.closed) {
-        print_message(format_args!("waiting for {}", remaining(&watched, args.closed)));
+        print_message(messages::waiting_for(&remaining(&watched, args.closed)));
     }
     let mut ticks = tokio::time::interval(POLL_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -251,7 +250,7 @@ fn report_failures(watched: &[WatchedMount]) -> ExitCode {
             let path = format::printable(&format!("{}{}", mount.now.mountpoint, file.path));
             let error = file.error.as_deref().unwrap_or_default();
             let why = format::printable(&format::reason(error, file.cause.as_ref()));
-            print_message(format_args!("pdsfs: not saved, and still open: {path}: {why}"));
+            print_message(messages::not_saved_still_open(&path, &why));
         }
     }
     let unlisted = watched.iter().map(WatchedMount::unlisted).sum::<u64>();
@@ -266,7 +265,7 @@ fn report_failures(watched: &[WatchedMount]) -> ExitCode {
 
 fn report_timeout(watched: &[WatchedMount], closed: bool) -> ExitCode {
     report_failures(watched);
-    print_message(format_args!("pdsfs: timed out; not on the drive yet: {}", remaining(watched, closed)));
+    print_message(messages::wait_timed_out(&remaining(watched, closed)));
     for line in watched.iter().flat_map(|mount| mount.pending_lines(closed)).take(NAMES_MAX) {
         print_message(format_args!("  {line}"));
     }

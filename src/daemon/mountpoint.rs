@@ -107,7 +107,7 @@ fn not_accessible(path: &Path, e: &io::Error) -> Error {
             let remedy = above.map_or("unmount that mount first".to_owned(), |mount| {
                 format!("remove it with pdsfs umount --lazy '{}'", mount.path.display())
             });
-            (ErrorKind::Stale, format!("{mountpoint} is inside a mount whose daemon has died: {remedy}"))
+            (ErrorKind::Stale, format!("{mountpoint} is inside a mount whose program has died: {remedy}"))
         }
         io::ErrorKind::PermissionDenied => (
             ErrorKind::Denied,

@@ -332,7 +332,8 @@ fn status_names_a_dead_mount() {
     // Other mounts may end at the same time, which hides the dead one for a moment.
     wait_until("status names the dead mount", || {
         let output = Command::new(env!("CARGO_BIN_EXE_pdsfs")).arg("status").output().unwrap();
-        (output.status.code() == Some(1) && text(&output.stderr).contains(&path)).then_some(())
+        let died = format!("the program behind {path} has died; pdsfs umount '{path}' removes the mount");
+        (output.status.code() == Some(1) && text(&output.stderr).contains(&died)).then_some(())
     });
     drop(dead);
 }

@@ -399,7 +399,8 @@ fn other_user_cannot_answer_for_root_mount() {
             assert_eq!(output.status.code(), Some(1), "{command} {wanted}: {output:?}");
         }
         let output = as_root(&[command, &path]);
-        assert!(String::from_utf8_lossy(&output.stderr).contains("does not answer"), "{command}: {output:?}");
+        let expected = format!("the program behind {path} has died; pdsfs umount '{path}' removes the mount");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(&expected), "{command}: {output:?}");
     }
     let output = as_root(&["status", "--json", own.path().to_str().unwrap()]);
     assert!(output.status.success(), "{output:?}");
@@ -409,7 +410,7 @@ fn other_user_cannot_answer_for_root_mount() {
 
 /// In a mount namespace without the mounts and sockets of the other tests.
 #[test]
-fn root_wait_covers_root_unless_all_users() {
+fn root_wait_covers_root_unless_all() {
     assert!(is_root(), "{NEEDS_ROOT}");
     let (rig, user) = (Rig::new(), OrdinaryUser::new());
     assert_eq!(mount_obstacle(), None);
@@ -440,7 +441,7 @@ fn root_wait_covers_root_unless_all_users() {
         command.arg(env!("CARGO_BIN_EXE_pdsfs")).arg(mount.path()).output().unwrap()
     };
     fs::create_dir_all("/run/pdsfs").unwrap();
-    let (own, all) = (wait(""), wait("--all-users"));
+    let (own, all) = (wait(""), wait("--all"));
     assert_eq!(own.status.code(), Some(0), "{own:?}");
     assert_eq!(all.status.code(), Some(3), "{all:?}");
     drop(writer.stdin.take());
@@ -453,7 +454,7 @@ fn answers_of_other_users_are_bounded() {
     assert!(is_root(), "{NEEDS_ROOT}");
     let large = Status { name: Some("x".repeat(15 << 20)), ..Status::default() };
     let daemons: Vec<_> = (0..6).map(|n| FakeDaemon::new(&format!("large{n}"), &large)).collect();
-    let output = as_root(&["status"]);
+    let output = as_root(&["status", "--all"]);
     let printed = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(printed.contains("the answers of other users exceed 64MiB"), "{printed}");
     drop(daemons);

@@ -12,6 +12,7 @@ use std::time::Duration;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::sync::broadcast;
 
+use crate::cli::columns::{self, cut, padded};
 use crate::cli::format::{not_saved, printable};
 use crate::logging;
 use crate::messages::Language;
@@ -21,7 +22,10 @@ use crate::units::{Elapsed, Size};
 /// Number of uploads with a line of their own. The others are counted in one line.
 const LINES_MAX: usize = 10;
 /// Name, bar and figures. They fit into 80 columns.
-const BAR: &str = "{prefix:<18!} {bar:8.cyan/dim} {wide_msg}";
+const BAR: &str = "{prefix} {bar:8.cyan/dim} {wide_msg}";
+/// Least width of the name, and what the bar and the longest figures take.
+const NAME_COLUMNS_MIN: usize = 18;
+const FIGURES_COLUMNS: usize = 62;
 
 #[derive(Debug)]
 pub(super) enum Screen {
@@ -89,6 +93,8 @@ impl Screen {
 impl ProgressLines {
     fn refresh(&mut self, views: &[TransferView]) {
         let shown = &views[..views.len().min(LINES_MAX)];
+        let columns = columns::of_stdout().unwrap_or(80);
+        let names = columns.saturating_sub(FIGURES_COLUMNS).max(NAME_COLUMNS_MIN);
         self.bars.retain(|id, bar| {
             let keep = shown.iter().any(|view| view.id == *id);
             if !keep {
@@ -104,7 +110,7 @@ impl ProgressLines {
                 .or_insert_with(|| self.lines.add(ProgressBar::new(0).with_style(style(BAR))));
             bar.set_length(view.figures.size().max(1));
             bar.set_position(view.figures.sent);
-            bar.set_prefix(printable(&view.name));
+            bar.set_prefix(padded(&cut(&printable(&view.name), names), names));
             bar.set_message(message(view));
         }
         self.lines.remove(&self.rest);

@@ -19,13 +19,15 @@ use ratatui::widgets::{Block, Paragraph, Row, Sparkline, Table};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
-use super::table::{cells, tail};
+use super::table::{cells, head};
+use crate::cli::columns::cut;
 use crate::cli::{format, mounts};
 use crate::control::client::DaemonClient;
 use crate::control::socket_dirs::SocketUsers;
 use crate::control::types::{EventKind, LogEntry, Status, TransferStage};
 use crate::daemon::signals::Signals;
 use crate::error::{Error, Result};
+use crate::messages::status as messages;
 
 /// Events kept for each mount.
 const EVENTS_MAX: usize = 100;
@@ -56,11 +58,16 @@ struct MountView {
 }
 
 /// Runs until q, Escape, Ctrl-C or a signal.
-pub(super) async fn run(wanted: Option<&str>, interval: Duration, signals: &mut Signals) -> Result<ExitCode> {
+pub(super) async fn run(
+    wanted: Option<&str>,
+    users: SocketUsers,
+    interval: Duration,
+    signals: &mut Signals,
+) -> Result<ExitCode> {
     let mut dashboard = Dashboard::default();
     // An unknown mount is an error before the full screen begins.
     tokio::select! {
-        update = poll(wanted, BTreeMap::new()) => dashboard.apply(update?),
+        update = poll(wanted, users, BTreeMap::new()) => dashboard.apply(update?),
         _ = signals.next() => return Ok(ExitCode::SUCCESS),
     }
     let failed = |e: std::io::Error| Error::from(e).context("cannot use the terminal");
@@ -69,7 +76,7 @@ pub(super) async fn run(wanted: Option<&str>, interval: Duration, signals: &mut 
     let outcome = watch(
         &mut dashboard,
         interval,
-        |last_seqs| poll(wanted, last_seqs),
+        |last_seqs| poll(wanted, users, last_seqs),
         |dashboard| terminal.draw(|frame| dashboard.draw(frame)).map(drop).map_err(failed),
         &mut keys.events,
         signals.next(),
@@ -127,8 +134,8 @@ struct Update {
 }
 
 /// Requests status and new events of the mounts. `last_seqs` has the newest known event of each mount.
-async fn poll(wanted: Option<&str>, last_seqs: BTreeMap<String, u64>) -> Result<Update> {
-    let (found, silent) = mounts::answering_and_silent(wanted, SocketUsers::All).await?;
+async fn poll(wanted: Option<&str>, users: SocketUsers, last_seqs: BTreeMap<String, u64>) -> Result<Update> {
+    let (found, silent) = mounts::answering_and_silent(wanted, users).await?;
     let mut mounts = Vec::new();
     for (daemon, status) in found {
         let since = last_seqs.get(&key(&status)).copied().unwrap_or(0);
@@ -243,7 +250,7 @@ impl Dashboard {
             view.draw(frame, *part, self.first);
         }
         if self.mounts.is_empty() {
-            frame.render_widget(Paragraph::new(mounts::NO_MOUNTS), area);
+            frame.render_widget(Paragraph::new(messages::no_mounts()), area);
         }
         self.draw_events(frame, events);
         let note = self.note.as_deref().unwrap_or("q quits, arrow keys scroll; the mounts are not affected");
@@ -255,7 +262,9 @@ impl Dashboard {
         all.sort_by_key(|entry| entry.at_ms);
         let rows = area.height.saturating_sub(2) as usize;
         let lines = all.iter().rev().take(rows).map(|entry| {
-            let text = format!("{}  {}", format::local_time(entry.at_ms), format::event(entry));
+            let time = format::local_time(entry.at_ms);
+            let columns = usize::from(area.width).saturating_sub(time.len() + 4);
+            let text = format!("{time}  {}", format::event(entry, Some(columns)));
             let color = match entry.what {
                 EventKind::Committed => Color::Green,
                 EventKind::Failed | EventKind::AttributesRefused => Color::Red,
@@ -317,10 +326,11 @@ impl MountView {
                 | TransferStage::Local
                 | TransferStage::Unknown => Color::Reset,
             };
-            let path = tail(cells.path, path_columns);
-            Row::new([cells.state.to_owned(), path, cells.progress, cells.rate, last]).style(color)
+            let path = cut(&cells.path, path_columns);
+            Row::new([cells.state, path, cells.progress, cells.rate, last]).style(color)
         });
-        let head = Row::new(["STATE", "FILE", "PROGRESS", "RATE", "ETA, ERROR"]);
+        let [state, file, progress, rate, eta] = head();
+        let head = Row::new([state, file, progress, rate, format!("{eta}, {}", messages::head_error())]);
         let rows = Table::new(rows, widths).column_spacing(COLUMN_SPACING);
         frame.render_widget(rows.header(head.style(Modifier::DIM)), table);
     }

@@ -2,35 +2,63 @@
 
 use unicode_width::UnicodeWidthStr as _;
 
+use crate::cli::columns::{cut, padded};
 use crate::cli::format;
 use crate::control::types::TransferStatus;
+use crate::messages::status as messages;
 use crate::units::Elapsed;
 
-/// Width of the path column; a longer path loses its beginning.
-const PATH_COLUMNS: usize = 48;
+/// Least width of the path column.
+const PATH_COLUMNS_MIN: usize = 16;
+/// Between two columns, and before the first.
+const GAP: &str = "  ";
+/// The path among the columns.
+const PATH: usize = 1;
 
-/// Each column is as wide as its longest cell, so that a path fits into 80 columns.
-pub(super) fn rows(files: &[TransferStatus]) -> Vec<String> {
-    let error = if files.iter().any(|file| file.error.is_some() || file.retries > 0) { "ERROR" } else { "" };
-    let head = ["STATE", "FILE", "PROGRESS", "RATE", "ETA", error].map(str::to_owned);
-    let cells = files.iter().map(cells).map(|cells| {
-        [cells.state.to_owned(), cells.path, cells.progress, cells.rate, cells.eta, cells.error]
-    });
-    let rows: Vec<_> = std::iter::once(head).chain(cells).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].width()).max().unwrap_or(0);
-    let widths: [usize; 6] = std::array::from_fn(width);
+/// Each column is as wide as its longest cell. Paths are cut so that a row fits into `columns`, if there is a
+/// terminal.
+pub(super) fn rows(files: &[TransferStatus], columns: Option<usize>) -> Vec<String> {
+    let has_error = files.iter().any(|file| file.error.is_some() || file.retries > 0);
+    let error = if has_error { messages::head_error() } else { String::new() };
+    let [state, file, progress, rate, eta] = head();
+    let head = [state, file, progress, rate, eta, error];
+    let cells = files
+        .iter()
+        .map(cells)
+        .map(|cells| [cells.state, cells.path, cells.progress, cells.rate, cells.eta, cells.error]);
+    let mut rows: Vec<_> = std::iter::once(head).chain(cells).collect();
+    let width = |rows: &[[String; 6]], column: usize| rows.iter().map(|row| row[column].width()).max();
+    let widths = |rows: &[[String; 6]]| std::array::from_fn(|column| width(rows, column).unwrap_or(0));
+    if let Some(columns) = columns {
+        let all: [usize; 6] = widths(&rows);
+        let others = all.iter().sum::<usize>() - all[PATH] + 6 * GAP.len();
+        let path = columns.saturating_sub(others).max(PATH_COLUMNS_MIN);
+        for row in &mut rows {
+            row[PATH] = cut(&row[PATH], path);
+        }
+    }
+    let widths: [usize; 6] = widths(&rows);
     let line = |row: &[String; 6]| {
-        row.iter().zip(widths).fold(String::new(), |line, (cell, width)| {
-            line + "  " + cell + &" ".repeat(width.saturating_sub(cell.width()))
-        })
+        row.iter().zip(widths).fold(String::new(), |line, (cell, width)| line + GAP + &padded(cell, width))
     };
     rows.iter().map(line).collect()
+}
+
+/// The heads of the columns without that of errors.
+pub(super) fn head() -> [String; 5] {
+    [
+        messages::head_state(),
+        messages::head_file(),
+        messages::head_progress(),
+        messages::head_rate(),
+        messages::head_eta(),
+    ]
 }
 
 /// The columns of one file.
 #[derive(PartialEq, Eq, Debug)]
 pub(super) struct Cells {
-    pub(super) state: &'static str,
+    pub(super) state: String,
     pub(super) path: String,
     pub(super) progress: String,
     pub(super) rate: String,
@@ -42,7 +70,7 @@ pub(super) fn cells(file: &TransferStatus) -> Cells {
     let figures = file.figures();
     Cells {
         state: format::state_name(file.state),
-        path: path(&file.path),
+        path: format::printable(&file.path),
         progress: figures.progress(),
         rate: format::rate(figures.rate_bytes_s),
         eta: figures.eta().map(|eta| Elapsed(eta).to_string()).unwrap_or_default(),
@@ -56,26 +84,6 @@ pub(super) fn cells(file: &TransferStatus) -> Cells {
 
 fn why(error: &str, file: &TransferStatus) -> String {
     format::printable(&format::reason(error, file.cause.as_ref()))
-}
-
-fn path(path: &str) -> String {
-    tail(format::printable(path), PATH_COLUMNS)
-}
-
-/// Keeps the end of a path, which distinguishes files. A character may take two terminal columns.
-pub(super) fn tail(path: String, columns: usize) -> String {
-    if path.width() <= columns {
-        return path;
-    }
-    let room = columns.saturating_sub(3);
-    let mut begin = path.len();
-    for (at, _) in path.char_indices().rev() {
-        if path[at..].width() > room {
-            break;
-        }
-        begin = at;
-    }
-    format!("...{}", &path[begin..])
 }
 
 #[cfg(test)]
@@ -136,22 +144,23 @@ pub(in crate::cli) mod tests {
     }
 
     #[test]
-    fn long_path_keeps_its_end() {
-        let shown = path(&format!("/{}/end", "x".repeat(100)));
-        assert_eq!((shown.chars().count(), shown.ends_with("/end")), (PATH_COLUMNS, true));
-        assert_eq!(path("/a\n"), "/a\\n");
-        // Each of these takes two columns.
-        let wide = path(&"\u{6587}".repeat(100));
-        assert_eq!((wide.width(), wide.chars().count()), (PATH_COLUMNS - 1, 3 + 22));
-        assert_eq!(tail("\u{6587}\u{6587}".into(), 4), "\u{6587}\u{6587}");
+    fn rows_fit_into_the_terminal() {
+        let name = "/Sommerurlaub/am Meer/2026/Kamera von Anna/DSC_0001 bearbeitet und zugeschnitten.jpeg";
+        let path = |columns| rows(&[transfer(name, TransferStage::Writing)], columns)[1].clone();
+        assert!(path(None).contains(name));
+        for columns in [80, 120] {
+            let row = path(Some(columns));
+            assert!(row.width() <= columns && row.contains("zugeschnitten.jpeg"), "{row}");
+        }
+        assert!(path(Some(120)).trim_end().len() > path(Some(80)).len());
+        assert!(path(Some(1)).contains("/Som...tten.jpeg"), "{}", path(Some(1)));
     }
 
     #[test]
     fn columns_use_terminal_width() {
-        let lines = rows(&[
-            transfer("/\u{6587}\u{4ef6}", TransferStage::Writing),
-            transfer("/abcd", TransferStage::Failed),
-        ]);
+        let files =
+            [transfer("/\u{6587}\u{4ef6}", TransferStage::Writing), transfer("/abcd", TransferStage::Failed)];
+        let lines = rows(&files, None);
         let before = |row: &str, word: &str| row.split(word).next().unwrap().width();
         assert_eq!(before(&lines[1], " 33 %"), before(&lines[2], " 33 %"));
         assert_eq!(before(&lines[0], "ERROR"), before(&lines[2], "the drive is full"));
@@ -164,7 +173,7 @@ pub(in crate::cli) mod tests {
             retry_reason: Some("the drive answers 500".into()),
             ..transfer("/e", TransferStage::Writing)
         };
-        assert!(rows(&[file])[1].ends_with("  retrying (5th time): the drive answers 500"));
+        assert!(rows(&[file], None)[1].ends_with("  retrying (5th time): the drive answers 500"));
     }
 
     #[test]
