@@ -14,6 +14,7 @@ mod commit_failures;
 mod desktop_trash;
 mod drain;
 mod file_io;
+mod free_space;
 mod handles;
 mod inspect;
 mod late_renames;

@@ -41,6 +41,8 @@ mod directory_streams;
 mod enterprise;
 #[path = "mount/faults.rs"]
 mod faults;
+#[path = "mount/full_drive.rs"]
+mod full_drive;
 #[path = "mount/hung_disk.rs"]
 mod hung_disk;
 #[path = "mount/killed_writers.rs"]

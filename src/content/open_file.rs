@@ -16,6 +16,7 @@ mod content;
 mod disk;
 mod file;
 mod give_up;
+mod growth;
 mod local_only;
 mod read;
 mod status;

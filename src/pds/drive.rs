@@ -4,6 +4,7 @@
 //! they become types. Uploads, downloads and attributes have their own files in `drive/`.
 
 mod attributes;
+mod bin_usage;
 mod create;
 mod dialect;
 mod download;
@@ -41,6 +42,7 @@ use crate::units::exact_duration;
 
 pub use crate::pds::transport::{CallPriority, ObjectInfo, OpenBody, RangeRequest};
 pub use attributes::AttrChange;
+pub use bin_usage::BinUsage;
 pub use create::{CreateOutcome, NewFile, UploadSession};
 pub use download::{DOWNLOAD_URL_LIFETIME_MAX, DownloadUrl, RangeError};
 pub use meta::FileMeta;

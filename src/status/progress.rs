@@ -117,6 +117,14 @@ impl Progress {
         self.counters.bytes_written.fetch_add(bytes, Relaxed);
     }
 
+    pub fn bytes_committed(&self) -> u64 {
+        self.counters.bytes_committed.load(Relaxed)
+    }
+
+    pub fn bytes_written(&self) -> u64 {
+        self.counters.bytes_written.load(Relaxed)
+    }
+
     /// Counts attributes or a name that the drive has stored.
     pub fn metadata_saved(&self) {
         self.counters.metadata_saves.fetch_add(1, Relaxed);

@@ -204,7 +204,7 @@ impl Vfs {
     }
 
     /// Whether a new file takes the place of another one with its first commit.
-    fn replaces_other(&self, ino: Ino) -> bool {
+    pub(super) fn replaces_other(&self, ino: Ino) -> bool {
         self.tree().replaces(ino).is_some()
     }
 

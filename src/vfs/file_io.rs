@@ -259,6 +259,9 @@ impl Vfs {
         self.check_accepts_content()?;
         let handle = self.handles.get(fh)?;
         handle.check_open_for_writing()?;
+        if self.is_room_unchecked(data.len()) {
+            return Ok(Appended { bytes: 0, wait: None });
+        }
         let resolve_target = || self.commit_target(handle.file.ino());
         match handle.file.write(at, data, handle.id.writer(), &resolve_target)? {
             WriteOutcome::Accepted(appended) => Ok(appended),
@@ -274,6 +277,7 @@ impl Vfs {
     pub async fn write(&self, fh: Fh, at: WriteAt, data: Bytes) -> Result<usize> {
         let handle = self.handles.get(fh)?;
         handle.check_open_for_writing()?;
+        self.check_room(&handle.file, at, data.len()).await?;
         let (writer, resolve_target) = (handle.id.writer(), || self.commit_target(handle.file.ino()));
         let step = |done| {
             self.check_accepts_content()?;

@@ -85,6 +85,7 @@ impl Vfs {
     ) -> Result<()> {
         let pinned = self.preserve_for_readers(file_id, ino).await;
         let removed = self.drive.remove(file_id, mode).await;
+        self.quota.free_space.note_removal();
         if removed.is_err() {
             for target in &pinned {
                 self.reader.unpin(target);

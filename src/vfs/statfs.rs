@@ -44,10 +44,13 @@ impl Vfs {
         Ok(())
     }
 
-    async fn refresh_quota(&self) {
+    /// Asks for the quota, unless a call is running already.
+    pub(super) async fn refresh_quota(&self) {
         let Ok(_one_at_a_time) = self.quota.refreshing.try_lock() else { return };
+        let committed = self.progress.bytes_committed();
         match self.drive.quota().await {
             Ok(quota) => {
+                self.quota.free_space.note_answer(committed);
                 let mut last = self.quota.last.lock();
                 *last = Some((Instant::now(), quota));
             }

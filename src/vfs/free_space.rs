@@ -1,0 +1,121 @@
+//! Refuses the write that passes the free space of the drive.
+//!
+//! Without this, a program learns that the drive is full at its close, after all bytes were sent. A write compares one
+//! count with one bound. Only if it passes the bound, the unsaved bytes of all files are compared with the free space,
+//! and before a refusal the drive is asked again.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use super::Vfs;
+use super::quota_cache::UNKNOWN_STEP_BYTES;
+use crate::content::open_file::{OpenFile, WriteAt};
+use crate::error::{Error, ErrorKind, Result};
+use crate::pds::drive::Quota;
+use crate::units::Size;
+
+/// Written bytes between looks at most: other clients use the drive too.
+const STEP_BYTES_MAX: u64 = 1 << 30;
+/// An older answer about the quota is renewed, while the writes go on.
+const QUOTA_TTL: Duration = Duration::from_secs(10);
+/// A refusal needs an answer that is not older.
+const REFUSAL_TTL: Duration = Duration::from_secs(2);
+/// How long the usage of the recycle bin is known.
+const BIN_TTL: Duration = Duration::from_secs(10);
+
+impl Vfs {
+    /// Whether a write of `bytes` needs [`Self::check_room`] first.
+    pub(super) fn is_room_unchecked(&self, bytes: usize) -> bool {
+        self.progress.bytes_written() + bytes as u64 > self.quota.free_space.look_at.load(Relaxed)
+    }
+
+    /// `QuotaExceeded` if a write needs more than what is free on the drive. Content that would be incomplete without
+    /// the write fails with it: its close must not replace a complete file.
+    pub(super) async fn check_room(&self, file: &OpenFile, at: WriteAt, bytes: usize) -> Result<()> {
+        if !self.is_room_unchecked(bytes) || file.is_local() || file.is_unlinked() {
+            return Ok(());
+        }
+        let grows = |file: &OpenFile| file.growth_by(at, bytes as u64);
+        // What was committed since the last answer needs space too.
+        let committed =
+            self.progress.bytes_committed().saturating_sub(self.quota.free_space.committed.load(Relaxed));
+        if self.has_room(grows(file).saturating_add(committed)) {
+            return Ok(());
+        }
+        self.ask_for_quota().await;
+        let Some((asked, quota)) = self.quota.get() else { return Ok(()) };
+        // An old answer refuses nothing.
+        if self.has_room(grows(file)) || asked.elapsed() > REFUSAL_TTL {
+            return Ok(());
+        }
+        let error = Error::new(ErrorKind::QuotaExceeded, self.full_drive(quota).await);
+        let ino = file.ino();
+        if file.fail_incomplete(self.replaces_other(ino), &error) {
+            self.failures.record(ino, Some(&error));
+            let (op, ino, errno) = ("write", ino.0, error.errno());
+            if error.claim_log_line() {
+                tracing::error!(op, ino, errno, "{}: not saved: {error}", self.path_of(file.ino()));
+            }
+        }
+        Err(error)
+    }
+
+    /// Whether the unsaved bytes of all files and `more` fit into the last known free space. Sets the next look.
+    fn has_room(&self, more: u64) -> bool {
+        let written = self.progress.bytes_written();
+        let known = self.quota.get();
+        if known.is_none_or(|(asked, _)| asked.elapsed() > QUOTA_TTL)
+            && let Ok(vfs) = self.this()
+        {
+            self.upload_context.runtime.spawn(async move { vfs.refresh_quota().await });
+        }
+        let Some((_, quota)) = known else {
+            self.quota.free_space.look_at.store(written + UNKNOWN_STEP_BYTES, Relaxed);
+            return true;
+        };
+        let Some(total) = quota.total_bytes else {
+            self.quota.free_space.look_at.store(written + STEP_BYTES_MAX, Relaxed);
+            return true;
+        };
+        let unsaved: u64 = self.files.all().iter().map(|file| file.unsaved_growth()).sum();
+        let room = total.saturating_sub(quota.used_bytes).checked_sub(unsaved.saturating_add(more));
+        let Some(room) = room else { return false };
+        self.quota.free_space.look_at.store(written + (room / 2).min(STEP_BYTES_MAX), Relaxed);
+        true
+    }
+
+    /// Asks for the quota unless the last answer is recent and nothing was removed since.
+    async fn ask_for_quota(&self) {
+        // A call may be running.
+        drop(self.quota.refreshing.lock().await);
+        let is_recent = |(asked, _): (Instant, Quota)| asked.elapsed() < REFUSAL_TTL;
+        if self.quota.free_space.has_removed.swap(false, Relaxed) || !self.quota.get().is_some_and(is_recent)
+        {
+            self.refresh_quota().await;
+        }
+    }
+
+    /// The text of a refusal.
+    async fn full_drive(&self, quota: Quota) -> String {
+        let total = quota.total_bytes.unwrap_or(0);
+        let free = total.saturating_sub(quota.used_bytes);
+        let known = *self.quota.free_space.bin.lock();
+        let bin = match known {
+            Some((asked, bin)) if asked.elapsed() < BIN_TTL => Some(bin),
+            _ => self.drive.bin_usage().await.ok(),
+        };
+        *self.quota.free_space.bin.lock() = bin.map(|bin| (Instant::now(), bin));
+        let bin = match bin {
+            Some(bin) if bin.bytes > 0 => {
+                let least = if bin.is_complete { "" } else { "at least " };
+                format!(
+                    "{least}{} lie in its recycle bin, empty it on the web page of the drive",
+                    Size(bin.bytes)
+                )
+            }
+            _ => "delete files and empty its recycle bin on the web page of the drive".to_owned(),
+        };
+        let (free, total) = (Size(free), Size(total));
+        format!("the drive is full: {free} of {total} are free, and unsaved files need more; {bin}")
+    }
+}
