@@ -18,8 +18,9 @@ use ratatui::text::Line;
 use ratatui::widgets::{Block, Paragraph, Row, Sparkline, Table};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
+use unicode_width::UnicodeWidthStr as _;
 
-use super::table::{cells, head};
+use super::table::{Cells, cells, head};
 use crate::cli::columns::cut;
 use crate::cli::{format, mounts};
 use crate::control::client::DaemonClient;
@@ -36,8 +37,6 @@ const RATES_MAX: usize = 200;
 /// Share of the screen height for events.
 const EVENTS_PERCENT: u16 = 30;
 const COLUMN_SPACING: u16 = 1;
-/// `999 MiB sent, 9.9 MiB waiting`.
-const PROGRESS_COLUMNS: u16 = 29;
 /// How often the thread that reads keys checks whether it should stop.
 const KEY_WAIT: Duration = Duration::from_millis(100);
 
@@ -303,21 +302,27 @@ impl MountView {
         let rates: Vec<u64> =
             self.rates.iter().copied().skip(self.rates.len().saturating_sub(columns)).collect();
         frame.render_widget(Sparkline::default().data(&rates).style(Color::Cyan), graph);
+        let transfers = &self.status.transfers;
+        // All mounts scroll together; each keeps its last transfer visible.
+        let shown = transfers.iter().skip(first.min(transfers.len().saturating_sub(1)));
+        let shown: Vec<_> = shown.map(|file| (file.state, cells(file))).collect();
+        let [state, file, progress, rate, eta] = head();
+        let longest = |head: &str, of: fn(&Cells) -> &str| {
+            let cells = shown.iter().map(|(_, cells)| of(cells).width());
+            Constraint::Length(cells.chain([head.width()]).max().unwrap_or(0) as u16)
+        };
         let widths = [
-            Constraint::Length(10),
+            longest(&state, |cells| &cells.state),
             Constraint::Fill(2),
-            Constraint::Length(PROGRESS_COLUMNS),
-            Constraint::Length(14),
+            longest(&progress, |cells| &cells.progress),
+            longest(&rate, |cells| &cells.rate),
             Constraint::Fill(1),
         ];
         let columns = Layout::horizontal(widths).spacing(COLUMN_SPACING).split(table);
         let path_columns = columns.get(1).map_or(0, |column| usize::from(column.width));
-        let transfers = &self.status.transfers;
-        // All mounts scroll together; each keeps its last transfer visible.
-        let rows = transfers.iter().skip(first.min(transfers.len().saturating_sub(1))).map(|file| {
-            let cells = cells(file);
+        let rows = shown.into_iter().map(|(stage, cells)| {
             let last = if cells.error.is_empty() { cells.eta } else { cells.error };
-            let color = match file.state {
+            let color = match stage {
                 TransferStage::Failed => Color::Red,
                 TransferStage::Committing => Color::Green,
                 TransferStage::Writing
@@ -329,7 +334,6 @@ impl MountView {
             let path = cut(&cells.path, path_columns);
             Row::new([cells.state, path, cells.progress, cells.rate, last]).style(color)
         });
-        let [state, file, progress, rate, eta] = head();
         let head = Row::new([state, file, progress, rate, format!("{eta}, {}", messages::head_error())]);
         let rows = Table::new(rows, widths).column_spacing(COLUMN_SPACING);
         frame.render_widget(rows.header(head.style(Modifier::DIM)), table);
