@@ -24,6 +24,7 @@ mod columns;
 mod config;
 #[cfg(feature = "server")]
 mod demo;
+mod doctor;
 mod drives;
 mod format;
 #[cfg(any(test, fuzzing))]
@@ -34,6 +35,7 @@ mod manual;
 mod mount;
 mod mounted_file;
 mod mounts;
+mod named_drive;
 mod output;
 mod runtime;
 #[cfg(feature = "server")]
@@ -88,6 +90,8 @@ enum Command {
     Trash(trash::TrashArgs),
     /// List the versions of a file, write one to a file, or restore one
     Versions(versions::VersionsArgs),
+    /// Check everything that a mount needs, and say how to mend what is wrong
+    Doctor(doctor::DoctorArgs),
     /// Serve a PDS-compatible drive from this machine, for tests and trials
     #[cfg(feature = "server")]
     Serve(Box<serve::ServeArgs>),
@@ -164,6 +168,7 @@ fn dispatch(command: Command, notifier: SystemdNotifier) -> Result<ExitCode> {
         Command::Log(args) => ignore_closed_stdout(on_runtime(log::run(args))),
         Command::Trash(args) => ignore_closed_stdout(on_runtime(until_signal(trash::run(args)))),
         Command::Versions(args) => ignore_closed_stdout(on_runtime(until_signal(versions::run(args)))),
+        Command::Doctor(args) => ignore_closed_stdout(on_runtime(until_signal(doctor::run(args)))),
         #[cfg(feature = "server")]
         Command::Serve(args) => on_runtime(serve::run(args.check()?)),
         #[cfg(feature = "server")]

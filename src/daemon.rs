@@ -37,8 +37,9 @@ pub mod resolve;
 pub mod signals;
 mod supervision;
 
-pub use liveness::has_died;
-pub use mountpoint::resolve;
+pub use liveness::{Liveness, has_died};
+pub use mountpoint::{make_missing, resolve};
+pub use preflight::{MountMethod, check_device, mount_method};
 
 /// Limit on the checks of the mountpoint.
 const PREPARE_MAX: Duration = Duration::from_secs(30);

@@ -17,6 +17,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use rustix::fs::{StatVfs, statvfs};
 use rustix::process::{Resource, getrlimit};
 use tokio::sync::Semaphore;
 
@@ -34,6 +35,20 @@ const OTHER_DESCRIPTORS: u64 = 512;
 const DESCRIPTORS_PER_FILE: u64 = 2;
 /// Local files in any case.
 const FILES_MIN: usize = 16;
+
+/// Free bytes for this user on the disk of a directory; `None` if that is not known.
+pub fn free_bytes(dir: &Path) -> Option<u64> {
+    disk(dir).map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
+/// Size of the disk of a directory in bytes; `None` if that is not known.
+pub fn disk_bytes(dir: &Path) -> Option<u64> {
+    disk(dir).map(|disk| disk.f_blocks.saturating_mul(disk.f_frsize))
+}
+
+fn disk(dir: &Path) -> Option<StatVfs> {
+    statvfs(dir).ok()
+}
 
 /// Most open files of a local disk.
 #[derive(Clone, Copy, Debug)]

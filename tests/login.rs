@@ -16,5 +16,9 @@ mod rig;
 mod browser;
 #[path = "login/credentials.rs"]
 mod credentials;
+#[path = "login/doctor.rs"]
+mod doctor;
+#[path = "login/terminal.rs"]
+mod terminal;
 #[path = "login/tls.rs"]
 mod tls;

@@ -37,6 +37,8 @@ mod desktop_extensions;
 mod device_nodes;
 #[path = "mount/directory_streams.rs"]
 mod directory_streams;
+#[path = "mount/doctor.rs"]
+mod doctor;
 #[path = "mount/enterprise.rs"]
 mod enterprise;
 #[path = "mount/faults.rs"]

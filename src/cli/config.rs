@@ -101,7 +101,8 @@ impl Configuration {
         })
     }
 
-    fn names(&self) -> impl Iterator<Item = &str> {
+    /// Of the drives.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.files.iter().flat_map(|file| file.drives.keys().map(String::as_str))
     }
 }
@@ -125,7 +126,8 @@ fn warn_of_untrusted(path: &Path, error: &Error) {
     }
 }
 
-fn paths(args: &ConfigArgs) -> Result<Vec<PathBuf>> {
+/// The files that are searched, in order of precedence.
+pub(super) fn paths(args: &ConfigArgs) -> Result<Vec<PathBuf>> {
     if let Some(path) = &args.config {
         return Ok(vec![path.clone()]);
     }

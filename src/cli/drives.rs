@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::login::{CaFile, TIMEOUTS, drive_scope};
-use super::output::print_line;
+use super::output::{print_line, print_table};
 use crate::auth::{AccountName, AccountStore, Credential, DEFAULT_NAME};
 use crate::error::{Error, ErrorKind, Result};
 use crate::escape::{escaped, escaped_json};
@@ -74,7 +74,7 @@ pub(super) async fn run(request: DrivesRequest) -> Result<ExitCode> {
         let text = serde_json::to_string_pretty(&rows).map_err(|e| Error::from_source(ErrorKind::Io, e))?;
         print_line(escaped_json(&text))?;
     } else {
-        print_table(&rows)?;
+        print_table(&table(&rows))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -92,7 +92,7 @@ fn row(drive: &DriveInfo, default: bool) -> Row<'_> {
     }
 }
 
-fn print_table(rows: &[Row<'_>]) -> Result<()> {
+fn table(rows: &[Row<'_>]) -> Vec<[String; 6]> {
     let head = ["", "DRIVE", "NAME", "TYPE", "USED", "TOTAL"].map(str::to_owned);
     let lines = rows.iter().map(|row| {
         // Names come from the network and may contain control characters.
@@ -103,12 +103,5 @@ fn print_table(rows: &[Row<'_>]) -> Result<()> {
         let star = if row.default { "*" } else { "" }.to_owned();
         [star, row.drive_id.to_owned(), name, kind, Size(row.used_bytes).to_string(), total]
     });
-    let lines: Vec<_> = std::iter::once(head).chain(lines).collect();
-    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; 6] = std::array::from_fn(width);
-    for line in &lines {
-        let cells = line.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
-        print_line(cells.collect::<Vec<_>>().join("  ").trim_end())?;
-    }
-    Ok(())
+    std::iter::once(head).chain(lines).collect()
 }

@@ -9,19 +9,23 @@ use std::process::ExitCode;
 use self::arguments::StoreChoice;
 use self::methods::Login;
 use super::output::print_message;
-use crate::auth::{self, Account, AccountHandle, AccountName, Grant, SecretStorage};
+use crate::auth::{self, Account, AccountHandle, AccountName, DEFAULT_NAME, Grant, SecretStorage};
 use crate::control::client;
 use crate::control::socket_dirs::SocketUsers;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::DriveId;
 use crate::pds::domain::{self, DriveScope};
 use crate::pds::session::Session;
+use crate::pds::types::DriveInfo;
 
 mod arguments;
 mod loopback;
 mod methods;
 mod open_browser;
+mod page;
+mod questions;
 mod secret;
+mod text;
 
 pub(super) use arguments::{CaFile, LoginArgs, LoginRequest};
 pub(super) use methods::TIMEOUTS;
@@ -31,15 +35,25 @@ pub(super) use secret::read_private_text;
 /// The step that fails if the service does not accept the login.
 const LOGIN_CHECK: &str = "cannot use the login";
 
-/// Logs in and stores the account.
+/// Logs in and stores the account, or forgets it.
 pub(super) async fn run(request: LoginRequest) -> Result<ExitCode> {
-    let LoginRequest { args, name, store } = request;
-    let handle = store.account(name.clone());
-    if args.forget {
+    let handle = request.account();
+    if request.args.forget {
         return forget(&handle).await;
     }
+    log_in(request).await?;
+    let name = handle.name();
+    print_message(text::next_step(name, &suggested_mountpoint(name.as_str())));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Logs in and stores the account.
+pub(super) async fn log_in(request: LoginRequest) -> Result<()> {
+    let LoginRequest { mut args, name, store } = request;
+    let handle = store.account(name.clone());
     // The stored account provides defaults. An unreadable account is replaced.
     let before = handle.summary().ok();
+    questions::fill_in(&mut args, before.as_ref()).await?;
     let storage = choose_storage(args.store, before.as_ref().map(|before| before.secret_storage)).await?;
     let login = Login::new(&args, before.as_ref(), &handle).await?;
     let obtained = methods::obtain(&args, &login).await?;
@@ -66,7 +80,8 @@ pub(super) async fn run(request: LoginRequest) -> Result<ExitCode> {
     }
     drop(obtained.unstored_token);
     let chosen = choice.resolve(&session, drive_scope(&account.grant)).await;
-    account.drive_id = Some(chosen.map_err(|e| if is_only_copy { with_stored_advice(e, &name) } else { e })?);
+    let chosen = chosen.map_err(|e| if is_only_copy { with_stored_advice(e, &name) } else { e })?;
+    account.drive_id = Some(chosen.id);
     let locked = handle.lock().await?;
     if is_only_copy && let Ok(now) = locked.load().await {
         // A mount that uses the account may have refreshed the token since.
@@ -74,7 +89,7 @@ pub(super) async fn run(request: LoginRequest) -> Result<ExitCode> {
     }
     let storage = locked.save(&account).await?;
     drop(locked);
-    print_account(&handle, &account, storage);
+    print_account(&handle, &account, &chosen.name, storage);
     // Mounts that wait for a login check the account on their own. This makes the others use the new login at
     // once.
     for (daemon, status) in client::mounts(SocketUsers::Own).await.mounts {
@@ -82,7 +97,7 @@ pub(super) async fn run(request: LoginRequest) -> Result<ExitCode> {
             tracing::debug!(%error, "the mount at {} did not reload its credentials", status.mountpoint);
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 async fn forget(handle: &AccountHandle) -> Result<ExitCode> {
@@ -103,17 +118,23 @@ fn with_stored_advice(error: Error, name: &AccountName) -> Error {
     Error::with_source(error.kind(), advice, error)
 }
 
-fn print_account(handle: &AccountHandle, account: &Account, storage: SecretStorage) {
+fn print_account(handle: &AccountHandle, account: &Account, drive_name: &str, storage: SecretStorage) {
     let name = handle.name();
-    let user = if account.user.is_empty() { String::new() } else { format!(" as {}", account.user) };
     let endpoint = account.endpoint.as_str().trim_end_matches('/');
     let drive = account.drive_id.as_ref().map_or("none", DriveId::as_str);
-    print_message(format_args!("account {name}: logged in{user} at {endpoint}, drive {drive}"));
+    print_message(text::logged_in(name, &account.user, endpoint, &text::drive(drive, drive_name)));
     match storage {
         SecretStorage::File => print_message(format_args!("its secrets are in {}", handle.path().display())),
         SecretStorage::Keyring => print_message("its secrets are in the keyring"),
     }
-    print_message(format_args!("mount it with: pdsfs mount {name} MOUNTPOINT"));
+}
+
+/// A directory that an ordinary user, or root, would mount at.
+fn suggested_mountpoint(account: &str) -> String {
+    if rustix::process::geteuid().is_root() {
+        return format!("/mnt/{account}");
+    }
+    if account == DEFAULT_NAME { "~/Drive".to_owned() } else { format!("~/{account}") }
 }
 
 async fn choose_storage(choice: Option<StoreChoice>, before: Option<SecretStorage>) -> Result<SecretStorage> {
@@ -150,6 +171,19 @@ pub(super) fn drive_scope(grant: &Grant) -> DriveScope<'_> {
     }
 }
 
+/// The drive of an account.
+struct ChosenDrive {
+    id: DriveId,
+    /// Empty if the login may not ask for it.
+    name: String,
+}
+
+impl From<&DriveInfo> for ChosenDrive {
+    fn from(info: &DriveInfo) -> Self {
+        Self { id: info.drive_id.clone(), name: info.drive_name.clone() }
+    }
+}
+
 /// Candidates for the default drive of an account.
 struct DriveChoice {
     /// From the arguments.
@@ -166,7 +200,7 @@ impl DriveChoice {
     }
 
     /// Always calls the service, so that a rejected login fails here.
-    async fn resolve(&self, session: &Session, scope: DriveScope<'_>) -> Result<DriveId> {
+    async fn resolve(&self, session: &Session, scope: DriveScope<'_>) -> Result<ChosenDrive> {
         if let Some(drive_id) = &self.named {
             return verify_drive(session, drive_id).await;
         }
@@ -179,17 +213,20 @@ impl DriveChoice {
             },
             Err(error) => return Err(error.context(LOGIN_CHECK)),
         };
-        let is_listed = |id: &&DriveId| listed.iter().any(|drive| drive.drive_id == **id);
-        if let Some(drive_id) = self.remembered.as_ref().filter(is_listed).or(self.default.as_ref()) {
-            return Ok(drive_id.clone());
+        let in_list = |id: &DriveId| listed.iter().find(|drive| drive.drive_id == *id).map(ChosenDrive::from);
+        if let Some(remembered) = self.remembered.as_ref().and_then(in_list) {
+            return Ok(remembered);
+        }
+        if let Some(id) = &self.default {
+            return Ok(in_list(id).unwrap_or_else(|| ChosenDrive { id: id.clone(), name: String::new() }));
         }
         let default = match scope {
             DriveScope::All => Err(Error::new(ErrorKind::NotFound, "an access key has no default drive")),
             _ => domain::get_default_drive(session, scope).await,
         };
         match (default, listed.as_slice()) {
-            (Ok(drive), _) => Ok(drive.drive_id),
-            (Err(_), [only]) => Ok(only.drive_id.clone()),
+            (Ok(drive), _) => Ok(ChosenDrive::from(&drive)),
+            (Err(_), [only]) => Ok(ChosenDrive::from(only)),
             (Err(error), _) => {
                 let ids: Vec<_> = listed.iter().take(20).map(|drive| drive.drive_id.to_string()).collect();
                 let choice =
@@ -201,9 +238,9 @@ impl DriveChoice {
 }
 
 /// Checks the drive. A refusal is only a warning: some logins may use a drive without permission to query it.
-async fn verify_drive(session: &Session, drive_id: &DriveId) -> Result<DriveId> {
+async fn verify_drive(session: &Session, drive_id: &DriveId) -> Result<ChosenDrive> {
     match domain::get_drive(session, drive_id).await {
-        Ok(_) => {}
+        Ok(info) => return Ok(ChosenDrive::from(&info)),
         Err(error)
             if matches!(error.kind(), ErrorKind::Denied | ErrorKind::NotFound | ErrorKind::NoDrive) =>
         {
@@ -211,5 +248,5 @@ async fn verify_drive(session: &Session, drive_id: &DriveId) -> Result<DriveId> 
         }
         Err(error) => return Err(error.context(LOGIN_CHECK)),
     }
-    Ok(drive_id.clone())
+    Ok(ChosenDrive { id: drive_id.clone(), name: String::new() })
 }

@@ -17,14 +17,28 @@ pub use arguments::MountArgs;
 
 mod arguments;
 pub(super) mod fstab;
+mod names;
 
 /// Files that a waiting stop names at a time.
 const WAITING_MAX: usize = 10;
 
 /// Mounts the drive of the arguments. The outer error is a mistake in the arguments.
 pub(super) fn start(args: MountArgs, notifier: SystemdNotifier) -> Result<Result<ExitCode>> {
+    if args.is_listing() {
+        return Ok(names::list(args.config_args()));
+    }
     let (mode, is_quiet) = (args.mode(), args.is_quiet());
     let config = args.into_config()?;
+    // mount(8) makes no directories either.
+    if mode != ServeMode::Detached && !is_quiet && config.broker.is_none() {
+        match daemon::make_missing(&config.mountpoint) {
+            Ok(true) => {
+                print_message(format_args!("made the directory {}", config.mountpoint.display()));
+            }
+            Ok(false) => {}
+            Err(error) => return Ok(Err(error)),
+        }
+    }
     Ok(match mode {
         ServeMode::Background => {
             let detached =

@@ -6,6 +6,8 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use unicode_width::UnicodeWidthStr as _;
+
 use crate::error::{Error, Result};
 use crate::escape::escaped_lines;
 use crate::messages::Language;
@@ -36,6 +38,19 @@ pub(super) fn print_line(line: impl Display) -> Result<()> {
     writeln!(out, "{line}").and_then(|()| out.flush()).map_err(|e| {
         STDOUT_IS_CLOSED.fetch_or(e.kind() == std::io::ErrorKind::BrokenPipe, Ordering::Relaxed);
         Error::from(e).context("cannot write to stdout")
+    })
+}
+
+/// Prints rows with aligned columns to stdout. Cells from the network are escaped by the caller.
+pub(super) fn print_table<const N: usize>(rows: &[[String; N]]) -> Result<()> {
+    let width = |column: usize| rows.iter().map(|row| row[column].width()).max().unwrap_or(0);
+    let widths: [usize; N] = std::array::from_fn(width);
+    rows.iter().try_for_each(|row| {
+        let cells = row.iter().zip(widths).map(|(cell, width)| {
+            let spaces = width - cell.width();
+            format!("{cell}{:spaces$}", "")
+        });
+        print_line(cells.collect::<Vec<_>>().join("  ").trim_end())
     })
 }
 

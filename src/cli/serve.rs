@@ -18,6 +18,7 @@ use crate::server::{FaultPlan, Quirks, Server, ServerConfig, ServerTls, Verify};
 use crate::units::{duration_within, exact_size, parse_size};
 
 mod logins;
+mod text;
 
 /// Largest size of the files of `--faults`, `--quirks` and `--tls-cert`.
 const INPUT_BYTES_MAX: u64 = 1 << 20;
@@ -164,9 +165,11 @@ pub async fn run(options: ServeOptions) -> Result<ExitCode> {
         .await
         .map_err(|e| Error::from(e).context(format!("cannot listen on {}", options.listen)))?;
     let is_https = options.config.tls.is_some();
+    let client_id = options.config.logins.client_ids.first().cloned();
     let server = Server::start(listener, options.config).await?;
     let scheme = if is_https { "https" } else { "http" };
     print_line(format_args!("listening on {scheme}://{}", server.addr()))?;
+    print_message(text::next_steps(&format!("{scheme}://{}", server.addr()), client_id.as_deref()));
     if !server.addr().ip().is_loopback() && !is_https {
         print_message("warning: other machines can reach this server, and it speaks plain HTTP");
     }

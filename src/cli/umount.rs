@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use super::config::{ConfigArgs, Configuration};
+use super::config::ConfigArgs;
 use super::format::{not_saved, reason};
+use super::named_drive;
 use super::output::{EXIT_TIMEOUT, print_error, print_message};
 use crate::control::client;
 use crate::daemon::{has_died, resolve};
@@ -39,7 +40,7 @@ pub(super) struct UmountArgs {
     /// Only remove a mount whose daemon has died; succeeds if there is none
     #[arg(long, conflicts_with = "lazy")]
     dead: bool,
-    /// The mountpoint, or the name of a drive in the configuration
+    /// The mountpoint, or the drive or account as pdsfs mount takes it
     #[arg(value_name = "MOUNTPOINT|NAME")]
     target: PathBuf,
     #[command(flatten)]
@@ -47,11 +48,18 @@ pub(super) struct UmountArgs {
 }
 
 pub(super) fn run(args: &UmountArgs) -> Result<ExitCode> {
-    let mountpoint = mountpoint(&args.target, &args.config)?;
+    let mountpoint = mountpoint(&args.target, &args.config);
     if args.dead {
-        remove_dead(args.target.to_str(), &mountpoint)?;
+        // A name may have several dead mounts, or none.
+        let is_missing = mountpoint.as_ref().is_err_and(|e| e.kind() == ErrorKind::NotFound);
+        if is_missing && named_drive::find(&args.target.to_string_lossy(), &args.config).is_err() {
+            mountpoint?;
+        } else {
+            remove_dead(args.target.to_str(), mountpoint.ok().as_deref())?;
+        }
         return Ok(ExitCode::SUCCESS);
     }
+    let mountpoint = mountpoint?;
     let path = resolve(&mountpoint).map_err(|e| Error::from(e).context(mountpoint.display()))?;
     let display = path.display();
     let mount = match mountinfo::at(&path)? {
@@ -96,8 +104,9 @@ pub(super) fn run(args: &UmountArgs) -> Result<ExitCode> {
 
 /// Removes the dead mounts at a path, and those that this user has made of the drive `name`, wherever they are
 /// now.
-fn remove_dead(name: Option<&str>, mountpoint: &Path) -> Result<()> {
-    let (path, uid) = (resolve(mountpoint).ok(), rustix::process::geteuid().as_raw());
+fn remove_dead(name: Option<&str>, mountpoint: Option<&Path>) -> Result<()> {
+    let path = mountpoint.and_then(|path| resolve(path).ok());
+    let uid = rustix::process::geteuid().as_raw();
     let is_meant = |mount: &Mount| {
         let drive = mount.source.split(':').next();
         path.as_ref() == Some(&mount.path) || drive == name && mount.owner == Some(uid)
@@ -112,19 +121,39 @@ fn remove_dead(name: Option<&str>, mountpoint: &Path) -> Result<()> {
     Ok(())
 }
 
-/// An argument without a slash is the name of a configured drive, or else a path.
+/// What `pdsfs mount` takes: a path, a drive of the configuration or an account, as NAME or NAME:/FOLDER. A name means
+/// the mount at its configured directory, else the only mount of that name.
 fn mountpoint(target: &Path, config: &ConfigArgs) -> Result<PathBuf> {
-    let word = target.to_str().filter(|word| !word.contains('/') && !matches!(*word, "." | ".."));
-    let Some(name) = word else { return Ok(target.to_owned()) };
-    match Configuration::read(config)?.drive(name) {
-        Ok(drive) => drive.mountpoint.ok_or_else(|| {
-            let detail =
-                format!("the configuration has no mountpoint for {name}: name the directory instead");
-            Error::new(ErrorKind::Invalid, detail)
-        }),
-        Err(_) if target.symlink_metadata().is_ok() => Ok(target.to_owned()),
-        Err(error) => Err(error),
+    let Some(name) = target.to_str().filter(|text| !named_drive::is_path(text)) else {
+        return Ok(target.to_owned());
+    };
+    let configured = configured(name, config);
+    if let Ok(path) = &configured
+        && resolve(path).is_ok_and(|path| mountinfo::at(&path).is_ok_and(|mount| mount.is_some()))
+    {
+        return configured;
     }
+    let mounted = named_drive::mounted(name)?;
+    match (mounted.as_slice(), configured) {
+        ([], Err(_)) if target.symlink_metadata().is_ok() => Ok(target.to_owned()),
+        ([], configured) => configured,
+        ([only], _) => Ok(only.path.clone()),
+        (several, _) => {
+            let paths: Vec<_> = several.iter().map(|mount| mount.path.display().to_string()).collect();
+            let detail = format!("{name} is mounted at {}: name one of these directories", paths.join(", "));
+            Err(Error::new(ErrorKind::Invalid, detail))
+        }
+    }
+}
+
+/// The mountpoint of a drive that is not mounted.
+fn configured(name: &str, config: &ConfigArgs) -> Result<PathBuf> {
+    let drive = name.split(':').next().unwrap_or_default();
+    let entry = named_drive::find(drive, config)?;
+    entry.mountpoint.ok_or_else(|| {
+        let detail = format!("{name} is not mounted, and the configuration has no mountpoint for it");
+        Error::new(ErrorKind::NotFound, detail)
+    })
 }
 
 /// Unmounts once no file is open: a close returns when the file is on the drive. A drain request before that
@@ -239,10 +268,7 @@ mod tests {
         assert_eq!(mountpoint(Path::new("photos"), &config).unwrap(), Path::new("/mnt/photos"));
         assert_eq!(mountpoint(Path::new("./photos"), &config).unwrap(), Path::new("./photos"));
         assert!(
-            mountpoint(Path::new("none"), &config)
-                .unwrap_err()
-                .to_string()
-                .contains("no mountpoint for none")
+            mountpoint(Path::new("none"), &config).unwrap_err().to_string().contains("none is not mounted")
         );
         assert!(mountpoint(Path::new("other"), &config).unwrap_err().to_string().contains("photos"));
     }

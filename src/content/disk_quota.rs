@@ -4,15 +4,13 @@
 //! not needed are evicted: first cached files, the least recently used first; then tees, the largest first.
 
 use std::fmt;
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
-use rustix::fs::{StatVfs, statvfs};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::local_disk::{LocalDisk, LocalFile};
+use crate::local_disk::{LocalDisk, LocalFile, disk_bytes, free_bytes};
 use crate::units::exact_size;
 
 /// Largest default limit in bytes.
@@ -235,25 +233,12 @@ impl Drop for Reservation {
     }
 }
 
-/// Free bytes for this user on the disk of a directory; `None` if that is not known.
-fn free_bytes(dir: &Path) -> Option<u64> {
-    disk(dir).map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize))
-}
-
-/// Size of the disk of a directory in bytes; `None` if that is not known.
-fn disk_bytes(dir: &Path) -> Option<u64> {
-    disk(dir).map(|disk| disk.f_blocks.saturating_mul(disk.f_frsize))
-}
-
-fn disk(dir: &Path) -> Option<StatVfs> {
-    statvfs(dir).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::content::staged_file::StagedFile;
     use crate::local_disk::FileLimits;
+    use std::path::Path;
     use std::time::Duration;
 
     fn disk() -> Arc<LocalDisk> {

@@ -26,7 +26,27 @@ pub(super) fn is_dead(e: &io::Error) -> bool {
     matches!(e.kind(), io::ErrorKind::NotConnected | io::ErrorKind::ConnectionAborted)
 }
 
+/// The state of the daemon behind a mount.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Liveness {
+    Answers,
+    Dead,
+    /// No answer within [`ANSWER_MAX`].
+    Hangs,
+}
+
+impl Liveness {
+    pub fn of(mount: &Mount) -> Self {
+        match probe_with_limit(mount) {
+            None => Self::Hangs,
+            Some(Err(e)) if is_dead(&e) => Self::Dead,
+            // A refusal is an answer.
+            Some(_) => Self::Answers,
+        }
+    }
+}
+
 /// Whether the daemon behind a mount is gone.
 pub fn has_died(mount: &Mount) -> bool {
-    probe_with_limit(mount).is_some_and(|answer| answer.is_err_and(|e| is_dead(&e)))
+    Liveness::of(mount) == Liveness::Dead
 }

@@ -5,6 +5,7 @@
 //! read first, and a request to a mount has a time limit.
 
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::liveness::{is_dead, probe_with_limit};
@@ -51,6 +52,28 @@ pub(super) fn prepare(mountpoint: &Path, options: &MountOptions) -> Result<Mount
     }
     preflight::check(path, &metadata, options.allow_other)?;
     Ok(dir)
+}
+
+/// Makes the directory if only its last name is missing. Its parent must belong to this user; for root, no other user
+/// may be able to replace a part of the path. `false` leaves the answer to the mount.
+pub fn make_missing(mountpoint: &Path) -> Result<bool> {
+    let is_missing = |e: &io::Error| e.kind() == io::ErrorKind::NotFound;
+    let (Some(parent), Some(name)) = (mountpoint.parent(), mountpoint.file_name()) else { return Ok(false) };
+    if !resolve(mountpoint).is_err_and(|e| is_missing(&e)) {
+        return Ok(false);
+    }
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    let Ok(dir) = path_walk::open(parent, trust(&MountOptions::default())) else { return Ok(false) };
+    let owner = dir.link().metadata().map_err(|e| not_accessible(parent, &e))?.uid();
+    if owner != rustix::process::geteuid().as_raw() {
+        return Ok(false);
+    }
+    match std::fs::create_dir(dir.link().join(name)) {
+        Ok(()) => Ok(true),
+        // A link that leads nowhere, or another program was faster.
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(e) => Err(Error::from(e).context(format!("cannot make {}", mountpoint.display()))),
+    }
 }
 
 fn open(path: &Path, options: &MountOptions) -> Result<MountDir> {
@@ -245,6 +268,33 @@ mod tests {
         let error = refusal(Path::new("/proc"));
         assert!(error.kind() == ErrorKind::Exists && error.to_string().contains("type proc"), "{error}");
         assert!(is_final(&error));
+    }
+
+    #[test]
+    fn missing_directory_is_made_in_an_own_one() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(make_missing(&dir.path().join("m")).unwrap());
+        assert!(dir.path().join("m").is_dir());
+        assert!(!make_missing(&dir.path().join("m")).unwrap(), "it exists");
+        assert!(!make_missing(&dir.path().join("none/m")).unwrap(), "the parent is missing");
+        std::os::unix::fs::symlink("nowhere", dir.path().join("link")).unwrap();
+        assert!(!make_missing(&dir.path().join("link")).unwrap());
+        assert!(!make_missing(Path::new("/")).unwrap());
+        assert!(!make_missing(Path::new("/proc/m")).is_ok_and(|made| made));
+    }
+
+    #[test]
+    fn no_directory_is_made_in_that_of_another_user() {
+        let dir = tempfile::tempdir().unwrap();
+        let theirs = dir.path().join("theirs");
+        std::fs::create_dir(&theirs).unwrap();
+        let owner = std::os::unix::fs::chown(&theirs, Some(65_534), None);
+        // Only root can give a directory away.
+        assert_eq!(owner.is_ok(), rustix::process::geteuid().is_root());
+        if owner.is_ok() {
+            assert!(!make_missing(&theirs.join("m")).unwrap());
+            assert!(!theirs.join("m").exists());
+        }
     }
 
     #[test]

@@ -51,6 +51,25 @@ struct Mountpoint<'a> {
     is_writable: bool,
 }
 
+/// How this process mounts.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum MountMethod {
+    /// By the system call, as root.
+    Direct,
+    /// Through this set-uid program.
+    Fusermount(PathBuf),
+}
+
+/// Fails if the FUSE device cannot be opened.
+pub fn check_device() -> Result<()> {
+    MountRights::of_this_process().check_device()
+}
+
+/// Fails if this process may mount nowhere.
+pub fn mount_method() -> Result<MountMethod> {
+    MountRights::of_this_process().method()
+}
+
 /// Fails if this process may not mount at `path`.
 pub(super) fn check(path: &Path, metadata: &Metadata, allow_other: bool) -> Result<()> {
     let mountpoint =
@@ -123,13 +142,14 @@ impl MountRights {
         }
     }
 
-    fn check(&self, mountpoint: Mountpoint<'_>, allow_other: bool) -> Result<()> {
-        if let Err(e) = &self.device {
-            return Err(no_device(e));
-        }
+    fn check_device(&self) -> Result<()> {
+        self.device.as_ref().copied().map_err(no_device)
+    }
+
+    fn method(&self) -> Result<MountMethod> {
         if self.uid == 0 {
             if self.has_sys_admin {
-                return Ok(());
+                return Ok(MountMethod::Direct);
             }
             return Err(denied(
                 "cannot mount: root lacks CAP_SYS_ADMIN here; start a container with --cap-add SYS_ADMIN \
@@ -151,6 +171,14 @@ impl MountRights {
                 "cannot mount: {program} cannot become root because NoNewPrivileges is set; in a service, \
                  set NoNewPrivileges=no and no option that implies it"
             )));
+        }
+        Ok(MountMethod::Fusermount(fusermount.path.clone()))
+    }
+
+    fn check(&self, mountpoint: Mountpoint<'_>, allow_other: bool) -> Result<()> {
+        self.check_device()?;
+        if self.method()? == MountMethod::Direct {
+            return Ok(());
         }
         if allow_other && !self.conf_allows_other {
             return Err(denied(format!(

@@ -21,11 +21,11 @@ use crate::pds::transport::ExtraRoots;
 const DIR_NAME: &str = "pdsfs";
 
 /// A drive, and the credential for it.
-#[derive(Debug)]
-struct DriveAccess {
-    endpoint: Url,
-    drive_id: DriveId,
-    credential: Credential,
+#[derive(Clone, Debug)]
+pub struct DriveAccess {
+    pub endpoint: Url,
+    pub drive_id: DriveId,
+    pub credential: Credential,
 }
 
 /// Makes the configuration of a mount. `name` is the name of the drive in the configuration file. An account
@@ -33,24 +33,7 @@ struct DriveAccess {
 pub fn mount_config(settings: Settings, name: Option<String>, mountpoint: PathBuf) -> Result<MountConfig> {
     settings.check()?;
     let DriveAccess { endpoint, drive_id, credential } = drive_access(&settings, name.as_deref())?;
-    let spill_dir = match &settings.spill_dir {
-        Some(dir) => dir.canonicalize().map_err(|e| {
-            invalid_from(format!("cannot use spill-dir {} (create it first)", dir.display()), e)
-        })?,
-        None => cache_dir()?,
-    };
-    if !spill_dir.is_dir() {
-        let detail = format!("spill-dir {} is not a directory: choose a directory", spill_dir.display());
-        return Err(Error::invalid(detail));
-    }
-    tempfile::tempfile_in(&spill_dir).map_err(|e| {
-        let (dir, uid) = (spill_dir.display(), rustix::process::geteuid().as_raw());
-        let detail = format!(
-            "cannot create files in {dir} for staged files: it must be writable for user {uid}, and the system's unit \
-             needs ReadWritePaths={dir} (systemctl edit)"
-        );
-        invalid_from(detail, e)
-    })?;
+    let spill_dir = staging_dir(settings.spill_dir.as_deref())?;
     let mut options = settings.options();
     // A background process changes its working directory.
     let absolute = |file: PathBuf| {
@@ -71,6 +54,29 @@ pub fn mount_config(settings: Settings, name: Option<String>, mountpoint: PathBu
     })
 }
 
+/// The directory of staged files, in which this process can create files. `None` is the cache directory.
+pub fn staging_dir(setting: Option<&Path>) -> Result<PathBuf> {
+    let spill_dir = match setting {
+        Some(dir) => dir.canonicalize().map_err(|e| {
+            invalid_from(format!("cannot use spill-dir {} (create it first)", dir.display()), e)
+        })?,
+        None => cache_dir()?,
+    };
+    if !spill_dir.is_dir() {
+        let detail = format!("spill-dir {} is not a directory: choose a directory", spill_dir.display());
+        return Err(Error::invalid(detail));
+    }
+    tempfile::tempfile_in(&spill_dir).map_err(|e| {
+        let (dir, uid) = (spill_dir.display(), rustix::process::geteuid().as_raw());
+        let detail = format!(
+            "cannot create files in {dir} for staged files: it must be writable for user {uid}, and the system's unit \
+             needs ReadWritePaths={dir} (systemctl edit)"
+        );
+        invalid_from(detail, e)
+    })?;
+    Ok(spill_dir)
+}
+
 /// The problems that prevent a mount of this drive, found without the network. Each has a remedy.
 pub fn mount_problems(entry: &DriveEntry, name: &str) -> Vec<String> {
     let access = drive_access(&entry.settings, Some(name));
@@ -89,7 +95,7 @@ pub fn mount_problems(entry: &DriveEntry, name: &str) -> Vec<String> {
 }
 
 /// An account has an endpoint and a drive; a token has neither.
-fn drive_access(settings: &Settings, name: Option<&str>) -> Result<DriveAccess> {
+pub fn drive_access(settings: &Settings, name: Option<&str>) -> Result<DriveAccess> {
     if settings.token_file.is_some() || settings.token.is_some() {
         return with_token(
             settings,

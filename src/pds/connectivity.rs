@@ -9,6 +9,8 @@
 //! So an attempt that has waited [`SILENCE_MAX`] for any byte opens a second connection as a probe. Unlike a
 //! short timeout, this does not end an attempt whose answer is merely late.
 
+use std::io;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -327,6 +329,12 @@ impl Connectivity {
                 silent_since = Instant::now();
             }
         }
+    }
+
+    /// The host that connections for `url` go to, and its addresses.
+    pub(super) async fn lookup(&self, url: &Url) -> (String, io::Result<Vec<IpAddr>>) {
+        let target = self.proxies.target(url);
+        (target.host().to_owned(), target.addresses().await)
     }
 
     /// Whether a call to `url` may start: `false` while the service is offline and a probe fails.

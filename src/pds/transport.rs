@@ -45,6 +45,7 @@ pub use tls::ExtraRoots;
 mod answer;
 mod content_resolver;
 mod download;
+mod endpoint_check;
 mod failure;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz_targets;

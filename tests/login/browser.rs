@@ -28,7 +28,7 @@ fn browser_login_creates_a_usable_account() {
     stray.set_path("/favicon.ico");
     assert_eq!(visit(&stray).status, 404);
     let last = visit(&back);
-    assert_eq!((last.status, last.text().contains("succeeded")), (200, true));
+    assert_eq!((last.status, last.text().contains("You are logged in as owner")), (200, true));
     let (success, printed) = waiting.end();
     assert!(success && printed.contains("account work: logged in as owner"), "{printed}");
     let file = rig.account("work");

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use pdsfs::server::Secret;
 
 use crate::monitoring::control_request;
-use crate::rig::{Mount, PATIENCE, Rig, errno, fresh_bytes};
+use crate::rig::{Mount, PATIENCE, Rig, errno, fresh_bytes, is_mount};
 
 const PART: usize = 64 << 10;
 
@@ -34,8 +34,12 @@ impl Accounts {
     }
 
     fn login(&self, args: &[&str], secret: &str) {
+        self.login_as("home", args, secret);
+    }
+
+    fn login_as(&self, name: &str, args: &[&str], secret: &str) {
         let mut login = self.pdsfs();
-        login.args(["login", "home", "--endpoint", &self.rig.endpoint(), "--store", "file"]).args(args);
+        login.args(["login", name, "--endpoint", &self.rig.endpoint(), "--store", "file"]).args(args);
         let mut child = login.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(secret.as_bytes()).unwrap();
         let output = child.wait_with_output().unwrap();
@@ -180,4 +184,68 @@ fn systemd_credential_overrides_configuration() {
     std::fs::write(second.at("c"), "c").unwrap();
     assert_eq!(second.stop(), 0);
     assert_eq!(accounts.rig.client().names(""), ["a", "b", "c"]);
+}
+
+#[test]
+fn mount_makes_a_missing_directory() {
+    let accounts = Accounts::new();
+    // Other tests of this user mount other names.
+    accounts.login_as("missing", &["--token"], crate::rig::TOKEN);
+    let parent = tempfile::tempdir().unwrap();
+    let place = parent.path().join("Drive");
+    let run = |args: &[&str]| {
+        let output = accounts.pdsfs().args(args).stdin(Stdio::null()).output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let below = place.join("too/deep");
+    let (is_ok, printed) = run(&["mount", "missing", below.to_str().unwrap()]);
+    assert!(!is_ok && printed.contains("mkdir -p"), "{printed}");
+    assert!(!place.exists());
+    let (is_ok, printed) = run(&["mount", "missing", place.to_str().unwrap(), "--background"]);
+    assert!(is_ok && printed.contains("made the directory"), "{printed}");
+    assert!(is_mount(&place));
+    // The account has no entry in a configuration: its name is that of the mount.
+    let (is_ok, printed) = run(&["umount", "missing"]);
+    assert!(is_ok && printed.contains("unmounted"), "{printed}");
+    assert!(!is_mount(&place));
+    let (is_ok, printed) = run(&["umount", "missing"]);
+    assert!(!is_ok && printed.contains("missing is not mounted"), "{printed}");
+    assert!(run(&["umount", "--dead", "missing"]).0);
+}
+
+#[test]
+fn umount_takes_what_mount_takes() {
+    let accounts = Accounts::new();
+    accounts.login_as("several", &["--token"], crate::rig::TOKEN);
+    std::fs::create_dir(accounts.mount(&[]).at("folder")).unwrap();
+    let mount = |name: &str| Mount::start_plain(accounts.pdsfs(), &[name], tempfile::tempdir().unwrap());
+    let umount = |target: &str| {
+        let output = accounts.pdsfs().args(["umount", target]).output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (whole, folder) = (mount("several"), mount("several:/folder"));
+    let (is_ok, printed) = umount("several");
+    let named = [&whole, &folder].map(|mount| printed.contains(mount.path().to_str().unwrap()));
+    assert!(!is_ok && named == [true; 2], "{printed}");
+    let (is_ok, printed) = umount("several:/folder");
+    assert!(is_ok && !is_mount(folder.path()) && is_mount(whole.path()), "{printed}");
+    let (is_ok, printed) = umount("several");
+    assert!(is_ok && !is_mount(whole.path()), "{printed}");
+}
+
+#[test]
+fn mount_without_arguments_lists_names() {
+    let accounts = Accounts::new();
+    accounts.login_as("listed", &["--token"], crate::rig::TOKEN);
+    let config = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(config.path(), "[drives.photos]\naccount = \"home\"\nmountpoint = \"/mnt/photos\"\n")
+        .unwrap();
+    let mount = Mount::start_plain(accounts.pdsfs(), &["listed"], tempfile::tempdir().unwrap());
+    let output = accounts.pdsfs().arg("mount").env("PDSFS_CONFIG", config.path()).output().unwrap();
+    let listed = String::from_utf8(output.stdout).unwrap();
+    let words: Vec<Vec<&str>> = listed.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(words[1][..3], ["photos", "drive", "/mnt/photos"]);
+    // The account of the rig is in the list too.
+    assert_eq!(words[3], ["listed", "account", mount.path().to_str().unwrap()]);
+    assert!(output.status.success());
 }

@@ -55,6 +55,10 @@ impl OrdinaryUser {
         &self.binary
     }
 
+    pub fn home(&self) -> &Path {
+        self.home.path()
+    }
+
     /// A command that runs as this user, with a separate home.
     pub fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);

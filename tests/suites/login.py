@@ -103,7 +103,7 @@ def allow():
     check(browser.text("#client") == "app", "the page names the app")
     browser.click("#allow")
     outcome = wait_for(lambda: browser.text("#outcome"))
-    check("succeeded" in outcome, "the last page reports success", outcome)
+    check("You are logged in as" in outcome, "the last page reports success", outcome)
     check(browser.url().startswith("http://127.0.0.1:"), "the browser is redirected to this machine")
     code, output = end(login)
     check(code == 0 and "logged in as owner" in output, "Allow logs in", code, output)

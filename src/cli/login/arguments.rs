@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use url::Url;
 
-use crate::auth::{AccountName, AccountStore, DEFAULT_NAME, endpoint};
+use crate::auth::{AccountHandle, AccountName, AccountStore, DEFAULT_NAME, endpoint};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::DriveId;
 use crate::pds::transport::{ExtraRoots, TrustedPeers};
@@ -132,6 +132,12 @@ pub(in crate::cli) struct LoginRequest {
     pub(super) args: LoginArgs,
     pub(super) name: AccountName,
     pub(super) store: AccountStore,
+}
+
+impl LoginRequest {
+    pub(in crate::cli) fn account(&self) -> AccountHandle {
+        self.store.account(self.name.clone())
+    }
 }
 
 impl LoginArgs {

@@ -16,9 +16,11 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
+use super::page::Page;
+use super::text;
 use crate::auth::browser_login::BrowserLogin;
 use crate::cli::output::print_message;
 use crate::error::{Error, ErrorKind, Result};
@@ -35,6 +37,8 @@ const HEAD_MAX: Duration = Duration::from_secs(10);
 const HEAD_BYTES_MAX: usize = 16 << 10;
 /// How long the browser may take to fetch the final page.
 const LAST_PAGE_MAX: Duration = Duration::from_secs(2);
+/// How long the browser waits for the tokens, before its page says that the terminal shows the end.
+const PAGE_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// A port that waits for the redirected browser.
 #[derive(Debug)]
@@ -64,10 +68,16 @@ impl Loopback {
         redirect_uri(self.port)
     }
 
-    /// Waits for the redirect of this login and returns its code.
-    pub(super) async fn wait(self, attempt: &BrowserLogin, limit: Duration) -> Result<Secret<String>> {
+    /// Waits for the redirect of this login and returns its code, with the browser that waits for a page.
+    pub(super) async fn wait(
+        self,
+        attempt: &BrowserLogin,
+        limit: Duration,
+    ) -> Result<(Secret<String>, WaitingBrowser)> {
         let (outcome_tx, mut outcome) = mpsc::channel(1);
-        let handler = CallbackHandler { attempt: attempt.clone(), users: self.users.clone(), outcome_tx };
+        let (page_tx, page) = watch::channel(None);
+        let (attempt, users) = (attempt.clone(), self.users.clone());
+        let handler = CallbackHandler { attempt, users, outcome_tx, page };
         let handler = Arc::new(handler);
         let mut connections = JoinSet::new();
         let mut by_age = VecDeque::with_capacity(CONNECTIONS_MAX);
@@ -96,10 +106,30 @@ impl Loopback {
                 }
             }
         };
-        // The browser fetches the final page before the port closes. It may keep the connection open.
-        let final_page = async { while connections.join_next().await.is_some() {} };
-        tokio::time::timeout(LAST_PAGE_MAX, final_page).await.ok();
-        outcome
+        let browser = WaitingBrowser { page_tx, connections };
+        match outcome {
+            Ok(code) => Ok((code, browser)),
+            Err(error) => {
+                browser.show(Page::Failed).await;
+                Err(error)
+            }
+        }
+    }
+}
+
+/// A browser that has brought the code and waits for its last page.
+#[derive(Debug)]
+pub(super) struct WaitingBrowser {
+    page_tx: watch::Sender<Option<Page>>,
+    connections: JoinSet<()>,
+}
+
+impl WaitingBrowser {
+    /// Returns once the browser has the page. It may keep the connection open.
+    pub(super) async fn show(mut self, page: Page) {
+        self.page_tx.send_replace(Some(page));
+        let fetched = async { while self.connections.join_next().await.is_some() {} };
+        tokio::time::timeout(LAST_PAGE_MAX, fetched).await.ok();
     }
 }
 
@@ -119,6 +149,8 @@ struct CallbackHandler {
     attempt: BrowserLogin,
     users: Vec<u32>,
     outcome_tx: mpsc::Sender<Result<Secret<String>>>,
+    /// The last page, once it is known.
+    page: watch::Receiver<Option<Page>>,
 }
 
 async fn serve(handler: Arc<CallbackHandler>, stream: tokio::net::TcpStream, from: SocketAddr) {
@@ -147,32 +179,28 @@ impl CallbackHandler {
         to: Option<SocketAddr>,
     ) -> Response<Full<Bytes>> {
         if request.uri().path() != PATH {
-            return page(StatusCode::NOT_FOUND, "Page not found.");
+            return Page::Refused(StatusCode::NOT_FOUND, text::PAGE_NOT_FOUND).response();
         }
         if request.method() != Method::GET {
-            return page(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed.");
+            return Page::Refused(StatusCode::METHOD_NOT_ALLOWED, text::PAGE_WRONG_METHOD).response();
         }
         let query = request.uri().query().unwrap_or_default();
         if !self.attempt.matches_state(query) {
-            let text = "This page belongs to another login. Open the URL that pdsfs printed last.";
-            return page(StatusCode::BAD_REQUEST, text);
+            return Page::Refused(StatusCode::BAD_REQUEST, text::PAGE_OTHER_LOGIN).response();
         }
         if !self.is_from_our_user(from, to).await {
-            let text =
-                "This login belongs to another user of this machine, or the user of this browser is unknown.";
-            return page(StatusCode::FORBIDDEN, text);
+            return Page::Refused(StatusCode::FORBIDDEN, text::PAGE_OTHER_USER).response();
         }
-        let outcome = self.attempt.code_from_query(query);
-        let text = match &outcome {
-            Ok(_) => {
-                "The login in the browser succeeded. pdsfs continues in its terminal; you may close this \
-                 window."
-            }
-            Err(_) => "The login failed. The terminal of pdsfs says why; you may close this window.",
-        };
         // The first outcome counts; a reload of the page changes nothing.
-        self.outcome_tx.try_send(outcome).ok();
-        page(StatusCode::OK, text)
+        self.outcome_tx.try_send(self.attempt.code_from_query(query)).ok();
+        self.last_page().await.response()
+    }
+
+    /// The page of the outcome. It comes after the tokens.
+    async fn last_page(&self) -> Page {
+        let mut page = self.page.clone();
+        let shown = async { page.wait_for(Option::is_some).await.ok().and_then(|page| page.clone()) };
+        tokio::time::timeout(PAGE_WAIT_MAX, shown).await.ok().flatten().unwrap_or(Page::Pending)
     }
 
     async fn is_from_our_user(&self, from: SocketAddr, to: Option<SocketAddr>) -> bool {
@@ -193,26 +221,6 @@ impl CallbackHandler {
         ));
         false
     }
-}
-
-/// The page contains nothing from the request.
-fn page(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
-    let html = format!(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>pdsfs</title><body \
-         style=\"font-family: sans-serif; margin: 3em\"><p id=\"outcome\">{text}</p></body></html>"
-    );
-    let mut response = Response::new(Full::new(Bytes::from(html)));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    for (name, value) in [
-        ("content-type", "text/html; charset=utf-8"),
-        ("cache-control", "no-store"),
-        ("referrer-policy", "no-referrer"),
-        ("content-security-policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
-    ] {
-        headers.insert(name, hyper::header::HeaderValue::from_static(value));
-    }
-    response
 }
 
 #[cfg(test)]
@@ -268,9 +276,15 @@ mod tests {
         }
         let long = ask(port, &format!("/callback?state={state}&code={}", "x".repeat(HEAD_BYTES_MAX))).await;
         assert!(!long.starts_with("HTTP/1.1 200"), "{long}");
-        let answer = ask(port, &format!("/callback?state={state}&code=C")).await;
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-        assert_eq!(waiting.await.unwrap().unwrap().expose(), "C");
+        let query = format!("/callback?state={state}&code=C");
+        let shown = async {
+            let (code, browser) = waiting.await.unwrap().unwrap();
+            browser.show(Page::LoggedIn("alice".into())).await;
+            code
+        };
+        let (code, answer) = tokio::join!(shown, ask(port, &query));
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("logged in as alice"), "{answer}");
+        assert_eq!(code.expose(), "C");
         drop(silent);
     }
 }

@@ -8,7 +8,8 @@ use url::Url;
 use super::arguments::{LoginArgs, RefreshCall, invalid};
 use super::loopback::{Loopback, redirect_uri};
 use super::open_browser::open_browser;
-use super::secret;
+use super::page::Page;
+use super::{secret, text};
 use crate::auth::browser_login::BrowserLogin;
 use crate::auth::sign::AccessKey;
 use crate::auth::{
@@ -199,27 +200,26 @@ async fn browser(args: &LoginArgs, login: &Login) -> Result<NewLogin> {
     let begin = |redirect_uri: &str| {
         BrowserLogin::new(&login.auth_endpoint, client_id, redirect_uri, &args.login_type)
     };
-    let (attempt, code) = if args.paste {
+    let (attempt, code, waiting) = if args.paste {
         let attempt = begin(&redirect_uri(args.port))?;
-        print_message("Open this page in a browser, on any machine:");
+        print_message(text::OPEN_ANYWHERE);
         print_message(format_args!("  {}", attempt.url));
-        print_message(
-            "At the end the browser fails to open a URL that begins with http://127.0.0.1. Paste the whole \
-             URL here:",
-        );
+        print_message(text::PASTE);
         let pasted = secret::prompt_visible("URL").await?;
         let code = attempt.code_from_paste(pasted.expose())?;
-        (attempt, code)
+        (attempt, code, None)
     } else {
         let loopback = Loopback::open(args.port).await?;
         let attempt = begin(&loopback.redirect_uri())?;
-        print_message("Log in and allow pdsfs in a browser on this machine, on this page:");
+        print_message(text::OPEN_ON_THIS_MACHINE);
         print_message(format_args!("  {}", attempt.url));
-        let page = if args.no_browser { None } else { open_browser(&attempt.url) };
-        print_message("waiting for the browser (Ctrl-C cancels)");
-        let code = loopback.wait(&attempt, args.wait).await?;
-        drop(page);
-        (attempt, code)
+        let browser = if args.no_browser { None } else { open_browser(&attempt.url) };
+        let hint = if browser.is_some() { text::BROWSER_STARTED } else { text::NO_BROWSER_STARTED };
+        print_message(hint);
+        print_message(text::WAITING);
+        let (code, waiting) = loopback.wait(&attempt, args.wait).await?;
+        drop(browser);
+        (attempt, code, Some(waiting))
     };
     let answer = AuthorizationCode {
         client_id: client_id.to_owned(),
@@ -230,6 +230,10 @@ async fn browser(args: &LoginArgs, login: &Login) -> Result<NewLogin> {
     };
     let guard = TokenRequestGuard::begin();
     let granted = tokens::redeem_code(&answer, &login.auth_endpoint, &login.transport()?).await;
+    if let Some(browser) = waiting {
+        let page = granted.as_ref().map_or(Page::Failed, |granted| Page::LoggedIn(granted.user.clone()));
+        browser.show(page).await;
+    }
     let mut granted = granted.map_err(|error| Error::from(error).context("the service refused the code"))?;
     let guard = if login.replaces_user(&granted.user) && !args.replace {
         // A login that is not wanted need not be stored.

@@ -14,9 +14,16 @@ use crate::error::{Error, Result};
 /// Variables with this prefix may contain secrets.
 const OWN_VARIABLES: &str = "PDSFS_";
 
+/// A browser that was started on the login page.
+#[derive(Debug)]
+pub(super) struct StartedBrowser {
+    /// Must exist until the login ends.
+    _page: RedirectPage,
+}
+
 /// A file that redirects to the login page. It is removed on drop.
 #[derive(Debug)]
-pub(super) struct RedirectPage(tempfile::TempPath);
+struct RedirectPage(tempfile::TempPath);
 
 impl RedirectPage {
     /// In a directory that only this user can enter.
@@ -35,9 +42,8 @@ impl RedirectPage {
     }
 }
 
-/// Opens the page, which must exist until the login ends. Failures are not reported: the user can open the printed
-/// URL. A browser that runs as root is a risk, so root gets none.
-pub(super) fn open_browser(url: &Url) -> Option<RedirectPage> {
+/// Starts a browser on the page; `None` if there is none here. A browser that runs as root is a risk, so root gets none.
+pub(super) fn open_browser(url: &Url) -> Option<StartedBrowser> {
     if rustix::process::geteuid().is_root() {
         return None;
     }
@@ -59,11 +65,13 @@ pub(super) fn open_browser(url: &Url) -> Option<RedirectPage> {
         Ok(mut child) => {
             // Reaps the process when it exits.
             tokio::spawn(async move { child.wait().await });
+            Some(StartedBrowser { _page: page })
         }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => tracing::debug!(%error, "cannot start xdg-open"),
+        Err(error) => {
+            tracing::debug!(%error, "cannot start xdg-open");
+            None
+        }
     }
-    Some(page)
 }
 
 fn escape(text: &str) -> String {

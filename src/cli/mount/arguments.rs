@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::auth::{AccountName, AccountStore};
-use crate::cli::config::{ConfigArgs, Configuration};
+use crate::cli::config::ConfigArgs;
+use crate::cli::named_drive;
 use crate::config::MountConfig;
 use crate::config::drive_path::DrivePath;
 use crate::config::file::DriveEntry;
@@ -23,10 +24,11 @@ use crate::error::{Error, ErrorKind, Result};
     second later, unmounts without saving.")]
 pub struct MountArgs {
     /// A drive of the configuration or an account, as NAME or NAME:/FOLDER; an argument with a slash and no
-    /// colon before it is the MOUNTPOINT, and flags describe the drive
+    /// colon before it is the MOUNTPOINT, and flags describe the drive. Without it, all names are listed
     #[arg(value_name = "NAME")]
-    drive: String,
-    /// The directory to mount at [default: from the configuration]
+    drive: Option<String>,
+    /// The directory to mount at; made if it is missing and its parent belongs to you [default: from the
+    /// configuration]
     mountpoint: Option<PathBuf>,
     /// Return when the drive is mounted; later messages go to the journal
     #[arg(long)]
@@ -77,6 +79,15 @@ impl MountArgs {
         }
     }
 
+    /// Whether there is nothing to mount: the names are listed.
+    pub(in crate::cli) fn is_listing(&self) -> bool {
+        self.drive.is_none()
+    }
+
+    pub(in crate::cli) fn config_args(&self) -> &ConfigArgs {
+        &self.config
+    }
+
     pub(in crate::cli) fn is_quiet(&self) -> bool {
         self.quiet
     }
@@ -97,16 +108,14 @@ impl MountArgs {
     }
 
     fn merged_config(self) -> Result<MountConfig> {
-        let target = parse_target(&self.drive, self.mountpoint)?;
+        let drive = self.drive.unwrap_or_default();
+        let target = parse_target(&drive, self.mountpoint)?;
         let (flags, variables) = (self.settings, Settings::from_environment()?);
         let Some(name) = target.name else {
-            let mountpoint = target.mountpoint.ok_or_else(|| no_mountpoint(&self.drive))?;
+            let mountpoint = target.mountpoint.ok_or_else(|| no_mountpoint(&drive))?;
             return resolve::mount_config(flags.layered_over(variables), None, mountpoint);
         };
-        let mut entry = match Configuration::read(&self.config)?.drive(&name) {
-            Ok(entry) => entry,
-            Err(error) => account_as_drive(&name)?.ok_or_else(|| unknown_drive(&error))?,
-        };
+        let mut entry = named_drive::find(&name, &self.config)?;
         if self.broker.is_some() {
             // Files without an owner belong to root, as in other mounts of root.
             let root = Settings { uid: Some(0), gid: Some(0), ..Settings::default() };
@@ -114,14 +123,6 @@ impl MountArgs {
         }
         merge(flags, variables, target.folder, target.mountpoint, name, entry)
     }
-}
-
-/// The default drive of an account, if there is an account of this name.
-fn account_as_drive(name: &str) -> Result<Option<DriveEntry>> {
-    let account = AccountName::new(name)?;
-    let exists = AccountStore::from_env().is_ok_and(|store| store.account(account.clone()).exists());
-    let settings = Settings { account: Some(account), ..Settings::default() };
-    Ok(exists.then_some(DriveEntry { settings, mountpoint: None, line: 0 }))
 }
 
 /// Merges all sources of settings: flags, variables, the systemd credential, the configuration.
@@ -162,17 +163,6 @@ fn check_token_home(upper: &Settings, configured: &Settings) -> Result<()> {
     Err(Error::new(ErrorKind::Denied, detail))
 }
 
-/// Adds the accounts to the error about an unknown drive.
-fn unknown_drive(error: &Error) -> Error {
-    let accounts = AccountStore::from_env().and_then(|store| store.names()).unwrap_or_default();
-    let accounts: Vec<&str> = accounts.iter().map(AccountName::as_str).collect();
-    let known = match accounts.as_slice() {
-        [] => "none (pdsfs login adds one)".to_owned(),
-        names => names.join(", "),
-    };
-    Error::new(error.kind(), format!("{error}. Accounts: {known}"))
-}
-
 /// A systemd credential with the name of the drive takes precedence over the account of the configuration.
 fn credential_settings(name: &str) -> Settings {
     let account = AccountName::new(name).ok();
@@ -192,9 +182,7 @@ fn no_mountpoint(drive: &str) -> Error {
 
 /// Parses `NAME`, `NAME:/FOLDER` or a path.
 fn parse_target(drive: &str, mountpoint: Option<PathBuf>) -> Result<MountTarget> {
-    let is_path =
-        drive.find('/').is_some_and(|slash| !drive[..slash].contains(':')) || matches!(drive, "." | "..");
-    if is_path {
+    if named_drive::is_path(drive) {
         if let Some(second) = mountpoint {
             let detail = format!(
                 "two mountpoints, {drive} and {}: the first argument must be a drive name, without a slash \

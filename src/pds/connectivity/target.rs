@@ -1,6 +1,7 @@
 //! The host and port that connections for a URL go to: those of the proxy, if one is used. A probe must test
 //! the target that the calls connect to.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,6 +56,10 @@ impl ProbeTarget {
 
     pub(super) fn host(&self) -> &str {
         &self.host
+    }
+
+    pub(super) async fn addresses(&self) -> io::Result<Vec<IpAddr>> {
+        Ok(lookup_host((self.host.as_str(), self.port)).await?.map(|address| address.ip()).collect())
     }
 
     /// The local address that connections to this target would use, `None` without a route. Sends nothing.

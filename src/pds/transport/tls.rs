@@ -53,6 +53,23 @@ impl ExtraRoots {
         }
         Ok(Self(certificates.into()))
     }
+
+    /// The number of roots that peers are checked with, those of the system included.
+    pub fn count_with_system(&self) -> usize {
+        self.with_system().len()
+    }
+
+    fn with_system(&self) -> RootCertStore {
+        let system = rustls_native_certs::load_native_certs();
+        for error in &system.errors {
+            tracing::debug!(%error, "cannot read root certificates");
+        }
+        let mut roots = RootCertStore::empty();
+        // Certificates of the system that cannot be roots are left out.
+        roots.add_parsable_certificates(system.certs);
+        roots.add_parsable_certificates(self.0.iter().cloned());
+        roots
+    }
 }
 
 /// The TLS configuration of clients. They share its sessions and its roots.
@@ -84,14 +101,7 @@ impl LazyVerifier {
         if let Some(verifier) = &*loaded {
             return Ok(verifier.clone());
         }
-        let system = rustls_native_certs::load_native_certs();
-        for error in &system.errors {
-            tracing::debug!(%error, "cannot read root certificates");
-        }
-        let mut roots = RootCertStore::empty();
-        // Certificates of the system that cannot be roots are left out.
-        roots.add_parsable_certificates(system.certs);
-        roots.add_parsable_certificates(self.extra.0.iter().cloned());
+        let roots = self.extra.with_system();
         if roots.is_empty() {
             return Err(other(NoRoots));
         }

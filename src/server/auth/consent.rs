@@ -11,9 +11,12 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use hyper::Method;
 use hyper::header::{COOKIE, ORIGIN};
 use hyper::http::HeaderMap;
+use sha2::{Digest as _, Sha256};
 use url::{Host, Url};
 
 use crate::host_header;
@@ -196,12 +199,14 @@ fn show_form(call: &ApiCall, fields: &Fields, complaint: Option<&str>) -> HttpRe
         let _ = write!(hidden, "<input type=\"hidden\" name=\"{name}\" value=\"{}\">", escape(value));
     }
     let password = if app.config.logins.password.is_some() {
-        "<p><label>Password of this drive <input type=\"password\" name=\"password\" required></label></p>"
+        "<p><label>Password of this drive <input type=\"password\" name=\"password\" required autofocus \
+         autocomplete=\"current-password\"></label></p>"
     } else {
         ""
     };
-    let complaint =
-        complaint.map(|text| format!("<p id=\"complaint\">{}</p>", escape(text))).unwrap_or_default();
+    let complaint = complaint
+        .map(|text| format!("<p id=\"complaint\" role=\"alert\">{}</p>", escape(text)))
+        .unwrap_or_default();
     let client_id = escape(get(fields, "client_id"));
     let redirect_uri = escape(get(fields, "redirect_uri"));
     let html = format!(
@@ -296,14 +301,23 @@ fn redirect_back(request: ConsentRequest, answer: &[(&str, &str)]) -> HttpResult
     response(303, &headers, ReplyBody::whole(""))
 }
 
+/// The style of the pages; the policy allows it by its hash. Readable in light and dark, on a screen of any width.
+const STYLE: &str = ":root{color-scheme:light dark}body{font:1.05rem/1.6 system-ui,sans-serif;margin:0;display:grid;\
+    min-height:100vh;place-items:center}main{max-width:34rem;margin:1.5rem;padding:1.5rem 2rem;border:1px solid \
+    #8886;border-radius:.8rem;overflow-wrap:anywhere}h1{font-size:1.4rem;margin:.2rem 0}input,button{font:inherit;\
+    padding:.4rem .9rem;border-radius:.4rem;border:1px solid #888}label input{display:block;width:100%;\
+    box-sizing:border-box}#allow{background:#1a7f37;color:#fff;border-color:#1a7f37}#complaint{color:#cf222e;\
+    font-weight:600}:focus-visible{outline:.2rem solid #0969da}@media(prefers-color-scheme:dark){#complaint{\
+    color:#f85149}}";
+
 fn complaint_page(status: u16, text: &str) -> HttpResult {
-    html_page(status, &format!("<p id=\"complaint\">{}</p>", escape(text)), &[])
+    html_page(status, &format!("<h1>Login</h1><p id=\"complaint\" role=\"alert\">{}</p>", escape(text)), &[])
 }
 
 fn html_page(status: u16, content: &str, more: &[(&'static str, String)]) -> HttpResult {
     let html = format!(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>pdsfs drive</title>\
-         <body style=\"font-family: sans-serif; margin: 3em; max-width: 40em\">{content}</body></html>"
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" \
+         content=\"width=device-width\"><title>pdsfs drive</title><style>{STYLE}</style><main>{content}</main></html>"
     );
     let headers = [
         ("content-type", "text/html; charset=utf-8".to_owned()),
@@ -313,8 +327,10 @@ fn html_page(status: u16, content: &str, more: &[(&'static str, String)]) -> Htt
         ("x-frame-options", "DENY".to_owned()),
         (
             "content-security-policy",
-            "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'"
-                .to_owned(),
+            format!(
+                "default-src 'none'; style-src 'sha256-{}'; frame-ancestors 'none'; base-uri 'none'",
+                STANDARD.encode(Sha256::digest(STYLE))
+            ),
         ),
     ];
     response(status, &[&headers[..], more].concat(), ReplyBody::whole(html))
