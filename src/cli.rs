@@ -40,6 +40,7 @@ mod output;
 mod runtime;
 #[cfg(feature = "server")]
 mod serve;
+mod setup;
 mod status;
 mod trash;
 mod umount;
@@ -70,6 +71,8 @@ enum Command {
     Mount(Box<mount::MountArgs>),
     /// Log in to a domain; mounts use the account and resume after a new login
     Login(Box<login::LoginArgs>),
+    /// Log in, choose a drive and a directory, and mount it: asks for what no flag says
+    Setup(Box<setup::SetupArgs>),
     /// List the drives of an account
     Drives(drives::DrivesArgs),
     /// Unmount a drive
@@ -159,6 +162,7 @@ fn dispatch(command: Command, notifier: SystemdNotifier) -> Result<ExitCode> {
     Ok(report(match command {
         Command::Mount(args) => mount::start(*args, notifier)?,
         Command::Login(args) => on_runtime(until_signal(login::run(args.check()?))),
+        Command::Setup(args) => on_runtime(until_signal(setup::run(args.check()?))),
         Command::Drives(args) => ignore_closed_stdout(on_runtime(until_signal(drives::run(args.check()?)))),
         Command::Umount(args) => umount::run(&args),
         Command::Broker(args) => broker::run(&args),

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 pub mod dirs;
 pub mod drive_path;
+pub mod edit;
 pub mod file;
 mod host_patterns;
 mod notation;

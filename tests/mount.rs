@@ -89,6 +89,8 @@ mod remote_changes;
 mod service;
 #[path = "mount/set_id_bits.rs"]
 mod set_id_bits;
+#[path = "mount/setup.rs"]
+mod setup;
 #[path = "mount/shared_files.rs"]
 mod shared_files;
 #[path = "mount/staged_files.rs"]

@@ -23,7 +23,7 @@ mod loopback;
 mod methods;
 mod open_browser;
 mod page;
-mod questions;
+pub(super) mod questions;
 mod secret;
 mod text;
 
@@ -130,7 +130,7 @@ fn print_account(handle: &AccountHandle, account: &Account, drive_name: &str, st
 }
 
 /// A directory that an ordinary user, or root, would mount at.
-fn suggested_mountpoint(account: &str) -> String {
+pub(super) fn suggested_mountpoint(account: &str) -> String {
     if rustix::process::geteuid().is_root() {
         return format!("/mnt/{account}");
     }

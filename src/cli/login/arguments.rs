@@ -138,6 +138,25 @@ impl LoginRequest {
     pub(in crate::cli) fn account(&self) -> AccountHandle {
         self.store.account(self.name.clone())
     }
+
+    pub(in crate::cli) fn drive_id(&self) -> Option<&DriveId> {
+        self.args.drive_id.as_ref()
+    }
+
+    pub(in crate::cli) fn ca_file(&self) -> &CaFile {
+        &self.args.ca_file
+    }
+
+    /// Whether the arguments ask for a new login also if there is one.
+    pub(in crate::cli) fn asks_for_login(&self) -> bool {
+        let LoginArgs { token, paste, refresh_token, jwt_key, access_key, .. } = &self.args;
+        *token || *paste || refresh_token.is_some() || jwt_key.is_some() || access_key.is_some()
+    }
+
+    /// The drive of a stored account, if the arguments name one.
+    pub(in crate::cli) fn endpoint(&self) -> Option<&Url> {
+        self.args.endpoint.as_ref()
+    }
 }
 
 impl LoginArgs {
