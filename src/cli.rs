@@ -21,6 +21,7 @@ use runtime::{on_runtime, until_signal};
 
 mod broker;
 mod columns;
+mod completion;
 mod config;
 #[cfg(feature = "server")]
 mod demo;
@@ -114,6 +115,9 @@ pub fn run() -> ExitCode {
         unsafe { secret_variables::take() };
         return mount::fstab::run();
     }
+    if completion::answer(program) {
+        return ExitCode::SUCCESS;
+    }
     let cli = match arguments() {
         Ok(cli) => cli,
         Err(e) => {
@@ -139,7 +143,7 @@ pub fn run() -> ExitCode {
 /// Parses the arguments. clap does not read the environment variables of `mount`: they have a lower
 /// precedence than flags and are merged later. The help text still lists them.
 fn arguments() -> std::result::Result<Cli, clap::Error> {
-    let mut flags = Cli::command().mut_subcommand("mount", without_variables);
+    let mut flags = program().mut_subcommand("mount", without_variables);
     let matches = flags.try_get_matches_from_mut(std::env::args_os());
     let parsed =
         matches.and_then(|matches| Cli::from_arg_matches(&matches).map_err(|e| e.format(&mut flags)));
@@ -149,6 +153,11 @@ fn arguments() -> std::result::Result<Cli, clap::Error> {
         }
         parsed => parsed,
     }
+}
+
+/// The definition of all commands.
+fn program() -> clap::Command {
+    Cli::command()
 }
 
 /// The file name in the first argument.
@@ -177,8 +186,8 @@ fn dispatch(command: Command, notifier: SystemdNotifier) -> Result<ExitCode> {
         Command::Serve(args) => on_runtime(serve::run(args.check()?)),
         #[cfg(feature = "server")]
         Command::Demo(args) => on_runtime(demo::run(args)),
-        Command::Completions(args) => manual::completions(&args, Cli::command()),
-        Command::Man(args) => manual::man(&args, Cli::command()),
+        Command::Completions(args) => manual::completions(&args),
+        Command::Man(args) => manual::man(&args, program()),
     }))
 }
 

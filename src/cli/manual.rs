@@ -6,15 +6,21 @@ use std::process::ExitCode;
 
 use clap::{Args, Command};
 use clap_complete::Shell;
-use clap_mangen::Man;
-use clap_mangen::roff::{Roff, roman};
 
+use super::completion;
 use super::mount::fstab;
 use super::output::{print_line, print_message};
-use crate::config::reference;
 use crate::error::{Error, Result};
 
+mod notes;
+mod page;
+
 #[derive(Debug, Args)]
+#[command(after_help = "The package installs the scripts. Without it, for one user:\n\n  \
+    bash: pdsfs completions bash > ~/.local/share/bash-completion/completions/pdsfs\n  \
+    zsh:  pdsfs completions zsh > a directory of $fpath, as _pdsfs\n  \
+    fish: pdsfs completions fish > ~/.config/fish/completions/pdsfs.fish\n\nA script asks pdsfs for each answer, \
+    without the network: names come from the configuration, the accounts and the mount table.")]
 pub(super) struct CompletionsArgs {
     /// The shell to complete for
     #[arg(value_enum)]
@@ -28,10 +34,8 @@ pub(super) struct ManArgs {
 }
 
 /// Prints the completion script of a shell.
-pub(super) fn completions(args: &CompletionsArgs, mut program: Command) -> Result<ExitCode> {
-    let mut text = Vec::new();
-    clap_complete::generate(args.shell, &mut program, "pdsfs", &mut text);
-    print_line(String::from_utf8_lossy(&text).trim_end())?;
+pub(super) fn completions(args: &CompletionsArgs) -> Result<ExitCode> {
+    print_line(completion::script(&args.shell.to_string())?.trim_end())?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -39,66 +43,35 @@ pub(super) fn completions(args: &CompletionsArgs, mut program: Command) -> Resul
 pub(super) fn man(args: &ManArgs, program: Command) -> Result<ExitCode> {
     let named = |e: io::Error| Error::from(e).context(args.dir.display());
     std::fs::create_dir_all(&args.dir).map_err(named)?;
-    let pages = pages(program).and_then(|pages| write(&args.dir, &pages)).map_err(named)?;
+    let pages = write(&args.dir, &pages(program)).map_err(named)?;
     print_message(format_args!("wrote {pages} man pages to {}", args.dir.display()));
     Ok(ExitCode::SUCCESS)
 }
 
 /// File name and content.
-type ManPage = (String, Vec<u8>);
+type ManPage = (String, String);
 
-fn pages(mut program: Command) -> io::Result<Vec<ManPage>> {
+fn pages(mut program: Command) -> Vec<ManPage> {
     program.build();
-    let mut pages = Vec::new();
-    pages.push(page(&program, "pdsfs", "1")?);
-    for command in program.get_subcommands().filter(|command| !command.is_hide_set()) {
-        add_pages(command, "pdsfs", &mut pages)?;
-    }
-    pages.push(page(&fstab::command(), "mount.pdsfs", "8")?);
-    pages.push(("pdsfs.toml.5".to_owned(), configuration()));
-    Ok(pages)
+    let mut found = Vec::new();
+    commands(&program, "pdsfs", &mut found);
+    let names: Vec<String> = found.iter().map(|(name, _)| name.clone()).collect();
+    let mut pages: Vec<ManPage> = found
+        .iter()
+        .map(|(name, command)| (format!("{name}.1"), page::command(command, name, "1", &names)))
+        .collect();
+    let helper = page::command(&fstab::command(), "mount.pdsfs", "8", &names);
+    pages.push(("mount.pdsfs.8".to_owned(), helper));
+    pages.push(("pdsfs.toml.5".to_owned(), page::configuration()));
+    pages
 }
 
-fn add_pages(command: &Command, parent: &str, pages: &mut Vec<ManPage>) -> io::Result<()> {
-    if command.get_name() == "help" {
-        return Ok(());
-    }
-    let name = format!("{parent}-{}", command.get_name());
-    pages.push(page(command, &name, "1")?);
-    command.get_subcommands().try_for_each(|child| add_pages(child, &name, pages))
-}
-
-fn page(command: &Command, name: &str, section: &'static str) -> io::Result<ManPage> {
-    let mut text = Vec::new();
-    let named = command.clone().name(leaked(name)).version(env!("CARGO_PKG_VERSION"));
-    Man::new(named).section(section).manual("pdsfs").render(&mut text)?;
-    // clap_mangen titles the text after the options EXTRA.
-    let text = String::from_utf8_lossy(&text).replace("\n.SH EXTRA\n", "\n.SH NOTES\n");
-    Ok((format!("{name}.{section}"), text.into_bytes()))
-}
-
-/// clap requires names with a static lifetime; there are about twenty, and the program ends after them.
-fn leaked(name: &str) -> &'static str {
-    Box::leak(name.to_owned().into_boxed_str())
-}
-
-/// The page about the configuration file, around its example.
-fn configuration() -> Vec<u8> {
-    let mut page = Roff::new();
-    page.control("TH", ["pdsfs.toml", "5", "", concat!("pdsfs ", env!("CARGO_PKG_VERSION")), "pdsfs"]);
-    page.control("SH", ["NAME"]);
-    page.text([roman("pdsfs.toml - configuration file of pdsfs")]);
-    page.control("SH", ["FILES"]);
-    page.text([roman("~/.config/pdsfs/config.toml (not for root), then /etc/pdsfs/config.toml")]);
-    page.control("SH", ["SETTINGS"]);
-    page.control("nf", []);
-    for line in reference::example().lines() {
-        page.text([roman(line)]);
-    }
-    page.control("fi", []);
-    page.control("SH", ["SEE ALSO"]);
-    page.text([roman("pdsfs-mount(1), pdsfs-config(1), mount.pdsfs(8)")]);
-    page.to_roff().into_bytes()
+/// The command and those below it, each with the name of its page.
+fn commands<'c>(command: &'c Command, name: &str, found: &mut Vec<(String, &'c Command)>) {
+    found.push((name.to_owned(), command));
+    let visible =
+        command.get_subcommands().filter(|child| !child.is_hide_set() && child.get_name() != "help");
+    visible.for_each(|child| commands(child, &format!("{name}-{}", child.get_name()), found));
 }
 
 fn write(dir: &Path, pages: &[ManPage]) -> io::Result<usize> {
@@ -111,27 +84,78 @@ mod tests {
     use super::*;
     use clap::CommandFactory as _;
 
+    /// The pages as they are read: roff escapes hyphens.
+    fn read() -> Vec<ManPage> {
+        let pages = pages(super::super::Cli::command());
+        pages.into_iter().map(|(name, text)| (name, text.replace("\\-", "-"))).collect()
+    }
+
+    fn text(name: &str) -> String {
+        read().into_iter().find(|(page, _)| page == name).unwrap_or_else(|| panic!("no {name}")).1
+    }
+
     #[test]
     fn every_command_has_a_man_page_with_its_flags() {
-        let pages = pages(super::super::Cli::command()).unwrap();
-        let text = |name: &str| {
-            let page = pages.iter().find(|(page, _)| page == name).unwrap_or_else(|| panic!("no {name}"));
-            String::from_utf8(page.1.clone()).unwrap().replace("\\-", "-")
-        };
         assert!(text("pdsfs-mount.1").contains("--part-size"));
         assert!(text("pdsfs-config-check.1").contains("mistake"));
         assert!(text("mount.pdsfs.8").contains("OPTIONS"));
         assert!(text("pdsfs.toml.5").contains("metadata_ttl"));
-        assert!(text("pdsfs.1").contains("pdsfs-umount(1)"));
+        assert!(text("pdsfs.1").contains("pdsfs-umount"));
     }
 
     #[test]
-    fn completions_exist_for_every_shell() {
-        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-            let mut text = Vec::new();
-            clap_complete::generate(shell, &mut super::super::Cli::command(), "pdsfs", &mut text);
-            let text = String::from_utf8(text).unwrap();
-            assert!(text.contains("part-size") && text.contains("umount"), "{shell}");
+    fn every_man_page_has_all_sections() {
+        for (name, text) in read() {
+            assert!(!text.contains("EXTRA"), "{name}");
+            let wanted: &[&str] = if name.ends_with(".5") {
+                &["NAME", "FILES", "SETTINGS", "ENVIRONMENT", "SEE ALSO"]
+            } else {
+                &[
+                    "NAME",
+                    "SYNOPSIS",
+                    "DESCRIPTION",
+                    "EXAMPLES",
+                    "FILES",
+                    "ENVIRONMENT",
+                    "EXIT STATUS",
+                    "SEE ALSO",
+                ]
+            };
+            for section in wanted {
+                let heading = format!("\n.SH {section}\n").replace(".SH SEE ALSO", ".SH \"SEE ALSO\"");
+                let heading = heading.replace(".SH EXIT STATUS", ".SH \"EXIT STATUS\"");
+                assert!(text.contains(&heading), "{name} has no {section}");
+            }
+        }
+    }
+
+    #[test]
+    fn synopsis_names_the_values() {
+        let mount = text("pdsfs-mount.1");
+        let synopsis = mount.split(".SH SYNOPSIS").nth(1).unwrap().split(".SH").next().unwrap();
+        assert!(synopsis.contains("--part-size") && synopsis.contains("\\fISIZE\\fR"), "{synopsis}");
+        assert!(synopsis.contains("\\fIMOUNTPOINT\\fR"), "{synopsis}");
+        assert!(!synopsis.contains("--detached"), "hidden: {synopsis}");
+    }
+
+    #[test]
+    fn line_of_fstab_is_a_block() {
+        let page = text("mount.pdsfs.8");
+        let line = page.lines().position(|line| line.contains("fuse.pdsfs  noauto")).unwrap();
+        let lines: Vec<&str> = page.lines().collect();
+        assert!(lines[..line].iter().rev().take(3).any(|line| *line == ".nf"), "{page}");
+    }
+
+    #[test]
+    fn examples_are_valid_command_lines() {
+        for (name, _) in read().iter().filter(|(name, _)| name.ends_with(".1")) {
+            for example in notes::of(name.trim_end_matches(".1")).examples {
+                let is_of_shell = |word: &&str| matches!(*word, "|" | ">" | "&&");
+                let words = example.1.split_whitespace().skip_while(|word| *word != "pdsfs");
+                let words = words.take_while(|word| !is_of_shell(word));
+                let parsed = super::super::Cli::command().try_get_matches_from(words);
+                assert!(parsed.is_ok(), "{}: {}", example.1, parsed.unwrap_err());
+            }
         }
     }
 }
