@@ -32,8 +32,15 @@ struct Demo {
 impl Demo {
     /// Starts the interactive demo and waits until it has mounted.
     fn start(data: &Path, mountpoint: &Path) -> Self {
+        Self::start_with(&[], data, mountpoint)
+    }
+
+    /// Likewise, with these arguments.
+    fn start_with(arguments: &[&str], data: &Path, mountpoint: &Path) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_pdsfs"))
-            .args(["demo", "--data"])
+            .arg("demo")
+            .args(arguments)
+            .arg("--data")
             .args([data, mountpoint])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -413,4 +420,24 @@ fn nonempty_mountpoint_is_refused() {
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("not empty"), "{output:?}");
     assert!(temporary.path().join("precious").is_file());
+}
+
+#[test]
+fn demo_has_a_full_drive_and_a_slow_line() {
+    require_fuse();
+    let dir = tempfile::tempdir().unwrap();
+    let (data, mountpoint) = (dir.path().join("data"), dir.path().join("m"));
+    let mut demo = Demo::start_with(&["--quota", "1MiB", "--line", "256KiB/s"], &data, &mountpoint);
+    demo.wait_for_line("the drive has 1.0 MiB, and the line takes 256 KiB/s");
+    let began = Instant::now();
+    // Not zeros, and not the same twice: the drive knows no byte of them.
+    let bytes: Vec<u8> = (0..512 << 10).map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    std::fs::write(mountpoint.join("fits"), &bytes).unwrap();
+    assert!(began.elapsed() >= Duration::from_secs(1), "512 KiB took {:?}", began.elapsed());
+    let more: Vec<u8> = bytes.iter().rev().chain(&bytes).copied().collect();
+    let error = std::fs::File::create(mountpoint.join("too large"))
+        .and_then(|mut file| file.write_all(&more).and_then(|()| file.sync_all()));
+    assert_eq!(error.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
+    demo.signal(libc::SIGINT);
+    demo.wait();
 }

@@ -14,13 +14,14 @@ use tokio::time::MissedTickBehavior;
 use super::dirs::{self, MountDir};
 use super::report::with_later;
 use super::screen::{self, Screen};
-use super::server_process::ServerProcess;
+use super::server_process::{DriveLimits, ServerProcess};
 use super::setup::start_server;
 use crate::cli::format::{count, not_saved, partly_saved};
 use crate::daemon::signals::Signals;
 use crate::daemon::{RunningMount, StopOutcome, mount_in_process};
 use crate::error::{Error, ErrorKind, Result};
 use crate::status::{Progress, ProgressEvent};
+use crate::units::Size;
 
 /// The default mountpoint, in the current directory.
 const MOUNTPOINT: &str = "pdsfs-demo";
@@ -32,7 +33,11 @@ const WAIT_NOTICE: Duration = Duration::from_secs(1);
 const REFRESH: Duration = Duration::from_millis(150);
 
 /// Runs the demo. It ends at a signal, at an unmount, or when the server exits.
-pub(super) async fn run(data_dir: Option<&Path>, mountpoint: Option<&Path>) -> Result<ExitCode> {
+pub(super) async fn run(
+    data_dir: Option<&Path>,
+    mountpoint: Option<&Path>,
+    limits: DriveLimits,
+) -> Result<ExitCode> {
     let mut signals = Signals::new()?;
     let data_dir = data_dir.map_or_else(dirs::default_data_dir, |dir| Ok(dir.to_owned()))?;
     let dir = MountDir::prepare(mountpoint.unwrap_or(Path::new(MOUNTPOINT)))?;
@@ -41,9 +46,9 @@ pub(super) async fn run(data_dir: Option<&Path>, mountpoint: Option<&Path>) -> R
     let screen = Screen::new();
     let log = screen.log();
     let mut view = LiveView { screen, events, log, progress, stop_began: None, not_saved: HashSet::new() };
-    let started = start(&data_dir, dir.path(), view.progress.clone()).await;
+    let started = start(&data_dir, dir.path(), limits, view.progress.clone()).await;
     let (mut server, mounted) = started.inspect_err(|_| view.end_log())?;
-    for line in introduction(dir.path(), &data_dir) {
+    for line in introduction(dir.path(), &data_dir).into_iter().chain(limits_line(limits)) {
         view.screen.print(&line);
     }
     let end = tokio::select! {
@@ -85,9 +90,10 @@ pub(super) async fn run(data_dir: Option<&Path>, mountpoint: Option<&Path>) -> R
 async fn start(
     data_dir: &Path,
     mountpoint: &Path,
+    limits: DriveLimits,
     progress: Arc<Progress>,
 ) -> Result<(ServerProcess, RunningMount)> {
-    let (server, config) = start_server(data_dir, mountpoint).await?;
+    let (server, config) = start_server(data_dir, mountpoint, limits).await?;
     match mount_in_process(config, progress).await {
         Ok(mounted) => Ok((server, mounted)),
         Err(error) => Err(with_later(error, server.stop().await.err())),
@@ -121,6 +127,14 @@ fn introduction(mountpoint: &Path, data_dir: &Path) -> [String; 6] {
         format!("The files are kept in {} for the next run.", data_dir.display()),
         "Uploads appear below. Nothing is being uploaded yet. Ctrl-C unmounts and ends the demo.".into(),
     ]
+}
+
+/// What the drive and its line are limited to.
+fn limits_line(limits: DriveLimits) -> Option<String> {
+    let quota = limits.quota.map(|bytes| format!("the drive has {}", Size(bytes)));
+    let line = limits.bytes_per_s.map(|bytes| format!("the line takes {}/s", Size(bytes)));
+    let limits: Vec<_> = quota.into_iter().chain(line).collect();
+    (!limits.is_empty()).then(|| format!("For this demo {}.", limits.join(", and ")))
 }
 
 /// The screen with the sources of what it shows.

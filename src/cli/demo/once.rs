@@ -35,6 +35,7 @@ use super::cancel::CancelFlag;
 use super::dirs::{self, MountDir};
 use super::live::SERVER_EXITED;
 use super::report::{self, BigFile, Measurements};
+use super::server_process::DriveLimits;
 use super::server_process::ServerProcess;
 use super::setup::start_server;
 use super::source::{self, Manifest};
@@ -66,7 +67,7 @@ pub(super) async fn run(
     let data_dir = data_dir.map_or_else(|| scratch.path().join("data"), Path::to_owned);
     let dir = mountpoint.map_or_else(MountDir::temporary, MountDir::prepare)?;
     report::print_line(&format!("making a tree of files from seed {seed} (--seed {seed} repeats this run)"));
-    let (mut server, config) = start_server(&data_dir, dir.path()).await?;
+    let (mut server, config) = start_server(&data_dir, dir.path(), DriveLimits::default()).await?;
     let source = scratch.path().join("source");
     let mut run = Run { config, source, cancel: CancelFlag::default(), mounted: None, on_drive: None };
     let mut outcome = tokio::select! {

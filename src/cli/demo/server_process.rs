@@ -5,6 +5,7 @@
 //! its own process group: a Ctrl-C at the terminal goes to the whole group of the demo, which then needs the
 //! server to commit the open files.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::mpsc;
@@ -18,6 +19,7 @@ use url::Url;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Secret;
+use crate::server::{FaultAction, FaultPlan, FaultRule};
 use crate::units::exact_duration;
 
 /// How long the server may take to listen. It opens its catalog first.
@@ -27,6 +29,34 @@ const STOP_TIME_MAX: Duration = Duration::from_secs(15);
 const LINE_BYTES_MAX: u64 = 4096;
 /// Number of log lines in an error message.
 const LOG_LINES_MAX: usize = 5;
+
+/// What the drive and the line to it can take; `None` is no limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct DriveLimits {
+    /// Capacity of the drive in bytes.
+    pub(super) quota: Option<u64>,
+    /// Rate of all transfers together.
+    pub(super) bytes_per_s: Option<u64>,
+}
+
+impl DriveLimits {
+    /// Arguments of the server. The rate is in a file below `data_dir`.
+    fn arguments(self, data_dir: &Path) -> Result<Vec<OsString>> {
+        let mut out = Vec::new();
+        if let Some(bytes) = self.quota {
+            out.extend(["--quota".into(), bytes.to_string().into()]);
+        }
+        if let Some(bytes_per_s) = self.bytes_per_s {
+            let rule = |endpoint| FaultRule::new(endpoint, FaultAction::SharedThrottle { bytes_per_s });
+            let plan = FaultPlan { rules: vec![rule("put_part"), rule("get_object")] };
+            let plan = serde_json::to_vec(&plan).map_err(|e| Error::from_source(ErrorKind::Io, e))?;
+            let file = data_dir.join("line.json");
+            std::fs::write(&file, plan).map_err(|e| Error::from(e).context(file.display()))?;
+            out.extend(["--faults".into(), file.into_os_string()]);
+        }
+        Ok(out)
+    }
+}
 
 #[derive(Debug)]
 pub(super) struct ServerProcess {
@@ -41,10 +71,13 @@ impl ServerProcess {
     /// Starts the server on a free loopback port.
     ///
     /// The token is passed in the environment: other users can read arguments.
-    pub(super) async fn start(data_dir: &Path, token: &Secret<String>) -> Result<Self> {
+    pub(super) async fn start(data_dir: &Path, token: &Secret<String>, limits: DriveLimits) -> Result<Self> {
         let log = data_dir.join("server.log");
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(data_dir);
+        command
+            .args(["serve", "--listen", "127.0.0.1:0", "--data"])
+            .arg(data_dir)
+            .args(limits.arguments(data_dir)?);
         command.env("PDSFS_TOKEN", token.expose());
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         command.stderr(std::fs::File::create(&log).map_err(|e| Error::from(e).context(log.display()))?);

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::dirs;
-use super::server_process::ServerProcess;
+use super::server_process::{DriveLimits, ServerProcess};
 use crate::config::{Credential, MountConfig};
 use crate::error::Result;
 use crate::ids::{DriveId, Secret};
@@ -15,12 +15,16 @@ const DRIVE_ID: &str = "1";
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Starts a server on `data_dir` and returns it with the configuration of a mount of its drive.
-pub(super) async fn start_server(data_dir: &Path, mountpoint: &Path) -> Result<(ServerProcess, MountConfig)> {
+pub(super) async fn start_server(
+    data_dir: &Path,
+    mountpoint: &Path,
+    limits: DriveLimits,
+) -> Result<(ServerProcess, MountConfig)> {
     dirs::create_private(data_dir)?;
     let spill_dir = data_dir.join("spill");
     dirs::create_private(&spill_dir)?;
     let token = dirs::token(data_dir)?;
-    let server = ServerProcess::start(data_dir, &token).await?;
+    let server = ServerProcess::start(data_dir, &token, limits).await?;
     let config = mount_config(&server, token, mountpoint, spill_dir)?;
     Ok((server, config))
 }
