@@ -136,7 +136,10 @@ impl CredentialStore {
 
     fn ended(&self, detail: String) -> Error {
         let cause = match self {
-            Self::Fixed(_) => Cause::TokenRefused { remedy: Some(Remedy::Token) },
+            Self::Fixed(stored) => match stored.grant {
+                Grant::AccessKey { .. } => Cause::AccessKeyRefused,
+                _ => Cause::TokenRefused { remedy: Some(Remedy::Token) },
+            },
             Self::File { path, .. } => {
                 Cause::TokenRefused { remedy: Some(Remedy::TokenFile(path.display().to_string())) }
             }

@@ -19,10 +19,12 @@ pub enum Cause {
     LoginEnded {
         remedy: Remedy,
     },
-    /// The access token or key was refused, and nothing could refresh it.
+    /// The access token was refused, and nothing could refresh it.
     TokenRefused {
         remedy: Option<Remedy>,
     },
+    /// The signature by an access key was refused.
+    AccessKeyRefused,
     /// The code of a login was refused.
     LoginRefused,
     /// The signature of a service app was refused.
@@ -102,7 +104,7 @@ pub enum Remedy {
     UnitCredential(String),
     /// A new token in this file.
     TokenFile(String),
-    /// A new token or key.
+    /// A new token.
     Token,
 }
 
@@ -122,8 +124,8 @@ impl Remedy {
             }
             Self::Token => pick!(
                 language,
-                "provide a new token or key (PDSFS_TOKEN or --token-file)",
-                "请提供新的令牌或密钥（PDSFS_TOKEN 或 --token-file）"
+                "provide a new token (PDSFS_TOKEN or --token-file)",
+                "请提供新的令牌（PDSFS_TOKEN 或 --token-file）"
             ),
         }
     }
@@ -162,6 +164,11 @@ impl Cause {
                 language,
                 "the drive refuses the access token: log in again with pdsfs login, or provide a new token",
                 "云盘拒绝了访问令牌：请用 pdsfs login 重新登录，或提供新的令牌"
+            ),
+            Self::AccessKeyRefused => pick!(
+                language,
+                "the drive refuses the access key: check its id, its secret, and that it may use this drive",
+                "云盘拒绝了访问密钥：请检查密钥的 id 和 secret，以及它是否可使用此云盘"
             ),
             Self::LoginRefused => pick!(
                 language,
@@ -343,6 +350,7 @@ pub(super) mod tests {
             Cause::TokenRefused { remedy: Some(Remedy::TokenFile("/t".into())) },
             Cause::TokenRefused { remedy: Some(Remedy::Token) },
             Cause::TokenRefused { remedy: None },
+            Cause::AccessKeyRefused,
             Cause::LoginRefused,
             Cause::AppKeyRefused,
             Cause::NotPermitted,

@@ -16,6 +16,7 @@ use url::Url;
 use crate::auth::sign::Authorization;
 use crate::auth::{Credential, endpoint};
 use crate::error::{Error, ErrorKind, Result};
+use crate::messages::Cause;
 use crate::pds::retry::{Delivery, Idempotency, RequestFailure, RetryPolicy};
 use crate::pds::tokens::{AuthError, AuthState, RECHECK_INTERVAL, TokenRefresher};
 use crate::pds::transport::{Call, CallPriority, Transport, TransportLimits, TrustedPeers};
@@ -131,7 +132,13 @@ impl Session {
             Authorization::Bearer(_) => "the service rejected the access token".to_owned(),
             Authorization::Key(key) => format!("the service rejected the access key {} ({refusal})", key.id),
         };
-        tokens.refresh(Some(rejected), &why, transport).await
+        tokens.refresh(Some(rejected), &why, transport).await.map_err(|error| match error {
+            // A new credential would not help.
+            AuthError::Revoked(_) if matches!(refusal.cause(), Some(Cause::ClockWrong { .. })) => {
+                AuthError::Revoked(refusal.clone())
+            }
+            error => error,
+        })
     }
 
     /// Waits until the call may be tried again, or fails if its policy does not wait.

@@ -3,12 +3,13 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use pdsfs::server::Secret;
 
 use crate::monitoring::control_request;
-use crate::rig::{Mount, PATIENCE, Rig, errno, fresh_bytes, is_mount};
+use crate::rig::{Mount, PATIENCE, Rig, errno, fresh_bytes, is_mount, unmount_lazily};
 
 const PART: usize = 64 << 10;
 
@@ -186,6 +187,17 @@ fn systemd_credential_overrides_configuration() {
     assert_eq!(accounts.rig.client().names(""), ["a", "b", "c"]);
 }
 
+/// Unmounts a mount in the background after a failed assertion, which ends its daemon.
+struct UnmountOnDrop(PathBuf);
+
+impl Drop for UnmountOnDrop {
+    fn drop(&mut self) {
+        if is_mount(&self.0) {
+            unmount_lazily(&self.0);
+        }
+    }
+}
+
 #[test]
 fn mount_makes_a_missing_directory() {
     let accounts = Accounts::new();
@@ -193,6 +205,7 @@ fn mount_makes_a_missing_directory() {
     accounts.login_as("missing", &["--token"], crate::rig::TOKEN);
     let parent = tempfile::tempdir().unwrap();
     let place = parent.path().join("Drive");
+    let _guard = UnmountOnDrop(place.clone());
     let run = |args: &[&str]| {
         let output = accounts.pdsfs().args(args).stdin(Stdio::null()).output().unwrap();
         (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())

@@ -271,7 +271,7 @@ fn negative_entries_save_calls() {
     assert_eq!(errno(fs::metadata(mount.at(".Trash"))), libc::ENOENT);
     let before = calls(&rig);
     for _ in 0..50 {
-        for name in [".Trash", ".Trash-0", ".hidden", ".directory"] {
+        for name in [".Trash", ".Trash-4711", ".hidden", ".directory"] {
             assert_eq!(errno(fs::metadata(mount.at(name))), libc::ENOENT);
         }
     }

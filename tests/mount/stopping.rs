@@ -343,7 +343,7 @@ fn waiting_stop_names_the_files_and_the_way_out() {
     let (file, bytes) = unsaved_file(&rig, &mount);
     mount.signal(libc::SIGINT);
     mount.wait_for_log("saving open files");
-    mount.wait_for_log("waiting for /f (0 B of 192 KiB on the drive)");
+    mount.wait_for_log("waiting for /f (100 % of 192 KiB");
     mount.wait_for_log("a second Ctrl-C or SIGTERM gives up");
     rig.server().faults().clear();
     assert_eq!(mount.ended().0, 0);
@@ -369,7 +369,7 @@ fn unusable_mountpoint_is_not_retried() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("kept"), b"x").unwrap();
     let refused = [
-        (dir.path().join("missing"), "create it with mkdir"),
+        (dir.path().join("missing/below"), "create it with mkdir"),
         (dir.path().to_owned(), "is not empty"),
         (dir.path().join("kept"), "is not a directory"),
         ("/proc".into(), "already has a mount"),

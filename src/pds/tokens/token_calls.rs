@@ -24,7 +24,7 @@ const LIFETIME_MAX: Duration = Duration::from_secs(400 * 86_400);
 /// Longest display name of a user, in characters.
 const USER_CHARS_MAX: usize = 200;
 /// The cause if a refresh is refused; the credential store knows the remedy.
-const REFRESH_REFUSED: Cause = Cause::TokenRefused { remedy: None };
+const REFRESH_REFUSED: Cause = Cause::LoginRefused;
 /// Secret fields of a token request.
 const SECRET_FIELDS: [&str; 5] = ["refresh_token", "client_secret", "code", "code_verifier", "assertion"];
 
