@@ -11,7 +11,7 @@ pub mod log;
 pub mod notification;
 pub mod status;
 
-pub use cause::{Cause, Remedy};
+pub use cause::{Cause, Remedy, Room};
 pub use language::Language;
 #[cfg(test)]
 pub use language::tests::in_chinese;

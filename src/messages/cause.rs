@@ -313,21 +313,23 @@ fn full_text(room: Option<Room>, language: Language) -> String {
     let Some(Room { free, total, recycled }) = room else {
         return pick!(
             language,
-            "the drive is full: delete files, and empty its recycle bin",
-            "云盘已满：请删除文件并清空回收站"
+            "the drive is full: delete files, and empty its recycle bin with pdsfs trash empty",
+            "云盘已满：请删除文件，并用 pdsfs trash empty 清空回收站"
         );
     };
     let (free, total) = (Size(free), Size(total));
     match recycled.map(Size) {
         Some(recycled) => pick!(
             language,
-            "the drive is full: {free} of {total} are free, and {recycled} lie in the recycle bin; empty it",
-            "云盘已满：共 {total}，剩余 {free}，回收站占用 {recycled}；请清空回收站"
+            "the drive is full: {free} of {total} are free, and {recycled} lie in the recycle bin; empty it with \
+             pdsfs trash empty",
+            "云盘已满：共 {total}，剩余 {free}，回收站占用 {recycled}；请用 pdsfs trash empty 清空回收站"
         ),
         None => pick!(
             language,
-            "the drive is full: {free} of {total} are free; delete files, and empty its recycle bin",
-            "云盘已满：共 {total}，剩余 {free}；请删除文件并清空回收站"
+            "the drive is full: {free} of {total} are free; delete files, and empty its recycle bin with pdsfs trash \
+             empty",
+            "云盘已满：共 {total}，剩余 {free}；请删除文件，并用 pdsfs trash empty 清空回收站"
         ),
     }
 }
@@ -398,7 +400,8 @@ pub(super) mod tests {
         let text = |cause: &Cause| cause.to_string();
         assert_eq!(
             text(&examples()[2]),
-            "the drive is full: 217 MiB of 1.0 GiB are free, and 500 MiB lie in the recycle bin; empty it"
+            "the drive is full: 217 MiB of 1.0 GiB are free, and 500 MiB lie in the recycle bin; empty it with pdsfs \
+             trash empty"
         );
         assert_eq!(text(&examples()[3]), "your login has ended: run pdsfs login default");
     }

@@ -11,8 +11,8 @@ use super::Vfs;
 use super::quota_cache::UNKNOWN_STEP_BYTES;
 use crate::content::open_file::{OpenFile, WriteAt};
 use crate::error::{Error, ErrorKind, Result};
+use crate::messages::{Cause, Room};
 use crate::pds::drive::Quota;
-use crate::units::Size;
 
 /// Written bytes between looks at most: other clients use the drive too.
 const STEP_BYTES_MAX: u64 = 1 << 30;
@@ -48,7 +48,9 @@ impl Vfs {
         if self.has_room(grows(file)) || asked.elapsed() > REFUSAL_TTL {
             return Ok(());
         }
-        let error = Error::new(ErrorKind::QuotaExceeded, self.full_drive(quota).await);
+        let cause = Cause::DriveFull { room: Some(self.room(quota).await) };
+        let error =
+            Error::from_cause(ErrorKind::QuotaExceeded, cause, "unsaved files need more than is free");
         let ino = file.ino();
         if file.fail_incomplete(self.replaces_other(ino), &error) {
             self.failures.record(ino, Some(&error));
@@ -95,27 +97,16 @@ impl Vfs {
         }
     }
 
-    /// The text of a refusal.
-    async fn full_drive(&self, quota: Quota) -> String {
-        let total = quota.total_bytes.unwrap_or(0);
-        let free = total.saturating_sub(quota.used_bytes);
+    /// What a refusal says about the drive.
+    async fn room(&self, quota: Quota) -> Room {
         let known = *self.quota.free_space.bin.lock();
         let bin = match known {
             Some((asked, bin)) if asked.elapsed() < BIN_TTL => Some(bin),
             _ => self.drive.bin_usage().await.ok(),
         };
         *self.quota.free_space.bin.lock() = bin.map(|bin| (Instant::now(), bin));
-        let bin = match bin {
-            Some(bin) if bin.bytes > 0 => {
-                let least = if bin.is_complete { "" } else { "at least " };
-                format!(
-                    "{least}{} lie in its recycle bin, empty it on the web page of the drive",
-                    Size(bin.bytes)
-                )
-            }
-            _ => "delete files and empty its recycle bin on the web page of the drive".to_owned(),
-        };
-        let (free, total) = (Size(free), Size(total));
-        format!("the drive is full: {free} of {total} are free, and unsaved files need more; {bin}")
+        let total = quota.total_bytes.unwrap_or(0);
+        let recycled = bin.filter(|bin| bin.is_complete && bin.bytes > 0).map(|bin| bin.bytes);
+        Room { free: total.saturating_sub(quota.used_bytes), total, recycled }
     }
 }

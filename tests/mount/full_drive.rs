@@ -51,7 +51,11 @@ fn write_beyond_the_free_space_is_refused() {
     let failure = &seen.failures[0];
     assert_eq!((failure.path.as_deref(), seen.pending.files_failed), (Some("/f"), 1));
     assert!(failure.text.contains("the drive is full: 30 MiB of 40 MiB are free"), "{}", failure.text);
-    assert!(failure.text.contains("10 MiB lie in its recycle bin"), "{}", failure.text);
+    assert!(
+        failure.text.contains("10 MiB lie in the recycle bin; empty it with pdsfs trash empty"),
+        "{}",
+        failure.text
+    );
     assert_eq!(pdsfs_xattr(&mount, "f", "error"), failure.text);
     // The drive is asked again.
     rig.client().call("recyclebin/clear", json!({ "drive_id": "1" }));

@@ -56,6 +56,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "error",
             "ids",
             "local_disk",
+            "messages",
             "pds",
             "posix",
             "rolling_sha1",
