@@ -369,7 +369,7 @@ impl Drive {
     pub async fn quota(&self) -> Result<Quota> {
         let drive = self.info().await?;
         Ok(Quota {
-            total_bytes: u64::try_from(drive.total_size).ok(),
+            total_bytes: u64::try_from(drive.total_size).ok().filter(|total| *total > 0),
             used_bytes: u64::try_from(drive.used_size).unwrap_or(0),
         })
     }

@@ -321,7 +321,7 @@ pub struct DriveInfo {
     pub drive_id: DriveId,
     #[serde(default)]
     pub drive_name: String,
-    /// -1 is unlimited.
+    /// -1 is unlimited. 0, or no value, says nothing about a limit.
     #[serde(default)]
     pub total_size: i64,
     #[serde(default)]

@@ -354,6 +354,7 @@ impl Transfer {
 
     /// Nothing of the file counts as sent any more: all its parts go to another upload session.
     pub fn restarted(&self) {
+        self.recovered();
         self.sent.remove(self.bytes_acked.swap(0, Relaxed));
     }
 

@@ -20,6 +20,8 @@ const STEP_BYTES_MAX: u64 = 1 << 30;
 const QUOTA_TTL: Duration = Duration::from_secs(10);
 /// A refusal needs an answer that is not older.
 const REFUSAL_TTL: Duration = Duration::from_secs(2);
+/// How long a write waits for an answer about the drive.
+const ASK_TIME_MAX: Duration = Duration::from_secs(1);
 /// How long the usage of the recycle bin is known.
 const BIN_TTL: Duration = Duration::from_secs(10);
 
@@ -35,17 +37,26 @@ impl Vfs {
         if !self.is_room_unchecked(bytes) || file.is_local() || file.is_unlinked() {
             return Ok(());
         }
-        let grows = |file: &OpenFile| file.growth_by(at, bytes as u64);
-        // What was committed since the last answer needs space too.
-        let committed =
-            self.progress.bytes_committed().saturating_sub(self.quota.free_space.committed.load(Relaxed));
-        if self.has_room(grows(file).saturating_add(committed)) {
+        let grows = file.growth_by(at, bytes as u64);
+        if grows == 0 {
             return Ok(());
         }
-        self.ask_for_quota().await;
+        // What was committed since the last answer needs space too.
+        let committed =
+            || self.progress.bytes_committed().saturating_sub(self.quota.free_space.committed.load(Relaxed));
+        if self.has_room(grows.saturating_add(committed())) {
+            return Ok(());
+        }
+        // The answer is used by the next write if it comes late.
+        let _ = tokio::time::timeout(ASK_TIME_MAX, self.ask_for_quota()).await;
         let Some((asked, quota)) = self.quota.get() else { return Ok(()) };
-        // An old answer refuses nothing.
-        if self.has_room(grows(file)) || asked.elapsed() > REFUSAL_TTL {
+        if self.has_room(grows.saturating_add(committed())) {
+            return Ok(());
+        }
+        if asked.elapsed() > REFUSAL_TTL {
+            // An old answer refuses nothing.
+            let look_at = self.progress.bytes_written() + UNKNOWN_STEP_BYTES;
+            self.quota.free_space.look_at.store(look_at, Relaxed);
             return Ok(());
         }
         let cause = Cause::DriveFull { room: Some(self.room(quota).await) };
@@ -79,8 +90,11 @@ impl Vfs {
             self.quota.free_space.look_at.store(written + STEP_BYTES_MAX, Relaxed);
             return true;
         };
-        let unsaved: u64 = self.files.all().iter().map(|file| file.unsaved_growth()).sum();
-        let room = total.saturating_sub(quota.used_bytes).checked_sub(unsaved.saturating_add(more));
+        let free = total.saturating_sub(quota.used_bytes);
+        // A file that does not fit alone, such as a sparse one, takes no room from others.
+        let growths = self.files.all().into_iter().map(|file| file.unsaved_growth());
+        let unsaved: u64 = growths.filter(|growth| *growth <= free).sum();
+        let room = free.checked_sub(unsaved.saturating_add(more));
         let Some(room) = room else { return false };
         self.quota.free_space.look_at.store(written + (room / 2).min(STEP_BYTES_MAX), Relaxed);
         true
@@ -102,7 +116,7 @@ impl Vfs {
         let known = *self.quota.free_space.bin.lock();
         let bin = match known {
             Some((asked, bin)) if asked.elapsed() < BIN_TTL => Some(bin),
-            _ => self.drive.bin_usage().await.ok(),
+            _ => tokio::time::timeout(ASK_TIME_MAX, self.drive.bin_usage()).await.ok().and_then(Result::ok),
         };
         *self.quota.free_space.bin.lock() = bin.map(|bin| (Instant::now(), bin));
         let total = quota.total_bytes.unwrap_or(0);

@@ -80,3 +80,36 @@ fn unsaved_bytes_of_all_files_count() {
     assert_eq!(rig.client().find("first").unwrap().size, (25 * MIB) as u64);
     assert!(rig.client().find("second").is_none());
 }
+
+#[test]
+fn appended_bytes_survive_a_refused_write() {
+    let rig = rig();
+    let mount = rig.mount();
+    // The server counts old revisions too: the whole file must fit into what is free.
+    let (first, second) = (fresh_bytes(MIB / 16), fresh_bytes(MIB / 2));
+    fs::write(mount.at("log"), &first).unwrap();
+    know_quota(&mount);
+    let mut log = File::options().append(true).open(mount.at("log")).unwrap();
+    log.write_all(&second).unwrap();
+    fs::write(mount.at("filler"), fresh_bytes(39 * MIB)).unwrap();
+    let refused = log.write_all(&fresh_bytes(MIB - MIB / 16));
+    assert_eq!(errno(refused), libc::ENOSPC);
+    drop(log);
+    wait_until("the appended bytes are on the drive", || {
+        (rig.client().read("log")? == [&first[..], &second[..]].concat()).then_some(())
+    });
+}
+
+/// A sparse file that does not fit takes no room from others.
+#[test]
+fn file_beyond_the_drive_stops_no_other_file() {
+    let rig = rig();
+    let mount = rig.mount();
+    know_quota(&mount);
+    let sparse = File::create(mount.at("sparse")).unwrap();
+    sparse.set_len((60 * MIB) as u64).unwrap();
+    let content = fresh_bytes(20 * MIB);
+    fs::write(mount.at("photo"), &content).unwrap();
+    assert_eq!(rig.client().read("photo").unwrap(), content);
+    drop(sparse);
+}

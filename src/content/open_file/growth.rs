@@ -1,6 +1,6 @@
 //! How much more of the drive the unsaved content of a file needs.
 
-use super::content::Content;
+use super::content::{Basis, Content};
 use super::file::OpenFile;
 use crate::content::write_plan::WriteAt;
 use crate::error::Error;
@@ -33,12 +33,13 @@ impl OpenFile {
         }
     }
 
-    /// Fails content that would be incomplete without a refused write: a stream, or an overwrite. Edited content stays
-    /// as it is. Returns whether it has failed.
+    /// Fails content that would be incomplete without a refused write: a new file that is streamed, or an overwrite.
+    /// Edited and appended content stays as it is. Returns whether it has failed.
     pub fn fail_incomplete(&self, replaces: bool, error: &Error) -> bool {
         let is_incomplete = {
             let state = self.lock();
-            matches!(state.content, Content::Streaming { .. }) || state.content.overwrites(replaces)
+            let is_new = matches!(state.content, Content::Streaming { basis: Basis::None, .. });
+            is_new || state.content.overwrites(replaces)
         };
         if is_incomplete {
             self.fail(error);
