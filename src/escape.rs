@@ -32,6 +32,11 @@ pub fn escaped_lines(text: &str) -> String {
     })
 }
 
+/// The text in quotes, as one word of a command for a shell.
+pub fn shell_word(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
 /// Escapes active characters in the strings of a JSON text. Its meaning does not change; line breaks between
 /// tokens stay.
 pub fn escaped_json(json: &str) -> String {

@@ -2,23 +2,31 @@
 //!
 //! The script of a shell calls this program with the variable `PDSFS_COMPLETE` for each answer. So the answer never needs
 //! the network: it comes from the configuration, the accounts and the mount table.
+//!
+//! The script for bash puts an answer on the command line without quotes, and other users choose the names of
+//! directories and mounts. So no shell is offered a value that a shell could read as more than one plain word: a value
+//! has ASCII letters and digits, letters and digits of other scripts, and [`PLAIN`]; it does not begin with `-`. A mount
+//! is offered only if it belongs to this user or root, and its name only if it is valid in a configuration.
 
 use std::ffi::OsStr;
 use std::path::Path;
 
-use clap::Command;
+use clap::{Arg, Command, ValueHint};
 use clap_complete::engine::ValueCompleter as _;
 use clap_complete::env::Shells;
 use clap_complete::{ArgValueCandidates, ArgValueCompleter, CompleteEnv, CompletionCandidate, PathCompleter};
 
 use super::config::{ConfigArgs, Configuration};
-use super::named_drive;
+use super::{mounts as mounts_of_users, named_drive};
 use crate::error::{Error, Result};
-use crate::fuse::mountinfo;
+use crate::escape::escaped;
+use crate::fuse::mountinfo::{self, Mount};
 
 /// The variable that asks for an answer.
 const VARIABLE: &str = "PDSFS_COMPLETE";
 const PROGRAM: &str = "pdsfs";
+/// Characters without a meaning in a word of a shell, besides letters and digits.
+const PLAIN: &str = "/._~:@%+,=-";
 /// An autoloaded zsh function must also give the first answer.
 const ZSH_FIRST_ANSWER: &str =
     "[[ \"${funcstack[1]-}\" == _pdsfs ]] && _clap_dynamic_completer_pdsfs \"$@\"\n";
@@ -47,15 +55,15 @@ pub(super) fn script(shell: &str) -> Result<String> {
 
 /// The program, with completers for the values that only this machine knows.
 fn with_values(program: Command) -> Command {
+    let program = with_paths(program);
     let drives = || ArgValueCompleter::new(drives_or_directories);
     let mounted = || ArgValueCompleter::new(mounts);
     let account = || ArgValueCandidates::new(accounts);
-    let directories = || ArgValueCompleter::new(PathCompleter::dir());
     let with = |command: Command, id: &str, completer: ArgValueCompleter| {
         command.mut_arg(id, |arg| arg.add(completer))
     };
     let program = program.mut_subcommand("mount", |mount| {
-        let mount = with(with(mount, "drive", drives()), "mountpoint", directories());
+        let mount = with(with(mount, "drive", drives()), "mountpoint", ArgValueCompleter::new(directories));
         mount.mut_arg("account", |arg| arg.add(account()))
     });
     let program = program
@@ -69,12 +77,41 @@ fn with_values(program: Command) -> Command {
     })
 }
 
+/// clap's own completer of paths offers every name.
+fn with_paths(command: Command) -> Command {
+    let with = |arg: Arg| match arg.get_value_hint() {
+        ValueHint::DirPath => arg.add(ArgValueCompleter::new(directories)),
+        ValueHint::AnyPath | ValueHint::FilePath => arg.add(ArgValueCompleter::new(paths)),
+        _ => arg,
+    };
+    command.mut_args(with).mut_subcommands(with_paths)
+}
+
+/// Whether a shell reads the value as one word without a meaning.
+fn is_plain(value: &OsStr) -> bool {
+    let is_plain = |c: char| c.is_alphanumeric() || PLAIN.contains(c);
+    value.to_str().is_some_and(|value| !value.starts_with('-') && value.chars().all(is_plain))
+}
+
+fn plain(mut all: Vec<CompletionCandidate>) -> Vec<CompletionCandidate> {
+    all.retain(|one| is_plain(one.get_value()));
+    all
+}
+
+fn directories(typed: &OsStr) -> Vec<CompletionCandidate> {
+    plain(PathCompleter::dir().complete(typed))
+}
+
+fn paths(typed: &OsStr) -> Vec<CompletionCandidate> {
+    plain(PathCompleter::any().complete(typed))
+}
+
 fn candidate(value: &str, what: &str) -> CompletionCandidate {
-    CompletionCandidate::new(value).help(Some(what.to_owned().into()))
+    CompletionCandidate::new(value).help(Some(escaped(what).into()))
 }
 
 fn accounts() -> Vec<CompletionCandidate> {
-    named_drive::accounts().iter().map(|name| candidate(name, "account")).collect()
+    plain(named_drive::accounts().iter().map(|name| candidate(name, "account")).collect())
 }
 
 /// The drives of the configuration, and the accounts without one of the same name.
@@ -84,7 +121,7 @@ fn drives() -> Vec<CompletionCandidate> {
     let names: Vec<String> = configuration.iter().flat_map(Configuration::names).map(str::to_owned).collect();
     let accounts = named_drive::accounts().into_iter().filter(|account| !names.contains(account));
     let accounts: Vec<_> = accounts.map(|name| candidate(&name, "account")).collect();
-    names.iter().map(|name| candidate(name, "drive")).chain(accounts).collect()
+    plain(names.iter().map(|name| candidate(name, "drive")).chain(accounts).collect())
 }
 
 /// Those that begin with what was typed.
@@ -98,19 +135,24 @@ fn is_path(typed: &OsStr) -> bool {
 }
 
 fn drives_or_directories(typed: &OsStr) -> Vec<CompletionCandidate> {
-    if is_path(typed) { PathCompleter::dir().complete(typed) } else { matching(drives(), typed) }
+    if is_path(typed) { directories(typed) } else { matching(drives(), typed) }
 }
 
-/// The names and the mountpoints of this user's mounts; root sees all.
+/// The names and the mountpoints of the mounts of this user and of root.
 fn mounts(typed: &OsStr) -> Vec<CompletionCandidate> {
-    let uid = rustix::process::geteuid();
-    let is_seen = |owner: Option<u32>| uid.is_root() || owner == Some(uid.as_raw());
-    let table = mountinfo::ours().unwrap_or_default().into_iter().filter(|mount| is_seen(mount.owner));
-    let found = table.flat_map(|mount| {
-        let name = mount.source.split_once(":/").map(|(name, _)| candidate(name, &shown(&mount.path)));
-        name.into_iter().chain([candidate(&mount.path.to_string_lossy(), &mount.source)])
+    let uid = rustix::process::geteuid().as_raw();
+    matching(offered_mounts(&mountinfo::ours().unwrap_or_default(), uid), typed)
+}
+
+fn offered_mounts(table: &[Mount], uid: u32) -> Vec<CompletionCandidate> {
+    let trusted =
+        table.iter().filter(|mount| mount.owner.is_some_and(|owner| mounts_of_users::is_trusted(owner, uid)));
+    let found = trusted.flat_map(|mount| {
+        let name = named_drive::mount_name(mount).map(|name| candidate(name, &shown(&mount.path)));
+        let path = mount.path.to_str().map(|path| candidate(path, &mount.source));
+        name.into_iter().chain(path)
     });
-    matching(found.collect(), typed)
+    plain(found.collect())
 }
 
 fn shown(path: &Path) -> String {
@@ -120,7 +162,7 @@ fn shown(path: &Path) -> String {
 /// A mount, or else a directory.
 fn unmountable(typed: &OsStr) -> Vec<CompletionCandidate> {
     let mounts = mounts(typed);
-    if mounts.is_empty() && is_path(typed) { PathCompleter::dir().complete(typed) } else { mounts }
+    if mounts.is_empty() && is_path(typed) { directories(typed) } else { mounts }
 }
 
 #[cfg(test)]
@@ -153,6 +195,45 @@ mod tests {
         for words in [["mount", typed.as_str()], ["umount", &typed]] {
             assert_eq!(offered(&words), [format!("{}/Drive/", dir.path().display())], "{words:?}");
         }
+    }
+
+    #[test]
+    fn names_with_a_meaning_to_a_shell_are_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["zz$(x)", "zz`x`", "a b", "a;b", "a\nb", "Bilder ü", "Bücher"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        let typed = format!("{}/", dir.path().display());
+        let plain = [format!("{typed}Bücher/")];
+        let commands: [&[&str]; 4] = [&["mount"], &["mount", "x"], &["umount"], &["mount", "--token-file"]];
+        for words in commands {
+            assert_eq!(offered(&[words, &[&typed]].concat()), plain, "{words:?}");
+        }
+        assert!(!is_plain(OsStr::new("--token")) && !is_plain(OsStr::new("~/a!")));
+    }
+
+    #[test]
+    fn mounts_of_other_users_are_not_offered() {
+        let mount = |source: &str, path: &str, owner| Mount {
+            id: 1,
+            device: String::new(),
+            path: path.into(),
+            fs_type: mountinfo::FS_TYPE.into(),
+            source: source.into(),
+            options: String::new(),
+            owner,
+        };
+        let table = [
+            mount("own:/", "/m/own", Some(7)),
+            mount("root:/", "/m/root", Some(0)),
+            mount("other:/", "/m/other", Some(8)),
+            mount("unknown:/", "/m/unknown", None),
+            mount("$(x):/", "/m/$(x)", Some(7)),
+            mount("~name:/", "/m/plain", Some(7)),
+        ];
+        let offered = offered_mounts(&table, 7);
+        let values: Vec<_> = offered.iter().filter_map(|one| one.get_value().to_str()).collect();
+        assert_eq!(values, ["own", "/m/own", "root", "/m/root", "/m/plain"]);
     }
 
     #[test]

@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::format;
 use super::output::print_message;
+use super::{format, named_drive};
 use crate::control::client::{self, DaemonClient, FoundMounts};
 use crate::control::socket_dirs::SocketUsers;
 use crate::control::types::Status;
 use crate::daemon::{has_died, resolve};
 use crate::error::{Error, ErrorKind, Result};
+use crate::escape::shell_word;
 use crate::fuse::mountinfo::{self, Mount};
 use crate::messages::status as texts;
 
@@ -147,7 +148,7 @@ impl<'a> WantedMount<'a> {
             Self::Name(name) => {
                 let uid = rustix::process::getuid().as_raw();
                 mount.source.split(':').next() == Some(*name)
-                    && mount.owner.is_none_or(|owner| owner == uid || owner == 0)
+                    && mount.owner.is_none_or(|owner| is_trusted(owner, uid))
             }
             Self::Path(path) => innermost(table, path).is_some_and(|inner| inner.id == mount.id),
             Self::Nothing => false,
@@ -166,6 +167,11 @@ fn innermost<'t>(table: &'t [Mount], path: &Path) -> Option<&'t Mount> {
 /// Whether this user trusts the name that the daemon gives its mount.
 fn may_be_named(daemon: &DaemonClient) -> bool {
     daemon.speaks_for(rustix::process::geteuid().as_raw())
+}
+
+/// Whether the user `uid` trusts what the user `owner` calls a mount.
+pub(super) fn is_trusted(owner: u32, uid: u32) -> bool {
+    owner == uid || owner == 0
 }
 
 /// The path without links; `None` if it does not exist or its file system does not answer.
@@ -214,11 +220,9 @@ async fn describe(silent: Vec<&Mount>) -> Vec<String> {
 fn silence_message(mount: &Mount, has_died: bool) -> String {
     let path = format::printable(&mount.path.to_string_lossy());
     if has_died {
-        // A mount without a name in the configuration shows the service as its source.
-        let name = mount.source.split_once(':').map(|(name, _)| format::printable(name));
-        return match name.filter(|name| name != "pds") {
-            Some(name) => texts::program_died(&path, &name),
-            None => texts::unnamed_program_died(&path),
+        return match named_drive::mount_name(mount) {
+            Some(name) => texts::program_died(&path, name),
+            None => texts::unnamed_program_died(&path, &shell_word(&path)),
         };
     }
     let uid = rustix::process::getuid().as_raw();
@@ -298,6 +302,9 @@ mod tests {
         let unnamed = mount(2, "/mnt", "pds:1", uid);
         let died = "the program behind /mnt has died; pdsfs umount '/mnt' removes the mount";
         assert_eq!(silence_message(&unnamed, true), died);
+        let chosen = mount(3, "/mnt/'$(x)'", "$(x):/", uid);
+        let printed = silence_message(&chosen, true);
+        assert!(printed.ends_with(r"pdsfs umount '/mnt/'\''$(x)'\''' removes the mount"), "{printed}");
         assert!(silence_message(&unnamed, false).contains("does not answer"));
     }
 

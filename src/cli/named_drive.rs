@@ -2,7 +2,7 @@
 
 use super::config::{ConfigArgs, Configuration};
 use crate::auth::{AccountName, AccountStore};
-use crate::config::file::DriveEntry;
+use crate::config::file::{DriveEntry, check_name};
 use crate::config::settings::Settings;
 use crate::error::{Error, Result};
 use crate::fuse::mountinfo::{self, Mount};
@@ -43,6 +43,12 @@ pub(super) fn unknown_drive(error: &Error) -> Error {
 pub(super) fn mounted(name: &str) -> Result<Vec<Mount>> {
     let uid = rustix::process::geteuid().as_raw();
     Ok(mountinfo::ours()?.into_iter().filter(|mount| is_called(mount, name, uid)).collect())
+}
+
+/// The name that a mount was given. Its user chose the text, so another text than a valid name is none.
+pub(super) fn mount_name(mount: &Mount) -> Option<&str> {
+    // A mount without a name is `pds:ID`.
+    mount.source.split_once(":/").map(|(name, _)| name).filter(|name| check_name(name).is_ok())
 }
 
 fn is_called(mount: &Mount, name: &str, uid: u32) -> bool {

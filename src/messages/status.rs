@@ -60,9 +60,9 @@ messages! {
         "the program behind {path} has died; pdsfs mount {name} mounts it again",
         "{path} 的后台程序已退出；运行 pdsfs mount {name} 可重新挂载"
     }
-    unnamed_program_died(path: &str) {
-        "the program behind {path} has died; pdsfs umount '{path}' removes the mount",
-        "{path} 的后台程序已退出；运行 pdsfs umount '{path}' 可移除该挂载"
+    unnamed_program_died(path: &str, word: &str) {
+        "the program behind {path} has died; pdsfs umount {word} removes the mount",
+        "{path} 的后台程序已退出；运行 pdsfs umount {word} 可移除该挂载"
     }
     program_hangs(path: &str) {
         "the mount at {path} does not answer: its program hangs (pdsfs log and the journal may say why)",

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 
 use super::finding::Finding;
 use super::text;
+use crate::cli::named_drive;
 use crate::daemon::Liveness;
 use crate::error::Result;
 use crate::fuse::mountinfo::{self, Mount};
@@ -73,9 +74,8 @@ fn problem(answer: Liveness, mount: &Mount) -> Option<Finding> {
     match answer {
         Liveness::Answers => None,
         Liveness::Dead => {
-            // `pds:1` has no name.
-            let remedy = match mount.source.split_once(":/") {
-                Some((name, _)) => text::mount_died_remedy(path, name),
+            let remedy = match named_drive::mount_name(mount) {
+                Some(name) => text::mount_died_remedy(path, name),
                 None => text::unnamed_mount_died_remedy(path),
             };
             Some(Finding::problem(CHECK, text::mount_died(path), remedy))
@@ -100,6 +100,7 @@ mod tests {
         let remedy = |answer, source| found(answer, source).unwrap().remedy.unwrap();
         assert!(remedy(Liveness::Dead, "photos:/").starts_with("pdsfs mount photos "));
         assert_eq!(remedy(Liveness::Dead, "pds:1"), "pdsfs umount --dead '/mnt/p'");
+        assert_eq!(remedy(Liveness::Dead, "$(x):/"), "pdsfs umount --dead '/mnt/p'");
         assert!(remedy(Liveness::Hangs, "pds:1").contains("umount --lazy '/mnt/p'"));
         assert_eq!(found(Liveness::Answers, "pds:1"), None);
     }

@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::escape::shell_word;
 use crate::units::{Elapsed, Size, exact_duration};
 
 pub(super) const STATE_OK: &str = "OK";
@@ -109,17 +110,21 @@ pub(super) fn mount_hangs(path: &Path) -> String {
 
 pub(super) fn mount_hangs_remedy(path: &Path) -> String {
     format!(
-        "pdsfs umount --lazy '{}' removes the mount; end its program before you mount again",
-        path.display()
+        "pdsfs umount --lazy {} removes the mount; end its program before you mount again",
+        shell_path(path)
     )
 }
 
 pub(super) fn mount_died_remedy(path: &Path, name: &str) -> String {
-    format!("pdsfs mount {name} mounts it again; pdsfs umount --dead '{}' removes it", path.display())
+    format!("pdsfs mount {name} mounts it again; pdsfs umount --dead {} removes it", shell_path(path))
 }
 
 pub(super) fn unnamed_mount_died_remedy(path: &Path) -> String {
-    format!("pdsfs umount --dead '{}'", path.display())
+    format!("pdsfs umount --dead {}", shell_path(path))
+}
+
+fn shell_path(path: &Path) -> String {
+    shell_word(&path.to_string_lossy())
 }
 
 pub(super) fn resolved(host: &str, addresses: &str) -> String {
