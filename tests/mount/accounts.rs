@@ -260,5 +260,8 @@ fn mount_without_arguments_lists_names() {
     assert_eq!(words[1][..3], ["photos", "drive", "/mnt/photos"]);
     // The account of the rig is in the list too.
     assert_eq!(words[3], ["listed", "account", mount.path().to_str().unwrap()]);
-    assert!(output.status.success());
+    // Nothing is mounted, so `pdsfs mount --background $EMPTY && rsync` must stop.
+    assert_eq!(output.status.code(), Some(2));
+    let output = accounts.pdsfs().args(["mount", "--background"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
 }

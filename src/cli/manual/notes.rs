@@ -59,7 +59,7 @@ const EXIT: Entries = &[("0", "Done."), ("1", "Failed; stderr says why."), ("2",
 const EXIT_MOUNT: Entries = &[
     ("0", "Unmounted, and everything is on the drive."),
     ("1", "Failed, or a file is not on the drive; stderr names it."),
-    ("2", "Wrong arguments, or a mount that cannot succeed until a person changes something."),
+    ("2", "Wrong arguments, no NAME, or a mount that cannot succeed until a person changes something."),
 ];
 const EXIT_WAIT: Entries = &[
     ("0", "Everything is on the drive."),

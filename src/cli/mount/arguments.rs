@@ -24,7 +24,8 @@ use crate::error::{Error, ErrorKind, Result};
     second later, unmounts without saving.")]
 pub struct MountArgs {
     /// A drive of the configuration or an account, as NAME or NAME:/FOLDER; an argument with a slash and no
-    /// colon before it is the MOUNTPOINT, and flags describe the drive. Without it, all names are listed
+    /// colon before it is the MOUNTPOINT, and flags describe the drive. Without it, nothing is mounted: all names are listed, and
+    /// the exit code is 2
     #[arg(value_name = "NAME")]
     drive: Option<String>,
     /// The directory to mount at; made if it is missing and its parent belongs to you [default: from the

@@ -1,14 +1,14 @@
-//! `pdsfs mount` without arguments: the names that it takes.
+//! `pdsfs mount` without a name: the names that it takes.
 
 use std::process::ExitCode;
 
 use crate::cli::config::{ConfigArgs, Configuration};
 
 use crate::cli::named_drive;
-use crate::cli::output::{print_message, print_table};
+use crate::cli::output::{EXIT_USAGE, print_message, print_table};
 use crate::error::Result;
 
-/// Prints all drives of the configuration and all accounts.
+/// Prints all drives of the configuration and all accounts. Nothing is mounted, so a script must not continue.
 pub(super) fn list(config: &ConfigArgs) -> Result<ExitCode> {
     let configuration = Configuration::read(config)?;
     let mut rows = Vec::new();
@@ -24,12 +24,12 @@ pub(super) fn list(config: &ConfigArgs) -> Result<ExitCode> {
     }
     if rows.is_empty() {
         print_message("there is no drive and no account: pdsfs login adds an account, pdsfs demo needs none");
-        return Ok(ExitCode::SUCCESS);
+        return Ok(ExitCode::from(EXIT_USAGE));
     }
     rows.insert(0, ["NAME", "KIND", "MOUNTPOINT", "MOUNTED AT"].map(str::to_owned));
     print_table(&rows)?;
     print_message("pdsfs mount NAME DIRECTORY mounts one");
-    Ok(ExitCode::SUCCESS)
+    Ok(ExitCode::from(EXIT_USAGE))
 }
 
 fn row(name: &str, kind: &str, mountpoint: String) -> Result<[String; 4]> {
