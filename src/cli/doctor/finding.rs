@@ -14,7 +14,13 @@ pub(super) struct Finding {
     pub(super) detail: String,
     /// The command that mends the problem, if the detail does not contain it.
     pub(super) remedy: Option<String>,
+    /// Names in the texts that a report masks, and what stands for them.
+    #[serde(skip)]
+    pub(super) private: Vec<PrivateWord>,
 }
+
+/// A name, and what stands for it in a report.
+pub(super) type PrivateWord = (String, &'static str);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -27,7 +33,14 @@ pub(super) enum State {
 
 impl Finding {
     pub(super) fn ok(check: &'static str, detail: impl Into<String>) -> Self {
-        Self { check, drive: None, state: State::Ok, detail: detail.into(), remedy: None }
+        Self {
+            check,
+            drive: None,
+            state: State::Ok,
+            detail: detail.into(),
+            remedy: None,
+            private: Vec::new(),
+        }
     }
 
     pub(super) fn skipped(check: &'static str, detail: impl Into<String>) -> Self {
@@ -45,6 +58,11 @@ impl Finding {
 
     pub(super) fn of(check: &'static str, outcome: Result<String>) -> Self {
         outcome.map_or_else(|error| Self::error(check, &error), |detail| Self::ok(check, detail))
+    }
+
+    pub(super) fn with_private(mut self, words: impl IntoIterator<Item = PrivateWord>) -> Self {
+        self.private.extend(words);
+        self
     }
 
     pub(super) fn at(self, drive: &str) -> Self {

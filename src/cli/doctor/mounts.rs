@@ -71,7 +71,9 @@ async fn answer(mount: &Mount) -> Liveness {
 
 fn problem(answer: Liveness, mount: &Mount) -> Option<Finding> {
     let path = &mount.path;
-    match answer {
+    let name = named_drive::mount_name(mount).map(|name| (name.to_owned(), "DRIVE"));
+    let private = name.into_iter().chain([(path.to_string_lossy().into_owned(), "MOUNTPOINT")]);
+    let found = match answer {
         Liveness::Answers => None,
         Liveness::Dead => {
             let remedy = match named_drive::mount_name(mount) {
@@ -83,7 +85,8 @@ fn problem(answer: Liveness, mount: &Mount) -> Option<Finding> {
         Liveness::Hangs => {
             Some(Finding::problem(CHECK, text::mount_hangs(path), text::mount_hangs_remedy(path)))
         }
-    }
+    };
+    found.map(|finding| finding.with_private(private))
 }
 
 #[cfg(test)]

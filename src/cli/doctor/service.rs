@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use url::Url;
 
-use super::finding::Finding;
+use super::finding::{Finding, PrivateWord};
 use super::targets::Target;
 use super::text;
 use crate::auth::{AccountSummary, Credential, unix_now_s};
@@ -31,7 +31,11 @@ const AFTER_ENDPOINT: [&str; 4] = ["clock", "login", "drive", "quota"];
 /// All checks of the service of this drive.
 pub(super) async fn check(target: Target) -> Vec<Finding> {
     let found = match access(&target) {
-        Ok((access, peers)) => check_access(&target, access, peers).await,
+        Ok((access, peers)) => {
+            let private = private_words(&access);
+            let found = check_access(&target, access, peers).await;
+            found.into_iter().map(|finding| finding.with_private(private.clone())).collect()
+        }
         Err(error) => vec![Finding::error("login", &error)],
     };
     match &target.name {
@@ -44,6 +48,15 @@ fn access(target: &Target) -> Result<(DriveAccess, TrustedPeers)> {
     let access = drive_access(&target.settings, target.name.as_deref())?;
     let roots = ExtraRoots::read(target.settings.ca_file.as_deref())?;
     Ok((access, TrustedPeers { roots, ..TrustedPeers::default() }))
+}
+
+fn private_words(access: &DriveAccess) -> Vec<PrivateWord> {
+    let host = access.endpoint.host_str().map(|host| (host.to_owned(), "ENDPOINT"));
+    let user = match &access.credential {
+        Credential::Account(account) => account.summary().ok().map(|summary| (summary.user, "USER")),
+        _ => None,
+    };
+    [(access.drive_id.to_string(), "ID")].into_iter().chain(host).chain(user).collect()
 }
 
 async fn check_access(target: &Target, access: DriveAccess, peers: TrustedPeers) -> Vec<Finding> {
@@ -148,7 +161,8 @@ fn judge_drive(
     };
     let id = access.drive_id.as_str();
     let drive = match info.status.as_str() {
-        "" | "enabled" => Finding::ok("drive", text::drive(&info.drive_name, id)),
+        "" | "enabled" => Finding::ok("drive", text::drive(&info.drive_name, id))
+            .with_private([(info.drive_name.clone(), "DRIVE")]),
         other => Finding::problem("drive", text::drive_disabled(id, other), text::DRIVE_DISABLED_REMEDY),
     };
     [login, drive, quota(&info)]
