@@ -50,8 +50,21 @@ pub(super) struct Configuration {
 }
 
 impl Configuration {
-    /// Fails on any mistake in a file.
+    /// Fails on any mistake in a file, or if the chosen file is missing.
     pub(super) fn read(args: &ConfigArgs) -> Result<Self> {
+        let found = Self::read_existing(args)?;
+        match &args.config {
+            Some(path) if found.files.is_empty() => {
+                let path = path.display();
+                let detail = format!("{path} does not exist: check --config and PDSFS_CONFIG");
+                Err(Error::new(ErrorKind::NotFound, detail))
+            }
+            _ => Ok(found),
+        }
+    }
+
+    /// Fails on any mistake in a file.
+    pub(super) fn read_existing(args: &ConfigArgs) -> Result<Self> {
         let searched = paths(args)?;
         let mut files = Vec::new();
         for path in &searched {
@@ -62,14 +75,7 @@ impl Configuration {
                 }
                 read => read?,
             };
-            let Some((file, mistakes)) = read else {
-                if args.config.is_some() {
-                    let path = path.display();
-                    let detail = format!("{path} does not exist: check --config and PDSFS_CONFIG");
-                    return Err(Error::new(ErrorKind::NotFound, detail));
-                }
-                continue;
-            };
+            let Some((file, mistakes)) = read else { continue };
             if !mistakes.is_empty() {
                 let mut listed: Vec<String> =
                     mistakes.iter().take(LISTED_MISTAKES_MAX).map(ToString::to_string).collect();
@@ -85,10 +91,14 @@ impl Configuration {
         Ok(Self { files, searched })
     }
 
+    /// The drive of that name in the first file that has it, and that file.
+    pub(super) fn find(&self, name: &str) -> Option<(&Path, &DriveEntry)> {
+        self.files.iter().find_map(|file| Some((file.path.as_path(), file.drives.get(name)?)))
+    }
+
     /// The drive of that name in the first file that has it.
     pub(super) fn drive(&self, name: &str) -> Result<DriveEntry> {
-        let found = self.files.iter().find_map(|file| file.drives.get(name));
-        found.cloned().ok_or_else(|| {
+        self.find(name).map(|(_, entry)| entry.clone()).ok_or_else(|| {
             let searched: Vec<_> = self.searched.iter().map(|path| path.display().to_string()).collect();
             let names: Vec<&str> = self.names().collect();
             let known = if names.is_empty() { "none".to_owned() } else { names.join(", ") };

@@ -9,7 +9,7 @@ use std::process::{ExitCode, Stdio};
 
 use clap::{Args, ValueEnum};
 
-use super::config::{ConfigArgs, paths};
+use super::config::{ConfigArgs, Configuration, paths};
 use super::login::questions::ask;
 use super::login::{self, LoginArgs, LoginRequest, TIMEOUTS, drive_scope, suggested_mountpoint};
 use super::named_drive;
@@ -17,6 +17,7 @@ use super::output::print_message;
 use crate::auth::{AccountHandle, Credential};
 use crate::config::dirs;
 use crate::config::edit::{NewDrive, write_drive};
+use crate::config::file::DriveEntry;
 use crate::daemon;
 use crate::error::{Error, ErrorKind, Result};
 use crate::escape::escaped;
@@ -70,6 +71,9 @@ pub(super) struct SetupRequest {
 impl SetupArgs {
     pub(super) fn check(self) -> Result<SetupRequest> {
         let Self { mountpoint, at_login, no_mount, login, config } = self;
+        if at_login == Some(Answer::Yes) && config.config.is_some() {
+            return Err(Error::invalid(text::AT_LOGIN_WITH_CONFIG));
+        }
         Ok(SetupRequest { mountpoint, at_login, no_mount, login: login.check()?, config })
     }
 }
@@ -78,21 +82,31 @@ pub(super) async fn run(request: SetupRequest) -> Result<ExitCode> {
     let account = request.login.account();
     let name = account.name().to_string();
     let chosen = request.login.drive_id().is_some();
+    let file = written_file(&request.config)?;
+    let configured = configured(&Configuration::read_existing(&request.config)?, &name, &file)?;
+    let ca_file = request.login.ca_file().path()?;
+    let (configured, login) = match configured {
+        Some(entry) => (entry.mountpoint, request.login.with_default_ca_file(entry.settings.ca_file)),
+        None => (None, request.login),
+    };
     print_message(text::HEADING);
-    let peers = request.login.ca_file().read()?;
-    if needs_login(&request.login, &account, &peers).await {
-        login::log_in(request.login).await?;
+    let peers = login.ca_file().read()?;
+    if needs_login(&login, &account, &peers).await {
+        login::log_in(login).await?;
     } else {
         print_message(text::logged_in_already(&name));
     }
     if !chosen {
         choose_drive(&account, peers).await?;
     }
-    let place = place(request.mountpoint, &name, &request.config).await?;
+    let place = place(request.mountpoint, configured, &name).await?;
     if daemon::make_missing(&place)? {
         print_message(text::made(&place));
     }
-    write_configuration(&request.config, &name, &place)?;
+    let drive = NewDrive { name: &name, account: &name, mountpoint: &place, ca_file: ca_file.as_deref() };
+    if write_drive(&file, &drive)? {
+        print_message(text::wrote(&file));
+    }
     if request.no_mount {
         print_message(text::mount_later(&name));
         return Ok(ExitCode::SUCCESS);
@@ -100,6 +114,7 @@ pub(super) async fn run(request: SetupRequest) -> Result<ExitCode> {
     let manager = Manager::find();
     let at_login = match request.at_login {
         Some(answer) => answer == Answer::Yes,
+        None if request.config.config.is_some() => false,
         None => manager.is_some() && is_terminal() && ask(text::ASK_AT_LOGIN, parse_yes).await?,
     };
     let manager = match (at_login, manager) {
@@ -163,14 +178,14 @@ async fn choose_drive(account: &AccountHandle, peers: TrustedPeers) -> Result<()
     Ok(())
 }
 
-/// The directory of the arguments, of the running mount, of the configuration, or of the answer.
-async fn place(given: Option<PathBuf>, name: &str, config: &ConfigArgs) -> Result<PathBuf> {
-    let mounted = || named_drive::mounted(name).ok()?.first().map(|mount| mount.path.clone());
-    let configured = || named_drive::find(name, config).ok()?.mountpoint;
+/// The directory of the arguments, of the configuration, of a running mount of the whole drive, or of the answer.
+async fn place(given: Option<PathBuf>, configured: Option<PathBuf>, name: &str) -> Result<PathBuf> {
+    let whole = format!("{name}:/");
+    let mounted = || named_drive::mounted(name).ok()?.into_iter().find(|mount| mount.source == whole);
     if let Some(place) = given {
         return expanded(&place.to_string_lossy());
     }
-    if let Some(place) = mounted().or_else(configured) {
+    if let Some(place) = configured.or_else(|| Some(mounted()?.path)) {
         return Ok(place);
     }
     let suggested = suggested_mountpoint(name);
@@ -190,14 +205,25 @@ fn expanded(text: &str) -> Result<PathBuf> {
     }
 }
 
-/// Writes the drive into the configuration file, so that its name is enough from now on.
-fn write_configuration(config: &ConfigArgs, name: &str, place: &Path) -> Result<()> {
+/// The configuration file that gets the drive, so that its name is enough from now on.
+fn written_file(config: &ConfigArgs) -> Result<PathBuf> {
     let path = paths(config)?.into_iter().next();
-    let path = path.ok_or_else(|| Error::invalid("no configuration file: set HOME, or use --config"))?;
-    if write_drive(&path, &NewDrive { name, account: name, mountpoint: place })? {
-        print_message(text::wrote(&path));
+    path.ok_or_else(|| Error::invalid("no configuration file: set HOME, or use --config"))
+}
+
+/// The drive of that name in the file that is written. Fails if it is in another file, where the written one would
+/// hide it, or has another account.
+fn configured(configuration: &Configuration, name: &str, written: &Path) -> Result<Option<DriveEntry>> {
+    let Some((file, entry)) = configuration.find(name) else { return Ok(None) };
+    if file != written {
+        return Err(Error::invalid(text::configured_elsewhere(name, file)));
     }
-    Ok(())
+    match &entry.settings.account {
+        Some(account) if account.as_str() != name => {
+            Err(Error::invalid(text::other_account(name, account.as_str(), file)))
+        }
+        _ => Ok(Some(entry.clone())),
+    }
 }
 
 fn parse_yes(answer: &str) -> Result<bool> {
@@ -238,6 +264,21 @@ mod tests {
     fn answers_are_yes_or_no() {
         assert!(parse_yes("Y").unwrap() && !parse_yes("no").unwrap());
         assert!(parse_yes("perhaps").unwrap_err().to_string().contains("yes or no"));
+    }
+
+    #[test]
+    fn drive_of_another_file_or_account_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.toml");
+        std::fs::write(&path, "[drives.a]\nread_only = true\n[drives.b]\naccount = \"x\"\n").unwrap();
+        let configuration = Configuration::read(&ConfigArgs { config: Some(path.clone()) }).unwrap();
+        let error = configured(&configuration, "a", Path::new("/user.toml")).unwrap_err().to_string();
+        assert!(error.contains(&format!("a is configured in {}", path.display())), "{error}");
+        assert!(error.contains("pdsfs mount a"), "{error}");
+        let error = configured(&configuration, "b", &path).unwrap_err().to_string();
+        assert!(error.contains("account x") && error.contains("account b"), "{error}");
+        assert!(configured(&configuration, "a", &path).unwrap().is_some());
+        assert!(configured(&configuration, "c", &path).unwrap().is_none());
     }
 
     #[test]

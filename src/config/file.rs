@@ -57,6 +57,7 @@ pub struct DriveEntry {
 /// A parsed file.
 #[derive(Clone, Debug)]
 pub struct ConfigFile {
+    pub path: PathBuf,
     pub drives: BTreeMap<String, DriveEntry>,
 }
 
@@ -76,7 +77,7 @@ impl ConfigFile {
         let drives = parser.document();
         // Tables come in the order of their names.
         parser.problems.sort_by_key(|problem| problem.line);
-        (Self { drives }, parser.problems)
+        (Self { path: path.to_owned(), drives }, parser.problems)
     }
 }
 

@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use crate::certificates::Authority;
 use crate::doctor::systemctl;
 use crate::rig::{Rig, TOKEN, is_mount, unmount_lazily};
 use crate::users::OrdinaryUser;
@@ -104,6 +105,58 @@ fn setup_without_answers_names_the_flags() {
     let (is_ok, printed) = user.setup(&[], "");
     assert!(!is_ok && printed.contains("--endpoint") && printed.contains("--client-id"), "{printed}");
     assert!(!user.place().exists() && !user.config().exists(), "nothing was made");
+}
+
+#[test]
+fn setup_refuses_what_it_would_replace() {
+    let user = NewUser::new();
+    std::fs::create_dir(user.config().parent().unwrap()).unwrap();
+    let before = "[drives.trial]\naccount = \"work\" # mine\n";
+    std::fs::write(user.config(), before).unwrap();
+    let endpoint = user.rig.endpoint();
+    let (is_ok, printed) = user.setup(&["trial", "--endpoint", &endpoint, "--token"], TOKEN);
+    assert!(!is_ok && printed.contains("account work") && printed.contains("account trial"), "{printed}");
+    assert_eq!(read(&user.config()), before);
+    // The unit reads the default file only.
+    let (is_ok, printed) =
+        user.setup(&["new", "--endpoint", &endpoint, "--token", "--at-login", "yes"], TOKEN);
+    assert!(!is_ok && printed.contains("--at-login yes") && printed.contains("--config"), "{printed}");
+    assert!(!user.place().exists() && !user.home.path().join("state").exists(), "nothing was made");
+}
+
+#[test]
+fn setup_stores_the_ca_file() {
+    let (user, authority) = (NewUser::new(), Authority::new("setup"));
+    let (endpoint, file) = (user.rig.endpoint(), authority.file());
+    let file = file.to_str().unwrap();
+    let login = ["trial", "--endpoint", &endpoint, "--token", "--ca-file", file, "--no-mount"];
+    let (is_ok, printed) = user.setup(&login, TOKEN);
+    assert!(is_ok && read(&user.config()).contains(&format!("ca_file = \"{file}\"\n")), "{printed}");
+    // A second run uses that file.
+    std::fs::remove_file(file).unwrap();
+    let (is_ok, printed) = user.run(&["setup", "trial", "--no-mount"], "");
+    assert!(!is_ok && printed.contains("cannot use ca_file"), "{printed}");
+}
+
+#[test]
+fn setup_keeps_the_mountpoint_of_the_drive() {
+    let user = NewUser::new();
+    let endpoint = user.rig.endpoint();
+    let login = ["trial", "--endpoint", &endpoint, "--token", "--drive-id", "2", "--at-login", "no"];
+    let (is_ok, printed) = user.setup(&login, TOKEN);
+    assert!(is_ok, "{printed}");
+    std::fs::create_dir(user.place().join("a")).unwrap();
+    let written = read(&user.config());
+    let (is_ok, printed) = user.run(&["umount", "trial"], "");
+    assert!(is_ok, "{printed}");
+    let other = user.home.path().join("other");
+    std::fs::create_dir(&other).unwrap();
+    let (is_ok, printed) = user.run(&["mount", "trial:/a", other.to_str().unwrap(), "--background"], "");
+    assert!(is_ok && is_mount(&other), "{printed}");
+    let (is_ok, printed) = user.run(&["setup", "trial", "--no-mount"], "");
+    unmount_lazily(&other);
+    assert!(is_ok, "{printed}");
+    assert_eq!(read(&user.config()), written);
 }
 
 #[test]

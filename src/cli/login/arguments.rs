@@ -104,6 +104,11 @@ pub(in crate::cli) struct CaFile {
 }
 
 impl CaFile {
+    /// Absolute.
+    pub(in crate::cli) fn path(&self) -> Result<Option<PathBuf>> {
+        Ok(self.ca_file.as_deref().map(std::path::absolute).transpose()?)
+    }
+
     pub(in crate::cli) fn read(&self) -> Result<TrustedPeers> {
         let roots = ExtraRoots::read(self.ca_file.as_deref())?;
         Ok(TrustedPeers { roots, ..TrustedPeers::default() })
@@ -145,6 +150,11 @@ impl LoginRequest {
 
     pub(in crate::cli) fn ca_file(&self) -> &CaFile {
         &self.args.ca_file
+    }
+
+    pub(in crate::cli) fn with_default_ca_file(self, ca_file: Option<PathBuf>) -> Self {
+        let ca_file = CaFile { ca_file: self.args.ca_file.ca_file.or(ca_file) };
+        Self { args: LoginArgs { ca_file, ..self.args }, ..self }
     }
 
     /// Whether the arguments ask for a new login also if there is one.

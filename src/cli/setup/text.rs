@@ -11,6 +11,24 @@ pub(super) const YES_OR_NO: &str = "answer yes or no";
 pub(super) const NO_SYSTEMD: &str = "systemd does not answer here, or its unit pdsfs@.service is not installed: \
     without it the drive is not mounted at login (pdsfs setup --at-login no mounts it once)";
 
+pub(super) const AT_LOGIN_WITH_CONFIG: &str = "--at-login yes needs the default configuration file, which the unit \
+    reads: leave out --config and PDSFS_CONFIG, or use --at-login no";
+
+pub(super) fn configured_elsewhere(name: &str, file: &Path) -> String {
+    format!(
+        "the drive {name} is configured in {}: mount it with pdsfs mount {name}, or choose another name",
+        file.display()
+    )
+}
+
+pub(super) fn other_account(name: &str, account: &str, file: &Path) -> String {
+    format!(
+        "the drive {name} has the account {account} in {}, and setup would write the account {name}: log in with \
+         pdsfs login {account} and mount it with pdsfs mount {name}, or choose another name",
+        file.display()
+    )
+}
+
 pub(super) fn logged_in_already(account: &str) -> String {
     format!("account {account} is logged in already (pdsfs login {account} logs in again)")
 }
