@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use self::finding::{Finding, State};
 use self::targets::Target;
@@ -29,6 +30,8 @@ mod units;
 
 /// Limit on one group of checks of this machine.
 const MACHINE_MAX: Duration = Duration::from_secs(10);
+/// Limit on all checks, longer than the steps of a service together.
+const ALL_MAX: Duration = Duration::from_secs(40);
 
 #[derive(Debug, Args)]
 #[command(
@@ -64,7 +67,28 @@ struct Diagnosis<'a> {
 }
 
 /// Findings that are still being made.
-type Pending = JoinHandle<Vec<Finding>>;
+struct Pending {
+    /// The check that a group without an answer is reported by.
+    name: &'static str,
+    drive: Option<String>,
+    group: JoinHandle<Vec<Finding>>,
+}
+
+impl Pending {
+    fn new(name: &'static str, group: impl Future<Output = Vec<Finding>> + Send + 'static) -> Self {
+        Self { name, drive: None, group: tokio::spawn(group) }
+    }
+
+    /// Ends at `end`, also if the task keeps its thread.
+    async fn found(self, end: Instant) -> Vec<Finding> {
+        let found = match tokio::time::timeout_at(end, self.group).await {
+            Ok(Ok(found)) => return found,
+            Ok(Err(e)) => Finding::error(self.name, &Error::with_source(ErrorKind::Io, "a check stopped", e)),
+            Err(_) => Finding::problem(self.name, text::no_answer(ALL_MAX), text::HANGS_REMEDY),
+        };
+        vec![Finding { drive: self.drive, ..found }]
+    }
+}
 
 pub(super) async fn run(args: DoctorArgs) -> Result<ExitCode> {
     if let Some(path) = &args.probe {
@@ -73,12 +97,11 @@ pub(super) async fn run(args: DoctorArgs) -> Result<ExitCode> {
     let report = args.report.as_deref().map(report::create).transpose()?;
     let (configuration, targets) = targets::find(args.name.as_deref(), &args.config);
     let mut findings = vec![configuration];
-    let pending = start(&targets);
+    let (pending, end) = (start(&targets), Instant::now() + ALL_MAX);
     let show = |found: &[Finding]| if args.json { Ok(()) } else { found.iter().try_for_each(print) };
     show(&findings)?;
     for group in pending {
-        let stopped = |e| Error::with_source(ErrorKind::Io, "a check stopped", e);
-        let found = group.await.map_err(stopped)?;
+        let found = group.found(end).await;
         show(&found)?;
         findings.extend(found);
     }
@@ -101,7 +124,7 @@ pub(super) async fn run(args: DoctorArgs) -> Result<ExitCode> {
 /// Starts all checks; they come in the order of the lines.
 fn start(targets: &[Target]) -> Vec<Pending> {
     let machine = machine::groups(targets).into_iter().map(|(name, group)| {
-        tokio::spawn(async move {
+        Pending::new(name, async move {
             // A thread that hangs is left behind.
             let group = tokio::task::spawn_blocking(group);
             match tokio::time::timeout(MACHINE_MAX, group).await {
@@ -111,8 +134,11 @@ fn start(targets: &[Target]) -> Vec<Pending> {
             }
         })
     });
-    let services = targets.iter().map(|target| tokio::spawn(service::check(target.clone())));
-    machine.chain([tokio::spawn(mounts::check())]).chain(services).collect()
+    let services = targets.iter().map(|target| Pending {
+        drive: target.name.clone(),
+        ..Pending::new("login", service::check(target.clone()))
+    });
+    machine.chain([Pending::new("mounts", mounts::check())]).chain(services).collect()
 }
 
 fn print(finding: &Finding) -> Result<()> {
@@ -124,4 +150,22 @@ fn print(finding: &Finding) -> Result<()> {
     let drive = finding.drive.as_ref().map(|drive| format!("{drive}: ")).unwrap_or_default();
     print_line(format_args!("{:<16} {state:<8} {drive}{}", finding.check, finding.detail))?;
     finding.remedy.iter().try_for_each(|remedy| print_line(format_args!("{:<26}{remedy}", "")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn check_that_keeps_its_thread_is_reported() {
+        let (release, hung) = std::sync::mpsc::channel::<()>();
+        let group = Pending::new("login", async move {
+            hung.recv().unwrap_err();
+            Vec::new()
+        });
+        let found = group.found(Instant::now() + Duration::from_millis(10)).await;
+        drop(release);
+        assert!(found.len() == 1 && found[0].state == State::Problem, "{found:?}");
+        assert!(found[0].check == "login" && found[0].detail.contains("no answer within"), "{found:?}");
+    }
 }

@@ -30,11 +30,12 @@ const AFTER_ENDPOINT: [&str; 4] = ["clock", "login", "drive", "quota"];
 
 /// All checks of the service of this drive.
 pub(super) async fn check(target: Target) -> Vec<Finding> {
-    let found = match access(&target) {
-        Ok((access, peers)) => {
-            let private = private_words(&access);
-            let found = check_access(&target, access, peers).await;
-            found.into_iter().map(|finding| finding.with_private(private.clone())).collect()
+    let read = target.clone();
+    let found = match bounded(blocking(move || read_access(&read))).await {
+        Ok(found) => {
+            let private = found.private_words();
+            let findings = check_access(found).await;
+            findings.into_iter().map(|finding| finding.with_private(private.clone())).collect()
         }
         Err(error) => vec![Finding::error("login", &error)],
     };
@@ -44,22 +45,44 @@ pub(super) async fn check(target: Target) -> Vec<Finding> {
     }
 }
 
-fn access(target: &Target) -> Result<(DriveAccess, TrustedPeers)> {
+/// What the checks read from the disk of this machine.
+struct FoundAccess {
+    access: DriveAccess,
+    peers: TrustedPeers,
+    /// `None` for a token.
+    summary: Option<AccountSummary>,
+    /// The account that a new login would replace, else empty.
+    account: String,
+}
+
+impl FoundAccess {
+    fn private_words(&self) -> Vec<PrivateWord> {
+        let host = self.access.endpoint.host_str().map(|host| (host.to_owned(), "ENDPOINT"));
+        let user = self.summary.as_ref().map(|summary| (summary.user.clone(), "USER"));
+        [(self.access.drive_id.to_string(), "ID")].into_iter().chain(host).chain(user).collect()
+    }
+}
+
+/// Blocks: a disk may hang.
+fn read_access(target: &Target) -> Result<FoundAccess> {
     let access = drive_access(&target.settings, target.name.as_deref())?;
     let roots = ExtraRoots::read(target.settings.ca_file.as_deref())?;
-    Ok((access, TrustedPeers { roots, ..TrustedPeers::default() }))
-}
-
-fn private_words(access: &DriveAccess) -> Vec<PrivateWord> {
-    let host = access.endpoint.host_str().map(|host| (host.to_owned(), "ENDPOINT"));
-    let user = match &access.credential {
-        Credential::Account(account) => account.summary().ok().map(|summary| (summary.user, "USER")),
+    let peers = TrustedPeers { roots, ..TrustedPeers::default() };
+    let summary = match &access.credential {
+        Credential::Account(account) => account.summary().ok(),
         _ => None,
     };
-    [(access.drive_id.to_string(), "ID")].into_iter().chain(host).chain(user).collect()
+    let account = summary.as_ref().and_then(|_| target.account_name()).unwrap_or_default();
+    Ok(FoundAccess { access, peers, summary, account })
 }
 
-async fn check_access(target: &Target, access: DriveAccess, peers: TrustedPeers) -> Vec<Finding> {
+/// A thread that hangs is left behind.
+async fn blocking<T: Send + 'static>(step: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(step).await.map_err(|e| Error::from_source(ErrorKind::Io, e))?
+}
+
+async fn check_access(read: FoundAccess) -> Vec<Finding> {
+    let (access, peers) = (&read.access, &read.peers);
     let transport = match Transport::new(LIMITS, &access.endpoint, peers.clone()) {
         Ok(transport) => transport,
         Err(error) => return vec![Finding::error("endpoint", &error)],
@@ -72,7 +95,7 @@ async fn check_access(target: &Target, access: DriveAccess, peers: TrustedPeers)
         return found;
     };
     found.extend([endpoint, clock(unix_s)]);
-    found.extend(drive(target, access, peers).await);
+    found.extend(drive(read).await);
     found
 }
 
@@ -120,11 +143,8 @@ fn clock(service_unix_s: Option<i64>) -> Finding {
 }
 
 /// The login, the drive and its free space: one call shows them all.
-async fn drive(target: &Target, access: DriveAccess, peers: TrustedPeers) -> [Finding; 3] {
-    let summary = match &access.credential {
-        Credential::Account(account) => account.summary().ok(),
-        _ => None,
-    };
+async fn drive(read: FoundAccess) -> [Finding; 3] {
+    let FoundAccess { access, peers, summary, account } = read;
     // A refresh of the token that the limit cuts off goes on: its result must be stored.
     let asked = access.clone();
     let answer = tokio::spawn(async move {
@@ -132,7 +152,6 @@ async fn drive(target: &Target, access: DriveAccess, peers: TrustedPeers) -> [Fi
         domain::get_drive(&session, &asked.drive_id).await
     });
     let answer = async { answer.await.map_err(|e| Error::from_source(ErrorKind::Io, e))? };
-    let account = summary.as_ref().and(target.account_name()).unwrap_or_default();
     judge_drive(bounded(answer).await, &access, summary.as_ref(), &account)
 }
 
