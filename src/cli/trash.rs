@@ -179,14 +179,17 @@ fn select<'i>(items: &'i [TrashedItem], wanted: &str, status: &Status) -> Result
 }
 
 async fn empty(args: &EmptyArgs) -> Result<ExitCode> {
-    let (daemon, status, items) = open(args.mount.as_deref()).await?;
+    let (daemon, status, mut items) = open(args.mount.as_deref()).await?;
     let shown = printable(&status.mountpoint);
     if items.is_empty() {
         print_message(format_args!("the recycle bin has nothing of {shown}"));
         return Ok(ExitCode::SUCCESS);
     }
-    let bytes: u64 = items.iter().map(|item| item.bytes).sum();
-    let what = format!("{} of {shown}, {}", count(items.len() as u64, "item"), Size(bytes));
+    let total = |items: &[TrashedItem]| {
+        let bytes: u64 = items.iter().map(|item| item.bytes).sum();
+        format!("{} of {shown}, {}", count(items.len() as u64, "item"), Size(bytes))
+    };
+    let what = total(&items);
     if !args.yes {
         if !std::io::stdin().is_terminal() {
             print_message(format_args!("pdsfs: this deletes {what} for good: add --yes"));
@@ -197,7 +200,11 @@ async fn empty(args: &EmptyArgs) -> Result<ExitCode> {
         if !answer {
             return Ok(ExitCode::FAILURE);
         }
+        // Items may have been restored since the question.
+        let now = daemon.trash().await.map_err(|e| e.context("cannot read the recycle bin"))?.items;
+        items.retain(|item| now.iter().any(|still| still.id == item.id));
     }
+    let what = total(&items);
     let failed = delete_all(&daemon, &status, items).await;
     if failed {
         return Ok(ExitCode::FAILURE);

@@ -177,6 +177,17 @@ impl Drive {
         self.get_with(RetryPolicy::INTERACTIVE, CallPriority::Lookup, file).await
     }
 
+    /// The object unless it is in the recycle bin, deleted, or still uploading.
+    pub async fn get_live(&self, file: &FileId) -> Result<Option<FileMeta>> {
+        let request = FileRequest { drive_id: self.id(), file_id: file };
+        match self.call_safe::<File>("/v2/file/get", &request).await {
+            Ok(file) if file.trashed_at.is_some() || file.trashed == Some(true) => Ok(None),
+            Ok(file) => self.meta(file).map(Some),
+            Err(failure) if failure.error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(failure) => Err(failure.error),
+        }
+    }
+
     /// Like [`Self::get`], and no program waits.
     pub async fn get_ahead(&self, file: &FileId) -> Result<FileMeta> {
         self.get_with(RetryPolicy::INTERACTIVE, CallPriority::ReadAhead, file).await

@@ -160,6 +160,8 @@ pub struct File {
     /// Only in the recycle bin.
     #[serde(default, deserialize_with = "empty_is_none")]
     pub trashed_at: Option<String>,
+    #[serde(default)]
+    pub trashed: Option<bool>,
     #[serde(default, deserialize_with = "empty_is_none")]
     pub revision_id: Option<RevisionId>,
     #[serde(default)]

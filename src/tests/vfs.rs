@@ -24,6 +24,7 @@ mod commit_rights;
 mod disk_changes;
 mod killed_closer;
 mod local_files;
+mod recycle_bin;
 mod round_trips;
 mod subfolders;
 mod superseded;

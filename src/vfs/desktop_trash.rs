@@ -11,8 +11,8 @@
 //! On the drive these directories would disturb other clients, and the files would still use quota. Therefore
 //! the directories are local-only, and the root does not list them. A file renamed into `files` goes to the recycle
 //! bin, from which every client can restore it. Its inode stays in `files` as an entry ([`super::sync_trash`]): a
-//! rename out of there restores the object, a removal there deletes it for good, and so does a rename into another
-//! directory of the trash, which is how the trash daemon of GNOME deletes. If the drive has such a directory already,
+//! rename out of there restores the object, a removal there deletes it for good, and so does a rename into the directory
+//! `expunged` of the trash, which is how the trash daemon of GNOME deletes. If the drive has such a directory already,
 //! its entries stay, and no new ones are added.
 
 use std::sync::Arc;
@@ -39,6 +39,9 @@ pub(super) const FILES: &str = "files";
 pub(super) const INFO: &str = "info";
 pub(super) const NOTE_SUFFIX: &str = ".trashinfo";
 
+/// Directory from which the trash daemon of GNOME deletes.
+const EXPUNGED: &str = "expunged";
+
 /// Role of a directory in a trash.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum TrashDir {
@@ -47,6 +50,7 @@ enum TrashDir {
     Files,
     /// The notes about trashed files.
     Info,
+    Expunged,
 }
 
 /// The name of the trash of a user.
@@ -71,6 +75,7 @@ fn trash_dir(tree: &Tree, dir: Ino) -> Option<TrashDir> {
     Some(match &*tree.display_name(dir)? {
         FILES => TrashDir::Files,
         INFO => TrashDir::Info,
+        EXPUNGED => TrashDir::Expunged,
         _ => TrashDir::Other,
     })
 }
@@ -216,7 +221,7 @@ impl Vfs {
         }
     }
 
-    /// Restores an object of the recycle bin, or deletes it for good if it goes to another directory of a trash.
+    /// Restores an object of the recycle bin, or deletes it for good if it goes to `expunged`.
     pub(super) async fn rename_out_of_trash(
         &self,
         (source, recycled): (Ino, FileMeta),
@@ -227,13 +232,10 @@ impl Vfs {
             let detail = format!("{} exists: rename it, then restore the file", to.name);
             return Err(Error::new(ErrorKind::Exists, detail));
         }
-        let (role, is_trash_itself) = {
-            let tree = self.tree();
-            (trash_dir(&tree, to.dir), tree.parent(to.dir) == Some(Ino::ROOT))
-        };
+        let role = trash_dir(&self.tree(), to.dir);
         match role {
             None => self.restore_to((source, recycled), to).await,
-            Some(TrashDir::Other) if !is_trash_itself => {
+            Some(TrashDir::Expunged) if self.is_local_dir(to.dir) => {
                 self.delete_trash_entry(source, &recycled.file_id).await
             }
             Some(_) => Err(Error::new(

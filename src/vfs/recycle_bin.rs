@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::Vfs;
 use super::types::RecycledItem;
 use crate::config::RemoveMode;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, Ino};
 use crate::pds::drive::{FileMeta, Recycled};
 use crate::pds::types::FileType;
@@ -108,8 +108,18 @@ impl Vfs {
 
     /// Deletes an object of the recycle bin for good.
     pub async fn delete_recycled(&self, id: &FileId) -> Result<()> {
-        self.drive.remove(id, RemoveMode::Delete).await?;
+        self.delete_from_bin(id).await?;
         self.drop_trash_entry(id);
         Ok(())
+    }
+
+    /// Deletes an object for good if it is still in the recycle bin: the service deletes other objects too.
+    pub(super) async fn delete_from_bin(&self, id: &FileId) -> Result<()> {
+        if let Some(meta) = self.drive.get_live(id).await? {
+            self.drop_trash_entry(id);
+            self.tree().restored_elsewhere(meta, Instant::now());
+            return Err(Error::new(ErrorKind::NotPermitted, "it was restored: not deleted"));
+        }
+        self.drive.remove(id, RemoveMode::Delete).await
     }
 }

@@ -17,7 +17,6 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use super::Vfs;
 use super::desktop_trash::{FILES, INFO, NOTE_SUFFIX, own_trash_name};
 use super::types::{Caller, Entry, RecycledItem};
-use crate::config::RemoveMode;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, Ino};
 use crate::pds::types::FileType;
@@ -151,7 +150,7 @@ impl Vfs {
 
     /// Deletes the object of an entry for good. The note stays: the program that deletes removes it too.
     pub(super) async fn delete_trash_entry(&self, ino: Ino, object: &FileId) -> Result<()> {
-        self.drive.remove(object, RemoveMode::Delete).await?;
+        self.delete_from_bin(object).await?;
         self.trash_entries.remove(object);
         self.tree().unlink(ino, Instant::now());
         self.drop_detached_local_files();

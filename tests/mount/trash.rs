@@ -325,7 +325,10 @@ fn trash_entry_can_only_be_restored_or_deleted() {
     assert_eq!(errno(fs::set_permissions(&entry, fs::Permissions::from_mode(0o600))), libc::EPERM);
     assert_eq!(errno(fs::write(files.join("dir/new"), "x")), libc::EPERM);
     assert_eq!(errno(fs::create_dir(files.join("dir/new"))), libc::EPERM);
-    assert_eq!(errno(fs::rename(&entry, files.join("other"))), libc::EPERM);
+    fs::create_dir(mount.at(trash_name()).join("kept")).unwrap();
+    for place in ["files/other", "kept/file", "info/file", "file"] {
+        assert_eq!(errno(fs::rename(&entry, mount.at(trash_name()).join(place))), libc::EPERM, "{place}");
+    }
     assert_eq!(errno(fs::rename(&entry, mount.at("file"))), libc::EEXIST);
     assert_eq!((rig.client().read("file").unwrap(), recycle_bin(&rig).len()), (b"new".to_vec(), 2));
     assert_eq!(mount.stop(), 0);
