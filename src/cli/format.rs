@@ -220,7 +220,10 @@ mod tests {
         in_chinese(|| {
             let paused = pause_line(&status).unwrap();
             assert!(paused.ends_with("需要登录：登录已失效：请运行 pdsfs login work"), "{paused}");
-            assert_eq!(event(&failed, None), "未保存 /文件：云盘已满：请删除文件并清空回收站");
+            assert_eq!(
+                event(&failed, None),
+                "未保存 /文件：云盘已满：请删除文件，并用 pdsfs trash empty 清空回收站"
+            );
             assert_eq!(event(&done, None), "已上传  /文件  0 B  0.0 s  （云盘已有相同内容，无需上传）");
         });
         assert_eq!(

@@ -185,6 +185,7 @@ impl Vfs {
     async fn recycle(&self, source: Ino, kind: FileType, to: &NameInDir) -> Result<bool> {
         let known = self.tree().meta(source).cloned();
         let recycled = known.filter(|_| self.is_local_dir(to.dir));
+        let _entering = recycled.as_ref().map(|meta| self.trash_entries.begin(&meta.file_id));
         match kind {
             FileType::File => self.remove_file(source, RemoveMode::Trash).await?,
             FileType::Folder => {
@@ -192,11 +193,14 @@ impl Vfs {
                 self.drive.remove(&dir_id, RemoveMode::Trash).await?;
             }
         }
-        let (mut tree, now) = (self.tree(), Instant::now());
+        let now = Instant::now();
         let Some(meta) = recycled else {
-            tree.unlink(source, now);
+            self.tree().unlink(source, now);
             return Ok(false);
         };
+        // Of an earlier stay in the recycle bin, from which another client restored it.
+        self.drop_trash_entry(&meta.file_id);
+        let mut tree = self.tree();
         let entry = if self.files.get(source).is_none() {
             tree.recycled(source, to.dir, &to.name, now)?;
             source

@@ -29,7 +29,7 @@ impl Vfs {
 
     /// Finds a name. The returned entry was counted as one lookup.
     pub async fn lookup(&self, parent: Ino, name: &OsStr) -> Result<Option<Entry>> {
-        self.refresh_trash(parent).await;
+        self.prefetch_trash(parent);
         match self.lookup_known(parent, name).await? {
             None => self.offer_trash(parent, name),
             found => Ok(found),

@@ -66,6 +66,10 @@ impl Vfs {
                 None => match self.drive.get(&id).await {
                     Ok(meta) => Some(meta),
                     Err(error) if error.kind() == ErrorKind::NotFound => None,
+                    Err(error) if error.kind() == ErrorKind::Denied => {
+                        known.insert(id, FolderPath::Elsewhere);
+                        break FolderPath::Elsewhere;
+                    }
                     Err(error) => return Err(error),
                 },
             };

@@ -13,12 +13,15 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use tokio::task::JoinHandle;
 
 use super::Vfs;
 use super::desktop_trash::{FILES, INFO, NOTE_SUFFIX, own_trash_name};
 use super::types::{Caller, Entry, RecycledItem};
+use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{FileId, Ino};
+use crate::pds::drive::FileMeta;
 use crate::pds::types::FileType;
 use crate::posix::Posix;
 use crate::tree::name::disambiguated;
@@ -63,24 +66,46 @@ impl Vfs {
         tree.child(trash, FILES).zip(tree.child(trash, INFO))
     }
 
-    /// Brings the trash of the mounting user up to date before a look into `dir`.
+    /// Reads the recycle bin if `dir` is of the trash of the mounting user, and what is known is stale. Does not wait.
+    pub(super) fn prefetch_trash(&self, dir: Ino) {
+        // A sync that runs holds the lock.
+        let is_due = self.trash_entries.synced_at.try_lock().is_ok_and(|at| self.is_sync_due(*at));
+        if is_due {
+            self.spawn_sync(dir);
+        }
+    }
+
+    /// Brings the trash of the mounting user up to date before `dir` is read.
     pub(super) async fn refresh_trash(&self, dir: Ino) {
-        let is_in_trash = self.own_trash().is_some_and(|(files, info)| dir == files || dir == info);
-        let Some(vfs) = self.this.upgrade().filter(|_| is_in_trash) else { return };
-        // It goes on if the caller does not wait for its end.
-        let sync = self.upload_context.runtime.spawn(async move { vfs.sync_trash().await });
+        let Some(sync) = self.spawn_sync(dir) else { return };
         if let Ok(Ok(Err(error))) = tokio::time::timeout(SYNC_WAIT_MAX, sync).await {
             tracing::debug!(%error, "cannot read the recycle bin: the trash shows what is known");
         }
     }
 
+    /// It goes on if the caller does not wait for its end.
+    fn spawn_sync(&self, dir: Ino) -> Option<JoinHandle<Result<()>>> {
+        self.own_trash().filter(|(files, info)| dir == *files || dir == *info)?;
+        let vfs = self.this.upgrade()?;
+        Some(self.upload_context.runtime.spawn(async move { vfs.sync_trash().await }))
+    }
+
+    fn is_sync_due(&self, synced_at: Option<Instant>) -> bool {
+        synced_at.is_none_or(|at| Instant::now() >= at + self.config.options.metadata_ttl)
+    }
+
     async fn sync_trash(&self) -> Result<()> {
         let mut synced_at = self.trash_entries.synced_at.lock().await;
         let now = Instant::now();
-        if synced_at.is_some_and(|at| now < at + self.config.options.metadata_ttl) {
+        if !self.is_sync_due(*synced_at) {
             return Ok(());
         }
-        *synced_at = Some(now);
+        let read = self.read_trash(now).await;
+        *synced_at = Some(Instant::now());
+        read
+    }
+
+    async fn read_trash(&self, now: Instant) -> Result<()> {
         let (new, gone) = self.trash_entries.compare(self.recycle_bin().await?, now);
         for object in &gone {
             self.drop_trash_entry(object);
@@ -88,8 +113,11 @@ impl Vfs {
         let mut numbers = HashMap::new();
         for item in new {
             let Some(dirs) = self.own_trash() else { return Ok(()) };
-            let added = self.add_trash_entry(dirs, &item, &mut numbers).await;
+            let added = self.add_trash_entry(dirs, &item, now, &mut numbers).await;
             if let Err(error) = added {
+                if error.kind() == ErrorKind::NoSpace {
+                    return Err(error);
+                }
                 tracing::debug!(%error, path = item.path, "no entry in the trash");
             }
         }
@@ -100,6 +128,7 @@ impl Vfs {
         &self,
         (files, info): (Ino, Ino),
         item: &RecycledItem,
+        read_at: Instant,
         numbers: &mut HashMap<String, u32>,
     ) -> Result<()> {
         let (meta, plain) = (&item.meta, display_name(&item.meta.name, item.meta.kind).into_owned());
@@ -116,22 +145,40 @@ impl Vfs {
         let caller = Caller { uid: self.config.uid, gid: self.config.gid, tid: 0 };
         let mut posix = Posix::default();
         posix.perm = Some(0o600);
-        let content = Bytes::from(note_text(&item.path, item.trashed_at));
+        let content = Bytes::from(note_text(&item.path, item.trashed_at.unwrap_or_else(clock::now)));
         let made = self.make_closed(info, OsStr::new(&note), Some(Arc::new(posix)), content, caller).await?;
         self.forget(made.attr.ino, 1);
+        let added = self.link_trash_entry(files, &name, meta, read_at);
+        if !matches!(added, Ok(true)) {
+            self.mark_unlinked(made.attr.ino);
+            self.tree().unlink(made.attr.ino, Instant::now());
+        }
+        added.map(|_| ())
+    }
+
+    /// Returns `false` if the object needs no entry any more.
+    fn link_trash_entry(&self, files: Ino, name: &Name, meta: &FileMeta, read_at: Instant) -> Result<bool> {
         let mut tree = self.tree();
         let attrs = (meta.mtime, meta.posix.clone());
         let ino = match meta.kind {
-            FileType::File => tree.create_local(files, &name, Instant::now(), attrs)?,
-            FileType::Folder => tree.create_local_dir(files, &name, Instant::now(), attrs)?,
+            FileType::File => tree.create_local(files, name, Instant::now(), attrs)?,
+            FileType::Folder => tree.create_local_dir(files, name, Instant::now(), attrs)?,
         };
-        self.trash_entries.add(ino, meta.clone());
-        Ok(())
+        let is_added = self.trash_entries.add_listed(ino, meta.clone(), read_at);
+        if !is_added {
+            tree.unlink(ino, Instant::now());
+        }
+        Ok(is_added)
     }
 
-    /// Removes the entry of an object that has left the recycle bin, with its note.
+    /// Removes the entries of an object that has left the recycle bin, with their notes.
     pub(super) fn drop_trash_entry(&self, object: &FileId) {
-        let Some(ino) = self.trash_entries.remove(object) else { return };
+        for ino in self.trash_entries.remove(object) {
+            self.unlink_trash_entry(ino);
+        }
+    }
+
+    fn unlink_trash_entry(&self, ino: Ino) {
         let note = {
             let tree = self.tree();
             let trash = tree.parent(ino).and_then(|files| tree.parent(files));
@@ -159,8 +206,8 @@ impl Vfs {
 }
 
 /// A note in the form of the trash specification of freedesktop.org: the path is relative to the mountpoint.
-fn note_text(path: &str, trashed_at: Option<SystemTime>) -> String {
-    let at = trashed_at.and_then(|at| Timestamp::try_from(at).ok()).unwrap_or(Timestamp::UNIX_EPOCH);
+fn note_text(path: &str, trashed_at: SystemTime) -> String {
+    let at = Timestamp::try_from(trashed_at).unwrap_or_else(|_| Timestamp::now());
     let time = at.to_zoned(TimeZone::system()).strftime("%Y-%m-%dT%H:%M:%S").to_string();
     let path = utf8_percent_encode(path.trim_start_matches('/'), ENCODED);
     format!("[Trash Info]\nPath={path}\nDeletionDate={time}\n")
@@ -172,7 +219,7 @@ mod tests {
 
     #[test]
     fn note_has_an_encoded_relative_path() {
-        let text = note_text("/dir/50% é\n.txt", None);
+        let text = note_text("/dir/50% é\n.txt", clock::now());
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[..2], ["[Trash Info]", "Path=dir/50%25%20%C3%A9%0A.txt"]);
         let date = lines[2].strip_prefix("DeletionDate=").unwrap();

@@ -9,7 +9,7 @@ use super::types::RecycledItem;
 use crate::ids::{FileId, Ino};
 use crate::pds::drive::FileMeta;
 
-/// Most entries that the trash gets from the recycle bin. Their notes are local files.
+/// Most entries with which the trash gets more of the recycle bin. Their notes are local files.
 const ENTRIES_MAX: usize = 1000;
 /// How long the recycle bin may list an object that has left it, or lack one that has come.
 const BIN_LAG: Duration = Duration::from_secs(10);
@@ -27,6 +27,29 @@ struct State {
     entries: HashMap<Ino, (FileMeta, Instant)>,
     /// When objects have left the recycle bin.
     left: HashMap<FileId, Instant>,
+    /// Objects that a rename moves to the recycle bin: the rename makes the entry.
+    entering: HashSet<FileId>,
+}
+
+impl State {
+    fn knows(&self, id: &FileId, read_at: Instant) -> bool {
+        self.entering.contains(id)
+            || self.left.get(id).is_some_and(|at| read_at < *at + BIN_LAG)
+            || self.entries.values().any(|(meta, _)| meta.file_id == *id)
+    }
+}
+
+/// An object on its way to the recycle bin. A sync makes no entry for it before the drop.
+#[derive(Debug)]
+pub(super) struct Entering<'e> {
+    entries: &'e TrashEntries,
+    id: FileId,
+}
+
+impl Drop for Entering<'_> {
+    fn drop(&mut self) {
+        self.entries.state.lock().entering.remove(&self.id);
+    }
 }
 
 impl TrashEntries {
@@ -34,20 +57,35 @@ impl TrashEntries {
         self.state.lock().entries.get(&ino).map(|(meta, _)| meta.clone())
     }
 
+    pub(super) fn begin(&self, id: &FileId) -> Entering<'_> {
+        self.state.lock().entering.insert(id.clone());
+        Entering { entries: self, id: id.clone() }
+    }
+
+    /// Adds an entry for an object that was listed at `read_at`. Returns `false` if the object has an entry, gets one,
+    /// or has left the recycle bin since.
+    pub(super) fn add_listed(&self, ino: Ino, meta: FileMeta, read_at: Instant) -> bool {
+        let mut state = self.state.lock();
+        if state.knows(&meta.file_id, read_at) {
+            return false;
+        }
+        state.entries.insert(ino, (meta, Instant::now()));
+        true
+    }
+
+    /// Adds an entry for an object that this mount moved to the recycle bin.
     pub(super) fn add(&self, ino: Ino, meta: FileMeta) {
         let mut state = self.state.lock();
         state.left.remove(&meta.file_id);
         state.entries.insert(ino, (meta, Instant::now()));
     }
 
-    /// Records that an object has left the recycle bin. Returns its entry.
-    pub(super) fn remove(&self, object: &FileId) -> Option<Ino> {
+    /// Records that an object has left the recycle bin. Returns its entries.
+    pub(super) fn remove(&self, object: &FileId) -> Vec<Ino> {
         let (mut state, now) = (self.state.lock(), Instant::now());
         state.left.retain(|_, at| now < *at + BIN_LAG);
         state.left.insert(object.clone(), now);
-        let ino = state.entries.iter().find(|(_, (meta, _))| meta.file_id == *object).map(|(ino, _)| *ino)?;
-        state.entries.remove(&ino);
-        Some(ino)
+        state.entries.extract_if(|_, (meta, _)| meta.file_id == *object).map(|(ino, _)| ino).collect()
     }
 
     /// The objects of the recycle bin that have no entry, and the objects of the entries that it lacks.
@@ -65,13 +103,15 @@ impl TrashEntries {
             .clone()
             .filter(|(meta, since)| is_gone(meta, *since))
             .map(|(meta, _)| meta.file_id.clone());
-        let gone = gone.collect();
+        let gone: Vec<_> = gone.collect();
         let known: HashSet<&FileId> = entries.map(|(meta, _)| &meta.file_id).collect();
         let has_left = |id: &FileId| state.left.get(id).is_some_and(|at| read_at < *at + BIN_LAG);
-        let new = items
-            .into_iter()
-            .filter(|item| !known.contains(&item.meta.file_id) && !has_left(&item.meta.file_id));
-        (new.take(ENTRIES_MAX).collect(), gone)
+        let free = (ENTRIES_MAX + gone.len()).saturating_sub(state.entries.len());
+        let new = items.into_iter().filter(|item| {
+            let id = &item.meta.file_id;
+            !known.contains(id) && !state.entering.contains(id) && !has_left(id)
+        });
+        (new.take(free).collect(), gone)
     }
 }
 
@@ -89,7 +129,7 @@ mod tests {
         let entries = TrashEntries::default();
         entries.add(Ino(7), object("entry"));
         entries.add(Ino(8), object("left"));
-        assert_eq!(entries.remove(&object("left").file_id), Some(Ino(8)));
+        assert_eq!(entries.remove(&object("left").file_id), [Ino(8)]);
         let item = |id: &str| RecycledItem { meta: object(id), trashed_at: None, path: format!("/{id}") };
         let compared = |items: &[&str], read_at| {
             let (new, gone) = entries.compare(items.iter().map(|id| item(id)).collect(), read_at);

@@ -40,3 +40,25 @@ async fn restored_object_is_not_deleted_for_good() {
         }
     }
 }
+
+/// The trash of a folder is read between the move on the drive and its answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn trash_has_one_entry_for_each_object() {
+    let rig = Rig::with(Duration::ZERO, |config| config.quirks.async_polls = Some(1)).await;
+    let (files, info) = rig.trash().await;
+    rig.remote_folder(&FileId::root(), "dir").await;
+    rig.lookup(ROOT, "dir").await.unwrap();
+    rig.fault("async_task/get", FaultAction::Stall);
+    let vfs = rig.vfs.clone();
+    let moved = tokio::spawn(async move {
+        let (from, to) = ((ROOT, OsStr::new("dir")), (files, OsStr::new("dir")));
+        vfs.rename(from, to, RenameMode::Replace, caller()).await.map_err(|error| error.kind())
+    });
+    rig.server.faults().wait_for_hits(1).await;
+    assert_eq!(rig.drive.recycle_bin().await.unwrap().len(), 1);
+    assert_eq!(names(&rig.read_dir(files).await), [".", ".."]);
+    rig.server.faults().clear();
+    assert_eq!(moved.await.unwrap(), Ok(()));
+    assert_eq!(names(&rig.read_dir(files).await), [".", "..", "dir"]);
+    assert_eq!(names(&rig.read_dir(info).await), [".", ".."]);
+}
